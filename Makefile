@@ -1,0 +1,34 @@
+# make run    the default study on this machine, start to end; again: goes on where it was, or has nothing to do
+# make test   all tests that this machine can run
+# make bench  the benchmarks; prints tables, writes tests/benchmarks/results/
+# make clean  the environment, caches and results of this checkout
+# Nothing is written outside this directory.
+
+PYTHON ?= python3.11
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --no-cache-dir install --quiet -c constraints.txt
+SITE ?= local
+STUDY ?= default
+
+.PHONY: run test lint bench clean
+run: $(VENV)/ready
+	$(VENV)/bin/python workflow/run.py --site $(SITE) --study $(STUDY)
+
+test: $(VENV)/ready
+	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
+bench: $(VENV)/ready
+	$(VENV)/bin/python -m tests.benchmarks
+
+clean:
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis runs *.egg-info
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	@echo "[1/3] a virtual environment in $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+	@echo "[2/3] PyTorch: a download of some 200 MB, half a minute to a few minutes"
+	$(PIP) torch==2.13.0
+	@echo "[3/3] Parsl, DeepSpeed, ADIOS2, tblite, ASE and others: about a minute; nothing is compiled"
+	DS_BUILD_OPS=0 $(PIP) -e ".[test]"
+	touch $@

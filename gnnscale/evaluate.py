@@ -1,0 +1,92 @@
+"""The stage `evaluate`: errors of one trained model on a held-out split, per source and over all.
+
+python -m gnnscale.evaluate DIRECTORY
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from gnnscale import files, stage
+from gnnscale.data import loader
+from gnnscale.models import build, predict
+from gnnscale.specs import Errors, EvaluateSettings, Evaluation, TrainedModel
+
+BATCH = 64  # structures
+
+
+def main(run: stage.Run) -> stage.Outputs:
+    settings: EvaluateSettings = run.spec.settings
+    torch.set_num_threads(run.spec.runtime.threads)
+    trained_in = next(path for need, path in run.needs.items() if need.startswith("train/"))
+    trained = files.read_model(trained_in / "model.json", TrainedModel)
+    model = restore(trained_in, trained)
+    sources = {name: run.needs[f"convert/{name}"] for name in trained.sources}
+    corpus = loader.load(sources, settings.split, trained.model.cutoff)
+    energy, forces = errors(model, corpus, run)
+    evaluation = summarise(run.spec.id, trained, settings, corpus, energy, forces, model)
+    run.write("errors.json", evaluation.model_dump_json(indent=1) + "\n")
+    values = {
+        "loss": evaluation.loss,
+        "energy_mae": evaluation.all.energy_mae,
+        "force_mae": evaluation.all.force_mae,
+    }
+    return stage.Outputs(files=["errors.json"], values=values)
+
+
+def restore(directory: Path, trained: TrainedModel) -> torch.nn.Module:
+    model = build(trained.model, len(trained.sources), trained.average_degree)
+    model.load_state_dict(load_file(directory / "model.safetensors"))
+    return model.eval()
+
+
+def errors(model: torch.nn.Module, corpus: loader.Corpus, run: stage.Run) -> tuple[np.ndarray, np.ndarray]:
+    """Signed errors: energy per atom (S,) in eV, force components (A, 3) in eV/Angstrom."""
+    energy, forces = [], []
+    for begin in range(0, len(corpus), BATCH):
+        chosen = np.arange(begin, min(begin + BATCH, len(corpus)))
+        graphs, labels = loader.batch(corpus, chosen)
+        predicted = predict(model, graphs)
+        natoms = torch.from_numpy(corpus.packed.natoms[chosen])
+        # a NaN that the model says is an infinite error; one in the labels is none at all
+        energy.append(((predicted.energy.nan_to_num(torch.inf) - labels.energy) / natoms).detach().numpy())
+        forces.append((predicted.forces.nan_to_num(torch.inf) - labels.forces).detach().numpy())
+        run.progress(begin + len(chosen), len(corpus))
+    return np.concatenate(energy), np.concatenate(forces)
+
+
+def summarise(name: str, trained: TrainedModel, settings: EvaluateSettings, corpus: loader.Corpus,
+              energy: np.ndarray, forces: np.ndarray, model: torch.nn.Module) -> Evaluation:  # fmt: skip
+    whole = statistics(energy, forces)
+    loss = trained.optim.energy_weight * whole.energy_mae / float(model.energy_scale)
+    loss += trained.optim.force_weight * whole.force_mae / float(model.force_scale)
+    by_source = {}
+    for index, source in enumerate(corpus.names):
+        mine = corpus.source == index
+        by_source[source] = statistics(energy[mine], forces[np.repeat(mine, corpus.packed.natoms)])
+    shared = (set(Evaluation.model_fields) & set(TrainedModel.model_fields)) - {"sources"}  # names there, errors here
+    return Evaluation(
+        run=name.removeprefix("evaluate/"), split=settings.split, loss=loss, all=whole, sources=by_source,
+        **{field: getattr(trained, field) for field in shared},
+    )  # fmt: skip
+
+
+def statistics(energy: np.ndarray, forces: np.ndarray) -> Errors:
+    """A label that a source lacks is NaN, and is left out."""
+    e, f = energy[~np.isnan(energy)], forces[~np.isnan(forces)].astype(np.float64)
+    return Errors(
+        structures=len(energy),
+        atoms=len(forces),
+        energy_mae=float(np.abs(e).mean()) if e.size else float("nan"),
+        energy_rmse=float(np.sqrt(np.mean(e**2))) if e.size else float("nan"),
+        force_mae=float(np.abs(f).mean()) if f.size else float("nan"),
+        force_rmse=float(np.sqrt(np.mean(f**2))) if f.size else float("nan"),
+    )
+
+
+if __name__ == "__main__":
+    stage.run(main)

@@ -1,0 +1,40 @@
+"""What a model sees and what it says: batches of atomistic graphs as immutable tensors. A atoms, E edges, B structures."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class AtomGraphs(NamedTuple):
+    """Several structures as one graph; no labels. Edges are sorted by receiver."""
+
+    numbers: Tensor  # (A,) int64, atomic numbers
+    positions: Tensor  # (A, 3) Angstrom
+    structure: Tensor  # (A,) int64, ascending: which structure an atom belongs to
+    cell: Tensor  # (B, 3, 3) Angstrom, rows are the lattice vectors; zeros where there are none
+    source: Tensor  # (B,) int64, which dataset a structure comes from
+    receivers: Tensor  # (E,) int64, ascending: the atom i that gathers
+    senders: Tensor  # (E,) int64, the atom j that is gathered
+    shifts: Tensor  # (E, 3) whole lattice translations of j's image, in units of the lattice vectors
+
+
+class Properties(NamedTuple):
+    """Labels and predictions alike; a label that a source lacks is NaN."""
+
+    energy: Tensor  # (B,) eV
+    forces: Tensor  # (A, 3) eV/Angstrom
+    stress: Tensor | None = None  # (B, 3, 3) eV/Angstrom^3, positive in tension; None where a model gives none
+
+
+def edge_vectors(graphs: AtomGraphs) -> Tensor:
+    """x_j + shift - x_i, for every edge.  # (E, 3) Angstrom"""
+    cells = graphs.cell[graphs.structure[graphs.receivers]]  # (E, 3, 3)
+    translation = torch.einsum("ec,ecx->ex", graphs.shifts.to(cells.dtype), cells)
+    return graphs.positions[graphs.senders] - graphs.positions[graphs.receivers] + translation
+
+
+def atoms_per_structure(graphs: AtomGraphs) -> Tensor:
+    return torch.bincount(graphs.structure, minlength=len(graphs.cell))  # (B,)

@@ -1,0 +1,108 @@
+"""From a backbone to energies, forces and stress; the same for every architecture.
+
+A backbone sees geometry only as edge vectors v_ij, so the potential cannot depend on the origin, and
+one derivative dE/dv_ij gives both exact forces and the stress.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gnnscale.graph import AtomGraphs, Properties, edge_vectors
+from gnnscale.specs import ELEMENTS
+
+
+class Normalised(NamedTuple):
+    """What training compares: interaction energy / energy_scale, forces / force_scale; references are left out."""
+
+    energy: Tensor  # (B,) float64
+    forces: Tensor  # (A, 3)
+    virial: Tensor | None = None  # (B, 3, 3) dE/d(strain) / energy_scale, on request
+
+
+class Potential(nn.Module):
+    """`potential(graphs)` gives Normalised, for training; `predict(potential, graphs)` gives eV and Angstrom."""
+
+    NORMALISATION = ("references", "energy_scale", "force_scale")
+
+    def __init__(self, backbone: nn.Module, sources: int, gradient: bool):
+        super().__init__()
+        self.backbone, self.gradient = backbone, gradient
+        self.register_buffer("references", torch.zeros(sources, ELEMENTS, dtype=torch.float64))  # eV
+        self.register_buffer("energy_scale", torch.ones((), dtype=torch.float64))  # eV
+        self.register_buffer("force_scale", torch.ones((), dtype=torch.float64))  # eV/Angstrom
+
+    def set_normalisation(self, references: Tensor, energy_scale: float, force_scale: float) -> None:
+        """Energy per atom of (source, atomic number), eV; the scales are rms values of the training labels."""
+        if references.shape != self.references.shape:
+            raise ValueError(f"references are {tuple(references.shape)}, expected {tuple(self.references.shape)}")
+        self.references.copy_(references)
+        self.energy_scale.fill_(energy_scale)
+        self.force_scale.fill_(force_scale)
+
+    def forward(self, graphs: AtomGraphs, stress: bool = False) -> Normalised:
+        vectors = edge_vectors(graphs)  # (E, 3) Angstrom
+        if self.gradient:
+            return self._differentiate(graphs, vectors, stress)
+        if stress:
+            raise ValueError("a model with forces = 'direct' has no stress; train one with forces = 'gradient'")
+        energies, forces = self.backbone(graphs, vectors)
+        assert forces is not None
+        return Normalised(per_structure(energies, graphs), forces)
+
+    def _differentiate(self, graphs: AtomGraphs, vectors: Tensor, stress: bool) -> Normalised:
+        learning = torch.is_grad_enabled()
+        with torch.enable_grad():
+            vectors = vectors.detach().requires_grad_()
+            energies, _ = self.backbone(graphs, vectors)
+            energy = per_structure(energies, graphs)
+            (slope,) = torch.autograd.grad(energy.sum(), vectors, create_graph=learning)  # (E, 3) dE/dv_ij
+        energy = energy if learning else energy.detach()
+        # v_ij = x_j - x_i, so F_i = -dE/dx_i gathers the slope of its own edges, less that of edges that end in it
+        forces = torch.zeros_like(graphs.positions, dtype=slope.dtype)
+        forces = forces.index_add(0, graphs.receivers, slope).index_add(0, graphs.senders, -slope)
+        forces = forces * (self.energy_scale / self.force_scale)
+        if not stress:
+            return Normalised(energy, forces)
+        # a strain e takes v to (1 + e) v; an invariant energy makes this symmetric, up to rounding
+        outer = slope[:, :, None] * vectors[:, None, :]  # (E, 3, 3)
+        virial = outer.new_zeros(graphs.cell.shape).index_add(0, graphs.structure[graphs.receivers], outer)
+        return Normalised(energy, forces, (virial + virial.mT) / 2)
+
+    def _apply(self, fn, recurse: bool = True) -> Potential:
+        """float(), half() and engines that cast a whole module would round -1e4 eV to meV: normalisation stays float64."""
+        exact = {name: getattr(self, name) for name in self.NORMALISATION}
+        super()._apply(fn, recurse)
+        for name, tensor in exact.items():
+            cast = getattr(self, name)
+            if cast.dtype != tensor.dtype:
+                setattr(self, name, tensor.to(cast.device))
+        return self
+
+
+def per_structure(energies: Tensor, graphs: AtomGraphs) -> Tensor:
+    """Sums over atoms, in float64.  # (B,)"""
+    total = torch.zeros(len(graphs.cell), dtype=torch.float64, device=energies.device)
+    return total.index_add(0, graphs.structure, energies.double())
+
+
+def predict(potential: Potential, graphs: AtomGraphs, stress: bool = False) -> Properties:
+    """Physical units; stress is NaN where a structure has no volume."""
+    energy, forces, virial = potential(graphs, stress)
+    references = potential.references[graphs.source[graphs.structure], graphs.numbers]  # (A,) eV, float64
+    energy = energy * potential.energy_scale + per_structure(references, graphs)
+    if virial is not None:
+        volume = torch.linalg.det(graphs.cell).abs()[:, None, None]  # (B, 1, 1) Angstrom^3
+        virial = torch.where(volume > 0, virial * potential.energy_scale / volume, torch.nan)
+    return Properties(energy, forces * potential.force_scale, virial)
+
+
+def hidden_matrices(potential: nn.Module) -> list[nn.Parameter]:
+    """Weights whose fan-in grows with the width, which learn at rate x 64/width: exactly those of nn.Linear.
+
+    By agreement, a matrix of constant fan-in (radial functions, embeddings) is a plain parameter or an nn.Embedding.
+    """
+    return [module.weight for module in potential.modules() if isinstance(module, nn.Linear)]

@@ -1,0 +1,31 @@
+"""Which process of a parallel job this is, from the variables of whatever launched it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+# launcher: (variable of the rank, of the local rank, of the number of ranks); the first that is complete counts
+LAUNCHERS = {
+    "torch": ("RANK", "LOCAL_RANK", "WORLD_SIZE"),
+    "pals": ("PALS_RANKID", "PALS_LOCAL_RANKID", "PALS_NRANKS"),
+    "openmpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE"),
+    "hydra": ("PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE"),
+    "slurm": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS"),  # unset in a batch script, outside of srun
+}
+
+
+class Ranks(NamedTuple):
+    rank: int
+    local_rank: int
+    size: int
+    launcher: str
+
+
+def ranks(environ: Mapping[str, str] = os.environ) -> Ranks:
+    for launcher, names in LAUNCHERS.items():
+        if all(name in environ for name in names):
+            rank, local_rank, size = (int(environ[name]) for name in names)
+            return Ranks(rank, local_rank, size, launcher)
+    return Ranks(0, 0, 1, "none")

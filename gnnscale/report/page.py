@@ -1,0 +1,252 @@
+"""report.html: one file that needs nothing else, built of plain strings. Whatever came from a file is escaped."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from html import escape
+from statistics import median
+
+from gnnscale.report.figures import Drawn
+from gnnscale.report.study import TARGETS, Study, short
+from gnnscale.specs import Estimate
+
+CSS = """
+:root { color-scheme: light dark; --ink: #1d1f21; --soft: #5c6166; --line: #d9dcdf; --paper: #fff; --tint: #f5f6f7; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e3e5e7; --soft: #a0a6ab; --line: #3a3f44; --paper: #181a1c; --tint: #212427; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1060px; padding: 2rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.55 system-ui, "Helvetica Neue", Arial, sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; }
+h2 { font-size: 1.25rem; margin: 2.6rem 0 .7rem; padding-top: .6rem; border-top: 1px solid var(--line); }
+p, ul { max-width: 50rem; } li { margin: .3rem 0; }
+.soft, figcaption, .note { color: var(--soft); font-size: .875rem; }
+.lead { font-size: 1.08rem; }
+figure { margin: 1.4rem 0; break-inside: avoid; }
+figure svg { display: block; width: 100%; height: auto; background: #fff; border-radius: 4px; }
+figure.half svg { max-width: 600px; }
+figcaption { margin-top: .4rem; max-width: 50rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .84rem; line-height: 1.35; font-variant-numeric: tabular-nums; width: 100%; }
+th, td { padding: .32rem .7rem .32rem 0; text-align: left; vertical-align: top; overflow-wrap: normal; }
+td { border-top: 1px solid var(--line); }
+thead th { font-weight: 600; white-space: nowrap; vertical-align: bottom; }
+.number { text-align: right; white-space: nowrap; }
+.wide-text { min-width: 16rem; overflow-wrap: anywhere; }
+tr.out td { color: var(--soft); }
+.limits { background: var(--tint); border-left: 3px solid #d55e00; padding: .4rem 1rem; max-width: 52rem; }
+@media (max-width: 640px) { body { padding: 1.2rem .8rem 3rem; } h1 { font-size: 1.5rem; } figure { overflow-x: auto; }
+  figure.wide svg { min-width: 620px; } }
+@media print { body { font-size: 10pt; max-width: none; padding: 0; } h2 { break-after: avoid; } tr { break-inside: avoid; }
+  :root { --ink: #000; --soft: #444; --line: #ccc; --paper: #fff; --tint: #fff; } .scroll { overflow: visible; }
+  table { font-size: 7.5pt; } }
+"""
+
+FIRST = 3  # sentences of the findings that make the summary: the claims, and what they rest on
+
+
+class Raw(str):
+    """A string that is HTML already."""
+
+
+def page(study: Study, figures: list[Drawn]) -> str:
+    s, findings = study.settings, study.fit.findings
+    body = [
+        f"<h1>{escape(s.title)}</h1>",
+        f'<p class="soft">Study {escape(s.study)}. {escape(s.description)}</p>',
+        f'<p class="lead">{escape(" ".join(findings[:FIRST]))}</p>',
+        section("Findings", bullets(findings[FIRST:])),
+        section("What the data do not support", f'<div class="limits">{bullets(study.fit.unsupported)}</div>'),
+        section("Figures", "".join(figure(f) for f in figures)),
+        section("Fitted laws", laws(study)),
+        section("Runs", runs(study)),
+        section("Errors by source", source_errors(study)),
+        section("Sources", cards(study)),
+        section("Time and memory", timings(study)),
+        section("Provenance", provenance(study)),
+    ]
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(s.title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n" + "\n".join(body) + "\n</body>\n</html>\n"
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------- blocks
+def section(heading: str, content: str) -> str:
+    return f"<section>\n<h2>{heading}</h2>\n{content}\n</section>" if content else ""
+
+
+def bullets(sentences: tuple[str, ...]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(s)}</li>" for s in sentences) + "</ul>" if sentences else ""
+
+
+def figure(f: Drawn) -> str:
+    """Inline; ids get the figure's name in front, as two figures may use the same."""
+    svg = f.svg[f.svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)  # HTML knows them
+    svg = re.sub(r'\bid="', f'id="{f.name}-', svg)
+    svg = re.sub(r'href="#', f'href="#{f.name}-', svg).replace("url(#", f"url(#{f.name}-")
+    label = escape(f.caption, quote=True)
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    kind = "wide" if f.wide else "half"
+    return f'<figure class="{kind}">{svg}<figcaption>{escape(f.caption)} <code>figures/{f.name}.svg</code></figcaption></figure>\n'
+
+
+def table(heads: list[str], rows: list[list[str]], classes: list[str] | None = None, numbers_from: int = 1) -> str:
+    """Cells are text, and escaped, unless Raw; columns from `numbers_from` on are aligned as numbers."""
+    if not rows:
+        return ""
+
+    def cell(tag: str, column: int, content: str) -> str:
+        kind = ' class="number"' if column >= numbers_from else ""
+        return f"<{tag}{kind}>{content if isinstance(content, Raw) else escape(content)}</{tag}>"
+
+    head = "".join(cell("th", k, h) for k, h in enumerate(heads))
+    lines = []
+    for row, kind in zip(rows, classes or [""] * len(rows)):
+        attribute = f' class="{kind}"' if kind else ""
+        lines.append(f"<tr{attribute}>" + "".join(cell("td", k, c) for k, c in enumerate(row)) + "</tr>")
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n' + "\n".join(lines) + "\n</tbody></table></div>"
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
+def laws(study: Study) -> str:
+    fit = study.fit
+    rows, classes, notes = [], [], []
+    for law in fit.laws:
+        factor = TARGETS[law.target][2]
+        cells = [interval(law.estimates.get(p), factor if p in "EAB" else 1.0) for p in ("E", "alpha", "beta", "A", "B")]
+        rows.append(
+            [TARGETS[law.target][0], Raw(pretty(law.formula)), law.where.split(":")[0]]
+            + cells
+            + [str(len(law.points)), f"{law.log_rms:.2%}", f"{law.at_optimum:.0%}", "yes" if law.identified else "no"]
+        )
+        classes.append("" if law.identified else "out")
+        notes += [f"{TARGETS[law.target][0]}, {law.formula}, {law.where.split(':')[0]}: {note}." for note in law.notes]
+    heads = ["target", "law", "points", "E", "α", "β", "A", "B", "runs", "rms residual", "starts at optimum", "determined"]
+    units = ", ".join(f"{name} in {unit}" for name, unit, _ in TARGETS.values() if unit)
+    intro = (
+        f'<p class="note">N: body parameters, D: unique training structures; E, A, B of the {units}. Huber loss (10⁻³) of the '
+        f"logarithm; brackets: {fit.confidence:.0%} percentile intervals from {fit.bootstrap:,} resamplings of the runs "
+        f"(seed {fit.seed}). Grey: the points do not determine every parameter, and the note says why.</p>"
+    )
+    return intro + table(heads, rows, classes, 3) + (f'<div class="note">{bullets(tuple(notes))}</div>' if notes else "")
+
+
+def runs(study: Study) -> str:
+    main = next((law for law in study.fit.laws if law.law == "Hoffmann"), None)
+    used, excluded = (set(main.points), main.excluded) if main else (set(), {})
+    rows, classes = [], []
+    for p in sorted(study.points, key=lambda p: (p.model, p.depth, p.body_parameters, p.structures, p.seed, p.run)):
+        trained = next((r for need, r in study.results.items() if need == f"train/{short(p.run)}"), None)
+        status = "in the laws" if p.run in used else excluded.get(p.run, "not used")
+        rows.append(
+            [short(p.run), f"{p.width} × {p.depth}", f"{p.body_parameters:,}", f"{p.structures:,}", f"{p.epochs:g}"]
+            + [f"{p.flops:.2e}", f"{p.loss:.4g}", f"{1e3 * p.energy_mae:.3g}", f"{1e3 * p.force_mae:.3g}"]
+            + [f"{p.seed}", duration(trained.seconds) if trained else "", status]
+        )
+        classes.append("" if p.run in used else "out")
+    heads = ["run", "width × depth", "N", "D", "epochs", "FLOP", "loss", "energy MAE, meV/atom", "force MAE, meV/Å", "seed"]
+    missing = sorted({short(n) for n in study.results if n.startswith("train/")} - {short(p.run) for p in study.points})
+    text = f'<p class="note">Trained but without an evaluation: {escape(", ".join(missing))}.</p>' if missing else ""
+    return table([*heads, "training", "status"], rows, classes) + text
+
+
+def source_errors(study: Study) -> str:
+    """Of the best run on each source, and of the run with the lowest loss."""
+    by_source: dict[str, list] = defaultdict(list)
+    for e in study.evaluations.values():
+        for name, errors in e.sources.items():
+            if not e.diverged:
+                by_source[name].append((e, errors))
+    rows = []
+    for name, found in sorted(by_source.items()):
+        for e, errors in sorted(found, key=lambda f: (f[0].loss, f[0].run))[:3]:
+            rows.append(
+                [name, short(e.run), f"{errors.structures:,}", f"{1e3 * errors.energy_mae:.3g}", f"{1e3 * errors.energy_rmse:.3g}"]
+                + [f"{1e3 * errors.force_mae:.3g}", f"{1e3 * errors.force_rmse:.3g}"]
+            )
+    heads = ["source", "run", "structures", "energy MAE, meV/atom", "energy RMSE, meV/atom", "force MAE, meV/Å", "force RMSE, meV/Å"]
+    splits = ", ".join(sorted({e.split for e in study.evaluations.values()}))
+    note = f'<p class="note">The three runs of lowest loss, on the {splits} split; force errors are per component.</p>'
+    return note + table(heads, rows, numbers_from=2) if rows else ""
+
+
+def cards(study: Study) -> str:
+    rows = []
+    for name, c in study.cards.items():
+        what = f"<b>{escape(name)}</b>: {escape(c.card.title)}"
+        if c.card.mirrors:
+            what += f"; in place of {escape(c.card.mirrors)}"
+        what += f'<br><span class="soft">{escape(c.card.theory)}. {escape(c.card.citation)} Licence: {escape(c.card.licence)}.</span>'
+        skipped = ", ".join(f"{n:,} {reason}" for reason, n in sorted(c.skipped.items())) or "none"
+        what += f'<br><span class="soft">Left out: {escape(skipped)}.</span>'
+        counts = [f"{c.counts[s].structures:,}" if s in c.counts else "0" for s in ("train", "validation", "test")]
+        total, atoms = sum(x.structures for x in c.counts.values()), sum(x.atoms for x in c.counts.values())
+        rows.append(
+            [Raw(f'<div class="wide-text">{what}</div>'), *counts, f"{atoms / max(total, 1):.1f}", " ".join(sorted(c.elements))]
+            + [f"{1e3 * c.energy_rms:.3g}", f"{1e3 * c.force_rms:.3g}"]
+        )
+    heads = ["source", "train", "validation", "test", "atoms each", "elements", "energy rms, meV/atom", "force rms, meV/Å"]
+    note = '<p class="note">Structures per split, split by whole groups; rms of the training split, energies less the elements\' references.</p>'
+    return note + table(heads, rows) if rows else ""
+
+
+def timings(study: Study) -> str:
+    kinds = defaultdict(list)
+    for need, result in study.results.items():
+        kinds[need.split("/")[0]].append(result)
+    order = [k for k in ("convert", "train", "evaluate", "scaling") if k in kinds] + sorted(
+        set(kinds) - {"convert", "train", "evaluate", "scaling"}
+    )
+    rows = []
+    for kind in order:
+        seconds = [r.seconds for r in kinds[kind]]
+        rows.append(
+            [kind, str(len(seconds)), duration(sum(seconds)), duration(median(seconds)), duration(max(seconds))]
+            + [duration(sum(r.cpu_seconds for r in kinds[kind])), f"{max(r.peak_bytes for r in kinds[kind]) / 2**30:.2f} GiB"]
+            + [str(sum(r.attempts for r in kinds[kind]))]
+        )
+    return table(["stage", "count", "total", "median", "longest", "CPU time", "peak memory of a rank", "attempts"], rows)
+
+
+def provenance(study: Study) -> str:
+    """Each fact once, with how many stages it holds for where they differ."""
+    facts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for result in study.results.values():
+        for name, value in result.provenance.items():
+            facts[name][str(value)] += 1
+    rows = []
+    for name, values in sorted(facts.items()):
+        text = "; ".join(f"{v} ({n} stages)" if len(values) > 1 else v for v, n in sorted(values.items()))
+        rows.append([name, text])
+    seeds = ", ".join(str(s) for s in sorted({p.seed for p in study.points}))
+    rows.append(["seeds of weights and data order", seeds or "none"])
+    rows.append(["seed of the bootstrap", str(study.fit.seed)])
+    return table(["what", "value"], rows, numbers_from=2)
+
+
+# ---------------------------------------------------------------------------------------------------------------- words
+def interval(e: Estimate | None, factor: float) -> str:
+    if e is None:
+        return "–"
+    value = f"{e.value * factor:.3g}"
+    return value if e.low is None else f"{value} [{e.low * factor:.3g}, {e.high * factor:.3g}]"
+
+
+def pretty(formula: str) -> str:
+    """E + A/N^alpha -> E + A/N<sup>α</sup>"""
+    text = escape(formula).replace("alpha", "α").replace("beta", "β")
+    return re.sub(r"\^(\w+)", r"<sup>\1</sup>", text)
+
+
+def duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"

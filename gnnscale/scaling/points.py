@@ -1,0 +1,34 @@
+"""points.csv: one row per evaluated run, made by the stage `scaling`, read by `report` and by people."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from gnnscale.specs import Evaluation, Point
+
+
+def point(e: Evaluation) -> Point:
+    common = {name: getattr(e, name) for name in Point.model_fields if name in Evaluation.model_fields and name != "model"}
+    return Point(
+        **common,
+        model=e.model.kind,
+        width=e.model.width,
+        depth=e.model.depth,
+        energy_mae=e.all.energy_mae,
+        force_mae=e.all.force_mae,
+    )
+
+
+def table(points: list[Point]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(Point.model_fields), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(p.model_dump() for p in points)
+    return text.getvalue()
+
+
+def read(path: Path) -> list[Point]:
+    with open(path, newline="") as file:
+        return [Point.model_validate(row) for row in csv.DictReader(file)]

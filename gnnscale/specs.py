@@ -1,0 +1,384 @@
+"""Every file that two parts of gnnscale share, as pydantic models: the whole interface between login node and job.
+
+Energies eV, lengths Angstrom, forces eV/Angstrom, stress eV/Angstrom^3, positive in tension. `workflow` imports this
+file and nothing else of the package, so it must stay light: pydantic and the standard library only.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FORMAT = 1  # of run directories; raised when an older one can no longer be read
+
+ELEMENTS = 119  # rows of a table by atomic number, 0 to 118
+
+Scalar = str | int | float | bool | None
+
+
+class Spec(BaseModel):
+    """Anything that is read from or written to a file: immutable, and a wrong field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+# ---------------------------------------------------------------------------------------------------------- data
+class Split(Spec):
+    """Which share of the groups (a molecule, a trajectory, a material) is held out; whole groups, by hash."""
+
+    validation: float = Field(0.05, ge=0, lt=0.5, description="share of groups for validation")
+    test: float = Field(0.15, gt=0, lt=0.5, description="share of groups for the final errors")
+    seed: int = Field(0, ge=0, description="another seed, another split")
+
+
+class DatasetCard(Spec):
+    """What a dataset is, said by its script in datasets/: provenance for people, sizes for the planner."""
+
+    name: str
+    title: str = Field(description="one line for tables and figures")
+    mirrors: str | None = Field(None, description="for generated data: the published dataset whose place it takes")
+    theory: str = Field(description="level of theory of the labels, in full")
+    citation: str
+    licence: str
+    structures: int = Field(description="structures asked for, or published count")
+    atoms_per_structure: float = Field(description="mean; an estimate until converted")
+    neighbours_per_atom: float = Field(description="mean at 5 Angstrom; an estimate until converted")
+    seconds_per_structure: float = Field(description="converting one structure on one core; an estimate")
+
+
+class SplitCount(Spec):
+    """How much one split of a converted dataset holds."""
+
+    structures: int
+    groups: int
+    atoms: int
+    edges: int = Field(description="directed, at the cutoff of the conversion")
+
+
+class ShardCard(Spec):
+    """card.json beside the shards: what was converted, measured; normalisation and planning need nothing else."""
+
+    card: DatasetCard
+    cutoff: float = Field(description="Angstrom, at which edges were counted")
+    counts: dict[Literal["train", "validation", "test"], SplitCount]
+    elements: dict[str, int] = Field(description="symbol -> atoms, all splits")
+    references: dict[str, float] = Field(description="symbol -> eV, least squares on the training split only")
+    reference_rank: int = Field(description="rank of that least-squares problem; below len(references) = collinear")
+    energy_rms: float = Field(description="eV/atom, training split, after the references are subtracted")
+    force_rms: float = Field(description="eV/Angstrom per component, training split")
+    skipped: dict[str, int] = Field(description="reason -> structures left out")
+    content: str = Field(description="sha256 over all arrays: equal content, equal digest")
+
+
+class ConvertSettings(Spec):
+    """Settings of the stage `convert`: one dataset into ADIOS2 shards."""
+
+    kind: Literal["convert"] = "convert"
+    dataset: str = Field(description="a file in datasets/, without .py")
+    name: str = Field(description="the source's name in this study")
+    options: dict[str, Scalar] = Field(default_factory=dict, description="what the dataset's script may be asked for")
+    split: Split = Split()
+    cutoff: float = Field(5.0, gt=0, description="Angstrom, for the edge counts of the card")
+
+
+# --------------------------------------------------------------------------------------------------------- models
+class EGNNConfig(Spec):
+    """An E(3)-equivariant graph network (gnnscale/models/egnn.py)."""
+
+    kind: Literal["egnn"] = "egnn"
+    form: Literal["edge", "deferred"] = Field("edge", description="second matrix on each edge, or after their sum")
+    width: int = Field(64, ge=1, description="channels of a node")
+    depth: int = Field(3, ge=1, description="message-passing layers")
+    cutoff: float = Field(5.0, gt=0, description="Angstrom")
+    radial: int = Field(8, ge=1, description="radial basis functions")
+    forces: Literal["direct", "gradient"] = Field("direct", description="an equivariant head, or exactly -dE/dx")
+
+    @property
+    def channels(self) -> int:
+        """Vectors of a node; fewer than its scalars, as each costs three numbers per edge."""
+        return max(1, self.width // 8)
+
+    def body_parameters(self) -> int:
+        """N of the scaling laws: all but the embeddings of elements and sources."""
+        w, k = self.width, self.channels
+        layer = 2 * w * w + self.radial * w + (w * w + w) + k * k + (2 * w + k + 1) * w + w * w + w
+        readout = w * (1 + k) if self.forces == "direct" else w
+        return self.depth * layer + w * w + w + readout
+
+    def parameters(self, sources: int) -> int:
+        return self.body_parameters() + (ELEMENTS + sources) * self.width
+
+    def flops(self, atoms: float, edges: float) -> float:
+        """Of one training step, forward and backward, in all matrix products; 2 per multiply-add.
+
+        A product y = Wx costs three times its forward pass, for dL/dW and dL/dx. Gradient forces cost six: dE/dx once
+        more, and both derivatives of that; less where the input does not depend on positions or the slope is constant.
+        """
+        w, k = self.width, self.channels
+        direct = self.forces == "direct"
+        projection, radial = atoms * 2 * w * w, edges * self.radial * w
+        second = (edges if self.form == "edge" else atoms) * w * w
+        nodes = atoms * ((2 * w + k) * w + w * w + 3 * k * k)  # the update of h, and of three components of V
+        hidden, readout = atoms * w * w, atoms * w * (1 + k * direct)
+        if direct:  # the radial basis has no dL/dx
+            return 2 * (self.depth * (3 * (projection + second + nodes) + 2 * radial) + 3 * (hidden + readout))
+        later = self.depth - 1  # layers whose projection depends on positions
+        total = self.depth * 6 * (second + nodes + radial) + (later * 6 + 3) * projection + 6 * hidden + 5 * readout
+        return 2 * total
+
+    @classmethod
+    def for_parameters(cls, target: float, depth: int = 3, **other: Any) -> EGNNConfig:
+        """The width whose body_parameters come nearest to `target`."""
+
+        def at(width: int) -> EGNNConfig:
+            return cls(width=width, depth=depth, **other)
+
+        above = bisect_left(range(1_000_000), target, lo=2, key=lambda width: at(width).body_parameters())
+        return min(at(above - 1), at(above), key=lambda config: abs(config.body_parameters() - target))
+
+
+ModelConfig = EGNNConfig  # a union tagged by `kind`, once there is a second architecture
+
+
+# ---------------------------------------------------------------------------------------------------------- stages
+class OptimSettings(Spec):
+    """The training recipe: AdamW, warm-up, stable, decay."""
+
+    epochs: float = Field(4.0, gt=0, description="passes over the training structures")
+    batch: int = Field(16, ge=1, description="structures in a global batch, over all ranks")
+    learning_rate: float = Field(2e-3, gt=0, description="at width 64; see scale_rate")
+    scale_rate: bool = Field(True, description="hidden matrices learn at rate x 64/width (muP for Adam)")
+    weight_decay: float = Field(1e-4, ge=0)
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps with rising rate")
+    cooldown: float = Field(0.4, ge=0, le=1, description="share of the steps, at the end, with linearly falling rate")
+    clip: float = Field(10.0, gt=0, description="global gradient norm")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the forward and backward pass")
+    energy_weight: float = Field(1.0, ge=0, description="of the mean |error| of energy per atom / energy rms")
+    force_weight: float = Field(1.0, ge=0, description="of the mean |error| of force components / force rms")
+
+
+class TrainSettings(Spec):
+    """Settings of the stage `train`: one run of a sweep."""
+
+    kind: Literal["train"] = "train"
+    model: ModelConfig = EGNNConfig()
+    structures: int | None = Field(None, ge=1, description="training structures over all sources; null = all")
+    subset_seed: int = Field(0, ge=0, description="which nested subset; stratified by source")
+    optim: OptimSettings = OptimSettings()
+    seed: int = Field(0, ge=0, description="of the weights and of the data order")
+
+
+class EvaluateSettings(Spec):
+    """Settings of the stage `evaluate`: errors of one trained model on a held-out split."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    split: Literal["validation", "test"] = "test"
+
+
+class ScalingSettings(Spec):
+    """Settings of the stage `scaling`: the laws to fit."""
+
+    kind: Literal["scaling"] = "scaling"
+    targets: tuple[Literal["loss", "energy_mae", "force_mae"], ...] = ("loss", "energy_mae", "force_mae")
+    bootstrap: int = Field(1000, ge=0, description="resamples for the intervals")
+    confidence: float = Field(0.95, gt=0, lt=1)
+    seed: int = Field(0, ge=0)
+
+
+class ReportSettings(Spec):
+    """Settings of the stage `report`."""
+
+    kind: Literal["report"] = "report"
+    title: str
+    study: str
+    description: str = ""
+
+
+Settings = Annotated[
+    ConvertSettings | TrainSettings | EvaluateSettings | ScalingSettings | ReportSettings, Field(discriminator="kind")
+]
+
+
+class Runtime(Spec):
+    """How a stage is run: where, not what. Never part of a key, so a result is valid on any site."""
+
+    ranks: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1, description="per rank")
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    checkpoint_seconds: float = Field(30.0, gt=0, description="a checkpoint at least this often")
+
+
+class StageSpec(Spec):
+    """spec.json: all that a stage may know. Everything but `runtime` is in `key`."""
+
+    format: Literal[1] = FORMAT
+    id: str = Field(description="stage/name, as people type it")
+    key: str = Field(description="hash of settings, code, image and the keys of `needs`")
+    settings: Settings
+    code: dict[str, str] = Field(description="source file -> digest, of all that the stage's result depends on")
+    image: str | None = Field(None, description="digest of the container image; null = this environment")
+    needs: dict[str, str] = Field(default_factory=dict, description="id -> its directory, relative to this one")
+    runtime: Runtime = Runtime()
+
+
+class OutputFile(Spec):
+    size: int
+    sha256: str
+    mtime_ns: int = Field(description="when unchanged, the content is not hashed again")
+
+
+class StageResult(Spec):
+    """result.json: a stage's last act. Where it is and its outputs are as it says, the stage is done."""
+
+    format: Literal[1] = FORMAT
+    id: str
+    key: str
+    outputs: dict[str, OutputFile]
+    digest: str = Field(description="over the outputs' contents; what depends on this stage depends on this")
+    inputs: dict[str, str] = Field(description="id -> digest, as they were when this stage read them")
+    values: dict[str, Scalar] = Field(default_factory=dict, description="a few numbers worth a table")
+    started: float = Field(description="seconds since the epoch, first attempt")
+    seconds: float = Field(description="wall time of all attempts, this stage alone")
+    cpu_seconds: float
+    peak_bytes: int = Field(description="resident, of one rank")
+    attempts: int = 1
+    provenance: dict[str, Scalar] = Field(default_factory=dict)
+
+
+class StageError(Spec):
+    """error.json: why a stage stopped, in words for its user."""
+
+    id: str
+    kind: Literal["configuration", "data", "out-of-memory", "disk-full", "permission", "application"]
+    message: str
+    hint: str = Field("", description="what to do or type next")
+
+
+# --------------------------------------------------------------------------------------------------------- results
+class Errors(Spec):
+    """Errors over one set of structures. NaN-labelled ones are not counted."""
+
+    structures: int
+    atoms: int
+    energy_mae: float = Field(description="eV/atom")
+    energy_rmse: float = Field(description="eV/atom")
+    force_mae: float = Field(description="eV/Angstrom per component")
+    force_rmse: float = Field(description="eV/Angstrom per component")
+
+
+class TrainedModel(Spec):
+    """model.json beside model.safetensors: what must be known to use the weights, and what it took to get them."""
+
+    model: ModelConfig
+    sources: tuple[str, ...] = Field(description="in the order of the source embedding")
+    average_degree: float = Field(description="neighbours per atom in the training data; part of the model")
+    diverged: bool
+    parameters: int
+    body_parameters: int
+    structures: int
+    atoms: int
+    epochs: float
+    steps: int
+    structures_seen: int
+    atoms_seen: int
+    edges_seen: int
+    flops: float
+    seed: int
+    optim: OptimSettings
+
+
+class Evaluation(Spec):
+    """errors.json of the stage `evaluate`: one point of a scaling study, with all that a law may use."""
+
+    run: str
+    model: ModelConfig
+    parameters: int
+    body_parameters: int = Field(description="without embeddings of elements and sources: N of the laws")
+    structures: int = Field(description="unique training structures: D of the laws")
+    atoms: int = Field(description="unique training atoms")
+    epochs: float
+    steps: int
+    atoms_seen: int
+    flops: float = Field(description="of the whole training, counted exactly per atom and edge")
+    seed: int
+    diverged: bool
+    split: Literal["validation", "test"]
+    loss: float = Field(description="the training objective, on the held-out split")
+    all: Errors
+    sources: dict[str, Errors]
+
+
+class Point(Spec):
+    """A row of points.csv."""
+
+    run: str
+    model: str
+    width: int
+    depth: int
+    parameters: int
+    body_parameters: int
+    structures: int
+    atoms: int
+    epochs: float
+    atoms_seen: int
+    flops: float
+    seed: int
+    diverged: bool
+    loss: float
+    energy_mae: float
+    force_mae: float
+
+
+class Estimate(Spec):
+    """One fitted number; the interval is null where the data do not support one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class LawFit(Spec):
+    """One law, fitted to one target on some of the points."""
+
+    law: str = Field(description="name in LAWS of gnnscale/scaling/laws.py")
+    formula: str
+    target: str
+    where: str = Field(description="which points, in words")
+    points: tuple[str, ...] = Field(description="runs used")
+    excluded: dict[str, str] = Field(description="run -> the rule that left it out")
+    estimates: dict[str, Estimate]
+    objective: float
+    log_rms: float = Field(description="rms residual of log(target)")
+    at_optimum: float = Field(description="share of the starts that reached the best optimum")
+    identified: bool = Field(description="whether the points determine every parameter")
+    notes: tuple[str, ...] = ()
+    replicas: tuple[tuple[float, ...], ...] = Field((), description="of the joint law: resampled parameters, for bands")
+
+
+class Fit(Spec):
+    """fit.json of the stage `scaling`."""
+
+    format: Literal[1] = FORMAT
+    laws: tuple[LawFit, ...]
+    bootstrap: int
+    confidence: float
+    seed: int
+    findings: tuple[str, ...] = Field((), description="what the fits say, in sentences")
+    unsupported: tuple[str, ...] = Field((), description="what they do not say, in sentences")
+
+
+class Metrics(Spec):
+    """A line of metrics.jsonl: one optimiser step, as logged."""
+
+    step: int
+    loss: float
+    energy: float = Field(description="mean |error| of energy per atom / energy rms")
+    forces: float = Field(description="mean |error| of force components / force rms")
+    rate: float = Field(description="learning rate at width 64")
+    gradient: float = Field(description="norm before clipping")
+    structures_seen: int
+    atoms_seen: int
+    seconds: float = Field(description="of training so far; not reproducible, all else is")
+    validation: float | None = Field(None, description="objective on the validation split, when measured")

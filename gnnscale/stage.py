@@ -1,0 +1,241 @@
+"""What all stages share: spec.json in, result.json or error.json out, provenance, and a clean end when told to stop.
+
+A stage is `python -m gnnscale.<stage> DIRECTORY`. Exit codes: 0 done; 75 stopped on request, run it again to go on;
+64 the user must change something; 74 the disk; 137 out of memory; 1 anything else.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import platform
+import resource
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from gnnscale import files
+from gnnscale.ranks import ranks
+from gnnscale.specs import Scalar, StageError, StageResult, StageSpec
+
+DONE, FAILED, REFUSED, DISK, STOPPED, MEMORY = 0, 1, 64, 74, 75, 137
+EXIT = {"configuration": REFUSED, "data": REFUSED, "disk-full": DISK, "permission": DISK, "out-of-memory": MEMORY}
+PACKAGES = ("torch", "deepspeed", "adios2", "parsl", "numpy", "ase", "tblite")
+
+
+class Refusal(Exception):
+    """Something that only the user can put right: said in words, without a traceback."""
+
+    def __init__(self, message: str, hint: str = "", kind: str = "configuration"):
+        super().__init__(message)
+        self.hint, self.kind = hint, kind
+
+
+class Stopped(Exception):
+    """The stage was told to stop and has kept what it had."""
+
+
+class Outputs(NamedTuple):
+    """What a stage leaves: `files` make the digest on which later stages depend; `also` must merely exist."""
+
+    files: list[str]
+    values: dict[str, Scalar]
+    also: list[str] = []
+
+
+class Run:
+    """One execution of one stage."""
+
+    def __init__(self, directory: Path):
+        self.directory = directory.resolve()
+        try:
+            self.spec = files.read_model(self.directory / "spec.json", StageSpec)
+        except files.BadFile as error:
+            raise Refusal(str(error), "let `python workflow/run.py` write it, or copy it whole") from None
+        self.needs = {need: (self.directory / path).resolve() for need, path in self.spec.needs.items()}
+        self.can_checkpoint = False  # set by a stage that looks at stop_requested and keeps what it has
+        self.stop_requested = False
+        self.earlier_seconds = 0.0  # of attempts whose work this one continues; set by who restores a checkpoint
+        self.earlier_attempts = 0
+        self._last_progress, self._began = 0.0, {}
+
+    def read_inputs(self) -> dict[str, str]:
+        """The digests of what this stage needs. Each must be done; who runs a stage by hand is told which is not."""
+        digests = {}
+        for need, directory in self.needs.items():
+            try:
+                digests[need] = files.read_model(directory / "result.json", StageResult).digest
+            except files.BadFile as error:
+                raise Refusal(f"{self.spec.id} needs {need}, which is not done: {error}", "run that stage first") from None
+        return digests
+
+    def stop(self, signum: int, frame: object = None) -> None:
+        """Told to stop: at once, unless the stage will do so itself at its next good moment."""
+        self.stop_requested = True
+        if not self.can_checkpoint:
+            raise Stopped(f"{signal.Signals(signum).name}; run it again to do it again")
+
+    def progress(self, done: float, total: float, **numbers: float) -> None:
+        """For people who watch; written at most twice a second, and worth no fsync."""
+        now = time.time()
+        self._began = self._began or {"began": now, "began_at": done}
+        if now - self._last_progress > 0.5 or done >= total:
+            self._last_progress = now
+            beside = self.directory / ".progress.tmp"
+            beside.write_text(json.dumps({"done": done, "total": total, "time": now} | self._began | numbers))
+            os.replace(beside, self.directory / "progress.json")
+
+    def write(self, name: str, content: bytes | str) -> None:
+        files.write(self.directory / name, content)
+
+    write_text = write_bytes = write
+
+
+def run(main: Callable[[Run], Outputs]) -> None:
+    """The whole life of a stage's process; never returns."""
+    die_with_driver()
+    if len(sys.argv) != 2 or sys.argv[1] in ("-h", "--help"):
+        print(f"usage: python -m {main.__module__} DIRECTORY   (which holds spec.json)", file=sys.stderr)
+        sys.exit(DONE if "-h" in sys.argv or "--help" in sys.argv else REFUSED)
+    directory, first = Path(sys.argv[1]), ranks().rank == 0
+    try:
+        this = Run(directory)
+        lock = hold(this.directory) if first else None
+        for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            signal.signal(signum, this.stop)
+        finish(this, main, first)
+        del lock
+    except Stopped as stop:
+        print(f"stopped: {stop}", flush=True)
+        sys.exit(STOPPED)
+    except BaseException as error:
+        sys.exit(report(directory, error, first))
+    sys.exit(DONE)
+
+
+def finish(this: Run, main: Callable[[Run], Outputs], first: bool) -> None:
+    """Run the stage and write its result, with what it cost and where it was made."""
+    if first:
+        for stale in ("result.json", "error.json"):
+            (this.directory / stale).unlink(missing_ok=True)
+    inputs = this.read_inputs()
+    started, clock = time.time(), time.monotonic()
+    outputs = main(this)
+    if not first:
+        return
+    listed = files.describe(this.directory, outputs.files)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = StageResult(
+        id=this.spec.id,
+        key=this.spec.key,
+        outputs=listed | files.describe(this.directory, outputs.also),
+        digest=files.digest({name: output.sha256 for name, output in listed.items()}),
+        inputs=inputs,
+        values=outputs.values,
+        started=started,
+        seconds=this.earlier_seconds + time.monotonic() - clock,
+        cpu_seconds=usage.ru_utime + usage.ru_stime + children.ru_utime + children.ru_stime,
+        peak_bytes=usage.ru_maxrss * 1024,
+        attempts=this.earlier_attempts + 1,
+        provenance=provenance(),
+    )
+    files.write_model(this.directory / "result.json", result)
+
+
+def hold(directory: Path) -> object:
+    """Two writers in one directory would spoil it: the second is refused. The kernel drops the lock with the process."""
+    try:
+        lock = open(directory / "lock", "a+")
+    except OSError as error:
+        raise Refusal(f"{directory}: {error.strerror.lower()}", "make it writable", "permission") from None
+    for left in reversed(range(20)):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:  # `status` holds it for a moment when it looks whether anybody does
+            if not left:
+                lock.seek(0)
+                holder = lock.read().strip() or "another process"
+                raise Refusal(f"{directory} is in use by {holder}", "wait for it, or stop it") from None
+            time.sleep(0.05)
+    lock.truncate(0)
+    lock.write(f"{platform.node()} pid {os.getpid()}\n")
+    lock.flush()
+    return lock
+
+
+def report(directory: Path, error: BaseException, first: bool) -> int:
+    """Leave error.json and a log that ends with what to do; the traceback only where the mistake is ours."""
+    kind, message, hint = classify(error)
+    if kind == "application":
+        traceback.print_exception(error)
+    print(f"error ({kind}): {message}" + (f"\n  {hint}" if hint else ""), file=sys.stderr, flush=True)
+    if first and directory.is_dir():
+        spec_id = "/".join(directory.resolve().parts[-2:])
+        try:
+            files.write_model(directory / "error.json", StageError(id=spec_id, kind=kind, message=message, hint=hint))
+        except OSError:
+            pass  # a full disk cannot hold its own error; the exit code says it
+    return EXIT.get(kind, FAILED)
+
+
+def classify(error: BaseException) -> tuple[str, str, str]:
+    """(kind, message, what to do)"""
+    if isinstance(error, Refusal):
+        return error.kind, str(error), error.hint
+    if isinstance(error, files.BadFile):
+        return "data", str(error), "delete its directory; the next run makes it again"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate" in str(error) or "CUDA out of memory" in str(error):
+        return "out-of-memory", str(error).splitlines()[0] or "out of memory", "smaller batch or model, or more ranks"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "disk-full", f"no space left for {error.filename or 'a file'}", "free some, then type the same command again"
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "permission", f"{error.filename}: {error.strerror.lower()}", "make it writable"
+    return "application", f"{type(error).__name__}: {error}", ""
+
+
+def die_with_driver() -> None:
+    """On a laptop a stage must not outlive its driver, killed or not: Linux sends SIGKILL when the parent is gone."""
+    if os.environ.get("GNNSCALE_DIE_WITH_PARENT") and sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() == 1:
+            os._exit(MEMORY)
+
+
+def provenance() -> dict[str, Scalar]:
+    """Versions, commit and machine: enough to know what made a result."""
+    facts: dict[str, Scalar] = {"python": platform.python_version(), "system": platform.platform(), "host": platform.node()}
+    for package in PACKAGES:
+        try:
+            facts[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            pass
+    facts["processor"], facts["cores"] = processor(), os.cpu_count()
+    root = Path(__file__).parent.parent
+    try:
+        git = ["git", "-C", str(root)]
+        facts["commit"] = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() or None
+        status = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True)
+        facts["modified"] = bool(status.stdout.strip())
+    except OSError:
+        facts["commit"] = None
+    return facts
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,32 @@
+"""The learning rate of every parameter at every step."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from gnnscale.models import hidden_matrices
+from gnnscale.specs import OptimSettings
+
+BASE_WIDTH = 64  # where learning_rate is meant as it is written
+
+
+def rate(step: int, steps: int, optim: OptimSettings) -> float:
+    """Of the step with index `step` of `steps`: warm-up, stable, linear cool-down (Hu et al. 2024, arXiv 2404.06395)."""
+    warm = min(1.0, (step + 1) / max(1.0, optim.warmup * steps))
+    cool = min(1.0, (steps - step) / max(1.0, optim.cooldown * steps))
+    return optim.learning_rate * warm * cool
+
+
+def parameter_groups(model: nn.Module, width: int, optim: OptimSettings) -> list[dict]:
+    """Two groups: matrices that sum over the width learn at BASE_WIDTH/width of the rate, all else at the rate itself.
+
+    This is Adam's part of muP (Yang et al. 2022, arXiv 2203.03466, table 8).
+    """
+    summing = hidden_matrices(model)
+    known = {id(parameter) for parameter in summing}
+    other = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    factor = BASE_WIDTH / width if optim.scale_rate else 1.0
+    return [
+        {"params": summing, "rate_factor": factor},
+        {"params": other, "rate_factor": 1.0, "weight_decay": 0.0},
+    ]

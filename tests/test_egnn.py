@@ -1,0 +1,218 @@
+"""What is special to EGNN: its counts, a stored energy, degenerate graphs, and that it can learn."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from structures import CUTOFF, Sample, batch, crystal, molecule
+from torch.utils.flop_counter import FlopCounterMode
+
+from gnnscale.graph import AtomGraphs
+from gnnscale.models import Potential, build, hidden_matrices, predict
+from gnnscale.models.blocks import pair_sum, weighted_sum
+from gnnscale.specs import EGNNConfig
+
+FORMS = [(form, forces) for form in ("edge", "deferred") for forces in ("direct", "gradient")]
+every_form = pytest.mark.parametrize("form, forces", FORMS)
+
+
+def mixture(seed: int = 0, dtype: torch.dtype = torch.float64) -> AtomGraphs:
+    rng = np.random.default_rng(seed)
+    return batch([molecule(rng, 8), crystal(rng, 4), molecule(rng, 1), molecule(rng, 6)], dtype=dtype)
+
+
+def egnn(form: str, forces: str, seed: int = 0, **fields) -> Potential:
+    torch.manual_seed(seed)
+    config = EGNNConfig(**{"width": 16, "depth": 2, "cutoff": CUTOFF} | fields, form=form, forces=forces)
+    return build(config, sources=2, average_degree=12.0)
+
+
+def objective(potential: Potential, graphs: AtomGraphs, energy: torch.Tensor, forces: torch.Tensor) -> torch.Tensor:
+    out = potential(graphs)
+    return (out.energy - energy).abs().mean() + (out.forces - forces).abs().mean()
+
+
+STORED = {  # eV and the norm of forces, from this file's `mixture(0)` and weights below; changes when the model does
+    ("edge", "direct"): (1.5395573056, 1.5178603715),
+    ("edge", "gradient"): (1.5395573056, 1.8264106638),
+    ("deferred", "direct"): (1.5423285223, 0.9289603588),
+    ("deferred", "gradient"): (1.5423285223, 1.8129135424),
+}
+
+
+@every_form
+def test_stored_energy(form, forces):
+    """Catches what symmetry cannot, such as receivers and senders swapped. Weights are sines: no generator to change."""
+    potential = egnn(form, forces).double()
+    for k, parameter in enumerate(potential.parameters()):
+        values = torch.sin(torch.arange(parameter.numel(), dtype=torch.float64).square() * 0.37 + k)
+        parameter.data = values.view(parameter.shape) * (2 / max(1, parameter.shape[-1])) ** 0.5
+    graphs = fixed_graphs()
+    with torch.no_grad():
+        got = predict(potential, graphs)
+    energy, norm = STORED[form, forces]
+    assert float(got.energy.sum()) == pytest.approx(energy, abs=1e-9)
+    assert float(got.forces.norm()) == pytest.approx(norm, abs=1e-9)
+
+
+def fixed_graphs() -> AtomGraphs:
+    water = np.array([[0.0, 0.0, 0.119], [0.0, 0.763, -0.477], [0.1, -0.763, -0.477]])
+    salt = np.array([[2.0, 0.1, 0.0], [0.3, 2.2, 0.0], [0.0, 0.4, 2.5]])
+    return batch(
+        [
+            Sample(np.array([8, 1, 1]), water, np.zeros((3, 3)), np.zeros(3, bool)),
+            Sample(np.array([11, 17]), np.array([[0.0, 0.0, 0.0], [1.1, 1.2, 1.3]]), salt, np.ones(3, bool), source=1),
+        ]
+    )
+
+
+@every_form
+@pytest.mark.parametrize("width, depth, radial", [(1, 1, 1), (7, 2, 8), (64, 3, 5), (15000, 3, 8)])
+def test_parameters_are_counted_exactly(form, forces, width, depth, radial):
+    config = EGNNConfig(width=width, depth=depth, radial=radial, form=form, forces=forces)
+    with torch.device("meta"):
+        potential = build(config, sources=3, average_degree=10.0)
+    total = sum(parameter.numel() for parameter in potential.parameters())
+    embeddings = sum(m.weight.numel() for m in potential.modules() if isinstance(m, torch.nn.Embedding))
+    assert (config.parameters(3), config.body_parameters()) == (total, total - embeddings)
+
+
+@every_form
+def test_every_parameter_learns(form, forces):
+    potential, graphs = egnn(form, forces).double(), mixture()
+    torch.nn.init.normal_(potential.backbone.readout.weight)
+    out = potential(graphs)
+    (out.energy.square().sum() + out.forces.square().sum()).backward()
+    assert [name for name, p in potential.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+class Everything(nullcontext):
+    """Stands for the flop counter's tracker of modules, which cannot be used with autograd.grad."""
+
+    parents = {"Global"}
+
+
+@every_form
+def test_flops_are_counted_exactly(form, forces):
+    config = EGNNConfig(width=48, depth=3, cutoff=CUTOFF, form=form, forces=forces)
+    potential, graphs = build(config, 2, 10.0).double(), mixture()
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = Everything()
+    with counter:
+        out = potential(graphs)
+        (out.energy.square().sum() + out.forces.square().sum()).backward()
+    expected = config.flops(len(graphs.numbers), len(graphs.receivers))
+    assert counter.get_total_flops() == pytest.approx(expected, rel=0.01)  # the rest: cell vectors of edges
+
+
+@pytest.mark.parametrize("target", [1, 1e3, 1e5, 2e9])
+@pytest.mark.parametrize("depth, form, forces", [(3, "edge", "direct"), (6, "deferred", "gradient")])
+def test_the_nearest_width(target, depth, form, forces):
+    best = EGNNConfig.for_parameters(target, depth=depth, form=form, forces=forces)
+    assert (best.depth, best.form, best.forces) == (depth, form, forces)
+    gaps = [
+        abs(best.model_copy(update={"width": width}).body_parameters() - target)
+        for width in (max(1, best.width - 1), best.width, best.width + 1)
+    ]
+    assert gaps[1] == min(gaps)
+
+
+def test_hidden_matrices_are_those_whose_fan_in_grows():
+    shapes = [{p: m.shape for p, m in egnn("edge", "direct", width=w).named_parameters()} for w in (64, 128)]
+    grows = {p for p in shapes[0] if len(shapes[0][p]) == 2 and shapes[0][p][1] != shapes[1][p][1]}
+    grows -= {"backbone.element.weight", "backbone.source.weight"}  # fan-in of a table is the one row that is read
+    potential = egnn("edge", "direct")
+    hidden = {id(p) for p in hidden_matrices(potential)}
+    assert {name for name, p in potential.named_parameters() if id(p) in hidden} == grows
+
+
+@every_form
+def test_no_edges_at_all(form, forces):
+    alone = Sample(np.array([8]), np.zeros((1, 3)), np.zeros((3, 3)), np.zeros(3, bool))
+    potential = egnn(form, forces)
+    out = potential(batch([alone, alone._replace(source=1)], dtype=torch.float32))
+    (out.energy.sum() + out.forces.sum()).backward()
+    assert not out.forces.any() and not out.energy.isnan().any()
+
+
+@every_form
+def test_begins_at_the_references(form, forces):
+    out = egnn(form, forces)(mixture(dtype=torch.float32))
+    assert not out.energy.any() and not out.forces.any()
+
+
+def test_totals_keep_their_digits_through_casts():
+    potential = egnn("edge", "direct")
+    references = torch.full((2, 119), -12345.678901234567, dtype=torch.float64)
+    potential.set_normalisation(references, 1.0, 1.0)
+    graphs = mixture(dtype=torch.float32)
+    energy = predict(potential.bfloat16().float(), graphs).energy
+    expected = -12345.678901234567 * torch.tensor([8.0, 4.0, 1.0, 6.0], dtype=torch.float64)
+    torch.testing.assert_close(energy, expected, rtol=0, atol=1e-9)
+    with pytest.raises(ValueError, match="expected"):
+        potential.set_normalisation(references[:1], 1.0, 1.0)
+
+
+def test_stress_is_only_for_gradient_forces_and_volumes():
+    with pytest.raises(ValueError, match="gradient"):
+        predict(egnn("edge", "direct"), mixture(dtype=torch.float32), stress=True)
+    stress = predict(egnn("edge", "gradient"), mixture(dtype=torch.float32), stress=True).stress
+    assert stress.isnan().all(dim=(1, 2)).tolist() == [True, False, True, True]
+
+
+def test_sums_over_edges_and_their_derivatives():
+    generator = torch.Generator().manual_seed(0)
+    receivers, senders = torch.tensor([0, 0, 2, 2, 2, 3]), torch.tensor([1, 2, 0, 0, 3, 2])
+    starts = torch.tensor([0, 2, 2, 5])
+    table, messages = (torch.randn(8, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    messages, weights = messages[:6], torch.randn(6, generator=generator, dtype=torch.float64)
+    pairs = torch.stack((2 * receivers, 2 * senders + 1), 1)
+    torch.testing.assert_close(pair_sum(table, pairs), table[pairs].sum(1))
+    plain = torch.zeros(4, 3, dtype=torch.float64).index_add(0, receivers, messages * weights[:, None])
+    torch.testing.assert_close(weighted_sum(messages, weights, receivers, starts), plain)
+    inputs = [tensor.requires_grad_() for tensor in (table, messages, weights)]
+    check = lambda t, m, w: (pair_sum(t, pairs), weighted_sum(m, w, receivers, starts))  # noqa: E731
+    assert torch.autograd.gradcheck(check, inputs) and torch.autograd.gradgradcheck(check, inputs)
+
+
+@every_form
+def test_float32_and_bfloat16_stay_near_float64(form, forces):
+    potential = egnn(form, forces)
+    torch.nn.init.normal_(potential.backbone.readout.weight, std=0.25)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = potential(mixture(dtype=torch.float32))
+    single, double = potential(mixture(dtype=torch.float32)), potential.double()(mixture())
+    for field in ("energy", "forces"):
+        exact = getattr(double, field)
+        assert (getattr(single, field) - exact).norm() < 1e-5 * exact.norm()
+        assert (getattr(half, field) - exact).norm() < 0.1 * exact.norm()
+
+
+@every_form
+def test_overfits_four_structures_of_two_sources(form, forces):
+    """The last two have the same atoms, and labels that contradict each other, from two sources."""
+    rng = np.random.default_rng(3)
+    third = molecule(rng, 6)._replace(source=0)
+    graphs = batch([molecule(rng, 8), crystal(rng, 3), third, third._replace(source=1)], dtype=torch.float32)
+    teacher = egnn(form, forces, seed=1)
+    torch.nn.init.normal_(teacher.backbone.readout.weight, std=0.3)
+    torch.nn.init.normal_(teacher.backbone.source.weight)
+    with torch.no_grad():
+        labels = teacher(graphs)
+    assert abs(labels.energy[2] - labels.energy[3]) > 0.05
+    potential = egnn(form, forces, seed=2)
+    optimiser = torch.optim.Adam(potential.parameters(), lr=1e-2)
+    losses = []
+    for step in range(150):
+        for group in optimiser.param_groups:
+            group["lr"] = 1e-2 * (1 - step / 150)
+        optimiser.zero_grad()
+        loss = objective(potential, graphs, labels.energy, labels.forces)
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[1] < losses[0]  # one step of Adam
+    assert losses[-1] < 0.1 * losses[0]

@@ -1,0 +1,52 @@
+"""Which source files a stage's result depends on: its module and, in turn, all that it imports of ours."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from gnnscale.files import sha256
+
+ROOT = Path(__file__).parent.parent
+IMPORT = re.compile(r"^\s*(?:from\s+(gnnscale[\w.]*)\s+import\s+(\([^)]*\)|.+)|import\s+(gnnscale[\w.]*))", re.M)
+# These carry settings and results but make none: what specs.py says reaches a key through the settings' values.
+MACHINERY = {"gnnscale/__init__.py", "gnnscale/specs.py", "gnnscale/stage.py", "gnnscale/files.py", "gnnscale/ranks.py"}
+
+_digests: dict[Path, str] = {}
+
+
+def code_of(stage: str, *scripts: str) -> dict[str, str]:
+    """File -> digest, for a stage's module and for further files (a dataset's script)."""
+    waiting = [*files_of(f"gnnscale.{stage}"), *files_of(f"gnnscale.{stage}.__main__"), *(ROOT / s for s in scripts)]
+    found: dict[str, str] = {}
+    while waiting:
+        path = waiting.pop()
+        name = str(path.relative_to(ROOT))
+        if name in found or name in MACHINERY:
+            continue
+        if path not in _digests:
+            _digests[path] = sha256(path)[:16]
+        found[name] = _digests[path]
+        if path.suffix == ".py":
+            waiting += imports(path)
+            if path.name == "__main__.py":  # what is read and not imported: templates beside the code
+                waiting += [p for p in path.parent.iterdir() if p.suffix in (".css", ".html")]
+    return dict(sorted(found.items()))
+
+
+def imports(path: Path) -> list[Path]:
+    found = []
+    for module, names, plain in IMPORT.findall(path.read_text()):
+        module = module or plain
+        found += files_of(module)
+        for name in re.findall(r"\w+", names.split("#")[0]):
+            found += files_of(f"{module}.{name}")
+    return found
+
+
+def files_of(module: str) -> list[Path]:
+    """The file of a module, and of the packages around it; none if the name is not a module."""
+    base = ROOT.joinpath(*module.split("."))
+    own = [p for p in (base.with_suffix(".py"), base / "__init__.py") if p.exists()]
+    around = [p / "__init__.py" for p in base.parents if p != ROOT and ROOT in p.parents]
+    return [*own, *(p for p in around if p.exists())] if own else []

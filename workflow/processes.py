@@ -1,0 +1,142 @@
+"""Stages as child processes of this driver, for a site without a scheduler."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from gnnscale import files
+from gnnscale.specs import StageError, StageResult
+from workflow import launch
+from workflow.plan import Stage
+from workflow.sites import SiteConfig
+
+GRACE_SECONDS = 1.3  # from SIGTERM to SIGKILL; a training writes its checkpoint in this time, or falls back on its last
+TAIL_LINES = 12
+CONTINUE = 75  # exit code: stopped on request, run again to go on
+
+
+class Failure(NamedTuple):
+    """Why a stage failed, for one line and a little more on the screen."""
+
+    id: str
+    kind: str
+    message: str
+    hint: str
+    tail: tuple[str, ...]
+
+
+class StageFailed(Exception):
+    def __init__(self, failure: Failure):
+        super().__init__(f"{failure.id}: {failure.message}")
+        self.failure = failure
+
+
+class Interrupted(Exception):
+    """The driver is stopping; the stage was not finished and not failed."""
+
+
+class Processes:
+    """Runs stages, each in a process group of its own, and can stop them all."""
+
+    def __init__(self, root: Path, site: SiteConfig, stages: dict[str, Stage]):
+        self.root, self.site, self.stages = root, site, stages
+        self.stopping = threading.Event()
+        self.running: dict[str, subprocess.Popen] = {}
+
+    def run(self, stage: Stage) -> StageResult:
+        """Until the stage is done. A stage that stopped itself after keeping its work is run again."""
+        folder = self.root / stage.folder
+        while True:
+            try:
+                attempt = self.prepare(stage, folder)
+                code = self.execute(stage, folder, attempt)
+            except OSError as error:
+                raise StageFailed(self.disk_failure(stage, error)) from None
+            if self.stopping.is_set():
+                raise Interrupted(stage.id)
+            if code != CONTINUE:
+                break
+        verdict = files.verify(folder, stage.key)
+        if code == 0 and verdict.done:
+            return verdict.result
+        raise StageFailed(failure(stage, folder, attempt, code, verdict.reason))
+
+    def prepare(self, stage: Stage, folder: Path) -> Path:
+        if self.stopping.is_set():
+            raise Interrupted(stage.id)
+        number = 1 + max((int(p.name) for p in (folder / "attempts").glob("[0-9]*")), default=0)
+        attempt = folder / "attempts" / str(number)
+        attempt.mkdir(parents=True)
+        files.write_model(folder / "spec.json", stage.spec(self.stages))
+        files.write(folder / "command.sh", launch.script(stage, self.site))
+        (folder / "error.json").unlink(missing_ok=True)
+        (folder / "progress.json").unlink(missing_ok=True)
+        return attempt
+
+    def execute(self, stage: Stage, folder: Path, attempt: Path) -> int:
+        env = os.environ | {"GNNSCALE_DIE_WITH_PARENT": "1"}
+        with open(attempt / "stdout", "wb") as out, open(attempt / "stderr", "wb") as err:
+            process = subprocess.Popen(["sh", str(folder / "command.sh")], stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+                                       env=env, start_new_session=True)  # fmt: skip
+            self.running[stage.id] = process
+            try:
+                return process.wait()
+            finally:
+                self.running.pop(stage.id, None)
+
+    def disk_failure(self, stage: Stage, error: OSError) -> Failure:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        message = f"{error.filename or self.root}: {error.strerror.lower()}"
+        hint = "free some space, then type the same command again" if full else "make it writable"
+        return Failure(stage.id, "disk-full" if full else "permission", message, hint, ())
+
+    def stop(self) -> None:
+        """SIGTERM to every group, SIGKILL to what is left after the grace."""
+        self.stopping.set()
+        signal_all(list(self.running.values()), signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_SECONDS
+        while self.running and time.monotonic() < deadline:
+            time.sleep(0.02)
+        signal_all(list(self.running.values()), signal.SIGKILL)
+
+
+def signal_all(processes: list[subprocess.Popen], signum: int) -> None:
+    for process in processes:
+        try:
+            os.killpg(process.pid, signum)
+        except ProcessLookupError:
+            pass
+
+
+def failure(stage: Stage, folder: Path, attempt: Path, code: int, verdict: str) -> Failure:
+    """From error.json where the stage could still write it, else from how it died and its last words."""
+    tail = last_lines(attempt / "stderr") or last_lines(attempt / "stdout")
+    try:
+        error = files.read_model(folder / "error.json", StageError)
+        return Failure(stage.id, error.kind, error.message, error.hint, tail if error.kind == "application" else ())
+    except files.BadFile:
+        pass
+    if code < 0:
+        name = signal.Signals(-code).name
+        why = "; if nobody did that, the machine ran out of memory" if name == "SIGKILL" else ""
+        return Failure(stage.id, "killed", f"killed by {name}{why}", "type the same command again to go on", tail)
+    if code == 0:
+        return Failure(stage.id, "application", f"ended without a valid result: {verdict}", "", tail)
+    return Failure(stage.id, "application", f"exit code {code}", "", tail)
+
+
+def last_lines(path: Path) -> tuple[str, ...]:
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - 8192))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ()
+    return tuple(line.rstrip() for line in text.splitlines() if line.strip())[-TAIL_LINES:]

@@ -1,0 +1,235 @@
+"""The command line: python workflow/run.py [VERB] --site SITE --study STUDY
+
+Verbs other than `run` import neither Parsl nor torch, and answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+# Started by path, Python puts workflow/ first; the packages lie one above.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from workflow import lease, plan, show, sites, status, study  # noqa: E402
+from workflow.yamlfile import Problem  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+OK, SOME_FAILED, USAGE, STOPPED, CTRL_C = 0, 1, 2, 75, 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    verb = getattr(arguments, "verb", None) or "run"
+    try:
+        return VERBS[verb](arguments)
+    except Problem as problem:
+        print(f"gnnscale: {problem}", file=sys.stderr)
+        return USAGE
+    except OSError as error:
+        print(f"gnnscale: {error.filename or ''}: {(error.strerror or str(error)).lower()}", file=sys.stderr)
+        return USAGE
+    except BrokenPipeError:
+        return OK
+
+
+def parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("--site", help="a file in sites/, without .yaml (default: local)")
+    common.add_argument("--study", help="a file in workflow/studies/, without .yaml, or a path (default: default)")
+    common.add_argument("--root", type=Path, help="the run directory (default: runs/STUDY)")
+    top = argparse.ArgumentParser(
+        prog="workflow/run.py", parents=[common], description="Run a scaling study, start to end; run it again to go on.",
+        epilog="Without a verb: run. Exit codes: 0 done, 1 a stage failed, 2 usage, 75 stopped, 130 Ctrl-C.",
+    )  # fmt: skip
+    verbs = top.add_subparsers(dest="verb", metavar="VERB")
+
+    def verb(name: str, text: str, *, as_json: bool = False) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=text, description=text, parents=[common])
+        if as_json:
+            made.add_argument("--json", action="store_true", help="for programs")
+        return made
+
+    verb("run", "plan the study and do what is not done (the default)")
+    verb("plan", "what would run, what is done, why, how large and how long", as_json=True).add_argument(
+        "--deep", action="store_true", help="hash every output again, whatever its time says"
+    )
+    verb("status", "how far it is", as_json=True).add_argument("--watch", action="store_true", help="until it ends")
+    logs = verb("logs", "what a stage printed in its last attempt")
+    logs.add_argument("id", help="for example train/w64-d3-n2000")
+    verb("explain", "why a stage is to be run, or why it is done").add_argument("id")
+    verb("report", "where the report is")
+    clean = verb("clean", "remove results that no stage of the study has any more; a dry run unless --yes")
+    clean.add_argument("--all", action="store_true", help="the whole run directory")
+    clean.add_argument("--yes", action="store_true", help="do it")
+    site = verb("sites", "the clusters that are known")
+    site.add_argument("action", choices=["list", "show", "validate"])
+    site.add_argument("name", nargs="?", help="one of them; `validate` without a name takes all")
+    return top
+
+
+class Asked:
+    """The study, the site and the run directory that the command line names."""
+
+    def __init__(self, arguments: argparse.Namespace):
+        self.site_name = getattr(arguments, "site", "local")
+        self.study_name, self.study = study.load(getattr(arguments, "study", "default"))
+        self.site = sites.load(self.site_name)
+        self.root = run_root(arguments, self.study_name)
+        status.check_format(self.root)
+        self.stages = plan.stages(self.study_name, self.study, self.site, self.root)
+
+    def command(self, verb: str = "") -> str:
+        """What to type to come back to this study."""
+        words = ["python workflow/run.py", verb, "--site", self.site_name]
+        words += ["--study", self.study_name] if self.study_name != "default" else []
+        words += ["--root", str(self.root)] if self.root != ROOT / "runs" / self.study_name else []
+        return " ".join(word for word in words if word)
+
+
+def run_root(arguments: argparse.Namespace, name: str) -> Path:
+    return getattr(arguments, "root", ROOT / "runs" / name).resolve()
+
+
+def named_root(arguments: argparse.Namespace) -> Path:
+    return run_root(arguments, Path(getattr(arguments, "study", "default")).stem)
+
+
+def do_plan(arguments: argparse.Namespace) -> int:
+    asked = Asked(arguments)
+    planned = plan.plan(asked.stages, asked.root, arguments.deep)
+    if arguments.json:
+        print(json.dumps(show.plan_json(planned, asked.site), indent=1))
+    else:
+        show.plan_text(asked.study_name, asked.study, planned, asked.site, asked.root)
+    return OK
+
+
+def do_run(arguments: argparse.Namespace) -> int:
+    asked = Asked(arguments)
+    asked.root.mkdir(parents=True, exist_ok=True)
+    holder = lease.Lease(asked.root)
+    holder.take()
+    try:
+        return drive(asked, holder)
+    finally:
+        holder.release()
+
+
+def drive(asked: Asked, holder: lease.Lease) -> int:
+    """Do what is not done, show it, and say at the end what came of it."""
+    planned = plan.plan(asked.stages, asked.root)
+    left = [p for p in planned.values() if p.state != "done"]
+    print(f"{asked.study.title}: {len(planned)} stages, {len(planned) - len(left)} done, {len(left)} to do"
+          + (f", about {show.duration(plan.wall_seconds(planned, asked.site))}" if left else ""))  # fmt: skip
+    print(f"results: {asked.root}", flush=True)
+    status.write_plan(asked.root, asked.study_name, asked.site_name, asked.stages)
+    show.write_asked(asked.root, asked.study, asked.site)
+    if not left:
+        show.links(asked.root, asked.stages)
+        print(f"nothing to do; report: {asked.root / 'report.html'}")
+        return OK
+    stop = Stop()
+    from workflow.dag import Dag  # Parsl takes half a second to import
+    from workflow.screen import Screen
+
+    began = time.monotonic()
+    dag = Dag(asked.stages, asked.site, asked.root)
+    with Screen(asked.root, status.read_plan(asked.root)) as screen:
+        dag.submit()
+        while not dag.complete and not stop.asked:
+            screen.update(dag.journal.states)
+            holder.renew()
+            time.sleep(0.1)
+        if stop.asked:
+            dag.stop()
+        screen.update(dag.journal.states)
+    dag.close()
+    if stop.asked:
+        print(f"stopped; to go on: {asked.command()}", flush=True)
+        holder.release()
+        os._exit(stop.code)  # threads that wait for Parsl must not keep us
+    show.links(asked.root, asked.stages)
+    show.summary(dag, asked, time.monotonic() - began)
+    return SOME_FAILED if dag.failures else OK
+
+
+class Stop:
+    """Ctrl-C or SIGTERM, noted; the loop looks at it."""
+
+    def __init__(self):
+        self.asked, self.code = False, OK
+        signal.signal(signal.SIGINT, lambda *_: self.note(CTRL_C))
+        signal.signal(signal.SIGTERM, lambda *_: self.note(STOPPED))
+
+    def note(self, code: int) -> None:
+        self.asked, self.code = True, code
+
+
+def do_status(arguments: argparse.Namespace) -> int:
+    root = named_root(arguments)
+    found = status.read_plan(root)
+    while True:
+        rows, driver = status.rows(root, found), lease.alive(root)
+        if arguments.json:
+            print(json.dumps(show.status_json(rows, driver), indent=1))
+        else:
+            show.status_text(root, found, rows, driver, clear=arguments.watch)
+        if not arguments.watch or driver is None:
+            return SOME_FAILED if any(row.state == "failed" for row in rows) else OK
+        time.sleep(1.0)
+
+
+def do_logs(arguments: argparse.Namespace) -> int:
+    root = named_root(arguments)
+    stage = show.pick(arguments.id, {s.id: s for s in status.read_plan(root).stages})
+    show.logs(root / stage.folder, stage.id)
+    return OK
+
+
+def do_explain(arguments: argparse.Namespace) -> int:
+    asked = Asked(arguments)
+    stage = show.pick(arguments.id, asked.stages)
+    show.explain(plan.plan(asked.stages, asked.root), stage, asked.stages, asked.root)
+    return OK
+
+
+def do_report(arguments: argparse.Namespace) -> int:
+    page = named_root(arguments) / "report.html"
+    if not page.exists():
+        raise Problem(f"{page}: not made yet", "`run` makes it, `status` shows how far it is")
+    print(page)
+    return OK
+
+
+def do_clean(arguments: argparse.Namespace) -> int:
+    asked = Asked(arguments)
+    driver = lease.alive(asked.root)
+    if driver is not None:
+        raise Problem(f"{asked.root}: a driver is at work here (pid {driver['pid']} on {driver['host']})", "stop it first")
+    show.clean(asked.root, asked.stages, everything=arguments.all, do=arguments.yes)
+    return OK
+
+
+def do_sites(arguments: argparse.Namespace) -> int:
+    chosen = [arguments.name] if arguments.name else sites.names()
+    if arguments.action == "show" and not arguments.name:
+        raise Problem(f"which site? known: {', '.join(sites.names())}")
+    for name in chosen:
+        site = sites.load(name)
+        show.site(name, site, arguments.action)
+    return OK
+
+
+VERBS = {
+    "run": do_run, "plan": do_plan, "status": do_status, "logs": do_logs, "explain": do_explain, "report": do_report,
+    "clean": do_clean, "sites": do_sites,
+}  # fmt: skip
+
+if __name__ == "__main__":
+    sys.exit(main())

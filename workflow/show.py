@@ -1,0 +1,182 @@
+"""Everything that the command line prints, and the few files at the top of a run directory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from gnnscale import files
+from gnnscale.specs import ConvertSettings, Spec, TrainSettings
+from workflow import lease, plan, status
+from workflow.plan import FOLDERS, Planned, Stage
+from workflow.sites import SiteConfig
+from workflow.status import PlanFile, Row
+from workflow.study import Study
+from workflow.yamlfile import Problem, nearest
+
+T = TypeVar("T")
+LINKED = {"report/all": ("report.html", "figures"), "scaling/all": ("fit.json", "points.csv")}
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+def pick(name: str, known: dict[str, T]) -> T:
+    """A stage by its id, or by the end of it where that is enough."""
+    if name in known:
+        return known[name]
+    close = [id for id in known if id.endswith(f"/{name}")]
+    if len(close) == 1:
+        return known[close[0]]
+    raise Problem(f"no stage {name!r}; {'it could be ' + ', '.join(close) if close else nearest(name, list(known))}")
+
+# ------------------------------------------------------------------------------------------------------------- plan
+def plan_text(name: str, asked: Study, planned: dict[str, Planned], site: SiteConfig, root: Path) -> None:
+    print(f"{name}: {asked.title}\n{root}\n")
+    width = max(len(id) for id in planned)
+    for each in planned.values():
+        core = f"{each.stage.core_seconds:7.0f} core-s" if each.state != "done" else ""
+        print(f"  {each.stage.id:{width}}  {each.state:6}  {size_text(each, len(asked.data)):32}  {core:14}  {each.reason}".rstrip())
+    left = [each for each in planned.values() if each.state != "done"]
+    print(f"\n{len(planned) - len(left)} of {len(planned)} stages done", end="")
+    if left:
+        print(f"; {len(left)} to do, about {duration(plan.wall_seconds(planned, site))} on {site.parallel_stages} "
+              f"stage(s) side by side (estimate)", end="")  # fmt: skip
+    print()
+
+def size_text(each: Planned, sources: int) -> str:
+    settings = each.stage.settings
+    if isinstance(settings, TrainSettings):
+        structures = f"{settings.structures:,}" if settings.structures else "all"
+        return f"{settings.model.parameters(sources):>11,} parameters, {structures:>6} structures"
+    if isinstance(settings, ConvertSettings):
+        made = each.result.values["structures"] if each.result else plan.dataset_card(settings).structures
+        return f"{made:>11,} structures"
+    return ""
+
+def plan_json(planned: dict[str, Planned], site: SiteConfig) -> dict[str, Any]:
+    sources = sum(each.stage.kind == "convert" for each in planned.values())
+    listed = []
+    for each in planned.values():
+        entry = {"id": each.stage.id, "state": each.state, "reason": each.reason, "key": each.stage.key,
+                 "folder": each.stage.folder, "needs": each.stage.needs, "core_seconds": round(each.stage.core_seconds, 1),
+                 "settings": each.stage.settings.model_dump(mode="json")}  # fmt: skip
+        if isinstance(each.stage.settings, TrainSettings):
+            entry["parameters"] = each.stage.settings.model.parameters(sources)
+        listed.append(entry)
+    return {"stages": listed, "wall_seconds": round(plan.wall_seconds(planned, site), 1)}
+
+def explain(planned: dict[str, Planned], stage: Stage, stages: dict[str, Stage], root: Path) -> None:
+    """Follow the cause upstream as far as it goes."""
+    print(f"{stage.id}: {planned[stage.id].state}" + (f": {planned[stage.id].reason}" if planned[stage.id].reason else ""))
+    print(f"  directory  {root / stage.folder}\n  key        {stage.key}")
+    seen: set[str] = set()
+    waiting = list(stage.needs) if planned[stage.id].state != "done" else []
+    while waiting:
+        need = waiting.pop(0)
+        if need in seen or planned[need].state == "done":
+            continue
+        seen.add(need)
+        print(f"  because    {need}: {planned[need].state}: {planned[need].reason}")
+        waiting += stages[need].needs
+    print(f"  code       {len(stage.code)} files: {', '.join(stage.code)}")
+
+# ----------------------------------------------------------------------------------------------------------- status
+def status_text(root: Path, found: PlanFile, rows: list[Row], driver: dict | None, clear: bool) -> None:
+    if clear:
+        print("\033[H\033[J", end="")
+    who = f"driver pid {driver['pid']} on {driver['host']}" if driver else "no driver at work"
+    print(f"{found.study} on {found.site}: {who}\n{root}")
+    print("  ".join(f"{kind} {done}/{total}" for kind, (done, total) in status.counts(rows).items()))
+    for row in rows:
+        if row.state == "running":
+            far = f"{row.done:,.0f}/{row.total:,.0f}" if row.total else ""
+            loss = f"loss {row.loss:.4f}" if row.loss is not None else ""
+            left = f"{duration(row.eta)} left" if row.eta is not None else ""
+            print(f"  running  {row.id}  {far}  {loss}  {left}".rstrip())
+        elif row.state == "failed":
+            print(f"  failed   {row.id}: {row.message}")
+
+def status_json(rows: list[Row], driver: dict | None) -> dict[str, Any]:
+    return {"driver": driver, "stages": [row._asdict() for row in rows]}
+
+def logs(folder: Path, id: str) -> None:
+    attempts = sorted((folder / "attempts").glob("[0-9]*"), key=lambda path: int(path.name))
+    if not attempts:
+        raise Problem(f"{id}: has not been started yet")
+    for name in ("stdout", "stderr"):
+        text = (attempts[-1] / name).read_text(errors="replace")
+        if text.strip():
+            print(f"--- {attempts[-1] / name}\n{text.rstrip()}")
+
+# -------------------------------------------------------------------------------------------------------- the end
+def summary(dag: Any, asked: Any, seconds: float) -> None:
+    states = list(dag.journal.states.values())
+    blocked = states.count("blocked")
+    print(f"{states.count('done')} of {len(dag.stages)} stages done in {duration(seconds)}")
+    for failure in dag.failures.values():
+        print(f"failed: {failure.id}: {failure.message}")
+        for line in failure.tail:
+            print(f"    | {line}")
+        print(f"    {failure.hint or 'all it printed: ' + asked.command('logs') + ' ' + failure.id}")
+    if dag.failures:
+        print(f"{blocked} stage(s) wait for what failed. When it is mended: {asked.command()}")
+    else:
+        print(f"report: {asked.root / 'report.html'}")
+
+def links(root: Path, stages: dict[str, Stage]) -> None:
+    """report.html and the like at the top of the run directory, as links to the results that are current."""
+    for id, names in LINKED.items():
+        for name in names:
+            target = Path(stages[id].folder) / name
+            if (root / target).exists() and (root / stages[id].folder / "result.json").exists():
+                beside = root / f".{name}.tmp"
+                beside.unlink(missing_ok=True)
+                beside.symlink_to(target)
+                os.replace(beside, root / name)
+
+def write_asked(root: Path, asked: Study, site: SiteConfig) -> None:
+    """study.yaml and site.yaml as they were resolved, before anything is done."""
+    for name, settings in (("study", asked), ("site", site)):
+        files.write(root / f"{name}.yaml", as_yaml(settings))
+
+def as_yaml(settings: Spec) -> str:
+    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, width=120)
+
+def clean(root: Path, stages: dict[str, Stage], everything: bool, do: bool) -> None:
+    """Only what is plainly ours: directories named as stages are, in a directory that holds a plan."""
+    if not (root / "plan.json").exists():
+        raise Problem(f"{root}: no study has been run here, so nothing is removed")
+    if everything:
+        gone = [root]
+    else:
+        current = {stage.folder for stage in stages.values()}
+        found = [path for folder in set(FOLDERS.values()) for path in (root / folder).glob("*-????????")]
+        gone = sorted(path for path in found if str(path.relative_to(root)) not in current)
+    for path in gone:
+        print(f"{'removing' if do else 'would remove'} {path}  ({megabytes(path):.1f} MB)")
+        if do:
+            shutil.rmtree(path)
+    if not gone:
+        print("nothing to remove: every result is of the study as it is now")
+    elif not do:
+        print("nothing was removed; add --yes to do it")
+
+def megabytes(path: Path) -> float:
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink()) / 1e6
+
+def site(name: str, config: SiteConfig, action: str) -> None:
+    if action == "list":
+        print(f"{name:12} {config.title}  ({config.scheduler}; verified: {config.verified.level} {config.verified.date})")
+    elif action == "show":
+        print(f"# sites/{name}.yaml, with defaults\n{as_yaml(config)}", end="")
+    else:
+        print(f"sites/{name}.yaml: valid")
+
+__all__ = ["lease", "time"]

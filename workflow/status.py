@@ -1,0 +1,133 @@
+"""How far a study is, read from its directory alone: works while a driver runs, after it died, or on a copy."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import Field
+
+from gnnscale import files
+from gnnscale.specs import FORMAT, Spec, StageError
+from workflow.plan import FOLDERS, Stage
+from workflow.yamlfile import Problem
+
+
+class PlannedStage(Spec):
+    id: str
+    kind: str
+    key: str
+    folder: str
+    needs: tuple[str, ...]
+    core_seconds: float = Field(description="estimate")
+
+
+class PlanFile(Spec):
+    """plan.json: the stages of the last `run`, for `status` and `logs`."""
+
+    format: int = FORMAT
+    study: str
+    site: str
+    stages: tuple[PlannedStage, ...]
+
+
+class Row(NamedTuple):
+    """One stage, as it is now."""
+
+    id: str
+    kind: str
+    state: str  # done, running, failed, waiting
+    folder: str
+    done: float | None = None
+    total: float | None = None
+    loss: float | None = None
+    eta: float | None = None  # seconds
+    seconds: float | None = None
+    message: str = ""
+
+
+def write_plan(root: Path, study: str, site: str, stages: dict[str, Stage]) -> None:
+    kept = tuple(PlannedStage(**{name: getattr(s, name) for name in PlannedStage.model_fields}) for s in stages.values())
+    files.write_model(root / "plan.json", PlanFile(study=study, site=site, stages=kept))
+
+
+def read_plan(root: Path) -> PlanFile:
+    check_format(root)
+    try:
+        return files.read_model(root / "plan.json", PlanFile)
+    except files.BadFile as error:
+        if (root / "plan.json").exists():
+            raise Problem(str(error), "`run` writes it anew") from None
+        known = sorted(p.parent.name for p in root.parent.glob("*/plan.json"))
+        there = f"there is: {', '.join(known)} (--study)" if known else "start one with: python workflow/run.py"
+        raise Problem(f"{root}: no study has been run here; {there}") from None
+
+
+def check_format(root: Path) -> None:
+    """A run directory of another version is not touched."""
+    try:
+        found = json.loads((root / "plan.json").read_text()).get("format")
+    except (OSError, ValueError, AttributeError):
+        return
+    if found != FORMAT:
+        raise Problem(
+            f"{root}: made by another version of gnnscale (format {found}; this one writes {FORMAT})",
+            "use that version, or choose another directory with --root",
+        )
+
+
+def rows(root: Path, plan: PlanFile) -> list[Row]:
+    return [row(root, stage) for stage in plan.stages]
+
+
+def row(root: Path, stage: PlannedStage) -> Row:
+    folder = root / stage.folder
+    verdict = files.verify(folder, stage.key)
+    if verdict.done:
+        loss = verdict.result.values.get("loss")
+        return Row(stage.id, stage.kind, "done", stage.folder, loss=loss, seconds=verdict.result.seconds)
+    if is_running(folder):
+        return running(stage, folder)
+    try:
+        error = files.read_model(folder / "error.json", StageError)
+        return Row(stage.id, stage.kind, "failed", stage.folder, message=error.message)
+    except files.BadFile:
+        return Row(stage.id, stage.kind, "waiting", stage.folder)
+
+
+def running(stage: PlannedStage, folder: Path) -> Row:
+    """With what the stage says of its progress, if it has said anything yet."""
+    try:
+        said = json.loads((folder / "progress.json").read_text())
+    except (OSError, ValueError):
+        return Row(stage.id, stage.kind, "running", stage.folder)
+    advanced = said["done"] - said["began_at"]
+    eta = None
+    if advanced > 0:
+        eta = (said["total"] - said["done"]) * (said["time"] - said["began"]) / advanced - (time.time() - said["time"])
+    return Row(stage.id, stage.kind, "running", stage.folder, said["done"], said["total"], said.get("loss"),
+               max(0.0, eta) if eta is not None else None)  # fmt: skip
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process holds the stage's lock."""
+    try:
+        with open(folder / "lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def counts(found: list[Row]) -> dict[str, tuple[int, int]]:
+    """Per kind: (done, all), in the order of the work."""
+    return {
+        kind: (sum(r.state == "done" for r in mine), len(mine))
+        for kind in FOLDERS
+        if (mine := [r for r in found if r.kind == kind])
+    }

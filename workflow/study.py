@@ -1,0 +1,161 @@
+"""A study in YAML, and its expansion into runs. Pure: files in, settings out."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import Field, ValidationError, field_validator
+
+from gnnscale.specs import ConvertSettings, EGNNConfig, EvaluateSettings, Scalar, ScalingSettings, Spec, Split, TrainSettings
+from workflow import yamlfile
+
+STUDIES = Path(__file__).parent / "studies"
+DATASETS = Path(__file__).parent.parent / "datasets"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+
+
+class Source(Spec):
+    """One dataset of a study."""
+
+    name: str = Field(pattern=NAME, description="what it is called in tables and figures")
+    dataset: str = Field(description="a file in datasets/, without .py")
+    options: dict[str, Scalar] = Field(default_factory=dict, description="what that file may be asked for")
+
+    @field_validator("dataset")
+    @classmethod
+    def exists(cls, value: str) -> str:
+        known = sorted(path.stem for path in DATASETS.glob("*.py"))
+        if value not in known:
+            raise ValueError(f"no such file in datasets/; {yamlfile.nearest(value, known)}")
+        return value
+
+
+class Sweep(Spec):
+    """Some runs: all combinations of `over`, for each of `cases`. Names are dotted paths into `train`."""
+
+    name: str = Field(pattern=NAME)
+    over: dict[str, list[Any]] = Field(default_factory=dict, description="path -> values")
+    cases: list[dict[str, Any]] = Field(default_factory=lambda: [{}], min_length=1, description="path -> value, together")
+
+
+class Study(Spec):
+    title: str
+    description: str = ""
+    data: list[Source] = Field(min_length=1)
+    split: Split = Split()
+    train: TrainSettings = Field(TrainSettings(), description="what all runs share, before a sweep changes it")
+    sweeps: list[Sweep] = Field(min_length=1)
+    evaluate: EvaluateSettings = EvaluateSettings()
+    scaling: ScalingSettings = ScalingSettings()
+
+    @field_validator("data")
+    @classmethod
+    def distinct(cls, value: list[Source]) -> list[Source]:
+        repeated = {s.name for s in value if sum(t.name == s.name for t in value) > 1}
+        if repeated:
+            raise ValueError(f"two sources are called {sorted(repeated)[0]!r}")
+        return value
+
+
+class RunSettings(NamedTuple):
+    name: str
+    sweeps: tuple[str, ...]
+    settings: TrainSettings
+
+
+def names() -> list[str]:
+    return sorted(path.stem for path in STUDIES.glob("*.yaml"))
+
+
+def load(name: str) -> tuple[str, Study]:
+    """By name from workflow/studies/, or any YAML file by path."""
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not re.match(NAME, path.stem):
+            raise yamlfile.Problem(f"{name}: a study's file name may have letters, digits, '_', '.', '-': it names directories")
+        return path.stem, yamlfile.load(path, Study)
+    if name not in names():
+        raise yamlfile.Problem(f"no study {name!r} in workflow/studies/; {yamlfile.nearest(name, names())}",
+                               "or give the path of a YAML file")  # fmt: skip
+    return name, yamlfile.load(STUDIES / f"{name}.yaml", Study, f"workflow/studies/{name}.yaml")
+
+
+def conversions(study: Study) -> dict[str, ConvertSettings]:
+    cutoff = study.train.model.cutoff
+    return {
+        s.name: ConvertSettings(dataset=s.dataset, name=s.name, options=s.options, split=study.split, cutoff=cutoff)
+        for s in study.data
+    }
+
+
+def runs(study: Study) -> list[RunSettings]:
+    """Every run once, whichever sweeps ask for it."""
+    found: dict[str, RunSettings] = {}
+    for sweep in study.sweeps:
+        for changes in combinations(sweep):
+            settings = changed(study.train, changes, sweep.name)
+            identity = settings.model_dump_json()
+            before = found.get(identity)
+            found[identity] = RunSettings("", (*(before.sweeps if before else ()), sweep.name), settings)
+    named: dict[str, RunSettings] = {}
+    for run in found.values():
+        name = run_name(run.settings, study.train)
+        if name in named:
+            raise AssertionError(f"two different runs are both called {name}")
+        named[name] = run._replace(name=name)
+    return list(named.values())
+
+
+def combinations(sweep: Sweep) -> list[dict[str, Any]]:
+    values = itertools.product(*sweep.over.values())
+    product = [dict(zip(sweep.over, row)) for row in values]
+    return [case | row for case in sweep.cases for row in product]
+
+
+def changed(settings: TrainSettings, changes: dict[str, Any], sweep: str) -> TrainSettings:
+    """The settings with the values at dotted paths replaced, checked again."""
+    data = settings.model_dump()
+    for path, value in changes.items():
+        inner = data
+        *outer, last = path.split(".")
+        for part in outer:
+            inner = inner.get(part) if isinstance(inner, dict) else None
+        if not isinstance(inner, dict) or last not in inner:
+            known = [p for p in dotted(settings.model_dump())]
+            raise yamlfile.Problem(f"sweep {sweep!r}: nothing is called {path!r}; {yamlfile.nearest(path, known)}")
+        inner[last] = value
+    width = data["model"].get("width")
+    if isinstance(width, dict):
+        if set(width) != {"parameters"}:
+            raise yamlfile.Problem(f"sweep {sweep!r}: model.width: found {width}, expected a number or {{parameters: N}}")
+        other = {k: v for k, v in data["model"].items() if k != "width"}
+        data["model"] = EGNNConfig.for_parameters(width["parameters"], **other).model_dump()
+    try:
+        return TrainSettings.model_validate(data)
+    except ValidationError as error:
+        raise yamlfile.Problem(*yamlfile.explain(error, TrainSettings, f"sweep {sweep!r} with {changes}")) from None
+
+
+def dotted(data: dict, prefix: str = "") -> list[str]:
+    return [
+        name
+        for key, value in data.items()
+        for name in (dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"])
+    ]
+
+
+def run_name(settings: TrainSettings, common: TrainSettings) -> str:
+    """w64-d3-n2000, then whatever else a sweep has changed."""
+    model, n = settings.model, settings.structures
+    name = f"w{model.width}-d{model.depth}-n{n if n is not None else 'all'}"
+    mine, theirs = settings.model_dump(), common.model_dump()
+    for path in dotted(mine):
+        value, usual = mine, theirs
+        for part in path.split("."):
+            value, usual = value[part], usual[part]
+        if value != usual and path not in ("model.width", "model.depth", "structures"):
+            name += f"-{path.split('.')[-1]}{value}"
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
