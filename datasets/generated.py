@@ -109,7 +109,7 @@ class Caps(NamedTuple):
 
 
 CAPS = Caps()
-PATIENCE = 200  # groups in a row that may fail before something must be wrong
+PATIENCE = 50  # groups in a row that may fail before something must be wrong
 
 
 def structures(options: Options, skip: Skip, caps: Caps = CAPS) -> Iterator[Structure]:

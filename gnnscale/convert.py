@@ -33,13 +33,13 @@ def main(run: stage.Run) -> stage.Outputs:
         raise stage.Refusal(f"options of dataset {settings.dataset!r}: {error}") from None
     card, skipped = script.card(options), Counter()
     found = watched(run, script.structures(options, lambda reason: skipped.update([reason])), card.structures)
-    path = run.directory / "shards.bp"
+    path = run.directory / "shards"
     shards.write(path, found, settings.split)
     packed = shards.read(path)
     made = describe(packed, card, settings, dict(sorted(skipped.items())))
     run.write("card.json", made.model_dump_json(indent=1) + "\n")
     values = {"structures": len(packed.energy), "atoms": len(packed.numbers), "skipped": sum(skipped.values())}
-    return stage.Outputs(files=["shards.bp", "card.json"], values=values)
+    return stage.Outputs(files=["shards", "card.json"], values=values)
 
 
 def load_script(name: str) -> ModuleType:

@@ -103,7 +103,7 @@ class EGNNConfig(Spec):
     def body_parameters(self) -> int:
         """N of the scaling laws: all but the embeddings of elements and sources."""
         w, k = self.width, self.channels
-        layer = 2 * w * w + self.radial * w + (w * w + w) + k * k + (2 * w + k + 1) * w + w * w + w
+        layer = 2 * w * w + self.radial * w + (w * w + w) + k * w + (2 * w + k + 1) * w + w * w + w
         readout = w * (1 + k) if self.forces == "direct" else w
         return self.depth * layer + w * w + w + readout
 
@@ -120,7 +120,7 @@ class EGNNConfig(Spec):
         direct = self.forces == "direct"
         projection, radial = atoms * 2 * w * w, edges * self.radial * w
         second = (edges if self.form == "edge" else atoms) * w * w
-        nodes = atoms * ((2 * w + k) * w + w * w + 3 * k * k)  # the update of h, and of three components of V
+        nodes = atoms * ((2 * w + k) * w + w * w + 3 * k * w)  # the update of h, and of three components of V
         hidden, readout = atoms * w * w, atoms * w * (1 + k * direct)
         if direct:  # the radial basis has no dL/dx
             return 2 * (self.depth * (3 * (projection + second + nodes) + 2 * radial) + 3 * (hidden + readout))

@@ -40,9 +40,8 @@ def scattered(rng: np.random.Generator, count: int, cell: np.ndarray | None, lea
 
 
 def molecule(rng: np.random.Generator, count: int) -> Sample:
-    return Sample(
-        rng.choice(ELEMENTS, count), scattered(rng, count, None), np.zeros((3, 3)), np.zeros(3, bool), int(rng.integers(2))
-    )
+    numbers, positions = rng.choice(ELEMENTS, count), scattered(rng, count, None)
+    return Sample(numbers, positions, np.zeros((3, 3)), np.zeros(3, bool), int(rng.integers(2)))
 
 
 def crystal(rng: np.random.Generator, count: int) -> Sample:
@@ -51,9 +50,8 @@ def crystal(rng: np.random.Generator, count: int) -> Sample:
         cell = np.diag(rng.uniform(2.2, 3.6, 3)) + rng.normal(scale=0.5, size=(3, 3))
         if abs(np.linalg.det(cell)) > 10:
             break
-    return Sample(
-        rng.choice(ELEMENTS, count), scattered(rng, count, cell), cell, np.ones(3, bool), int(rng.integers(2))
-    )
+    numbers, positions = rng.choice(ELEMENTS, count), scattered(rng, count, cell)
+    return Sample(numbers, positions, cell, np.ones(3, bool), int(rng.integers(2)))
 
 
 seeds = st.integers(0, 2**32 - 1)

@@ -1,4 +1,4 @@
-"""Starting crystals and slabs are neutral, sane and in the ranges promised; relaxations go downhill and hold fixed atoms."""
+"""Starting crystals and slabs are neutral and sane; relaxations go downhill and hold fixed atoms."""
 
 import numpy as np
 import pytest

@@ -161,9 +161,9 @@ def lattice_constant(atoms: Atoms, label) -> float:
         ("Cu", "fcc", 3.61, emt),
     ],
 )
-def test_lattice_constants_are_within_3_percent_of_experiment(formula, structure, measured, label):
+def test_lattice_constants_are_near_experiment(formula, structure, measured, label):
     atoms = ase.build.bulk(formula, structure, a=measured, cubic=True)
-    assert lattice_constant(atoms, label) == pytest.approx(measured, rel=0.03)
+    assert lattice_constant(atoms, label) == pytest.approx(measured, rel=0.015)  # worst is NaCl, 1.4 %
 
 
 @pytest.mark.parametrize("element, constant, cohesive", [("Si", 5.432, -4.63), ("C", 3.566, -7.37)])

@@ -1,4 +1,4 @@
-"""A report on a small planted study: complete, self-contained, harmless, the same bytes twice, and true to partial input."""
+"""A report on a small planted study: complete, self-contained, harmless, the same bytes twice, also of part of one."""
 
 from __future__ import annotations
 
@@ -37,26 +37,38 @@ def spec(directory: Path, settings: Settings, needs: list[str]) -> stage.Run:
     directory.mkdir(parents=True, exist_ok=True)
     name = f"{settings.kind}/{directory.name}"
     links = {need: f"../../{need}" for need in needs}
-    files.write_model(directory / "spec.json", StageSpec(id=name, key="k", settings=settings, code="c", needs=links))
+    files.write_model(
+        directory / "spec.json", StageSpec(id=name, key="k", settings=settings, code={"a.py": "c"}, needs=links)
+    )
     return stage.Run(directory)
 
 
 def result(root: Path, name: str, seconds: float) -> None:
     facts = {"python": "3.11", "host": f"node-{len(name) % 2}", "commit": "0123abcd", "processor": EVIL}
-    usage = dict(seconds=seconds, cpu_seconds=1.9 * seconds, peak_bytes=3 * 2**29)
+    usage = {"seconds": seconds, "cpu_seconds": 1.9 * seconds, "peak_bytes": 3 * 2**29}
     r = StageResult(id=name, key="k", outputs={}, digest="d", inputs={}, started=1e9, provenance=facts, **usage)
     files.write_model(root / name / "result.json", r)
 
 
 def errors(energy: float, force: float) -> Errors:
-    return Errors(structures=300, atoms=6000, energy_mae=energy, energy_rmse=1.4 * energy, force_mae=force, force_rmse=1.5 * force)
+    return Errors(
+        structures=300, atoms=6000, energy_mae=energy, energy_rmse=1.4 * energy, force_mae=force, force_rmse=1.5 * force
+    )
 
 
 def train_and_evaluate(root: Path, width: int, depth: int, d: int, rng: np.random.Generator) -> None:
     name, n = f"w{width}-d{depth}-n{d}", 7 * depth * width**2
     diverged = (width, d) == (128, 250)
     loss = (0.12 + 6 / n**0.35 + 9 / d**0.5) * (1.03 if depth == 6 else 1) * np.exp(0.005 * rng.normal())
-    common = dict(atoms=20 * d, epochs=4.0, steps=d // 4, atoms_seen=80 * d, flops=60.0 * n * 80 * d, seed=0, split="test")
+    common = {
+        "atoms": 20 * d,
+        "epochs": 4.0,
+        "steps": d // 4,
+        "atoms_seen": 80 * d,
+        "flops": 60.0 * n * 80 * d,
+        "seed": 0,
+        "split": "test",
+    }
     by_source = {EVIL: errors(0.03 * loss, 0.1 * loss), "crystals": errors(0.012 * loss**1.5, 0.2 * loss**0.7)}
     evaluation = Evaluation(
         run=name,
@@ -77,8 +89,10 @@ def train_and_evaluate(root: Path, width: int, depth: int, d: int, rng: np.rando
     for k in steps:
         now = loss * (1 + 4 * np.exp(-k / (0.1 * d))) * np.exp(0.1 * rng.normal())
         held = loss * (1 + 4 * np.exp(-k / (0.1 * d))) if k % 50 == 1 else None
-        seen = dict(structures_seen=16 * int(k), atoms_seen=320 * int(k), seconds=0.1 * k, validation=held)
-        lines.append(Metrics(step=k, loss=now, energy=now / 2, forces=now / 2, rate=2e-3, gradient=1.0, **seen).model_dump_json())
+        seen = {"structures_seen": 16 * int(k), "atoms_seen": 320 * int(k), "seconds": 0.1 * k, "validation": held}
+        lines.append(
+            Metrics(step=k, loss=now, energy=now / 2, forces=now / 2, rate=2e-3, gradient=1.0, **seen).model_dump_json()
+        )
     files.write(root / "train" / name / "metrics.jsonl", "\n".join(lines) + "\n")
     result(root, f"train/{name}", 0.01 * d * width)
 
@@ -190,7 +204,9 @@ def test_every_figure_in_both_formats(study):
         png = (directory / "figures" / f"{name}.png").read_bytes()
         assert png.startswith(b"\x89PNG") and b"tEXt" not in png
         assert f'id="{name}-' in (directory / "report.html").read_text()
-    assert sorted(outputs.files) == sorted(str(p.relative_to(directory)) for p in directory.rglob("*.*") if p.suffix in (".svg", ".png", ".html"))
+    assert sorted(outputs.files) == sorted(
+        str(p.relative_to(directory)) for p in directory.rglob("*.*") if p.suffix in (".svg", ".png", ".html")
+    )
 
 
 def test_numbers_and_units(study):
@@ -200,7 +216,17 @@ def test_numbers_and_units(study):
     joint = next(law for law in fit["laws"] if law["law"] == "Hoffmann" and law["target"] == "energy_mae")
     assert f"{joint['estimates']['alpha']['value']:.3g} [" in text
     assert f"{1000 * joint['estimates']['E']['value']:.3g} [" in text  # meV/atom, as the others of its row
-    for words in ("meV/atom", "meV/Å", "FLOP", "12 not converged", "GFN2-xTB", "0123abcd", "node-0", "diverged", "1.50 GiB"):
+    for words in (
+        "meV/atom",
+        "meV/Å",
+        "FLOP",
+        "12 not converged",
+        "GFN2-xTB",
+        "0123abcd",
+        "node-0",
+        "diverged",
+        "1.50 GiB",
+    ):
         assert words in text, words
     row = next(line for line in (study[0] / "report.html").read_text().splitlines() if "<td>w64-d3-n1000</td>" in line)
     evaluation = files.read_model(study[0] / "../../evaluate/w64-d3-n1000/errors.json", Evaluation)
@@ -217,22 +243,27 @@ def test_same_input_same_bytes(study, tmp_path):
 
 def test_partial_studies(tmp_path):
     """Failed runs are absent; without trainings, cards or depths there is a shorter report, not a traceback."""
-    failed = tuple(f"w{w}-d3-n{d}" for w in WIDTHS for d in SIZES if w > 16 and d > 250) + ("w45-d6-n2000", "w90-d6-n2000")
-    needs = make(tmp_path, failed, bootstrap=20)
-    settings = ReportSettings(title="Partial", study="smoke")
-    outputs = report(spec(tmp_path / "report" / "all", settings, needs))
+    failed = tuple(f"w{w}-d3-n{d}" for w in WIDTHS for d in SIZES if w > 16 and d > 250) + (
+        "w45-d6-n2000",
+        "w90-d6-n2000",
+    )
+    needs = [
+        n for n in make(tmp_path, failed, bootstrap=20) if n.startswith(("scaling", "evaluate")) or n.endswith(failed)
+    ]
+    outputs = report(spec(tmp_path / "report" / "all", ReportSettings(title="Partial", study="smoke"), needs))
     text = (tmp_path / "report" / "all" / "report.html").read_text()
-    assert "Trained but without an evaluation" in text and "width_depth" not in str(outputs.files)
-    few = [need for need in needs if need.startswith(("scaling", "evaluate"))]
-    outputs = report(spec(tmp_path / "report" / "few", settings, few))
-    assert "learning" not in str(outputs.files) and "loss_data" in str(outputs.files)
+    assert "Trained but without an evaluation: w128-d3-n1000, w128" in text and "not determined" in text
+    drawn = {Path(name).stem for name in outputs.files if name.startswith("figures/")}
+    assert drawn == FIGURES - {"width_depth", "learning"}
 
 
 def test_nothing_usable(tmp_path):
     make(tmp_path, tuple(f"w{w}-d3-n{d}" for w in WIDTHS for d in SIZES if (w, d) != (128, 250)), bootstrap=0)
     only = ["evaluate/w128-d3-n250"]
     scaling(spec(tmp_path / "scaling" / "all", ScalingSettings(bootstrap=0), only))
-    outputs = report(spec(tmp_path / "report" / "all", ReportSettings(title="None", study="smoke"), ["scaling/all", *only]))
+    outputs = report(
+        spec(tmp_path / "report" / "all", ReportSettings(title="None", study="smoke"), ["scaling/all", *only])
+    )
     assert outputs.files == ["report.html"]
     assert "there are no usable points" in (tmp_path / "report" / "all" / "report.html").read_text()
 

@@ -92,7 +92,7 @@ def oxide(rng: np.random.Generator, prototypes: tuple[str, ...] = tuple(OXIDES))
 
 
 def oxide_slab(rng: np.random.Generator) -> Start:
-    """A (100) or (110) slab, its lower half fixed; in a third of them one oxygen has left its place, so still neutral."""
+    """A (100) or (110) slab, its lower half fixed; in a third of them one oxygen has moved off, so it stays neutral."""
     solid = oxide(rng, ("rocksalt", "rutile", "perovskite", "corundum", "antifluorite", "fluorite"))
     face = ((1, 0, 0), (1, 1, 0))[rng.integers(2)]
     slab = Atoms(ase.build.surface(solid, face, 1 if len(solid) > 11 else 2, vacuum=6.0))  # Angstrom

@@ -45,7 +45,7 @@ def load(
     cards, parts, owners = [], [], []
     for index, (name, directory) in enumerate(directories.items()):
         cards.append(files.read_model(directory / "card.json", ShardCard))
-        packed = shards.read(directory / "shards.bp")
+        packed = shards.read(directory / "shards")
         parts.append(select(packed, np.flatnonzero(packed.split == splits.NAMES.index(split))))
         owners.append(np.full(len(parts[-1].energy), index))
     packed = shards.Packed(*(np.concatenate(arrays) for arrays in zip(*parts)))

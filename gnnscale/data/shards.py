@@ -1,12 +1,16 @@
 """Structures in ADIOS2 (BP5): packed arrays, no edges. The only file that imports adios2.
 
-A shard file holds steps of at most STEP structures, each with all variables; so writing needs memory for one step, and
-reading may begin anywhere. 25 bytes per atom and, periodic or not, 112 per structure.
+A dataset is a directory of shards, each a BP5 file of one step with at most SHARD structures, and a manifest. So writing
+needs memory for one shard. ADIOS2 2.12 waits for ever on a file whose index was cut off, or crashes; hence every file
+is compared with the manifest before ADIOS2 sees it. 25 bytes per atom and 112 per structure.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import itertools
+import json
 import os
 import shutil
 from collections.abc import Iterable
@@ -22,7 +26,8 @@ from gnnscale.data.structure import Structure
 from gnnscale.specs import Split
 
 SCHEMA = "gnnscale.shards/1"
-STEP = 8192  # structures
+SHARD = 8192  # structures
+MANIFEST = "manifest.json"
 
 
 class Packed(NamedTuple):
@@ -61,62 +66,62 @@ def pack(structures: list[Structure], split: Split) -> Packed:
 
 
 def write(path: Path, structures: Iterable[Structure], split: Split) -> None:
-    """All structures into one file at `path`, which appears only when it is whole."""
+    """All structures into shards under `path`, which appears only when it is whole."""
     beside = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(beside, ignore_errors=True)
-    try:
-        with adios2.Stream(str(beside), "w") as stream:
-            stream.write_attribute("schema", SCHEMA)
-            held: list[Structure] = []
-            for structure in structures:
-                held.append(structure)
-                if len(held) == STEP:
-                    _write_step(stream, pack(held, split))
-                    held = []
-            if held:
-                _write_step(stream, pack(held, split))
-    except RuntimeError as error:  # adios2 turns every failed write into this
-        raise OSError(*_disk_trouble(path.parent), str(path)) from error
-    (beside / "profiling.json").unlink(missing_ok=True)  # timings: the one part that differs between equal data
+    beside.mkdir(parents=True)
+    stream = iter(structures)
+    for number in itertools.count():
+        held = list(itertools.islice(stream, SHARD))
+        if not held:
+            break
+        write_shard(beside / f"{number:05}.bp", pack(held, split))
     files.sync_tree(beside)
+    written = {name: file.sha256 for name, file in files.describe(beside, ["."]).items()}
+    files.write(beside / MANIFEST, json.dumps({"schema": SCHEMA, "files": written}, indent=1))
     shutil.rmtree(path, ignore_errors=True)
     os.replace(beside, path)
     files.sync_directory(path.parent)
 
 
-def _write_step(stream: adios2.Stream, packed: Packed) -> None:
-    stream.begin_step()
-    for name, array in packed._asdict().items():
-        array = np.ascontiguousarray(array)
-        stream.write(name, array, list(array.shape), [0] * array.ndim, list(array.shape))
-    stream.end_step()
-
-
-def _disk_trouble(directory: Path) -> tuple[int, str]:
-    import errno
-
-    number = errno.ENOSPC if shutil.disk_usage(directory).free < 1 << 20 else errno.EIO
-    return number, os.strerror(number)
+def write_shard(path: Path, packed: Packed) -> None:
+    try:
+        with adios2.Stream(str(path), "w") as stream:
+            stream.begin_step()
+            for name, array in packed._asdict().items():
+                array = np.ascontiguousarray(array)
+                stream.write(name, array, list(array.shape), [0] * array.ndim, list(array.shape))
+            stream.end_step()
+    except RuntimeError as error:  # adios2 turns every failed write into this
+        number = errno.ENOSPC if shutil.disk_usage(path.parent).free < 1 << 20 else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
+    (path / "profiling.json").unlink(missing_ok=True)  # timings: the one part that differs between equal data
 
 
 def read(path: Path) -> Packed:
-    steps = []
+    """All shards under `path`, each byte as it was written."""
     try:
-        with adios2.Stream(str(path), "r") as stream:
-            for step in stream.steps():
-                schema = step.read_attribute("schema")
-                if schema != SCHEMA:
-                    raise files.BadFile(f"{path}: schema {schema!r}, expected {SCHEMA!r}")
-                steps.append(Packed(*(step.read(name) for name in Packed._fields)))
-    except (RuntimeError, ValueError) as error:
-        raise files.BadFile(f"{path}: ADIOS2 cannot read it: {str(error).splitlines()[0]}") from error
-    if not steps:
+        manifest = json.loads((path / MANIFEST).read_text())
+        if manifest["schema"] != SCHEMA:
+            raise files.BadFile(f"{path}: schema {manifest['schema']!r}, expected {SCHEMA!r}")
+        listed = manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise files.BadFile(f"{path / MANIFEST}: missing or unreadable ({error})") from None
+    for name, expected in listed.items():
+        file = path / name
+        if not file.exists() or files.sha256(file) != expected:
+            raise files.BadFile(f"{file}: {'altered since it was written' if file.exists() else 'missing'}")
+    parts = []
+    for shard in sorted({Path(name).parts[0] for name in listed}):
+        with adios2.FileReader(str(path / shard)) as reader:
+            parts.append(Packed(*(reader.read(name) for name in Packed._fields)))
+    if not parts:
         raise files.BadFile(f"{path}: holds no structures")
-    return Packed(*(np.concatenate(arrays) for arrays in zip(*steps)))
+    return Packed(*(np.concatenate(arrays) for arrays in zip(*parts)))
 
 
 def content(packed: Packed) -> str:
-    """sha256 over all arrays, whatever the steps in which they were written."""
+    """sha256 over all arrays, whatever the shards in which they were written."""
     whole = hashlib.sha256()
     for name, array in packed._asdict().items():
         whole.update(f"{name} {array.dtype.str} {array.shape}".encode())

@@ -1,12 +1,13 @@
 """What any architecture here is made of: initialisation, radial basis, cutoff envelope, sums over edges.
 
-The two sums over edges are autograd functions because torch's own index_select, add and mul each allocate an (E, W)
-tensor; torch's embedding_bag does the same in one pass but cannot be differentiated twice, as exact forces need.
+Gathers and sums over edges are products with sparse matrices, done by embedding_bag: 2 to 15 times faster on a CPU than
+index_add and broadcasting, and deterministic. As it cannot be differentiated twice, it is wrapped here so that it can.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,9 +29,9 @@ def rms_norm(x: Tensor) -> Tensor:
 
 
 def bessel(r: Tensor, cutoff: float, count: int) -> Tensor:
-    """sin(n pi r/r_c) / r for n = 1..count (DimeNet, eq. 7), scaled to unit rms over a uniform density.  # (E, count)"""
+    """sin(n pi r/r_c) / r for n = 1..count (DimeNet, eq. 7), scaled to unit rms over a uniform density; r is (E, 1)."""
     n = torch.arange(1, count + 1, device=r.device, dtype=r.dtype)
-    return torch.sin(r * (n * (math.pi / cutoff))) * (math.sqrt(2 / 3) * cutoff / r)  # r is (E, 1)
+    return torch.sin(r * (n * (math.pi / cutoff))) * (math.sqrt(2 / 3) * cutoff / r)  # (E, count)
 
 
 def envelope(r: Tensor, cutoff: float) -> Tensor:
@@ -38,41 +39,65 @@ def envelope(r: Tensor, cutoff: float) -> Tensor:
     return (1 - (r * (1 / cutoff)) ** 4).clamp(min=0) ** 3
 
 
-class _PairSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, table: Tensor, pairs: Tensor) -> Tensor:
-        ctx.save_for_backward(pairs)
-        ctx.rows = len(table)
-        return F.embedding_bag(pairs, table, mode="sum")
+class Layout(NamedTuple):
+    """Where the n entries of a sparse matrix are, sorted by row, as embedding_bag wants it."""
+
+    rows: Tensor  # (n,) ascending
+    columns: Tensor  # (n,)
+    starts: Tensor  # (rows,) first entry of each row
+    order: Tensor  # (n,) where these entries are in the transpose
+
+
+class Pattern(NamedTuple):
+    """A sparse matrix and its transpose; which values it holds is said when it is used."""
+
+    matrix: Layout
+    transpose: Layout
+
+    @property
+    def T(self) -> Pattern:
+        return Pattern(self.transpose, self.matrix)
+
+
+class _Product(torch.autograd.Function):
+    """y_r = sum_c a_rc x_c. With _Sample it is closed under differentiation."""
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        (pairs,) = ctx.saved_tensors
-        table = gradient.new_zeros(ctx.rows, gradient.shape[1])
-        return table.index_add(0, pairs[:, 0], gradient).index_add(0, pairs[:, 1], gradient), None
-
-
-def pair_sum(table: Tensor, pairs: Tensor) -> Tensor:
-    """table[pairs[:, 0]] + table[pairs[:, 1]], in one pass.  # (E, W) from (2A, W) and (E, 2)"""
-    return _PairSum.apply(table, pairs)
-
-
-class _WeightedSum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, messages: Tensor, weights: Tensor, receivers: Tensor, starts: Tensor) -> Tensor:
-        ctx.save_for_backward(messages, weights, receivers)
-        every = torch.arange(len(messages), device=messages.device)
-        scale = weights.to(messages.dtype)
-        return F.embedding_bag(every, messages, starts, mode="sum", per_sample_weights=scale)
+    def forward(ctx, x: Tensor, values: Tensor | None, pattern: Pattern) -> Tensor:
+        ctx.pattern = pattern
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, values)
+        scale = None if values is None else values.detach().to(x.dtype)
+        layout = pattern.matrix
+        return F.embedding_bag(layout.columns, x.detach(), layout.starts, mode="sum", per_sample_weights=scale)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
-        messages, weights, receivers = ctx.saved_tensors
-        gathered = gradient.index_select(0, receivers)  # (E, W)
-        slope = (gathered * messages).sum(1).to(weights.dtype) if ctx.needs_input_grad[1] else None
-        return gathered * weights.to(gathered.dtype)[:, None], slope, None, None
+    def backward(ctx, g: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (x, values), transpose = ctx.saved_tensors, ctx.pattern.T
+        flipped = None if values is None else values[transpose.matrix.order]
+        gx = _Product.apply(g, flipped, transpose) if ctx.needs_input_grad[0] else None
+        slope = _Sample.apply(g, x, ctx.pattern).to(values.dtype) if ctx.needs_input_grad[1] else None
+        return gx, slope, None
 
 
-def weighted_sum(messages: Tensor, weights: Tensor, receivers: Tensor, starts: Tensor) -> Tensor:
-    """sum_j weights_ij messages_ij for edges sorted by receiver i, whose edges begin at starts[i].  # (A, W)"""
-    return _WeightedSum.apply(messages, weights, receivers, starts)
+class _Sample(torch.autograd.Function):
+    """y_r . x_c for each entry (r, c), in tiles that stay in a core's cache."""
+
+    @staticmethod
+    def forward(ctx, y: Tensor, x: Tensor, pattern: Pattern) -> Tensor:
+        ctx.pattern = pattern
+        ctx.save_for_backward(y, x)
+        tile = max(512, 2**17 // x.shape[1])
+        tiles = zip(pattern.matrix.rows.split(tile), pattern.matrix.columns.split(tile), strict=True)
+        return torch.cat([y.index_select(0, r).mul_(x.index_select(0, c)).sum(1) for r, c in tiles])
+
+    @staticmethod
+    def backward(ctx, g: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (y, x), transpose = ctx.saved_tensors, ctx.pattern.T
+        gy = _Product.apply(x, g, ctx.pattern) if ctx.needs_input_grad[0] else None
+        gx = _Product.apply(y, g[transpose.matrix.order], transpose) if ctx.needs_input_grad[1] else None
+        return gy, gx, None
+
+
+def product(pattern: Pattern, values: Tensor | None, x: Tensor) -> Tensor:
+    """The sparse matrix of `values` (n,), or of ones, times x; any number of times differentiable by both."""
+    return _Product.apply(x, values, pattern)

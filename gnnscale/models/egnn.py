@@ -14,46 +14,58 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gnnscale.graph import AtomGraphs
-from gnnscale.models.blocks import bessel, envelope, linear, pair_sum, rms_norm, weighted_sum
+from gnnscale.models.blocks import Layout, Pattern, bessel, envelope, linear, product, rms_norm
 from gnnscale.specs import ELEMENTS, EGNNConfig
 
 
 class Edges(NamedTuple):
-    """What all layers share: the graph as the kernels want it, and its geometry."""
+    """What all layers share: the graph as sparse matrices, and its geometry."""
 
-    receivers: Tensor  # (E,) i, ascending
-    starts: Tensor  # (A,) the first edge of each atom
-    pairs: Tensor  # (E, 2) rows of P_i and Q_j in the table (2A, W) of both
     basis: Tensor  # (E, R) radial functions of r_ij
-    weights: Tensor  # (E,) envelope / sqrt(average degree)
-    directions: Tensor  # (E, 3, 1) unit vector from i to j, times the weight
+    pair: Pattern  # (E, 2A): the row of an edge adds row i of P and row j of Q
+    moment: Pattern  # (4A, E): four sums over the edges of each atom
+    weights: Tensor  # (4E,) of them: w_ij and the components of w_ij u_ij; w is the envelope / sqrt(average degree)
 
 
 def embed_edges(graphs: AtomGraphs, vectors: Tensor, cutoff: float, radial: int, scale: Tensor) -> Edges:
+    r = torch.linalg.vector_norm(vectors, dim=1)  # (E,) Angstrom
+    w = envelope(r, cutoff) * scale
+    weights = torch.cat((w[None], vectors.t() * (w / r))).view(-1)
+    return Edges(bessel(r[:, None], cutoff, radial), *patterns(graphs), weights)
+
+
+def patterns(graphs: AtomGraphs) -> tuple[Pattern, Pattern]:
+    """Of the sparse matrices `pair` and `moment`."""
     i, j = graphs.receivers, graphs.senders
-    starts = torch.searchsorted(i, torch.arange(len(graphs.numbers), device=i.device))
-    r = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)  # (E, 1) Angstrom
-    weights = envelope(r, cutoff) * scale
-    directions = vectors * (weights / r)
-    pairs = torch.stack((2 * i, 2 * j + 1), dim=1)
-    return Edges(i, starts, pairs, bessel(r, cutoff, radial), weights[:, 0], directions[:, :, None])
+    atoms, count = len(graphs.numbers), len(i)
+    entry, atom = torch.arange(4 * count, device=i.device), torch.arange(4 * atoms, device=i.device)
+    starts = torch.searchsorted(i, atom[:atoms])  # (A,) the first edge of each atom
+    by_sender = torch.argsort(j, stable=True)  # (E,)
+    sender_starts = torch.searchsorted(j[by_sender], atom[:atoms])
+
+    rows, columns = entry[: 2 * count] // 2, torch.stack((i, j + atoms), dim=1).view(-1)  # (2E,)
+    order = torch.cat((2 * entry[:count], 2 * by_sender + 1))  # the receivers' entries, then the senders'
+    pair = Layout(rows, columns, entry[: 2 * count : 2].contiguous(), order)  # its `order` is unused: all values are 1
+    pair_t = Layout(columns[order], rows[order], torch.cat((starts, sender_starts + count)), order)
+
+    rows, columns = (i + atoms * atom[:4, None]).view(-1), entry[:count].repeat(4)  # (4E,)
+    order = entry.view(4, count).t().reshape(-1)  # four entries of each edge together
+    moment = Layout(rows, columns, (starts + count * atom[:4, None]).view(-1), entry.view(count, 4).t().reshape(-1))
+    moment_t = Layout(columns[order], rows[order], entry[::4].contiguous(), order)
+    return Pattern(pair, pair_t), Pattern(moment, moment_t)
 
 
-def edge_messages(
-    table: Tensor, radial: Tensor, second: nn.Linear | None, edges: Edges, channels: int
-) -> tuple[Tensor, Tensor]:
-    """sum_j w_ij m_ij (A, W) and the vectors sum_j w_ij u_ij m_ij (A, 3, K), the latter of the first K channels of m.
+def edge_messages(table: Tensor, radial: Tensor, second: nn.Linear | None, edges: Edges) -> Tensor:
+    """sum_j w_ij (1, u_ij) m_ij: a scalar and a vector for each channel, with w_ij the envelope / sqrt(degree).
 
     m_ij = SiLU(P_i + Q_j + W_r b(r_ij)), then SiLU(W_2 m + b_2) if there is a `second`: equations 3 and 5 of the paper
     with the first matrix applied before the gather. All that is as large as edges x width is born and dies here.
     """
-    m = F.silu(torch.addmm(pair_sum(table, edges.pairs), edges.basis, radial.t()))  # (E, W)
+    pairs = product(edges.pair, None, table)  # (E, W) from (2A, W), P above Q
+    m = F.silu(torch.addmm(pairs, edges.basis, radial.t()))
     if second is not None:
         m = F.silu(second(m))
-    s = weighted_sum(m, edges.weights, edges.receivers, edges.starts)  # (A, W)
-    v = (edges.directions * m[:, None, :channels]).flatten(1)  # (E, 3K)
-    v = v.new_zeros(len(s), v.shape[1]).index_add(0, edges.receivers, v)
-    return s, v.view(len(s), 3, channels)
+    return product(edges.moment, edges.weights, m).view(4, -1, m.shape[1])  # (4, A, W)
 
 
 class EGNNLayer(nn.Module):
@@ -66,20 +78,20 @@ class EGNNLayer(nn.Module):
         self.project = linear(width, 2 * width)  # rows: P_i, Q_j
         self.radial = nn.Parameter(torch.randn(width, config.radial) / math.sqrt(config.radial))
         self.second = linear(width, width, bias=True)
-        self.mix = linear(channels, channels)
+        self.mix = linear(width, channels)  # the gates of the vectors, linear in m
         self.hidden = linear(2 * width + channels, width, bias=True)
         self.update = linear(width, width)
         self.step = nn.Parameter(torch.full((width,), 1 / math.sqrt(config.depth)))
 
     def forward(self, h: Tensor, vectors: Tensor | None, edges: Edges) -> tuple[Tensor, Tensor]:
         x = rms_norm(h)  # (A, W)
-        table = self.project(x).view(-1, h.shape[1])  # (2A, W)
-        second = None if self.deferred else self.second
-        s, v = edge_messages(table, self.radial, second, edges, self.mix.in_features)
-        if self.deferred:
-            s = F.silu(self.second(s))
-        vectors = self.mix(v) if vectors is None else vectors + self.mix(v)  # (A, 3, K)
-        lengths = torch.sqrt(vectors.square().sum(1) + 1)  # (A, K), smooth at 0
+        atoms, width = h.shape
+        table = self.project(x).view(atoms, 2, width).transpose(0, 1).reshape(2 * atoms, width)
+        sums = edge_messages(table, self.radial, None if self.deferred else self.second, edges)  # (4, A, W)
+        s = F.silu(self.second(sums[0])) if self.deferred else sums[0]
+        v = self.mix(sums[1:])  # (3, A, K)
+        vectors = v if vectors is None else vectors + v
+        lengths = torch.sqrt(vectors.square().sum(0) + 1)  # (A, K), smooth at 0
         return h + self.step * self.update(F.silu(self.hidden(torch.cat((x, s, lengths), dim=1)))), vectors
 
 
@@ -95,7 +107,7 @@ class EGNN(nn.Module):
         self.layers = nn.ModuleList(EGNNLayer(config) for _ in range(config.depth))
         self.hidden = linear(config.width, config.width, bias=True)
         self.readout = linear(config.width, 1 + config.channels * self.direct, zero=True)
-        self.register_buffer("scale", torch.tensor(1 / math.sqrt(average_degree)))
+        self.register_buffer("scale", torch.tensor(1 / math.sqrt(max(average_degree, 1.0))))
 
     def forward(self, graphs: AtomGraphs, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
         edges = embed_edges(graphs, vectors, self.cutoff, self.radial, self.scale)
@@ -104,4 +116,4 @@ class EGNN(nn.Module):
         for layer in self.layers:
             h, v = layer(h, v, edges)
         out = self.readout(F.silu(self.hidden(rms_norm(h))))  # (A, 1 + K): energy, gates of the vectors
-        return out[:, 0], (v * out[:, None, 1:]).sum(2) if self.direct else None
+        return out[:, 0], (v * out[:, 1:]).sum(2).t() if self.direct else None

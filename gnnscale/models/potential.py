@@ -73,7 +73,7 @@ class Potential(nn.Module):
         return Normalised(energy, forces, (virial + virial.mT) / 2)
 
     def _apply(self, fn, recurse: bool = True) -> Potential:
-        """float(), half() and engines that cast a whole module would round -1e4 eV to meV: normalisation stays float64."""
+        """Casts of the whole module would round -1e4 eV to meV or worse: normalisation stays float64."""
         exact = {name: getattr(self, name) for name in self.NORMALISATION}
         super()._apply(fn, recurse)
         for name, tensor in exact.items():

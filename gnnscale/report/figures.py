@@ -1,15 +1,17 @@
-"""The figures of a study, fit for a paper: vector and bitmap, the same bytes every time. The only door to matplotlib."""
+"""The figures of a study, fit for a paper: vector and bitmap, always the same bytes. The only door to matplotlib."""
 
 from __future__ import annotations
 
 import io
 import os
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-os.environ.setdefault("MPLCONFIGDIR", tempfile.mkdtemp(prefix="gnnscale-matplotlib-"))  # not the user's home
+if "MPLCONFIGDIR" not in os.environ:  # matplotlib would write its font cache into the user's home
+    CACHE = tempfile.TemporaryDirectory(prefix="gnnscale-matplotlib-")  # gone with the process
+    os.environ["MPLCONFIGDIR"] = CACHE.name
 
 import matplotlib
 
@@ -20,11 +22,12 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
+from gnnscale.report.series import envelope, label, optimal_data, plain, predicted, scaled, si, smoothed
 from gnnscale.report.study import TARGETS, Study, short, sound
 from gnnscale.scaling.laws import LAWS
-from gnnscale.specs import LawFit, Point
+from gnnscale.specs import LawFit
 
 WIDE, HALF = 7.0, 3.4  # inches: two columns and one of a journal
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -106,12 +109,16 @@ def curves(study: Study, along: str, across: str) -> tuple[Figure, str] | None:
             ax.plot(xs, ys, "o", color=colour, zorder=3, markeredgecolor="white", markeredgewidth=0.4)
             fine = np.geomspace(min(getattr(p, along) for p in grid), max(getattr(p, along) for p in grid), 60)
             end = law_line(ax, law, target, {along: fine, across: np.full(60, float(value))}, colour)
-            ends.append((xs[-1], ys[-1] if end is None else end, f"{'N' if across == 'body_parameters' else 'D'} {si(value)}", colour))
+            ends.append((xs[-1], ys[-1] if end is None else end, label(across, value), colour))
         logarithmic(ax, xs=[getattr(p, along) for p in grid], exact=along == "structures")
         ax.set_xlabel(AXIS[along])
         title(ax, target)
         label_ends(ax, ends)
-    what = "unique training structures D, for each model size" if along == "structures" else "body parameters N, for each data size"
+    what = (
+        "unique training structures D, for each model size"
+        if along == "structures"
+        else "body parameters N, for each data size"
+    )
     return figure, f"Held-out error against {what}. {law_words(study)}"
 
 
@@ -125,22 +132,22 @@ def surface(study: Study) -> tuple[Figure, str] | None:
     lines = False
     for ax, target in zip(axes, study.targets()):
         law = study.joint(target)
-        ns, ds = np.geomspace(min(n) / 1.25, max(n) * 1.25, 90), np.geomspace(min(d) / 1.12, max(d) * 1.12, 90)
+        ns, ds = np.geomspace(min(n) / 1.4, max(n) * 1.4, 60), np.geomspace(min(d) / 1.25, max(d) * 1.25, 60)
         mesh_n, mesh_d = np.meshgrid(ns, ds)
         z = TARGETS[target][2] * predicted(law, mesh_n.ravel(), mesh_d.ravel())[0].reshape(mesh_n.shape)
         values = [scaled(p, target) for p in grid]
         low, high = min(z.min(), *values), max(z.max(), *values)
-        levels = np.geomspace(low, high, 13)
         norm = matplotlib.colors.LogNorm(low, high)
-        ax.contourf(mesh_n, mesh_d, z, levels=levels, cmap="cividis", norm=norm, alpha=0.85)
-        drawn = ax.contour(mesh_n, mesh_d, z, levels=levels[1:-1:2], colors="white", linewidths=0.7)
-        ax.clabel(drawn, fmt=lambda v: f"{v:.3g}", fontsize=6.5, inline_spacing=3)
-        ax.scatter(n, d, c=values, cmap="cividis", norm=norm, s=26, edgecolors="white", linewidths=0.9, zorder=4)
+        ax.contourf(mesh_n, mesh_d, z, levels=np.geomspace(low, high, 25), cmap="viridis_r", norm=norm)
+        nice = [v for v in MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low < v < high]
+        drawn = ax.contour(mesh_n, mesh_d, z, levels=nice, colors="white", linewidths=0.7)
+        ax.clabel(drawn, fmt=lambda v: f"{v:.3g}", fontsize=6.5, inline_spacing=2)
+        ax.scatter(n, d, c=values, cmap="viridis_r", norm=norm, s=34, edgecolors="white", linewidths=1.1, zorder=4)
         if law.identified:
             lines = True
             optimal = optimal_data(law, ns)
             inside = (optimal > ds[0]) & (optimal < ds[-1])
-            ax.plot(ns[inside], optimal[inside], "--", color="#D55E00", linewidth=1.6)
+            ax.plot(ns[inside], optimal[inside], "--", color="#D55E00", linewidth=2)
         logarithmic(ax, xs=n, ys=d, exact_y=True)
         ax.set_xlim(ns[0], ns[-1])
         ax.set_ylim(ds[0], ds[-1])
@@ -148,7 +155,10 @@ def surface(study: Study) -> tuple[Figure, str] | None:
         title(ax, target)
     axes[0].set_ylabel(AXIS["structures"])
     dashed = " Dashed: the split that is best at equal N·D, where the law is determined." if lines else ""
-    return figure, f"The joint law E + A/N^α + B/D^β as contours, and the measured runs as points in the same colours.{dashed}"
+    return (
+        figure,
+        f"The joint law E + A/N^α + B/D^β as contours, and the measured runs as points in the same colours.{dashed}",
+    )
 
 
 def compute(study: Study) -> tuple[Figure, str] | None:
@@ -163,17 +173,29 @@ def compute(study: Study) -> tuple[Figure, str] | None:
     for value, colour in zip(groups, sequence(len(groups))):
         members = sorted((p for p in points if p.run in runs and p.body_parameters == value), key=lambda p: p.flops)
         ax.plot([p.flops for p in members], [p.loss for p in members], "o-", color=colour, linewidth=0.9, zorder=3)
-        ends.append((members[-1].flops, members[-1].loss, f"N {si(value)}", colour))
+        ends.append((members[-1].flops, members[-1].loss, label("body_parameters", value), colour))
     others = [p for p in points if p.run not in runs]
     ax.plot([p.flops for p in others], [p.loss for p in others], "o", mfc="none", mec=FAINT, zorder=2)
     best = envelope(points)
-    ax.plot([p.flops for p in best], [p.loss for p in best], color=INK, linewidth=4.5, alpha=0.16, solid_capstyle="round", zorder=1)
+    ax.plot(
+        [p.flops for p in best],
+        [p.loss for p in best],
+        color=INK,
+        linewidth=4.5,
+        alpha=0.16,
+        solid_capstyle="round",
+        zorder=1,
+    )
     logarithmic(ax, xs=[p.flops for p in points])
     ax.set_xlabel("training compute (FLOP)")
     title(ax, "loss")
-    label_ends(ax, ends)
+    for x, y, text, colour in ends:
+        ax.annotate(text, (x, y), (0, -11), textcoords="offset points", ha="center", fontsize=7, color=colour)
     hollow = " Hollow: runs outside the grid (another depth or seed)." if others else ""
-    return figure, f"Measured loss against compute, counted exactly per atom and edge. Broad grey: the lower envelope.{hollow}"
+    return (
+        figure,
+        f"Measured loss against compute, counted exactly per atom and edge. Broad grey: the lower envelope.{hollow}",
+    )
 
 
 def width_depth(study: Study) -> tuple[Figure, str] | None:
@@ -187,6 +209,9 @@ def width_depth(study: Study) -> tuple[Figure, str] | None:
         return None
     size = max(several)
     points = [p for p in points if p.structures == size]
+    usual = Counter(p.depth for p in points).most_common(1)[0][0]
+    least = min(p.body_parameters for p in points if p.depth != usual)
+    points = [p for p in points if p.body_parameters >= least / 5]  # the neighbourhood where depths can be compared
     figure, axes = panels(len(study.targets()))
     for ax, target in zip(axes, study.targets()):
         ends = []
@@ -198,12 +223,24 @@ def width_depth(study: Study) -> tuple[Figure, str] | None:
             ends.append((xs[-1], ys[-1], f"depth {depth}", colour))
             if ax is axes[0]:
                 for p, x, y in zip(members, xs, ys):
-                    ax.annotate(f"w{p.width}", (x, y), (0, 5), textcoords="offset points", ha="center", fontsize=6, color=colour)
+                    aside = (-6, -9) if depth == usual else (6, 5)
+                    ax.annotate(
+                        f"w{p.width}",
+                        (x, y),
+                        aside,
+                        textcoords="offset points",
+                        ha="center",
+                        fontsize=6.5,
+                        color=colour,
+                    )
         logarithmic(ax, xs=[p.body_parameters for p in points])
         ax.set_xlabel(AXIS["body_parameters"])
         title(ax, target)
         label_ends(ax, ends)
-    return figure, f"Width against depth at D = {size:,}: at equal N, which depth is lower? w is the width. One seed, so no interval."
+    return (
+        figure,
+        f"Width against depth at D = {size:,}: at equal N, which depth is lower? w is the width.",
+    )
 
 
 def sources(study: Study) -> tuple[Figure, str] | None:
@@ -224,12 +261,15 @@ def sources(study: Study) -> tuple[Figure, str] | None:
             if rows:
                 colour = OKABE_ITO[k % len(OKABE_ITO)]
                 ax.plot(*zip(*rows), marker=MARKERS[k % len(MARKERS)], color=colour, linewidth=0.9)
-                ends.append((*rows[-1], plain(name), colour))
+                ends.append((*rows[-1], plain(name[:24]), colour))
         logarithmic(ax, xs=[e.structures for e in chosen], exact=True)
         ax.set_xlabel(AXIS["structures"])
         title(ax, target)
         label_ends(ax, ends)
-    return figure, f"Errors on each source of the held-out split, of the largest model (N = {largest:,}). D counts all sources together."
+    return (
+        figure,
+        f"Held-out errors on each source, of the largest model (N = {largest:,}). D counts all sources together.",
+    )
 
 
 def learning(study: Study) -> tuple[Figure, str] | None:
@@ -247,22 +287,33 @@ def learning(study: Study) -> tuple[Figure, str] | None:
         ends, seen = [], []
         for name in sorted((n for n in have if by_run[n].structures == size), key=lambda n: by_run[n].body_parameters):
             colour = colours[by_run[name].body_parameters]
-            x, y = smoothed(np.array([m.structures_seen for m in have[name]], float), np.array([m.loss for m in have[name]], float))
+            x, y = smoothed(
+                np.array([m.structures_seen for m in have[name]], float), np.array([m.loss for m in have[name]], float)
+            )
             if not len(x):
                 continue
             ax.plot(x, y, color=colour, linewidth=0.9, alpha=0.75)
-            held = [(m.structures_seen, m.validation) for m in have[name] if m.validation and 0 < m.validation < float("inf")]
+            held = [
+                (m.structures_seen, m.validation)
+                for m in have[name]
+                if m.validation and 0 < m.validation < float("inf")
+            ]
             if held:
-                ax.plot(*zip(*held), "o", color=colour, markersize=3, markeredgecolor="white", markeredgewidth=0.4, zorder=3)
+                ax.plot(
+                    *zip(*held), "o", color=colour, markersize=3, markeredgecolor="white", markeredgewidth=0.4, zorder=3
+                )
             seen += [*x]
-            ends.append((x[-1], y[-1], f"N {si(by_run[name].body_parameters)}", colour))
+            ends.append((x[-1], y[-1], label("body_parameters", by_run[name].body_parameters), colour))
         logarithmic(ax, xs=seen)
         ax.set_xlabel("structures seen")
         ax.set_title(f"D = {size:,}")
         if ax is axes[-1]:
             label_ends(ax, ends)
     axes[0].set_ylabel("objective")
-    return figure, "Learning curves: the training objective (lines, running median) and the objective on the validation split (points)."
+    return (
+        figure,
+        "Learning curves: the training objective (lines, running median) and that on the validation split (points).",
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- parts
@@ -279,18 +330,9 @@ def title(ax: Axes, target: str) -> None:
     ax.set_title(f"{name} ({unit})" if unit else name)
 
 
-def scaled(p: Point, target: str) -> float:
-    return TARGETS[target][2] * getattr(p, target)
-
-
 def sequence(count: int) -> list[tuple]:
     """For sizes: dark is large; the palest end of viridis does not print."""
     return [matplotlib.colormaps["viridis"](v) for v in np.linspace(0.82, 0.05, count)]
-
-
-def predicted(law: LawFit, n: np.ndarray, d: np.ndarray) -> np.ndarray:
-    form = LAWS[law.law]
-    return form(np.array([[law.estimates[name].value for name in form.parameters]]), n, d)
 
 
 def law_line(ax: Axes, law: LawFit | None, target: str, at: dict[str, np.ndarray], colour: tuple) -> float | None:
@@ -319,29 +361,6 @@ def law_words(study: Study) -> str:
     return words + "."
 
 
-def optimal_data(law: LawFit, n: np.ndarray) -> np.ndarray:
-    """D that is best with N at equal N D: alpha A/N^alpha = beta B/D^beta."""
-    a, alpha, b, beta = (law.estimates[name].value for name in ("A", "alpha", "B", "beta"))
-    return np.exp((np.log(beta * b) - np.log(alpha * a) + alpha * np.log(n)) / beta)
-
-
-def envelope(points: list[Point]) -> list[Point]:
-    """Runs that no cheaper run beats."""
-    best: list[Point] = []
-    for p in sorted(points, key=lambda p: (p.flops, p.loss)):
-        if not best or p.loss < best[-1].loss:
-            best.append(p)
-    return best
-
-
-def smoothed(x: np.ndarray, y: np.ndarray, points: int = 120) -> tuple[np.ndarray, np.ndarray]:
-    """Medians over equal stretches: a noisy curve in as many points as a figure can show."""
-    good = np.isfinite(y) & (y > 0) & (x > 0)
-    x, y = x[good], y[good]
-    parts = [i for i in np.array_split(np.arange(len(x)), min(points, len(x)) or 1) if len(i)]
-    return np.array([np.median(x[i]) for i in parts]), np.array([np.median(y[i]) for i in parts])
-
-
 def label_ends(ax: Axes, ends: list[tuple[float, float, str, tuple]]) -> None:
     """Direct labels at the right, pushed apart where lines end close together."""
     low, high = np.log(ax.get_ylim())
@@ -352,51 +371,45 @@ def label_ends(ax: Axes, ends: list[tuple[float, float, str, tuple]]) -> None:
         at[k] = max(at[k], at[k - 1] + gap)
     excess = max(0.0, at[-1] - 1.0) if at else 0.0
     for i, y in zip(order, at):
-        ax.text(1.02, y - excess, ends[i][2], color=ends[i][3], transform=ax.transAxes, fontsize=7, va="center", clip_on=False)
+        ax.text(
+            1.02,
+            y - excess,
+            ends[i][2],
+            color=ends[i][3],
+            transform=ax.transAxes,
+            fontsize=7,
+            va="center",
+            clip_on=False,
+        )
 
 
-def logarithmic(ax: Axes, xs: Iterable[float], ys: Iterable[float] = (), exact: bool = False, exact_y: bool = False) -> None:
+def logarithmic(
+    ax: Axes, xs: Iterable[float], ys: Iterable[float] = (), exact: bool = False, exact_y: bool = False
+) -> None:
     """Both axes logarithmic, with labels that can be read also when an axis spans less than a decade."""
     ax.set_xscale("log")
     ax.set_yscale("log")
-    ax.margins(x=0.06, y=0.08)
+    ax.margins(x=0.08, y=0.1)
     for axis, values, only in ((ax.xaxis, list(xs), exact), (ax.yaxis, list(ys), exact_y)):
         ticks(axis, sorted(set(values)) if only and len(set(values)) <= 6 else None)
 
 
 def ticks(axis: Axis, values: list[float] | None) -> None:
+    """The densest of some habits that leaves room for the labels; below a decade evenly spaced numbers read better."""
     low, high = sorted(axis.get_view_interval())
-    decades = np.log10(high / low) if low > 0 else 1.0
+    axis.set_minor_locator(NullLocator())
     if values is None:
-        steps = (1, 2, 5) if decades < 2.2 else (1,)
-        if decades < 1.0:
-            steps = (1, 1.5, 2, 3, 4, 5, 7)
-        if decades < 0.35:
-            steps = tuple(np.round(np.arange(1, 10, 0.5 if decades > 0.15 else 0.2), 1))
-        if decades > 6:
-            steps = (1,)
+        most = 4 if axis.axis_name == "x" else 6
         powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-        values = [s * 10.0**p for p in powers for s in steps if low <= s * 10.0**p <= high]
-        minor = [s * 10.0**p for p in powers for s in range(1, 10)]
-        axis.set_minor_locator(FixedLocator([v for v in minor if low <= v <= high]))
-    else:
-        axis.set_minor_locator(NullLocator())
+
+        def inside(steps: Iterable[float]) -> list[float]:
+            return [s * 10.0**p for p in powers for s in steps if low <= s * 10.0**p <= high]
+
+        habits = [inside(steps) for steps in ((1, 2, 5), (1, 3), (1,))] + [inside((1,))[::k] for k in (2, 3, 4)]
+        values = next((v for v in habits if len(v) <= most), habits[-1])
+        if high / low < 8:
+            values = [v for v in MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= v <= high]
+        axis.set_minor_locator(FixedLocator(inside(range(1, 10))))
     axis.set_major_locator(FixedLocator(values))
     axis.set_major_formatter(FuncFormatter(lambda v, _: si(v)))
     axis.set_minor_formatter(NullFormatter())
-
-
-def si(value: float) -> str:
-    """1500 -> 1.5k, 2e12 -> 2e12: short enough for a tick."""
-    if value >= 1e10 or value < 1e-3:
-        mantissa, exponent = f"{value:.0e}".split("e")
-        return f"$10^{{{int(exponent)}}}$" if mantissa == "1" else f"${mantissa}{{\\cdot}}10^{{{int(exponent)}}}$"
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{letter}"
-    return f"{value:.3g}"
-
-
-def plain(name: str) -> str:
-    """A name from a file is text: a dollar in it starts no formula."""
-    return name.replace("$", r"\$")

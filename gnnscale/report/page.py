@@ -29,17 +29,21 @@ figure svg { display: block; width: 100%; height: auto; background: #fff; border
 figure.half svg { max-width: 600px; }
 figcaption { margin-top: .4rem; max-width: 50rem; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .84rem; line-height: 1.35; font-variant-numeric: tabular-nums; width: 100%; }
-th, td { padding: .32rem .7rem .32rem 0; text-align: left; vertical-align: top; overflow-wrap: normal; }
+table { border-collapse: collapse; width: 100%; font-size: .8rem; line-height: 1.35;
+  font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .6rem .3rem 0; text-align: left; vertical-align: top; overflow-wrap: normal; }
 td { border-top: 1px solid var(--line); }
-thead th { font-weight: 600; white-space: nowrap; vertical-align: bottom; }
+thead th { font-weight: 600; vertical-align: bottom; } thead th.number { white-space: normal; }
+td:first-child { white-space: nowrap; } td .wide-text { white-space: normal; }
 .number { text-align: right; white-space: nowrap; }
 .wide-text { min-width: 16rem; overflow-wrap: anywhere; }
+.formula { white-space: nowrap; }
 tr.out td { color: var(--soft); }
 .limits { background: var(--tint); border-left: 3px solid #d55e00; padding: .4rem 1rem; max-width: 52rem; }
 @media (max-width: 640px) { body { padding: 1.2rem .8rem 3rem; } h1 { font-size: 1.5rem; } figure { overflow-x: auto; }
   figure.wide svg { min-width: 620px; } }
-@media print { body { font-size: 10pt; max-width: none; padding: 0; } h2 { break-after: avoid; } tr { break-inside: avoid; }
+@media print { body { font-size: 10pt; max-width: none; padding: 0; } h2 { break-after: avoid; }
+  tr { break-inside: avoid; }
   :root { --ink: #000; --soft: #444; --line: #ccc; --paper: #fff; --tint: #fff; } .scroll { overflow: visible; }
   table { font-size: 7.5pt; } }
 """
@@ -70,7 +74,9 @@ def page(study: Study, figures: list[Drawn]) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(s.title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n" + "\n".join(body) + "\n</body>\n</html>\n"
+        f"<title>{escape(s.title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n"
+        + "\n".join(body)
+        + "\n</body>\n</html>\n"
     )
 
 
@@ -93,7 +99,8 @@ def figure(f: Drawn) -> str:
     label = escape(f.caption, quote=True)
     svg = svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
     kind = "wide" if f.wide else "half"
-    return f'<figure class="{kind}">{svg}<figcaption>{escape(f.caption)} <code>figures/{f.name}.svg</code></figcaption></figure>\n'
+    caption = f"<figcaption>{escape(f.caption)} <code>figures/{f.name}.svg</code></figcaption>"
+    return f'<figure class="{kind}">{svg}{caption}</figure>\n'
 
 
 def table(heads: list[str], rows: list[list[str]], classes: list[str] | None = None, numbers_from: int = 1) -> str:
@@ -110,31 +117,58 @@ def table(heads: list[str], rows: list[list[str]], classes: list[str] | None = N
     for row, kind in zip(rows, classes or [""] * len(rows)):
         attribute = f' class="{kind}"' if kind else ""
         lines.append(f"<tr{attribute}>" + "".join(cell("td", k, c) for k, c in enumerate(row)) + "</tr>")
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n' + "\n".join(lines) + "\n</tbody></table></div>"
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n'
+        + "\n".join(lines)
+        + "\n</tbody></table></div>"
+    )
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
 def laws(study: Study) -> str:
-    fit = study.fit
-    rows, classes, notes = [], [], []
+    fit, where = (
+        study.fit,
+        {"the whole grid": "grid", "the largest data size": "largest D", "the largest model": "largest N"},
+    )
+    rows, classes, notes, last = [], [], defaultdict(list), ""
     for law in fit.laws:
-        factor = TARGETS[law.target][2]
-        cells = [interval(law.estimates.get(p), factor if p in "EAB" else 1.0) for p in ("E", "alpha", "beta", "A", "B")]
+        name, unit, factor = TARGETS[law.target]
+        place = law.where.split(":")[0]
+        cells = [interval(law.estimates.get(p), factor if p == "E" else 1.0) for p in ("E", "alpha", "beta")]
+        cells += [digits(law.estimates[p].value * factor) if p in law.estimates else "–" for p in ("A", "B")]
+        target = Raw("" if name == last else f"{name},<br>{unit}" if unit else name)
         rows.append(
-            [TARGETS[law.target][0], Raw(pretty(law.formula)), law.where.split(":")[0]]
-            + cells
+            [target, nowrap(pretty(law.formula)), nowrap(where.get(place, place)), *cells]
             + [str(len(law.points)), f"{law.log_rms:.2%}", f"{law.at_optimum:.0%}", "yes" if law.identified else "no"]
         )
         classes.append("" if law.identified else "out")
-        notes += [f"{TARGETS[law.target][0]}, {law.formula}, {law.where.split(':')[0]}: {note}." for note in law.notes]
-    heads = ["target", "law", "points", "E", "α", "β", "A", "B", "runs", "rms residual", "starts at optimum", "determined"]
-    units = ", ".join(f"{name} in {unit}" for name, unit, _ in TARGETS.values() if unit)
+        last = name
+        if law.notes:
+            notes[f"{law.formula.removeprefix('L = ')}, {where.get(place, place)}: {'; '.join(law.notes)}."].append(
+                name
+            )
+    heads = [
+        "target L",
+        "law",
+        "points",
+        "E",
+        "α",
+        "β",
+        "A",
+        "B",
+        "runs",
+        "rms resid.",
+        "starts agree",
+        "deter\u00admined",
+    ]
     intro = (
-        f'<p class="note">N: body parameters, D: unique training structures; E, A, B of the {units}. Huber loss (10⁻³) of the '
-        f"logarithm; brackets: {fit.confidence:.0%} percentile intervals from {fit.bootstrap:,} resamplings of the runs "
-        f"(seed {fit.seed}). Grey: the points do not determine every parameter, and the note says why.</p>"
+        f'<p class="note">N: body parameters, D: unique training structures. Huber loss (10⁻³) of the logarithm; '
+        f"brackets: {fit.confidence:.0%} percentile intervals from {fit.bootstrap:,} resamplings of the runs "
+        f"(seed {fit.seed}); "
+        "those of A and B are in fit.json. Grey: the points do not determine every parameter, for the reason below.</p>"
     )
-    return intro + table(heads, rows, classes, 3) + (f'<div class="note">{bullets(tuple(notes))}</div>' if notes else "")
+    reasons = "".join(f"<li>{escape(', '.join(names))}: {pretty(text)}</li>" for text, names in notes.items())
+    return intro + table(heads, rows, classes, 3) + (f'<ul class="note">{reasons}</ul>' if reasons else "")
 
 
 def runs(study: Study) -> str:
@@ -150,7 +184,18 @@ def runs(study: Study) -> str:
             + [f"{p.seed}", duration(trained.seconds) if trained else "", status]
         )
         classes.append("" if p.run in used else "out")
-    heads = ["run", "width × depth", "N", "D", "epochs", "FLOP", "loss", "energy MAE, meV/atom", "force MAE, meV/Å", "seed"]
+    heads = [
+        "run",
+        "width × depth",
+        "N",
+        "D",
+        "epochs",
+        "FLOP",
+        "loss",
+        "energy MAE, meV/atom",
+        "force MAE, meV/Å",
+        "seed",
+    ]
     missing = sorted({short(n) for n in study.results if n.startswith("train/")} - {short(p.run) for p in study.points})
     text = f'<p class="note">Trained but without an evaluation: {escape(", ".join(missing))}.</p>' if missing else ""
     return table([*heads, "training", "status"], rows, classes) + text
@@ -167,10 +212,24 @@ def source_errors(study: Study) -> str:
     for name, found in sorted(by_source.items()):
         for e, errors in sorted(found, key=lambda f: (f[0].loss, f[0].run))[:3]:
             rows.append(
-                [name, short(e.run), f"{errors.structures:,}", f"{1e3 * errors.energy_mae:.3g}", f"{1e3 * errors.energy_rmse:.3g}"]
+                [
+                    name,
+                    short(e.run),
+                    f"{errors.structures:,}",
+                    f"{1e3 * errors.energy_mae:.3g}",
+                    f"{1e3 * errors.energy_rmse:.3g}",
+                ]
                 + [f"{1e3 * errors.force_mae:.3g}", f"{1e3 * errors.force_rmse:.3g}"]
             )
-    heads = ["source", "run", "structures", "energy MAE, meV/atom", "energy RMSE, meV/atom", "force MAE, meV/Å", "force RMSE, meV/Å"]
+    heads = [
+        "source",
+        "run",
+        "structures",
+        "energy MAE, meV/atom",
+        "energy RMSE, meV/atom",
+        "force MAE, meV/Å",
+        "force RMSE, meV/Å",
+    ]
     splits = ", ".join(sorted({e.split for e in study.evaluations.values()}))
     note = f'<p class="note">The three runs of lowest loss, on the {splits} split; force errors are per component.</p>'
     return note + table(heads, rows, numbers_from=2) if rows else ""
@@ -182,17 +241,35 @@ def cards(study: Study) -> str:
         what = f"<b>{escape(name)}</b>: {escape(c.card.title)}"
         if c.card.mirrors:
             what += f"; in place of {escape(c.card.mirrors)}"
-        what += f'<br><span class="soft">{escape(c.card.theory)}. {escape(c.card.citation)} Licence: {escape(c.card.licence)}.</span>'
+        origin = escape(f"{c.card.theory}. {c.card.citation}. Licence: {c.card.licence}.".replace("..", "."))
+        what += f'<br><span class="soft">{origin}</span>'
         skipped = ", ".join(f"{n:,} {reason}" for reason, n in sorted(c.skipped.items())) or "none"
         what += f'<br><span class="soft">Left out: {escape(skipped)}.</span>'
         counts = [f"{c.counts[s].structures:,}" if s in c.counts else "0" for s in ("train", "validation", "test")]
         total, atoms = sum(x.structures for x in c.counts.values()), sum(x.atoms for x in c.counts.values())
         rows.append(
-            [Raw(f'<div class="wide-text">{what}</div>'), *counts, f"{atoms / max(total, 1):.1f}", " ".join(sorted(c.elements))]
+            [
+                Raw(f'<div class="wide-text">{what}</div>'),
+                *counts,
+                f"{atoms / max(total, 1):.1f}",
+                " ".join(sorted(c.elements)),
+            ]
             + [f"{1e3 * c.energy_rms:.3g}", f"{1e3 * c.force_rms:.3g}"]
         )
-    heads = ["source", "train", "validation", "test", "atoms each", "elements", "energy rms, meV/atom", "force rms, meV/Å"]
-    note = '<p class="note">Structures per split, split by whole groups; rms of the training split, energies less the elements\' references.</p>'
+    heads = [
+        "source",
+        "train",
+        "validation",
+        "test",
+        "atoms each",
+        "elements",
+        "energy rms, meV/atom",
+        "force rms, meV/Å",
+    ]
+    note = (
+        '<p class="note">Structures per split, split by whole groups; rms of the training split, of energies less the '
+        "references of their elements.</p>"
+    )
     return note + table(heads, rows) if rows else ""
 
 
@@ -208,10 +285,15 @@ def timings(study: Study) -> str:
         seconds = [r.seconds for r in kinds[kind]]
         rows.append(
             [kind, str(len(seconds)), duration(sum(seconds)), duration(median(seconds)), duration(max(seconds))]
-            + [duration(sum(r.cpu_seconds for r in kinds[kind])), f"{max(r.peak_bytes for r in kinds[kind]) / 2**30:.2f} GiB"]
+            + [
+                duration(sum(r.cpu_seconds for r in kinds[kind])),
+                f"{max(r.peak_bytes for r in kinds[kind]) / 2**30:.2f} GiB",
+            ]
             + [str(sum(r.attempts for r in kinds[kind]))]
         )
-    return table(["stage", "count", "total", "median", "longest", "CPU time", "peak memory of a rank", "attempts"], rows)
+    return table(
+        ["stage", "count", "total", "median", "longest", "CPU time", "peak memory of a rank", "attempts"], rows
+    )
 
 
 def provenance(study: Study) -> str:
@@ -234,13 +316,22 @@ def provenance(study: Study) -> str:
 def interval(e: Estimate | None, factor: float) -> str:
     if e is None:
         return "–"
-    value = f"{e.value * factor:.3g}"
-    return value if e.low is None else f"{value} [{e.low * factor:.3g}, {e.high * factor:.3g}]"
+    value = digits(e.value * factor)
+    return value if e.low is None else f"{value} [{digits(e.low * factor)}, {digits(e.high * factor)}]"
+
+
+def nowrap(html: str) -> Raw:
+    return Raw(f'<span class="formula">{html}</span>')
+
+
+def digits(value: float) -> str:
+    """Three digits that count; powers of ten only where a plain number would be long."""
+    return f"{value:.3g}" if abs(value) < 1000 or abs(value) >= 1e6 else f"{float(f'{value:.3g}'):,.0f}"
 
 
 def pretty(formula: str) -> str:
     """E + A/N^alpha -> E + A/N<sup>α</sup>"""
-    text = escape(formula).replace("alpha", "α").replace("beta", "β")
+    text = escape(formula.removeprefix("L = ")).replace("alpha", "α").replace("beta", "β")
     return re.sub(r"\^(\w+)", r"<sup>\1</sup>", text)
 
 

@@ -37,7 +37,9 @@ class Study(NamedTuple):
         """The points that the joint law was fitted to, by (N, D)."""
         law = self.joint("loss") or next((law for law in self.fit.laws if law.law == "Hoffmann"), None)
         runs = set(law.points) if law else set()
-        return sorted((p for p in self.points if p.run in runs and sound(p)), key=lambda p: (p.body_parameters, p.structures))
+        return sorted(
+            (p for p in self.points if p.run in runs and sound(p)), key=lambda p: (p.body_parameters, p.structures)
+        )
 
 
 def sound(p: Point) -> bool:

@@ -11,7 +11,9 @@ from gnnscale.specs import Evaluation
 def main(run: stage.Run) -> stage.Outputs:
     evaluations = [path for need, path in run.needs.items() if need.startswith("evaluate/")]
     if not evaluations:
-        raise stage.Refusal(f"{run.spec.id} needs no evaluation, so there is nothing to fit", "add runs to the study's sweep")
+        raise stage.Refusal(
+            f"{run.spec.id} needs no evaluation, so there is nothing to fit", "add runs to the study's sweep"
+        )
     points = [rows.point(files.read_model(path / "errors.json", Evaluation)) for path in evaluations]
     points.sort(key=lambda p: p.run)
     print(f"fitting {len(points)} runs; points.csv and fit.json go to {run.directory}", flush=True)
@@ -21,7 +23,9 @@ def main(run: stage.Run) -> stage.Outputs:
     values = {"points": len(points), "diverged": sum(p.diverged for p in points)}
     joint = next((law for law in found.laws if law.law == "Hoffmann" and law.target == "loss"), None)
     if joint:
-        values |= {name: joint.estimates[name].value for name in ("E", "alpha", "beta")} | {"identified": joint.identified}
+        values |= {name: joint.estimates[name].value for name in ("E", "alpha", "beta")} | {
+            "identified": joint.identified
+        }
     return stage.Outputs(files=["points.csv", "fit.json"], values=values)
 
 

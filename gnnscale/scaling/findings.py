@@ -70,7 +70,7 @@ def sentences(
         said.append(doubling_sentence(f.entry.target, doublings[f.entry.target], settings))
         allocation(f, settings, said, unsaid)
     unsaid += confounded(grid, joint[0].points)
-    unsaid += [s for f in fitted if f not in joint and f.law.floor and not f.entry.identified for s in [open_law(f)]]
+    unsaid += open_laws([f for f in fitted if len(f.law.axes) == 1 and f.law.floor and not f.entry.identified])
     said += [depth_sentence(x, settings.targets) for x in pairs]
     noise(points, settings.targets, said, unsaid)
     return tuple(said), tuple(unsaid)
@@ -87,7 +87,9 @@ def basis(points: list[Point], grid: Grid, joint: Fitted) -> str:
         f"seed {grid.seed}."
     )
     if diverged:
-        text += f" {len(diverged)} diverged and {'is' if len(diverged) == 1 else 'are'} in no law: {', '.join(diverged)}."
+        text += (
+            f" {len(diverged)} diverged and {'is' if len(diverged) == 1 else 'are'} in no law: {', '.join(diverged)}."
+        )
     return text
 
 
@@ -139,15 +141,15 @@ def doubling_sentence(target: str, doublings: list[Doubling], settings: ScalingS
         shares = ", ".join(
             f"{axis} has no neighbour to measure by"
             if share is None
-            else f"doubling {axis} {'lowers' if share >= 0 else 'raises'} it by {abs(share):.1%}"
+            else f"a doubling of {axis} {'lowers' if share >= 0 else 'raises'} it by {abs(share):.1%}"
             for axis, share in x.measured.items()
         )
         text = f"at the {x.place} (N = {x.point.body_parameters:,}, D = {x.point.structures:,}) {shares}"
         if x.law and x.difference:
             low, high = (100 * v for v in x.difference)
             text += (
-                f" (law: {x.law['N']:.1%} and {x.law['D']:.1%}; D minus N {low:+.1f} to {high:+.1f} points, "
-                f"{settings.confidence:.0%} interval)"
+                f" (joint law: {x.law['N']:.1%}, {x.law['D']:.1%}; D helps more by {low:+.1f} to {high:+.1f} "
+                f"percentage points, {settings.confidence:.0%} interval)"
             )
         parts.append(text)
     return f"{NAMES[target]}, measured between neighbouring runs: {'; '.join(parts)}."
@@ -178,38 +180,49 @@ def claim_data(doublings: dict[str, list[Doubling]]) -> str:
     ):
         if places[kind] and len(places[kind]) < total:
             text += f" {words} {', '.join(places[kind])}."
+    target, (centre, *_) = next(iter(doublings.items()))
+    if None not in centre.measured.values():
+        change = " and ".join(f"{-centre.measured[axis]:+.1%} for a doubling of {axis}" for axis in "DN")
+        text += f" {NAMES[target]} at the centre: {change}."
     return text
 
 
 def exponents(f: Fitted, settings: ScalingSettings) -> str:
     name, e = NAMES[f.entry.target], f.entry.estimates
-    values = f"alpha = {shown(e['alpha'])} for model size, beta = {shown(e['beta'])} for data"
+    values = f"α = {shown(e['alpha'])} for model size, β = {shown(e['beta'])} for data"
     if not f.entry.identified:
-        return f"{name}, L = E + A/N^alpha + B/D^beta: the parameters are not determined ({'; '.join(f.entry.notes)}). Fitted: {values}."
+        why = "; ".join(f.entry.notes)
+        return f"{name}, E + A/N^α + B/D^β: the parameters are not determined ({why}). Fitted: {values}."
     alpha, beta = (f.replicas[:, f.law.parameters.index(p)] for p in ("alpha", "beta"))
     tail = (1 - settings.confidence) / 2
     low, high = np.quantile(beta - alpha, [tail, 1 - tail])
     verdict = (
         "the data term falls faster" if low > 0 else "the model term falls faster" if high < 0 else "not distinguished"
     )
-    return f"{name}: {values}; beta - alpha lies in [{low:+.3f}, {high:+.3f}] ({settings.confidence:.0%} interval): {verdict}."
+    return f"{name}: {values}; β - α lies in [{low:+.3f}, {high:+.3f}] ({settings.confidence:.0%} interval): {verdict}."
 
 
 def allocation(f: Fitted, settings: ScalingSettings, said: list[str], unsaid: list[str]) -> None:
     """N* ~ C^a with a = beta/(alpha + beta), if compute goes as N D."""
     if not f.entry.identified:
-        unsaid.append(f"{NAMES[f.entry.target]}: a compute-optimal split between model and data, as the joint law is not determined.")
+        unsaid.append(
+            f"{NAMES[f.entry.target]}: a compute-optimal split of model and data, as the joint law is not determined."
+        )
         return
     alpha, beta = (f.replicas[:, f.law.parameters.index(p)] for p in ("alpha", "beta"))
     tail = (1 - settings.confidence) / 2
     low, high = np.quantile(beta / (alpha + beta), [tail, 1 - tail])
     e = f.entry.estimates
+    a = e["beta"].value / (e["alpha"].value + e["beta"].value)
     cost = np.array([p.flops / (p.body_parameters * p.structures) for p in f.points])
-    caveat = f"flops/(N D) varies by a factor {cost.max() / cost.min():.2f} over these runs" if cost.min() > 0 else ""
+    caveat = (
+        f"flops/(N D) varies by a factor {cost.max() / cost.min():.2f} here"
+        if cost.min() > 0
+        else "flops are not recorded"
+    )
     said.append(
-        f"{NAMES[f.entry.target]}: if compute C grows as N D ({caveat or 'flops are not recorded'}), the optimal model grows as "
-        f"C^{e['beta'].value / (e['alpha'].value + e['beta'].value):.2f} ([{low:.2f}, {high:.2f}]), the data as C to the rest; "
-        "within the measured range."
+        f"{NAMES[f.entry.target]}: the best split of compute C ~ N D within the measured range is "
+        f"N ~ C^{a:.2f} [{low:.2f}, {high:.2f}], D ~ C^{1 - a:.2f} ({caveat})."
     )
 
 
@@ -224,7 +237,9 @@ def width_depth_pairs(points: list[Point]) -> list[Pair]:
             key = (b.run, a.depth)
             if key not in nearest or apart(a, b) < apart(*nearest[key]):
                 nearest[key] = Pair(a, b)
-    return sorted(nearest.values(), key=lambda x: (x.wide.depth, x.deep.depth, x.deep.structures, x.deep.width, x.deep.run))
+    return sorted(
+        nearest.values(), key=lambda x: (x.wide.depth, x.deep.depth, x.deep.structures, x.deep.width, x.deep.run)
+    )
 
 
 def apart(a: Point, b: Point) -> float:
@@ -238,13 +253,14 @@ def claim_depth(pairs: list[Pair], said: list[str], unsaid: list[str]) -> None:
         said.append(
             f"That width beats depth past {PAPER_DEPTH} layers (same paper): of {len(beyond)} "
             f"{'pair' if len(beyond) == 1 else 'pairs'} of nearly equal size the wider has the lower loss in {wide}, "
-            f"the deeper in {len(beyond) - wide}; the deeper has between {min(x.gain('loss') for x in beyond):+.1%} and "
-            f"{max(x.gain('loss') for x in beyond):+.1%} less."
+            f"the deeper in {len(beyond) - wide}; loss of the deeper relative to the wider: "
+            + ", ".join(f"{-x.gain('loss'):+.1%}" for x in beyond)
+            + "."
         )
     else:
         unsaid.append(
-            f"That width beats depth past {PAPER_DEPTH} layers: no two runs of different depth, the shallower of at least "
-            f"{PAPER_DEPTH} layers, are within {CLOSE:.0%} in body parameters at equal data."
+            f"That width beats depth past {PAPER_DEPTH} layers: no two runs of different depth, the shallower of at "
+            f"least {PAPER_DEPTH} layers, are within {CLOSE:.0%} in body parameters at equal data."
         )
     if pairs and len({x.deep.seed for x in pairs}) == 1:
         unsaid.append(f"An interval for width against depth: {len(pairs)} compared, one seed each.")
@@ -261,19 +277,20 @@ def depth_sentence(x: Pair, targets: tuple[str, ...]) -> str:
 
 # ---------------------------------------------------------------------------------------------------------- the limits
 def extrapolation(joint: list[Fitted]) -> str:
-    """The range, and how well the law foretells the largest runs from the others: the only extrapolation that was tried."""
+    """The range, and how well the law foretells the largest runs from the others: the one extrapolation tried."""
     points = joint[0].points
     n, d = [p.body_parameters for p in points], [p.structures for p in points]
     decades = f"{math.log10(max(n) / min(n)):.1f} decades of N and {math.log10(max(d) / min(d)):.1f} of D"
-    text = (
-        f"Any use of these laws beyond N = {max(n):,} or D = {max(d):,}: they rest on {len(points)} points over {decades}."
-    )
+    beyond = f"Any use of these laws beyond N = {max(n):,} or D = {max(d):,}"
+    text = f"{beyond}: they rest on {len(points)} points over {decades}."
     tries = []
     for f in joint:
         inside = [p for p in f.points if p.body_parameters < max(n) and p.structures < max(d)]
         outside = [p for p in f.points if p not in inside]
         if len(inside) > len(f.law.parameters):
-            columns = [[(p.body_parameters, p.structures, getattr(p, f.entry.target)) for p in ps] for ps in (inside, outside)]
+            columns = [
+                [(p.body_parameters, p.structures, getattr(p, f.entry.target)) for p in ps] for ps in (inside, outside)
+            ]
             (ni, di, li), (no, do, lo) = (np.array(c, float).T for c in columns)
             worst = np.abs(f.law(optimum(f.law, ni, di, li).values, no, do)[0] / lo - 1).max()
             tries.append(f"{NAMES[f.entry.target].lower()} {worst:.1%}")
@@ -295,9 +312,16 @@ def confounded(grid: Grid, points: tuple[Point, ...]) -> list[str]:
     ]
 
 
-def open_law(f: Fitted) -> str:
-    where = f.entry.where.split(":")[0]
-    return f"{NAMES[f.entry.target]} along {f.law.axes} alone, at {where} ({f.entry.formula}): {'; '.join(f.entry.notes)}."
+def open_laws(fitted: list[Fitted]) -> list[str]:
+    """Targets that share the same doubts share the sentence."""
+    together = defaultdict(list)
+    for f in fitted:
+        formula = f.entry.formula.removeprefix("L = ").replace("alpha", "α").replace("beta", "β")
+        where = f.entry.where.split(":")[0]
+        together[f"along {f.law.axes} alone, at {where} ({formula}): {'; '.join(f.entry.notes)}."].append(
+            NAMES[f.entry.target]
+        )
+    return [f"{', '.join(names)}: the law {text}" for text, names in together.items()]
 
 
 def noise(points: list[Point], targets: tuple[str, ...], said: list[str], unsaid: list[str]) -> None:
@@ -309,15 +333,18 @@ def noise(points: list[Point], targets: tuple[str, ...], said: list[str], unsaid
     repeated = [ps for ps in cells.values() if len({p.seed for p in ps}) > 1]
     if not repeated:
         unsaid.append(
-            "The noise of training: every run has one seed. The intervals are from resampling runs, and hold the scatter "
-            "about the law, not what another seed would give."
+            "The noise of training: every run has one seed. The intervals are from resampling runs, and hold the "
+            "scatter about the law, not what another seed would give."
         )
         return
-    spreads = ", ".join(
-        f"{NAMES[t].lower()} {max(np.std(v, ddof=1) / np.mean(v) for v in [[getattr(p, t) for p in ps] for ps in repeated]):.1%}"
-        for t in targets
+    spreads = []
+    for t in targets:
+        groups = [[getattr(p, t) for p in ps] for ps in repeated]
+        spreads.append(f"{NAMES[t].lower()} {max(np.std(v, ddof=1) / np.mean(v) for v in groups):.1%}")
+    said.append(
+        f"Seeds: {len(repeated)} {'run was' if len(repeated) == 1 else 'runs were'} repeated; the largest standard "
+        f"deviation among them is {', '.join(spreads)}."
     )
-    said.append(f"Seeds: {len(repeated)} {'run was' if len(repeated) == 1 else 'runs were'} repeated; the largest standard deviation among them is {spreads}.")
 
 
 def shown(e: Estimate) -> str:

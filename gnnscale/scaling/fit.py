@@ -150,7 +150,9 @@ def fit_law(
     doubts = design_doubts(law, x) + shape_doubts(law, found, n, d, loss) + interval_doubts(law, estimates, loss)
     notes = list(doubts)
     if undetermined:
-        notes.append(f"{undetermined} of {settings.bootstrap} resamples do not determine the parameters, and were left out")
+        notes.append(
+            f"{undetermined} of {settings.bootstrap} resamples do not determine the parameters, and were left out"
+        )
     if replicas is not None and len(n) < len(law.parameters) + 3:
         notes.append(f"{len(n)} points for {len(law.parameters)} parameters: the intervals are too narrow")
     if found.at_optimum < 0.5:
@@ -217,7 +219,9 @@ def design_doubts(law: PowerSum, x: np.ndarray) -> list[str]:
         a, b = (x - x.mean(axis=0)).T
         r = float(a @ b / math.sqrt((a @ a) * (b @ b)))
         if abs(r) > COLLINEAR:
-            doubts.append(f"N and D vary together (correlation of their logarithms {r:.3f}): no telling which one helps")
+            doubts.append(
+                f"N and D vary together (correlation of their logarithms {r:.3f}): no telling which one helps"
+            )
     return doubts
 
 
@@ -225,7 +229,9 @@ def shape_doubts(law: PowerSum, found: Optimum, n: np.ndarray, d: np.ndarray, lo
     """Whether a point is to spare, each power does more over the points than the residuals, and the optimum is one."""
     doubts = []
     if len(loss) == len(law.parameters):
-        doubts.append(f"{len(loss)} points for {len(law.parameters)} parameters: it passes through them and tests nothing")
+        doubts.append(
+            f"{len(loss)} points for {len(law.parameters)} parameters: it passes through them and tests nothing"
+        )
     if found.spread > 0.01:
         doubts.append(f"the optimum is not unique: exponents that differ by {found.spread:.2g} fit equally well")
     values = dict(zip(law.parameters, found.values))

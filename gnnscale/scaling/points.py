@@ -10,7 +10,9 @@ from gnnscale.specs import Evaluation, Point
 
 
 def point(e: Evaluation) -> Point:
-    common = {name: getattr(e, name) for name in Point.model_fields if name in Evaluation.model_fields and name != "model"}
+    common = {
+        name: getattr(e, name) for name in Point.model_fields if name in Evaluation.model_fields and name != "model"
+    }
     return Point(
         **common,
         model=e.model.kind,

@@ -191,6 +191,9 @@ class Trainer:
 
     def restore(self) -> None:
         """Go back to the newest whole checkpoint; a torn one is passed over, and said so."""
+        if self.rank == 0:
+            for torn in (self.run.directory / "checkpoints").glob(".*.tmp"):
+                shutil.rmtree(torn)
         for directory in reversed(self.checkpoints()):
             if not checkpoint_is_whole(directory):
                 print(f"{directory.name} is torn; trying the one before it", flush=True)

@@ -1,0 +1,68 @@
+"""A small converted dataset, made once a test session by the real stage, and directories for stages to run in."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from gnnscale import files
+from gnnscale.specs import ConvertSettings, OptimSettings, Settings, Split, StageResult, StageSpec, TrainSettings
+
+ROOT = Path(__file__).parent.parent
+ENV = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+TINY = TrainSettings(
+    model={"kind": "egnn", "width": 8, "depth": 2, "cutoff": 4.0},
+    structures=40, optim=OptimSettings(epochs=4, batch=8),
+)  # fmt: skip
+
+
+def directory(root: Path, id: str, settings: Settings, needs: dict[str, Path] | None = None, **runtime: object) -> Path:
+    """A stage's directory with its spec.json, as the workflow would make it."""
+    made = root / id
+    made.mkdir(parents=True)
+    there = {need: os.path.relpath(path, made) for need, path in (needs or {}).items()}
+    spec = StageSpec(id=id, key="0" * 16, settings=settings, code={}, needs=there, runtime=runtime)
+    files.write_model(made / "spec.json", spec)
+    return made
+
+
+def execute(made: Path, *, module: str = "", ranks: int = 1, timeout: float = 60) -> subprocess.CompletedProcess:
+    """Run the stage in `made`, on `ranks` processes that find each other through torch's variables."""
+    kind = module or json.loads((made / "spec.json").read_text())["settings"]["kind"]
+    command = [sys.executable, "-m", f"gnnscale.{kind}", str(made)]
+    env = os.environ | ENV
+    if ranks == 1:
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout)
+    common = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20000 + os.getpid() % 20000)}
+    started = [
+        subprocess.Popen(command, env=env | common | {"RANK": str(r), "LOCAL_RANK": str(r)}, text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for r in range(ranks)
+    ]  # fmt: skip
+    said = [process.communicate(timeout=timeout) for process in started]
+    codes = [process.returncode for process in started]
+    worst = codes.index(max(codes, key=abs))
+    return subprocess.CompletedProcess(command, codes[worst], *said[worst])
+
+
+def result(made: Path) -> StageResult:
+    return files.read_model(made / "result.json", StageResult)
+
+
+def convert(root: Path) -> dict[str, Path]:
+    """Two sources that differ in everything: periodic alloys and oxides with stress, and molecules without."""
+    needs = {}
+    for name in ("bulk", "organic"):
+        settings = ConvertSettings(
+            dataset="generated", name=name, options={"source": name, "structures": 48},
+            split=Split(validation=0.15, test=0.2), cutoff=4.0,
+        )  # fmt: skip
+        made = directory(root, f"convert/{name}", settings)
+        done = execute(made)
+        assert done.returncode == 0, done.stderr
+        needs[f"convert/{name}"] = made
+    return needs

@@ -1,0 +1,42 @@
+"""The order of the data is a function: nothing lost, nothing twice, the same for any number of ranks."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gnnscale.data import batches
+
+
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 5))
+def test_an_epoch_holds_every_structure_once(structures, batch, seed):
+    size = min(batch, structures)
+    row = np.concatenate([batches.global_batch(s, structures, batch, seed) for s in range(3 * structures // size + 1)])
+    for epoch in range(len(row) // structures):
+        assert sorted(row[epoch * structures : (epoch + 1) * structures]) == list(range(structures))
+
+
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 200))
+def test_a_step_is_the_same_whenever_it_is_asked_for(structures, batch, step):
+    one = batches.global_batch(step, structures, batch, 3)
+    assert (one == batches.global_batch(step, structures, batch, 3)).all()
+    assert len(one) == min(batch, structures)
+
+
+def test_epochs_are_shuffled_differently():
+    assert (batches.global_batch(0, 30, 30, 0) != batches.global_batch(1, 30, 30, 0)).any()
+    assert (batches.global_batch(0, 30, 30, 0) != batches.global_batch(0, 30, 30, 1)).any()
+
+
+@given(st.lists(st.floats(1, 1000), min_size=1, max_size=64), st.integers(1, 8))
+def test_shares_hold_everything_once_and_are_balanced(costs, ranks):
+    costs = np.array(costs)
+    shares = batches.share(costs, ranks)
+    assert sorted(np.concatenate(shares)) == list(range(len(costs)))
+    loads = [costs[share].sum() for share in shares]
+    assert max(loads) <= sum(loads) / ranks + costs.max() + 1e-9  # the bound of longest-first
+
+
+def test_steps_for_counts_whole_epochs():
+    assert batches.steps_for(100, 16, 2) == 13
+    assert batches.steps_for(5, 16, 3) == 3
+    assert batches.steps_for(5, 16, 0.01) == 1
