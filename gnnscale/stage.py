@@ -195,7 +195,7 @@ def classify(error: BaseException) -> tuple[str, str, str]:
     if isinstance(error, files.BadFile):
         return "data", str(error), "delete its directory; the next run makes it again"
     if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate" in str(error) or "CUDA out of memory" in str(error):
-        return "out-of-memory", str(error).splitlines()[0] or "out of memory", "smaller batch or model, or more ranks"
+        return "out-of-memory", (str(error) or "out of memory").splitlines()[0], "smaller batch or model, or more ranks"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "disk-full", f"no space left for {error.filename or 'a file'}", "free some, then type the same command again"
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

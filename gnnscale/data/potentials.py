@@ -12,6 +12,8 @@ import numpy as np
 import scipy.special
 from ase import Atoms
 
+from gnnscale.neighbors import edges
+
 COULOMB = 14.399645  # eV Angstrom, e^2 / (4 pi epsilon_0)
 
 
@@ -154,11 +156,13 @@ def _charge(symbol: str, oxide: bool) -> float:
 
 
 def _pairs(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    from vesin import NeighborList
-
-    neighbours = NeighborList(cutoff=cutoff, full_list=False, sorted=True, n_threads=1)  # one thread: one order of sums
-    i, j, r, vectors = neighbours.compute(atoms.positions, atoms.cell.array, atoms.pbc, "ijdD")
-    return i.astype(int), j.astype(int), r, vectors
+    """Every pair once: indices, distance, and the vector from i to j."""
+    i, j, shifts = edges(atoms.positions, atoms.cell.array, atoms.pbc, cutoff)
+    ahead = np.sign(shifts) @ (9, 3, 1) > 0  # of an atom and its own two images at S and -S, one
+    once = (i < j) | ((i == j) & ahead)
+    i, j = i[once].astype(int), j[once].astype(int)
+    vectors = atoms.positions[j] - atoms.positions[i] + shifts[once] @ atoms.cell.array
+    return i, j, np.linalg.norm(vectors, axis=1), vectors
 
 
 def _force_shifted(value, slope, r: np.ndarray, cutoff: float) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,79 @@
+"""A study expands into exactly the runs that it says; every study in the folder is valid."""
+
+import pytest
+
+from gnnscale.specs import EGNNConfig
+from workflow import study
+from workflow.study import Study, Sweep
+from workflow.yamlfile import Problem
+
+DATA = [{"name": "a", "dataset": "generated", "options": {"source": "bulk", "structures": 10}}]
+
+
+def of(*sweeps, **train):
+    return Study(title="t", data=DATA, train=train, sweeps=[Sweep(**sweep) for sweep in sweeps])
+
+
+def test_all_combinations_for_each_case():
+    asked = of({"name": "s", "over": {"model.width": [8, 16], "structures": [5, 9]},
+                "cases": [{"model.depth": 2}, {"model.depth": 4}]})  # fmt: skip
+    assert [run.name for run in study.runs(asked)] == [
+        "w8-d2-n5", "w8-d2-n9", "w16-d2-n5", "w16-d2-n9", "w8-d4-n5", "w8-d4-n9", "w16-d4-n5", "w16-d4-n9",
+    ]  # fmt: skip
+
+
+def test_a_run_that_two_sweeps_ask_for_is_one_run():
+    asked = of({"name": "s", "over": {"model.width": [8, 16]}}, {"name": "t", "cases": [{"model.width": 8}]})
+    runs = {run.name: run.sweeps for run in study.runs(asked)}
+    assert runs == {"w8-d3-nall": ("s", "t"), "w16-d3-nall": ("s",)}
+
+
+def test_names_tell_whatever_else_is_swept():
+    asked = of({"name": "s", "over": {"seed": [0, 1], "optim.learning_rate": [0.001, 0.002]}})
+    assert [run.name for run in study.runs(asked)] == [
+        "w64-d3-nall-learning_rate0.001", "w64-d3-nall", "w64-d3-nall-learning_rate0.001-seed1", "w64-d3-nall-seed1",
+    ]  # fmt: skip
+
+
+def test_a_width_can_be_asked_for_by_parameters():
+    asked = of({"name": "s", "cases": [{"model.width": {"parameters": 20_000}, "model.depth": depth} for depth in (2, 8)]})
+    for run in study.runs(asked):
+        assert run.settings.model.body_parameters() == pytest.approx(20_000, rel=0.1)
+        other = [EGNNConfig(width=run.settings.model.width + d, depth=run.settings.model.depth) for d in (-1, 1)]
+        best = abs(run.settings.model.body_parameters() - 20_000)
+        assert all(best <= abs(model.body_parameters() - 20_000) for model in other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.widht": [1]}, "did you mean 'model.width'"),
+        ({"model.width": ["x"]}, "found 'x'"),
+        ({"model.width": [{"parametres": 3}]}, "parameters: N"),
+        ({"optim.epochs": [-1]}, "optim.epochs: found -1"),
+        ({"nothing": [1]}, "nothing is called 'nothing'"),
+    ],
+)
+def test_a_wrong_sweep_is_told_in_words(changes, message):
+    with pytest.raises(Problem, match=message):
+        study.runs(of({"name": "s", "over": changes}))
+
+
+@pytest.mark.parametrize("name", study.names())
+def test_every_study_in_the_folder_expands(name):
+    _, asked = study.load(name)
+    runs = study.runs(asked)
+    assert len({run.name for run in runs}) == len(runs) > 0
+
+
+def test_an_unknown_study_is_told_the_nearest():
+    with pytest.raises(Problem, match="did you mean 'default'"):
+        study.load("defalt")
+
+
+def test_a_study_can_be_a_file_anywhere(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text((study.STUDIES / "smoke.yaml").read_text())
+    assert study.load(str(path))[0] == "mine"
+    with pytest.raises(Problem, match="it names directories"):
+        study.load(str(tmp_path / "a; rm -rf.yaml"))
