@@ -101,7 +101,6 @@ class Run:
 
 def run(main: Callable[[Run], Outputs]) -> None:
     """The whole life of a stage's process; never returns."""
-    die_with_driver()
     if len(sys.argv) != 2 or sys.argv[1] in ("-h", "--help"):
         print(f"usage: python -m {main.__module__} DIRECTORY   (which holds spec.json)", file=sys.stderr)
         sys.exit(DONE if "-h" in sys.argv or "--help" in sys.argv else REFUSED)
@@ -201,16 +200,6 @@ def classify(error: BaseException) -> tuple[str, str, str]:
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "permission", f"{error.filename}: {error.strerror.lower()}", "make it writable"
     return "application", f"{type(error).__name__}: {error}", ""
-
-
-def die_with_driver() -> None:
-    """On a laptop a stage must not outlive its driver, killed or not: Linux sends SIGKILL when the parent is gone."""
-    if os.environ.get("GNNSCALE_DIE_WITH_PARENT") and sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() == 1:
-            os._exit(MEMORY)
 
 
 def provenance() -> dict[str, Scalar]:

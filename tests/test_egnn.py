@@ -7,13 +7,13 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from structures import CUTOFF, Sample, batch, crystal, molecule
 from torch.utils.flop_counter import FlopCounterMode
 
 from gnnscale.graph import AtomGraphs
 from gnnscale.models import Potential, build, hidden_matrices, predict
 from gnnscale.models.blocks import Layout, Pattern, product
 from gnnscale.specs import EGNNConfig
+from tests.structures import CUTOFF, Sample, batch, crystal, molecule
 
 FORMS = [(form, forces) for form in ("edge", "deferred") for forces in ("direct", "gradient")]
 every_form = pytest.mark.parametrize("form, forces", FORMS)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from structures import brute_force_edges, generators
 
 from gnnscale.neighbors import edges
+from tests.structures import brute_force_edges, generators
 
 
 def listed(positions, cell, pbc, cutoff) -> list[tuple[int, ...]]:

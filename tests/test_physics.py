@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from structures import CUTOFF, Sample, batch, crystals, generators, molecules, orthogonal, structures
 
 from gnnscale.graph import Properties
 from gnnscale.models import MODELS, Potential, build, predict
 from gnnscale.specs import EGNNConfig, ModelConfig
+from tests.structures import CUTOFF, Sample, batch, crystals, generators, molecules, orthogonal, structures
 
 CONFIGS: dict[str, ModelConfig] = {
     f"egnn-{form}-{forces}": EGNNConfig(form=form, forces=forces, width=16, depth=2, radial=4, cutoff=CUTOFF)

@@ -20,6 +20,7 @@ TRUE = {
     "PowerN": (0.1, 30.0, 0.4),
     "PowerD": (0.1, 8.0, 0.5),
     "PurePowers": (30.0, 0.4, 8.0, 0.5),
+    "EqualPowers": (30.0, 0.45, 8.0),
     "PurePowerN": (30.0, 0.4),
     "PurePowerD": (8.0, 0.5),
 }

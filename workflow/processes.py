@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +22,7 @@ from workflow.sites import SiteConfig
 
 GRACE_SECONDS = 1.3  # from SIGTERM to SIGKILL; a training writes its checkpoint in this time, or falls back on its last
 TAIL_LINES = 12
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here, not between fork and exec
 CONTINUE = 75  # exit code: stopped on request, run again to go on
 
 
@@ -81,10 +85,9 @@ class Processes:
         return attempt
 
     def execute(self, stage: Stage, folder: Path, attempt: Path) -> int:
-        env = os.environ | {"GNNSCALE_DIE_WITH_PARENT": "1"}
         with open(attempt / "stdout", "wb") as out, open(attempt / "stderr", "wb") as err:
             process = subprocess.Popen(["sh", str(folder / "command.sh")], stdin=subprocess.DEVNULL, stdout=out, stderr=err,
-                                       env=env, start_new_session=True)  # fmt: skip
+                                       start_new_session=True, preexec_fn=die_with(os.getpid()))  # fmt: skip
             self.running[stage.id] = process
             try:
                 return process.wait()
@@ -105,6 +108,19 @@ class Processes:
         while self.running and time.monotonic() < deadline:
             time.sleep(0.02)
         signal_all(list(self.running.values()), signal.SIGKILL)
+
+
+def die_with(driver: int) -> Callable[[], None] | None:
+    """A stage must not outlive its driver, however that dies; set in the child before anything else runs there."""
+    if LIBC is None:
+        return None
+
+    def ask_linux() -> None:
+        LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, kept through exec
+        if os.getppid() != driver:
+            os._exit(1)  # it died between fork and here
+
+    return ask_linux
 
 
 def signal_all(processes: list[subprocess.Popen], signum: int) -> None:
@@ -139,4 +155,5 @@ def last_lines(path: Path) -> tuple[str, ...]:
             text = file.read().decode(errors="replace")
     except OSError:
         return ()
-    return tuple(line.rstrip() for line in text.splitlines() if line.strip())[-TAIL_LINES:]
+    lines = [line.rstrip() for line in text.splitlines() if line.strip() and not line.startswith("error (")]
+    return tuple(lines[-TAIL_LINES:])  # without the line that says the message again

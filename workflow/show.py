@@ -117,18 +117,22 @@ def logs(folder: Path, id: str) -> None:
 
 # -------------------------------------------------------------------------------------------------------- the end
 def summary(dag: Any, asked: Any, seconds: float) -> None:
+    """One line a failure, with its last words once where several have the same, and the command to type next."""
     states = list(dag.journal.states.values())
-    blocked = states.count("blocked")
     print(f"{states.count('done')} of {len(dag.stages)} stages done in {duration(seconds)}")
+    told: dict[str, str] = {}
     for failure in dag.failures.values():
-        print(f"failed: {failure.id}: {failure.message}")
-        for line in failure.tail:
-            print(f"    | {line}")
-        print(f"    {failure.hint or 'all it printed: ' + asked.command('logs') + ' ' + failure.id}")
+        first = told.setdefault(failure.message, failure.id)
+        print(f"failed: {failure.id}: {failure.message if first == failure.id else 'the same as ' + first}")
+        if first == failure.id:
+            for line in failure.tail:
+                print(f"    | {line}")
+            print(f"    {failure.hint or 'all it printed: ' + asked.command('logs') + ' ' + failure.id}")
     if dag.failures:
-        print(f"{blocked} stage(s) wait for what failed. When it is mended: {asked.command()}")
+        print(f"{states.count('blocked')} stage(s) wait for what failed. When it is mended: {asked.command()}")
     else:
         print(f"report: {asked.root / 'report.html'}")
+
 
 def links(root: Path, stages: dict[str, Stage]) -> None:
     """report.html and the like at the top of the run directory, as links to the results that are current."""

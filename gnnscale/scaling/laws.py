@@ -13,9 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import nnls
+from scipy.special import expit, logit
 
 DELTA = 1e-3  # of the Huber loss, on log L: Hoffmann et al., so that published fits can be compared
 COEFFICIENT, EXPONENT = {"N": "A", "D": "B"}, {"N": "alpha", "D": "beta"}
+LIMIT = 3.0  # exponents lie in (0, 3]: steeper, a term is a step at the smallest sizes, and its coefficient has no meaning
 START_EXPONENTS = (0.1, 0.3, 0.7, 1.5)
 ROWS = 2**17  # resamples x points evaluated at once: small enough for the cache, large enough for numpy
 
@@ -24,25 +26,36 @@ ROWS = 2**17  # resamples x points evaluated at once: small enough for the cache
 class PowerSum:
     """A sum of powers, with or without a floor: E + A/N^alpha + B/D^beta and its parts.
 
-    In the fit theta = (e, a, alpha, b, beta) with E = exp(e), A/N^alpha = exp(a - alpha (log N - centre)): the centre
-    takes the correlation of a and alpha out, without which BFGS needs several times the steps.
+    In the fit theta = (e, a, t, b, u) with E = exp(e), alpha = LIMIT / (1 + exp(-t)) and
+    A/N^alpha = exp(a - alpha (log N - centre)): the centre takes the correlation of a and alpha out, without which BFGS
+    needs several times the steps.
     """
 
     name: str
     axes: str  # which of "ND" the law depends on
     floor: bool
+    tied: bool = False  # one exponent, gamma, for both axes
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        return ("E",) * self.floor + tuple(p for axis in self.axes for p in (COEFFICIENT[axis], EXPONENT[axis]))
+        each = [p for axis in self.axes for p in (COEFFICIENT[axis], self.exponent(axis))]
+        return ("E",) * self.floor + tuple(dict.fromkeys(each))
 
     @property
     def exponents(self) -> tuple[str, ...]:
-        return tuple(EXPONENT[axis] for axis in self.axes)
+        return tuple(dict.fromkeys(self.exponent(axis) for axis in self.axes))
 
     @property
     def formula(self) -> str:
-        return "L = " + "E + " * self.floor + " + ".join(f"{COEFFICIENT[i]}/{i}^{EXPONENT[i]}" for i in self.axes)
+        return "L = " + "E + " * self.floor + " + ".join(f"{COEFFICIENT[i]}/{i}^{self.exponent(i)}" for i in self.axes)
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """Where coefficient and exponent of each axis are among the parameters."""
+        return [tuple(map(self.parameters.index, (COEFFICIENT[i], self.exponent(i)))) for i in self.axes]
+
+    def exponent(self, axis: str) -> str:
+        return "gamma" if self.tied else EXPONENT[axis]
 
     def columns(self, n: np.ndarray, d: np.ndarray) -> np.ndarray:
         """log of what the law depends on  # (points, axes)"""
@@ -50,52 +63,50 @@ class PowerSum:
 
     def log_loss(self, theta: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """log L  # (rows, points), and its gradient by theta  # (rows, parameters, points)"""
-        first = int(self.floor)
-        terms = [np.broadcast_to(theta[:, :1], (len(theta), len(x)))] * first
-        for k, column in enumerate(x.T):
-            terms.append(theta[:, first + 2 * k, None] - theta[:, first + 2 * k + 1, None] * column)
+        terms = [np.broadcast_to(theta[:, :1], (len(theta), len(x)))] * self.floor
+        power = LIMIT * expit(theta)  # read where theta holds an exponent
+        for (coefficient, exponent), column in zip(self.places, x.T):
+            terms.append(theta[:, coefficient, None] - power[:, exponent, None] * column)
         top = np.maximum.reduce(terms)
         shares = [np.exp(term - top) for term in terms]
         total = sum(shares)
-        gradient = np.empty((len(theta), theta.shape[1], len(x)))
-        for k, share in enumerate(shares):
-            if k < first:
-                gradient[:, 0] = share / total
-            else:
-                at = first + 2 * (k - first)
-                gradient[:, at] = share / total
-                gradient[:, at + 1] = -gradient[:, at] * x[:, k - first]
+        gradient = np.zeros((len(theta), theta.shape[1], len(x)))
+        if self.floor:
+            gradient[:, 0] = shares[0] / total
+        for (coefficient, exponent), column, share in zip(self.places, x.T, shares[int(self.floor) :]):
+            gradient[:, coefficient] = share / total
+            slope = power[:, exponent, None] * (1 - power[:, exponent, None] / LIMIT)
+            gradient[:, exponent] -= slope * gradient[:, coefficient] * column
         return top + np.log(total), gradient
 
     def starts(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Variable projection: on a grid of exponents the rest is linear least squares, non-negative, of L/L_i."""
         loss, rows = np.exp(y), []
-        for exponents in product(START_EXPONENTS, repeat=x.shape[1]):
-            powers = [np.ones(len(x))] * self.floor + [np.exp(-p * c) for p, c in zip(exponents, x.T)]
+        for exponents in product(START_EXPONENTS, repeat=len(self.exponents)):
+            row = dict(zip(self.exponents, exponents))
+            powers = [np.exp(-row[self.exponent(axis)] * c) for axis, c in zip(self.axes, x.T)]
+            powers = [np.ones(len(x))] * self.floor + powers
             found = nnls(np.stack(powers, axis=1) / loss[:, None], np.ones(len(x)))[0]
             logs = np.log(np.maximum(found, 0.1 * loss.min()))  # a term that starts near zero hardly grows again
-            pairs = zip(logs[int(self.floor) :], exponents)
-            rows.append([*logs[: int(self.floor)], *(value for pair in pairs for value in pair)])
+            row = {name: logit(p / LIMIT) for name, p in row.items()}
+            row |= dict(zip(["E"] * self.floor + [COEFFICIENT[axis] for axis in self.axes], logs))
+            rows.append([row[name] for name in self.parameters])
         return np.array(rows)
 
     def natural(self, theta: np.ndarray, centre: np.ndarray) -> np.ndarray:
         """theta -> values in the order of `parameters`  # (rows, parameters)"""
-        values, first = np.array(theta, float), int(self.floor)
-        values[:, :first] = np.exp(theta[:, :first])
-        for k, c in enumerate(centre):
-            at = first + 2 * k
-            # an exponent without meaning gives a coefficient without meaning: keep it finite, for JSON
-            values[:, at] = np.exp(np.clip(theta[:, at] + theta[:, at + 1] * c, -700, 700))
+        values = np.exp(np.clip(theta, -700, 700))
+        for (coefficient, exponent), c in zip(self.places, centre):
+            values[:, exponent] = LIMIT * expit(theta[:, exponent])
+            values[:, coefficient] = np.exp(np.clip(theta[:, coefficient] + values[:, exponent] * c, -700, 700))
         return values
 
     def __call__(self, values: np.ndarray, n: np.ndarray, d: np.ndarray) -> np.ndarray:
         """L at natural parameter values (rows, parameters) for points n, d  # (rows, points)"""
-        values, x, first = np.atleast_2d(values), self.columns(n, d), int(self.floor)
+        values, x = np.atleast_2d(values), self.columns(n, d)
         total = np.broadcast_to(values[:, :1] if self.floor else 0.0, (len(values), len(x)))
-        for k, column in enumerate(x.T):
-            with np.errstate(divide="ignore"):
-                log_coefficient = np.log(values[:, first + 2 * k, None])
-            total = total + np.exp(log_coefficient - values[:, first + 2 * k + 1, None] * column)
+        for (coefficient, exponent), column in zip(self.places, x.T):
+            total = total + values[:, coefficient, None] * np.exp(-values[:, exponent, None] * column)
         return total
 
 
@@ -107,6 +118,7 @@ LAWS = {
         PowerSum("PowerN", "N", floor=True),
         PowerSum("PowerD", "D", floor=True),
         PowerSum("PurePowers", "ND", floor=False),
+        PowerSum("EqualPowers", "ND", floor=False, tied=True),
         PowerSum("PurePowerN", "N", floor=False),
         PowerSum("PurePowerD", "D", floor=False),
     )
@@ -152,7 +164,8 @@ def optimum(law: PowerSum, n: np.ndarray, d: np.ndarray, loss: np.ndarray) -> Op
     theta, value = minimise(lambda t, rows: function(t, np.zeros_like(rows)), starts)
     best = int(np.argmin(value))
     reached = value <= value[best] * (1 + 1e-4) + 1e-9
-    ties = theta[value <= value[best] * (1 + 1e-7) + 1e-12][:, int(law.floor) + 1 :: 2]
+    ties = law.natural(theta[value <= value[best] * (1 + 1e-7) + 1e-12], centre)
+    ties = ties[:, [law.parameters.index(name) for name in law.exponents]]
     residuals = law.log_loss(theta[best : best + 1], x)[0][0] - y
     return Optimum(
         values=law.natural(theta[best : best + 1], centre)[0],
