@@ -68,10 +68,14 @@ def check(structure: Structure, number: int) -> None:
     if not atoms or structure.positions.shape != (atoms, 3) or structure.forces.shape != (atoms, 3):
         raise stage.Refusal(
             f"structure {number} ({structure.label or structure.group}): {atoms} atoms, but positions "
-            f"{structure.positions.shape} and forces {structure.forces.shape}", "mend the dataset's script", "data"
+            f"{structure.positions.shape} and forces {structure.forces.shape}",
+            "mend the dataset's script",
+            "data",
         )
     if not np.isfinite(structure.positions).all() or not np.isfinite(structure.cell).all():
-        raise stage.Refusal(f"structure {number} ({structure.label or structure.group}): position not finite", "", "data")
+        raise stage.Refusal(
+            f"structure {number} ({structure.label or structure.group}): position not finite", "", "data"
+        )
 
 
 def describe(packed: shards.Packed, card: DatasetCard, settings: ConvertSettings, skipped: dict[str, int]) -> ShardCard:
@@ -82,7 +86,8 @@ def describe(packed: shards.Packed, card: DatasetCard, settings: ConvertSettings
             groups = len(np.unique(packed.group))
             raise stage.Refusal(
                 f"{settings.name}: no structure falls into the {name} split ({groups} groups)",
-                "ask for more structures, a larger share, or another split seed", "data"
+                "ask for more structures, a larger share, or another split seed",
+                "data",
             )
     elements, counts = composition(packed)
     known = np.isfinite(packed.energy)

@@ -1,27 +1,21 @@
 """Every file that two parts of gnnscale share, as pydantic models: the whole interface between login node and job.
 
-Energies eV, lengths Angstrom, forces eV/Angstrom, stress eV/Angstrom^3, positive in tension. `workflow` imports this
-file and nothing else of the package, so it must stay light: pydantic and the standard library only.
+Energies eV, lengths Angstrom, forces eV/Angstrom, stress eV/Angstrom^3, positive in tension. `workflow` imports
+this, architectures.py, schema.py and files.py and nothing else of the package: pydantic and the standard library.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from gnnscale.architectures import EGNNConfig, ModelConfig
+from gnnscale.schema import Spec
 
 FORMAT = 1  # of run directories; raised when an older one can no longer be read
 
-ELEMENTS = 119  # rows of a table by atomic number, 0 to 118
-
 Scalar = str | int | float | bool | None
-
-
-class Spec(BaseModel):
-    """Anything that is read from or written to a file: immutable, and a wrong field is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 # ---------------------------------------------------------------------------------------------------------- data
@@ -81,65 +75,6 @@ class ConvertSettings(Spec):
     options: dict[str, Scalar] = Field(default_factory=dict, description="what the dataset's script may be asked for")
     split: Split = Split()
     cutoff: float = Field(5.0, gt=0, description="Angstrom, for the edge counts of the card")
-
-
-# --------------------------------------------------------------------------------------------------------- models
-class EGNNConfig(Spec):
-    """An E(3)-equivariant graph network (gnnscale/models/egnn.py)."""
-
-    kind: Literal["egnn"] = "egnn"
-    form: Literal["edge", "deferred"] = Field("edge", description="second matrix on each edge, or after their sum")
-    width: int = Field(64, ge=1, description="channels of a node")
-    depth: int = Field(3, ge=1, description="message-passing layers")
-    cutoff: float = Field(5.0, gt=0, description="Angstrom")
-    radial: int = Field(8, ge=1, description="radial basis functions")
-    forces: Literal["direct", "gradient"] = Field("direct", description="an equivariant head, or exactly -dE/dx")
-
-    @property
-    def channels(self) -> int:
-        """Vectors of a node; fewer than its scalars, as each costs three numbers per edge."""
-        return max(1, self.width // 8)
-
-    def body_parameters(self) -> int:
-        """N of the scaling laws: all but the embeddings of elements and sources."""
-        w, k = self.width, self.channels
-        layer = 2 * w * w + self.radial * w + (w * w + w) + k * w + (2 * w + k + 1) * w + w * w + w
-        readout = w * (1 + k) if self.forces == "direct" else w
-        return self.depth * layer + w * w + w + readout
-
-    def parameters(self, sources: int) -> int:
-        return self.body_parameters() + (ELEMENTS + sources) * self.width
-
-    def flops(self, atoms: float, edges: float) -> float:
-        """Of one training step, forward and backward, in all matrix products; 2 per multiply-add.
-
-        A product y = Wx costs three times its forward pass, for dL/dW and dL/dx. Gradient forces cost six: dE/dx once
-        more, and both derivatives of that; less where the input does not depend on positions or the slope is constant.
-        """
-        w, k = self.width, self.channels
-        direct = self.forces == "direct"
-        projection, radial = atoms * 2 * w * w, edges * self.radial * w
-        second = (edges if self.form == "edge" else atoms) * w * w
-        nodes = atoms * ((2 * w + k) * w + w * w + 3 * k * w)  # the update of h, and of three components of V
-        hidden, readout = atoms * w * w, atoms * w * (1 + k * direct)
-        if direct:  # the radial basis has no dL/dx
-            return 2 * (self.depth * (3 * (projection + second + nodes) + 2 * radial) + 3 * (hidden + readout))
-        later = self.depth - 1  # layers whose projection depends on positions
-        total = self.depth * 6 * (second + nodes + radial) + (later * 6 + 3) * projection + 6 * hidden + 5 * readout
-        return 2 * total
-
-    @classmethod
-    def for_parameters(cls, target: float, depth: int = 3, **other: Any) -> EGNNConfig:
-        """The width whose body_parameters come nearest to `target`."""
-
-        def at(width: int) -> EGNNConfig:
-            return cls(width=width, depth=depth, **other)
-
-        above = bisect_left(range(1_000_000), target, lo=2, key=lambda width: at(width).body_parameters())
-        return min(at(above - 1), at(above), key=lambda config: abs(config.body_parameters() - target))
-
-
-ModelConfig = EGNNConfig  # a union tagged by `kind`, once there is a second architecture
 
 
 # ---------------------------------------------------------------------------------------------------------- stages
@@ -353,8 +288,9 @@ class LawFit(Spec):
     log_rms: float = Field(description="rms residual of log(target)")
     at_optimum: float = Field(description="share of the starts that reached the best optimum")
     identified: bool = Field(description="whether the points determine every parameter")
+    chosen: bool = Field(False, description="the law of this target to go by, on the whole grid; at most one")
     notes: tuple[str, ...] = ()
-    replicas: tuple[tuple[float, ...], ...] = Field((), description="of the joint law: resampled parameters, for bands")
+    replicas: tuple[tuple[float, ...], ...] = Field((), description="of the chosen law: resampled parameters, for bands")
 
 
 class Fit(Spec):

@@ -74,7 +74,9 @@ class Run:
             try:
                 digests[need] = files.read_model(directory / "result.json", StageResult).digest
             except files.BadFile as error:
-                raise Refusal(f"{self.spec.id} needs {need}, which is not done: {error}", "run that stage first") from None
+                raise Refusal(
+                    f"{self.spec.id} needs {need}, which is not done: {error}", "run that stage first"
+                ) from None
         return digests
 
     def stop(self, signum: int, frame: object = None) -> None:
@@ -193,10 +195,18 @@ def classify(error: BaseException) -> tuple[str, str, str]:
         return error.kind, str(error), error.hint
     if isinstance(error, files.BadFile):
         return "data", str(error), "delete its directory; the next run makes it again"
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate" in str(error) or "CUDA out of memory" in str(error):
+    if (
+        isinstance(error, MemoryError)
+        or "DefaultCPUAllocator: can't allocate" in str(error)
+        or "CUDA out of memory" in str(error)
+    ):
         return "out-of-memory", (str(error) or "out of memory").splitlines()[0], "smaller batch or model, or more ranks"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "disk-full", f"no space left for {error.filename or 'a file'}", "free some, then type the same command again"
+        return (
+            "disk-full",
+            f"no space left for {error.filename or 'a file'}",
+            "free some, then type the same command again",
+        )
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "permission", f"{error.filename}: {error.strerror.lower()}", "make it writable"
     return "application", f"{type(error).__name__}: {error}", ""
@@ -204,7 +214,11 @@ def classify(error: BaseException) -> tuple[str, str, str]:
 
 def provenance() -> dict[str, Scalar]:
     """Versions, commit and machine: enough to know what made a result."""
-    facts: dict[str, Scalar] = {"python": platform.python_version(), "system": platform.platform(), "host": platform.node()}
+    facts: dict[str, Scalar] = {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "host": platform.node(),
+    }
     for package in PACKAGES:
         try:
             facts[package] = metadata.version(package)
@@ -214,7 +228,9 @@ def provenance() -> dict[str, Scalar]:
     root = Path(__file__).parent.parent
     try:
         git = ["git", "-C", str(root)]
-        facts["commit"] = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() or None
+        facts["commit"] = (
+            subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip() or None
+        )
         status = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True)
         facts["modified"] = bool(status.stdout.strip())
     except OSError:

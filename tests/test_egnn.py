@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from gnnscale.architectures import EGNNConfig
 from gnnscale.graph import AtomGraphs
 from gnnscale.models import Potential, build, hidden_matrices, predict
 from gnnscale.models.blocks import Layout, Pattern, product
-from gnnscale.specs import EGNNConfig
 from tests.structures import CUTOFF, Sample, batch, crystal, molecule
 
 FORMS = [(form, forces) for form in ("edge", "deferred") for forces in ("direct", "gradient")]

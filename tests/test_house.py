@@ -17,7 +17,12 @@ DOORS = {
     "tblite": {"gnnscale/data/potentials.py"},
     "yaml": {"workflow/yamlfile.py", "workflow/show.py"},
 }
-SHARED = {"gnnscale.specs", "gnnscale.files", "gnnscale.architectures"}  # all that login node and job have in common
+SHARED = {
+    "gnnscale.specs",
+    "gnnscale.schema",
+    "gnnscale.architectures",
+    "gnnscale.files",
+}  # all that login node and job have in common
 SOURCES = [p for folder in ("gnnscale", "workflow", "datasets") for p in sorted((ROOT / folder).rglob("*.py"))]
 
 

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gnnscale.architectures import EGNNConfig, ModelConfig
 from gnnscale.graph import Properties
 from gnnscale.models import MODELS, Potential, build, predict
-from gnnscale.specs import EGNNConfig, ModelConfig
 from tests.structures import CUTOFF, Sample, batch, crystals, generators, molecules, orthogonal, structures
 
 CONFIGS: dict[str, ModelConfig] = {

@@ -23,7 +23,10 @@ def finish(stage, all_stages, root, digest="d"):
     folder.mkdir(parents=True, exist_ok=True)
     files.write_model(folder / "spec.json", stage.spec(all_stages))
     (folder / "out").write_text(digest)
-    inputs = {need: files.read_model(root / all_stages[need].folder / "result.json", StageResult).digest for need in stage.needs}
+    inputs = {
+        need: files.read_model(root / all_stages[need].folder / "result.json", StageResult).digest
+        for need in stage.needs
+    }
     result = StageResult(id=stage.id, key=stage.key, outputs=files.describe(folder, ["out"]), digest=digest + stage.id,
                          inputs=inputs, started=0, seconds=1, cpu_seconds=1, peak_bytes=1)  # fmt: skip
     files.write_model(folder / "result.json", result)
@@ -59,7 +62,7 @@ def test_what_is_done_stays_done_on_any_site_and_at_any_path(done, tmp_path_fact
 
 
 def test_a_changed_setting_touches_exactly_what_depends_on_it(done):
-    found, root = done
+    _, root = done
     changed = stages(root, with_train(seed=7))
     for id, state in states(changed, root).items():
         assert state == ("done" if id.startswith("convert/") else "run"), id
@@ -69,7 +72,7 @@ def test_a_changed_setting_touches_exactly_what_depends_on_it(done):
 
 
 def test_changed_code_touches_exactly_what_depends_on_it(done, monkeypatch):
-    found, root = done
+    _, root = done
     path = fingerprint.ROOT / "gnnscale" / "evaluate.py"
     fingerprint.code_of("evaluate")
     monkeypatch.setitem(fingerprint._digests, path, "changed")

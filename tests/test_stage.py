@@ -65,7 +65,10 @@ def test_errors_are_classified(error, kind):
         ({"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "8"}, (0, 0, 1, "none")),
         ({"PALS_RANKID": "2", "PALS_LOCAL_RANKID": "2", "PALS_NRANKS": "12"}, (2, 2, 12, "pals")),
         ({"PMI_RANK": "1", "MPI_LOCALRANKID": "1", "PMI_SIZE": "2"}, (1, 1, 2, "hydra")),
-        ({"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}, (1, 0, 2, "openmpi")),
+        (
+            {"OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"},
+            (1, 0, 2, "openmpi"),
+        ),
     ],
 )
 def test_every_launcher_says_who_we_are(environ, expected):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gnnscale.specs import EGNNConfig
+from gnnscale.architectures import EGNNConfig
 from workflow import study
 from workflow.study import Study, Sweep
 from workflow.yamlfile import Problem
@@ -36,7 +36,9 @@ def test_names_tell_whatever_else_is_swept():
 
 
 def test_a_width_can_be_asked_for_by_parameters():
-    asked = of({"name": "s", "cases": [{"model.width": {"parameters": 20_000}, "model.depth": depth} for depth in (2, 8)]})
+    asked = of(
+        {"name": "s", "cases": [{"model.width": {"parameters": 20_000}, "model.depth": depth} for depth in (2, 8)]}
+    )
     for run in study.runs(asked):
         assert run.settings.model.body_parameters() == pytest.approx(20_000, rel=0.1)
         other = [EGNNConfig(width=run.settings.model.width + d, depth=run.settings.model.depth) for d in (-1, 1)]

@@ -42,7 +42,7 @@ def test_exponents_are_numbers(tmp_path):
         ("title: x", "title: 12:30:00", 'f.yaml:1: 12:30:00 is unquoted, which YAML reads as the number 45000; write "12:30:00"'),
         ("title: x", "title: x\ntitle: y", "f.yaml:2: not YAML: 'title' is given twice"),
         ("title: x", "title: [x", "f.yaml:2: not YAML"),
-        ("learning_rate: 3e-4", "learning_rate: -1", "f.yaml:6: train.optim.learning_rate: found -1: input should be greater than 0"),
+        ("learning_rate: 3e-4", "learning_rate: -1", "f.yaml:6: train.optim.learning_rate: found -1: input should be gr"),
     ],
 )  # fmt: skip
 def test_every_problem_is_told_with_its_line(tmp_path, old, new, expected):

@@ -39,7 +39,9 @@ class Journal:
         names = {"start": "running", "found": "done", "done": "done", "failed": "failed", "blocked": "blocked"}
         if stage and event in names:
             self.states[stage] = names[event]
-        line = json.dumps({"time": round(time.time(), 3), "event": event, **({"stage": stage} if stage else {}), **facts})
+        line = json.dumps(
+            {"time": round(time.time(), 3), "event": event, **({"stage": stage} if stage else {}), **facts}
+        )
         try:
             with self.lock, open(self.path, "a") as file:
                 file.write(line + "\n")

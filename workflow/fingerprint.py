@@ -10,7 +10,14 @@ from gnnscale.files import sha256
 ROOT = Path(__file__).parent.parent
 IMPORT = re.compile(r"^\s*(?:from\s+(gnnscale[\w.]*)\s+import\s+(\([^)]*\)|.+)|import\s+(gnnscale[\w.]*))", re.M)
 # These carry settings and results but make none: what specs.py says reaches a key through the settings' values.
-MACHINERY = {"gnnscale/__init__.py", "gnnscale/specs.py", "gnnscale/stage.py", "gnnscale/files.py", "gnnscale/ranks.py"}
+MACHINERY = {
+    "gnnscale/__init__.py",
+    "gnnscale/schema.py",
+    "gnnscale/specs.py",
+    "gnnscale/stage.py",
+    "gnnscale/files.py",
+    "gnnscale/ranks.py",
+}
 
 _digests: dict[Path, str] = {}
 

@@ -14,7 +14,11 @@ ROOT = Path(__file__).parent.parent
 
 def script(stage: Stage, site: SiteConfig, python: str = sys.executable, code: Path = ROOT) -> str:
     """command.sh of a stage's directory."""
-    env = {"OMP_NUM_THREADS": str(site.launch.threads_per_rank), "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(code)} | site.env
+    env = {
+        "OMP_NUM_THREADS": str(site.launch.threads_per_rank),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": str(code),
+    } | site.env
     exports = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in env.items())
     return f"""#!/bin/sh
 # {stage.id}

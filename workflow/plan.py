@@ -14,7 +14,14 @@ from pydantic import ValidationError
 
 from gnnscale import files
 from gnnscale.specs import (
-    ConvertSettings, DatasetCard, ReportSettings, Settings, ShardCard, StageResult, StageSpec, TrainSettings,
+    ConvertSettings,
+    DatasetCard,
+    ReportSettings,
+    Settings,
+    ShardCard,
+    StageResult,
+    StageSpec,
+    TrainSettings,
 )  # fmt: skip
 from workflow import fingerprint, study, yamlfile
 from workflow.sites import SiteConfig
@@ -70,7 +77,9 @@ def stages(name: str, asked: Study, site: SiteConfig, root: Path) -> dict[str, S
     sources, trained = tuple(made), []
     code = fingerprint.code_of("train")
     for run in sorted(study.runs(asked), key=lambda run: -train_seconds(run.settings, sizes, site)):
-        trained.append(make("train", run.name, run.settings, sources, code, made, train_seconds(run.settings, sizes, site)))
+        trained.append(
+            make("train", run.name, run.settings, sources, code, made, train_seconds(run.settings, sizes, site))
+        )
     code, cost = fingerprint.code_of("evaluate"), site.node.start_seconds
     evaluated = tuple(
         make("evaluate", stage.name, asked.evaluate, (stage.id, *sources), code, made, cost).id for stage in trained
@@ -88,7 +97,9 @@ def make(kind: str, name: str, settings: Settings, needs: tuple[str, ...], code:
     """Adds to `made`. The key is a hash of all that determines the result, and of nothing else."""
     keys = {need: made[need].key for need in needs}
     key = files.digest([settings.model_dump(), code, keys, None])[:16]  # None: the place of the image's digest
-    stage = Stage(f"{kind}/{name}", kind, name, settings, needs, code, key, f"{FOLDERS[kind]}/{name}-{key[:8]}", core_seconds)
+    stage = Stage(
+        f"{kind}/{name}", kind, name, settings, needs, code, key, f"{FOLDERS[kind]}/{name}-{key[:8]}", core_seconds
+    )
     made[stage.id] = stage
     return stage
 
@@ -207,14 +218,12 @@ def changed_needs(stage: Stage, all_stages: dict[str, Stage], root: Path) -> lis
 
 def wall_seconds(planned: dict[str, Planned], site: SiteConfig) -> float:
     """Estimate for what is left: kinds follow each other, and within a kind `parallel_stages` run side by side."""
-    left = Counter()
+    left: dict[str, list[float]] = {}
     for each in planned.values():
         if each.state != "done":
-            left[each.stage.kind] += each.stage.core_seconds
-    longest = {kind: max((p.stage.core_seconds for p in planned.values() if p.state != "done" and p.stage.kind == kind), default=0)
-               for kind in left}  # fmt: skip
+            left.setdefault(each.stage.kind, []).append(each.stage.core_seconds)
     ratio = pace(planned)
-    return sum(ratio.get(kind, 1.0) * max(total / site.parallel_stages, longest[kind]) for kind, total in left.items())
+    return sum(ratio.get(kind, 1.0) * max(sum(all) / site.parallel_stages, *all) for kind, all in left.items())
 
 
 def pace(planned: dict[str, Planned]) -> dict[str, float]:

@@ -31,11 +31,12 @@ def main(argv: list[str] | None = None) -> int:
     except Problem as problem:
         print(f"gnnscale: {problem}", file=sys.stderr)
         return USAGE
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
     except OSError as error:
         print(f"gnnscale: {error.filename or ''}: {(error.strerror or str(error)).lower()}", file=sys.stderr)
         return USAGE
-    except BrokenPipeError:
-        return OK
 
 
 def parser() -> argparse.ArgumentParser:
@@ -211,7 +212,9 @@ def do_clean(arguments: argparse.Namespace) -> int:
     asked = Asked(arguments)
     driver = lease.alive(asked.root)
     if driver is not None:
-        raise Problem(f"{asked.root}: a driver is at work here (pid {driver['pid']} on {driver['host']})", "stop it first")
+        raise Problem(
+            f"{asked.root}: a driver is at work here (pid {driver['pid']} on {driver['host']})", "stop it first"
+        )
     show.clean(asked.root, asked.stages, everything=arguments.all, do=arguments.yes)
     return OK
 

@@ -74,12 +74,19 @@ def table(rows: list[Row], seconds: float):
     order = {"running": 0, "failed": 1, "blocked": 2, "waiting": 3}
     shown = sorted((row for row in rows if row.state in order), key=lambda row: order[row.state])
     grid = Table(box=None, pad_edge=False, header_style="dim")
-    for name, justify in (("stage", "left"), ("state", "left"), ("progress", "right"), ("loss", "right"), ("left", "right")):
+    for name, justify in (
+        ("stage", "left"),
+        ("state", "left"),
+        ("progress", "right"),
+        ("loss", "right"),
+        ("left", "right"),
+    ):
         grid.add_column(name, justify=justify)
     colours = {"running": "green", "failed": "red", "blocked": "yellow", "waiting": "dim", "done": "cyan"}
     for row in shown[:SHOWN]:
-        grid.add_row(row.id, Text(row.state, style=colours[row.state]), progress(row),
-                     f"{row.loss:.4f}" if row.loss is not None else "", clock(row.eta) if row.eta is not None else "")  # fmt: skip
+        loss = f"{row.loss:.4f}" if row.loss is not None else ""
+        left = clock(row.eta) if row.eta is not None else ""
+        grid.add_row(row.id, Text(row.state, style=colours[row.state]), progress(row), loss, left)
     more = len(shown) - SHOWN
     head = Text.assemble((f"{totals(rows)}   {clock(seconds)}", "bold"))
     foot = Text((f"... and {more} more   " if more > 0 else "") + "Ctrl-C stops; the same command goes on", style="dim")

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import yaml
 
 from gnnscale import files
-from gnnscale.specs import ConvertSettings, Spec, TrainSettings
+from gnnscale.schema import Spec
+from gnnscale.specs import ConvertSettings, TrainSettings
 from workflow import lease, plan, status
 from workflow.plan import FOLDERS, Planned, Stage
 from workflow.sites import SiteConfig
@@ -22,10 +23,14 @@ from workflow.yamlfile import Problem, nearest
 T = TypeVar("T")
 LINKED = {"report/all": ("report.html", "figures"), "scaling/all": ("fit.json", "points.csv")}
 
+
 def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    for unit, length in (("min", 60), ("h", 3600), ("days", 86400), ("years", 31557600)):
+        if seconds < 90 * length or unit == "years":
+            return f"{seconds / length:,.0f} {unit}"
+
 
 def pick(name: str, known: dict[str, T]) -> T:
     """A stage by its id, or by the end of it where that is enough."""
@@ -36,19 +41,23 @@ def pick(name: str, known: dict[str, T]) -> T:
         return known[close[0]]
     raise Problem(f"no stage {name!r}; {'it could be ' + ', '.join(close) if close else nearest(name, list(known))}")
 
+
 # ------------------------------------------------------------------------------------------------------------- plan
 def plan_text(name: str, asked: Study, planned: dict[str, Planned], site: SiteConfig, root: Path) -> None:
     print(f"{name}: {asked.title}\n{root}\n")
     width = max(len(id) for id in planned)
     for each in planned.values():
         core = f"{each.stage.core_seconds:7.0f} core-s" if each.state != "done" else ""
-        print(f"  {each.stage.id:{width}}  {each.state:6}  {size_text(each, len(asked.data)):32}  {core:14}  {each.reason}".rstrip())
+        print(
+            f"  {each.stage.id:{width}}  {each.state:6}  {size_text(each, len(asked.data)):32}  {core:14}  {each.reason}".rstrip()
+        )
     left = [each for each in planned.values() if each.state != "done"]
     print(f"\n{len(planned) - len(left)} of {len(planned)} stages done", end="")
     if left:
         print(f"; {len(left)} to do, about {duration(plan.wall_seconds(planned, site))} on {site.parallel_stages} "
               f"stage(s) side by side (estimate)", end="")  # fmt: skip
     print()
+
 
 def size_text(each: Planned, sources: int) -> str:
     settings = each.stage.settings
@@ -59,6 +68,7 @@ def size_text(each: Planned, sources: int) -> str:
         made = each.result.values["structures"] if each.result else plan.dataset_card(settings).structures
         return f"{made:>11,} structures"
     return ""
+
 
 def plan_json(planned: dict[str, Planned], site: SiteConfig) -> dict[str, Any]:
     sources = sum(each.stage.kind == "convert" for each in planned.values())
@@ -72,9 +82,12 @@ def plan_json(planned: dict[str, Planned], site: SiteConfig) -> dict[str, Any]:
         listed.append(entry)
     return {"stages": listed, "wall_seconds": round(plan.wall_seconds(planned, site), 1)}
 
+
 def explain(planned: dict[str, Planned], stage: Stage, stages: dict[str, Stage], root: Path) -> None:
     """Follow the cause upstream as far as it goes."""
-    print(f"{stage.id}: {planned[stage.id].state}" + (f": {planned[stage.id].reason}" if planned[stage.id].reason else ""))
+    print(
+        f"{stage.id}: {planned[stage.id].state}" + (f": {planned[stage.id].reason}" if planned[stage.id].reason else "")
+    )
     print(f"  directory  {root / stage.folder}\n  key        {stage.key}")
     seen: set[str] = set()
     waiting = list(stage.needs) if planned[stage.id].state != "done" else []
@@ -86,6 +99,7 @@ def explain(planned: dict[str, Planned], stage: Stage, stages: dict[str, Stage],
         print(f"  because    {need}: {planned[need].state}: {planned[need].reason}")
         waiting += stages[need].needs
     print(f"  code       {len(stage.code)} files: {', '.join(stage.code)}")
+
 
 # ----------------------------------------------------------------------------------------------------------- status
 def status_text(root: Path, found: PlanFile, rows: list[Row], driver: dict | None, clear: bool) -> None:
@@ -103,8 +117,10 @@ def status_text(root: Path, found: PlanFile, rows: list[Row], driver: dict | Non
         elif row.state == "failed":
             print(f"  failed   {row.id}: {row.message}")
 
+
 def status_json(rows: list[Row], driver: dict | None) -> dict[str, Any]:
     return {"driver": driver, "stages": [row._asdict() for row in rows]}
+
 
 def logs(folder: Path, id: str) -> None:
     attempts = sorted((folder / "attempts").glob("[0-9]*"), key=lambda path: int(path.name))
@@ -114,6 +130,7 @@ def logs(folder: Path, id: str) -> None:
         text = (attempts[-1] / name).read_text(errors="replace")
         if text.strip():
             print(f"--- {attempts[-1] / name}\n{text.rstrip()}")
+
 
 # -------------------------------------------------------------------------------------------------------- the end
 def summary(dag: Any, asked: Any, seconds: float) -> None:
@@ -145,13 +162,16 @@ def links(root: Path, stages: dict[str, Stage]) -> None:
                 beside.symlink_to(target)
                 os.replace(beside, root / name)
 
+
 def write_asked(root: Path, asked: Study, site: SiteConfig) -> None:
     """study.yaml and site.yaml as they were resolved, before anything is done."""
     for name, settings in (("study", asked), ("site", site)):
         files.write(root / f"{name}.yaml", as_yaml(settings))
 
+
 def as_yaml(settings: Spec) -> str:
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, width=120)
+
 
 def clean(root: Path, stages: dict[str, Stage], everything: bool, do: bool) -> None:
     """Only what is plainly ours: directories named as stages are, in a directory that holds a plan."""
@@ -172,15 +192,20 @@ def clean(root: Path, stages: dict[str, Stage], everything: bool, do: bool) -> N
     elif not do:
         print("nothing was removed; add --yes to do it")
 
+
 def megabytes(path: Path) -> float:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink()) / 1e6
 
+
 def site(name: str, config: SiteConfig, action: str) -> None:
     if action == "list":
-        print(f"{name:12} {config.title}  ({config.scheduler}; verified: {config.verified.level} {config.verified.date})")
+        print(
+            f"{name:12} {config.title}  ({config.scheduler}; verified: {config.verified.level} {config.verified.date})"
+        )
     elif action == "show":
         print(f"# sites/{name}.yaml, with defaults\n{as_yaml(config)}", end="")
     else:
         print(f"sites/{name}.yaml: valid")
+
 
 __all__ = ["lease", "time"]

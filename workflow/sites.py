@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from gnnscale.specs import Spec
+from gnnscale.schema import Spec
 from workflow import yamlfile
 
 SITES = Path(__file__).parent.parent / "sites"

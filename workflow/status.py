@@ -11,7 +11,8 @@ from typing import NamedTuple
 from pydantic import Field
 
 from gnnscale import files
-from gnnscale.specs import FORMAT, Spec, StageError
+from gnnscale.schema import Spec
+from gnnscale.specs import FORMAT, StageError
 from workflow.plan import FOLDERS, Stage
 from workflow.yamlfile import Problem
 
@@ -50,7 +51,9 @@ class Row(NamedTuple):
 
 
 def write_plan(root: Path, study: str, site: str, stages: dict[str, Stage]) -> None:
-    kept = tuple(PlannedStage(**{name: getattr(s, name) for name in PlannedStage.model_fields}) for s in stages.values())
+    kept = tuple(
+        PlannedStage(**{name: getattr(s, name) for name in PlannedStage.model_fields}) for s in stages.values()
+    )
     files.write_model(root / "plan.json", PlanFile(study=study, site=site, stages=kept))
 
 

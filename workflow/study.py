@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, ValidationError, field_validator
 
-from gnnscale.specs import ConvertSettings, EGNNConfig, EvaluateSettings, Scalar, ScalingSettings, Spec, Split, TrainSettings
+from gnnscale.architectures import EGNNConfig
+from gnnscale.schema import Spec
+from gnnscale.specs import ConvertSettings, EvaluateSettings, Scalar, ScalingSettings, Split, TrainSettings
 from workflow import yamlfile
 
 STUDIES = Path(__file__).parent / "studies"
@@ -38,7 +40,9 @@ class Sweep(Spec):
 
     name: str = Field(pattern=NAME)
     over: dict[str, list[Any]] = Field(default_factory=dict, description="path -> values")
-    cases: list[dict[str, Any]] = Field(default_factory=lambda: [{}], min_length=1, description="path -> value, together")
+    cases: list[dict[str, Any]] = Field(
+        default_factory=lambda: [{}], min_length=1, description="path -> value, together"
+    )
 
 
 class Study(Spec):
@@ -75,7 +79,9 @@ def load(name: str) -> tuple[str, Study]:
     if name.endswith((".yaml", ".yml")):
         path = Path(name)
         if not re.match(NAME, path.stem):
-            raise yamlfile.Problem(f"{name}: a study's file name may have letters, digits, '_', '.', '-': it names directories")
+            raise yamlfile.Problem(
+                f"{name}: a study's file name may have letters, digits, '_', '.', '-': it names directories"
+            )
         return path.stem, yamlfile.load(path, Study)
     if name not in names():
         raise yamlfile.Problem(f"no study {name!r} in workflow/studies/; {yamlfile.nearest(name, names())}",
@@ -124,13 +130,15 @@ def changed(settings: TrainSettings, changes: dict[str, Any], sweep: str) -> Tra
         for part in outer:
             inner = inner.get(part) if isinstance(inner, dict) else None
         if not isinstance(inner, dict) or last not in inner:
-            known = [p for p in dotted(settings.model_dump())]
+            known = dotted(settings.model_dump())
             raise yamlfile.Problem(f"sweep {sweep!r}: nothing is called {path!r}; {yamlfile.nearest(path, known)}")
         inner[last] = value
     width = data["model"].get("width")
     if isinstance(width, dict):
         if set(width) != {"parameters"}:
-            raise yamlfile.Problem(f"sweep {sweep!r}: model.width: found {width}, expected a number or {{parameters: N}}")
+            raise yamlfile.Problem(
+                f"sweep {sweep!r}: model.width: found {width}, expected a number or {{parameters: N}}"
+            )
         other = {k: v for k, v in data["model"].items() if k != "width"}
         data["model"] = EGNNConfig.for_parameters(width["parameters"], **other).model_dump()
     try:

@@ -43,7 +43,7 @@ def load(
 ) -> Corpus:
     """One split of several converted datasets, or a nested subset of it, with neighbours within `cutoff`."""
     cards, parts, owners = [], [], []
-    for index, (name, directory) in enumerate(directories.items()):
+    for index, directory in enumerate(directories.values()):
         cards.append(files.read_model(directory / "card.json", ShardCard))
         packed = shards.read(directory / "shards")
         parts.append(select(packed, np.flatnonzero(packed.split == splits.NAMES.index(split))))

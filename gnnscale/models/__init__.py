@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from gnnscale.architectures import ModelConfig
 from gnnscale.models.egnn import EGNN
 from gnnscale.models.potential import Normalised, Potential, hidden_matrices, predict
-from gnnscale.specs import ModelConfig
 
 MODELS = {"egnn": EGNN}
 

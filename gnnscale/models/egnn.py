@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gnnscale.architectures import ELEMENTS, EGNNConfig
 from gnnscale.graph import AtomGraphs
 from gnnscale.models.blocks import Layout, Pattern, bessel, envelope, linear, product, rms_norm
-from gnnscale.specs import ELEMENTS, EGNNConfig
 
 
 class Edges(NamedTuple):

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gnnscale.architectures import ELEMENTS
 from gnnscale.graph import AtomGraphs, Properties, edge_vectors
-from gnnscale.specs import ELEMENTS
 
 
 class Normalised(NamedTuple):

@@ -1,46 +1,24 @@
-"""Points -> Fit: which points a law may use, the laws, their intervals, and whether the points determine them."""
+"""Points -> Fit: the laws, their intervals, whether the points determine them, and which one to go by."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
 
 from gnnscale.scaling.findings import sentences, shown
-from gnnscale.scaling.laws import LAWS, Optimum, PowerSum, optimum, resampled
+from gnnscale.scaling.grid import WHERE_ALL, WHERE_D, WHERE_N, main_grid, subset, usable
+from gnnscale.scaling.laws import COEFFICIENT, LAWS, LIMIT, Optimum, PowerSum, optimum, resampled
 from gnnscale.specs import Estimate, Fit, LawFit, Point, ScalingSettings
 
-WHERE_N, WHERE_D, WHERE_ALL = "the largest data size", "the largest model", "the whole grid"
-PLAN = {  # law -> the points that it is fitted to
-    "Hoffmann": WHERE_ALL,
-    "PurePowers": WHERE_ALL,
-    "PowerN": WHERE_N,
-    "PurePowerN": WHERE_N,
-    "PowerD": WHERE_D,
-    "PurePowerD": WHERE_D,
-}
+ALONG = (("PowerN", WHERE_N), ("PurePowerN", WHERE_N), ("PowerD", WHERE_D), ("PurePowerD", WHERE_D))
+NESTED = ("PurePowers", "EqualPowers", "PowerD", "PurePowerD", "PowerN", "PurePowerN")  # in E + A/N^alpha + B/D^beta
 REPLICAS = 200  # resampled parameters kept in fit.json: enough for a 95 % band, and a small file
-EXPONENTS = (0.01, 3.0)  # an exponent whose interval reaches beyond is not called determined
+EXPONENTS = (0.01, 0.99 * LIMIT)  # an exponent whose interval reaches beyond is not called determined
 SPAN = 3.0  # nor one whose interval spans a larger factor
+SEEN = 0.01  # of the smallest target: a floor whose interval reaches below cannot be told from 0
 COLLINEAR = 0.98  # correlation of log N and log D above which their effects cannot be told apart
-
-
-class Grid(NamedTuple):
-    """The width x structures grid: all that differs between its points is N and D."""
-
-    model: str
-    depth: int
-    epochs: float
-    seed: int
-
-    def holds(self, p: Point) -> bool:
-        return (p.model, p.depth, p.epochs, p.seed) == tuple(self)
-
-    def left_out(self, p: Point) -> str:
-        """The rule by which a point is not in the grid."""
-        return "another " + next(name for name, value in self._asdict().items() if getattr(p, name) != value)
 
 
 class Fitted(NamedTuple):
@@ -60,10 +38,20 @@ def fit(points: list[Point], settings: ScalingSettings) -> Fit:
     fitted: list[Fitted] = []
     for target in settings.targets:
         kept, excluded = usable(points, target, grid)
-        for k, (name, where) in enumerate(PLAN.items()):
-            used = subset(kept, where)
-            if used:
-                fitted.append(fit_law(LAWS[name], used, target, where, excluded, settings, stream=k))
+        if not kept:
+            continue
+        # a stream of random numbers per law: adding a law or a target does not move the intervals of the others
+        grid_laws = [fit_law(LAWS["Hoffmann"], kept, target, WHERE_ALL, excluded, settings, stream=0)]
+        if not grid_laws[0].entry.identified:
+            grid_laws += [
+                fit_law(LAWS[name], kept, target, WHERE_ALL, excluded, settings, stream=k)
+                for k, name in enumerate(NESTED, 10)
+            ]
+        fitted += choose(grid_laws)
+        fitted += [
+            fit_law(LAWS[name], subset(kept, where), target, where, excluded, settings, stream=k)
+            for k, (name, where) in enumerate(ALONG, 1)
+        ]
     said, unsaid = sentences(points, grid, fitted, settings)
     return Fit(
         laws=tuple(f.entry for f in fitted),
@@ -75,51 +63,24 @@ def fit(points: list[Point], settings: ScalingSettings) -> Fit:
     )
 
 
-def main_grid(points: list[Point]) -> Grid:
-    """The model, depth, epochs and seed that most points share, chosen one after the other; ties go to the smaller."""
-    chosen, rest = [], [p for p in points if not p.diverged] or points
-    for name in Grid._fields:
-        counts = Counter(getattr(p, name) for p in rest)
-        best = min(counts, key=lambda value: (-counts[value], value))
-        rest = [p for p in rest if getattr(p, name) == best]
-        chosen.append(best)
-    return Grid(*chosen)
+def choose(fitted: list[Fitted]) -> list[Fitted]:
+    """Mark the law to go by: the joint one if the points determine it, else the determined part of it of least AICc."""
+    determined = [f for f in fitted if f.entry.identified]
+    best = min(determined, key=aicc, default=None)
+    return [mark(f) if f is best else f for f in fitted]
 
 
-def usable(points: list[Point], target: str, grid: Grid) -> tuple[list[Point], dict[str, str]]:
-    """The points a law may use, by (N, D), and for each other run the rule that left it out."""
-    kept, excluded, cells = [], {}, {}
-    for p in points:
-        value, cell = getattr(p, target), (p.model, p.width, p.depth, p.structures, p.epochs, p.seed)
-        if p.diverged:
-            rule = "diverged"
-        elif not math.isfinite(value):
-            rule = f"{target} is not finite"
-        elif value <= 0:
-            rule = f"{target} is not positive"
-        elif cell in cells:
-            rule = f"duplicate of {cells[cell]}"
-        elif not grid.holds(p):
-            rule = grid.left_out(p)
-        else:
-            kept.append(p)
-            cells[cell] = p.run
-            continue
-        name, again = p.run, 2
-        while name in excluded or any(name == k.run for k in kept):
-            name, again = f"{p.run} (row {again})", again + 1
-        excluded[name] = rule
-    return sorted(kept, key=lambda p: (p.body_parameters, p.structures, p.run)), excluded
+def mark(f: Fitted) -> Fitted:
+    kept = () if f.replicas is None else tuple(tuple(rounded(v, 6) for v in row) for row in f.replicas[:REPLICAS])
+    return f._replace(entry=f.entry.model_copy(update={"chosen": True, "replicas": kept}))
 
 
-def subset(points: list[Point], where: str) -> list[Point]:
-    if where == WHERE_N:
-        most = max((p.structures for p in points), default=0)
-        return [p for p in points if p.structures == most]
-    if where == WHERE_D:
-        most = max((p.body_parameters for p in points), default=0)
-        return [p for p in points if p.body_parameters == most]
-    return points
+def aicc(f: Fitted) -> float:
+    """Akaike's criterion for few points, of Gaussian residuals of log L; the variance is a parameter too."""
+    n, k = len(f.points), len(f.law.parameters) + 1
+    if n <= k + 1:
+        return math.inf
+    return 2 * n * math.log(max(f.entry.log_rms, 1e-12)) + 2 * k + 2 * k * (k + 1) / (n - k - 1)
 
 
 def arrays(points: list[Point] | tuple[Point, ...], target: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -147,7 +108,9 @@ def fit_law(
             name: estimate(v, column, settings.confidence)
             for name, v, column in zip(law.parameters, found.values, replicas.T)
         }
-    doubts = design_doubts(law, x) + shape_doubts(law, found, n, d, loss) + interval_doubts(law, estimates, loss)
+    if law.floor:
+        estimates["E"] = floor_seen(estimates["E"], loss.min())
+    doubts = design_doubts(law, x) + shape_doubts(law, found, n, d, loss) + interval_doubts(law, estimates)
     notes = list(doubts)
     if undetermined:
         notes.append(
@@ -157,7 +120,6 @@ def fit_law(
         notes.append(f"{len(n)} points for {len(law.parameters)} parameters: the intervals are too narrow")
     if found.at_optimum < 0.5:
         notes.append(f"only {found.at_optimum:.0%} of the starts reached the best optimum")
-    keep = replicas is not None and len(law.axes) == 2 and law.floor  # the law whose bands are drawn
     entry = LawFit(
         law=law.name,
         formula=law.formula,
@@ -171,7 +133,6 @@ def fit_law(
         at_optimum=rounded(found.at_optimum),
         identified=not doubts,
         notes=tuple(notes),
-        replicas=tuple(tuple(rounded(v, 6) for v in row) for row in replicas[:REPLICAS]) if keep else (),
     )
     return Fitted(entry, law, found.values, replicas, tuple(points))
 
@@ -192,7 +153,6 @@ def bootstrap(
     """
     if not settings.bootstrap or len(n) <= len(law.parameters):
         return None, 0
-    # a stream per law: adding a law or a target does not move the intervals of the others
     rng = np.random.default_rng([settings.seed, stream])
     counts = rng.multinomial(len(n), np.full(len(n), 1 / len(n)), size=settings.bootstrap)
     x = law.columns(n, d)
@@ -236,30 +196,39 @@ def shape_doubts(law: PowerSum, found: Optimum, n: np.ndarray, d: np.ndarray, lo
         doubts.append(f"the optimum is not unique: exponents that differ by {found.spread:.2g} fit equally well")
     values = dict(zip(law.parameters, found.values))
     for axis, column in zip(law.axes, law.columns(n, d).T):
-        exponent = values[{"N": "alpha", "D": "beta"}[axis]]
-        term = np.exp(np.log(max(values[{"N": "A", "D": "B"}[axis]], 1e-300)) - exponent * column) / np.median(loss)
+        term = values[COEFFICIENT[axis]] * np.exp(-values[law.exponent(axis)] * column) / np.median(loss)
         if np.ptp(term) < max(2 * found.log_rms, 1e-4):
             doubts.append(
-                f"over the points {axis} moves the target by {np.ptp(term):.2%}, no more than the residuals "
-                f"({found.log_rms:.2%} rms)"
+                f"over the points {axis} moves the target by {np.ptp(term):.1%}, no more than the residuals "
+                f"({found.log_rms:.1%} rms)"
             )
     return doubts
 
 
-def interval_doubts(law: PowerSum, estimates: dict[str, Estimate], loss: np.ndarray) -> list[str]:
+def interval_doubts(law: PowerSum, estimates: dict[str, Estimate]) -> list[str]:
     doubts = []
     for name in law.exponents:
         e = estimates[name]
         low, high = (e.value, e.value) if e.low is None else (e.low, e.high)
-        if low < EXPONENTS[0] or high > EXPONENTS[1]:
-            doubts.append(f"{name} {shown(e)} reaches beyond {EXPONENTS[0]} to {EXPONENTS[1]}")
+        if high > EXPONENTS[1]:
+            doubts.append(f"{name} = {shown(e)} is at its bound of {LIMIT:g}")
+        elif low < EXPONENTS[0]:
+            doubts.append(f"{name} = {shown(e)} cannot be told from 0")
         elif high > SPAN * low:
             doubts.append(f"the interval of {name}, {shown(e)}, spans a factor {high / low:.1f}")
-    if law.floor:
-        e = estimates["E"]
-        if (e.value if e.low is None else e.low) < 0.01 * loss.min():
-            doubts.append(f"E {shown(e)} cannot be told from 0: no floor is seen yet")
+    if law.floor and (e := estimates["E"]) and (e.value if e.low is None else e.low) == 0:
+        doubts.append("the floor E cannot be told from 0")
     return doubts
+
+
+def floor_seen(e: Estimate, smallest: float) -> Estimate:
+    """E with an exact 0 for what nobody could tell from 0: a lower end, or a value that ran off to 1e-50."""
+
+    def at_least(v: float | None, share: float) -> float | None:
+        return v if v is None or v >= share * smallest else 0.0
+
+    value = at_least(e.value, SEEN if e.low is None else 1e-6)
+    return Estimate(value=value, low=at_least(e.low, SEEN), high=at_least(e.high, 1e-6))
 
 
 def estimate(value: float, sample: np.ndarray, confidence: float) -> Estimate:

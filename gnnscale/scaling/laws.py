@@ -17,7 +17,9 @@ from scipy.special import expit, logit
 
 DELTA = 1e-3  # of the Huber loss, on log L: Hoffmann et al., so that published fits can be compared
 COEFFICIENT, EXPONENT = {"N": "A", "D": "B"}, {"N": "alpha", "D": "beta"}
-LIMIT = 3.0  # exponents lie in (0, 3]: steeper, a term is a step at the smallest sizes, and its coefficient has no meaning
+LIMIT = (
+    3.0  # exponents lie in (0, 3]: steeper, a term is a step at the smallest sizes, and its coefficient has no meaning
+)
 START_EXPONENTS = (0.1, 0.3, 0.7, 1.5)
 ROWS = 2**17  # resamples x points evaluated at once: small enough for the cache, large enough for numpy
 

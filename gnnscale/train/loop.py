@@ -60,7 +60,10 @@ def errors(potential: Callable, normalisation: Normalisation, graphs: AtomGraphs
     forces = (predicted.forces - wanted.forces).abs()
     has_energy, has_forces = wanted.energy.isfinite(), wanted.forces.isfinite()
     return Sums(
-        torch.where(has_energy, energy, 0).sum(), has_energy.sum(), torch.where(has_forces, forces, 0).sum(), has_forces.sum()
+        torch.where(has_energy, energy, 0).sum(),
+        has_energy.sum(),
+        torch.where(has_forces, forces, 0).sum(),
+        has_forces.sum(),
     )
 
 
@@ -165,7 +168,9 @@ class Trainer:
         mine = torch.stack(parts).sum(0) if parts else torch.zeros(len(Sums._fields), dtype=torch.float64)
         return Sums(*reduce_sum(mine)).objective(self.settings.optim)[0]
 
-    def record(self, objective: float, energy: float, forces: float, rate: float, norm: float, validated: float | None) -> None:
+    def record(
+        self, objective: float, energy: float, forces: float, rate: float, norm: float, validated: float | None
+    ) -> None:
         now = self.progress
         line = Metrics(
             step=now.step, loss=objective, energy=energy, forces=forces, rate=rate, gradient=norm,

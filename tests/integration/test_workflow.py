@@ -79,7 +79,7 @@ def test_one_command_makes_everything(finished):
     figures = {path.stem for path in (root / "figures").iterdir()}
     assert all((root / "figures" / f"{figure}.{kind}").exists() for figure in figures for kind in ("png", "svg"))
     assert len((root / "points.csv").read_text().splitlines()) == 5
-    assert not [p for p in root.rglob("*.tmp")]
+    assert not list(root.rglob("*.tmp"))
 
 
 def test_again_there_is_nothing_to_do(finished):
@@ -191,7 +191,9 @@ def test_one_failure_stops_only_what_depends_on_it(tmp_path):
     assert "ask for more structures" in done.stdout
     assert "wait for what failed. When it is mended: python workflow/run.py --site local" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
-    states = {row["id"]: row["state"] for row in json.loads(call("status", "--json", root=root, study=study).stdout)["stages"]}
+    states = {
+        row["id"]: row["state"] for row in json.loads(call("status", "--json", root=root, study=study).stdout)["stages"]
+    }
     assert states["convert/organic"] == "done" and states["convert/bulk"] == "failed"
     assert states["report/all"] == "waiting"
 

@@ -1,0 +1,101 @@
+"""Which points a law may use: the width x structures grid found among them, and the rule that left each other out."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from typing import NamedTuple
+
+from gnnscale.specs import Point
+
+SHARED = ("model", "depth", "epochs", "seed")  # what all points of a grid have in common
+ENOUGH = 0.5  # share of the grid's data sizes at which a width must be, to enter
+WHERE_N, WHERE_D, WHERE_ALL = "the largest data size", "the largest model", "the whole grid"
+
+
+class Grid(NamedTuple):
+    """All that differs between its points is N and D. Empty widths: no product was found, so every point is in it."""
+
+    model: str
+    depth: int
+    epochs: float
+    seed: int
+    widths: frozenset[int]
+    sizes: frozenset[int]
+
+    def left_out(self, p: Point) -> str:
+        """The rule by which a point is not in the grid; empty if it is."""
+        for name in SHARED:
+            if getattr(p, name) != getattr(self, name):
+                return f"another {name}"
+        if self.widths and p.width not in self.widths:
+            return "outside the grid: its width is at too few of the grid's data sizes"
+        if self.widths and p.structures not in self.sizes:
+            return "outside the grid: its data size is at too few of the grid's widths"
+        return ""
+
+
+def main_grid(points: list[Point]) -> Grid:
+    """The model, depth, epochs and seed that most points share, chosen one after the other; ties go to the smaller."""
+    chosen, rest = [], [p for p in points if not p.diverged] or points
+    for name in SHARED:
+        counts = Counter(getattr(p, name) for p in rest)
+        best = min(counts, key=lambda value: (-counts[value], value))
+        rest = [p for p in rest if getattr(p, name) == best]
+        chosen.append(best)
+    return Grid(*chosen, *product([p for p in points if [getattr(p, name) for name in SHARED] == chosen]))
+
+
+def product(points: list[Point]) -> tuple[frozenset[int], frozenset[int]]:
+    """The widths and data sizes of the largest grid among the points, diverged ones included: it was meant to be there.
+
+    A width that is at one of the data sizes only, as in a sweep of depths, would tilt a law: its neighbours are missing.
+    One failed run, though, must not cost its whole row, hence ENOUGH. No grid that holds half of the points: a
+    scattered design, of which nothing is left out.
+    """
+    at = defaultdict(set)
+    for p in points:
+        at[p.width].add(p.structures)
+    best, most = (frozenset(), frozenset()), 0.5 * sum(map(len, at.values()))
+    for sizes in sorted(map(frozenset, at.values()), key=lambda sizes: (-len(sizes), sorted(sizes))):
+        widths = frozenset(w for w, found in at.items() if len(found & sizes) > ENOUGH * len(sizes))
+        count = sum(len(at[w] & sizes) for w in widths)
+        if count > most:
+            best, most = (widths, sizes), count
+    return best
+
+
+def usable(points: list[Point], target: str, grid: Grid) -> tuple[list[Point], dict[str, str]]:
+    """The points a law may use, by (N, D), and for each other run the rule that left it out."""
+    kept, excluded, cells = [], {}, {}
+    for p in points:
+        value, cell = getattr(p, target), (p.model, p.width, p.depth, p.structures, p.epochs, p.seed)
+        if p.diverged:
+            rule = "diverged"
+        elif not math.isfinite(value):
+            rule = f"{target} is not finite"
+        elif value <= 0:
+            rule = f"{target} is not positive"
+        elif cell in cells:
+            rule = f"duplicate of {cells[cell]}"
+        else:
+            rule = grid.left_out(p)
+        if not rule:
+            kept.append(p)
+            cells[cell] = p.run
+            continue
+        name, again = p.run, 2
+        while name in excluded or any(name == k.run for k in kept):
+            name, again = f"{p.run} (row {again})", again + 1
+        excluded[name] = rule
+    return sorted(kept, key=lambda p: (p.body_parameters, p.structures, p.run)), excluded
+
+
+def subset(points: list[Point], where: str) -> list[Point]:
+    if where == WHERE_N:
+        most = max((p.structures for p in points), default=0)
+        return [p for p in points if p.structures == most]
+    if where == WHERE_D:
+        most = max((p.body_parameters for p in points), default=0)
+        return [p for p in points if p.body_parameters == most]
+    return points
