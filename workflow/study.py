@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -39,7 +39,9 @@ class Sweep(Spec):
     """Some runs: all combinations of `over`, for each of `cases`. Names are dotted paths into `train`."""
 
     name: str = Field(pattern=NAME)
-    over: dict[str, list[Any]] = Field(default_factory=dict, description="path -> values")
+    over: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(
+        default_factory=dict, description="path -> values"
+    )
     cases: list[dict[str, Any]] = Field(
         default_factory=lambda: [{}], min_length=1, description="path -> value, together"
     )
@@ -75,18 +77,28 @@ def names() -> list[str]:
 
 
 def load(name: str) -> tuple[str, Study]:
-    """By name from workflow/studies/, or any YAML file by path."""
+    """By name from workflow/studies/, or any YAML file by path; its sweeps are expanded once, to find what is wrong."""
     if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-        if not re.match(NAME, path.stem):
-            raise yamlfile.Problem(
-                f"{name}: a study's file name may have letters, digits, '_', '.', '-': it names directories"
-            )
-        return path.stem, yamlfile.load(path, Study)
-    if name not in names():
-        raise yamlfile.Problem(f"no study {name!r} in workflow/studies/; {yamlfile.nearest(name, names())}",
-                               "or give the path of a YAML file")  # fmt: skip
-    return name, yamlfile.load(STUDIES / f"{name}.yaml", Study, f"workflow/studies/{name}.yaml")
+        path, name, shown = Path(name), Path(name).stem, name
+        if not re.match(NAME, name):
+            why = "a study's file name names directories: letters, digits, '_', '.', '-'"
+            raise yamlfile.Problem(f"{shown}: {why}")
+    elif name in names():
+        path, shown = STUDIES / f"{name}.yaml", f"workflow/studies/{name}.yaml"
+    else:
+        raise yamlfile.Problem(
+            f"no study {name!r} in workflow/studies/; {yamlfile.nearest(name, names())}",
+            "or give the path of a YAML file",
+        )
+    asked = yamlfile.load(path, Study, shown)
+    for number, sweep in enumerate(asked.sweeps):
+        try:
+            for changes in combinations(sweep):
+                changed(asked.train, changes, sweep.name)
+        except yamlfile.Problem as problem:
+            line = yamlfile.line_in(path, ["sweeps", number])
+            raise yamlfile.Problem(*(f"{shown}:{line}: {text}" for text in str(problem).splitlines())) from None
+    return name, asked
 
 
 def conversions(study: Study) -> dict[str, ConvertSettings]:

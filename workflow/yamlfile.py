@@ -123,6 +123,10 @@ def line_of(node: yaml.Node, path: list[str | int]) -> int:
     return line + 1
 
 
+def line_in(file: Path, path: list[str | int]) -> int:
+    return line_of(yaml.compose(file.read_text(), Loader), path)
+
+
 def fields_at(kind: Any, loc: tuple) -> list[str]:
     """The names that are allowed where an unknown one was found."""
     models = [kind]
