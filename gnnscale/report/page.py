@@ -9,7 +9,9 @@ from statistics import median
 
 from gnnscale.report.figures import Drawn
 from gnnscale.report.study import TARGETS, Study, short
-from gnnscale.specs import Estimate
+from gnnscale.scaling.findings import percent, shown
+from gnnscale.scaling.laws import LIMIT
+from gnnscale.specs import Estimate, LawFit
 
 CSS = """
 :root { color-scheme: light dark; --ink: #1d1f21; --soft: #5c6166; --line: #d9dcdf; --paper: #fff; --tint: #f5f6f7; }
@@ -39,6 +41,9 @@ td:first-child { white-space: nowrap; } td .wide-text { white-space: normal; }
 .wide-text { min-width: 16rem; overflow-wrap: anywhere; }
 .formula { white-space: nowrap; }
 tr.out td { color: var(--soft); }
+.keys { display: flex; flex-wrap: wrap; gap: .6rem 2.2rem; margin: 1.4rem 0 0; }
+.keys dt { color: var(--soft); font-size: .8rem; } .keys dd { margin: 0; font-size: 1.1rem; font-weight: 600; }
+tr.chosen td { font-weight: 600; } summary { cursor: pointer; margin-top: .6rem; }
 .limits { background: var(--tint); border-left: 3px solid #d55e00; padding: .4rem 1rem; max-width: 52rem; }
 @media (max-width: 640px) { body { padding: 1.2rem .8rem 3rem; } h1 { font-size: 1.5rem; } figure { overflow-x: auto; }
   figure.wide svg { min-width: 620px; } }
@@ -48,7 +53,7 @@ tr.out td { color: var(--soft); }
   table { font-size: 7.5pt; } }
 """
 
-FIRST = 3  # sentences of the findings that make the summary: the claims, and what they rest on
+FIRST = 3  # sentences of the findings that make the summary
 
 
 class Raw(str):
@@ -61,6 +66,7 @@ def page(study: Study, figures: list[Drawn]) -> str:
         f"<h1>{escape(s.title)}</h1>",
         f'<p class="soft">Study {escape(s.study)}. {escape(s.description)}</p>',
         f'<p class="lead">{escape(" ".join(findings[:FIRST]))}</p>',
+        key_numbers(study),
         section("Findings", bullets(findings[FIRST:])),
         section("What the data do not support", f'<div class="limits">{bullets(study.fit.unsupported)}</div>'),
         section("Figures", "".join(figure(f) for f in figures)),
@@ -81,6 +87,28 @@ def page(study: Study, figures: list[Drawn]) -> str:
 
 
 # --------------------------------------------------------------------------------------------------------------- blocks
+def key_numbers(study: Study) -> str:
+    trained = [r for need, r in study.results.items() if need.startswith("train/")]
+    facts = [("runs", str(len(study.points)))]
+    if study.points:
+        facts += [
+            ("body parameters", reach([p.body_parameters for p in study.points])),
+            ("training structures", reach([p.structures for p in study.points])),
+            ("epochs", reach([p.epochs for p in study.points])),
+        ]
+    if trained:
+        facts.append(("training time, all runs", duration(sum(r.seconds for r in trained))))
+        machines = {f"{r.provenance.get('processor', '?')}, {r.provenance.get('cores', '?')} cores" for r in trained}
+        facts.append(("machine" if len(machines) == 1 else "machines", "; ".join(sorted(machines))))
+    items = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
+    return f'<dl class="keys">{items}</dl>'
+
+
+def reach(values: list[float]) -> str:
+    low, high = (f"{v:,.9g}" for v in (min(values), max(values)))
+    return low if low == high else f"{low} – {high}"
+
+
 def section(heading: str, content: str) -> str:
     return f"<section>\n<h2>{heading}</h2>\n{content}\n</section>" if content else ""
 
@@ -125,50 +153,45 @@ def table(heads: list[str], rows: list[list[str]], classes: list[str] | None = N
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
+PLACES = {"the whole grid": "grid", "the largest data size": "largest D", "the largest model": "largest N"}
+
+
 def laws(study: Study) -> str:
-    fit, where = (
-        study.fit,
-        {"the whole grid": "grid", "the largest data size": "largest D", "the largest model": "largest N"},
-    )
-    rows, classes, notes, last = [], [], defaultdict(list), ""
-    for law in fit.laws:
+    """For each target the joint law, the one to go by, and one along each axis; the others that were tried are in fit.json."""
+    fit, rows, classes, notes, last = study.fit, [], [], defaultdict(list), ""
+    for law in [law for target in TARGETS for law in tabulated(fit.laws, target)]:
         name, unit, factor = TARGETS[law.target]
-        place = law.where.split(":")[0]
-        cells = [interval(law.estimates.get(p), factor if p == "E" else 1.0) for p in ("E", "alpha", "beta")]
-        cells += [digits(law.estimates[p].value * factor) if p in law.estimates else "–" for p in ("A", "B")]
-        target = Raw("" if name == last else f"{name},<br>{unit}" if unit else name)
+        place = PLACES.get(law.where.split(":")[0], law.where)
+        e = law.estimates
+        alpha, beta = (e.get(p, e.get("gamma") if axis in law.formula else None) for p, axis in (("alpha", "N"), ("beta", "D")))
+        state = "in figures" if law.chosen else "yes" if law.identified else "no"
         rows.append(
-            [target, nowrap(pretty(law.formula)), nowrap(where.get(place, place)), *cells]
-            + [str(len(law.points)), f"{law.log_rms:.2%}", f"{law.at_optimum:.0%}", "yes" if law.identified else "no"]
+            [Raw("" if name == last else f"{name}<br>{unit}"), nowrap(pretty(law.formula)), f"{place}, {len(law.points)}"]
+            + [interval(e.get("E"), factor), interval(alpha), interval(beta), percent(law.log_rms), state]
         )
-        classes.append("" if law.identified else "out")
+        classes.append("chosen" if law.chosen else "" if law.identified else "out")
         last = name
         if law.notes:
-            notes[f"{law.formula.removeprefix('L = ')}, {where.get(place, place)}: {'; '.join(law.notes)}."].append(
-                name
-            )
-    heads = [
-        "target L",
-        "law",
-        "points",
-        "E",
-        "α",
-        "β",
-        "A",
-        "B",
-        "runs",
-        "rms resid.",
-        "starts agree",
-        "deter\u00admined",
-    ]
+            notes[f"{law.formula.removeprefix('L = ')}, {place}: {'; '.join(law.notes)}."].append(name)
+    heads = ["target L", "law", "runs", "E", "exponent of N", "exponent of D", "rms residual", "determined"]
     intro = (
-        f'<p class="note">N: body parameters, D: unique training structures. Huber loss (10⁻³) of the logarithm; '
-        f"brackets: {fit.confidence:.0%} percentile intervals from {fit.bootstrap:,} resamplings of the runs "
-        f"(seed {fit.seed}); "
-        "those of A and B are in fit.json. Grey: the points do not determine every parameter, for the reason below.</p>"
+        f'<p class="note">N: body parameters, D: unique training structures. Huber loss (10⁻³) of the logarithm, '
+        f"exponents bounded to (0, {LIMIT:g}]. Brackets: {percent(fit.confidence)} intervals from {fit.bootstrap:,} "
+        f"resamplings of the runs (seed {fit.seed}). Grey: not every parameter is determined. Where the joint law is "
+        "not, figures go by its part of least AICc among the determined ones. A, B and every law tried are in fit.json.</p>"
     )
     reasons = "".join(f"<li>{escape(', '.join(names))}: {pretty(text)}</li>" for text, names in notes.items())
-    return intro + table(heads, rows, classes, 3) + (f'<ul class="note">{reasons}</ul>' if reasons else "")
+    more = f'<details class="note"><summary>Why a law is not determined, and other notes</summary><ul>{reasons}</ul></details>'
+    return intro + table(heads, rows, classes, 3) + (more if reasons else "") if rows else ""
+
+
+def tabulated(laws: tuple[LawFit, ...], target: str) -> list[LawFit]:
+    mine = [law for law in laws if law.target == target]
+    whole = [law for law in mine if law.law == "Hoffmann" or law.chosen]
+    for axis in "ND":  # with its floor where that is determined, else without
+        along = [law for law in mine if law.law in (f"Power{axis}", f"PurePower{axis}") and "largest" in law.where]
+        whole += along[:1] if along and along[0].identified else along[1:2]
+    return whole
 
 
 def runs(study: Study) -> str:
@@ -313,25 +336,21 @@ def provenance(study: Study) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------- words
-def interval(e: Estimate | None, factor: float) -> str:
+def interval(e: Estimate | None, factor: float = 1.0) -> str:
     if e is None:
         return "–"
-    value = digits(e.value * factor)
-    return value if e.low is None else f"{value} [{digits(e.low * factor)}, {digits(e.high * factor)}]"
+    if factor == 1.0 and e.value > 0.99 * LIMIT:  # of an exponent
+        return f"at its bound of {LIMIT:g}"
+    return shown(e, factor)
 
 
 def nowrap(html: str) -> Raw:
     return Raw(f'<span class="formula">{html}</span>')
 
 
-def digits(value: float) -> str:
-    """Three digits that count; powers of ten only where a plain number would be long."""
-    return f"{value:.3g}" if abs(value) < 1000 or abs(value) >= 1e6 else f"{float(f'{value:.3g}'):,.0f}"
-
-
 def pretty(formula: str) -> str:
     """E + A/N^alpha -> E + A/N<sup>α</sup>"""
-    text = escape(formula.removeprefix("L = ")).replace("alpha", "α").replace("beta", "β")
+    text = escape(formula.removeprefix("L = ")).replace("alpha", "α").replace("beta", "β").replace("gamma", "γ")
     return re.sub(r"\^(\w+)", r"<sup>\1</sup>", text)
 
 

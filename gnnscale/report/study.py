@@ -10,7 +10,7 @@ from gnnscale.scaling import points as rows
 from gnnscale.specs import Evaluation, Fit, LawFit, Metrics, Point, ReportSettings, ShardCard, StageResult
 
 TARGETS = {  # field of Point -> (name, unit, factor from the field's unit)
-    "loss": ("Loss", "", 1.0),
+    "loss": ("Loss", "dimensionless", 1.0),
     "energy_mae": ("Energy MAE", "meV/atom", 1e3),
     "force_mae": ("Force MAE", "meV/Å", 1e3),
 }
@@ -29,6 +29,10 @@ class Study(NamedTuple):
 
     def joint(self, target: str) -> LawFit | None:
         return next((law for law in self.fit.laws if law.law == "Hoffmann" and law.target == target), None)
+
+    def chosen(self, target: str) -> LawFit | None:
+        """The law to draw: the joint one, a part of it, or none where the points determine none."""
+        return next((law for law in self.fit.laws if law.chosen and law.target == target), None)
 
     def targets(self) -> list[str]:
         return [t for t in TARGETS if self.joint(t)] or list(TARGETS)

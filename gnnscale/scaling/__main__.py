@@ -21,11 +21,9 @@ def main(run: stage.Run) -> stage.Outputs:
     run.write("points.csv", rows.table(points))
     run.write("fit.json", found.model_dump_json(indent=1) + "\n")
     values = {"points": len(points), "diverged": sum(p.diverged for p in points)}
-    joint = next((law for law in found.laws if law.law == "Hoffmann" and law.target == "loss"), None)
-    if joint:
-        values |= {name: joint.estimates[name].value for name in ("E", "alpha", "beta")} | {
-            "identified": joint.identified
-        }
+    law = next((law for law in found.laws if law.chosen and law.target == "loss"), None)
+    if law:
+        values |= {"law": law.formula} | {name: e.value for name, e in law.estimates.items()}
     return stage.Outputs(files=["points.csv", "fit.json"], values=values)
 
 

@@ -1,7 +1,7 @@
 """What the fits say and what they do not, in sentences whose every number and verdict is computed.
 
 The claims that are looked at are those of arXiv 2504.08112: data scaling beats model scaling, and width beats depth
-past three layers.
+past three layers. The first two findings are the summary of the report.
 """
 
 from __future__ import annotations
@@ -17,21 +17,23 @@ from gnnscale.scaling.laws import optimum
 from gnnscale.specs import Estimate, Point, ScalingSettings
 
 if TYPE_CHECKING:
-    from gnnscale.scaling.fit import Fitted, Grid
+    from gnnscale.scaling.fit import Fitted
+    from gnnscale.scaling.grid import Grid
 
-NAMES = {"loss": "Loss", "energy_mae": "Energy error", "force_mae": "Force error"}
+NAMES = {"loss": "loss", "energy_mae": "energy error", "force_mae": "force error"}
+GREEK = {"alpha": "α", "beta": "β", "gamma": "γ"}
+HOLDS = 0.05  # rms residual of log L above which a law is said not to hold: several times the usual spread of seeds
 CLOSE = 0.15  # body parameters of a width-against-depth pair differ by at most this share
 PAPER_DEPTH = 3  # layers, past which the paper says that width is the better use of parameters
 
 
-class Doubling(NamedTuple):
-    """At one point of the grid: the share of the target that a doubling of N, of D takes away."""
+class Slopes(NamedTuple):
+    """What a doubling takes away from one target, as shares; measured, without any of the laws."""
 
-    place: str
-    point: Point
-    measured: dict[str, float | None]  # between neighbours in the grid; None without a neighbour
-    law: dict[str, float] | None  # of the joint law, at the point
-    difference: tuple[float, float] | None  # interval of D's share minus N's, by the joint law
+    target: str
+    corner: dict[str, float | None]  # from the largest model and data to their neighbours; None without a neighbour
+    mean: dict[str, float]  # over the grid: the plane of least squares through log L over log N, log D
+    difference: tuple[float, float] | None  # interval of D's mean share less N's
 
     @property
     def verdict(self) -> str:
@@ -59,170 +61,208 @@ def sentences(
     joint = [f for f in fitted if f.entry.law == "Hoffmann"]
     if not joint:
         return ("No run is usable, so there is no law.",), ("Everything: there are no usable points.",)
-    doublings = {f.entry.target: doubling(f, settings) for f in joint}
+    slopes = [measured(f, settings) for f in joint]
+    chosen = {f.entry.target: f for f in fitted if f.entry.chosen}
     pairs = width_depth_pairs(points)
-    said = [claim_data(doublings)]
-    unsaid = [extrapolation(joint)]
-    claim_depth(pairs, said, unsaid)
-    said.append(basis(points, grid, joint[0]))
-    for f in joint:
-        (said if f.entry.identified else unsaid).append(exponents(f, settings))
-        said.append(doubling_sentence(f.entry.target, doublings[f.entry.target], settings))
-        allocation(f, settings, said, unsaid)
-    unsaid += confounded(grid, joint[0].points)
-    unsaid += open_laws([f for f in fitted if len(f.law.axes) == 1 and f.law.floor and not f.entry.identified])
-    said += [depth_sentence(x, settings.targets) for x in pairs]
-    noise(points, settings.targets, said, unsaid)
-    return tuple(said), tuple(unsaid)
+    said = [headline(slopes[0], joint[0].points), claim_data(slopes, settings), *claim_depth(pairs, settings.targets)]
+    said += [x for x in (also(slopes[1:]), average(slopes)) if x]
+    said += [holding(joint), *steepening(joint), *described([f for f in chosen.values() if f.entry.law != "Hoffmann"])]
+    said += [x for f in joint if (x := exponents(f, settings))] + [x for f in joint if (x := allocation(f, settings))]
+    said += [basis(points, grid, joint[0]), *seeds(points, settings.targets)]
+    unsaid = [extrapolation(joint, chosen), undetermined(fitted), no_allocation(joint), unique_data(grid, points)]
+    unsaid += [depth_limits(pairs), one_seed(points)]
+    return tuple(said), tuple(x for x in unsaid if x)
 
 
 # ------------------------------------------------------------------------------------------------- data against model
+def measured(f: Fitted, settings: ScalingSettings) -> Slopes:
+    points, target = f.points, f.entry.target
+    n, d = (np.log2([getattr(p, name) for p in points]) for name in ("body_parameters", "structures"))
+    corner = points[int(np.argmax(np.round((n - n.min()) / (np.ptp(n) or 1) + (d - d.min()) / (np.ptp(d) or 1), 9)))]
+    y = np.log2([getattr(p, target) for p in points])
+    x = np.stack([np.ones(len(y)), n - n.mean(), d - d.mean()], axis=1)  # (points, 3)
+    mean = 1 - 2 ** np.linalg.lstsq(x, y, rcond=None)[0]
+    difference = None
+    if settings.bootstrap and len(points) > 3 and np.linalg.matrix_rank(x) == 3:
+        rng = np.random.default_rng([settings.seed, 0])
+        w = rng.multinomial(len(y), np.full(len(y), 1 / len(y)), size=settings.bootstrap).astype(float)
+        left, right = np.einsum("bi,ij,ik->bjk", w, x, x), np.einsum("bi,ij,i->bj", w, x, y)
+        good = np.linalg.cond(left) < 1e8
+        if good.mean() > 0.5:
+            shares = 1 - 2 ** np.linalg.solve(left[good], right[good][:, :, None])[:, :, 0]
+            difference = quantiles(shares[:, 2] - shares[:, 1], settings.confidence)
+    along = {axis: doubled(points, target, corner, axis) for axis in "ND"}
+    return Slopes(target, along, {"N": float(mean[1]), "D": float(mean[2])}, difference)
+
+
+def doubled(points: tuple[Point, ...], target: str, at: Point, axis: str) -> float | None:
+    """1 - 2^slope, with the slope of log target from a point to its smaller neighbour along one axis of the grid."""
+    along, across = ("body_parameters", "structures") if axis == "N" else ("structures", "body_parameters")
+    line = [p for p in points if getattr(p, across) == getattr(at, across) and getattr(p, along) < getattr(at, along)]
+    if not line:
+        return None
+    before = max(line, key=lambda p: getattr(p, along))
+    rise = math.log(getattr(at, target) / getattr(before, target))
+    return 1 - 2 ** (rise / math.log(getattr(at, along) / getattr(before, along)))
+
+
+def headline(x: Slopes, points: tuple[Point, ...]) -> str:
+    n, d = max(p.body_parameters for p in points), max(p.structures for p in points)
+    where = f"measured at the largest corner of the grid, N = {n:,} parameters and D = {d:,} structures"
+    if None in x.corner.values():
+        return f"What a doubling of data or of parameters brings is not measured: no neighbouring runs ({where})."
+    data, model = (changed(x.corner[axis]) for axis in "DN")
+    return (
+        f"Doubling the data {data[0]} the {NAMES[x.target]} by {data[1]}, doubling the parameters {model[0]} it by "
+        f"{model[1]} ({where})."
+    )
+
+
+def changed(share: float) -> tuple[str, str]:
+    return ("lowers" if share >= 0 else "raises"), percent(abs(share))
+
+
+def also(slopes: list[Slopes]) -> str:
+    parts = []
+    for x in slopes:
+        if None not in x.corner.values():
+            data, model = (changed(x.corner[axis]) for axis in "DN")
+            parts.append(
+                f"doubling the data {data[0]} the {NAMES[x.target]} by {data[1]}, doubling the parameters {model[0]} it "
+                f"by {model[1]}"
+            )
+    return f"At the same corner {'; '.join(parts)}." if parts else ""
+
+
+def average(slopes: list[Slopes]) -> str:
+    """Where the corner is not typical, this shows it."""
+    parts = [
+        f"{NAMES[x.target]} {percent(-x.mean['D'], sign=True)} and {percent(-x.mean['N'], sign=True)}"
+        for x in slopes
+        if x.difference is not None
+    ]
+    return f"Twice the data and twice the parameters, averaged over the grid: {'; '.join(parts)}." if parts else ""
+
+
+def claim_data(slopes: list[Slopes], settings: ScalingSettings) -> str:
+    """Data scaling beats model scaling: decided for each target by the interval of its mean difference."""
+    kinds = {kind: [x for x in slopes if x.verdict == kind] for kind in ("data", "model", "open")}
+    if len(kinds["data"]) == len(slopes):
+        verdict = "is supported within this grid"
+    elif len(kinds["model"]) == len(slopes):
+        verdict = "is contradicted within this grid: model size helps more"
+    elif len(kinds["open"]) == len(slopes):
+        verdict = "is neither supported nor contradicted by this grid"
+    else:
+        words = {"data": "supported", "model": "contradicted", "open": "open"}
+        verdict = "is, within this grid, " + ", ".join(
+            f"{words[kind]} for {joined(NAMES[x.target] for x in found)}" for kind, found in kinds.items() if found
+        )
+    text = f"That data scaling beats model scaling (arXiv 2504.08112) {verdict}"
+    if slopes[0].difference is None:
+        return text + "."
+    low, high = slopes[0].difference
+    return (
+        f"{text}. On average over the grid a doubling of data takes {100 * low:.0f} to {100 * high:.0f} percentage "
+        f"points more off the {NAMES[slopes[0].target]} than one of parameters ({percent(settings.confidence)} interval)."
+    )
+
+
 def basis(points: list[Point], grid: Grid, joint: Fitted) -> str:
     n, d = sorted({p.body_parameters for p in joint.points}), sorted({p.structures for p in joint.points})
     diverged = sorted(p.run for p in points if p.diverged)
+    outside = len(points) - len(joint.points) - len(diverged)
     text = (
-        f"The laws rest on {len(joint.points)} of {len(points)} runs: {len(n)} model sizes (N = {n[0]:,} to {n[-1]:,} "
-        f"body parameters, a factor {n[-1] / n[0]:.3g}) and {len(d)} data sizes (D = {d[0]:,} to {d[-1]:,} unique "
-        f"training structures, a factor {d[-1] / d[0]:.3g}); {grid.model}, depth {grid.depth}, {grid.epochs:g} epochs, "
-        f"seed {grid.seed}."
+        f"The laws use {len(joint.points)} of {len(points)} runs: {len(n)} model sizes (N = {n[0]:,} to {n[-1]:,} body "
+        f"parameters) by {len(d)} data sizes (D = {d[0]:,} to {d[-1]:,} unique structures), {grid.model} of depth "
+        f"{grid.depth}, {grid.epochs:g} epochs, seed {grid.seed}."
     )
+    if outside:
+        text += f" {outside} more {'is' if outside == 1 else 'are'} outside the grid; the table of runs says why."
     if diverged:
-        text += (
-            f" {len(diverged)} diverged and {'is' if len(diverged) == 1 else 'are'} in no law: {', '.join(diverged)}."
-        )
+        text += f" {len(diverged)} diverged and {'is' if len(diverged) == 1 else 'are'} in no law: {', '.join(diverged)}."
     return text
 
 
-def doubling(f: Fitted, settings: ScalingSettings) -> list[Doubling]:
-    """At the point nearest the middle of the grid, and at its largest corner."""
-    n = np.log([p.body_parameters for p in f.points])
-    d = np.log([p.structures for p in f.points])
-    middle = int(np.argmin(np.round((n - (n.min() + n.max()) / 2) ** 2 + (d - (d.min() + d.max()) / 2) ** 2, 9)))
-    corner = int(np.argmax(np.round((n - n.min()) / (np.ptp(n) or 1) + (d - d.min()) / (np.ptp(d) or 1), 9)))
-    found = []
-    for place, point in (("centre", f.points[middle]), ("largest corner", f.points[corner])):
-        measured = {axis: measured_share(f.points, f.entry.target, point, axis) for axis in "ND"}
-        law = difference = None
-        if f.replicas is not None:
-            shares = law_shares(f.values[None, :], point)
-            law = {axis: float(share[0]) for axis, share in shares.items()}
-            sample = law_shares(f.replicas, point)
-            tail = (1 - settings.confidence) / 2
-            difference = tuple(float(v) for v in np.quantile(sample["D"] - sample["N"], [tail, 1 - tail]))
-        found.append(Doubling(place, point, measured, law, difference))
-    return found
+# ---------------------------------------------------------------------------------------------------------- the laws
+def holding(joint: list[Fitted]) -> str:
+    """Whether the sum of powers describes the points at all; without its floor or a term it cannot do better."""
+    far = [f for f in joint if f.entry.log_rms > HOLDS]
+    rms = ", ".join(f"{NAMES[f.entry.target]} {percent(f.entry.log_rms)}" for f in joint)
+    law, most = "The separable law E + A/N^α + B/D^β", f"{100 * HOLDS:g} %"
+    if not far:
+        return f"{law} describes the runs to within {most} (rms residuals: {rms})."
+    names = "" if len(far) == len(joint) else f" for {joined(NAMES[f.entry.target] for f in far)}"
+    return f"{law} does not hold{names}: rms residuals above {most} ({rms})."
 
 
-def measured_share(points: tuple[Point, ...], target: str, at: Point, axis: str) -> float | None:
-    """1 - 2^slope, with the slope of log target between the neighbours of a point along one axis of the grid."""
-    along, across = ("body_parameters", "structures") if axis == "N" else ("structures", "body_parameters")
-    line = sorted((p for p in points if getattr(p, across) == getattr(at, across)), key=lambda p: getattr(p, along))
-    i = line.index(at)
-    low, high = line[max(i - 1, 0)], line[min(i + 1, len(line) - 1)]
-    if low is high:
-        return None
-    rise = math.log(getattr(high, target) / getattr(low, target))
-    return 1 - 2 ** (rise / math.log(getattr(high, along) / getattr(low, along)))
-
-
-def law_shares(values: np.ndarray, at: Point) -> dict[str, np.ndarray]:
-    """The same by the joint law, from its slope at the point: nothing beyond the point is used."""
-    e, a, alpha, b, beta = values.T
-    tiny = 1e-300  # terms of no meaning, as where the points determine nothing, stay finite
-    model = np.exp(np.clip(np.log(a + tiny) - alpha * math.log(at.body_parameters), -300, 300))
-    data = np.exp(np.clip(np.log(b + tiny) - beta * math.log(at.structures), -300, 300))
-    total = e + model + data
-    return {"N": 1 - 2 ** (-alpha * model / total), "D": 1 - 2 ** (-beta * data / total)}
-
-
-def doubling_sentence(target: str, doublings: list[Doubling], settings: ScalingSettings) -> str:
+def steepening(joint: list[Fitted]) -> list[str]:
+    """Along a line, log of a sum of falling powers is convex in log D: its slope can only flatten."""
     parts = []
-    for x in doublings:
-        shares = ", ".join(
-            f"{axis} has no neighbour to measure by"
-            if share is None
-            else f"a doubling of {axis} {'lowers' if share >= 0 else 'raises'} it by {abs(share):.1%}"
-            for axis, share in x.measured.items()
-        )
-        text = f"at the {x.place} (N = {x.point.body_parameters:,}, D = {x.point.structures:,}) {shares}"
-        if x.law and x.difference:
-            low, high = (100 * v for v in x.difference)
-            text += (
-                f" (joint law: {x.law['N']:.1%}, {x.law['D']:.1%}; D helps more by {low:+.1f} to {high:+.1f} "
-                f"percentage points, {settings.confidence:.0%} interval)"
-            )
-        parts.append(text)
-    return f"{NAMES[target]}, measured between neighbouring runs: {'; '.join(parts)}."
+    for f in joint:
+        most = max(p.body_parameters for p in f.points)
+        line = sorted((p for p in f.points if p.body_parameters == most), key=lambda p: p.structures)
+        if f.entry.log_rms <= HOLDS or len(line) < 3:
+            continue
+        x, y = (np.log([getattr(p, name) for p in line]) for name in ("structures", f.entry.target))
+        slopes = -np.diff(y) / np.diff(x)
+        if slopes[-1] > slopes[0]:
+            parts.append(f"{NAMES[f.entry.target]} from {slopes[0]:.2f} to {slopes[-1]:.2f}")
+    if not parts:
+        return []
+    return [
+        "The curves steepen with more data, where any sum of powers can only flatten. Exponent between neighbouring "
+        f"data sizes, largest model: {', '.join(parts)}."
+    ]
 
 
-def claim_data(doublings: dict[str, list[Doubling]]) -> str:
-    """Data scaling beats model scaling: the verdict over targets and places, each decided by its own interval."""
-    places = {"data": [], "model": [], "open": []}
-    for target, found in doublings.items():
-        for x in found:
-            places[x.verdict].append(f"{NAMES[target].lower()} at the {x.place}")
-    total = sum(map(len, places.values()))
-    if len(places["data"]) == total:
-        verdict = "is supported within this grid"
-    elif len(places["model"]) == total:
-        verdict = "is contradicted within this grid: model size helps more"
-    elif places["open"] and len(places["open"]) == total:
-        verdict = "is neither supported nor contradicted by this grid"
-    else:
-        verdict = "is supported in part"
-        if places["model"] and not places["data"]:
-            verdict = "is contradicted in part"
-    text = f"That data scaling beats model scaling (arXiv 2504.08112) {verdict}, comparing a doubling of each."
-    for kind, words in (
-        ("data", "Data helps more for"),
-        ("model", "Model size helps more for"),
-        ("open", "Not distinguished:"),
-    ):
-        if places[kind] and len(places[kind]) < total:
-            text += f" {words} {', '.join(places[kind])}."
-    target, (centre, *_) = next(iter(doublings.items()))
-    if None not in centre.measured.values():
-        change = " and ".join(f"{-centre.measured[axis]:+.1%} for a doubling of {axis}" for axis in "DN")
-        text += f" {NAMES[target]} at the centre: {change}."
+def described(nested: list[Fitted]) -> list[str]:
+    """The laws that figures are drawn by, where they are not the joint one."""
+    together = defaultdict(list)
+    for f in nested:
+        values = joined(f"{GREEK[name]} = {shown(f.entry.estimates[name])}" for name in f.law.exponents)
+        together[formula(f)].append(f"{NAMES[f.entry.target]}, {values}, rms residual {percent(f.entry.log_rms)}")
+    parts = "; ".join(f"{law} ({'; '.join(each)})" for law, each in together.items())
+    return [f"The joint law not being determined, the figures show its best determined part: {parts}."] if parts else []
+
+
+def formula(f: Fitted) -> str:
+    text = f.entry.formula.removeprefix("L = ")
+    for name, letter in GREEK.items():
+        text = text.replace(name, letter)
     return text
 
 
 def exponents(f: Fitted, settings: ScalingSettings) -> str:
-    name, e = NAMES[f.entry.target], f.entry.estimates
-    values = f"α = {shown(e['alpha'])} for model size, β = {shown(e['beta'])} for data"
-    if not f.entry.identified:
-        why = "; ".join(f.entry.notes)
-        return f"{name}, E + A/N^α + B/D^β: the parameters are not determined ({why}). Fitted: {values}."
+    if not f.entry.identified or f.replicas is None:
+        return ""
+    e = f.entry.estimates
     alpha, beta = (f.replicas[:, f.law.parameters.index(p)] for p in ("alpha", "beta"))
-    tail = (1 - settings.confidence) / 2
-    low, high = np.quantile(beta - alpha, [tail, 1 - tail])
-    verdict = (
-        "the data term falls faster" if low > 0 else "the model term falls faster" if high < 0 else "not distinguished"
+    low, high = quantiles(beta - alpha, settings.confidence)
+    verdict = "data falls faster" if low > 0 else "model size falls faster" if high < 0 else "not distinguished"
+    return (
+        f"Exponents of the {NAMES[f.entry.target]}: α = {shown(e['alpha'])} for model size, β = {shown(e['beta'])} for "
+        f"data; β - α in [{low:+.2f}, {high:+.2f}]: {verdict}."
     )
-    return f"{name}: {values}; β - α lies in [{low:+.3f}, {high:+.3f}] ({settings.confidence:.0%} interval): {verdict}."
 
 
-def allocation(f: Fitted, settings: ScalingSettings, said: list[str], unsaid: list[str]) -> None:
+def splittable(f: Fitted) -> bool:
+    return f.entry.identified and f.entry.log_rms <= HOLDS and f.replicas is not None
+
+
+def allocation(f: Fitted, settings: ScalingSettings) -> str:
     """N* ~ C^a with a = beta/(alpha + beta), if compute goes as N D."""
-    if not f.entry.identified:
-        unsaid.append(
-            f"{NAMES[f.entry.target]}: a compute-optimal split of model and data, as the joint law is not determined."
-        )
-        return
+    if not splittable(f):
+        return ""
     alpha, beta = (f.replicas[:, f.law.parameters.index(p)] for p in ("alpha", "beta"))
-    tail = (1 - settings.confidence) / 2
-    low, high = np.quantile(beta / (alpha + beta), [tail, 1 - tail])
+    low, high = quantiles(beta / (alpha + beta), settings.confidence)
     e = f.entry.estimates
     a = e["beta"].value / (e["alpha"].value + e["beta"].value)
     cost = np.array([p.flops / (p.body_parameters * p.structures) for p in f.points])
-    caveat = (
-        f"flops/(N D) varies by a factor {cost.max() / cost.min():.2f} here"
-        if cost.min() > 0
-        else "flops are not recorded"
-    )
-    said.append(
-        f"{NAMES[f.entry.target]}: the best split of compute C ~ N D within the measured range is "
-        f"N ~ C^{a:.2f} [{low:.2f}, {high:.2f}], D ~ C^{1 - a:.2f} ({caveat})."
+    caveat = f"flops/(N D) varies by a factor {cost.max() / cost.min():.2f}" if cost.min() > 0 else "flops not recorded"
+    return (
+        f"For {NAMES[f.entry.target]} the best split of compute C ~ N D within the grid is N ~ C^{a:.2f} [{low:.2f}, "
+        f"{high:.2f}], D ~ C^{1 - a:.2f} ({caveat})."
     )
 
 
@@ -246,46 +286,46 @@ def apart(a: Point, b: Point) -> float:
     return abs(a.body_parameters / b.body_parameters - 1)
 
 
-def claim_depth(pairs: list[Pair], said: list[str], unsaid: list[str]) -> None:
-    beyond = [x for x in pairs if x.wide.depth >= PAPER_DEPTH]
+def claim_depth(pairs: list[Pair], targets: tuple[str, ...]) -> list[str]:
+    """Width beats depth past three layers: the tally first, then every pair."""
+    said, beyond = [], [x for x in pairs if x.wide.depth >= PAPER_DEPTH]
     if beyond:
-        wide = sum(x.gain("loss") < 0 for x in beyond)
+        wide, count = sum(x.gain("loss") < 0 for x in beyond), len(beyond)
+        verdict = "is not seen here" if not wide else "is seen here" if wide == count else "is seen here in part"
         said.append(
-            f"That width beats depth past {PAPER_DEPTH} layers (same paper): of {len(beyond)} "
-            f"{'pair' if len(beyond) == 1 else 'pairs'} of nearly equal size the wider has the lower loss in {wide}, "
-            f"the deeper in {len(beyond) - wide}; loss of the deeper relative to the wider: "
-            + ", ".join(f"{-x.gain('loss'):+.1%}" for x in beyond)
-            + "."
+            f"That width beats depth past {PAPER_DEPTH} layers (same paper) {verdict}: the deeper network has the lower "
+            f"loss in {count - wide} of {count} {'pair' if count == 1 else 'pairs'} of equal size."
         )
-    else:
-        unsaid.append(
-            f"That width beats depth past {PAPER_DEPTH} layers: no two runs of different depth, the shallower of at "
-            f"least {PAPER_DEPTH} layers, are within {CLOSE:.0%} in body parameters at equal data."
+    for x in pairs:
+        size = x.deep.body_parameters / x.wide.body_parameters - 1
+        by = [f"{NAMES[t]} {percent(abs(x.gain(t)), 1)} {'lower' if x.gain(t) > 0 else 'higher'}" for t in targets]
+        said.append(
+            f"Depth {x.deep.depth}, width {x.deep.width} against depth {x.wide.depth}, width {x.wide.width} "
+            f"({percent(size, 1, sign=True)} parameters, D = {x.deep.structures:,}): {joined(by)}."
         )
-    if pairs and len({x.deep.seed for x in pairs}) == 1:
-        unsaid.append(f"An interval for width against depth: {len(pairs)} compared, one seed each.")
+    return said
 
 
-def depth_sentence(x: Pair, targets: tuple[str, ...]) -> str:
-    size = x.deep.body_parameters / x.wide.body_parameters - 1
-    by = ", ".join(f"{NAMES[t].lower()} {abs(x.gain(t)):.1%} {'lower' if x.gain(t) > 0 else 'higher'}" for t in targets)
-    return (
-        f"Width against depth at D = {x.deep.structures:,}: depth {x.deep.depth} (width {x.deep.width}, {size:+.1%} "
-        f"parameters) against depth {x.wide.depth} (width {x.wide.width}): {by} for the deeper."
-    )
+def depth_limits(pairs: list[Pair]) -> str:
+    if not [x for x in pairs if x.wide.depth >= PAPER_DEPTH]:
+        return (
+            f"Width against depth: no two runs of different depth, the shallower of at least {PAPER_DEPTH} layers, are "
+            f"within {percent(CLOSE)} in parameters at equal data."
+        )
+    if len({x.deep.seed for x in pairs}) > 1:
+        return ""
+    count = len({x.deep.run for x in pairs})
+    return f"An interval for width against depth: {count} deeper {'network' if count == 1 else 'networks'}, one seed."
 
 
 # ---------------------------------------------------------------------------------------------------------- the limits
-def extrapolation(joint: list[Fitted]) -> str:
-    """The range, and how well the law foretells the largest runs from the others: the one extrapolation tried."""
+def extrapolation(joint: list[Fitted], chosen: dict[str, Fitted]) -> str:
+    """How well the law foretells the largest runs from the others: the one extrapolation that can be tried."""
     points = joint[0].points
-    n, d = [p.body_parameters for p in points], [p.structures for p in points]
-    decades = f"{math.log10(max(n) / min(n)):.1f} decades of N and {math.log10(max(d) / min(d)):.1f} of D"
-    beyond = f"Any use of these laws beyond N = {max(n):,} or D = {max(d):,}"
-    text = f"{beyond}: they rest on {len(points)} points over {decades}."
+    n, d = max(p.body_parameters for p in points), max(p.structures for p in points)
     tries = []
-    for f in joint:
-        inside = [p for p in f.points if p.body_parameters < max(n) and p.structures < max(d)]
+    for f in (chosen.get(f.entry.target, f) for f in joint):
+        inside = [p for p in f.points if p.body_parameters < n and p.structures < d]
         outside = [p for p in f.points if p not in inside]
         if len(inside) > len(f.law.parameters):
             columns = [
@@ -293,59 +333,90 @@ def extrapolation(joint: list[Fitted]) -> str:
             ]
             (ni, di, li), (no, do, lo) = (np.array(c, float).T for c in columns)
             worst = np.abs(f.law(optimum(f.law, ni, di, li).values, no, do)[0] / lo - 1).max()
-            tries.append(f"{NAMES[f.entry.target].lower()} {worst:.1%}")
+            tries.append(f"{percent(worst)} ({NAMES[f.entry.target]})")
+    text = f"Extrapolation beyond N = {n:,} or D = {d:,}."
     if tries:
-        text += (
-            " Fitted without the largest model and the largest data size, they miss those runs by at most: "
-            f"{', '.join(tries)}. That tests one step of the grid, not more."
-        )
+        text += f" Fitted without the largest model and the largest data, the laws miss those runs by up to {joined(tries)}."
     return text
 
 
-def confounded(grid: Grid, points: tuple[Point, ...]) -> list[str]:
-    ratio = {p.epochs for p in points}
-    if len(ratio) != 1:
-        return []
-    return [
-        f"An effect of unique data alone: every run makes {grid.epochs:g} epochs, so twice the data is also twice the "
-        "optimiser steps and twice the compute; and no learning rate was tuned per point."
-    ]
-
-
-def open_laws(fitted: list[Fitted]) -> list[str]:
-    """Targets that share the same doubts share the sentence."""
+def undetermined(fitted: list[Fitted]) -> str:
+    """Targets that share a law share its mention; the reasons are in the table."""
     together = defaultdict(list)
     for f in fitted:
-        formula = f.entry.formula.removeprefix("L = ").replace("alpha", "α").replace("beta", "β")
-        where = f.entry.where.split(":")[0]
-        together[f"along {f.law.axes} alone, at {where} ({formula}): {'; '.join(f.entry.notes)}."].append(
-            NAMES[f.entry.target]
-        )
-    return [f"{', '.join(names)}: the law {text}" for text, names in together.items()]
+        if not f.entry.identified and (f.entry.law == "Hoffmann" or f.law.floor and f.entry.where[:9] != "the whole"):
+            where = "" if f.entry.law == "Hoffmann" else f" at {f.entry.where.split(':')[0]}"
+            together[f"{formula(f)}{where}"].append(NAMES[f.entry.target])
+    parts = "; of ".join(f"{law} ({joined(names)})" for law, names in together.items())
+    return f"The parameters of {parts}: not determined; the table of laws says why." if parts else ""
 
 
-def noise(points: list[Point], targets: tuple[str, ...], said: list[str], unsaid: list[str]) -> None:
-    """The spread over seeds, where there is more than one; without it an interval is of the fit, not of a training."""
+def no_allocation(joint: list[Fitted]) -> str:
+    reasons = defaultdict(list)
+    for f in joint:
+        if not splittable(f):
+            why = "its exponents are not determined" if not f.entry.identified else "the joint law does not hold"
+            reasons[why].append(NAMES[f.entry.target])
+    parts = "; ".join(f"for {joined(names)} {why}" for why, names in reasons.items())
+    return f"A compute-optimal split of model and data: it follows from the joint law, and {parts}." if parts else ""
+
+
+def unique_data(grid: Grid, points: list[Point]) -> str:
+    return (
+        f"An effect of unique data alone: every run makes {grid.epochs:g} epochs, so more data is also more optimiser "
+        "steps and more compute, and no learning rate was tuned per run."
+    )
+
+
+def repeated(points: list[Point]) -> list[list[Point]]:
     cells = defaultdict(list)
     for p in points:
         if not p.diverged:
             cells[p.model, p.width, p.depth, p.structures, p.epochs].append(p)
-    repeated = [ps for ps in cells.values() if len({p.seed for p in ps}) > 1]
-    if not repeated:
-        unsaid.append(
-            "The noise of training: every run has one seed. The intervals are from resampling runs, and hold the "
-            "scatter about the law, not what another seed would give."
-        )
-        return
-    spreads = []
-    for t in targets:
-        groups = [[getattr(p, t) for p in ps] for ps in repeated]
-        spreads.append(f"{NAMES[t].lower()} {max(np.std(v, ddof=1) / np.mean(v) for v in groups):.1%}")
-    said.append(
-        f"Seeds: {len(repeated)} {'run was' if len(repeated) == 1 else 'runs were'} repeated; the largest standard "
-        f"deviation among them is {', '.join(spreads)}."
-    )
+    return [ps for ps in cells.values() if len({p.seed for p in ps}) > 1]
 
 
-def shown(e: Estimate) -> str:
-    return f"{e.value:.3g}" if e.low is None else f"{e.value:.3g} [{e.low:.3g}, {e.high:.3g}]"
+def seeds(points: list[Point], targets: tuple[str, ...]) -> list[str]:
+    found = repeated(points)
+    if not found:
+        return []
+    groups = {t: [[getattr(p, t) for p in ps] for ps in found] for t in targets}
+    spreads = [f"{NAMES[t]} {percent(max(np.std(v, ddof=1) / np.mean(v) for v in vs), 1)}" for t, vs in groups.items()]
+    runs = "1 run was" if len(found) == 1 else f"{len(found)} runs were"
+    return [f"Seeds: {runs} repeated; the largest standard deviation among them is {joined(spreads)}."]
+
+
+def one_seed(points: list[Point]) -> str:
+    if repeated(points):
+        return ""
+    return "The noise of training: every run has one seed. Intervals hold the scatter between runs, not between seeds."
+
+
+# --------------------------------------------------------------------------------------------------------------- words
+def quantiles(sample: np.ndarray, confidence: float) -> tuple[float, float]:
+    low, high = np.quantile(sample, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def percent(share: float, digits: int = 0, sign: bool = False) -> str:
+    """Small shares get a digit more, so that 0.4 % is not 0 %."""
+    digits = max(digits, 1 if abs(share) < 0.095 else 0)
+    return f"{100 * share:{'+' if sign else ''}.{digits}f} %"
+
+
+def joined(names) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def shown(e: Estimate, factor: float = 1.0) -> str:
+    """Value and interval; where it cannot be told from 0 only what it is below."""
+    value, low, high = (None if v is None else number(v * factor) for v in (e.value, e.low, e.high))
+    if e.low == 0 or e.value == 0:
+        return f"< {high}" if e.high else "0 (not seen)"
+    return value if low is None else f"{value} [{low}, {high}]"
+
+
+def number(value: float) -> str:
+    """Three digits that count; powers of ten only where a plain number would be long."""
+    return f"{value:.3g}" if abs(value) < 1000 or abs(value) >= 1e6 else f"{float(f'{value:.3g}'):,.0f}"

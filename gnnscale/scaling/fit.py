@@ -108,8 +108,9 @@ def fit_law(
             name: estimate(v, column, settings.confidence)
             for name, v, column in zip(law.parameters, found.values, replicas.T)
         }
+    estimates |= {name: cleared(estimates[name], EXPONENTS[0]) for name in law.exponents}
     if law.floor:
-        estimates["E"] = floor_seen(estimates["E"], loss.min())
+        estimates["E"] = cleared(estimates["E"], SEEN * loss.min())
     doubts = design_doubts(law, x) + shape_doubts(law, found, n, d, loss) + interval_doubts(law, estimates)
     notes = list(doubts)
     if undetermined:
@@ -197,7 +198,7 @@ def shape_doubts(law: PowerSum, found: Optimum, n: np.ndarray, d: np.ndarray, lo
     values = dict(zip(law.parameters, found.values))
     for axis, column in zip(law.axes, law.columns(n, d).T):
         term = values[COEFFICIENT[axis]] * np.exp(-values[law.exponent(axis)] * column) / np.median(loss)
-        if np.ptp(term) < max(2 * found.log_rms, 1e-4):
+        if np.ptp(term) < max(found.log_rms, 1e-4):
             doubts.append(
                 f"over the points {axis} moves the target by {np.ptp(term):.1%}, no more than the residuals "
                 f"({found.log_rms:.1%} rms)"
@@ -221,14 +222,14 @@ def interval_doubts(law: PowerSum, estimates: dict[str, Estimate]) -> list[str]:
     return doubts
 
 
-def floor_seen(e: Estimate, smallest: float) -> Estimate:
-    """E with an exact 0 for what nobody could tell from 0: a lower end, or a value that ran off to 1e-50."""
+def cleared(e: Estimate, least: float) -> Estimate:
+    """An exact 0 for what nobody could tell from 0: an interval's end below `least`, or a value that ran off to 1e-50."""
 
-    def at_least(v: float | None, share: float) -> float | None:
-        return v if v is None or v >= share * smallest else 0.0
+    def kept(v: float | None, least: float) -> float | None:
+        return v if v is None or v >= least else 0.0
 
-    value = at_least(e.value, SEEN if e.low is None else 1e-6)
-    return Estimate(value=value, low=at_least(e.low, SEEN), high=at_least(e.high, 1e-6))
+    value = kept(e.value, least if e.low is None else 1e-4 * least)
+    return Estimate(value=value, low=kept(e.low, least), high=kept(e.high, 1e-4 * least))
 
 
 def estimate(value: float, sample: np.ndarray, confidence: float) -> Estimate:
