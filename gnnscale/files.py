@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -94,6 +95,11 @@ def describe(directory: Path, names: list[str]) -> dict[str, OutputFile]:
                     size=stat.st_size, sha256=sha256(file), mtime_ns=stat.st_mtime_ns
                 )
     return outputs
+
+
+def disk_is_full(directory: Path) -> bool:
+    """Libraries tell a full disk in words of their own; the disk tells it in one way."""
+    return shutil.disk_usage(directory).free < 64 * 1024
 
 
 class Verdict(NamedTuple):

@@ -28,6 +28,7 @@ from gnnscale.specs import Scalar, StageError, StageResult, StageSpec
 
 DONE, FAILED, REFUSED, DISK, STOPPED, MEMORY = 0, 1, 64, 74, 75, 137
 EXIT = {"configuration": REFUSED, "data": REFUSED, "disk-full": DISK, "permission": DISK, "out-of-memory": MEMORY}
+OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate", "CUDA out of memory", "HIP out of memory")
 PACKAGES = ("torch", "deepspeed", "adios2", "parsl", "numpy", "ase", "tblite")
 
 
@@ -176,7 +177,7 @@ def hold(directory: Path) -> object:
 
 def report(directory: Path, error: BaseException, first: bool) -> int:
     """Leave error.json and a log that ends with what to do; the traceback only where the mistake is ours."""
-    kind, message, hint = classify(error)
+    kind, message, hint = classify(error, directory)
     if kind == "application":
         traceback.print_exception(error)
     print(f"error ({kind}): {message}" + (f"\n  {hint}" if hint else ""), file=sys.stderr, flush=True)
@@ -189,25 +190,19 @@ def report(directory: Path, error: BaseException, first: bool) -> int:
     return EXIT.get(kind, FAILED)
 
 
-def classify(error: BaseException) -> tuple[str, str, str]:
+def classify(error: BaseException, directory: Path = Path()) -> tuple[str, str, str]:
     """(kind, message, what to do)"""
+    number = error.errno if isinstance(error, OSError) else None
+    words = str(error) or type(error).__name__
     if isinstance(error, Refusal):
-        return error.kind, str(error), error.hint
+        return error.kind, words, error.hint
     if isinstance(error, files.BadFile):
-        return "data", str(error), "delete its directory; the next run makes it again"
-    if (
-        isinstance(error, MemoryError)
-        or "DefaultCPUAllocator: can't allocate" in str(error)
-        or "CUDA out of memory" in str(error)
-    ):
-        return "out-of-memory", (str(error) or "out of memory").splitlines()[0], "smaller batch or model, or more ranks"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return (
-            "disk-full",
-            f"no space left for {error.filename or 'a file'}",
-            "free some, then type the same command again",
-        )
-    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return "data", words, "delete its directory; the next run makes it again"
+    if isinstance(error, MemoryError) or any(said in words for said in OUT_OF_MEMORY):
+        return "out-of-memory", words.splitlines()[0], "smaller batch or model, or more ranks"
+    if number in (errno.ENOSPC, errno.EDQUOT) or (directory.is_dir() and files.disk_is_full(directory)):
+        return "disk-full", "no space left on device", "free some space, then type the same command again"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "permission", f"{error.filename}: {error.strerror.lower()}", "make it writable"
     return "application", f"{type(error).__name__}: {error}", ""
 

@@ -62,7 +62,7 @@ class Processes:
                 attempt = self.prepare(stage, folder)
                 code = self.execute(stage, folder, attempt)
             except OSError as error:
-                raise StageFailed(self.disk_failure(stage, error)) from None
+                raise StageFailed(disk_failure(stage, error)) from None
             if self.stopping.is_set():
                 raise Interrupted(stage.id)
             if code != CONTINUE:
@@ -93,12 +93,6 @@ class Processes:
                 return process.wait()
             finally:
                 self.running.pop(stage.id, None)
-
-    def disk_failure(self, stage: Stage, error: OSError) -> Failure:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        message = f"{error.filename or self.root}: {error.strerror.lower()}"
-        hint = "free some space, then type the same command again" if full else "make it writable"
-        return Failure(stage.id, "disk-full" if full else "permission", message, hint, ())
 
     def stop(self) -> None:
         """SIGTERM to every group, SIGKILL to what is left after the grace."""
@@ -139,6 +133,8 @@ def failure(stage: Stage, folder: Path, attempt: Path, code: int, verdict: str) 
         return Failure(stage.id, error.kind, error.message, error.hint, tail if error.kind == "application" else ())
     except files.BadFile:
         pass
+    if files.disk_is_full(folder):
+        return disk_failure(stage, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)))
     if code < 0:
         name = signal.Signals(-code).name
         why = "; if nobody did that, the machine ran out of memory" if name == "SIGKILL" else ""
@@ -146,6 +142,13 @@ def failure(stage: Stage, folder: Path, attempt: Path, code: int, verdict: str) 
     if code == 0:
         return Failure(stage.id, "application", f"ended without a valid result: {verdict}", "", tail)
     return Failure(stage.id, "application", f"exit code {code}", "", tail)
+
+
+def disk_failure(stage: Stage, error: OSError) -> Failure:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    message = error.strerror.lower() if full else f"{error.filename}: {error.strerror.lower()}"
+    hint = "free some space, then type the same command again" if full else "make it writable"
+    return Failure(stage.id, "disk-full" if full else "permission", message, hint, ())
 
 
 def last_lines(path: Path) -> tuple[str, ...]:
