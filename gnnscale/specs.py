@@ -72,7 +72,8 @@ class ConvertSettings(Spec):
     kind: Literal["convert"] = "convert"
     dataset: str = Field(description="a file in datasets/, without .py")
     name: str = Field(description="the source's name in this study")
-    options: dict[str, Scalar] = Field(default_factory=dict, description="what the dataset's script may be asked for")
+    options: dict[str, Scalar] = Field(default_factory=dict, description="what the dataset's script may be asked for; "
+                                       "`raw` is a path, and its files count instead of it")  # fmt: skip
     split: Split = Split()
     cutoff: float = Field(5.0, gt=0, description="Angstrom, for the edge counts of the card")
 
@@ -150,9 +151,10 @@ class StageSpec(Spec):
 
     format: Literal[1] = FORMAT
     id: str = Field(description="stage/name, as people type it")
-    key: str = Field(description="hash of settings, code, image and the keys of `needs`")
+    key: str = Field(description="hash of settings, code, raw files, image and the keys of `needs`; of no path")
     settings: Settings
     code: dict[str, str] = Field(description="source file -> digest, of all that the stage's result depends on")
+    raw: dict[str, str] = Field(default_factory=dict, description="input file, below its folder -> digest")
     image: str | None = Field(None, description="digest of the container image; null = this environment")
     needs: dict[str, str] = Field(default_factory=dict, description="id -> its directory, relative to this one")
     runtime: Runtime = Runtime()
@@ -290,7 +292,9 @@ class LawFit(Spec):
     identified: bool = Field(description="whether the points determine every parameter")
     chosen: bool = Field(False, description="the law of this target to go by, on the whole grid; at most one")
     notes: tuple[str, ...] = ()
-    replicas: tuple[tuple[float, ...], ...] = Field((), description="of the chosen law: resampled parameters, for bands")
+    replicas: tuple[tuple[float, ...], ...] = Field(
+        (), description="of the chosen law: resampled parameters, for bands"
+    )
 
 
 class Fit(Spec):

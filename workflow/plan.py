@@ -40,13 +40,14 @@ class Stage(NamedTuple):
     settings: Settings
     needs: tuple[str, ...]
     code: dict[str, str]
+    raw: dict[str, str]
     key: str
     folder: str  # relative to the run root
     core_seconds: float  # estimate
 
     def spec(self, stages: dict[str, Stage]) -> StageSpec:
         there = {need: os.path.relpath(stages[need].folder, self.folder) for need in self.needs}
-        return StageSpec(id=self.id, key=self.key, settings=self.settings, code=self.code, needs=there)
+        return StageSpec(id=self.id, key=self.key, settings=self.settings, code=self.code, raw=self.raw, needs=there)
 
 
 class Planned(NamedTuple):
@@ -72,7 +73,7 @@ def stages(name: str, asked: Study, site: SiteConfig, root: Path) -> dict[str, S
         card = dataset_card(settings)
         code = fingerprint.code_of("convert", f"datasets/{settings.dataset}.py")
         cost = card.structures * card.seconds_per_structure + site.node.start_seconds
-        stage = make("convert", source, settings, (), code, made, cost)
+        stage = make("convert", source, settings, (), code, made, cost, raw_files(settings))
         sizes.append(size(card, root / stage.folder, asked.split.validation + asked.split.test))
     sources, trained = tuple(made), []
     code = fingerprint.code_of("train")
@@ -93,19 +94,20 @@ def stages(name: str, asked: Study, site: SiteConfig, root: Path) -> dict[str, S
 
 
 def make(kind: str, name: str, settings: Settings, needs: tuple[str, ...], code: dict[str, str],
-         made: dict[str, Stage], core_seconds: float) -> Stage:  # fmt: skip
+         made: dict[str, Stage], core_seconds: float, raw: dict[str, str] | None = None) -> Stage:  # fmt: skip
     """Adds to `made`. The key is a hash of all that determines the result, and of nothing else."""
-    keys = {need: made[need].key for need in needs}
-    key = files.digest([settings.model_dump(), code, keys, None])[:16]  # None: the place of the image's digest
-    stage = Stage(
-        f"{kind}/{name}", kind, name, settings, needs, code, key, f"{FOLDERS[kind]}/{name}-{key[:8]}", core_seconds
-    )
+    keys, said = {need: made[need].key for need in needs}, settings.model_dump()
+    if raw:
+        del said["options"]["raw"]  # where the files lie does not matter, what is in them does
+    key = files.digest([said, code, raw or {}, keys, None])[:16]  # None: the place of the image's digest
+    folder = f"{FOLDERS[kind]}/{name}-{key[:8]}"
+    stage = Stage(f"{kind}/{name}", kind, name, settings, needs, code, raw or {}, key, folder, core_seconds)
     made[stage.id] = stage
     return stage
 
 
-def dataset_card(settings: ConvertSettings) -> DatasetCard:
-    """From the dataset's script, which by contract imports nothing heavy."""
+def dataset_script(settings: ConvertSettings) -> tuple[Any, Any]:
+    """A dataset's script, which by contract imports nothing heavy, and the options that it is given."""
     name = f"datasets_{settings.dataset}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, study.DATASETS / f"{settings.dataset}.py")
@@ -113,10 +115,28 @@ def dataset_card(settings: ConvertSettings) -> DatasetCard:
         spec.loader.exec_module(sys.modules[name])
     script: Any = sys.modules[name]
     try:
-        return script.card(script.Options(**settings.options))
+        return script, script.Options(**settings.options)
     except ValidationError as error:
         where = f"source {settings.name!r}, options of dataset {settings.dataset!r}"
         raise yamlfile.Problem(*yamlfile.explain(error, script.Options, where)) from None
+
+
+def dataset_card(settings: ConvertSettings) -> DatasetCard:
+    script, options = dataset_script(settings)
+    return script.card(options)
+
+
+def raw_files(settings: ConvertSettings) -> dict[str, str]:
+    """The files that a conversion reads, by their place below `raw`, each with its fingerprint; generated data have none."""
+    if "raw" not in settings.options:
+        return {}
+    script, options = dataset_script(settings)
+    try:
+        found, above = script.inputs(options), Path(options.raw)
+        folder = above if above.is_dir() else above.parent
+        return {os.path.relpath(path, folder): fingerprint.raw_digest(path) for path in found}
+    except FileNotFoundError as error:
+        raise yamlfile.Problem(f"source {settings.name!r}: {error}") from None
 
 
 def size(card: DatasetCard, folder: Path, held_out: float) -> Size:
@@ -191,29 +211,23 @@ def difference(old: StageSpec, stage: Stage) -> str:
     changed = sorted(f for f in old.code.keys() | stage.code.keys() if old.code.get(f) != stage.code.get(f))
     if changed:
         parts.append("code changed: " + ", ".join(changed))
+    changed = sorted(f for f in old.raw.keys() | stage.raw.keys() if old.raw.get(f) != stage.raw.get(f))
+    if changed:
+        parts.append("input changed: " + count(changed))
     added, gone = sorted(set(stage.needs) - set(old.needs)), sorted(set(old.needs) - set(stage.needs))
     parts += [f"needs {count(added)} more"] if added else []
     parts += [f"needs {count(gone)} no more"] if gone else []
-    if not parts:
-        # the folder of what it needs ends in the key of what it needs
-        parts.append("what it needs has changed")
-    return "; ".join(parts)
+    return "; ".join(parts) or "what it needs has changed"
 
 
 def count(ids: list[str]) -> str:
-    return ids[0] if len(ids) == 1 else f"{len(ids)} stages ({ids[0]}, ...)"
+    return ids[0] if len(ids) == 1 else f"{len(ids)} ({ids[0]}, ...)"
 
 
 def flat(data: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(data, dict):
         return {prefix.rstrip("."): data}
     return {name: value for key, inner in data.items() for name, value in flat(inner, f"{prefix}{key}.").items()}
-
-
-def changed_needs(stage: Stage, all_stages: dict[str, Stage], root: Path) -> list[str]:
-    """The nearest causes upstream: needs whose own settings or code are not what they were."""
-    return [need for need in stage.needs if cause(all_stages[need], root) and not files.verify(
-        root / all_stages[need].folder, all_stages[need].key).done]  # fmt: skip
 
 
 def wall_seconds(planned: dict[str, Planned], site: SiteConfig) -> float:
