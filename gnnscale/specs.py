@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gnnscale.architectures import EGNNConfig, ModelConfig
 from gnnscale.schema import Spec
@@ -80,19 +80,29 @@ class ConvertSettings(Spec):
 
 # ---------------------------------------------------------------------------------------------------------- stages
 class OptimSettings(Spec):
-    """The training recipe: AdamW, warm-up, stable, decay."""
+    """The training recipe: what is minimised, by which steps; warm-up, stable, decay."""
 
     epochs: float = Field(4.0, gt=0, description="passes over the training structures")
     batch: int = Field(16, ge=1, description="structures in a global batch, over all ranks")
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="of hidden matrices; all else learns by AdamW")
     learning_rate: float = Field(2e-3, gt=0, description="at width 64; see scale_rate")
-    scale_rate: bool = Field(True, description="hidden matrices learn at rate x 64/width (muP for Adam)")
-    weight_decay: float = Field(1e-4, ge=0)
+    scale_rate: bool = Field(
+        True, description="hidden matrices learn at rate x 64/width (muP for Adam; Muon needs none)"
+    )
+    weight_decay: float = Field(1e-4, ge=0, description="of hidden matrices, per unit of learning rate")
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps with rising rate")
     cooldown: float = Field(0.4, ge=0, le=1, description="share of the steps, at the end, with linearly falling rate")
     clip: float = Field(10.0, gt=0, description="global gradient norm")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the forward and backward pass")
-    energy_weight: float = Field(1.0, ge=0, description="of the mean |error| of energy per atom / energy rms")
-    force_weight: float = Field(1.0, ge=0, description="of the mean |error| of force components / force rms")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of matrix products; weights and sums stay fp32")
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="decay per step of a running mean of the weights, used in their place"
+    )
+    loss: Literal["mae", "huber", "l2"] = Field(
+        "mae", description="of errors / rms of their label; huber bends at 0.01"
+    )
+    energy_weight: float = Field(1.0, ge=0, description="of the mean loss of energy per atom / energy rms")
+    force_weight: float = Field(1.0, ge=0, description="of the mean loss of force components / force rms")
+    stress_weight: float = Field(0.0, ge=0, description="of the mean loss of the virial per atom / energy rms")
 
 
 class TrainSettings(Spec):
@@ -104,6 +114,12 @@ class TrainSettings(Spec):
     subset_seed: int = Field(0, ge=0, description="which nested subset; stratified by source")
     optim: OptimSettings = OptimSettings()
     seed: int = Field(0, ge=0, description="of the weights and of the data order")
+
+    @model_validator(mode="after")
+    def _possible(self) -> TrainSettings:
+        if self.optim.stress_weight and self.model.forces == "direct":
+            raise ValueError("stress_weight needs a model with forces: gradient; direct forces have no stress")
+        return self
 
 
 class EvaluateSettings(Spec):
@@ -143,7 +159,9 @@ class Runtime(Spec):
     ranks: int = Field(1, ge=1)
     threads: int = Field(1, ge=1, description="per rank")
     zero_stage: Literal[0, 1, 2, 3] = 0
-    checkpoint_seconds: float = Field(30.0, gt=0, description="a checkpoint at least this often")
+    micro_batch_edges: int | None = Field(None, ge=1, description="memory: edges of a rank at a time; null = its share")
+    activation_checkpointing: bool = Field(False, description="memory: compute each layer again in the backward pass")
+    checkpoint_seconds: float = Field(30.0, gt=0, description="a checkpoint this often, in up to a tenth of the time")
 
 
 class StageSpec(Spec):
@@ -224,6 +242,15 @@ class TrainedModel(Spec):
     flops: float
     seed: int
     optim: OptimSettings
+
+
+class Diverged(Spec):
+    """diverged.json: the step before which a run was ended, as its loss or gradient was not finite."""
+
+    step: int = Field(description="steps done; the weights are as after the last of them")
+    what: Literal["loss", "gradient"]
+    value: float
+    structures: tuple[str, ...] = Field(description="of the batch: index in the training set, source, formula")
 
 
 class Evaluation(Spec):
@@ -314,8 +341,9 @@ class Metrics(Spec):
 
     step: int
     loss: float
-    energy: float = Field(description="mean |error| of energy per atom / energy rms")
-    forces: float = Field(description="mean |error| of force components / force rms")
+    energy: float = Field(description="mean loss of energy per atom / energy rms, unweighted")
+    forces: float = Field(description="mean loss of force components / force rms, unweighted")
+    stress: float = Field(0.0, description="mean loss of the virial per atom / energy rms, unweighted")
     rate: float = Field(description="learning rate at width 64")
     gradient: float = Field(description="norm before clipping")
     structures_seen: int

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import tempfile
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -24,9 +23,22 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from gnnscale.report.series import envelope, label, optimal_data, plain, predicted, scaled, si, smoothed
+from gnnscale.report.series import (
+    compared,
+    envelope,
+    holds,
+    label,
+    plain,
+    predicted,
+    scaled,
+    si,
+    smoothed,
+    table,
+)
 from gnnscale.report.study import TARGETS, Study, short, sound
+from gnnscale.scaling.findings import NAMES, width_depth_pairs
 from gnnscale.scaling.laws import LAWS
+from gnnscale.scaling.words import greek, percent
 from gnnscale.specs import LawFit
 
 WIDE, HALF = 7.0, 3.4  # inches: two columns and one of a journal
@@ -88,13 +100,14 @@ def draw(study: Study) -> list[Drawn]:
 def rendered(figure: Figure) -> tuple[str, bytes]:
     svg, png = io.StringIO(), io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    figure.set_layout_engine("none")  # found once, kept for the bitmap
     figure.savefig(png, format="png", dpi=220, metadata={"Software": None})
     return svg.getvalue(), png.getvalue()
 
 
 # -------------------------------------------------------------------------------------------------------------- figures
 def curves(study: Study, along: str, across: str) -> tuple[Figure, str] | None:
-    """Target against D for each N, or against N for each D, with the joint law and its band."""
+    """Target against D for each N, or against N for each D, with the chosen law."""
     grid = study.grid()
     if not grid:
         return None
@@ -102,63 +115,55 @@ def curves(study: Study, along: str, across: str) -> tuple[Figure, str] | None:
     groups = sorted({getattr(p, across) for p in grid})
     colours = sequence(len(groups))
     for ax, target in zip(axes, study.targets()):
-        law, ends = study.joint(target), []
+        law, ends = study.chosen(target), []
+        alike = law is not None and AXIS[across][-1] not in LAWS[law.law].axes  # one law for all the lines
         for value, colour in zip(groups, colours):
             members = sorted((p for p in grid if getattr(p, across) == value), key=lambda p: getattr(p, along))
             xs, ys = [getattr(p, along) for p in members], [scaled(p, target) for p in members]
-            ax.plot(xs, ys, "o", color=colour, zorder=3, markeredgecolor="white", markeredgewidth=0.4)
+            joined = "o" if holds(law) else "o-"  # a law that does not hold is no guide for the eye
+            ax.plot(xs, ys, joined, color=colour, linewidth=1, zorder=3, markeredgecolor="white", markeredgewidth=0.4)
             fine = np.geomspace(min(getattr(p, along) for p in grid), max(getattr(p, along) for p in grid), 60)
-            end = law_line(ax, law, target, {along: fine, across: np.full(60, float(value))}, colour)
-            ends.append((xs[-1], ys[-1] if end is None else end, label(across, value), colour))
+            ink = INK if alike else colour
+            end = law_line(ax, law, target, {along: fine, across: np.full(60, float(value))}, ink)
+            ends.append((xs[-1], end if holds(law) else ys[-1], label(across, value), colour))
         logarithmic(ax, xs=[getattr(p, along) for p in grid], exact=along == "structures")
         ax.set_xlabel(AXIS[along])
         title(ax, target)
         label_ends(ax, ends)
     what = (
-        "unique training structures D, for each model size"
-        if along == "structures"
-        else "body parameters N, for each data size"
+        "data, one line for each model size N" if along == "structures" else "model size, one line for each data size D"
     )
     return figure, f"Held-out error against {what}. {law_words(study)}"
 
 
 def surface(study: Study) -> tuple[Figure, str] | None:
-    """Contours of the joint law with the measured points in the same colours."""
+    """The measured grid as a coloured table, with how far each run lies from the chosen law."""
     grid = study.grid()
-    n, d = ([getattr(p, name) for p in grid] for name in ("body_parameters", "structures"))
-    if len(set(n)) < 2 or len(set(d)) < 2 or not any(study.joint(t) for t in study.targets()):
+    models, sizes, _ = table(grid, "loss")
+    if len(models) < 2 or len(sizes) < 2 or len(models) * len(sizes) > 2 * len(grid) or len(models) > 8:
         return None
-    figure, axes = panels(len(study.targets()))
-    lines = False
-    for ax, target in zip(axes, study.targets()):
-        law = study.joint(target)
-        ns, ds = np.geomspace(min(n) / 1.4, max(n) * 1.4, 60), np.geomspace(min(d) / 1.25, max(d) * 1.25, 60)
-        mesh_n, mesh_d = np.meshgrid(ns, ds)
-        z = TARGETS[target][2] * predicted(law, mesh_n.ravel(), mesh_d.ravel())[0].reshape(mesh_n.shape)
-        values = [scaled(p, target) for p in grid]
-        low, high = min(z.min(), *values), max(z.max(), *values)
-        norm = matplotlib.colors.LogNorm(low, high)
-        ax.contourf(mesh_n, mesh_d, z, levels=np.geomspace(low, high, 25), cmap="viridis_r", norm=norm)
-        nice = [v for v in MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low < v < high]
-        drawn = ax.contour(mesh_n, mesh_d, z, levels=nice, colors="white", linewidths=0.7)
-        ax.clabel(drawn, fmt=lambda v: f"{v:.3g}", fontsize=6.5, inline_spacing=2)
-        ax.scatter(n, d, c=values, cmap="viridis_r", norm=norm, s=34, edgecolors="white", linewidths=1.1, zorder=4)
-        if law.identified:
-            lines = True
-            optimal = optimal_data(law, ns)
-            inside = (optimal > ds[0]) & (optimal < ds[-1])
-            ax.plot(ns[inside], optimal[inside], "--", color="#D55E00", linewidth=2)
-        logarithmic(ax, xs=n, ys=d, exact_y=True)
-        ax.set_xlim(ns[0], ns[-1])
-        ax.set_ylim(ds[0], ds[-1])
+    figure, axes = panels(len(study.targets()), height=2.6)
+    laws = [study.chosen(t) for t in study.targets()]
+    for ax, target, law in zip(axes, study.targets(), laws):
+        values = table(grid, target)[2]
+        norm = matplotlib.colors.LogNorm(np.nanmin(values), np.nanmax(values))
+        ax.pcolormesh(range(len(models)), range(len(sizes)), values, cmap="viridis_r", norm=norm)
+        for i, j in np.argwhere(np.isfinite(values)):
+            text = f"{values[i, j]:.3g}"
+            if law:
+                here = TARGETS[target][2] * predicted(law, np.array([models[j]]), np.array([sizes[i]]))[0, 0]
+                text += f"\n{round(100 * (values[i, j] / here - 1)):+d} %".replace("+0", "0")
+            dark = norm(values[i, j]) > 0.45
+            ax.text(j, i, text, ha="center", va="center", fontsize=6.5, color="white" if dark else INK, linespacing=1.3)
+        ax.set_xticks(range(len(models)), [si(v, 2) for v in models])
+        ax.set_yticks(range(len(sizes)), [si(v) for v in sizes])
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
         ax.set_xlabel(AXIS["body_parameters"])
         title(ax, target)
     axes[0].set_ylabel(AXIS["structures"])
-    dashed = " Dashed: the split that is best at equal N·D, where the law is determined." if lines else ""
-    return (
-        figure,
-        f"The joint law E + A/N^α + B/D^β as contours, and the measured runs as points in the same colours.{dashed}",
-    )
+    below = " Below each value: how far it lies from the law of the other figures." if any(laws) else ""
+    return figure, f"The measured grid; dark is large.{below}"
 
 
 def compute(study: Study) -> tuple[Figure, str] | None:
@@ -191,7 +196,7 @@ def compute(study: Study) -> tuple[Figure, str] | None:
     title(ax, "loss")
     for x, y, text, colour in ends:
         ax.annotate(text, (x, y), (0, -11), textcoords="offset points", ha="center", fontsize=7, color=colour)
-    hollow = " Hollow: runs outside the grid (another depth or seed)." if others else ""
+    hollow = " Hollow: runs outside the grid." if others else ""
     return (
         figure,
         f"Measured loss against compute, counted exactly per atom and edge. Broad grey: the lower envelope.{hollow}",
@@ -200,47 +205,36 @@ def compute(study: Study) -> tuple[Figure, str] | None:
 
 def width_depth(study: Study) -> tuple[Figure, str] | None:
     """Target against size for each depth, at the largest data size that has more than one depth."""
-    points = [p for p in study.points if sound(p)]
-    depths = defaultdict(set)
-    for p in points:
-        depths[p.structures].add(p.depth)
-    several = [d for d, found in depths.items() if len(found) > 1]
-    if not several:
+    size, points = compared([p for p in study.points if sound(p)])
+    if not points:
         return None
-    size = max(several)
-    points = [p for p in points if p.structures == size]
-    usual = Counter(p.depth for p in points).most_common(1)[0][0]
-    least = min(p.body_parameters for p in points if p.depth != usual)
-    points = [p for p in points if p.body_parameters >= least / 5]  # the neighbourhood where depths can be compared
+    depths = sorted({p.depth for p in points})
     figure, axes = panels(len(study.targets()))
     for ax, target in zip(axes, study.targets()):
-        ends = []
-        for k, depth in enumerate(sorted(depths[size])):
+        for k, depth in enumerate(depths):
             members = sorted((p for p in points if p.depth == depth), key=lambda p: p.body_parameters)
             colour = OKABE_ITO[k % len(OKABE_ITO)]
             xs, ys = [p.body_parameters for p in members], [scaled(p, target) for p in members]
             ax.plot(xs, ys, marker=MARKERS[k % len(MARKERS)], color=colour, linewidth=0.9)
-            ends.append((xs[-1], ys[-1], f"depth {depth}", colour))
-            if ax is axes[0]:
-                for p, x, y in zip(members, xs, ys):
-                    aside = (-6, -9) if depth == usual else (6, 5)
-                    ax.annotate(
-                        f"w{p.width}",
-                        (x, y),
-                        aside,
-                        textcoords="offset points",
-                        ha="center",
-                        fontsize=6.5,
-                        color=colour,
-                    )
+            side = 1 if len(xs) > 1 else -1  # the label of a single point on its left, where the others' line is higher
+            ax.annotate(f"depth {depth}", (xs[-1], ys[-1]), (7 * side, 0), textcoords="offset points", va="center",
+                        ha="left" if side > 0 else "right", fontsize=7, color=colour)  # fmt: skip
+        for pair in width_depth_pairs(points):  # an arrow from the wide to the deep one
+            (x, y), end = ((p.body_parameters, scaled(p, target)) for p in pair)
+            arrow = {"arrowstyle": "->", "color": FAINT, "linewidth": 0.8, "shrinkA": 4, "shrinkB": 4}
+            ax.annotate("", end, (x, y), arrowprops=arrow)
+            middle = (np.sqrt(x * end[0]), np.sqrt(y * end[1]))
+            ax.annotate(f"{-100 * pair.gain(target):+.1f} %", middle, (-5, 0), textcoords="offset points", ha="right",
+                        va="center", fontsize=7, color=INK)  # fmt: skip
         logarithmic(ax, xs=[p.body_parameters for p in points])
         ax.set_xlabel(AXIS["body_parameters"])
         title(ax, target)
-        label_ends(ax, ends)
-    return (
-        figure,
-        f"Width against depth at D = {size:,}: at equal N, which depth is lower? w is the width.",
+    arrows = (
+        " Arrows: from the wider to the deeper network of equal size, with the change."
+        if width_depth_pairs(points)
+        else ""
     )
+    return figure, f"Width against depth at D = {size:,}, one seed for each run.{arrows}"
 
 
 def sources(study: Study) -> tuple[Figure, str] | None:
@@ -282,38 +276,34 @@ def learning(study: Study) -> tuple[Figure, str] | None:
     sizes = [sizes[i] for i in sorted({round(v) for v in np.linspace(0, len(sizes) - 1, 4)})]
     models = sorted({p.body_parameters for p in by_run.values()})
     colours = dict(zip(models, sequence(len(models))))
-    figure, axes = panels(len(sizes), height=2.2, sharey=True)
+    figure, axes = panels(len(sizes), height=2.3, sharey=True)
     for ax, size in zip(axes, sizes):
-        ends, seen = [], []
+        ends = []
         for name in sorted((n for n in have if by_run[n].structures == size), key=lambda n: by_run[n].body_parameters):
-            colour = colours[by_run[name].body_parameters]
-            x, y = smoothed(
-                np.array([m.structures_seen for m in have[name]], float), np.array([m.loss for m in have[name]], float)
-            )
+            colour, lines = colours[by_run[name].body_parameters], have[name]
+            epochs = np.array([m.structures_seen / size for m in lines])
+            x, y = smoothed(epochs, np.array([m.loss for m in lines], float))
             if not len(x):
                 continue
-            ax.plot(x, y, color=colour, linewidth=0.9, alpha=0.75)
-            held = [
-                (m.structures_seen, m.validation)
-                for m in have[name]
-                if m.validation and 0 < m.validation < float("inf")
-            ]
+            ax.plot(x, y, color=colour, linewidth=0.9, alpha=0.45)
+            held = [(e, m.validation) for e, m in zip(epochs, lines) if m.validation and 0 < m.validation < np.inf]
             if held:
-                ax.plot(
-                    *zip(*held), "o", color=colour, markersize=3, markeredgecolor="white", markeredgewidth=0.4, zorder=3
-                )
-            seen += [*x]
-            ends.append((x[-1], y[-1], label("body_parameters", by_run[name].body_parameters), colour))
-        logarithmic(ax, xs=seen)
-        ax.set_xlabel("structures seen")
+                ax.plot(*zip(*held), "o-", color=colour, markersize=3, markeredgecolor="white", markeredgewidth=0.4)
+            ends.append(
+                (x[-1], held[-1][1] if held else y[-1], label("body_parameters", by_run[name].body_parameters), colour)
+            )
+        logarithmic(ax, xs=())
+        ax.set_xscale("linear")
+        ax.set_xlim(0, 1.04 * max(m.structures_seen / by_run[n].structures for n in have for m in have[n][-1:]))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        ax.set_xlabel("epochs")
         ax.set_title(f"D = {size:,}")
         if ax is axes[-1]:
             label_ends(ax, ends)
-    axes[0].set_ylabel("objective")
-    return (
-        figure,
-        "Learning curves: the training objective (lines, running median) and that on the validation split (points).",
-    )
+    axes[0].set_ylabel("objective (dimensionless)")
+    words = "points: on the validation split; pale lines: on the training batches, smoothed"
+    return figure, f"Learning curves ({words}). Every panel has as many epochs, so the right ones have more steps."
 
 
 # ---------------------------------------------------------------------------------------------------------------- parts
@@ -336,29 +326,30 @@ def sequence(count: int) -> list[tuple]:
 
 
 def law_line(ax: Axes, law: LawFit | None, target: str, at: dict[str, np.ndarray], colour: tuple) -> float | None:
-    """The joint law along one line of the grid and its bootstrap band; the value at the end of the line."""
+    """The chosen law along one line of the grid, and its bootstrap band if it holds; the value at the end of the line."""
     if law is None:
         return None
     n, d, factor = at["body_parameters"], at["structures"], TARGETS[target][2]
     x = n if n[0] != n[-1] else d
     line = factor * predicted(law, n, d)[0]
-    ax.plot(x, line, color=colour, linestyle="-" if law.identified else (0, (4, 2)), zorder=2)
-    if law.replicas:
+    ax.plot(x, line, color=colour, linestyle="-" if holds(law) else (0, (4, 2)), linewidth=1.1, zorder=2)
+    if law.replicas and holds(law):
         band = factor * np.quantile(LAWS[law.law](np.array(law.replicas), n, d), [0.025, 0.975], axis=0)
         ax.fill_between(x, *band, color=colour, alpha=0.18, linewidth=0)
     return float(line[-1])
 
 
 def law_words(study: Study) -> str:
-    laws = [law for law in (study.joint(t) for t in study.targets()) if law]
+    laws = [law for law in (study.chosen(t) for t in study.targets()) if law]
     if not laws:
-        return "No joint law could be fitted."
-    words = "Lines: the joint law E + A/N^α + B/D^β"
-    if any(law.replicas for law in laws):
-        words += ", bands: 95 % of its bootstrap resamples"
-    if not all(law.identified for law in laws):
-        words += "; dashed where its parameters are not determined"
-    return words + "."
+        return "The runs determine no law; lines join them."
+    each = [f"{greek(law.formula)} for {NAMES[law.target]} (rms residual {percent(law.log_rms)})" for law in laws]
+    text = f"Laws: {', '.join(each)}."
+    if any(map(holds, laws)):
+        text += " Solid: a law that describes the runs to within 5 %, with the 95 % band of its resamples."
+    if not all(map(holds, laws)):
+        text += " Dashed: a law that does not; there thin lines join the measured runs."
+    return text
 
 
 def label_ends(ax: Axes, ends: list[tuple[float, float, str, tuple]]) -> None:
@@ -367,8 +358,12 @@ def label_ends(ax: Axes, ends: list[tuple[float, float, str, tuple]]) -> None:
     order = sorted(range(len(ends)), key=lambda i: ends[i][1])
     at = [(np.log(ends[i][1]) - low) / (high - low) for i in order]
     gap = min(0.075, 0.95 / max(len(at), 1))
+    up, down = list(at), list(at)  # pushed only up, only down; the mean keeps the gaps and moves both ways
     for k in range(1, len(at)):
-        at[k] = max(at[k], at[k - 1] + gap)
+        up[k] = max(up[k], up[k - 1] + gap)
+    for k in reversed(range(len(at) - 1)):
+        down[k] = min(down[k], down[k + 1] - gap)
+    at = [(a + b) / 2 for a, b in zip(up, down)]
     excess = max(0.0, at[-1] - 1.0) if at else 0.0
     for i, y in zip(order, at):
         ax.text(

@@ -9,8 +9,8 @@ from statistics import median
 
 from gnnscale.report.figures import Drawn
 from gnnscale.report.study import TARGETS, Study, short
-from gnnscale.scaling.findings import percent, shown
 from gnnscale.scaling.laws import LIMIT
+from gnnscale.scaling.words import greek, number, percent, shown
 from gnnscale.specs import Estimate, LawFit
 
 CSS = """
@@ -36,9 +36,10 @@ table { border-collapse: collapse; width: 100%; font-size: .8rem; line-height: 1
 th, td { padding: .3rem .6rem .3rem 0; text-align: left; vertical-align: top; overflow-wrap: normal; }
 td { border-top: 1px solid var(--line); }
 thead th { font-weight: 600; vertical-align: bottom; } thead th.number { white-space: normal; }
-td:first-child { white-space: nowrap; } td .wide-text { white-space: normal; }
+td:first-child, td:nth-child(2), td:nth-child(3) { white-space: nowrap; } td .wide-text { white-space: normal; }
 .number { text-align: right; white-space: nowrap; }
-.wide-text { min-width: 16rem; overflow-wrap: anywhere; }
+.wide-text { min-width: 16rem; overflow-wrap: anywhere; } td .soft { font-size: inherit; }
+.status { min-width: 7rem; white-space: normal; text-align: left; padding-left: .5rem; }
 .formula { white-space: nowrap; }
 tr.out td { color: var(--soft); }
 .keys { display: flex; flex-wrap: wrap; gap: .6rem 2.2rem; margin: 1.4rem 0 0; }
@@ -65,7 +66,7 @@ def page(study: Study, figures: list[Drawn]) -> str:
     body = [
         f"<h1>{escape(s.title)}</h1>",
         f'<p class="soft">Study {escape(s.study)}. {escape(s.description)}</p>',
-        f'<p class="lead">{escape(" ".join(findings[:FIRST]))}</p>',
+        f'<p class="lead">{prose(" ".join(findings[:FIRST]))}</p>',
         key_numbers(study),
         section("Findings", bullets(findings[FIRST:])),
         section("What the data do not support", f'<div class="limits">{bullets(study.fit.unsupported)}</div>'),
@@ -114,7 +115,12 @@ def section(heading: str, content: str) -> str:
 
 
 def bullets(sentences: tuple[str, ...]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(s)}</li>" for s in sentences) + "</ul>" if sentences else ""
+    return "<ul>" + "".join(f"<li>{prose(s)}</li>" for s in sentences) + "</ul>" if sentences else ""
+
+
+def prose(text: str) -> str:
+    """Our own sentences: exponents raised, no line that begins with a percent sign."""
+    return re.sub(r"\^([\w.]*\w)", r"<sup>\1</sup>", escape(text)).replace(" %", "\u00a0%")
 
 
 def figure(f: Drawn) -> str:
@@ -127,7 +133,7 @@ def figure(f: Drawn) -> str:
     label = escape(f.caption, quote=True)
     svg = svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
     kind = "wide" if f.wide else "half"
-    caption = f"<figcaption>{escape(f.caption)} <code>figures/{f.name}.svg</code></figcaption>"
+    caption = f"<figcaption>{prose(f.caption)} <code>figures/{f.name}.svg</code></figcaption>"
     return f'<figure class="{kind}">{svg}{caption}</figure>\n'
 
 
@@ -163,10 +169,16 @@ def laws(study: Study) -> str:
         name, unit, factor = TARGETS[law.target]
         place = PLACES.get(law.where.split(":")[0], law.where)
         e = law.estimates
-        alpha, beta = (e.get(p, e.get("gamma") if axis in law.formula else None) for p, axis in (("alpha", "N"), ("beta", "D")))
-        state = "in figures" if law.chosen else "yes" if law.identified else "no"
+        alpha, beta = (
+            e.get(p, e.get("gamma") if axis in law.formula else None) for p, axis in (("alpha", "N"), ("beta", "D"))
+        )
+        state = "yes, drawn" if law.chosen else "yes" if law.identified else "no"
         rows.append(
-            [Raw("" if name == last else f"{name}<br>{unit}"), nowrap(pretty(law.formula)), f"{place}, {len(law.points)}"]
+            [
+                Raw("" if name == last else f"{name}<br>{unit}"),
+                nowrap(pretty(law.formula)),
+                f"{place}, {len(law.points)}",
+            ]
             + [interval(e.get("E"), factor), interval(alpha), interval(beta), percent(law.log_rms), state]
         )
         classes.append("chosen" if law.chosen else "" if law.identified else "out")
@@ -204,7 +216,11 @@ def runs(study: Study) -> str:
         rows.append(
             [short(p.run), f"{p.width} × {p.depth}", f"{p.body_parameters:,}", f"{p.structures:,}", f"{p.epochs:g}"]
             + [f"{p.flops:.2e}", f"{p.loss:.4g}", f"{1e3 * p.energy_mae:.3g}", f"{1e3 * p.force_mae:.3g}"]
-            + [f"{p.seed}", duration(trained.seconds) if trained else "", status]
+            + [
+                f"{p.seed}",
+                duration(trained.seconds) if trained else "",
+                Raw(f'<div class="status">{escape(status)}</div>'),
+            ]
         )
         classes.append("" if p.run in used else "out")
     heads = [
@@ -221,7 +237,7 @@ def runs(study: Study) -> str:
     ]
     missing = sorted({short(n) for n in study.results if n.startswith("train/")} - {short(p.run) for p in study.points})
     text = f'<p class="note">Trained but without an evaluation: {escape(", ".join(missing))}.</p>' if missing else ""
-    return table([*heads, "training", "status"], rows, classes) + text
+    return table([*heads, "training", Raw('<div class="status">status</div>')], rows, classes) + text
 
 
 def source_errors(study: Study) -> str:
@@ -239,10 +255,9 @@ def source_errors(study: Study) -> str:
                     name,
                     short(e.run),
                     f"{errors.structures:,}",
-                    f"{1e3 * errors.energy_mae:.3g}",
-                    f"{1e3 * errors.energy_rmse:.3g}",
+                    *(number(1e3 * v) for v in (errors.energy_mae, errors.energy_rmse)),
+                    *(number(1e3 * v) for v in (errors.force_mae, errors.force_rmse)),
                 ]
-                + [f"{1e3 * errors.force_mae:.3g}", f"{1e3 * errors.force_rmse:.3g}"]
             )
     heads = [
         "source",
@@ -267,7 +282,7 @@ def cards(study: Study) -> str:
         origin = escape(f"{c.card.theory}. {c.card.citation}. Licence: {c.card.licence}.".replace("..", "."))
         what += f'<br><span class="soft">{origin}</span>'
         skipped = ", ".join(f"{n:,} {reason}" for reason, n in sorted(c.skipped.items())) or "none"
-        what += f'<br><span class="soft">Left out: {escape(skipped)}.</span>'
+        what += f'<br><span class="soft">Elements: {" ".join(sorted(c.elements))}. Left out: {escape(skipped)}.</span>'
         counts = [f"{c.counts[s].structures:,}" if s in c.counts else "0" for s in ("train", "validation", "test")]
         total, atoms = sum(x.structures for x in c.counts.values()), sum(x.atoms for x in c.counts.values())
         rows.append(
@@ -275,9 +290,8 @@ def cards(study: Study) -> str:
                 Raw(f'<div class="wide-text">{what}</div>'),
                 *counts,
                 f"{atoms / max(total, 1):.1f}",
-                " ".join(sorted(c.elements)),
             ]
-            + [f"{1e3 * c.energy_rms:.3g}", f"{1e3 * c.force_rms:.3g}"]
+            + [number(1e3 * c.energy_rms), number(1e3 * c.force_rms)]
         )
     heads = [
         "source",
@@ -285,7 +299,6 @@ def cards(study: Study) -> str:
         "validation",
         "test",
         "atoms each",
-        "elements",
         "energy rms, meV/atom",
         "force rms, meV/Å",
     ]
@@ -350,8 +363,7 @@ def nowrap(html: str) -> Raw:
 
 def pretty(formula: str) -> str:
     """E + A/N^alpha -> E + A/N<sup>α</sup>"""
-    text = escape(formula.removeprefix("L = ")).replace("alpha", "α").replace("beta", "β").replace("gamma", "γ")
-    return re.sub(r"\^(\w+)", r"<sup>\1</sup>", text)
+    return re.sub(r"\^(\w+)", r"<sup>\1</sup>", escape(greek(formula)))
 
 
 def duration(seconds: float) -> str:

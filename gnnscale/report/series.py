@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+
 import numpy as np
 
 from gnnscale.report.study import TARGETS
+from gnnscale.scaling.findings import HOLDS
 from gnnscale.scaling.laws import LAWS
 from gnnscale.specs import LawFit, Point
 
@@ -18,10 +21,8 @@ def predicted(law: LawFit, n: np.ndarray, d: np.ndarray) -> np.ndarray:
     return form(np.array([[law.estimates[name].value for name in form.parameters]]), n, d)
 
 
-def optimal_data(law: LawFit, n: np.ndarray) -> np.ndarray:
-    """D that is best with N at equal N D: alpha A/N^alpha = beta B/D^beta."""
-    a, alpha, b, beta = (law.estimates[name].value for name in ("A", "alpha", "B", "beta"))
-    return np.exp((np.log(beta * b) - np.log(alpha * a) + alpha * np.log(n)) / beta)
+def holds(law: LawFit | None) -> bool:
+    return law is not None and law.log_rms <= HOLDS
 
 
 def envelope(points: list[Point]) -> list[Point]:
@@ -33,16 +34,36 @@ def envelope(points: list[Point]) -> list[Point]:
     return best
 
 
-def smoothed(x: np.ndarray, y: np.ndarray, bins: int = 28) -> tuple[np.ndarray, np.ndarray]:
-    """Medians over equal stretches of log x: a noisy curve in as many points as a small panel can show."""
-    good = np.isfinite(y) & (y > 0) & (x > 0)
+def smoothed(x: np.ndarray, y: np.ndarray, width: float = 0.06, count: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    """Geometric means under a Gaussian window, as wide as this share of the range: single batches scatter much."""
+    good = np.isfinite(y) & (y > 0)
     x, y = x[good], y[good]
-    if not len(x):
+    if len(x) < 2:
         return x, y
-    which = np.floor(bins * np.log(x / x[0]) / max(np.log(x[-1] / x[0]), 1e-9))
-    parts = [which == k for k in np.unique(np.minimum(which, bins - 1))]
-    parts[-1] |= which == bins
-    return np.array([np.median(x[i]) for i in parts]), np.array([np.median(y[i]) for i in parts])
+    at = np.linspace(x[0], x[-1], count)
+    weight = np.exp(-0.5 * ((at[:, None] - x) / (width * np.ptp(x))) ** 2)  # (count, lines)
+    return at, np.exp(weight @ np.log(y) / weight.sum(axis=1))
+
+
+def table(points: list[Point], target: str) -> tuple[list[int], list[int], np.ndarray]:
+    """Model sizes, data sizes and the target of each pair of them, NaN where there is no run  # (sizes, models)"""
+    models, sizes = (sorted({getattr(p, name) for p in points}) for name in ("body_parameters", "structures"))
+    values = np.full((len(sizes), len(models)), np.nan)
+    for p in points:
+        values[sizes.index(p.structures), models.index(p.body_parameters)] = scaled(p, target)
+    return models, sizes, values
+
+
+def compared(points: list[Point]) -> tuple[int, list[Point]]:
+    """The largest data size with more than one depth, and its runs near in size to those of the rarer depths."""
+    depths = defaultdict(set)
+    for p in points:
+        depths[p.structures].add(p.depth)
+    size = max((d for d, found in depths.items() if len(found) > 1), default=0)
+    here = [p for p in points if p.structures == size]
+    usual = Counter(p.depth for p in here).most_common(1)[0][0] if here else 0
+    others = [p.body_parameters for p in here if p.depth != usual]
+    return size, [p for p in here if min(others) / 5 <= p.body_parameters <= max(others) * 5]
 
 
 def si(value: float, digits: int = 3) -> str:

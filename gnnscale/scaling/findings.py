@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from gnnscale.scaling.laws import optimum
-from gnnscale.specs import Estimate, Point, ScalingSettings
+from gnnscale.scaling.words import GREEK, greek, joined, percent, shown
+from gnnscale.specs import Point, ScalingSettings
 
 if TYPE_CHECKING:
     from gnnscale.scaling.fit import Fitted
     from gnnscale.scaling.grid import Grid
 
 NAMES = {"loss": "loss", "energy_mae": "energy error", "force_mae": "force error"}
-GREEK = {"alpha": "α", "beta": "β", "gamma": "γ"}
 HOLDS = 0.05  # rms residual of log L above which a law is said not to hold: several times the usual spread of seeds
 CLOSE = 0.15  # body parameters of a width-against-depth pair differ by at most this share
 PAPER_DEPTH = 3  # layers, past which the paper says that width is the better use of parameters
@@ -69,7 +69,7 @@ def sentences(
     said += [holding(joint), *steepening(joint), *described([f for f in chosen.values() if f.entry.law != "Hoffmann"])]
     said += [x for f in joint if (x := exponents(f, settings))] + [x for f in joint if (x := allocation(f, settings))]
     said += [basis(points, grid, joint[0]), *seeds(points, settings.targets)]
-    unsaid = [extrapolation(joint, chosen), undetermined(fitted), no_allocation(joint), unique_data(grid, points)]
+    unsaid = [extrapolation(joint, chosen), undetermined(fitted, joint), no_allocation(joint), unique_data(grid)]
     unsaid += [depth_limits(pairs), one_seed(points)]
     return tuple(said), tuple(x for x in unsaid if x)
 
@@ -111,27 +111,20 @@ def headline(x: Slopes, points: tuple[Point, ...]) -> str:
     where = f"measured at the largest corner of the grid, N = {n:,} parameters and D = {d:,} structures"
     if None in x.corner.values():
         return f"What a doubling of data or of parameters brings is not measured: no neighbouring runs ({where})."
-    data, model = (changed(x.corner[axis]) for axis in "DN")
-    return (
-        f"Doubling the data {data[0]} the {NAMES[x.target]} by {data[1]}, doubling the parameters {model[0]} it by "
-        f"{model[1]} ({where})."
-    )
+    return f"Doubling {both(x)} ({where})."
 
 
-def changed(share: float) -> tuple[str, str]:
-    return ("lowers" if share >= 0 else "raises"), percent(abs(share))
+def both(x: Slopes) -> str:
+    data, model = (x.corner[axis] for axis in "DN")
+    first, second = ("lowers" if share >= 0 else "raises" for share in (data, model))
+    again = "" if first == second else f"{second} it "
+    less, lesser = percent(abs(data)), percent(abs(model))
+    return f"the data {first} the {NAMES[x.target]} by {less}, doubling the parameters {again}by {lesser}"
 
 
 def also(slopes: list[Slopes]) -> str:
-    parts = []
-    for x in slopes:
-        if None not in x.corner.values():
-            data, model = (changed(x.corner[axis]) for axis in "DN")
-            parts.append(
-                f"doubling the data {data[0]} the {NAMES[x.target]} by {data[1]}, doubling the parameters {model[0]} it "
-                f"by {model[1]}"
-            )
-    return f"At the same corner {'; '.join(parts)}." if parts else ""
+    parts = [both(x) for x in slopes if None not in x.corner.values()]
+    return f"At the same corner, doubling {'; doubling '.join(parts)}." if parts else ""
 
 
 def average(slopes: list[Slopes]) -> str:
@@ -178,9 +171,11 @@ def basis(points: list[Point], grid: Grid, joint: Fitted) -> str:
         f"{grid.depth}, {grid.epochs:g} epochs, seed {grid.seed}."
     )
     if outside:
-        text += f" {outside} more {'is' if outside == 1 else 'are'} outside the grid; the table of runs says why."
+        text += f" Outside the grid: {outside}; the table of runs says why."
     if diverged:
-        text += f" {len(diverged)} diverged and {'is' if len(diverged) == 1 else 'are'} in no law: {', '.join(diverged)}."
+        text += (
+            f" {len(diverged)} diverged and {'is' if len(diverged) == 1 else 'are'} in no law: {', '.join(diverged)}."
+        )
     return text
 
 
@@ -227,10 +222,7 @@ def described(nested: list[Fitted]) -> list[str]:
 
 
 def formula(f: Fitted) -> str:
-    text = f.entry.formula.removeprefix("L = ")
-    for name, letter in GREEK.items():
-        text = text.replace(name, letter)
-    return text
+    return greek(f.entry.formula)
 
 
 def exponents(f: Fitted, settings: ScalingSettings) -> str:
@@ -292,10 +284,14 @@ def claim_depth(pairs: list[Pair], targets: tuple[str, ...]) -> list[str]:
     if beyond:
         wide, count = sum(x.gain("loss") < 0 for x in beyond), len(beyond)
         verdict = "is not seen here" if not wide else "is seen here" if wide == count else "is seen here in part"
-        said.append(
-            f"That width beats depth past {PAPER_DEPTH} layers (same paper) {verdict}: the deeper network has the lower "
-            f"loss in {count - wide} of {count} {'pair' if count == 1 else 'pairs'} of equal size."
-        )
+        tally = f"of {count} pairs of equal size the deeper network has the lower loss in {count - wide}"
+        if count == 1:
+            gain = beyond[0].gain("loss")
+            tally = (
+                f"in the one pair of equal size the deeper network has a {percent(abs(gain), 1)} "
+                f"{'lower' if gain > 0 else 'higher'} loss"
+            )
+        said.append(f"That width beats depth past {PAPER_DEPTH} layers (same paper) {verdict}: {tally}.")
     for x in pairs:
         size = x.deep.body_parameters / x.wide.body_parameters - 1
         by = [f"{NAMES[t]} {percent(abs(x.gain(t)), 1)} {'lower' if x.gain(t) > 0 else 'higher'}" for t in targets]
@@ -319,6 +315,11 @@ def depth_limits(pairs: list[Pair]) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- the limits
+def quantiles(sample: np.ndarray, confidence: float) -> tuple[float, float]:
+    low, high = np.quantile(sample, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
 def extrapolation(joint: list[Fitted], chosen: dict[str, Fitted]) -> str:
     """How well the law foretells the largest runs from the others: the one extrapolation that can be tried."""
     points = joint[0].points
@@ -340,28 +341,32 @@ def extrapolation(joint: list[Fitted], chosen: dict[str, Fitted]) -> str:
     return text
 
 
-def undetermined(fitted: list[Fitted]) -> str:
-    """Targets that share a law share its mention; the reasons are in the table."""
-    together = defaultdict(list)
+def undetermined(fitted: list[Fitted], joint: list[Fitted]) -> str:
+    """One sentence for all; the reasons are in the table. Of the parts of a law only those with a floor are named."""
+    targets, together = defaultdict(list), defaultdict(list)
     for f in fitted:
-        if not f.entry.identified and (f.entry.law == "Hoffmann" or f.law.floor and f.entry.where[:9] != "the whole"):
+        if not f.entry.identified and (f.entry.law == "Hoffmann" or (f.law.floor and "largest" in f.entry.where)):
             where = "" if f.entry.law == "Hoffmann" else f" at {f.entry.where.split(':')[0]}"
-            together[f"{formula(f)}{where}"].append(NAMES[f.entry.target])
-    parts = "; of ".join(f"{law} ({joined(names)})" for law, names in together.items())
-    return f"The parameters of {parts}: not determined; the table of laws says why." if parts else ""
+            targets[f"{formula(f)}{where}"].append(NAMES[f.entry.target])
+    for law, names in targets.items():
+        together["every target" if len(names) == len(joint) else joined(names)].append(law)
+    parts = "; for ".join(f"{names} those of {joined(laws)}" for names, laws in together.items())
+    return f"Parameters that the runs do not determine: for {parts}. The table of laws says why." if parts else ""
 
 
 def no_allocation(joint: list[Fitted]) -> str:
     reasons = defaultdict(list)
     for f in joint:
         if not splittable(f):
-            why = "its exponents are not determined" if not f.entry.identified else "the joint law does not hold"
+            why = "not determined" if not f.entry.identified else "determined but does not hold"
             reasons[why].append(NAMES[f.entry.target])
-    parts = "; ".join(f"for {joined(names)} {why}" for why, names in reasons.items())
-    return f"A compute-optimal split of model and data: it follows from the joint law, and {parts}." if parts else ""
+    parts = [f"{why}{'' if len(names) == len(joint) else f' for {joined(names)}'}" for why, names in reasons.items()]
+    if not parts:
+        return ""
+    return f"A compute-optimal split of model and data: it follows from the joint law, which is {joined(parts)}."
 
 
-def unique_data(grid: Grid, points: list[Point]) -> str:
+def unique_data(grid: Grid) -> str:
     return (
         f"An effect of unique data alone: every run makes {grid.epochs:g} epochs, so more data is also more optimiser "
         "steps and more compute, and no learning rate was tuned per run."
@@ -390,33 +395,3 @@ def one_seed(points: list[Point]) -> str:
     if repeated(points):
         return ""
     return "The noise of training: every run has one seed. Intervals hold the scatter between runs, not between seeds."
-
-
-# --------------------------------------------------------------------------------------------------------------- words
-def quantiles(sample: np.ndarray, confidence: float) -> tuple[float, float]:
-    low, high = np.quantile(sample, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
-
-
-def percent(share: float, digits: int = 0, sign: bool = False) -> str:
-    """Small shares get a digit more, so that 0.4 % is not 0 %."""
-    digits = max(digits, 1 if abs(share) < 0.095 else 0)
-    return f"{100 * share:{'+' if sign else ''}.{digits}f} %"
-
-
-def joined(names) -> str:
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
-
-
-def shown(e: Estimate, factor: float = 1.0) -> str:
-    """Value and interval; where it cannot be told from 0 only what it is below."""
-    value, low, high = (None if v is None else number(v * factor) for v in (e.value, e.low, e.high))
-    if e.low == 0 or e.value == 0:
-        return f"< {high}" if e.high else "0 (not seen)"
-    return value if low is None else f"{value} [{low}, {high}]"
-
-
-def number(value: float) -> str:
-    """Three digits that count; powers of ten only where a plain number would be long."""
-    return f"{value:.3g}" if abs(value) < 1000 or abs(value) >= 1e6 else f"{float(f'{value:.3g}'):,.0f}"

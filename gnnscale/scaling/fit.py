@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gnnscale.scaling.findings import sentences, shown
+from gnnscale.scaling.findings import sentences
 from gnnscale.scaling.grid import WHERE_ALL, WHERE_D, WHERE_N, main_grid, subset, usable
 from gnnscale.scaling.laws import COEFFICIENT, LAWS, LIMIT, Optimum, PowerSum, optimum, resampled
+from gnnscale.scaling.words import shown
 from gnnscale.specs import Estimate, Fit, LawFit, Point, ScalingSettings
 
 ALONG = (("PowerN", WHERE_N), ("PurePowerN", WHERE_N), ("PowerD", WHERE_D), ("PurePowerD", WHERE_D))
@@ -76,11 +77,11 @@ def mark(f: Fitted) -> Fitted:
 
 
 def aicc(f: Fitted) -> float:
-    """Akaike's criterion for few points, of Gaussian residuals of log L; the variance is a parameter too."""
+    """Akaike's criterion for few points, of Laplace residuals of log L (Huber's loss is |residual| beyond DELTA)."""
     n, k = len(f.points), len(f.law.parameters) + 1
     if n <= k + 1:
         return math.inf
-    return 2 * n * math.log(max(f.entry.log_rms, 1e-12)) + 2 * k + 2 * k * (k + 1) / (n - k - 1)
+    return 2 * n * math.log(max(f.entry.objective, 1e-15)) + 2 * k + 2 * k * (k + 1) / (n - k - 1)
 
 
 def arrays(points: list[Point] | tuple[Point, ...], target: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -101,7 +102,9 @@ def fit_law(
     n, d, loss = arrays(points, target)
     found = optimum(law, n, d, loss)
     x = law.columns(n, d)
-    replicas, undetermined = bootstrap(law, n, d, loss, found, settings, stream)
+    doubts = design_doubts(law, x) + shape_doubts(law, found, n, d, loss)
+    # where the points leave a parameter open, resamples of them would give it an interval without meaning
+    replicas, undetermined = (None, 0) if doubts else bootstrap(law, n, d, loss, found, settings, stream)
     estimates = {name: Estimate(value=rounded(v)) for name, v in zip(law.parameters, found.values)}
     if replicas is not None:
         estimates = {
@@ -111,7 +114,7 @@ def fit_law(
     estimates |= {name: cleared(estimates[name], EXPONENTS[0]) for name in law.exponents}
     if law.floor:
         estimates["E"] = cleared(estimates["E"], SEEN * loss.min())
-    doubts = design_doubts(law, x) + shape_doubts(law, found, n, d, loss) + interval_doubts(law, estimates)
+    doubts += interval_doubts(law, estimates)
     notes = list(doubts)
     if undetermined:
         notes.append(
@@ -212,9 +215,9 @@ def interval_doubts(law: PowerSum, estimates: dict[str, Estimate]) -> list[str]:
         e = estimates[name]
         low, high = (e.value, e.value) if e.low is None else (e.low, e.high)
         if high > EXPONENTS[1]:
-            doubts.append(f"{name} = {shown(e)} is at its bound of {LIMIT:g}")
+            doubts.append(f"{name}, {shown(e)}, reaches its bound of {LIMIT:g}")
         elif low < EXPONENTS[0]:
-            doubts.append(f"{name} = {shown(e)} cannot be told from 0")
+            doubts.append(f"{name} cannot be told from 0")
         elif high > SPAN * low:
             doubts.append(f"the interval of {name}, {shown(e)}, spans a factor {high / low:.1f}")
     if law.floor and (e := estimates["E"]) and (e.value if e.low is None else e.low) == 0:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from gnnscale.specs import Point
 
 SHARED = ("model", "depth", "epochs", "seed")  # what all points of a grid have in common
-ENOUGH = 0.5  # share of the grid's data sizes at which a width must be, to enter
+ENOUGH = 0.5  # a width enters if it is at more than this share of the grid's data sizes, a data size likewise
 WHERE_N, WHERE_D, WHERE_ALL = "the largest data size", "the largest model", "the whole grid"
 
 
@@ -59,6 +59,7 @@ def product(points: list[Point]) -> tuple[frozenset[int], frozenset[int]]:
     best, most = (frozenset(), frozenset()), 0.5 * sum(map(len, at.values()))
     for sizes in sorted(map(frozenset, at.values()), key=lambda sizes: (-len(sizes), sorted(sizes))):
         widths = frozenset(w for w, found in at.items() if len(found & sizes) > ENOUGH * len(sizes))
+        sizes = frozenset(s for s in sizes if sum(s in at[w] for w in widths) > ENOUGH * len(widths))
         count = sum(len(at[w] & sizes) for w in widths)
         if count > most:
             best, most = (widths, sizes), count
