@@ -74,7 +74,8 @@ class Dag:
     def finished(self, stage: Stage, future: Future) -> None:
         error = future.exception()
         if error is None:
-            self.journal.note("done", stage.id, seconds=round(future.result().seconds, 3))
+            if self.journal.states.get(stage.id) != "done":  # else it was found so
+                self.journal.note("done", stage.id, seconds=round(future.result().seconds, 3))
         elif isinstance(error, DependencyError):
             self.journal.note("blocked", stage.id)
         elif isinstance(error, StageFailed):
@@ -87,7 +88,8 @@ class Dag:
 
     @property
     def complete(self) -> bool:
-        return all(future.done() for future in self.futures.values())
+        """Every stage has come to an end, and its end has been noted."""
+        return all(self.journal.states.get(id) in ("done", "failed", "blocked") for id in self.stages)
 
     def stop(self) -> None:
         """Within two seconds: children first, then whatever Parsl has."""
