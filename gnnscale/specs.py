@@ -160,6 +160,7 @@ class Runtime(Spec):
     threads: int = Field(1, ge=1, description="per rank")
     zero_stage: Literal[0, 1, 2, 3] = 0
     micro_batch_edges: int | None = Field(None, ge=1, description="memory: edges of a rank at a time; null = its share")
+    edge_chunk: int | None = Field(None, ge=1, description="memory: edges of a message at a time; null = all")
     activation_checkpointing: bool = Field(False, description="memory: compute each layer again in the backward pass")
     checkpoint_seconds: float = Field(30.0, gt=0, description="a checkpoint this often, in up to a tenth of the time")
 

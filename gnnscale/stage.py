@@ -197,7 +197,9 @@ def classify(error: BaseException, directory: Path = Path()) -> tuple[str, str, 
     if isinstance(error, Refusal):
         return error.kind, words, error.hint
     if isinstance(error, files.BadFile):
-        return "data", words, "delete its directory; the next run makes it again"
+        return "data", words, getattr(error, "hint", "delete its directory; the next run makes it again")
+    if isinstance(error, FileNotFoundError) and error.errno is None:  # a converter's own: it says what to download
+        return "data", words, ""
     if isinstance(error, MemoryError) or any(said in words for said in OUT_OF_MEMORY):
         return "out-of-memory", words.splitlines()[0], "smaller batch or model, or more ranks"
     if number in (errno.ENOSPC, errno.EDQUOT) or (directory.is_dir() and files.disk_is_full(directory)):

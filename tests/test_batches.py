@@ -40,3 +40,15 @@ def test_steps_for_counts_whole_epochs():
     assert batches.steps_for(100, 16, 2) == 13
     assert batches.steps_for(5, 16, 3) == 3
     assert batches.steps_for(5, 16, 0.01) == 1
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=40), st.integers(1, 4), st.integers(1, 400))
+def test_micro_batches_hold_everything_once_under_the_budget(edges, ranks, budget):
+    edges = np.array(edges)
+    shares = batches.share(edges.astype(float), ranks)
+    cut = batches.micro_batches(edges, shares, budget)
+    assert len({len(parts) for parts in cut}) == 1, "every rank does as many"
+    for share, parts in zip(shares, cut):
+        assert sorted(np.concatenate(parts)) == sorted(share)
+        assert all(edges[part].sum() <= budget or len(part) == 1 for part in parts)
+    assert batches.micro_batches(edges, shares, None) == [[share] for share in shares]

@@ -10,13 +10,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from gnnscale.architectures import EGNNConfig
-from gnnscale.graph import AtomGraphs
+from gnnscale.graph import AtomGraphs, edge_vectors
 from gnnscale.models import Potential, build, hidden_matrices, predict
 from gnnscale.models.blocks import Layout, Pattern, product
+from gnnscale.models.paper import PaperLayer
+from tests.benchmarks.plain import HydraLayer
 from tests.structures import CUTOFF, Sample, batch, crystal, molecule
 
 FORMS = [(form, forces) for form in ("edge", "deferred") for forces in ("direct", "gradient")]
 every_form = pytest.mark.parametrize("form, forces", FORMS)
+the_paper_too = pytest.mark.parametrize("form, forces", [*FORMS, ("paper", "direct")])
 
 
 def mixture(seed: int = 0, dtype: torch.dtype = torch.float64) -> AtomGraphs:
@@ -40,10 +43,11 @@ STORED = {  # eV and the norm of forces, of `fixed_graphs` and the weights of th
     ("edge", "gradient"): (1.5512893793, 1.8100105736),
     ("deferred", "direct"): (1.5588421497, 2.5203300730),
     ("deferred", "gradient"): (1.5588421497, 1.6310584412),
+    ("paper", "direct"): (-219.5033044724, 95.7861355147),
 }
 
 
-@every_form
+@the_paper_too
 def test_stored_energy(form, forces):
     """Catches what symmetry cannot, such as receivers and senders swapped. Weights are sines of n^2: no seed needed."""
     potential = egnn(form, forces).double()
@@ -69,7 +73,7 @@ def fixed_graphs() -> AtomGraphs:
     )
 
 
-@every_form
+@the_paper_too
 @pytest.mark.parametrize("width, depth, radial", [(1, 1, 1), (7, 2, 8), (64, 3, 5), (15000, 3, 8)])
 def test_parameters_are_counted_exactly(form, forces, width, depth, radial):
     config = EGNNConfig(width=width, depth=depth, radial=radial, form=form, forces=forces)
@@ -80,10 +84,11 @@ def test_parameters_are_counted_exactly(form, forces, width, depth, radial):
     assert (config.parameters(3), config.body_parameters()) == (total, total - embeddings)
 
 
-@every_form
+@the_paper_too
 def test_every_parameter_learns(form, forces):
     potential, graphs = egnn(form, forces).double(), mixture()
-    torch.nn.init.normal_(potential.backbone.readout.weight)
+    if form != "paper":
+        torch.nn.init.normal_(potential.backbone.readout.weight)
     out = potential(graphs)
     (out.energy.square().sum() + out.forces.square().sum()).backward()
     assert [name for name, p in potential.named_parameters() if p.grad is None or not p.grad.any()] == []
@@ -95,7 +100,7 @@ class Everything(nullcontext):
     parents = {"Global"}
 
 
-@every_form
+@the_paper_too
 def test_flops_are_counted_exactly(form, forces):
     config = EGNNConfig(width=48, depth=3, cutoff=CUTOFF, form=form, forces=forces)
     potential, graphs = build(config, 2, 10.0).double(), mixture()
@@ -106,6 +111,24 @@ def test_flops_are_counted_exactly(form, forces):
         (out.energy.square().sum() + out.forces.square().sum()).backward()
     expected = config.flops(len(graphs.numbers), len(graphs.receivers))
     assert counter.get_total_flops() == expected
+
+
+def test_the_paper_has_17_squares_of_its_width_in_three_layers_and_direct_forces():
+    config = EGNNConfig(form="paper", width=15000)
+    assert config.body_parameters() == pytest.approx((17 + 2) * 15000**2, rel=1e-3)  # two heads of one square each
+    with pytest.raises(ValueError, match="direct"):
+        EGNNConfig(form="paper", forces="gradient")
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_the_paper_s_layer_is_that_of_hydragnn(moves):
+    """Which concatenates before its first matrix, where ours multiplies before the gather."""
+    torch.manual_seed(0)
+    graphs, layer = mixture(), PaperLayer(16, 16, moves).double()
+    h, vectors = torch.randn(len(graphs.numbers), 16).double(), edge_vectors(graphs)
+    inputs = (h, vectors, vectors.norm(dim=1, keepdim=True), graphs.receivers, graphs.senders)
+    for got, expected in zip(layer(*inputs), HydraLayer(layer).double()(*inputs), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("target", [1, 1e3, 1e5, 2e9])

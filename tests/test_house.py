@@ -15,19 +15,29 @@ DOORS = {
     "matplotlib": {"gnnscale/report/figures.py"},
     "vesin": {"gnnscale/neighbors.py"},
     "tblite": {"gnnscale/data/potentials.py"},
+    "h5py": {"gnnscale/data/hdf5.py"},
+    "lmdb": {"gnnscale/data/lmdbs.py"},
+    "orjson": {"gnnscale/data/lmdbs.py"},
+    "ijson": {"gnnscale/data/crystaljson.py"},
     "yaml": {"workflow/yamlfile.py", "workflow/show.py"},
 }
-SHARED = {
-    "gnnscale.specs",
-    "gnnscale.schema",
-    "gnnscale.architectures",
-    "gnnscale.files",
-}  # all that login node and job have in common
+SHARED = {  # all that login node and job have in common
+    "gnnscale.schema", "gnnscale.specs", "gnnscale.architectures", "gnnscale.memory", "gnnscale.files",
+}  # fmt: skip
 SOURCES = [p for folder in ("gnnscale", "workflow", "datasets") for p in sorted((ROOT / folder).rglob("*.py"))]
 
 
 def imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -18,12 +18,15 @@ def tree():
     (block,) = [body for kind, body in BLOCKS if kind == "text" and body.startswith("README.md")]
     stack, found = [], []
     for line in block.splitlines():
-        indent, name = len(line) - len(line.lstrip()), line.split()[0]
+        indent, words = len(line) - len(line.lstrip()), line.split()
+        if indent > 4:  # a description that goes on
+            continue
         while stack and stack[-1][0] >= indent:
             stack.pop()
-        found.append("".join(part for _, part in stack) + name)
-        if name.endswith("/"):
-            stack.append((indent, name))
+        names = [word for word in words if word == words[0] or word.endswith(".py")]
+        found += ["".join(part for _, part in stack) + name for name in names]
+        if words[0].endswith("/"):
+            stack.append((indent, words[0]))
     return found
 
 

@@ -17,18 +17,20 @@ from gnnscale.specs import (
     ConvertSettings,
     DatasetCard,
     ReportSettings,
+    Runtime,
     Settings,
     ShardCard,
     StageResult,
     StageSpec,
     TrainSettings,
-)  # fmt: skip
+)
 from workflow import fingerprint, study, yamlfile
+from workflow.levers import Levers, choose
 from workflow.sites import SiteConfig
 from workflow.study import Study
 
 FOLDERS = {"convert": "data", "train": "train", "evaluate": "evaluate", "scaling": "scaling", "report": "report"}
-State = Literal["done", "run", "resume", "check"]
+State = Literal["done", "run", "resume", "check", "refused"]
 
 
 class Stage(NamedTuple):
@@ -44,10 +46,14 @@ class Stage(NamedTuple):
     key: str
     folder: str  # relative to the run root
     core_seconds: float  # estimate
+    levers: Levers | None = None  # of a training: how it fits into memory
 
     def spec(self, stages: dict[str, Stage]) -> StageSpec:
         there = {need: os.path.relpath(stages[need].folder, self.folder) for need in self.needs}
-        return StageSpec(id=self.id, key=self.key, settings=self.settings, code=self.code, raw=self.raw, needs=there)
+        runtime = self.levers.runtime if self.levers else Runtime()
+        return StageSpec(
+            id=self.id, key=self.key, settings=self.settings, code=self.code, raw=self.raw, needs=there, runtime=runtime
+        )
 
 
 class Planned(NamedTuple):
@@ -75,12 +81,14 @@ def stages(name: str, asked: Study, site: SiteConfig, root: Path) -> dict[str, S
         cost = card.structures * card.seconds_per_structure + site.node.start_seconds
         stage = make("convert", source, settings, (), code, made, cost, raw_files(settings))
         sizes.append(size(card, root / stage.folder, asked.split.validation + asked.split.test))
-    sources, trained = tuple(made), []
-    code = fingerprint.code_of("train")
-    for run in sorted(study.runs(asked), key=lambda run: -train_seconds(run.settings, sizes, site)):
-        trained.append(
-            make("train", run.name, run.settings, sources, code, made, train_seconds(run.settings, sizes, site))
+    sources, code = tuple(made), fingerprint.code_of("train")
+    timed = [(train_seconds(run.settings, sizes, site), run) for run in study.runs(asked)]
+    trained = [
+        make(
+            "train", run.name, run.settings, sources, code, made, seconds, levers=fit_levers(run.settings, sizes, site)
         )
+        for seconds, run in sorted(timed, key=lambda pair: -pair[0])
+    ]
     code, cost = fingerprint.code_of("evaluate"), site.node.start_seconds
     evaluated = tuple(
         make("evaluate", stage.name, asked.evaluate, (stage.id, *sources), code, made, cost).id for stage in trained
@@ -94,14 +102,15 @@ def stages(name: str, asked: Study, site: SiteConfig, root: Path) -> dict[str, S
 
 
 def make(kind: str, name: str, settings: Settings, needs: tuple[str, ...], code: dict[str, str],
-         made: dict[str, Stage], core_seconds: float, raw: dict[str, str] | None = None) -> Stage:  # fmt: skip
+         made: dict[str, Stage], core_seconds: float, raw: dict[str, str] | None = None,
+         levers: Levers | None = None) -> Stage:  # fmt: skip
     """Adds to `made`. The key is a hash of all that determines the result, and of nothing else."""
     keys, said = {need: made[need].key for need in needs}, settings.model_dump()
     if raw:
         del said["options"]["raw"]  # where the files lie does not matter, what is in them does
     key = files.digest([said, code, raw or {}, keys, None])[:16]  # None: the place of the image's digest
     folder = f"{FOLDERS[kind]}/{name}-{key[:8]}"
-    stage = Stage(f"{kind}/{name}", kind, name, settings, needs, code, raw or {}, key, folder, core_seconds)
+    stage = Stage(f"{kind}/{name}", kind, name, settings, needs, code, raw or {}, key, folder, core_seconds, levers)
     made[stage.id] = stage
     return stage
 
@@ -160,6 +169,13 @@ def train_seconds(settings: TrainSettings, sizes: list[Size], site: SiteConfig) 
     return node.start_seconds + steps * node.step_seconds + flops / (node.core_gflops * 1e9)
 
 
+def fit_levers(settings: TrainSettings, sizes: list[Size], site: SiteConfig) -> Levers:
+    structures = sum(s.structures for s in sizes)
+    atoms = sum(s.structures * s.atoms for s in sizes) / structures
+    edges = sum(s.structures * s.atoms * s.neighbours for s in sizes) / structures
+    return choose(settings, len(sizes), atoms, edges, site)
+
+
 # -------------------------------------------------------------------------------------------------- what is done
 def plan(all_stages: dict[str, Stage], root: Path, deep: bool = False) -> dict[str, Planned]:
     """For every stage whether it is done, and if not, why."""
@@ -173,6 +189,8 @@ def judge(stage: Stage, root: Path, upstream: dict[str, Planned], deep: bool = F
     folder = root / stage.folder
     verdict = files.verify(folder, stage.key, deep)
     if not verdict.done:
+        if stage.levers is not None and stage.levers.refusal:
+            return Planned(stage, "refused", stage.levers.refusal, None)
         resumes = stage.kind == "train" and any((folder / "checkpoints").glob("step-*"))
         reason = verdict.reason
         if reason == "not run yet":

@@ -135,6 +135,13 @@ def drive(asked: Asked, holder: lease.Lease) -> int:
         show.links(asked.root, asked.stages)
         print(f"nothing to do; report: {asked.root / 'report.html'}")
         return OK
+    refused = [p for p in left if p.state == "refused"]
+    if refused:
+        raise Problem(
+            f"{len(refused)} training(s) do not fit into the memory of a rank of site {asked.site_name}; nothing was started",
+            *(f"  {p.stage.id} {p.reason}" for p in refused[:5]),
+            *(["  ..."] if len(refused) > 5 else []),
+        )
     stop = Stop()
     from workflow.dag import Dag  # Parsl takes half a second to import
     from workflow.screen import Screen

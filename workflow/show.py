@@ -49,7 +49,7 @@ def plan_text(name: str, asked: Study, planned: dict[str, Planned], site: SiteCo
     for each in planned.values():
         core = f"{each.stage.core_seconds:7.0f} core-s" if each.state != "done" else ""
         print(
-            f"  {each.stage.id:{width}}  {each.state:6}  {size_text(each, len(asked.data)):32}  {core:14}  {each.reason}".rstrip()
+            f"  {each.stage.id:{width}}  {each.state:7}  {size_text(each, len(asked.data)):32}  {core:14}  {why(each)}".rstrip()
         )
     left = [each for each in planned.values() if each.state != "done"]
     print(f"\n{len(planned) - len(left)} of {len(planned)} stages done", end="")
@@ -57,6 +57,13 @@ def plan_text(name: str, asked: Study, planned: dict[str, Planned], site: SiteCo
         print(f"; {len(left)} to do, about {duration(plan.wall_seconds(planned, site))} on {site.parallel_stages} "
               f"stage(s) side by side (estimate)", end="")  # fmt: skip
     print()
+
+
+def why(each: Planned) -> str:
+    """The reason, and how a training is made to fit where it takes more than the plain way."""
+    levers = each.stage.levers
+    said = f"to fit: {levers.said}" if each.state not in ("done", "refused") and levers and levers.said else ""
+    return "; ".join(part for part in (each.reason, said) if part)
 
 
 def size_text(each: Planned, sources: int) -> str:
@@ -79,6 +86,8 @@ def plan_json(planned: dict[str, Planned], site: SiteConfig) -> dict[str, Any]:
                  "settings": each.stage.settings.model_dump(mode="json")}  # fmt: skip
         if isinstance(each.stage.settings, TrainSettings):
             entry["parameters"] = each.stage.settings.model.parameters(sources)
+            entry["runtime"] = each.stage.levers.runtime.model_dump()
+            entry["peak_bytes"] = each.stage.levers.memory.peak
         listed.append(entry)
     return {"stages": listed, "wall_seconds": round(plan.wall_seconds(planned, site), 1)}
 

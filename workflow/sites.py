@@ -18,6 +18,7 @@ class Node(Spec):
     """One machine of the site."""
 
     cores: int | None = Field(None, ge=1, description="null = all that this process may use")
+    memory_gb: float | None = Field(None, gt=0, description="of the device that trains; null = this machine's memory")
     core_gflops: float = Field(gt=0, description="sustained in training, per core; for estimates only")
     step_seconds: float = Field(gt=0, description="fixed cost of one optimiser step; for estimates only")
     start_seconds: float = Field(gt=0, description="of one stage before it does anything; for estimates only")
@@ -26,6 +27,7 @@ class Node(Spec):
 class Launch(Spec):
     """How one stage is started."""
 
+    ranks: int = Field(1, ge=1, description="of one training")
     threads_per_rank: int = Field(1, ge=1)
     parallel_stages: int | None = Field(None, ge=1, description="null = cores / threads_per_rank")
 
@@ -49,6 +51,16 @@ class SiteConfig(Spec):
     @property
     def cores(self) -> int:
         return self.node.cores or len(os.sched_getaffinity(0))
+
+    @property
+    def rank_bytes(self) -> float:
+        """Memory that one rank of a training may fill, with as many at once as there may be."""
+        whole = (
+            self.node.memory_gb * 1e9
+            if self.node.memory_gb
+            else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        )
+        return whole / (self.parallel_stages * self.launch.ranks)
 
     @property
     def parallel_stages(self) -> int:

@@ -102,11 +102,15 @@ def load(name: str) -> tuple[str, Study]:
 
 
 def conversions(study: Study) -> dict[str, ConvertSettings]:
-    cutoff = study.train.model.cutoff
-    return {
-        s.name: ConvertSettings(dataset=s.dataset, name=s.name, options=s.options, split=study.split, cutoff=cutoff)
-        for s in study.data
-    }
+    cutoff, found = study.train.model.cutoff, {}
+    for s in study.data:
+        options = s.options
+        if isinstance(options.get("raw"), str):  # the stage runs in another directory
+            options = options | {"raw": str(Path(options["raw"]).expanduser().resolve())}
+        found[s.name] = ConvertSettings(
+            dataset=s.dataset, name=s.name, options=options, split=study.split, cutoff=cutoff
+        )
+    return found
 
 
 def runs(study: Study) -> list[RunSettings]:

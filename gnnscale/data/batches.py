@@ -32,3 +32,18 @@ def share(costs: np.ndarray, ranks: int) -> list[np.ndarray]:
         loads[least] += costs[position]
         shares[least].append(position)
     return [np.array(sorted(positions), np.int64) for positions in shares]
+
+
+def micro_batches(edges: np.ndarray, shares: list[np.ndarray], budget: int | None) -> list[list[np.ndarray]]:
+    """Each rank's share of a batch in parts of at most `budget` edges, or of one structure that alone has more.
+
+    Every rank gets as many parts, some of them empty, because ZeRO 2 and 3 communicate in each; as few as will do.
+    """
+    if budget is None:
+        return [[mine] for mine in shares]
+    longest = max(1, *map(len, shares))
+    for count in range(min(longest, max(1, *(math.ceil(edges[mine].sum() / budget) for mine in shares))), longest + 1):
+        cut = [[mine[part] for part in share(edges[mine], count)] for mine in shares]
+        if all(len(part) <= 1 or edges[part].sum() <= budget for parts in cut for part in parts):
+            break
+    return cut

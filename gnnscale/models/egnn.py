@@ -16,26 +16,29 @@ from torch import Tensor, nn
 from gnnscale.architectures import ELEMENTS, EGNNConfig
 from gnnscale.graph import AtomGraphs
 from gnnscale.models.blocks import Layout, Pattern, bessel, envelope, linear, product, rms_norm
+from gnnscale.models.chunks import Chunk, Weights, chunked_messages, chunks
 
 
 class Edges(NamedTuple):
     """What all layers share: the graph as sparse matrices, and its geometry."""
 
     basis: Tensor  # (E, R) radial functions of r_ij
+    scale: Tensor  # (4, E) w_ij and the components of w_ij u_ij; w is the envelope / sqrt(average degree)
+    graph: Patterns | list[Chunk]
+
+
+class Patterns(NamedTuple):
     pair: Pattern  # (E, 2A): the row of an edge adds row i of P and row j of Q
     moment: Pattern  # (4A, E): four sums over the edges of each atom
-    weights: Tensor  # (4E,) of them: w_ij and the components of w_ij u_ij; w is the envelope / sqrt(average degree)
 
 
-def embed_edges(graphs: AtomGraphs, vectors: Tensor, cutoff: float, radial: int, scale: Tensor) -> Edges:
+def embed_edges(vectors: Tensor, cutoff: float, radial: int, scale: Tensor, graph: Patterns | list[Chunk]) -> Edges:
     r = torch.linalg.vector_norm(vectors, dim=1)  # (E,) Angstrom
     w = envelope(r, cutoff) * scale
-    weights = torch.cat((w[None], vectors.t() * (w / r))).view(-1)
-    return Edges(bessel(r[:, None], cutoff, radial), *patterns(graphs), weights)
+    return Edges(bessel(r[:, None], cutoff, radial), torch.cat((w[None], vectors.t() * (w / r))), graph)
 
 
-def patterns(graphs: AtomGraphs) -> tuple[Pattern, Pattern]:
-    """Of the sparse matrices `pair` and `moment`."""
+def patterns(graphs: AtomGraphs) -> Patterns:
     i, j = graphs.receivers, graphs.senders
     atoms, count = len(graphs.numbers), len(i)
     entry, atom = torch.arange(4 * count, device=i.device), torch.arange(4 * atoms, device=i.device)
@@ -52,20 +55,26 @@ def patterns(graphs: AtomGraphs) -> tuple[Pattern, Pattern]:
     order = entry.view(4, count).t().reshape(-1)  # four entries of each edge together
     moment = Layout(rows, columns, (starts + count * atom[:4, None]).view(-1), entry.view(count, 4).t().reshape(-1))
     moment_t = Layout(columns[order], rows[order], entry[::4].contiguous(), order)
-    return Pattern(pair, pair_t), Pattern(moment, moment_t)
+    return Patterns(Pattern(pair, pair_t), Pattern(moment, moment_t))
 
 
-def edge_messages(table: Tensor, radial: Tensor, second: nn.Linear | None, edges: Edges) -> Tensor:
-    """sum_j w_ij (1, u_ij) m_ij: a scalar and a vector for each channel, with w_ij the envelope / sqrt(degree).
+def edge_messages(table: Tensor, weights: Weights, edges: Edges) -> tuple[Tensor, Tensor]:
+    """s_i = sum_j w_ij m_ij and, for fewer channels, v_i = sum_j w_ij u_ij W_v m_ij.  # (A, W), (3, A, K)
 
     m_ij = SiLU(P_i + Q_j + W_r b(r_ij)), then SiLU(W_2 m + b_2) if there is a `second`: equations 3 and 5 of the paper
-    with the first matrix applied before the gather. All that is as large as edges x width is born and dies here.
+    with the first matrix applied before the gather, to give P and Q, (A, 2W). All that is as large as edges x width is
+    born and dies here; `chunked_messages` are the same numbers, without ever holding all of it.
     """
-    pairs = product(edges.pair, None, table)  # (E, W) from (2A, W), P above Q
-    m = F.silu(torch.addmm(pairs, edges.basis, radial.t()))
-    if second is not None:
-        m = F.silu(second(m))
-    return product(edges.moment, edges.weights, m).view(4, -1, m.shape[1])  # (4, A, W)
+    if isinstance(edges.graph, list):
+        return chunked_messages(edges.graph, table.view(-1, table.shape[1] // 2), edges.basis, edges.scale, weights)
+    width = table.shape[1] // 2
+    rows = table.view(-1, 2, width).transpose(0, 1).reshape(-1, width)  # P above Q
+    pairs = product(edges.graph.pair, None, rows)  # (E, W)
+    m = F.silu(torch.addmm(pairs, edges.basis, weights.radial.t()))
+    if weights.second is not None:
+        m = F.silu(F.linear(m, weights.second, weights.bias))
+    sums = product(edges.graph.moment, edges.scale.view(-1), m).view(4, -1, width)  # (4, A, W)
+    return sums[0], F.linear(sums[1:], weights.mix)
 
 
 class EGNNLayer(nn.Module):
@@ -85,11 +94,10 @@ class EGNNLayer(nn.Module):
 
     def forward(self, h: Tensor, vectors: Tensor | None, edges: Edges) -> tuple[Tensor, Tensor]:
         x = rms_norm(h)  # (A, W)
-        atoms, width = h.shape
-        table = self.project(x).view(atoms, 2, width).transpose(0, 1).reshape(2 * atoms, width)
-        sums = edge_messages(table, self.radial, None if self.deferred else self.second, edges)  # (4, A, W)
-        s = F.silu(self.second(sums[0])) if self.deferred else sums[0]
-        v = self.mix(sums[1:])  # (3, A, K)
+        second = (None, None) if self.deferred else (self.second.weight, self.second.bias)
+        s, v = edge_messages(self.project(x), Weights(self.radial, *second, self.mix.weight), edges)
+        if self.deferred:
+            s = F.silu(self.second(s))
         vectors = v if vectors is None else vectors + v
         lengths = torch.sqrt(vectors.square().sum(0) + 1)  # (A, K), smooth at 0
         return h + self.step * self.update(F.silu(self.hidden(torch.cat((x, s, lengths), dim=1)))), vectors
@@ -98,8 +106,9 @@ class EGNNLayer(nn.Module):
 class EGNN(nn.Module):
     """Backbone: (graphs, edge vectors) -> energy of each atom (A,) and its force (A, 3), or None, in unit scales."""
 
-    def __init__(self, config: EGNNConfig, sources: int, average_degree: float):
+    def __init__(self, config: EGNNConfig, sources: int, average_degree: float, edge_chunk: int | None = None):
         super().__init__()
+        self.edge_chunk = edge_chunk
         self.cutoff, self.radial, self.direct = config.cutoff, config.radial, config.forces == "direct"
         self.element = nn.Embedding(ELEMENTS, config.width)
         self.source = nn.Embedding(sources, config.width)
@@ -110,7 +119,8 @@ class EGNN(nn.Module):
         self.register_buffer("scale", torch.tensor(1 / math.sqrt(max(average_degree, 1.0))))
 
     def forward(self, graphs: AtomGraphs, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
-        edges = embed_edges(graphs, vectors, self.cutoff, self.radial, self.scale)
+        graph = patterns(graphs) if self.edge_chunk is None else chunks(graphs, self.edge_chunk)
+        edges = embed_edges(vectors, self.cutoff, self.radial, self.scale, graph)
         h = self.element(graphs.numbers) + self.source(graphs.source[graphs.structure])  # (A, W)
         v = None
         for layer in self.layers:

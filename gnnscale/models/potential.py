@@ -1,7 +1,7 @@
 """From a backbone to energies, forces and stress; the same for every architecture.
 
-A backbone sees geometry only as edge vectors v_ij, so the potential cannot depend on the origin, and
-one derivative dE/dv_ij gives both exact forces and the stress.
+A backbone sees geometry only as edge vectors v_ij, so the potential cannot depend on the origin, and one derivative
+dE/dv_ij gives both exact forces and the stress. (But for the paper's own network, which reads positions.)
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gnnscale.architectures import ELEMENTS
 from gnnscale.graph import AtomGraphs, Properties, edge_vectors
+from gnnscale.models.slopes import energies_and_slopes
 
 
 class Normalised(NamedTuple):
@@ -28,9 +29,10 @@ class Potential(nn.Module):
 
     NORMALISATION = ("references", "energy_scale", "force_scale")
 
-    def __init__(self, backbone: nn.Module, sources: int, gradient: bool):
+    def __init__(self, backbone: nn.Module, sources: int, gradient: bool, tangents: bool = False):
         super().__init__()
         self.backbone, self.gradient = backbone, gradient
+        self.tangents = tangents  # how to learn gradient forces: by tangents or by a graph of the backward pass
         self.register_buffer("references", torch.zeros(sources, ELEMENTS, dtype=torch.float64))  # eV
         self.register_buffer("energy_scale", torch.ones((), dtype=torch.float64))  # eV
         self.register_buffer("force_scale", torch.ones((), dtype=torch.float64))  # eV/Angstrom
@@ -54,13 +56,10 @@ class Potential(nn.Module):
         return Normalised(per_structure(energies, graphs), forces)
 
     def _differentiate(self, graphs: AtomGraphs, vectors: Tensor, stress: bool) -> Normalised:
-        learning = torch.is_grad_enabled()
-        with torch.enable_grad():
-            vectors = vectors.detach().requires_grad_()
-            energies, _ = self.backbone(graphs, vectors)
-            energy = per_structure(energies, graphs)
-            (slope,) = torch.autograd.grad(energy.sum(), vectors, create_graph=learning)  # (E, 3) dE/dv_ij
-        energy = energy if learning else energy.detach()
+        energies, slope = (energies_and_slopes if self.tangents else twice_differentiable)(
+            self.backbone, graphs, vectors
+        )
+        energy = per_structure(energies, graphs)
         # v_ij = x_j - x_i, so F_i = -dE/dx_i gathers the slope of its own edges, less that of edges that end in it
         forces = torch.zeros_like(graphs.positions, dtype=slope.dtype)
         forces = forces.index_add(0, graphs.receivers, slope).index_add(0, graphs.senders, -slope)
@@ -81,6 +80,16 @@ class Potential(nn.Module):
             if cast.dtype != tensor.dtype:
                 setattr(self, name, tensor.to(cast.device))
         return self
+
+
+def twice_differentiable(backbone: nn.Module, graphs: AtomGraphs, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Energies of atoms (A,) and dE/dv_ij (E, 3), with a graph where gradients are wanted."""
+    learning = torch.is_grad_enabled()
+    with torch.enable_grad():
+        vectors = vectors.detach().requires_grad_()
+        energies, _ = backbone(graphs, vectors)
+        (slope,) = torch.autograd.grad(energies.sum(), vectors, create_graph=learning)
+    return energies if learning else energies.detach(), slope
 
 
 def per_structure(energies: Tensor, graphs: AtomGraphs) -> Tensor:

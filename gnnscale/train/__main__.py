@@ -6,61 +6,143 @@ python -m gnnscale.train DIRECTORY, alone or through srun or mpiexec. Leaves mod
 from __future__ import annotations
 
 import math
+import platform
 
 import torch
 from ase.data import atomic_numbers
 from safetensors.torch import save
 
-from gnnscale import stage
+from gnnscale import files, stage
 from gnnscale.data import loader
 from gnnscale.models import build
-from gnnscale.specs import ShardCard, TrainedModel, TrainSettings
-from gnnscale.train import engine
-from gnnscale.train.loop import Normalisation, Progress, Trainer
+from gnnscale.ranks import Ranks, ranks
+from gnnscale.specs import Runtime, ShardCard, TrainedModel, TrainSettings
+from gnnscale.train import checkpoint, engine
+from gnnscale.train.loop import Progress, Trainer
+from gnnscale.train.objective import PARTS, Normalisation, labelled, weights
 from gnnscale.train.schedule import parameter_groups
 
 
 def main(run: stage.Run) -> stage.Outputs:
-    settings: TrainSettings = run.spec.settings
-    sources = {need.removeprefix("convert/"): path for need, path in run.needs.items() if need.startswith("convert/")}
-    cutoff = settings.model.cutoff
-    train = loader.load(sources, "train", cutoff, settings.structures, settings.subset_seed)
-    validation = loader.load(sources, "validation", cutoff)
-    if settings.structures is not None and len(train) < settings.structures:
-        raise stage.Refusal(f"{settings.structures} training structures asked for, the shards hold {len(train)}",
-                            "ask for fewer, or convert more", "data")  # fmt: skip
-    normalisation, degree = pooled(train.cards), len(train.senders) / max(1, len(train.packed.numbers))
-    here = engine.join(run.spec.runtime.threads)
-    torch.manual_seed(settings.seed)
-    model = build(settings.model, len(sources), degree)
-    model.set_normalisation(*normalisation)
-    groups = parameter_groups(model, settings.model.width, settings.optim)
-    under = engine.Engine(model, groups, settings.optim, run.spec.runtime)
-    print(f"{run.spec.id}: {settings.model.parameters(len(sources)):,} parameters, {len(train):,} structures "
-          f"with {len(train.packed.numbers):,} atoms, {degree:.1f} neighbours; {here.size} rank(s)", flush=True)  # fmt: skip
-    trainer = Trainer(run, under, normalisation, train, validation, here.rank, here.size)
-    run.can_checkpoint = True
-    progress = trainer.fit()
-    run.can_checkpoint = False
-    outputs = write(run, model, trainer, progress, degree)
+    try:
+        outputs = train(run)
+    except (stage.Stopped, stage.Refusal):  # of all ranks alike; after a failure of one, leaving may wait for ever
+        engine.leave()
+        raise
     engine.leave()
     return outputs
 
 
+def train(run: stage.Run) -> stage.Outputs:
+    settings: TrainSettings = run.spec.settings
+    run.can_checkpoint = ranks().size > 1  # a rank that left alone would keep the others waiting: they stop together
+    sources = {need.removeprefix("convert/"): path for need, path in run.needs.items() if need.startswith("convert/")}
+    cutoff = settings.model.cutoff
+    training = loader.load(sources, "train", cutoff, settings.structures, settings.subset_seed)
+    validation = loader.load(sources, "validation", cutoff)
+    check_data(settings, training, validation)
+    check_runtime(settings, run.spec.runtime)
+    normalisation, degree = pooled(training.cards), len(training.senders) / max(1, len(training.packed.numbers))
+    here = engine.join(run.spec.runtime.threads)
+    check_ranks(run)
+    torch.manual_seed(settings.seed)
+    model = build(settings.model, len(sources), degree, run.spec.runtime.edge_chunk)
+    model.set_normalisation(*normalisation)
+    under, progress = start(run, model)
+    print(f"{run.spec.id}: {settings.model.parameters(len(sources)):,} parameters, {len(training):,} structures "
+          f"with {len(training.packed.numbers):,} atoms, {degree:.1f} neighbours; {here.size} rank(s)", flush=True)  # fmt: skip
+    trainer = Trainer(run, under, normalisation, training, validation, here, progress)
+    run.can_checkpoint = True
+    progress = trainer.fit()
+    outputs = write(run, trainer, progress, degree, here)
+    run.can_checkpoint = False
+    return outputs
+
+
+def start(run: stage.Run, model: torch.nn.Module) -> tuple[engine.Engine, Progress]:
+    """The model under DeepSpeed, as the newest whole checkpoint left it."""
+    settings, root = run.spec.settings, run.directory / "checkpoints"
+    found, progress = checkpoint.newest(root), Progress()
+    if found and found.key != run.spec.key:
+        raise stage.Refusal(
+            f"{found.directory} belongs to another training (key {found.key}, this one has {run.spec.key})",
+            f"remove {root} to begin anew, or bring back the spec.json that it was made with",
+        )
+    if found:
+        read, progress = found.reader(), Progress(**found.progress)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(read(f"{name}|weight"))
+    groups = parameter_groups(model, settings.model.width, settings.optim)
+    under = engine.Engine(model, groups, settings.optim, run.spec.runtime)
+    if found:
+        under.load(read, progress.step)
+        progress = progress._replace(attempts=progress.attempts + 1)
+        print(f"going on from step {progress.step}", flush=True)
+    run.earlier_seconds, run.earlier_attempts = progress.seconds, progress.attempts
+    return under, progress
+
+
+def check_data(settings: TrainSettings, train: loader.Corpus, validation: loader.Corpus) -> None:
+    if settings.structures is not None and len(train) < settings.structures:
+        raise stage.Refusal(f"{settings.structures} training structures asked for, the shards hold {len(train)}",
+                            "ask for fewer, or convert more", "data")  # fmt: skip
+    if not len(validation):
+        raise stage.Refusal("no structure falls into the validation split",
+                            "raise split.validation, or ask for more structures", "data")  # fmt: skip
+    if not weights(settings.optim).any():
+        raise stage.Refusal("energy_weight, force_weight and stress_weight are all 0", "set one of them")
+    for part, weight, count in zip(PARTS, weights(settings.optim), labelled(train.packed).sum(0)):
+        field = {"forces": "force"}.get(part, part) + "_weight"
+        if weight and not count:
+            raise stage.Refusal(f"{field} is {weight:g}, but none of the {len(train)} training structures has a label "
+                                f"of its {part}", f"set {field}: 0, or add a source that has them", "data")  # fmt: skip
+
+
+def check_runtime(settings: TrainSettings, runtime: Runtime) -> None:
+    zero, optim = runtime.zero_stage, settings.optim
+    if zero == 3 and settings.model.forces == "gradient":
+        # Weights are freed after the forward pass and DeepSpeed's hooks bring them back for one backward pass; the
+        # second derivative then meets empty tensors. Keeping all of them would be ZeRO 2.
+        raise stage.Refusal("ZeRO 3 cannot train gradient forces: it frees weights that their second derivative needs",
+                            "set zero_stage: 2, which shards all but the weights")  # fmt: skip
+    if zero and optim.optimizer == "muon":
+        raise stage.Refusal("muon needs whole matrices, which ZeRO cuts", "set zero_stage: 0, or optimizer: adamw")
+    if zero == 3 and optim.ema:
+        raise stage.Refusal("a running mean of the weights (ema) is kept whole on every rank, which ZeRO 3 is to avoid",
+                            "set ema: 0, or zero_stage: 2")  # fmt: skip
+
+
+def check_ranks(run: stage.Run) -> None:
+    """Ranks that read different specs would wait for each other for ever, or train nonsense."""
+    mine = files.sha256(run.directory / "spec.json")
+    said = engine.gathered((mine, run.spec.id, platform.node()))
+    for rank, (digest, spec_id, node) in enumerate(said):
+        if digest != said[0][0]:
+            raise stage.Refusal(
+                f"rank {rank} on {node} was started with another spec.json ({spec_id}) than rank 0 on {said[0][2]} "
+                f"({said[0][1]})", "give every rank the same directory, on a file system that all nodes see",
+            )  # fmt: skip
+
+
 def pooled(cards: tuple[ShardCard, ...]) -> Normalisation:
-    """Scales over all sources, from the cards alone: they know their training split."""
+    """Scales over all sources, from the cards alone: they know their training split. NaN: the source has no such label."""
     references = torch.zeros(len(cards), 119, dtype=torch.float64)
     for index, card in enumerate(cards):
         for symbol, energy in card.references.items():
             references[index, atomic_numbers[symbol]] = energy
-    structures = [card.counts["train"].structures for card in cards]
-    atoms = [card.counts["train"].atoms for card in cards]
-    energy = sum(n * card.energy_rms**2 for n, card in zip(structures, cards)) / sum(structures)
-    forces = sum(n * card.force_rms**2 for n, card in zip(atoms, cards)) / sum(atoms)
-    return Normalisation(references, math.sqrt(energy), math.sqrt(forces))
+    energy = [(card.counts["train"].structures, card.energy_rms) for card in cards]
+    forces = [(card.counts["train"].atoms, card.force_rms) for card in cards]
+    return Normalisation(references.nan_to_num(0.0), mean_rms(energy), mean_rms(forces))
 
 
-def write(run: stage.Run, model: torch.nn.Module, trainer: Trainer, progress: Progress, degree: float) -> stage.Outputs:
+def mean_rms(counted: list[tuple[int, float]]) -> float:
+    known = [(count, rms) for count, rms in counted if count and math.isfinite(rms)]
+    square = sum(count * rms**2 for count, rms in known) / max(1, sum(count for count, _ in known))
+    return math.sqrt(square) or 1.0  # no label, or all of them 0: any scale will do
+
+
+def write(run: stage.Run, trainer: Trainer, progress: Progress, degree: float, here: Ranks) -> stage.Outputs:
     """The model as a file that needs no unpickling, and what it must be told to be rebuilt."""
     settings, sources = trainer.settings, trainer.train.names
     trained = TrainedModel(
@@ -71,14 +153,17 @@ def write(run: stage.Run, model: torch.nn.Module, trainer: Trainer, progress: Pr
         edges_seen=progress.edges_seen, flops=settings.model.flops(progress.atoms_seen, progress.edges_seen),
         seed=settings.seed, optim=settings.optim,
     )  # fmt: skip
-    if trainer.rank == 0:
-        run.write("model.safetensors", save({name: tensor.contiguous() for name, tensor in model.state_dict().items()}))
-        run.write("model.json", trained.model_dump_json(indent=1) + "\n")
+    with trainer.engine.averaged():
+        state = trainer.engine.weights()
+        if here.rank == 0:
+            run.write("model.safetensors", save({name: tensor.contiguous() for name, tensor in state.items()}))
+            run.write("model.json", trained.model_dump_json(indent=1) + "\n")
     values = {
         "parameters": trained.parameters, "structures": trained.structures, "steps": progress.step,
         "flops": trained.flops, "train_seconds": progress.seconds, "diverged": progress.diverged,
     }  # fmt: skip
-    return stage.Outputs(files=["model.safetensors", "model.json"], values=values, also=["metrics.jsonl"])
+    also = ["metrics.jsonl", *(["diverged.json"] if progress.diverged else [])]
+    return stage.Outputs(files=["model.safetensors", "model.json"], values=values, also=also)
 
 
 if __name__ == "__main__":

@@ -20,13 +20,15 @@ def rate(step: int, steps: int, optim: OptimSettings) -> float:
 def parameter_groups(model: nn.Module, width: int, optim: OptimSettings) -> list[dict]:
     """Two groups: matrices that sum over the width learn at BASE_WIDTH/width of the rate, all else at the rate itself.
 
-    This is Adam's part of muP (Yang et al. 2022, arXiv 2203.03466, table 8).
+    This is Adam's part of muP (Yang et al. 2022, arXiv 2203.03466, table 8). Muon's steps have the right size at every
+    width by themselves.
     """
     summing = hidden_matrices(model)
     known = {id(parameter) for parameter in summing}
     other = [parameter for parameter in model.parameters() if id(parameter) not in known]
-    factor = BASE_WIDTH / width if optim.scale_rate else 1.0
+    muon = optim.optimizer == "muon"
+    factor = BASE_WIDTH / width if optim.scale_rate and not muon else 1.0
     return [
-        {"params": summing, "rate_factor": factor},
+        {"params": summing, "rate_factor": factor} | ({"muon": True} if muon else {}),
         {"params": other, "rate_factor": 1.0, "weight_decay": 0.0},
     ]

@@ -23,7 +23,10 @@ def main() -> Table:
         root = Path(folder)
         big = sweep(root / "sweep.yaml")
         rows = [
-            {"what": "plan of a 10 x 10 sweep", **timed([*RUN, "plan", "--study", str(big), "--root", str(root / "big")])},
+            {
+                "what": "plan of a 10 x 10 sweep",
+                **timed([*RUN, "plan", "--study", str(big), "--root", str(root / "big")]),
+            },
             {"what": "--help", **timed([*RUN, "--help"])},
         ]
         smoke = [*RUN, "run", "--study", "smoke", "--root", str(root / "smoke")]

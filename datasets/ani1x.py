@@ -1,0 +1,83 @@
+"""ANI-1x: 5 million off-equilibrium conformations of organic molecules with H, C, N, O.
+
+Smith et al., Sci. Data 7, 134 (2020). One HDF5 file, a group for each formula, Hartree and Angstrom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from gnnscale.data.published import Place, found, molecule
+from gnnscale.schema import Spec
+from gnnscale.specs import DatasetCard
+
+if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
+    from gnnscale.data.structure import Structure
+
+FORMULAS = 3114
+THEORY = {  # and how many conformations have it
+    "wb97x_dz": ("wB97x/6-31G(d)", 4_956_005),
+    "wb97x_tz": ("wB97x/def2-TZVPP", 4_956_005),
+    "ccsd(t)_cbs": ("CCSD(T)*/CBS, energies only", 489_571),
+}
+
+
+class Options(Spec):
+    """What can be asked of this dataset."""
+
+    raw: str = Field(description="ani1x-release.h5 (figshare collection 4712477, 5.6 GB), or the folder with it")
+    limit: int | None = Field(None, ge=1, description="only the first so many formulas")
+    level: Literal["wb97x_dz", "wb97x_tz", "ccsd(t)_cbs"] = Field(
+        "wb97x_dz", description="of theory; forces of wb97x_tz have a net force of 13 meV/A per atom, wb97x_dz's none"
+    )
+
+
+def inputs(options: Options) -> list[Path]:
+    return found(options.raw, ("*.h5", "*.hdf5"), "download ani1x-release.h5 of figshare collection 4712477")
+
+
+def card(options: Options) -> DatasetCard:
+    theory, count = THEORY[options.level]
+    return DatasetCard(
+        name="ani1x",
+        title="ANI-1x: off-equilibrium organic molecules",
+        theory=theory,
+        citation="Smith et al., Sci. Data 7, 134 (2020), 10.1038/s41597-020-0473-z",
+        licence="CC0",
+        structures=round(count * min(1, (options.limit or FORMULAS) / FORMULAS)),
+        atoms_per_structure=15.3,
+        neighbours_per_atom=11.7,
+        seconds_per_structure=0.00015,
+    )
+
+
+def structures(options: Options, skip: Callable[[str], None]) -> Iterator[Structure]:
+    from gnnscale.data import hdf5, plausible, units
+
+    for path in inputs(options):
+        with Place(path) as place, hdf5.opened(place) as file:
+            watch = plausible.Watch(place, "atoms")
+            for formula, group in islice(hdf5.groups(place, file), options.limit):
+                numbers = hdf5.array(place, group, "atomic_numbers", (None,), "i")
+                positions = hdf5.array(place, group, "coordinates", (None, len(numbers), 3))
+                energy = hdf5.array(place, group, f"{options.level}.energy", (len(positions),)) * units.HARTREE
+                forces = [None] * len(positions)
+                if options.level != "ccsd(t)_cbs":  # Hartree/Angstrom, and forces, not gradients
+                    forces = hdf5.array(place, group, f"{options.level}.forces", positions.shape) * units.HARTREE
+                for k in range(len(positions)):
+                    if energy[k] != energy[k]:
+                        skip(f"no energy at {options.level}")
+                    else:  # isomers share a formula, so it is the formula that must not straddle splits
+                        label = f"{formula} conformation {k}"
+                        yield watch(molecule(numbers, positions[k], energy[k], forces[k], formula, label))
+
+
+if __name__ == "__main__":
+    from gnnscale.data import standalone
+
+    standalone.main(globals())

@@ -1,0 +1,131 @@
+"""Your own structures in extended XYZ: one file or a folder of them, plain or in xz, gzip or bzip2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from gnnscale.data.published import Place, found
+from gnnscale.schema import Spec
+from gnnscale.specs import DatasetCard
+
+if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
+    from gnnscale.data.extxyz import Frame
+    from gnnscale.data.structure import Structure
+
+PATTERNS = tuple(f"*.{kind}{packed}" for kind in ("xyz", "extxyz") for packed in ("", ".xz", ".gz", ".bz2"))
+
+
+class Options(Spec):
+    """What can be asked of this dataset."""
+
+    raw: str = Field(description="an extended XYZ file (.xyz, .extxyz, also .xz, .gz, .bz2), or a folder of them")
+    limit: int | None = Field(None, ge=1, description="only so many frames of each file")
+    energy: str = Field("energy", description="key of the energy in the comment line, such as REF_energy")
+    forces: str = Field("forces", description="column of the forces, -dE/dx; NaN in a frame that has no such column")
+    stress: str = Field("stress", description="key of the stress, eV/Angstrom^3, positive in tension, 9 or 6 numbers")
+    virial: str = Field("virial", description="key of the virial, eV, -stress times volume; where there is no stress")
+    energy_unit: Literal["eV", "Hartree", "kcal/mol", "kJ/mol", "meV"] = Field(
+        "eV", description="of the energy; forces are in this per Angstrom, a virial is in this"
+    )
+    group: str | None = Field(
+        None, description="key whose value no two splits share, such as config_type; null = every frame is its own"
+    )
+    title: str = Field("extended XYZ", description="one line for tables and figures")
+    theory: str = Field("not said", description="level of theory of the labels, for the card")
+    citation: str = Field("not said", description="where they were published, for the card")
+    licence: str = Field("not said", description="under which they may be used, for the card")
+    structures: int = Field(1000, ge=1, description="how many there are about; the planner's estimate")
+    atoms: float = Field(20.0, gt=0, description="how many a structure has about; the planner's estimate")
+
+
+def inputs(options: Options) -> list[Path]:
+    return found(options.raw, PATTERNS, "give the path of an extended XYZ file or of a folder of them")
+
+
+def card(options: Options) -> DatasetCard:
+    return DatasetCard(
+        name="extxyz",
+        title=options.title,
+        theory=options.theory,
+        citation=options.citation,
+        licence=options.licence,
+        structures=options.structures,
+        atoms_per_structure=options.atoms,
+        neighbours_per_atom=30.0,
+        seconds_per_structure=0.0006,
+    )
+
+
+def structures(options: Options, skip: Callable[[str], None]) -> Iterator[Structure]:
+    from gnnscale.data import extxyz, plausible
+
+    for path in inputs(options):
+        with Place(path) as place:
+            watch = plausible.Watch(place, None)  # no unit can be told from the energies of an unknown method
+            for number, frame in enumerate(islice(extxyz.frames(place), options.limit)):
+                if len(frame.numbers) == 1 and not frame.pbc.any():
+                    skip("isolated atom: a reference, not a structure")
+                else:
+                    yield watch(structure(options, place, frame, f"{path.name} frame {number}"))
+
+
+def structure(options: Options, place: Place, frame: Frame, label: str) -> Structure:
+    import numpy as np
+
+    from gnnscale.data import extxyz, units
+    from gnnscale.data.structure import Structure
+
+    unit = units.ENERGY[options.energy_unit]
+    (energy,) = extxyz.numbers_in(place, options.energy, value(place, frame, options.energy), (1,))
+    forces = frame.columns.get(options.forces)
+    others = [name for name in frame.columns if name != options.forces and "force" in name.lower()]
+    if forces is None and others:
+        raise place.fault(f"no column {options.forces!r}, but {', '.join(others)}; set the option `forces`")
+    if forces is not None and forces.shape != frame.columns["pos"].shape:
+        raise place.fault(f"column {options.forces} has {forces.shape} numbers, three per atom were expected")
+    group = label if options.group is None else value(place, frame, options.group)
+    return Structure(
+        numbers=frame.numbers,
+        positions=frame.columns["pos"],
+        cell=frame.cell,
+        pbc=frame.pbc,
+        energy=float(energy) * unit,
+        forces=np.full((len(frame.numbers), 3), np.nan) if forces is None else forces * unit,
+        stress=stress(options, place, frame, unit),
+        group=group,
+        label=label,
+    )
+
+
+def value(place: Place, frame: Frame, key: str) -> str:
+    if key not in frame.info:
+        raise place.fault(f"no {key}= in the comment line; there is {', '.join(frame.info)[:300] or 'nothing'}")
+    return frame.info[key]
+
+
+def stress(options: Options, place: Place, frame: Frame, unit: float) -> object:
+    """(3, 3). ASE writes stress as nine numbers, in eV/Angstrom^3 and positive in tension, whatever the energy's unit."""
+    import numpy as np
+
+    from gnnscale.data import extxyz
+    from gnnscale.data.published import voigt
+
+    for key in (options.stress, options.virial):
+        if key in frame.info:
+            numbers = extxyz.numbers_in(place, key, frame.info[key], (9, 6))
+            matrix = numbers.reshape(3, 3) if len(numbers) == 9 else voigt(numbers)
+            if key == options.stress:
+                return matrix
+            return -matrix * unit / abs(np.linalg.det(frame.cell))  # a virial is positive in compression
+    return np.full((3, 3), np.nan)
+
+
+if __name__ == "__main__":
+    from gnnscale.data import standalone
+
+    standalone.main(globals())

@@ -1,0 +1,96 @@
+"""MPtrj: 1.6 million steps of the Materials Project's relaxations, 89 elements, with stress.
+
+Deng et al., Nat. Mach. Intell. 5, 1031 (2023). One JSON file of 11 GB, which is streamed material by material.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from gnnscale.data.published import Place, found
+from gnnscale.schema import Spec
+from gnnscale.specs import DatasetCard
+
+if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
+    from gnnscale.data.structure import Structure
+
+MATERIALS, FRAMES = 145_923, 1_580_395
+DOWNLOAD = "download MPtrj_2022.9_full.json of figshare 23713842"
+
+
+class Options(Spec):
+    """What can be asked of this dataset."""
+
+    raw: str = Field(description="MPtrj_2022.9_full.json (figshare 23713842, 11 GB), or the folder with it")
+    limit: int | None = Field(None, ge=1, description="only the first so many materials")
+    energy: Literal["uncorrected", "corrected"] = Field(
+        "uncorrected", description="VASP's own, which belongs to the forces, or with the MP2020 corrections"
+    )
+
+
+def inputs(options: Options) -> list[Path]:
+    return found(options.raw, ("*.json", "*.json.gz", "*.json.bz2"), DOWNLOAD)
+
+
+def card(options: Options) -> DatasetCard:
+    corrected = ", MP2020 corrections" if options.energy == "corrected" else ""
+    return DatasetCard(
+        name="mptrj",
+        title="MPtrj: relaxations of inorganic crystals",
+        theory=f"PBE and PBE+U, VASP{corrected}",
+        citation="Deng et al., Nat. Mach. Intell. 5, 1031 (2023), 10.1038/s42256-023-00716-3",
+        licence="MIT; the Materials Project's data CC-BY 4.0",
+        structures=round(FRAMES * min(1, (options.limit or MATERIALS) / MATERIALS)),
+        atoms_per_structure=31.2,
+        neighbours_per_atom=35.9,
+        seconds_per_structure=0.0006,
+    )
+
+
+def structures(options: Options, skip: Callable[[str], None]) -> Iterator[Structure]:
+    from gnnscale.data import crystaljson, plausible
+
+    for path in inputs(options):
+        with Place(path) as place:
+            watch = plausible.Watch(place, "crystals")
+            for material, frames in islice(crystaljson.members(place), options.limit):
+                if not isinstance(frames, dict):
+                    raise place.fault("frames by name were expected: this is not the layout of MPtrj")
+                for name, frame in frames.items():
+                    place.where = f"{material} {name}"
+                    try:
+                        yield watch(structure(options, place, material, name, frame))
+                    except crystaljson.Disordered:
+                        skip("partial occupancy")
+            watch.done()
+
+
+def structure(options: Options, place: Place, material: str, name: str, frame: dict) -> Structure:
+    from gnnscale.data import crystaljson, units
+    from gnnscale.data.structure import Structure
+
+    key = f"{options.energy}_total_energy"
+    lacking = [wanted for wanted in ("structure", key, "force", "stress") if wanted not in frame]
+    if lacking:
+        raise place.fault(f"{', '.join(lacking)} is missing; there is {', '.join(frame)[:300]}")
+    made = crystaljson.crystal(place, frame["structure"])
+    stress = crystaljson.vectors(place, frame["stress"], (3, 3), "stress")
+    return Structure(
+        **made._asdict(),
+        energy=float("nan") if frame[key] is None else float(frame[key]),
+        forces=crystaljson.vectors(place, frame["force"], made.positions.shape, "force"),
+        stress=-units.KBAR * stress,  # VASP: kbar, positive in compression
+        group=material,
+        label=f"{material} {name}",
+    )
+
+
+if __name__ == "__main__":
+    from gnnscale.data import standalone
+
+    standalone.main(globals())

@@ -1,0 +1,138 @@
+"""OC20: adsorbates relaxing on surfaces, the S2EF task: 200 thousand to 134 million frames, 55 elements.
+
+Chanussot et al., ACS Catal. 11, 6059 (2021). As published: pairs of N.extxyz.xz and N.txt.xz, unpacked from the tar;
+or LMDB as made by fairchem's preprocessing. Slabs are marked periodic along all three vectors, and kept so: the vacuum
+is 20 Angstrom or more. Forces are those of all atoms, also of the fixed ones, which the benchmark does not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from gnnscale.data.published import Place, found
+from gnnscale.schema import Spec
+from gnnscale.specs import DatasetCard
+
+if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
+    from gnnscale.data.plausible import Watch
+    from gnnscale.data.structure import Structure
+
+PATTERNS = ("*.extxyz.xz", "*.extxyz", "*.lmdb")
+DOWNLOAD = "download and unpack a tar such as s2ef_train_200K.tar, named in fairchem's docs/catalysts/datasets/oc20.md"
+COUNTS = {  # training subsets are nested
+    "200K": 200_000, "2M": 2_000_000, "20M": 20_000_000, "all": 133_934_018, "val_id": 999_866,
+    "val_ood_ads": 999_838, "val_ood_cat": 999_809, "val_ood_both": 999_944, "rattled": 16_677_031, "md": 38_315_405,
+}  # fmt: skip
+
+
+class Options(Spec):
+    """What can be asked of this dataset."""
+
+    raw: str = Field(description="folder with *.extxyz.xz and *.txt.xz of s2ef_train_200K.tar or another, or *.lmdb")
+    limit: int | None = Field(None, ge=1, description="only the first so many frames; they are in random order")
+    energy: Literal["adsorption", "raw"] = Field(
+        "adsorption", description="the benchmark's, less the energies of slab and gas, or VASP's total energy"
+    )
+    subset: Literal["200K", "2M", "20M", "all", "val_id", "val_ood_ads", "val_ood_cat", "val_ood_both", "rattled",
+                    "md"] = Field("200K", description="which was downloaded; for the card")  # fmt: skip
+
+
+def inputs(options: Options) -> list[Path]:
+    listed = found(options.raw, PATTERNS, DOWNLOAD)
+    return sorted([*listed, *(references(path) for path in listed if path.suffix != ".lmdb")])
+
+
+def references(path: Path) -> Path:
+    """0.txt.xz of 0.extxyz.xz: which system, which frame, and the energy of slab and gas."""
+    beside = path.with_name(path.name.replace(".extxyz", ".txt"))
+    if not beside.is_file():
+        raise FileNotFoundError(f"{beside}: missing beside {path.name}; {DOWNLOAD}")
+    return beside
+
+
+def card(options: Options) -> DatasetCard:
+    return DatasetCard(
+        name="oc20",
+        title=f"OC20 S2EF {options.subset}: adsorbates on surfaces",
+        theory=f"RPBE, VASP; {options.energy} energy",
+        citation="Chanussot et al., ACS Catal. 11, 6059 (2021), 10.1021/acscatal.0c04525",
+        licence="CC-BY 4.0",
+        structures=min(COUNTS[options.subset], options.limit or COUNTS[options.subset]),
+        atoms_per_structure=73.3,
+        neighbours_per_atom=23.0,
+        seconds_per_structure=0.0009,
+    )
+
+
+def structures(options: Options, skip: Callable[[str], None]) -> Iterator[Structure]:
+    return islice(all_structures(options), options.limit)
+
+
+def all_structures(options: Options) -> Iterator[Structure]:
+    from gnnscale.data import ocp, plausible
+
+    for path in found(options.raw, PATTERNS, DOWNLOAD):
+        with Place(path) as place:
+            if path.suffix == ".lmdb":
+                kind = "crystals" if options.energy == "raw" else "adsorption"
+                watch = plausible.Watch(place, kind)
+                for structure in ocp.graphs(place):
+                    yield watch(structure)
+            else:
+                watch = plausible.Watch(place, "crystals")
+                yield from frames(place, watch, options.energy == "adsorption")
+            watch.done()
+
+
+def frames(place: Place, watch: Watch, adsorption: bool) -> Iterator[Structure]:
+    """Frame k of the extxyz is line k of the txt. The total energy is looked at before anything is taken off."""
+    from gnnscale.data import extxyz
+
+    with Place(references(place.path)) as beside, extxyz.opened(beside.path) as lines:
+        for number, (frame, line) in enumerate(zip_longest(extxyz.frames(place), lines)):
+            beside.where = f"line {number + 1}"
+            if frame is None or line is None:
+                short, long = (place, beside) if frame is None else (beside, place)
+                raise short.fault(f"ends after {number} frames, but {long.path.name} goes on: one is truncated")
+            try:
+                system, name, reference = line.strip().split(",")
+                reference = float(reference)
+            except ValueError:
+                raise beside.fault(f"system,frame,energy was expected, not {line.strip()[:60]!r}") from None
+            if "energy" not in frame.info or "forces" not in frame.columns:
+                raise place.fault(f"no energy or forces; there is {', '.join([*frame.info, *frame.columns])}")
+            structure = watch(labelled(place, frame, system, f"{system} {name}"))
+            yield structure._replace(energy=structure.energy - reference) if adsorption else structure
+
+
+def labelled(place: Place, frame: object, system: str, label: str) -> Structure:
+    import numpy as np
+
+    from gnnscale.data import extxyz
+    from gnnscale.data.structure import Structure
+
+    # `energy` is extrapolated to zero smearing and is what the benchmark uses; `free_energy`, up to 0.2 eV away, is what
+    # the forces are exactly the derivative of
+    (energy,) = extxyz.numbers_in(place, "energy", frame.info["energy"], (1,))
+    return Structure(
+        numbers=frame.numbers,
+        positions=frame.columns["pos"],
+        cell=frame.cell,
+        pbc=frame.pbc,
+        energy=float(energy),
+        forces=frame.columns["forces"],
+        stress=np.full((3, 3), np.nan),
+        group=system,
+        label=label,
+    )
+
+
+if __name__ == "__main__":
+    from gnnscale.data import standalone
+
+    standalone.main(globals())

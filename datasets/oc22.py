@@ -1,0 +1,70 @@
+"""OC22: oxide surfaces with adsorbates relaxing, the S2EF-Total task: 10 million frames, 51 elements.
+
+Tran et al., ACS Catal. 13, 3066 (2023). LMDB files as published, whose energies are total ones. Slabs count as periodic
+along all three vectors, as in OC20. Keep to the published train/, val_id/, val_ood/ folders, or take all as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from gnnscale.data.published import Place, found
+from gnnscale.schema import Spec
+from gnnscale.specs import DatasetCard
+
+if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
+    from gnnscale.data.structure import Structure
+
+FRAMES = 8_225_293  # of the training split
+DOWNLOAD = "download and unpack s2ef_total_train_val_test_lmdbs.tar.gz, named in fairchem's docs/catalysts/datasets"
+
+
+class Options(Spec):
+    """What can be asked of this dataset."""
+
+    raw: str = Field(description="folder with the *.lmdb of s2ef_total_train_val_test_lmdbs.tar.gz, or one of them")
+    limit: int | None = Field(None, ge=1, description="only the first so many frames")
+
+
+def inputs(options: Options) -> list[Path]:
+    return found(options.raw, ("*.lmdb",), DOWNLOAD)
+
+
+def card(options: Options) -> DatasetCard:
+    return DatasetCard(
+        name="oc22",
+        title="OC22 S2EF-Total: oxide surfaces",
+        theory="PBE+U, spin polarised, VASP; total energy",
+        citation="Tran et al., ACS Catal. 13, 3066 (2023), 10.1021/acscatal.2c05426",
+        licence="CC-BY 4.0",
+        structures=min(FRAMES, options.limit or FRAMES),
+        atoms_per_structure=79.8,
+        neighbours_per_atom=27.0,
+        seconds_per_structure=0.0007,
+    )
+
+
+def structures(options: Options, skip: Callable[[str], None]) -> Iterator[Structure]:
+    return islice(all_structures(options), options.limit)
+
+
+def all_structures(options: Options) -> Iterator[Structure]:
+    from gnnscale.data import ocp, plausible
+
+    for path in inputs(options):
+        with Place(path) as place:
+            watch = plausible.Watch(place, "crystals")
+            for structure in ocp.graphs(place):
+                yield watch(structure)
+            watch.done()
+
+
+if __name__ == "__main__":
+    from gnnscale.data import standalone
+
+    standalone.main(globals())

@@ -1,0 +1,75 @@
+"""OMat24 and sAlex: inorganic crystals far from equilibrium, and near it, with stress; 89 elements.
+
+Barroso-Luque et al., arXiv:2410.12771 (2024). Folders of .aselmdb files. Their pseudopotentials (PBE_54) are not those of
+MPtrj and Alexandria: the energies are on another scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from gnnscale.data.published import Place, found
+from gnnscale.schema import Spec
+from gnnscale.specs import DatasetCard
+
+if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
+    from gnnscale.data.structure import Structure
+
+SUBSETS = {  # structures, atoms per structure
+    "omat24 train": (100_824_585, 19.0),
+    "omat24 validation": (1_025_361, 19.0),  # that before 20 December 2024 held duplicates: fairchem#942
+    "salex train": (10_447_765, 9.0),
+    "salex validation": (553_218, 9.0),
+}
+
+
+class Options(Spec):
+    """What can be asked of this dataset."""
+
+    raw: str = Field(description="folder with *.aselmdb of OMat24 or sAlex (fairchem's docs/inorganic_materials)")
+    limit: int | None = Field(None, ge=1, description="only the first so many rows of each file")
+    subset: Literal["omat24 train", "omat24 validation", "salex train", "salex validation"] = Field(
+        "omat24 train", description="which was downloaded; for the card"
+    )
+
+
+def inputs(options: Options) -> list[Path]:
+    return found(options.raw, ("*.aselmdb",), "download a tar of OMat24 (hugging face: facebook/OMAT24) and unpack it")
+
+
+def card(options: Options) -> DatasetCard:
+    count, atoms = SUBSETS[options.subset]
+    return DatasetCard(
+        name=options.subset.replace(" ", "-"),
+        title=f"{options.subset}: inorganic crystals",
+        theory="PBE and PBE+U, VASP, PBE_54 pseudopotentials",
+        citation="Barroso-Luque et al., arXiv:2410.12771 (2024), 10.48550/arXiv.2410.12771",
+        licence="CC-BY 4.0",
+        structures=min(count, options.limit or count),
+        atoms_per_structure=atoms,
+        neighbours_per_atom=35.0,
+        seconds_per_structure=0.0004,
+    )
+
+
+def structures(options: Options, skip: Callable[[str], None]) -> Iterator[Structure]:
+    """The group is the reduced formula: rows do not say which were rattled from one crystal."""
+    from gnnscale.data import aselmdb, plausible
+
+    for path in inputs(options):
+        with Place(path) as place:
+            watch = plausible.Watch(place, "crystals")
+            for structure, _ in islice(aselmdb.structures(place, reduced=True), options.limit):
+                yield watch(structure)
+            watch.done()
+
+
+if __name__ == "__main__":
+    from gnnscale.data import standalone
+
+    standalone.main(globals())

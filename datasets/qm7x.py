@@ -1,0 +1,95 @@
+"""QM7-X: 4.2 million conformations of molecules with up to 7 heavy atoms, relaxed and displaced; H, C, N, O, S, Cl.
+
+Hoja et al., Sci. Data 8, 43 (2021). Eight HDF5 files, groups molecule/conformation, eV and Angstrom. Energies are
+total, of all electrons: -1e3 to -3e4 eV, where single precision has steps of 2 meV.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from gnnscale.data.published import Place, found, molecule
+from gnnscale.schema import Spec
+from gnnscale.specs import DatasetCard
+
+if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
+    from gnnscale.data.structure import Structure
+
+MOLECULES, CONFORMATIONS = 6950, 4_195_237
+DOWNLOAD = "download 1000.xz to 8000.xz and DupMols.dat of zenodo 4288677, and decompress: xz -dc 1000.xz > 1000.hdf5"
+LABELS = {"PBE0+MBD": ("ePBE0+MBD", "totFOR"), "PBE0": ("ePBE0", "pbe0FOR")}  # energies and their own forces
+
+
+class Options(Spec):
+    """What can be asked of this dataset."""
+
+    raw: str = Field(description="folder with 1000.hdf5 to 8000.hdf5 (zenodo 4288677, after xz -dc), or one of them")
+    limit: int | None = Field(None, ge=1, description="only the first so many molecules of each file")
+    level: Literal["PBE0+MBD", "PBE0"] = Field(
+        "PBE0+MBD", description="energies and forces with many-body dispersion, or both without"
+    )
+    duplicates: Literal["drop", "keep"] = Field(
+        "drop", description="conformers that another group has too, with their displaced ones: drop needs DupMols.dat"
+    )
+
+
+def inputs(options: Options) -> list[Path]:
+    listed = found(options.raw, ("*.hdf5",), DOWNLOAD)
+    return [*listed, duplicates_file(listed[0])] if options.duplicates == "drop" else listed
+
+
+def duplicates_file(path: Path) -> Path:
+    listed = sorted(path.parent.glob("DupMols*.dat"))
+    if not listed:
+        raise FileNotFoundError(f"{path.parent / 'DupMols.dat'}: missing; {DOWNLOAD}; or set duplicates: keep")
+    return listed[0]
+
+
+def card(options: Options) -> DatasetCard:
+    return DatasetCard(
+        name="qm7x",
+        title="QM7-X: small molecules, relaxed and displaced",
+        theory=f"{options.level}, tight, FHI-aims, all electrons",
+        citation="Hoja et al., Sci. Data 8, 43 (2021), 10.1038/s41597-021-00812-2",
+        licence="CC-BY 4.0",
+        structures=round(CONFORMATIONS * min(1, 8 * (options.limit or MOLECULES) / MOLECULES)),
+        atoms_per_structure=16.8,
+        neighbours_per_atom=13.0,
+        seconds_per_structure=0.0009,
+    )
+
+
+def structures(options: Options, skip: Callable[[str], None]) -> Iterator[Structure]:
+    from gnnscale.data import hdf5, plausible
+
+    *listed, last = inputs(options)
+    dropped = set()
+    if options.duplicates == "drop":  # Geom-m1-i1-c1-opt stands for all Geom-m1-i1-c1-*
+        dropped = {line.rsplit("-", 1)[0] for line in last.read_text().split()}
+    else:
+        listed.append(last)
+    key, forces_key = LABELS[options.level]
+    for path in listed:
+        with Place(path) as place, hdf5.opened(place) as file:
+            watch = plausible.Watch(place, "atoms")
+            for identity, conformations in islice(hdf5.groups(place, file), options.limit):
+                for name, group in hdf5.groups(place, conformations):
+                    if name.rsplit("-", 1)[0] in dropped:
+                        skip("listed as duplicate in DupMols.dat")
+                        continue
+                    numbers = hdf5.array(place, group, "atNUM", (None,), "i")
+                    positions = hdf5.array(place, group, "atXYZ", (len(numbers), 3))
+                    (energy,) = hdf5.array(place, group, key, (1,))
+                    forces = hdf5.array(place, group, forces_key, (len(numbers), 3))
+                    yield watch(molecule(numbers, positions, energy, forces, identity, f"{identity} {name}"))
+
+
+if __name__ == "__main__":
+    from gnnscale.data import standalone
+
+    standalone.main(globals())

@@ -1,0 +1,89 @@
+"""What training minimises: penalties of errors in units of the labels' rms, over those labels that there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gnnscale.data.shards import Packed
+from gnnscale.graph import AtomGraphs, Properties, atoms_per_structure
+from gnnscale.models import Normalised
+from gnnscale.specs import OptimSettings
+
+PARTS = ("energy", "forces", "stress")  # the order of every vector (3,) here
+BEND = (
+    0.01  # of "huber", in units of the labels' rms: quadratic below, |error| - BEND/2 above, so weights mean the same
+)
+PENALTIES: dict[str, Callable[..., Tensor]] = {
+    "mae": F.l1_loss,
+    "huber": partial(F.smooth_l1_loss, beta=BEND),
+    "l2": F.mse_loss,
+}
+
+
+class Normalisation(NamedTuple):
+    """From labels in eV to what the model learns: interaction energies and forces of order one."""
+
+    references: Tensor  # (sources, 119) float64, eV
+    energy_scale: float  # eV/atom
+    force_scale: float  # eV/Angstrom
+
+    def __call__(self, graphs: AtomGraphs, labels: Properties, natoms: Tensor) -> Normalised:
+        of_atoms = self.references[graphs.source[graphs.structure], graphs.numbers]  # (A,)
+        reference = torch.zeros(len(natoms), dtype=torch.float64, device=of_atoms.device)
+        reference.index_add_(0, graphs.structure, of_atoms)
+        energy = (labels.energy - reference) / self.energy_scale
+        virial = labels.stress * (volumes(graphs.cell)[:, None, None] / self.energy_scale)
+        return Normalised(energy, labels.forces / self.force_scale, virial)
+
+
+def volumes(cell: Tensor) -> Tensor:
+    """Angstrom^3; NaN without a cell, where a stress means nothing.  # (B,)"""
+    volume = torch.linalg.det(cell).abs()
+    return torch.where(volume > 0, volume, torch.nan)
+
+
+def penalties(potential: Callable, normalisation: Normalisation, graphs: AtomGraphs, labels: Properties,
+              optim: OptimSettings) -> Tensor:  # fmt: skip
+    """Summed over all labels of a kind: these add up over batches and ranks. A NaN counts for nothing.  # (3,) float64
+
+    Energy and virial are compared per atom, in eV/atom / energy scale, so one scale serves both; a stress error thus
+    weighs as volume per atom, which evens out dense and open crystals.
+    """
+    stressed = optim.stress_weight > 0
+    predicted = potential(graphs, stressed)
+    natoms = atoms_per_structure(graphs)
+    wanted = normalisation(graphs, labels, natoms)
+    per_atom = 1 / natoms
+    pairs = [(predicted.energy * per_atom, wanted.energy * per_atom), (predicted.forces, wanted.forces)]
+    if stressed:
+        pairs.append((predicted.virial * per_atom[:, None, None], wanted.virial * per_atom[:, None, None]))
+    sums = [torch.zeros((), dtype=torch.float64, device=natoms.device)] * len(PARTS)
+    for k, (said, true) in enumerate(pairs):
+        true = torch.where(true.isfinite(), true.to(said.dtype), said.detach())  # no error, and no gradient
+        sums[k] = PENALTIES[optim.loss](said, true, reduction="sum").double()
+    return torch.stack(sums)
+
+
+def labelled(packed: Packed) -> np.ndarray:
+    """How many labels of each kind a structure has: what the sums of `penalties` are divided by.  # (S, 3)"""
+    forces = np.concatenate([[0], np.cumsum(np.isfinite(packed.forces).sum(1))])  # (A + 1,)
+    stress = np.isfinite(packed.stress) & (np.linalg.det(packed.cell) != 0)[:, None, None]
+    return np.stack([np.isfinite(packed.energy), np.diff(forces[packed.ptr]), stress.sum((1, 2))], axis=1)
+
+
+def weights(optim: OptimSettings) -> np.ndarray:
+    return np.array([optim.energy_weight, optim.force_weight, optim.stress_weight])  # (3,)
+
+
+def objective(sums: np.ndarray, counts: np.ndarray, optim: OptimSettings) -> tuple[float, np.ndarray]:
+    """(loss, its three parts before weighting): means over whatever was summed."""
+    parts = np.asarray(sums) / np.maximum(counts, 1)
+    used = weights(optim) > 0  # an unused part may be anything
+    return float((weights(optim) * parts)[used].sum()), parts

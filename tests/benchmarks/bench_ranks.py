@@ -1,0 +1,52 @@
+"""ZeRO 0 to 3 on two gloo ranks of this machine: memory of a rank against the plan, and the time of a step."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from gnnscale.architectures import EGNNConfig
+from gnnscale.memory import peak_bytes
+from gnnscale.specs import Runtime
+from tests.benchmarks.measure import MALLOC, Table
+from tests.synthetic import MAPPED
+from tests.training import on_ranks
+
+CONFIG, ATOMS, DEGREE, RANKS, STEPS = EGNNConfig(width=768, depth=3), 100, 30, 2, 3
+RUNTIMES = [
+    {"zero_stage": 0}, {"zero_stage": 1}, {"zero_stage": 2}, {"zero_stage": 3},
+    {"zero_stage": 1, "edge_chunk": 512}, {"zero_stage": 1, "activation_checkpointing": True},
+]  # fmt: skip
+
+
+def main() -> Table:
+    held = {key: os.environ.pop(key, None) for key in MALLOC}
+    os.environ.update(MAPPED)  # so that a peak is what is needed; fresh pages then cost all alike
+    try:
+        rows = [row(runtime) for runtime in RUNTIMES]
+    finally:
+        for key in MAPPED:
+            del os.environ[key]
+        os.environ.update({key: value for key, value in held.items() if value is not None})
+    for each in rows:
+        each["time / ZeRO 0"] = each["seconds"] / rows[0]["seconds"]
+    million = CONFIG.parameters(1) / 1e6
+    return Table(f"{million:.1f} M parameters, {ATOMS} atoms and {ATOMS * DEGREE} edges on each of {RANKS} ranks", rows)
+
+
+def row(runtime: dict) -> dict:
+    asked = {"config": CONFIG.model_dump(), "atoms": ATOMS, "degree": DEGREE, "optim": {}, "runtime": runtime}
+    ended = on_ranks(RANKS, "-m", "tests.synthetic", json.dumps(asked | {"steps": STEPS}))
+    assert all(code == 0 for code, _ in ended), ended
+    found = [json.loads(said.splitlines()[-1]) for _, said in ended]
+    peak = max(each["peak"] for each in found)
+    plan = peak_bytes(CONFIG, ATOMS, ATOMS * DEGREE, Runtime(**runtime), ranks=RANKS)
+    return {
+        "ZeRO": runtime["zero_stage"],
+        "saving": " ".join(f"{key}={value}" for key, value in runtime.items() if key != "zero_stage") or "none",
+        "kept MB": max(each["kept"] for each in found) / 1e6,
+        "planned kept": (plan.parameters + plan.optimiser) / 1e6,
+        "peak MB": peak / 1e6,
+        "planned peak": plan.peak / 1e6,
+        "seconds": max(each["seconds"] for each in found),
+    }

@@ -1,0 +1,103 @@
+"""Several ranks: as one, under every ZeRO stage, whatever they are asked to do, and wherever they are told to stop."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from gnnscale import files, stage
+from gnnscale.train import checkpoint
+from tests.training import assert_equal, finished, here, losses, prepare, several, started, weights
+
+GRADIENT = {"model": {"forces": "gradient"}, "optim": {"stress_weight": 0.5}}
+RUNTIMES = {
+    "zero0": {},
+    "zero1": {"zero_stage": 1},
+    "zero2": {"zero_stage": 2},
+    "zero0-micro": {"micro_batch_edges": 150},
+    "zero1-micro": {"zero_stage": 1, "micro_batch_edges": 150},
+    "zero2-micro": {"zero_stage": 2, "micro_batch_edges": 150},
+    "zero2-again": {"zero_stage": 2, "activation_checkpointing": True},
+    "zero2-chunk": {"zero_stage": 2, "edge_chunk": 100},
+}
+DIRECT = {
+    "zero3": {"zero_stage": 3},
+    "zero3-micro": {"zero_stage": 3, "micro_batch_edges": 150},
+    "zero3-again": {"zero_stage": 3, "activation_checkpointing": True},
+    "zero3-chunk": {"zero_stage": 3, "edge_chunk": 100},
+}
+
+
+@pytest.mark.parametrize(("changes", "more"), [({}, DIRECT), (GRADIENT, {})], ids=["direct", "gradient"])
+def test_two_ranks_equal_one(converted, tmp_path, changes, more):
+    """With shares of unequal numbers of atoms and of micro-batches, or this would test little."""
+    alone = here(prepare(tmp_path, converted, "alone", **changes))
+    made = [prepare(tmp_path, converted, name, runtime, **changes) for name, runtime in (RUNTIMES | more).items()]
+    several(2, *made)
+    for directory in made:
+        assert_equal(alone, directory)
+
+
+def test_a_batch_smaller_than_the_ranks(converted, tmp_path):
+    changes = {"optim": {"batch": 2, "epochs": 0.5}}
+    alone = here(prepare(tmp_path, converted, "alone", **changes))
+    made = [prepare(tmp_path, converted, f"zero{z}", {"zero_stage": z}, **changes) for z in (0, 3)]
+    several(3, *made)
+    for directory in made:
+        assert_equal(alone, directory)
+
+
+def restaged(made, zero):
+    spec = stage.Run(made).spec
+    runtime = spec.runtime.model_copy(update={"zero_stage": zero})
+    files.write_model(made / "spec.json", spec.model_copy(update={"runtime": runtime}))
+
+
+def test_a_run_goes_on_with_other_ranks_and_zero_stages(converted, tmp_path):
+    """1 rank, then 2 under ZeRO 1, 3, 2, then 1 again: the trajectory of the run that was left alone."""
+    alone, made = here(prepare(tmp_path, converted, "alone")), here(prepare(tmp_path, converted), stop_at=5)
+    averaged = here(prepare(tmp_path, converted, "averaged", optim={"ema": 0.9}))
+    again = here(prepare(tmp_path, converted, "again", {"zero_stage": 1}, optim={"ema": 0.9}), stop_at=8)
+    for zero, stop_at in ((1, 9), (3, 12), (2, 16)):
+        restaged(made, zero)
+        several(2, f"{made}@{stop_at}", again)
+        newest = checkpoint.listed(made / "checkpoints")[-1]
+        assert newest.name == f"step-{stop_at:09d}" and len(list(newest.glob("*.safetensors"))) == 2
+    restaged(made, 0)
+    assert_equal(alone, here(made))
+    assert_equal(averaged, again)
+
+
+@pytest.mark.parametrize(("signum", "zero"), [(signal.SIGTERM, 1), (signal.SIGUSR1, 3)])
+def test_one_rank_told_to_stop_stops_all_and_nothing_is_lost(converted, tmp_path, signum, zero):
+    changes = {"optim": {"epochs": 20}}
+    whole, made = (prepare(tmp_path, converted, name, {"zero_stage": zero}, **changes) for name in ("whole", "made"))
+    ranks = started(2, "-m", "gnnscale.train", str(made))
+    while not (made / "progress.json").exists():
+        assert all(rank.poll() is None for rank in ranks), finished(ranks)
+        time.sleep(0.01)
+    os.kill(ranks[1].pid, signum)
+    told = time.monotonic()
+    for code, said in finished(ranks):
+        assert code == 75, said
+        assert "checkpoint at step" in said
+    assert time.monotonic() - told < 10
+    several(2, whole, made)
+    assert losses(made) == losses(whole)
+    assert all((weights(made)[name] == tensor).all() for name, tensor in weights(whole).items()), "bit for bit"
+
+
+def test_ranks_with_different_specs_are_refused(converted, tmp_path):
+    one, other = (prepare(tmp_path, converted, name, seed=seed) for name, seed in (("one", 0), ("other", 1)))
+    ranks = started(2, "-c", f"""
+import os, sys
+from gnnscale import stage
+from gnnscale.train.__main__ import main
+sys.argv = ["train", [{str(one)!r}, {str(other)!r}][int(os.environ["RANK"])]]
+stage.run(main)
+""")  # fmt: skip
+    for code, said in finished(ranks):
+        assert code == 64, said
+        assert "rank 1" in said and "another spec.json (train/other) than rank 0" in said and "Traceback" not in said
+    assert not (one / "checkpoints").exists()

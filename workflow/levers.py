@@ -1,0 +1,64 @@
+"""How a training is run so that it fits into the memory of a rank: what the planner chooses, or why it refuses. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from gnnscale.memory import Memory, peak_bytes
+from gnnscale.specs import Runtime, TrainSettings
+from workflow.sites import SiteConfig
+
+LIBRARIES = 0.7e9  # bytes of a rank before it holds any number of ours: Python, torch, DeepSpeed
+MARGIN = 1.6  # batches are drawn at random: the largest of a run over the mean, as seen with five mixed sources
+
+
+class Levers(NamedTuple):
+    """The first choice that fits; a refusal in words if none does."""
+
+    runtime: Runtime
+    memory: Memory
+    said: str
+    refusal: str
+
+
+def choose(settings: TrainSettings, sources: int, atoms: float, edges: float, site: SiteConfig) -> Levers:
+    """`atoms` and `edges` are those of a mean structure."""
+    optim, room = settings.optim, site.rank_bytes - LIBRARIES
+    batch = MARGIN * optim.batch
+
+    def peak(runtime: Runtime) -> Memory:
+        whole = batch / runtime.ranks
+        part = min(1.0, runtime.micro_batch_edges / (whole * edges)) if runtime.micro_batch_edges else 1.0
+        return peak_bytes(
+            settings.model, part * whole * atoms, part * whole * edges, runtime, optim.precision, runtime.ranks, sources,
+            ema=bool(optim.ema),
+        )  # fmt: skip
+
+    for runtime, said in candidates(settings, site, batch * edges):
+        memory = peak(runtime)
+        if memory.peak <= room:
+            return Levers(runtime, memory, said, "")
+    static = memory.parameters + memory.optimiser + memory.gradients
+    return Levers(runtime, memory, said, f"needs {gigabytes(memory.peak + LIBRARIES)} at its fullest with every lever "
+                  f"({gigabytes(static)} of it weights, gradients and moments), a rank here has "
+                  f"{gigabytes(site.rank_bytes)}; a smaller width, or a site with more memory")  # fmt: skip
+
+
+def candidates(settings: TrainSettings, site: SiteConfig, edges: float) -> Iterator[tuple[Runtime, str]]:
+    """From no lever to all; each next one saves more and costs more time."""
+    plain = Runtime(ranks=site.launch.ranks, threads=site.launch.threads_per_rank)
+    yield plain, ""
+    chunk = max(256, 2**18 // settings.model.width)
+    chunked = plain.model_copy(update={"edge_chunk": chunk})
+    yield chunked, f"edges {chunk} at a time"
+    for parts in (4, 16):
+        budget = max(1, int(edges / plain.ranks / parts))
+        micro = chunked.model_copy(update={"micro_batch_edges": budget})
+        yield micro, f"edges {chunk} at a time, micro-batches of {budget:,} edges"
+    for stage in (1, 2, 3) if plain.ranks > 1 and settings.model.forces == "direct" else ():
+        yield micro.model_copy(update={"zero_stage": stage}), f"the same, and ZeRO {stage} over {plain.ranks} ranks"
+
+
+def gigabytes(bytes: float) -> str:
+    return f"{bytes / 1e9:,.1f} GB"
