@@ -21,7 +21,6 @@ from gnnscale.train import __main__ as train
 from gnnscale.train import checkpoint, loop
 from gnnscale.train.muon import Muon, orthogonal
 from gnnscale.train.objective import Normalisation, labelled, objective, penalties
-from gnnscale.train.schedule import parameter_groups, rate
 from tests.corpus import ENV, TINY, execute, result
 from tests.training import assert_equal, here, losses, metrics, prepare, settings, weights
 
@@ -338,21 +337,6 @@ def test_the_objective_is_a_mean_over_labels_in_real_units(converted, loss):
     total, parts = objective(sums, counts.sum(0), optim)
     assert parts == pytest.approx(expected, rel=1e-4)
     assert total == pytest.approx(2 * parts[0] + 3 * parts[1] + 5 * parts[2])
-
-
-def test_the_rate_rises_stays_and_falls():
-    optim = OptimSettings(learning_rate=1.0, warmup=0.1, cooldown=0.4)
-    rates = [rate(step, 100, optim) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1) and rates[9] == 1.0 and rates[60] == 1.0
-    assert rates[80] == pytest.approx(0.5) and rates[-1] == pytest.approx(1 / 40)
-
-
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_every_parameter_is_in_one_group(optimizer):
-    model = build(TINY.model, 2, 12.0)
-    groups = parameter_groups(model, 8, OptimSettings(optimizer=optimizer))
-    assert sorted(id(p) for g in groups for p in g["params"]) == sorted(id(p) for p in model.parameters())
-    assert groups[0]["rate_factor"] == (8.0 if optimizer == "adamw" else 1.0)
 
 
 def test_a_checkpoint_part_is_a_safetensors_file_with_its_digest(tmp_path):

@@ -16,7 +16,8 @@ def build(config: ModelConfig, sources: int, average_degree: float, edge_chunk: 
     """A new potential with random weights; `average_degree` is neighbours per atom in the training data.
 
     With `edge_chunk`, edges are taken so many at a time and their messages made again for the gradient: the same numbers
-    up to rounding, a few per cent of the memory and no more time. About 2**18 / width is good on a CPU.
+    up to rounding, for a tenth of the memory and 1.0 to 1.4 of the time (tests/benchmarks/bench_step.py). About
+    2**18 / width is good on a CPU, but 256 at least. The paper's network keeps all edges, as it did.
     """
     backbone = MODELS[config.network](config, sources, average_degree, edge_chunk)
     return Potential(backbone, sources, gradient=config.forces == "gradient", tangents=edge_chunk is not None)
