@@ -123,6 +123,8 @@ def fit_references(counts: np.ndarray, energy: np.ndarray) -> tuple[np.ndarray, 
     Narrow data leave some of them undetermined (an oxide's metal and oxygen come in step). The solution of least norm
     *about the mean* then keeps every reference, also that of an element which training never saw, near a real one.
     """
+    if not len(energy):
+        return np.zeros(counts.shape[1]), 0  # a source without energies
     mean = energy.sum() / counts.sum()
     solution, _, rank, _ = np.linalg.lstsq(counts, energy - mean * counts.sum(1), rcond=1e-10)
     return mean + solution, int(rank)

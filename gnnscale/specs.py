@@ -270,7 +270,7 @@ class Evaluation(Spec):
     seed: int
     diverged: bool
     split: Literal["validation", "test"]
-    loss: float = Field(description="the training objective, on the held-out split")
+    loss: float = Field(description="mean absolute errors / scales of training, weighted as there; whatever the loss")
     all: Errors
     sources: dict[str, Errors]
 

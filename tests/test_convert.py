@@ -35,6 +35,7 @@ def test_references_recover_planted_energies_and_survive_collinearity():
     found, rank = convert.fit_references(counts, counts @ true)
     np.testing.assert_allclose(found, true, rtol=1e-9)
     assert rank == 3
+    assert convert.fit_references(counts[:0], np.empty(0))[1] == 0, "a source without energies"
     pairs = np.repeat(rng.integers(1, 9, (60, 1)), 2, axis=1).astype(float)  # MO: metal and oxygen in step
     counts = np.hstack([pairs, np.zeros((60, 1))])  # and an element that is never seen
     found, rank = convert.fit_references(counts, pairs @ np.array([-5.0, -9.0]))

@@ -171,7 +171,10 @@ def test_five_dropped_points_move_the_published_exponent():
 def test_fit_recovers_a_study():
     found = fit(grid(), ScalingSettings(bootstrap=100))
     assert {(law.target, law.law) for law in found.laws} == {
-        (t, name) for t in ("loss", "energy_mae", "force_mae") for name in LAWS if name not in ("PurePowers", "EqualPowers")
+        (t, name)
+        for t in ("loss", "energy_mae", "force_mae")
+        for name in LAWS
+        if name not in ("PurePowers", "EqualPowers")
     }
     for target, unit in (("loss", 1), ("energy_mae", 0.02), ("force_mae", 0.15)):
         law = law_of(found, target=target)

@@ -18,6 +18,8 @@ from gnnscale.graph import AtomGraphs
 from gnnscale.models.blocks import Layout, Pattern, bessel, envelope, linear, product, rms_norm
 from gnnscale.models.chunks import Chunk, Weights, chunked_messages, chunks
 
+BASE_CHANNELS = 8
+
 
 class Edges(NamedTuple):
     """What all layers share: the graph as sparse matrices, and its geometry."""
@@ -126,4 +128,5 @@ class EGNN(nn.Module):
         for layer in self.layers:
             h, v = layer(h, v, edges)
         out = self.readout(F.silu(self.hidden(rms_norm(h))))  # (A, 1 + K): energy, gates of the vectors
-        return out[:, 0], (v * out[:, 1:]).sum(2).t() if self.direct else None
+        # A mean over channels, times those at width 64: so that widths move alike at one rate (tests/test_schedule.py)
+        return out[:, 0], (v * out[:, 1:]).mean(2).t() * BASE_CHANNELS if self.direct else None

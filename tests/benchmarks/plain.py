@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from gnnscale.graph import AtomGraphs
 from gnnscale.models import EGNN
 from gnnscale.models.blocks import bessel, envelope, rms_norm
+from gnnscale.models.egnn import BASE_CHANNELS
 from gnnscale.models.paper import PaperLayer
 
 
@@ -93,4 +94,4 @@ class PlainEGNN(nn.Module):
             inputs = (h, v, graphs.receivers, graphs.senders, *geometry)
             h, v = checkpoint(layer, *inputs, use_reentrant=False) if self.checkpointed else layer(*inputs)
         out = self.readout(F.silu(self.hidden(rms_norm(h))))
-        return out[:, 0], (v * out[:, 1:]).sum(2).t() if self.direct else None
+        return out[:, 0], (v * out[:, 1:]).mean(2).t() * BASE_CHANNELS if self.direct else None
