@@ -15,6 +15,7 @@ DOORS = {
     "matplotlib": {"gnnscale/report/figures.py"},
     "vesin": {"gnnscale/neighbors.py"},
     "tblite": {"gnnscale/data/potentials.py"},
+    "torch_geometric": {"gnnscale/pyg.py"},
     "h5py": {"gnnscale/data/hdf5.py"},
     "lmdb": {"gnnscale/data/lmdbs.py"},
     "orjson": {"gnnscale/data/lmdbs.py"},
