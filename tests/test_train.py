@@ -39,7 +39,8 @@ def test_training_learns_and_says_what_it_took(undisturbed):
     assert lines[-1].step == trained.steps == 20
     assert trained.structures == 40 and trained.structures_seen == 160
     assert trained.atoms_seen == 4 * trained.atoms, "four epochs see every atom four times"
-    assert lines[-1].validation < lines[1].validation
+    epochs = np.array([line.loss for line in lines]).reshape(4, 5).mean(1)  # each over the same forty structures
+    assert epochs[-1] < 0.95 * epochs[0]
     learnt = sum(t.numel() for n, t in weights(undisturbed).items()
                  if n not in ("references", "energy_scale", "force_scale") and not n.endswith(".scale"))  # fmt: skip
     assert learnt == trained.parameters
