@@ -99,3 +99,12 @@ def test_a_plan_of_a_large_study_is_quick():
     began = time.monotonic()
     assert call("plan", "--study", "paper").returncode == 0
     assert time.monotonic() - began < 5
+
+
+def test_what_cannot_fit_is_refused_before_anything_starts(tmp_path):
+    path = tmp_path / "huge.yaml"
+    path.write_text(STUDY.replace("{name: s}", "{name: s, over: {model.width: [200000]}}"))
+    done = call("run", "--study", str(path), "--root", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert "1 training(s) do not fit" in done.stderr and "weights, gradients and moments" in done.stderr
+    assert not (tmp_path / "run" / "data").exists()

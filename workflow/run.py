@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 # Started by path, Python puts workflow/ first; the packages lie one above.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -135,19 +136,41 @@ def drive(asked: Asked, holder: lease.Lease) -> int:
         show.links(asked.root, asked.stages)
         print(f"nothing to do; report: {asked.root / 'report.html'}")
         return OK
+    refuse(left, asked.site_name)
+    from workflow.dag import Dag  # Parsl takes half a second to import
+
+    stop, began = Stop(), time.monotonic()
+    dag = Dag(asked.stages, asked.site, asked.root)
+    try:
+        watch(dag, asked, holder, stop)
+    except BaseException:
+        dag.stop()  # or the interpreter would wait for every stage before it showed what went wrong
+        raise
+    dag.close()
+    if stop.asked:
+        print(f"stopped; to go on: {asked.command()}", flush=True)
+        holder.release()
+        os._exit(stop.code)  # threads that wait for Parsl must not keep us
+    show.links(asked.root, asked.stages)
+    show.summary(dag, asked, time.monotonic() - began)
+    return SOME_FAILED if dag.failures else OK
+
+
+def refuse(left: list[plan.Planned], site: str) -> None:
+    """Before anything is started, what cannot be done."""
     refused = [p for p in left if p.state == "refused"]
     if refused:
         raise Problem(
-            f"{len(refused)} training(s) do not fit into the memory of a rank of site {asked.site_name}; nothing was started",
+            f"{len(refused)} training(s) do not fit into the memory of a rank of site {site}; nothing was started",
             *(f"  {p.stage.id} {p.reason}" for p in refused[:5]),
             *(["  ..."] if len(refused) > 5 else []),
         )
-    stop = Stop()
-    from workflow.dag import Dag  # Parsl takes half a second to import
+
+
+def watch(dag: Any, asked: Asked, holder: lease.Lease, stop: Stop) -> None:
+    """Until every stage has come to its end, or somebody wants it to stop."""
     from workflow.screen import Screen
 
-    began = time.monotonic()
-    dag = Dag(asked.stages, asked.site, asked.root)
     with Screen(asked.root, status.read_plan(asked.root)) as screen:
         dag.submit()
         while not dag.complete and not stop.asked:
@@ -157,14 +180,6 @@ def drive(asked: Asked, holder: lease.Lease) -> int:
         if stop.asked:
             dag.stop()
         screen.update(dag.journal.states)
-    dag.close()
-    if stop.asked:
-        print(f"stopped; to go on: {asked.command()}", flush=True)
-        holder.release()
-        os._exit(stop.code)  # threads that wait for Parsl must not keep us
-    show.links(asked.root, asked.stages)
-    show.summary(dag, asked, time.monotonic() - began)
-    return SOME_FAILED if dag.failures else OK
 
 
 class Stop:
