@@ -107,20 +107,21 @@ def run(main: Callable[[Run], Outputs]) -> None:
     if len(sys.argv) != 2 or sys.argv[1] in ("-h", "--help"):
         print(f"usage: python -m {main.__module__} DIRECTORY   (which holds spec.json)", file=sys.stderr)
         sys.exit(DONE if "-h" in sys.argv or "--help" in sys.argv else REFUSED)
-    directory, first = Path(sys.argv[1]), ranks().rank == 0
+    directory, first, code = Path(sys.argv[1]), ranks().rank == 0, DONE
     try:
         this = Run(directory)
-        lock = hold(this.directory) if first else None
+        this.lock = hold(this.directory) if first else None  # to the end of the process
         for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(signum, this.stop)
         finish(this, main, first)
-        del lock
     except Stopped as stop:
-        print(f"stopped: {stop}", flush=True)
-        sys.exit(STOPPED)
+        print(f"stopped: {stop}")
+        code = STOPPED
     except BaseException as error:
-        sys.exit(report(directory, error, first))
-    sys.exit(DONE)
+        code = report(directory, error, first)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # gloo's threads were seen to abort a process that ends the long way, with its work done
 
 
 def finish(this: Run, main: Callable[[Run], Outputs], first: bool) -> None:

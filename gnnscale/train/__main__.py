@@ -24,16 +24,6 @@ from gnnscale.train.schedule import parameter_groups
 
 
 def main(run: stage.Run) -> stage.Outputs:
-    try:
-        outputs = train(run)
-    except (stage.Stopped, stage.Refusal):  # of all ranks alike; after a failure of one, leaving may wait for ever
-        engine.leave()
-        raise
-    engine.leave()
-    return outputs
-
-
-def train(run: stage.Run) -> stage.Outputs:
     settings: TrainSettings = run.spec.settings
     run.can_checkpoint = ranks().size > 1  # a rank that left alone would keep the others waiting: they stop together
     sources = {need.removeprefix("convert/"): path for need, path in run.needs.items() if need.startswith("convert/")}

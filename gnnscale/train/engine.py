@@ -56,11 +56,6 @@ def backend() -> str:
     return "nccl" if torch.cuda.is_available() else "gloo"
 
 
-def leave() -> None:
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
 def gathered(value: object) -> list:
     """The value of every rank."""
     of_all = [None] * torch.distributed.get_world_size()
