@@ -12,7 +12,7 @@ from gnnscale.architectures import ModelConfig
 from gnnscale.specs import Runtime
 
 NUMBER = 4  # weights, gradients and moments are fp32 always; `precision` is of what is kept for the backward pass
-BUCKET = 50_000_000  # numbers that ZeRO reduces at a time; as in gnnscale/train/engine.py
+BUCKET = 50_000_000  # numbers that ZeRO reduces at a time; DeepSpeed's own 5e8 is a buffer of 2 GB
 
 
 class Memory(NamedTuple):

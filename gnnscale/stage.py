@@ -99,8 +99,6 @@ class Run:
     def write(self, name: str, content: bytes | str) -> None:
         files.write(self.directory / name, content)
 
-    write_text = write_bytes = write
-
 
 def run(main: Callable[[Run], Outputs]) -> None:
     """The whole life of a stage's process; never returns."""

@@ -36,10 +36,7 @@ def code_of(stage: str, *scripts: str) -> dict[str, str]:
         if path not in _digests:
             _digests[path] = sha256(path)[:16]
         found[name] = _digests[path]
-        if path.suffix == ".py":
-            waiting += imports(path)
-            if path.name == "__main__.py":  # what is read and not imported: templates beside the code
-                waiting += [p for p in path.parent.iterdir() if p.suffix in (".css", ".html")]
+        waiting += imports(path)
     return dict(sorted(found.items()))
 
 

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from gnnscale.memory import BUCKET
 from gnnscale.ranks import Ranks, ranks
 from gnnscale.specs import OptimSettings, Runtime
 from gnnscale.train.checkpoint import Layout
 from gnnscale.train.muon import Muon
 
-BUCKET = 50_000_000  # numbers reduced at a time; DeepSpeed's own 5e8 is a buffer of 2 GB
 BETAS = (0.9, 0.95)
 
 
