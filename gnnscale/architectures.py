@@ -57,6 +57,11 @@ class EGNNConfig(Spec):
         return "paper" if self.form == "paper" else "egnn"
 
     @property
+    def label(self) -> str:
+        """What it is called in tables: a law is fitted to one of them."""
+        return f"egnn-{self.form}"
+
+    @property
     def channels(self) -> int:
         """Vectors of a node; fewer than its scalars, as each costs three numbers per edge."""
         return max(1, self.width // 8)

@@ -71,6 +71,7 @@ def summarise(name: str, trained: TrainedModel, settings: EvaluateSettings, corp
     shared = (set(Evaluation.model_fields) & set(TrainedModel.model_fields)) - {"sources"}  # names there, errors here
     return Evaluation(
         run=name.removeprefix("evaluate/"), split=settings.split, loss=loss, all=whole, sources=by_source,
+        learning_rate=trained.optim.learning_rate,
         **{field: getattr(trained, field) for field in shared},
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from gnnscale.architectures import EGNNConfig, ModelConfig
 from gnnscale.schema import Spec
@@ -79,10 +79,24 @@ class ConvertSettings(Spec):
 
 
 # ---------------------------------------------------------------------------------------------------------- stages
+class Compute(Spec):
+    """A length of training told by what it costs, as an iso-FLOP study does."""
+
+    flops: float = Field(gt=0, description="of all matrix products, forward and backward; rounded up to whole steps")
+
+
+Length = Annotated[
+    Annotated[float, Field(gt=0), Tag("passes")] | Annotated[Compute, Tag("compute")],
+    Discriminator(lambda value: "compute" if isinstance(value, dict | Compute) else "passes"),
+]
+
+
 class OptimSettings(Spec):
     """The training recipe: what is minimised, by which steps; warm-up, stable, decay."""
 
-    epochs: float = Field(4.0, gt=0, description="passes over the training structures")
+    epochs: Length = Field(
+        4.0, description="passes over the training structures, or {flops: F}: as many as F pays for"
+    )
     batch: int = Field(16, ge=1, description="structures in a global batch, over all ranks")
     optimizer: Literal["adamw", "muon"] = Field("adamw", description="of hidden matrices; all else learns by AdamW")
     learning_rate: float = Field(2e-3, gt=0, description="at width 64; see scale_rate")
@@ -90,7 +104,7 @@ class OptimSettings(Spec):
         True, description="hidden matrices learn at rate x 64/width (muP for Adam; Muon needs none)"
     )
     weight_decay: float = Field(1e-4, ge=0, description="of hidden matrices, per unit of learning rate")
-    warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps with rising rate")
+    warmup: int = Field(30, ge=0, description="steps with rising rate; no share, so that longer runs begin alike")
     cooldown: float = Field(0.4, ge=0, le=1, description="share of the steps, at the end, with linearly falling rate")
     clip: float = Field(10.0, gt=0, description="global gradient norm")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of matrix products; weights and sums stay fp32")
@@ -103,6 +117,10 @@ class OptimSettings(Spec):
     energy_weight: float = Field(1.0, ge=0, description="of the mean loss of energy per atom / energy rms")
     force_weight: float = Field(1.0, ge=0, description="of the mean loss of force components / force rms")
     stress_weight: float = Field(0.0, ge=0, description="of the mean loss of the virial per atom / energy rms")
+
+    def passes(self, epoch_flops: float) -> float:
+        """Epochs, where one costs so much."""
+        return self.epochs.flops / epoch_flops if isinstance(self.epochs, Compute) else self.epochs
 
 
 class TrainSettings(Spec):
@@ -163,6 +181,8 @@ class Runtime(Spec):
     edge_chunk: int | None = Field(None, ge=1, description="memory: edges of a message at a time; null = all")
     activation_checkpointing: bool = Field(False, description="memory: compute each layer again in the backward pass")
     checkpoint_seconds: float = Field(30.0, gt=0, description="a checkpoint this often, in up to a tenth of the time")
+    shorter: tuple[str, ...] = Field((), description="trainings that differ in length alone, longest first: directories "
+                                     "relative to this one; this one may begin where they began their decay")  # fmt: skip
 
 
 class StageSpec(Spec):
@@ -267,6 +287,7 @@ class Evaluation(Spec):
     steps: int
     atoms_seen: int
     flops: float = Field(description="of the whole training, counted exactly per atom and edge")
+    learning_rate: float
     seed: int
     diverged: bool
     split: Literal["validation", "test"]
@@ -279,7 +300,7 @@ class Point(Spec):
     """A row of points.csv."""
 
     run: str
-    model: str
+    model: str = Field(description="architecture and form")
     width: int
     depth: int
     parameters: int
@@ -289,6 +310,7 @@ class Point(Spec):
     epochs: float
     atoms_seen: int
     flops: float
+    learning_rate: float = Field(description="as asked for, at width 64")
     seed: int
     diverged: bool
     loss: float

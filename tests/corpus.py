@@ -16,7 +16,7 @@ ENV = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 TINY = TrainSettings(
     model={"kind": "egnn", "width": 8, "depth": 2, "cutoff": 4.0},
-    structures=40, optim=OptimSettings(epochs=4, batch=8),
+    structures=40, optim=OptimSettings(epochs=4, batch=8, warmup=2),
 )  # fmt: skip
 
 

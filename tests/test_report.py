@@ -63,6 +63,7 @@ def train_and_evaluate(root: Path, width: int, depth: int, d: int, rng: np.rando
     common = {
         "atoms": 20 * d,
         "epochs": 4.0,
+        "learning_rate": 2e-3,
         "steps": d // 4,
         "atoms_seen": 80 * d,
         "flops": 60.0 * n * 80 * d,

@@ -41,6 +41,7 @@ def run(width: int = 64, structures: int = 1000, depth: int = 3, loss: float = 0
         "structures": structures,
         "atoms": 20 * structures,
         "epochs": 4.0,
+        "learning_rate": 2e-3,
         "atoms_seen": 80 * structures,
         "flops": 6.0 * 7 * depth * width**2 * 80 * structures,
         "seed": 0,

@@ -17,7 +17,7 @@ WIDTHS, STEPS = (16, 32, 64, 128, 256), 6
 
 
 def test_the_rate_rises_stays_and_falls():
-    optim = OptimSettings(learning_rate=1.0, warmup=0.1, cooldown=0.4)
+    optim = OptimSettings(learning_rate=1.0, warmup=10, cooldown=0.4)
     rates = [rate(step, 100, optim) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == 1.0 and rates[60] == 1.0
     assert rates[80] == pytest.approx(0.5) and rates[-1] == pytest.approx(1 / 40)

@@ -22,8 +22,11 @@ from workflow.sites import SiteConfig
 
 
 @parsl.python_app
-def perform(stage: Stage, processes: Processes, journal: Journal, inputs: list[StageResult]) -> StageResult:
-    """`inputs` arrive as the results of what this stage needs: Parsl calls this when all of them are there."""
+def perform(
+    stage: Stage, processes: Processes, journal: Journal, inputs: list[StageResult], after: list[None]
+) -> StageResult:
+    """`inputs` arrive as the results of what this stage needs: Parsl calls this when all of them are there, and all that
+    it comes `after` has ended, well or not."""
     journal.note("start", stage.id)
     return processes.run(stage)
 
@@ -58,6 +61,7 @@ class Dag:
         self.processes = Processes(root, site, stages)
         self.failures: dict[str, Failure] = {}
         self.futures: dict[str, Future] = {}
+        self.ended: dict[str, Future] = {id: Future() for id in stages}
         self.parsl_dir = root / ".parsl"
         memory = executors.Results(root, lambda stage: self.journal.note("found", stage.id))
         self.kernel = parsl.load(executors.config(site, root, memory))
@@ -67,12 +71,14 @@ class Dag:
         self.journal.note("driver", pid=os.getpid(), stages=len(self.stages))
         for stage in self.stages.values():
             needs = [self.futures[need] for need in stage.needs]
-            future = perform(stage, self.processes, self.journal, inputs=needs)
+            after = [self.ended[id] for id in stage.shorter]
+            future = perform(stage, self.processes, self.journal, inputs=needs, after=after)
             self.futures[stage.id] = future
             future.add_done_callback(lambda future, stage=stage: self.finished(stage, future))
 
     def finished(self, stage: Stage, future: Future) -> None:
         error = future.exception()
+        self.ended[stage.id].set_result(None)
         if error is None:
             if self.journal.states.get(stage.id) != "done":  # else it was found so
                 self.journal.note("done", stage.id, seconds=round(future.result().seconds, 3))

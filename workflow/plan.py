@@ -24,7 +24,7 @@ from gnnscale.specs import (
     StageSpec,
     TrainSettings,
 )
-from workflow import fingerprint, study, yamlfile
+from workflow import fingerprint, lengths, study, yamlfile
 from workflow.levers import Levers, choose
 from workflow.sites import SiteConfig
 from workflow.study import Study
@@ -47,10 +47,13 @@ class Stage(NamedTuple):
     folder: str  # relative to the run root
     core_seconds: float  # estimate
     levers: Levers | None = None  # of a training: how it fits into memory
+    shorter: tuple[str, ...] = ()  # trainings whose first steps are this one's; it waits for them, but needs none
 
     def spec(self, stages: dict[str, Stage]) -> StageSpec:
         there = {need: os.path.relpath(stages[need].folder, self.folder) for need in self.needs}
         runtime = self.levers.runtime if self.levers else Runtime()
+        before = tuple(os.path.relpath(stages[id].folder, self.folder) for id in self.shorter)
+        runtime = runtime.model_copy(update={"shorter": before})
         return StageSpec(
             id=self.id, key=self.key, settings=self.settings, code=self.code, raw=self.raw, needs=there, runtime=runtime
         )
@@ -89,6 +92,7 @@ def stages(name: str, asked: Study, site: SiteConfig, root: Path) -> dict[str, S
         )
         for seconds, run in sorted(timed, key=lambda pair: -pair[0])
     ]
+    share_steps(made)
     code, cost = fingerprint.code_of("evaluate"), site.node.start_seconds
     evaluated = tuple(
         make("evaluate", stage.name, asked.evaluate, (stage.id, *sources), code, made, cost).id for stage in trained
@@ -99,6 +103,14 @@ def stages(name: str, asked: Study, site: SiteConfig, root: Path) -> dict[str, S
     make("report", "all", page, needs, fingerprint.code_of("report"), made, cost)
     ordered = sorted(made.values(), key=lambda stage: (list(FOLDERS).index(stage.kind), -stage.core_seconds))
     return {stage.id: stage for stage in ordered}
+
+
+def share_steps(made: dict[str, Stage]) -> None:
+    """Each training begins where a shorter one began its decay, if there is one that goes the same way."""
+    trained = {stage.id: (stage.settings, stage.core_seconds) for stage in made.values() if stage.kind == "train"}
+    for id, before in lengths.shorter(trained).items():
+        paid = lengths.saved(trained[id][1], trained[id][0], [trained[other][1] for other in before])
+        made[id] = made[id]._replace(shorter=before, core_seconds=made[id].core_seconds - paid)
 
 
 def make(kind: str, name: str, settings: Settings, needs: tuple[str, ...], code: dict[str, str],
@@ -160,13 +172,13 @@ def train_seconds(settings: TrainSettings, sizes: list[Size], site: SiteConfig) 
     """Core-seconds of one training, from exact FLOPs and the site's measured rate."""
     available = sum(s.structures for s in sizes)
     used = min(settings.structures or available, available)
-    optim, share = settings.optim, used / available
-    steps = math.ceil(optim.epochs * used / min(optim.batch, used))
-    atoms = optim.epochs * share * sum(s.structures * s.atoms for s in sizes)
-    edges = optim.epochs * share * sum(s.structures * s.atoms * s.neighbours for s in sizes)
-    flops = settings.model.flops(round(atoms), round(edges))
-    node = site.node
-    return node.start_seconds + steps * node.step_seconds + flops / (node.core_gflops * 1e9)
+    optim, share, node = settings.optim, used / available, site.node
+    atoms = share * sum(s.structures * s.atoms for s in sizes)
+    edges = share * sum(s.structures * s.atoms * s.neighbours for s in sizes)
+    flops = settings.model.flops(atoms, edges)  # of one epoch
+    epochs = optim.passes(flops)
+    steps = math.ceil(epochs * used / min(optim.batch, used))
+    return node.start_seconds + steps * node.step_seconds + epochs * flops / (node.core_gflops * 1e9)
 
 
 def fit_levers(settings: TrainSettings, sizes: list[Size], site: SiteConfig) -> Levers:

@@ -179,7 +179,7 @@ def run_name(settings: TrainSettings, common: TrainSettings) -> str:
     for path in dotted(mine):
         value, usual = mine, theirs
         for part in path.split("."):
-            value, usual = value[part], usual[part]
+            value, usual = value[part], usual.get(part) if isinstance(usual, dict) else None
         if value != usual and path not in ("model.width", "model.depth", "structures"):
             name += f"-{path.split('.')[-1]}{value}"
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name)

@@ -80,6 +80,9 @@ def times(node: yaml.Node) -> list[tuple[str, int, int]]:
     return [found for child in children for found in times(child)]
 
 
+TAGS = ("egnn", "convert", "train", "evaluate", "scaling", "report", "passes", "compute")
+
+
 def explain(error: ValidationError, kind: type[BaseModel], shown: str, root: yaml.Node | None = None) -> list[str]:
     """One line a problem: where, what was found, what was expected."""
     lines = []
@@ -103,7 +106,7 @@ def explain(error: ValidationError, kind: type[BaseModel], shown: str, root: yam
 
 def is_tag(part: object, loc: tuple) -> bool:
     """Pydantic puts the tag of a union into the location; the file has no such level."""
-    return part in ("egnn", "convert", "train", "evaluate", "scaling", "report") and loc[0] != part
+    return part in TAGS and loc[0] != part
 
 
 def line_of(node: yaml.Node, path: list[str | int]) -> int:

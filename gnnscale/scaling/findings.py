@@ -264,7 +264,7 @@ def width_depth_pairs(points: list[Point]) -> list[Pair]:
     nearest: dict[tuple, Pair] = {}
     good = [p for p in points if not p.diverged and math.isfinite(p.loss) and p.loss > 0]
     for a, b in combinations(sorted(good, key=lambda p: (p.depth, p.body_parameters, p.run)), 2):
-        same = (a.model, a.structures, a.epochs, a.seed) == (b.model, b.structures, b.epochs, b.seed)
+        same = all(getattr(a, x) == getattr(b, x) for x in ("model", "structures", "epochs", "learning_rate", "seed"))
         if a.depth < b.depth and a.width > b.width and same and apart(a, b) <= CLOSE:
             key = (b.run, a.depth)
             if key not in nearest or apart(a, b) < apart(*nearest[key]):
@@ -377,7 +377,7 @@ def repeated(points: list[Point]) -> list[list[Point]]:
     cells = defaultdict(list)
     for p in points:
         if not p.diverged:
-            cells[p.model, p.width, p.depth, p.structures, p.epochs].append(p)
+            cells[p.model, p.width, p.depth, p.structures, p.epochs, p.learning_rate].append(p)
     return [ps for ps in cells.values() if len({p.seed for p in ps}) > 1]
 
 

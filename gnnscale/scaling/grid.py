@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from gnnscale.specs import Point
 
-SHARED = ("model", "depth", "epochs", "seed")  # what all points of a grid have in common
+SHARED = ("model", "depth", "epochs", "learning_rate", "seed")  # what all points of a grid have in common
 ENOUGH = 0.5  # a width enters if it is at more than this share of the grid's data sizes, a data size likewise
 WHERE_N, WHERE_D, WHERE_ALL = "the largest data size", "the largest model", "the whole grid"
 
@@ -19,6 +19,7 @@ class Grid(NamedTuple):
     model: str
     depth: int
     epochs: float
+    learning_rate: float
     seed: int
     widths: frozenset[int]
     sizes: frozenset[int]
@@ -27,7 +28,7 @@ class Grid(NamedTuple):
         """The rule by which a point is not in the grid; empty if it is."""
         for name in SHARED:
             if getattr(p, name) != getattr(self, name):
-                return f"another {name}"
+                return f"another {name.replace('_', ' ')}"
         if self.widths and p.width not in self.widths:
             return "outside the grid: its width is at too few of the grid's data sizes"
         if self.widths and p.structures not in self.sizes:
@@ -36,7 +37,7 @@ class Grid(NamedTuple):
 
 
 def main_grid(points: list[Point]) -> Grid:
-    """The model, depth, epochs and seed that most points share, chosen one after the other; ties go to the smaller."""
+    """The model, depth, epochs, rate and seed that most points share, chosen one after the other; ties go to the smaller."""
     chosen, rest = [], [p for p in points if not p.diverged] or points
     for name in SHARED:
         counts = Counter(getattr(p, name) for p in rest)
@@ -70,7 +71,7 @@ def usable(points: list[Point], target: str, grid: Grid) -> tuple[list[Point], d
     """The points a law may use, by (N, D), and for each other run the rule that left it out."""
     kept, excluded, cells = [], {}, {}
     for p in points:
-        value, cell = getattr(p, target), (p.model, p.width, p.depth, p.structures, p.epochs, p.seed)
+        value, cell = getattr(p, target), tuple(getattr(p, name) for name in (*SHARED, "width", "structures"))
         if p.diverged:
             rule = "diverged"
         elif not math.isfinite(value):

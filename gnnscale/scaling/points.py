@@ -15,7 +15,7 @@ def point(e: Evaluation) -> Point:
     }
     return Point(
         **common,
-        model=e.model.kind,
+        model=e.model.label,
         width=e.model.width,
         depth=e.model.depth,
         energy_mae=e.all.energy_mae,

@@ -17,10 +17,11 @@ from gnnscale.data import loader
 from gnnscale.models import build
 from gnnscale.ranks import Ranks, ranks
 from gnnscale.specs import Runtime, ShardCard, TrainedModel, TrainSettings
-from gnnscale.train import checkpoint, engine
-from gnnscale.train.loop import Progress, Trainer
+from gnnscale.train import engine
+from gnnscale.train.loop import Progress, Trainer, epochs, steps
 from gnnscale.train.objective import PARTS, Normalisation, labelled, weights
-from gnnscale.train.schedule import parameter_groups
+from gnnscale.train.origin import origin
+from gnnscale.train.schedule import decay_begin, parameter_groups
 
 
 def main(run: stage.Run) -> stage.Outputs:
@@ -38,7 +39,7 @@ def main(run: stage.Run) -> stage.Outputs:
     torch.manual_seed(settings.seed)
     model = build(settings.model, len(sources), degree, run.spec.runtime.edge_chunk)
     model.set_normalisation(*normalisation)
-    under, progress = start(run, model)
+    under, progress = start(run, model, decay_begin(steps(settings, training), settings.optim))
     print(f"{run.spec.id}: {settings.model.parameters(len(sources)):,} parameters, {len(training):,} structures "
           f"with {len(training.packed.numbers):,} atoms, {degree:.1f} neighbours; {here.size} rank(s)", flush=True)  # fmt: skip
     trainer = Trainer(run, under, normalisation, training, validation, here, progress)
@@ -49,15 +50,10 @@ def main(run: stage.Run) -> stage.Outputs:
     return outputs
 
 
-def start(run: stage.Run, model: torch.nn.Module) -> tuple[engine.Engine, Progress]:
-    """The model under DeepSpeed, as the newest whole checkpoint left it."""
-    settings, root = run.spec.settings, run.directory / "checkpoints"
-    found, progress = checkpoint.newest(root), Progress()
-    if found and found.key != run.spec.key:
-        raise stage.Refusal(
-            f"{found.directory} belongs to another training (key {found.key}, this one has {run.spec.key})",
-            f"remove {root} to begin anew, or bring back the spec.json that it was made with",
-        )
+def start(run: stage.Run, model: torch.nn.Module, decay: int) -> tuple[engine.Engine, Progress]:
+    """The model under DeepSpeed, as the checkpoint left it from which it may begin."""
+    settings, progress = run.spec.settings, Progress()
+    found = origin(run, decay)
     if found:
         read, progress = found.reader(), Progress(**found.progress)
         with torch.no_grad():
@@ -67,9 +63,13 @@ def start(run: stage.Run, model: torch.nn.Module) -> tuple[engine.Engine, Progre
     under = engine.Engine(model, groups, settings.optim, run.spec.runtime)
     if found:
         under.load(read, progress.step)
+    if found and found.key == run.spec.key:
         progress = progress._replace(attempts=progress.attempts + 1)
-        print(f"going on from step {progress.step}", flush=True)
-    run.earlier_seconds, run.earlier_attempts = progress.seconds, progress.attempts
+        run.earlier_seconds, run.earlier_attempts = progress.seconds, progress.attempts
+    elif found:  # what a shorter training did counts to the steps of this one, not to its time or attempts
+        progress = progress._replace(attempts=0, seconds=0.0)
+        if ranks().rank == 0:
+            run.write("metrics.jsonl", (found.directory.parent.parent / "metrics.jsonl").read_bytes())
     return under, progress
 
 
@@ -138,7 +138,7 @@ def write(run: stage.Run, trainer: Trainer, progress: Progress, degree: float, h
     trained = TrainedModel(
         model=settings.model, sources=sources, average_degree=degree, diverged=progress.diverged,
         parameters=settings.model.parameters(len(sources)), body_parameters=settings.model.body_parameters(),
-        structures=len(trainer.train), atoms=len(trainer.train.packed.numbers), epochs=settings.optim.epochs,
+        structures=len(trainer.train), atoms=len(trainer.train.packed.numbers), epochs=epochs(settings, trainer.train),
         steps=progress.step, structures_seen=progress.structures_seen, atoms_seen=progress.atoms_seen,
         edges_seen=progress.edges_seen, flops=settings.model.flops(progress.atoms_seen, progress.edges_seen),
         seed=settings.seed, optim=settings.optim,

@@ -86,9 +86,28 @@ def write_part(path: Path, layout: Layout, tensors: Iterable[Tensor]) -> str:
     return digest.hexdigest()
 
 
-def listed(root: Path) -> list[Path]:
+PINNED = "pinned-"  # checkpoints that are kept when newer ones come
+
+
+def listed(root: Path, pinned: bool = False) -> list[Path]:
     """Oldest first; what is still being written has another name."""
-    return sorted(root.glob("step-*"))
+    return sorted(root.glob(f"{PINNED if pinned else ''}step-*"))
+
+
+def pin(directory: Path) -> None:
+    """A second name for a checkpoint; on a file system without hard links it is copied."""
+    there = directory.with_name(f"{PINNED}{directory.name}")
+    beside = directory.with_name(f".{there.name}.tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        shutil.copytree(directory, beside, copy_function=os.link)
+    except (OSError, shutil.Error):
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(directory, beside)
+        files.sync_tree(beside)
+    shutil.rmtree(there, ignore_errors=True)
+    os.replace(beside, there)
+    files.sync_directory(there.parent)
 
 
 def keep(root: Path, count: int) -> None:
@@ -96,13 +115,13 @@ def keep(root: Path, count: int) -> None:
         shutil.rmtree(old)
 
 
-def newest(root: Path) -> Found | None:
+def newest(root: Path, pinned: bool = False) -> Found | None:
     """The newest whole checkpoint, agreed by all ranks; a torn one is passed over, and said so."""
     rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    if rank == 0:
+    if rank == 0 and not pinned:  # else it is another training's folder, which only that one may sweep
         for torn in root.glob(".*.tmp"):
             shutil.rmtree(torn)
-    for directory in reversed(listed(root)):
+    for directory in reversed(listed(root, pinned)):
         of_all: list[Found | None] = [None] * size
         torch.distributed.all_gather_object(of_all, look(directory, rank, size))
         if all(of_all):

@@ -20,7 +20,7 @@ from gnnscale.specs import Diverged, Metrics, TrainSettings
 from gnnscale.train import checkpoint
 from gnnscale.train.engine import Engine, reduce_sum
 from gnnscale.train.objective import PARTS, Normalisation, labelled, objective, penalties, weights
-from gnnscale.train.schedule import rate
+from gnnscale.train.schedule import decay_begin, rate
 
 LOGGED, VALIDATED = 100, 10  # how often in a run, at least
 EVALUATION_BATCH = 64  # structures
@@ -55,7 +55,8 @@ class Trainer:
         self.run, self.engine, self.normalisation, self.here = run, engine, normalisation, here
         self.settings: TrainSettings = run.spec.settings
         self.train, self.validation, self.progress = train, validation, progress
-        self.steps = batches.steps_for(len(train), self.settings.optim.batch, self.settings.optim.epochs)
+        self.steps = steps(self.settings, train)
+        self.decay = decay_begin(self.steps, self.settings.optim)
         self.labels = labelled(train.packed)  # (S, 3)
         self.saved, self.pause = time.monotonic(), run.spec.runtime.checkpoint_seconds
 
@@ -87,8 +88,9 @@ class Trainer:
                 if self.progress.step % log_every == 0 or validated is not None:
                     self.record(loss, parts, rate(step, self.steps, optim), gradient, validated)
                 self.run.progress(self.progress.step, self.steps, loss=loss)
-            if last or agreed.stop or agreed.save:
-                self.save()
+            decaying = self.progress.step == self.decay
+            if last or agreed.stop or agreed.save or decaying:
+                self.save(pinned=decaying and not last)
             if agreed.stop and not last:
                 raise stage.Stopped(f"checkpoint at step {self.progress.step} of {self.steps}; run it again to go on")
         return self.progress
@@ -168,11 +170,14 @@ class Trainer:
         with open(self.run.directory / "metrics.jsonl", "a") as file:
             file.write(line.model_dump_json() + "\n")
 
-    def save(self) -> None:
+    def save(self, pinned: bool) -> None:
+        """Pinned: a longer training may begin there."""
         began, root = time.monotonic(), self.run.directory / "checkpoints"
         there = root / f"step-{self.progress.step:09d}"
         checkpoint.save(there, self.run.spec.key, self.progress._asdict(), self.engine.layout(), self.engine.tensors())
         if self.here.rank == 0:
+            if pinned:
+                checkpoint.pin(there)
             checkpoint.keep(root, KEPT)
         self.saved = time.monotonic()  # a large checkpoint on a slow disk must not be all that a run does
         self.pause = max(self.run.spec.runtime.checkpoint_seconds, 9 * (self.saved - began))
@@ -188,6 +193,15 @@ class Trainer:
             if metrics.step <= self.progress.step:
                 kept.append(metrics)
         self.run.write("metrics.jsonl", "".join(m.model_dump_json() + "\n" for m in kept))
+
+
+def epochs(settings: TrainSettings, train: loader.Corpus) -> float:
+    """Passes over the data, from what one of them costs where the length is told in FLOPs."""
+    return settings.optim.passes(settings.model.flops(len(train.packed.numbers), len(train.senders)))
+
+
+def steps(settings: TrainSettings, train: loader.Corpus) -> int:
+    return batches.steps_for(len(train), settings.optim.batch, epochs(settings, train))
 
 
 def formula(corpus: loader.Corpus, k: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import nn
 
 from gnnscale.models import hidden_matrices
@@ -12,9 +14,14 @@ BASE_WIDTH = 64  # where learning_rate is meant as it is written
 
 def rate(step: int, steps: int, optim: OptimSettings) -> float:
     """Of the step with index `step` of `steps`: warm-up, stable, linear cool-down (Hu et al. 2024, arXiv 2404.06395)."""
-    warm = min(1.0, (step + 1) / max(1.0, optim.warmup * steps))
+    warm = min(1.0, (step + 1) / max(1, optim.warmup))
     cool = min(1.0, (steps - step) / max(1.0, optim.cooldown * steps))
     return optim.learning_rate * warm * cool
+
+
+def decay_begin(steps: int, optim: OptimSettings) -> int:
+    """How many steps have been taken when the rate begins to fall."""
+    return math.floor(steps - optim.cooldown * steps)
 
 
 def parameter_groups(model: nn.Module, width: int, optim: OptimSettings) -> list[dict]:
