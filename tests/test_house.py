@@ -12,7 +12,7 @@ DOORS = {
     "parsl": {"workflow/dag.py", "workflow/executors.py"},
     "deepspeed": {"gnnscale/train/engine.py"},
     "adios2": {"gnnscale/data/shards.py"},
-    "matplotlib": {"gnnscale/report/figures.py"},
+    "matplotlib": {"gnnscale/report/drawing.py"},
     "vesin": {"gnnscale/neighbors.py"},
     "tblite": {"gnnscale/data/potentials.py"},
     "torch_geometric": {"gnnscale/pyg.py"},

@@ -181,5 +181,5 @@ def run_name(settings: TrainSettings, common: TrainSettings) -> str:
         for part in path.split("."):
             value, usual = value[part], usual.get(part) if isinstance(usual, dict) else None
         if value != usual and path not in ("model.width", "model.depth", "structures"):
-            name += f"-{path.split('.')[-1]}{value}"
+            name += f"-{path.split('.')[-1]}{f'{value:g}'.replace('e+', 'e') if isinstance(value, float) else value}"
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from gnnscale.scaling import contrasts
 from gnnscale.scaling.laws import optimum
 from gnnscale.scaling.words import GREEK, greek, joined, percent, shown
 from gnnscale.specs import Point, ScalingSettings
@@ -68,6 +69,7 @@ def sentences(
     said += [x for x in (also(slopes[1:]), average(slopes)) if x]
     said += [holding(joint), *steepening(joint), *described([f for f in chosen.values() if f.entry.law != "Hoffmann"])]
     said += [x for f in joint if (x := exponents(f, settings))] + [x for f in joint if (x := allocation(f, settings))]
+    said += contrasts.sentences(points, settings.targets, NAMES)
     said += [basis(points, grid, joint[0]), *seeds(points, settings.targets)]
     unsaid = [extrapolation(joint, chosen), undetermined(fitted, joint), no_allocation(joint), unique_data(grid)]
     unsaid += [depth_limits(pairs), one_seed(points)]

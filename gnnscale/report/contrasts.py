@@ -1,0 +1,74 @@
+"""Figures of comparisons: loss against size at equal compute, loss against learning rate for each width."""
+
+from __future__ import annotations
+
+from gnnscale.report.drawing import (
+    AXIS,
+    INK,
+    MARKERS,
+    OKABE_ITO,
+    Axes,
+    Figure,
+    label_ends,
+    logarithmic,
+    panels,
+    sequence,
+    title,
+)
+from gnnscale.report.series import scaled
+from gnnscale.report.study import TARGETS, Study
+from gnnscale.scaling import contrasts
+from gnnscale.scaling.contrasts import Bottom
+
+
+def equal_compute(study: Study) -> tuple[Figure, str] | None:
+    """A panel for each target, a colour for each model, a line for each budget."""
+    if not contrasts.budgets(study.points):
+        return None
+    figure, axes = panels(len(study.targets()), height=2.9)
+    for ax, target in zip(axes, study.targets()):
+        found = contrasts.budgets(study.points, target)
+        models = sorted({model for b in found for model in b.models})
+        for k, model in enumerate(models):
+            colour = OKABE_ITO[k % len(OKABE_ITO)]
+            for b in found:
+                if model in b.models:
+                    valley(ax, b.models[model], "body_parameters", target, colour, MARKERS[k % len(MARKERS)])
+        for k, model in enumerate(models):
+            ax.plot([], [], marker=MARKERS[k % len(MARKERS)], color=OKABE_ITO[k % len(OKABE_ITO)], label=model)
+        logarithmic(ax, xs=[p.body_parameters for p in study.points])
+        ax.set_xlabel(AXIS["body_parameters"])
+        title(ax, target)
+    axes[-1].legend(frameon=False, fontsize=7, loc="best")
+    budgets = ", ".join(f"{b.flops:.1e}" for b in contrasts.budgets(study.points))
+    return figure, (
+        f"Held-out error against model size at equal compute ({budgets} FLOPs, the lower lines the larger ones). Rings: "
+        "the best size of each, from a parabola through the three lowest runs."
+    )
+
+
+def learning_rates(study: Study) -> tuple[Figure, str] | None:
+    """A panel for each model, a line for each width."""
+    found = contrasts.rates(study.points)
+    if not found:
+        return None
+    figure, axes = panels(len(found), height=2.9, sharey=True)
+    for ax, one in zip(axes, found):
+        ends = []
+        for (width, b), colour in zip(one.widths.items(), sequence(len(one.widths))):
+            valley(ax, b, "learning_rate", "loss", colour, "o")
+            ends.append((b.points[-1].learning_rate, scaled(b.points[-1], "loss"), f"W = {width}", colour))
+        logarithmic(ax, xs=[p.learning_rate for b in one.widths.values() for p in b.points])
+        ax.set_xlabel("learning rate, as at width 64")
+        ax.set_title(one.model)
+        label_ends(ax, ends)
+    axes[0].set_ylabel(TARGETS["loss"][0])
+    return figure, "Held-out loss against learning rate. Rings: the best rate of each width, from a parabola."
+
+
+def valley(ax: Axes, b: Bottom, along: str, target: str, colour: object, marker: str) -> None:
+    xs, ys = [getattr(p, along) for p in b.points], [scaled(p, target) for p in b.points]
+    ax.plot(xs, ys, marker=marker, color=colour, linewidth=1, markeredgecolor="white", markeredgewidth=0.4, zorder=3)
+    if b.inside:
+        at = TARGETS[target][2] * b.loss
+        ax.plot([b.at], [at], marker="o", markersize=7, markerfacecolor="none", markeredgecolor=INK, zorder=4)
