@@ -44,11 +44,14 @@ class EGNNConfig(Spec):
     cutoff: float = Field(5.0, gt=0, description="Angstrom")
     radial: int = Field(8, ge=1, description="radial basis functions; the paper has none")
     forces: Literal["direct", "gradient"] = Field("direct", description="an equivariant head, or exactly -dE/dx")
+    source_heads: bool = Field(False, description="a last matrix for each source; else one for all")
 
     @model_validator(mode="after")
     def _paper_is_direct(self) -> EGNNConfig:
         if self.form == "paper" and self.forces != "direct":
             raise ValueError(f"form 'paper' has forces 'direct', not {self.forces!r}: set that, or another form")
+        if self.form == "paper" and self.source_heads:
+            raise ValueError("form 'paper' knows no sources: set source_heads: false, or another form")
         return self
 
     @property
@@ -66,17 +69,24 @@ class EGNNConfig(Spec):
         """Vectors of a node; fewer than its scalars, as each costs three numbers per edge."""
         return max(1, self.width // 8)
 
+    @property
+    def outputs(self) -> int:
+        """Numbers that an atom ends with: its energy, and for direct forces a gate for each vector."""
+        return 1 + self.channels * (self.forces == "direct")
+
     def body_parameters(self) -> int:
-        """N of the scaling laws: all but the embeddings of elements and sources."""
+        """N of the scaling laws: all but the embeddings of elements and sources, and one head of several."""
         w, k = self.width, self.channels
         if self.form == "paper":
             return sum(self._paper_layers()) + 2 * (w * w + w) + 4 * w + 4
         layer = 2 * w * w + self.radial * w + (w * w + w) + k * w + (2 * w + k + 1) * w + w * w + w
-        readout = w * (1 + k) if self.forces == "direct" else w
-        return self.depth * layer + w * w + w + readout
+        return self.depth * layer + w * w + w + w * self.outputs
 
     def parameters(self, sources: int) -> int:
-        return self.body_parameters() + (ELEMENTS + sources) * self.width * (self.form != "paper")
+        if self.form == "paper":
+            return self.body_parameters()
+        heads = (sources - 1) * self.width * self.outputs * self.source_heads
+        return self.body_parameters() + (ELEMENTS + sources) * self.width + heads
 
     def _paper_layers(self) -> list[int]:
         """Parameters of each layer: the first sees Z, x, y, z, and atoms do not move in the last."""
@@ -107,7 +117,7 @@ class EGNNConfig(Spec):
         projection, radial = atoms * 2 * w * w, edges * self.radial * w
         second = (edges if self.form == "edge" else atoms) * w * w
         nodes = atoms * ((2 * w + k) * w + w * w + 3 * k * w)  # the update of h, and of three components of V
-        hidden, readout = atoms * w * w, atoms * w * (1 + k * direct)
+        hidden, readout = atoms * w * w, atoms * w * self.outputs
         if direct:  # the radial basis has no dL/dx
             return 2 * (self.depth * (3 * (projection + second + nodes) + 2 * radial) + 3 * (hidden + readout))
         later = self.depth - 1  # layers whose projection depends on positions

@@ -19,6 +19,7 @@ from gnnscale.specs import OptimSettings, Runtime
 from gnnscale.train import engine
 from gnnscale.train.objective import Normalisation, penalties
 from gnnscale.train.schedule import parameter_groups
+from tests.benchmarks.plain import HydraLayer
 
 MAPPED = {  # every tensor a mapping of its own, so that freed memory leaves the process and its peak is what is needed
     "MALLOC_MMAP_THRESHOLD_": "65536",
@@ -44,9 +45,15 @@ def random_graph(atoms: int, degree: int) -> tuple[AtomGraphs, Properties]:
     return graphs, Properties(torch.zeros(1, dtype=torch.float64), forces, torch.full((1, 3, 3), torch.nan))
 
 
-def step_of(config: EGNNConfig, atoms: int, degree: int, optim: OptimSettings, runtime: Runtime) -> Callable[[], None]:
+def step_of(config: EGNNConfig, atoms: int, degree: int, optim: OptimSettings, runtime: Runtime,
+            plain: bool = False) -> Callable[[], None]:  # fmt: skip
+    """`plain`: the paper's network with its layers in the way of HydraGNN, but for the first, which is small."""
     torch.manual_seed(0)
     model = build(config, 1, degree, runtime.edge_chunk)
+    if plain:
+        layers = model.backbone.layers
+        for k in range(1, len(layers)):
+            layers[k] = HydraLayer(layers[k])
     under = engine.Engine(model, parameter_groups(model, config.width, optim), optim, runtime)
     graphs, labels = random_graph(atoms, degree)
     normalisation = Normalisation(torch.zeros(1, 119, dtype=torch.float64), 1.0, 1.0)
@@ -65,7 +72,7 @@ def status(field: str) -> int:
 
 
 def measure(config: EGNNConfig, atoms: int, degree: int, optim: OptimSettings, runtime: Runtime,
-            steps: int = 1) -> dict[str, float]:  # fmt: skip
+            steps: int = 1, plain: bool = False) -> dict[str, float]:  # fmt: skip
     """Resident bytes between steps and at their peak, above those of a tiny training; seconds of a step."""
     engine.join(runtime.threads)
     tiny = step_of(config.model_copy(update={"width": 8}), 16, degree, optim, runtime)
@@ -73,7 +80,7 @@ def measure(config: EGNNConfig, atoms: int, degree: int, optim: OptimSettings, r
     del tiny
     gc.collect()
     before = status("VmRSS")
-    step = step_of(config, atoms, degree, optim, runtime)
+    step = step_of(config, atoms, degree, optim, runtime, plain)
     step()
     kept = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
@@ -87,7 +94,7 @@ def measure(config: EGNNConfig, atoms: int, degree: int, optim: OptimSettings, r
 if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
     found = measure(EGNNConfig(**asked["config"]), asked["atoms"], asked["degree"], OptimSettings(**asked["optim"]),
-                    Runtime(**asked["runtime"]), asked.get("steps", 1))  # fmt: skip
+                    Runtime(**asked["runtime"]), asked.get("steps", 1), asked.get("plain", False))  # fmt: skip
     print(json.dumps(found | {"rank": int(os.environ["RANK"])}), flush=True)
     os._exit(0)  # as gnnscale/stage.py does, and for its reason
     os._exit(0)  # as gnnscale/stage.py does, and for its reason

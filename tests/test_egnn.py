@@ -113,6 +113,29 @@ def test_flops_are_counted_exactly(form, forces):
     assert counter.get_total_flops() == expected
 
 
+@pytest.mark.parametrize("forces", ["direct", "gradient"])
+@pytest.mark.parametrize("chunk", [None, 4])
+def test_heads_of_sources_that_are_alike_are_one_head(forces, chunk):
+    config = EGNNConfig(width=16, depth=2, cutoff=CUTOFF, forces=forces)
+    torch.manual_seed(0)
+    one = build(config, 3, 10.0, chunk).double()
+    several = build(config.model_copy(update={"source_heads": True}), 3, 10.0, chunk).double()
+    torch.nn.init.normal_(one.backbone.readout.weight)
+    state = one.state_dict()
+    state["backbone.readout.weight"] = state["backbone.readout.weight"].repeat(3, 1)
+    several.load_state_dict(state)
+    outs = [m(mixture()) for m in (one, several)]
+    torch.testing.assert_close(outs[1].energy, outs[0].energy, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(outs[1].forces, outs[0].forces, rtol=1e-12, atol=1e-12)
+    for out in outs:
+        (out.energy.square().sum() + out.forces.square().sum()).backward()
+    split = several.backbone.readout.weight.grad.view(3, -1)
+    assert torch.count_nonzero(split.abs().sum(1)) == len(mixture().source.unique()), "each learns from its source alone"
+    torch.testing.assert_close(split.sum(0), one.backbone.readout.weight.grad.view(-1), rtol=1e-9, atol=1e-12)
+    counted = config.model_copy(update={"source_heads": True}).parameters(3)
+    assert counted == sum(p.numel() for p in several.parameters())
+
+
 def test_the_paper_has_17_squares_of_its_width_in_three_layers_and_direct_forces():
     config = EGNNConfig(form="paper", width=15000)
     assert config.body_parameters() == pytest.approx((17 + 2) * 15000**2, rel=1e-3)  # two heads of one square each

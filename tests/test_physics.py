@@ -20,6 +20,7 @@ CONFIGS: dict[str, ModelConfig] = {
     for form in ("edge", "deferred")
     for forces in ("direct", "gradient")
 }
+CONFIGS["egnn-heads"] = CONFIGS["egnn-deferred-gradient"].model_copy(update={"source_heads": True})
 PAPER = EGNNConfig(form="paper", width=16, depth=2, cutoff=CUTOFF)
 every_model = pytest.mark.parametrize("name", CONFIGS)
 gradient_models = pytest.mark.parametrize("name", [name for name in CONFIGS if CONFIGS[name].forces == "gradient"])

@@ -117,7 +117,8 @@ class EGNN(nn.Module):
         nn.init.zeros_(self.source.weight)  # all sources begin as one
         self.layers = nn.ModuleList(EGNNLayer(config) for _ in range(config.depth))
         self.hidden = linear(config.width, config.width, bias=True)
-        self.readout = linear(config.width, 1 + config.channels * self.direct, zero=True)
+        self.heads = sources if config.source_heads else 1
+        self.readout = linear(config.width, config.outputs * self.heads, zero=True)
         self.register_buffer("scale", torch.tensor(1 / math.sqrt(max(average_degree, 1.0))))
 
     def forward(self, graphs: AtomGraphs, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -127,6 +128,16 @@ class EGNN(nn.Module):
         v = None
         for layer in self.layers:
             h, v = layer(h, v, edges)
-        out = self.readout(F.silu(self.hidden(rms_norm(h))))  # (A, 1 + K): energy, gates of the vectors
+        x = F.silu(self.hidden(rms_norm(h)))
+        out = self.readout(x) if self.heads == 1 else self.read_by_source(x, graphs)  # (A, 1 + K): energy, gates
         # A mean over channels, times those at width 64: so that widths move alike at one rate (tests/test_schedule.py)
         return out[:, 0], (v * out[:, 1:]).mean(2).t() * BASE_CHANNELS if self.direct else None
+
+    def read_by_source(self, x: Tensor, graphs: AtomGraphs) -> Tensor:
+        """Each atom's numbers from the head of its source."""
+        source, heads = graphs.source[graphs.structure], self.readout.weight.view(self.heads, -1, x.shape[1])
+        out = x.new_zeros(len(x), heads.shape[1])
+        for index, head in enumerate(heads):
+            mine = torch.nonzero(source == index)[:, 0]
+            out = out.index_add(0, mine, F.linear(x.index_select(0, mine), head).to(out.dtype))
+        return out
