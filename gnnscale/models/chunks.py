@@ -7,6 +7,8 @@ Names are those of edge_messages in egnn.py; g_y stands for dL/dy and t_y for th
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -41,9 +43,8 @@ def chunks(graphs: AtomGraphs, size: int) -> list[Chunk]:
     i, j, atoms = graphs.receivers, graphs.senders, len(graphs.numbers)
     starts = torch.searchsorted(i, torch.arange(atoms + 1, device=i.device)).tolist()
     firsts = [0]
-    for atom in range(1, atoms):
-        if starts[atom + 1] - starts[firsts[-1]] > size:
-            firsts.append(atom)
+    while (atom := max(bisect_right(starts, starts[firsts[-1]] + size) - 1, firsts[-1] + 1)) < atoms:
+        firsts.append(atom)
     return [_chunk(i, j, a, b, starts) for a, b in zip(firsts, [*firsts[1:], atoms], strict=True)]
 
 
@@ -272,10 +273,25 @@ class Tangents(torch.autograd.Function):
         return None, g_table.to(dtype), h_table, None, None, None, None, *cast_like(weights, g)
 
 
+@cache
+def fused_sums() -> type[torch.autograd.Function] | None:
+    """Sums as Triton kernels, if there is Triton; a training on a CPU never imports it."""
+    try:
+        from gnnscale.models.fused import FusedSums
+    except ImportError:
+        return None
+    return FusedSums
+
+
+def fusible(x: Tensor) -> bool:
+    return x.is_cuda and x.dtype in (torch.float32, torch.bfloat16, torch.float16) and fused_sums() is not None
+
+
 def chunked_messages(parts: list[Chunk], table: Tensor, basis: Tensor, scale: Tensor, weights: Weights):
     """s (A, W) and v (3, A, K); the tangents of forward-mode differentiation go through."""
     (table, t_table), (basis, t_basis), (scale, t_scale) = (unpack_dual(x) for x in (table, basis, scale))
     if t_basis is None:
-        return Sums.apply(parts, table, basis, scale, *weights)
+        function = fused_sums() if fusible(table) else Sums
+        return function.apply(parts, table, basis, scale, *weights)
     s, v, t_s, t_v = Tangents.apply(parts, table, t_table, basis, t_basis, scale, t_scale, *weights)
     return make_dual(s, t_s), make_dual(v, t_v)

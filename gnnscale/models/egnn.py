@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gnnscale.architectures import ELEMENTS, EGNNConfig
 from gnnscale.graph import AtomGraphs
 from gnnscale.models.blocks import Layout, Pattern, bessel, envelope, linear, product, rms_norm
-from gnnscale.models.chunks import Chunk, Weights, chunked_messages, chunks
+from gnnscale.models.chunks import Chunk, Weights, chunked_messages, chunks, fusible
 
 BASE_CHANNELS = 8
 
@@ -111,6 +111,8 @@ class EGNN(nn.Module):
     def __init__(self, config: EGNNConfig, sources: int, average_degree: float, edge_chunk: int | None = None):
         super().__init__()
         self.edge_chunk = edge_chunk
+        # As kernels; then all edges are one chunk. Gradient forces are learned by tangents, which have no kernels.
+        self.stores_no_edges = config.form == "deferred" and config.forces == "direct"
         self.cutoff, self.radial, self.direct = config.cutoff, config.radial, config.forces == "direct"
         self.element = nn.Embedding(ELEMENTS, config.width)
         self.source = nn.Embedding(sources, config.width)
@@ -122,7 +124,10 @@ class EGNN(nn.Module):
         self.register_buffer("scale", torch.tensor(1 / math.sqrt(max(average_degree, 1.0))))
 
     def forward(self, graphs: AtomGraphs, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
-        graph = patterns(graphs) if self.edge_chunk is None else chunks(graphs, self.edge_chunk)
+        size = self.edge_chunk
+        if self.stores_no_edges and fusible(vectors):
+            size = len(vectors)
+        graph = patterns(graphs) if size is None else chunks(graphs, size)
         edges = embed_edges(vectors, self.cutoff, self.radial, self.scale, graph)
         h = self.element(graphs.numbers) + self.source(graphs.source[graphs.structure])  # (A, W)
         v = None

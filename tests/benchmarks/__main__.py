@@ -20,4 +20,5 @@ if __name__ == "__main__":
     for name in sys.argv[1:] or found:
         start = time.perf_counter()
         table = import_module(f"tests.benchmarks.bench_{name}").main()
-        print(f"{table}\n{save(name, table)}, {time.perf_counter() - start:.0f} s\n", flush=True)
+        saved = save(name, table) if table.rows else "nothing to save"
+        print(f"{table}\n{saved}, {time.perf_counter() - start:.0f} s\n", flush=True)
