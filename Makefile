@@ -22,13 +22,13 @@ bench: $(VENV)/ready
 	$(VENV)/bin/python -m tests.benchmarks
 
 clean:
-	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis runs *.egg-info
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis runs build *.egg-info gnnscale/*.so
 
-$(VENV)/ready: pyproject.toml constraints.txt
+$(VENV)/ready: pyproject.toml constraints.txt setup.py gnnscale/neighbors.cpp
 	@echo "[1/3] a virtual environment in $(VENV)"
 	$(PYTHON) -m venv $(VENV)
 	@echo "[2/3] PyTorch: a download of some 200 MB, half a minute to a few minutes"
 	$(PIP) torch==2.13.0
-	@echo "[3/3] Parsl, DeepSpeed, ADIOS2, tblite, ASE and others: about a minute; nothing is compiled"
+	@echo "[3/3] Parsl, DeepSpeed, ADIOS2, tblite, ASE and others: about a minute; one file is compiled, if g++ is there"
 	DS_BUILD_OPS=0 $(PIP) -e ".[test]"
 	touch $@

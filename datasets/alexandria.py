@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gnnscale.data.published import Place, found
+from gnnscale.data.published import Place, Unit, below, found
 from gnnscale.schema import Spec
 from gnnscale.specs import DatasetCard
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the planner imports this file for its card alone, on a logi
 
 COUNTS = {"relaxed": 4_489_295, "trajectories": 30_500_000}
 PER_MATERIAL = {"relaxed": 1, "trajectories": 10}
+BYTES = 400  # of a structure, in bzip2
 
 
 class Options(Spec):
@@ -54,20 +55,24 @@ def card(options: Options) -> DatasetCard:
     )
 
 
-def structures(options: Options, skip: Callable[[str], None]) -> Iterator[Structure]:
+def units(options: Options) -> list[Unit]:
+    """JSON can only be read from its beginning, but there are many files."""
+    return [Unit(below(options.raw, path), path.stat().st_size / BYTES, path) for path in inputs(options)]
+
+
+def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
     from gnnscale.data import crystaljson, plausible
 
-    for path in inputs(options):
-        with Place(path) as place:
-            watch = plausible.Watch(place, "crystals")
-            read = relaxed if crystaljson.first_key(place) == "entries" else trajectories
-            for material, label, made in read(place, options.limit):
-                place.where = label
-                try:
-                    yield watch(labelled(place, material, label, *made))
-                except crystaljson.Disordered:
-                    skip("partial occupancy")
-            watch.done()
+    with Place(unit.path) as place:
+        watch = plausible.Watch(place, "crystals")
+        read = relaxed if crystaljson.first_key(place) == "entries" else trajectories
+        for material, label, made in read(place, options.limit):
+            place.where = label
+            try:
+                yield watch(labelled(place, material, label, *made))
+            except crystaljson.Disordered:
+                skip("partial occupancy")
+        watch.done()
 
 
 def relaxed(place: Place, limit: int | None) -> Iterator[tuple[str, str, tuple]]:

@@ -6,13 +6,12 @@ Smith et al., Sci. Data 7, 134 (2020). One HDF5 file, a group for each formula, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gnnscale.data.published import Place, found, molecule
+from gnnscale.data.published import Place, Unit, found, molecule
 from gnnscale.schema import Spec
 from gnnscale.specs import DatasetCard
 
@@ -56,25 +55,32 @@ def card(options: Options) -> DatasetCard:
     )
 
 
-def structures(options: Options, skip: Callable[[str], None]) -> Iterator[Structure]:
-    from gnnscale.data import hdf5, plausible, units
+def units(options: Options) -> list[Unit]:
+    from gnnscale.data import hdf5
 
-    for path in inputs(options):
-        with Place(path) as place, hdf5.opened(place) as file:
-            watch = plausible.Watch(place, "atoms")
-            for formula, group in islice(hdf5.groups(place, file), options.limit):
-                numbers = hdf5.array(place, group, "atomic_numbers", (None,), "i")
-                positions = hdf5.array(place, group, "coordinates", (None, len(numbers), 3))
-                energy = hdf5.array(place, group, f"{options.level}.energy", (len(positions),)) * units.HARTREE
-                forces = [None] * len(positions)
-                if options.level != "ccsd(t)_cbs":  # Hartree/Angstrom, and forces, not gradients
-                    forces = hdf5.array(place, group, f"{options.level}.forces", positions.shape) * units.HARTREE
-                for k in range(len(positions)):
-                    if energy[k] != energy[k]:
-                        skip(f"no energy at {options.level}")
-                    else:  # isomers share a formula, so it is the formula that must not straddle splits
-                        label = f"{formula} conformation {k}"
-                        yield watch(molecule(numbers, positions[k], energy[k], forces[k], formula, label))
+    size = THEORY[options.level][1] / FORMULAS
+    return [unit for path in inputs(options) for unit in hdf5.units(options.raw, path, options.limit, size)]
+
+
+def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
+    from gnnscale.data import hdf5, plausible
+    from gnnscale.data.units import HARTREE
+
+    with Place(unit.path) as place, hdf5.opened(place) as file:
+        watch, formula = plausible.Watch(place, "atoms"), unit.key
+        group = hdf5.group(place, file, formula)
+        numbers = hdf5.array(place, group, "atomic_numbers", (None,), "i")
+        positions = hdf5.array(place, group, "coordinates", (None, len(numbers), 3))
+        energy = hdf5.array(place, group, f"{options.level}.energy", (len(positions),)) * HARTREE
+        forces = [None] * len(positions)
+        if options.level != "ccsd(t)_cbs":  # Hartree/Angstrom, and forces, not gradients
+            forces = hdf5.array(place, group, f"{options.level}.forces", positions.shape) * HARTREE
+        for k in range(len(positions)):
+            if energy[k] != energy[k]:
+                skip(f"no energy at {options.level}")
+            else:  # isomers share a formula, so it is the formula that must not straddle splits
+                label = f"{formula} conformation {k}"
+                yield watch(molecule(numbers, positions[k], energy[k], forces[k], formula, label))
 
 
 if __name__ == "__main__":

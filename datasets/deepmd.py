@@ -6,36 +6,29 @@ Also systems of mixed types, with set.*/real_atom_types.npy. eV and Angstrom; a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gnnscale.data.published import Place, found
-from gnnscale.schema import Spec
-from gnnscale.specs import DatasetCard
+from gnnscale.data.published import ENERGIES, OwnOptions, Place, Unit, below, found, own_card
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
     import numpy as np
 
     from gnnscale.data.structure import Structure
+    from gnnscale.specs import DatasetCard
 
 WANTED = "give the path of a folder that holds, at any depth, type.raw, type_map.raw and set.000/coord.npy"
 ARRAYS = ("coord", "box", "energy", "force", "virial", "real_atom_types")
 
 
-class Options(Spec):
+class Options(OwnOptions):
     """What can be asked of this dataset."""
 
     raw: str = Field(description="folder that holds one or many systems, each with type.raw, type_map.raw and set.*")
     limit: int | None = Field(None, ge=1, description="only the first so many frames of each system")
-    title: str = Field("DeePMD systems", description="one line for tables and figures")
-    theory: str = Field("not said", description="level of theory of the labels, for the card")
-    citation: str = Field("not said", description="where they were published, for the card")
-    licence: str = Field("not said", description="under which they may be used, for the card")
-    structures: int = Field(1000, ge=1, description="how many there are about; the planner's estimate")
-    atoms: float = Field(64.0, gt=0, description="how many a structure has about; the planner's estimate")
+    energies: Literal["any", "atoms", "crystals"] = Field("any", description=ENERGIES)
 
 
 def systems(options: Options) -> list[Path]:
@@ -51,68 +44,77 @@ def inputs(options: Options) -> list[Path]:
 
 
 def card(options: Options) -> DatasetCard:
-    return DatasetCard(
-        name="deepmd",
-        title=options.title,
-        theory=options.theory,
-        citation=options.citation,
-        licence=options.licence,
-        structures=options.structures,
-        atoms_per_structure=options.atoms,
-        neighbours_per_atom=35.0,
-        seconds_per_structure=0.0004,
-    )
+    return own_card("deepmd", options, neighbours=35.0, seconds=0.0004)
 
 
-def structures(options: Options, skip: Callable[[str], None]) -> Iterator[Structure]:
+def units(options: Options) -> list[Unit]:
+    """Every set of every system."""
+    listed = []
+    for system in systems(options):
+        left = options.limit
+        with Place(system) as place:
+            sets = sorted(path for path in system.glob("set.*") if path.is_dir())
+            if not sets:
+                raise place.fault(f"no set.* in it; {WANTED}")
+            atoms = len(types(place, system)[0])
+            for folder in sets:
+                place.where = folder.name
+                count = len(stored(place, folder, "coord", None, 3 * atoms))
+                last = count if left is None else min(count, left)
+                left = left and left - last
+                if last:
+                    listed.append(Unit(below(options.raw, folder), last, folder, span=(0, last)))
+                if left == 0:
+                    break
+    return listed
+
+
+def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
     from gnnscale.data import plausible
 
-    for system in systems(options):
-        with Place(system) as place:
-            watch = plausible.Watch(place, None)  # no unit can be told from the energies of an unknown method
-            for structure in islice(frames(place, system), options.limit):
-                yield watch(structure)
+    with Place(unit.path.parent) as place:
+        watch = plausible.Watch(place, None if options.energies == "any" else options.energies)
+        for structure in frames(place, unit.path, unit.span[1]):
+            yield watch(structure)
+        watch.done()
 
 
-def frames(place: Place, system: Path) -> Iterator[Structure]:
-    """All sets of one system; the system is the group."""
+def frames(place: Place, folder: Path, last: int) -> Iterator[Structure]:
+    """Of one set of a system; the system is the group."""
     import numpy as np
 
     from gnnscale.data.structure import Structure
 
+    system = folder.parent
     kinds, elements = types(place, system)
-    sets = sorted(path for path in system.glob("set.*") if path.is_dir())
-    if not sets:
-        raise place.fault(f"no set.* in it; {WANTED}")
     periodic = not (system / "nopbc").is_file()
-    for folder in sets:
-        place.where = folder.name
-        coord = stored(place, folder, "coord", None, 3 * len(kinds))
-        count = len(coord)
-        energy = stored(place, folder, "energy", count, 1, float("nan"))
-        force = stored(place, folder, "force", count, 3 * len(kinds), float("nan"))
-        virial = stored(place, folder, "virial", count, 9, float("nan"))
-        box = stored(place, folder, "box", count, 9) if periodic else np.zeros((count, 9))
-        mixed = stored(place, folder, "real_atom_types", count, len(kinds), -2)
-        for k in range(count):
-            place.where = f"{folder.name} frame {k}"
-            real = kinds if mixed[k, 0] == -2 else np.asarray(mixed[k])
-            there = real >= 0  # in systems of mixed types, -1 fills up
-            if real.max() >= len(elements):
-                raise place.fault(f"type {real.max()}, but type_map.raw names {len(elements)}")
-            cell = np.asarray(box[k], float).reshape(3, 3)  # rows
-            yield Structure(
-                numbers=elements[real[there]],
-                positions=np.asarray(coord[k], float).reshape(-1, 3)[there],
-                cell=cell,
-                pbc=np.full(3, periodic),
-                energy=float(energy[k].item()),
-                forces=np.asarray(force[k], float).reshape(-1, 3)[there],
-                # the virial is -dE/dstrain, positive in compression
-                stress=-np.asarray(virial[k], float).reshape(3, 3) / (abs(np.linalg.det(cell)) if periodic else np.nan),
-                group=f"{system.parent.name}/{system.name}",
-                label=f"{system.name} {folder.name} frame {k}",
-            )
+    place.where = folder.name
+    coord = stored(place, folder, "coord", None, 3 * len(kinds))
+    count = len(coord)
+    energy = stored(place, folder, "energy", count, 1, float("nan"))
+    force = stored(place, folder, "force", count, 3 * len(kinds), float("nan"))
+    virial = stored(place, folder, "virial", count, 9, float("nan"))
+    box = stored(place, folder, "box", count, 9) if periodic else np.zeros((count, 9))
+    mixed = stored(place, folder, "real_atom_types", count, len(kinds), -2)
+    for k in range(last):
+        place.where = f"{folder.name} frame {k}"
+        real = kinds if mixed[k, 0] == -2 else np.asarray(mixed[k])
+        there = real >= 0  # in systems of mixed types, -1 fills up
+        if real.max() >= len(elements):
+            raise place.fault(f"type {real.max()}, but type_map.raw names {len(elements)}")
+        cell = np.asarray(box[k], float).reshape(3, 3)  # rows
+        yield Structure(
+            numbers=elements[real[there]],
+            positions=np.asarray(coord[k], float).reshape(-1, 3)[there],
+            cell=cell,
+            pbc=np.full(3, periodic),
+            energy=float(energy[k].item()),
+            forces=np.asarray(force[k], float).reshape(-1, 3)[there],
+            # the virial is -dE/dstrain, positive in compression
+            stress=-np.asarray(virial[k], float).reshape(3, 3) / (abs(np.linalg.det(cell)) if periodic else np.nan),
+            group=f"{system.parent.name}/{system.name}",
+            label=f"{system.name} {folder.name} frame {k}",
+        )
 
 
 def types(place: Place, system: Path) -> tuple[np.ndarray, np.ndarray]:

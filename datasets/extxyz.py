@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gnnscale.data.published import Place, found
-from gnnscale.schema import Spec
-from gnnscale.specs import DatasetCard
+from gnnscale.data.published import ENERGIES, OwnOptions, Place, Unit, found, own_card
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
     from gnnscale.data.extxyz import Frame
     from gnnscale.data.structure import Structure
+    from gnnscale.specs import DatasetCard
 
 PATTERNS = tuple(f"*.{kind}{packed}" for kind in ("xyz", "extxyz") for packed in ("", ".xz", ".gz", ".bz2"))
 
 
-class Options(Spec):
+class Options(OwnOptions):
     """What can be asked of this dataset."""
 
     raw: str = Field(description="an extended XYZ file (.xyz, .extxyz, also .xz, .gz, .bz2), or a folder of them")
@@ -35,12 +34,7 @@ class Options(Spec):
     group: str | None = Field(
         None, description="key whose value no two splits share, such as config_type; null = every frame is its own"
     )
-    title: str = Field("extended XYZ", description="one line for tables and figures")
-    theory: str = Field("not said", description="level of theory of the labels, for the card")
-    citation: str = Field("not said", description="where they were published, for the card")
-    licence: str = Field("not said", description="under which they may be used, for the card")
-    structures: int = Field(1000, ge=1, description="how many there are about; the planner's estimate")
-    atoms: float = Field(20.0, gt=0, description="how many a structure has about; the planner's estimate")
+    energies: Literal["any", "atoms", "crystals"] = Field("any", description=ENERGIES)
 
 
 def inputs(options: Options) -> list[Path]:
@@ -48,30 +42,29 @@ def inputs(options: Options) -> list[Path]:
 
 
 def card(options: Options) -> DatasetCard:
-    return DatasetCard(
-        name="extxyz",
-        title=options.title,
-        theory=options.theory,
-        citation=options.citation,
-        licence=options.licence,
-        structures=options.structures,
-        atoms_per_structure=options.atoms,
-        neighbours_per_atom=30.0,
-        seconds_per_structure=0.0006,
-    )
+    return own_card("extxyz", options, neighbours=30.0, seconds=0.0006)
 
 
-def structures(options: Options, skip: Callable[[str], None]) -> Iterator[Structure]:
+def units(options: Options) -> list[Unit]:
+    """Every file; large ones that are not compressed in ranges of their bytes, unless only their beginning is wanted."""
+    from gnnscale.data import extxyz
+
+    return [
+        unit for path in inputs(options) for unit in extxyz.units(options.raw, path, whole=options.limit is not None)
+    ]
+
+
+def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
     from gnnscale.data import extxyz, plausible
 
-    for path in inputs(options):
-        with Place(path) as place:
-            watch = plausible.Watch(place, None)  # no unit can be told from the energies of an unknown method
-            for number, frame in enumerate(islice(extxyz.frames(place), options.limit)):
-                if len(frame.numbers) == 1 and not frame.pbc.any():
-                    skip("isolated atom: a reference, not a structure")
-                else:
-                    yield watch(structure(options, place, frame, f"{path.name} frame {number}"))
+    with Place(unit.path) as place:
+        watch = plausible.Watch(place, None if options.energies == "any" else options.energies)
+        for number, frame in enumerate(islice(extxyz.frames(place, unit.span), options.limit)):
+            if len(frame.numbers) == 1 and not frame.pbc.any():
+                skip("isolated atom: a reference, not a structure")
+            else:
+                yield watch(structure(options, place, frame, f"{unit.name} frame {number}"))
+        watch.done()
 
 
 def structure(options: Options, place: Place, frame: Frame, label: str) -> Structure:

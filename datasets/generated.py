@@ -6,11 +6,12 @@ Nothing is downloaded. Semi-empirical and analytic potentials stand for DFT: smo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import count, pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import Field
 
+from gnnscale.data.published import Unit
 from gnnscale.schema import Spec
 from gnnscale.specs import DatasetCard
 
@@ -111,21 +112,30 @@ class Caps(NamedTuple):
 
 CAPS = Caps()
 PATIENCE = 50  # groups in a row that may fail before something must be wrong
+BLOCK = 240  # structures: whole groups of every source, as long as none of them is left out
 
 
-def structures(options: Options, skip: Skip, caps: Caps = CAPS) -> Iterator[Structure]:
-    """Group after group, each from its own random numbers, so that more structures begin with the same ones."""
+def units(options: Options) -> list[Unit]:
+    """Blocks, each from random numbers of its own, so that more structures begin with the same ones."""
+    cuts = [*range(0, options.structures, BLOCK), options.structures]
+    return [Unit(f"structures {a} to {b - 1}", b - a, span=(a, b)) for a, b in pairwise(cuts)]
+
+
+def structures(options: Options, unit: Unit, skip: Skip, caps: Caps = CAPS) -> Iterator[Structure]:
+    """Group after group, each from its own random numbers, until the block is full."""
     import numpy as np
 
     draw = _molecules if options.source in MOLECULES else _relaxations
     seen: set[str] = set()
+    first, end = unit.span
     made = last = 0
     for index in count():  # groups
-        rng = np.random.default_rng([options.seed, list(FACTS).index(options.source), index])
-        for structure in draw(options, index, rng, seen, skip, caps):
+        place = (first // BLOCK, index)
+        rng = np.random.default_rng([options.seed, list(FACTS).index(options.source), index, first // BLOCK])
+        for structure in draw(options, place, rng, seen, skip, caps):
             yield structure
             made, last = made + 1, index
-            if made == options.structures:
+            if made == end - first:
                 return
         if index - last >= PATIENCE:
             raise ValueError(f"generated/{options.source}: {PATIENCE} groups in a row gave nothing within {caps}")
@@ -179,7 +189,7 @@ MOLECULES = {
 }  # fmt: skip
 
 
-def _molecules(options, index, rng, seen: set[str], skip: Skip, caps: Caps) -> Iterator[Structure]:
+def _molecules(options, place: tuple[int, int], rng, seen: set[str], skip: Skip, caps: Caps) -> Iterator[Structure]:
     """Displaced copies of one molecule. The group is its bond graph: the same molecule never straddles splits."""
     from functools import partial
 
@@ -190,7 +200,8 @@ def _molecules(options, index, rng, seen: set[str], skip: Skip, caps: Caps) -> I
 
     recipe = MOLECULES[options.source]
     label = partial(xtb, method=recipe.method)
-    sizes = np.arange(1, recipe.heavy + 1)
+    # blocks do not know what others drew; of one or two heavy atoms there are so few that the first block has them all
+    sizes = np.arange(1 if place[0] == 0 else 3, recipe.heavy + 1)
     molecule = grow(rng, recipe.shares, int(rng.choice(sizes, p=sizes / sizes.sum())))  # there are few small ones
     group = identity(molecule)
     try:
@@ -220,7 +231,7 @@ def _molecules(options, index, rng, seen: set[str], skip: Skip, caps: Caps) -> I
 
 
 # ----------------------------------------------------------------------------------------------------- slabs and bulk
-def _relaxations(options, index, rng, seen: set[str], skip: Skip, caps: Caps) -> Iterator[Structure]:
+def _relaxations(options, place: tuple[int, int], rng, seen: set[str], skip: Skip, caps: Caps) -> Iterator[Structure]:
     """Frames of one relaxation, which is a group."""
     from gnnscale.data.crystals import adsorbate_slab, oxide_slab, relaxation, strained_crystal
 
@@ -230,7 +241,7 @@ def _relaxations(options, index, rng, seen: set[str], skip: Skip, caps: Caps) ->
         "bulk": (strained_crystal, 4, 4, 0.02),
     }[options.source]
     start = begin(rng)
-    group = f"{options.source}-{options.seed}-{index:06d}"
+    group = f"{options.source}-{options.seed}-{place[0]:04d}-{place[1]:03d}"
     for frame, (atoms, label) in enumerate(relaxation(start, rng, frames, every, step)):
         fault = _fault(label, caps)
         if fault:
@@ -256,7 +267,7 @@ def main() -> None:
     options = Options(**vars(parser.parse_args()))
     skipped: Counter[str] = Counter()
     began = time.process_time()
-    made = list(structures(options, lambda reason: skipped.update([reason])))
+    made = [s for unit in units(options) for s in structures(options, unit, lambda reason: skipped.update([reason]))]
     seconds = time.process_time() - began
     atoms = np.array([len(s.numbers) for s in made])
     energies = np.array([s.energy for s in made]) / atoms

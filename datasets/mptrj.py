@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gnnscale.data.published import Place, found
+from gnnscale.data.published import Place, Unit, below, found
 from gnnscale.schema import Spec
 from gnnscale.specs import DatasetCard
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
     from gnnscale.data.structure import Structure
 
-MATERIALS, FRAMES = 145_923, 1_580_395
+MATERIALS, FRAMES, BYTES = 145_923, 1_580_395, 7_000  # bytes of a frame
 DOWNLOAD = "download MPtrj_2022.9_full.json of figshare 23713842"
 
 
@@ -52,22 +52,26 @@ def card(options: Options) -> DatasetCard:
     )
 
 
-def structures(options: Options, skip: Callable[[str], None]) -> Iterator[Structure]:
+def units(options: Options) -> list[Unit]:
+    """JSON can only be read from its beginning."""
+    return [Unit(below(options.raw, path), path.stat().st_size / BYTES, path) for path in inputs(options)]
+
+
+def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
     from gnnscale.data import crystaljson, plausible
 
-    for path in inputs(options):
-        with Place(path) as place:
-            watch = plausible.Watch(place, "crystals")
-            for material, frames in islice(crystaljson.members(place), options.limit):
-                if not isinstance(frames, dict):
-                    raise place.fault("frames by name were expected: this is not the layout of MPtrj")
-                for name, frame in frames.items():
-                    place.where = f"{material} {name}"
-                    try:
-                        yield watch(structure(options, place, material, name, frame))
-                    except crystaljson.Disordered:
-                        skip("partial occupancy")
-            watch.done()
+    with Place(unit.path) as place:
+        watch = plausible.Watch(place, "crystals")
+        for material, frames in islice(crystaljson.members(place), options.limit):
+            if not isinstance(frames, dict):
+                raise place.fault("frames by name were expected: this is not the layout of MPtrj")
+            for name, frame in frames.items():
+                place.where = f"{material} {name}"
+                try:
+                    yield watch(structure(options, place, material, name, frame))
+                except crystaljson.Disordered:
+                    skip("partial occupancy")
+        watch.done()
 
 
 def structure(options: Options, place: Place, material: str, name: str, frame: dict) -> Structure:

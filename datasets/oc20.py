@@ -3,6 +3,7 @@
 Chanussot et al., ACS Catal. 11, 6059 (2021). As published: pairs of N.extxyz.xz and N.txt.xz, unpacked from the tar;
 or LMDB as made by fairchem's preprocessing. Slabs are marked periodic along all three vectors, and kept so: the vacuum
 is 20 Angstrom or more. Forces are those of all atoms, also of the fixed ones, which the benchmark does not count.
+Where folders of train, val_id and val_ood are all below the one that is given, they are the split.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gnnscale.data.published import Place, found
+from gnnscale.data.published import Place, Unit, below, found, split_folders
 from gnnscale.schema import Spec
 from gnnscale.specs import DatasetCard
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # the planner imports this file for its card alone, on a logi
     from gnnscale.data.structure import Structure
 
 PATTERNS = ("*.extxyz.xz", "*.extxyz", "*.lmdb")
+FRAMES = 5000  # of an extended XYZ file, as published
 DOWNLOAD = "download and unpack a tar such as s2ef_train_200K.tar, named in fairchem's docs/catalysts/datasets/oc20.md"
 COUNTS = {  # training subsets are nested
     "200K": 200_000, "2M": 2_000_000, "20M": 20_000_000, "all": 133_934_018, "val_id": 999_866,
@@ -69,24 +71,49 @@ def card(options: Options) -> DatasetCard:
     )
 
 
-def structures(options: Options, skip: Callable[[str], None]) -> Iterator[Structure]:
-    return islice(all_structures(options), options.limit)
+def units(options: Options) -> list[Unit]:
+    """Every pair of files, every thousand keys."""
+    from gnnscale.data import ocp
+
+    listed, left = [], options.limit
+    for path in found(options.raw, PATTERNS, DOWNLOAD):
+        if left == 0:
+            break
+        if path.suffix == ".lmdb":
+            mine = ocp.units(options.raw, [path], left)
+        elif left is None:
+            mine = [Unit(below(options.raw, path), FRAMES, path)]
+        else:
+            last = min(left, count_frames(path))
+            mine = [Unit(below(options.raw, path), last, path, span=(0, last))]
+        listed += mine
+        left = left and left - sum(unit.span[1] - unit.span[0] for unit in mine)
+    return listed
 
 
-def all_structures(options: Options) -> Iterator[Structure]:
+def count_frames(path: Path) -> int:
+    """By the lines of the small file beside it."""
+    from gnnscale.data import extxyz
+
+    with Place(references(path)) as beside, extxyz.opened(beside.path) as lines:
+        return sum(1 for _ in lines)
+
+
+def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
     from gnnscale.data import ocp, plausible
 
-    for path in found(options.raw, PATTERNS, DOWNLOAD):
-        with Place(path) as place:
-            if path.suffix == ".lmdb":
-                kind = "crystals" if options.energy == "raw" else "adsorption"
-                watch = plausible.Watch(place, kind)
-                for structure in ocp.graphs(place):
-                    yield watch(structure)
-            else:
-                watch = plausible.Watch(place, "crystals")
-                yield from frames(place, watch, options.energy == "adsorption")
-            watch.done()
+    split = split_folders(options.raw, found(options.raw, PATTERNS, DOWNLOAD))[unit.path]
+    with Place(unit.path) as place:
+        if unit.path.suffix == ".lmdb":
+            watch = plausible.Watch(place, "crystals" if options.energy == "raw" else "adsorption")
+            read = map(watch, ocp.graphs(place, unit.span))
+        else:
+            watch = plausible.Watch(place, "crystals")
+            read = frames(place, watch, options.energy == "adsorption")
+            read = islice(read, unit.span[1]) if unit.span else read
+        for structure in read:
+            yield structure._replace(split=split)
+        watch.done()
 
 
 def frames(place: Place, watch: Watch, adsorption: bool) -> Iterator[Structure]:

@@ -1,19 +1,18 @@
 """OC22: oxide surfaces with adsorbates relaxing, the S2EF-Total task: 10 million frames, 51 elements.
 
 Tran et al., ACS Catal. 13, 3066 (2023). LMDB files as published, whose energies are total ones. Slabs count as periodic
-along all three vectors, as in OC20. Keep to the published train/, val_id/, val_ood/ folders, or take all as one.
+along all three vectors, as in OC20. Where train/, val_id/ and val_ood/ are all below the folder they are the split.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from gnnscale.data.published import Place, found
+from gnnscale.data.published import Place, Unit, found, split_folders
 from gnnscale.schema import Spec
 from gnnscale.specs import DatasetCard
 
@@ -49,19 +48,21 @@ def card(options: Options) -> DatasetCard:
     )
 
 
-def structures(options: Options, skip: Callable[[str], None]) -> Iterator[Structure]:
-    return islice(all_structures(options), options.limit)
+def units(options: Options) -> list[Unit]:
+    from gnnscale.data import ocp
+
+    return ocp.units(options.raw, inputs(options), options.limit)
 
 
-def all_structures(options: Options) -> Iterator[Structure]:
+def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
     from gnnscale.data import ocp, plausible
 
-    for path in inputs(options):
-        with Place(path) as place:
-            watch = plausible.Watch(place, "crystals")
-            for structure in ocp.graphs(place):
-                yield watch(structure)
-            watch.done()
+    split = split_folders(options.raw, inputs(options))[unit.path]
+    with Place(unit.path) as place:
+        watch = plausible.Watch(place, "crystals")
+        for structure in ocp.graphs(place, unit.span):
+            yield watch(structure)._replace(split=split)
+        watch.done()
 
 
 if __name__ == "__main__":

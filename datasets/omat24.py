@@ -7,13 +7,12 @@ MPtrj and Alexandria: the energies are on another scale.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gnnscale.data.published import Place, found
+from gnnscale.data.published import Place, Unit, found
 from gnnscale.schema import Spec
 from gnnscale.specs import DatasetCard
 
@@ -57,16 +56,21 @@ def card(options: Options) -> DatasetCard:
     )
 
 
-def structures(options: Options, skip: Callable[[str], None]) -> Iterator[Structure]:
+def units(options: Options) -> list[Unit]:
+    from gnnscale.data import aselmdb
+
+    return aselmdb.units(options.raw, inputs(options), options.limit)
+
+
+def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
     """The group is the reduced formula: rows do not say which were rattled from one crystal."""
     from gnnscale.data import aselmdb, plausible
 
-    for path in inputs(options):
-        with Place(path) as place:
-            watch = plausible.Watch(place, "crystals")
-            for structure, _ in islice(aselmdb.structures(place, reduced=True), options.limit):
-                yield watch(structure)
-            watch.done()
+    with Place(unit.path) as place:
+        watch = plausible.Watch(place, "crystals")
+        for structure, _ in aselmdb.structures(place, unit.span, reduced=True):
+            yield watch(structure)
+        watch.done()
 
 
 if __name__ == "__main__":

@@ -6,13 +6,12 @@ Levine et al., arXiv:2505.08762 (2025). Folders of .aselmdb files, eV and Angstr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gnnscale.data.published import Place, found
+from gnnscale.data.published import Place, Unit, found
 from gnnscale.schema import Spec
 from gnnscale.specs import DatasetCard
 
@@ -52,20 +51,25 @@ def card(options: Options) -> DatasetCard:
     )
 
 
-def structures(options: Options, skip: Callable[[str], None]) -> Iterator[Structure]:
+def units(options: Options) -> list[Unit]:
+    from gnnscale.data import aselmdb
+
+    return aselmdb.units(options.raw, inputs(options), options.limit)
+
+
+def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
     """The group is the formula: conformers of a molecule share it."""
     from gnnscale.data import aselmdb, plausible
 
-    for path in inputs(options):
-        with Place(path) as place:
-            watch = plausible.Watch(place, "atoms")
-            for structure, data in islice(aselmdb.structures(place, reduced=False), options.limit):
-                if options.charge == "neutral" and not {"charge", "spin"} <= data.keys():
-                    raise place.fault(f"no charge and spin in the row's data; there is {', '.join(data) or 'nothing'}")
-                if options.charge == "neutral" and (data["charge"] != 0 or data["spin"] != 1):
-                    skip("charged or open-shell")
-                else:
-                    yield watch(structure)
+    with Place(unit.path) as place:
+        watch = plausible.Watch(place, "atoms")
+        for structure, data in aselmdb.structures(place, unit.span, reduced=False):
+            if options.charge == "neutral" and not {"charge", "spin"} <= data.keys():
+                raise place.fault(f"no charge and spin in the row's data; there is {', '.join(data) or 'nothing'}")
+            if options.charge == "neutral" and (data["charge"] != 0 or data["spin"] != 1):
+                skip("charged or open-shell")
+            else:
+                yield watch(structure)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,12 @@ total, of all electrons: -1e3 to -3e4 eV, where single precision has steps of 2 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gnnscale.data.published import Place, found, molecule
+from gnnscale.data.published import Place, Unit, found, molecule
 from gnnscale.schema import Spec
 from gnnscale.specs import DatasetCard
 
@@ -64,29 +63,33 @@ def card(options: Options) -> DatasetCard:
     )
 
 
-def structures(options: Options, skip: Callable[[str], None]) -> Iterator[Structure]:
+def units(options: Options) -> list[Unit]:
+    """A molecule each."""
+    from gnnscale.data import hdf5
+
+    listed = [path for path in inputs(options) if path.suffix == ".hdf5"]
+    size = CONFORMATIONS / MOLECULES
+    return [unit for path in listed for unit in hdf5.units(options.raw, path, options.limit, size)]
+
+
+def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
     from gnnscale.data import hdf5, plausible
 
-    *listed, last = inputs(options)
     dropped = set()
     if options.duplicates == "drop":  # Geom-m1-i1-c1-opt stands for all Geom-m1-i1-c1-*
-        dropped = {line.rsplit("-", 1)[0] for line in last.read_text().split()}
-    else:
-        listed.append(last)
+        dropped = {line.rsplit("-", 1)[0] for line in duplicates_file(unit.path).read_text().split()}
     key, forces_key = LABELS[options.level]
-    for path in listed:
-        with Place(path) as place, hdf5.opened(place) as file:
-            watch = plausible.Watch(place, "atoms")
-            for identity, conformations in islice(hdf5.groups(place, file), options.limit):
-                for name, group in hdf5.groups(place, conformations):
-                    if name.rsplit("-", 1)[0] in dropped:
-                        skip("listed as duplicate in DupMols.dat")
-                        continue
-                    numbers = hdf5.array(place, group, "atNUM", (None,), "i")
-                    positions = hdf5.array(place, group, "atXYZ", (len(numbers), 3))
-                    (energy,) = hdf5.array(place, group, key, (1,))
-                    forces = hdf5.array(place, group, forces_key, (len(numbers), 3))
-                    yield watch(molecule(numbers, positions, energy, forces, identity, f"{identity} {name}"))
+    with Place(unit.path) as place, hdf5.opened(place) as file:
+        watch, identity = plausible.Watch(place, "atoms"), unit.key
+        for name, group in hdf5.groups(place, hdf5.group(place, file, identity)):
+            if name.rsplit("-", 1)[0] in dropped:
+                skip("listed as duplicate in DupMols.dat")
+                continue
+            numbers = hdf5.array(place, group, "atNUM", (None,), "i")
+            positions = hdf5.array(place, group, "atXYZ", (len(numbers), 3))
+            (energy,) = hdf5.array(place, group, key, (1,))
+            forces = hdf5.array(place, group, forces_key, (len(numbers), 3))
+            yield watch(molecule(numbers, positions, energy, forces, identity, f"{identity} {name}"))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gnnscale.data.published import Place, found, molecule
+from gnnscale.data.published import ROWS, Place, Unit, below, found, molecule
 from gnnscale.schema import Spec
 from gnnscale.specs import DatasetCard
 
@@ -65,14 +65,30 @@ def card(options: Options) -> DatasetCard:
     )
 
 
-def structures(options: Options, skip: Callable[[str], None]) -> Iterator[Structure]:
+def units(options: Options) -> list[Unit]:
+    """The archive, which can only be read from its beginning; or a thousand files each."""
+    listed = [path for path in inputs(options) if path.name != "uncharacterized.txt"]
+    if listed[0].suffix == ".bz2":
+        return [Unit(below(options.raw, listed[0]), min(MOLECULES, options.limit or MOLECULES), listed[0])]
+    listed = listed[: options.limit]
+    units = []
+    for first in range(0, len(listed), ROWS):
+        some = listed[first : first + ROWS]
+        name = f"{below(options.raw, some[0])} to {some[-1].name}"
+        units.append(Unit(name, len(some), some[0].parent, span=(first, first + len(some))))
+    return units
+
+
+def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
     from gnnscale.data import plausible
 
     dropped: set[int] = set()
     listed = inputs(options)
     if options.uncharacterized == "drop":
         dropped = uncharacterized(listed.pop())
-    for place, lines in islice(texts(listed), options.limit):
+    if unit.span is not None:
+        listed = listed[slice(*unit.span)]
+    for place, lines in islice(texts(listed), None if unit.span else options.limit):
         with place:
             number, made = parsed(place, lines, PROPERTY[options.energy])
             if number in dropped:

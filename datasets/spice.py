@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gnnscale.data.published import Place, found, molecule
+from gnnscale.data.published import Place, Unit, found, molecule
 from gnnscale.schema import Spec
 from gnnscale.specs import DatasetCard
 
@@ -56,27 +55,33 @@ def card(options: Options) -> DatasetCard:
     )
 
 
-def structures(options: Options, skip: Callable[[str], None]) -> Iterator[Structure]:
-    from gnnscale.data import hdf5, plausible, units
+def units(options: Options) -> list[Unit]:
+    from gnnscale.data import hdf5
 
-    for path in inputs(options):
-        with Place(path) as place, hdf5.opened(place) as file:
-            watch = plausible.Watch(place, "atoms")
-            for name, group in islice(hdf5.groups(place, file), options.limit):
-                numbers = hdf5.array(place, group, "atomic_numbers", (None,), "i")
-                positions = hdf5.array(place, group, "conformations", (None, len(numbers), 3)) * units.BOHR
-                energy = hdf5.array(place, group, "dft_total_energy", (len(positions),)) * units.HARTREE
-                gradient = hdf5.array(place, group, "dft_total_gradient", positions.shape)
-                forces = -gradient * (units.HARTREE / units.BOHR)
-                charged = options.charge == "neutral" and charge(smiles(place, group)) != 0
-                for k in range(len(positions)):
-                    if charged:
-                        skip("charged")
-                    elif energy[k] != energy[k]:
-                        skip("no energy")
-                    else:
-                        label = f"{name} conformation {k}"
-                        yield watch(molecule(numbers, positions[k], energy[k], forces[k], name, label))
+    size = CONFORMATIONS / MOLECULES
+    return [unit for path in inputs(options) for unit in hdf5.units(options.raw, path, options.limit, size)]
+
+
+def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
+    from gnnscale.data import hdf5, plausible
+    from gnnscale.data.units import BOHR, HARTREE
+
+    with Place(unit.path) as place, hdf5.opened(place) as file:
+        watch, name = plausible.Watch(place, "atoms"), unit.key
+        group = hdf5.group(place, file, name)
+        numbers = hdf5.array(place, group, "atomic_numbers", (None,), "i")
+        positions = hdf5.array(place, group, "conformations", (None, len(numbers), 3)) * BOHR
+        energy = hdf5.array(place, group, "dft_total_energy", (len(positions),)) * HARTREE
+        forces = -hdf5.array(place, group, "dft_total_gradient", positions.shape) * (HARTREE / BOHR)
+        charged = options.charge == "neutral" and charge(smiles(place, group)) != 0
+        for k in range(len(positions)):
+            if charged:
+                skip("charged")
+            elif energy[k] != energy[k]:
+                skip("no energy")
+            else:
+                label = f"{name} conformation {k}"
+                yield watch(molecule(numbers, positions[k], energy[k], forces[k], name, label))
 
 
 def smiles(place: Place, group: h5py.Group) -> str:

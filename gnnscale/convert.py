@@ -1,147 +1,140 @@
 """The stage `convert`: one dataset, through its script in datasets/, into ADIOS2 shards and a card.
 
 python -m gnnscale.convert DIRECTORY
+
+Under several ranks each takes some of the lots (gnnscale/data/lots.py) and the first waits for all. A source that is
+converted in parts has stages `shards` before this one, which then only joins what they made.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections import Counter
-from collections.abc import Iterator
+import math
+import os
+import shutil
 from pathlib import Path
-from types import ModuleType
 
-import numpy as np
 from ase.data import chemical_symbols
 from pydantic import ValidationError
 
-from gnnscale import stage
-from gnnscale.data import loader, shards, splits
-from gnnscale.data.structure import Structure
-from gnnscale.specs import ConvertSettings, DatasetCard, ShardCard, SplitCount
-
-DATASETS = Path(__file__).parent.parent / "datasets"
+from gnnscale import sources, stage
+from gnnscale.data import lots, references, shards, team
+from gnnscale.data.lots import Job, Lot, Note
+from gnnscale.data.manifest import Sums
+from gnnscale.ranks import ranks
+from gnnscale.specs import ConvertSettings, ShardCard
 
 
 def main(run: stage.Run) -> stage.Outputs:
-    settings: ConvertSettings = run.spec.settings
-    script = load_script(settings.dataset)
+    job = prepared(run.spec.settings)
+    if run.needs:
+        gather(run)
+    else:
+        cut = lots.lots(job.script.units(job.options), job.card)
+        work(run, job, cut, cut)
+        if ranks().rank:
+            return stage.Outputs([], {})  # the first rank's are taken
+    made = joined(run.directory, job)
+    run.write("card.json", made.model_dump_json(indent=1) + "\n")
+    values = {
+        "structures": sum(count.structures for count in made.counts.values()),
+        "atoms": sum(made.elements.values()),
+        "skipped": sum(made.skipped.values()),
+    }
+    return stage.Outputs(files=["shards", "card.json"], values=values)
+
+
+def prepared(settings: ConvertSettings) -> Job:
+    """The script, its options and what is to be left out; a mistake in them is told before anything is read."""
+    if settings.dataset not in sources.names():
+        known = ", ".join(sources.names())
+        raise stage.Refusal(f"no dataset {settings.dataset!r} in {sources.DATASETS}", f"known: {known}")
+    script = sources.script(settings.dataset)
     try:
         options = script.Options(**settings.options)
     except ValidationError as error:
         raise stage.Refusal(f"options of dataset {settings.dataset!r}: {error}") from None
-    card, skipped = script.card(options), Counter()
-    found = watched(run, script.structures(options, lambda reason: skipped.update([reason])), card.structures)
-    path = run.directory / "shards"
-    shards.write(path, found, settings.split)
-    packed = shards.read(path)
-    made = describe(packed, card, settings, dict(sorted(skipped.items())))
-    run.write("card.json", made.model_dump_json(indent=1) + "\n")
-    values = {"structures": len(packed.energy), "atoms": len(packed.numbers), "skipped": sum(skipped.values())}
-    return stage.Outputs(files=["shards", "card.json"], values=values)
+    listed = sources.quarantined(Path(settings.quarantine), settings.name) if settings.quarantine else {}
+    return Job(script, options, settings, script.card(options), listed)
 
 
-def load_script(name: str) -> ModuleType:
-    """A dataset is one file, run by path: a package called `datasets` would shadow Hugging Face's."""
-    path = DATASETS / f"{name}.py"
-    if not path.exists():
-        known = ", ".join(sorted(p.stem for p in DATASETS.glob("*.py")))
-        raise stage.Refusal(f"no dataset {name!r} in {DATASETS}", f"known: {known}")
-    spec = importlib.util.spec_from_file_location(f"datasets_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # pydantic looks types up there
-    spec.loader.exec_module(module)
-    return module
+def work(run: stage.Run, job: Job, mine: list[Lot], cut: list[Lot]) -> None:
+    """Those of the lots that are not made yet, shared among the ranks."""
+    expected = sum(lot.structures for lot in mine)
+    if len(mine) == len(cut) and "raw" not in job.settings.options:
+        expected = job.card.structures
+    if not ranks().rank:
+        print(f"{job.settings.name}: about {expected:,.0f} structures in {len(mine)} of {len(cut)} lots", flush=True)
+    team.convert(job, mine, run.directory, expected, lambda done, total, **more: run.progress(done, total, **more))
 
 
-def watched(run: stage.Run, structures: Iterator[Structure], expected: int) -> Iterator[Structure]:
-    for number, structure in enumerate(structures, 1):
-        check(structure, number)
-        run.progress(number, max(number, expected))
-        yield structure
+def gather(run: stage.Run) -> None:
+    """The shards of all parts under one folder, as hard links: no second copy, and each folder stands alone."""
+    for name in ("shards", "lots"):
+        shutil.rmtree(run.directory / name, ignore_errors=True)
+        (run.directory / name).mkdir()
+        for part in run.needs.values():
+            shutil.copytree(part / name, run.directory / name, copy_function=link, dirs_exist_ok=True)
 
 
-def check(structure: Structure, number: int) -> None:
-    """A label may be NaN where it is lacking; a geometry may not, and shapes must agree."""
-    atoms = len(structure.numbers)
-    if not atoms or structure.positions.shape != (atoms, 3) or structure.forces.shape != (atoms, 3):
-        raise stage.Refusal(
-            f"structure {number} ({structure.label or structure.group}): {atoms} atoms, but positions "
-            f"{structure.positions.shape} and forces {structure.forces.shape}",
-            "mend the dataset's script",
-            "data",
-        )
-    if not np.isfinite(structure.positions).all() or not np.isfinite(structure.cell).all():
-        raise stage.Refusal(
-            f"structure {number} ({structure.label or structure.group}): position not finite", "", "data"
-        )
+def link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target)
 
 
-def describe(packed: shards.Packed, card: DatasetCard, settings: ConvertSettings, skipped: dict[str, int]) -> ShardCard:
-    """Everything that normalisation, load balance and planning need to know of the shards."""
-    train = packed.split == splits.NAMES.index("train")
+def joined(directory: Path, job: Job) -> ShardCard:
+    """The manifest over the shards of all lots, and the card."""
+    noted = all_notes(directory)
+    manifest = shards.join(directory / "shards", [note.entry for note in noted if note.entry is not None])
+    return describe(manifest.total, job, skipped(noted))
+
+
+def all_notes(directory: Path) -> list[Note]:
+    """In the order of the lots, every one at its end."""
+    found: list[Note] = []
+    number = 0
+    while True:
+        mine = lots.notes(directory, number)
+        if not mine or not mine[-1].done:
+            raise stage.Refusal(f"{directory}: lot {number} was never finished", "run the conversion again", "data")
+        found += mine
+        number += 1
+        if number == mine[-1].of:
+            return found
+
+
+def skipped(noted: list[Note]) -> dict[str, int]:
+    """Reason -> structures; what a note says holds for its lot until there."""
+    counts: dict[str, int] = {}
+    for note in noted:
+        for reason, count in note.skipped.items() if note.done else ():
+            counts[reason] = counts.get(reason, 0) + count
+    return dict(sorted(counts.items()))
+
+
+def describe(total: Sums, job: Job, left_out: dict[str, int]) -> ShardCard:
+    """Everything that normalisation, load balance and planning need to know of the shards: from sums alone."""
     for name in ("train", "test"):
-        if not (packed.split == splits.NAMES.index(name)).any():
-            groups = len(np.unique(packed.group))
+        if not total.counts[name].structures:
+            groups = sum(count.groups for count in total.counts.values())
             raise stage.Refusal(
-                f"{settings.name}: no structure falls into the {name} split ({groups} groups)",
+                f"{job.settings.name}: no structure falls into the {name} split ({groups} groups)",
                 "ask for more structures, a larger share, or another split seed",
                 "data",
             )
-    elements, counts = composition(packed)
-    known = np.isfinite(packed.energy)
-    references, rank = fit_references(counts[train & known], packed.energy[train & known])
-    residual = (packed.energy - counts @ references) / packed.natoms
-    atoms_in_train = np.repeat(train, packed.natoms)
-    edge_ptr = loader.neighbours(packed, settings.cutoff)[3]
+    fitted, rank = references.fit(total.energies)
     return ShardCard(
-        card=card,
-        cutoff=settings.cutoff,
-        counts={name: count(packed, np.diff(edge_ptr), index) for index, name in enumerate(splits.NAMES)},
-        elements={chemical_symbols[z]: int(counts[:, k].sum()) for k, z in enumerate(elements)},
-        references={chemical_symbols[z]: float(references[k]) for k, z in enumerate(elements)},
+        card=job.card,
+        cutoff=job.settings.cutoff,
+        counts=total.counts,
+        elements={chemical_symbols[z]: count for z, count in total.elements.items()},
+        references={chemical_symbols[z]: fitted[z] for z in total.elements},
         reference_rank=rank,
-        energy_rms=rms(residual[train & known]),
-        force_rms=rms(packed.forces[atoms_in_train]),
-        skipped=skipped,
-        content=shards.content(packed),
-    )
-
-
-def composition(packed: shards.Packed) -> tuple[np.ndarray, np.ndarray]:
-    """(atomic numbers present, atoms of each in every structure (S, elements))"""
-    elements, column = np.unique(packed.numbers, return_inverse=True)
-    counts = np.zeros((len(packed.natoms), len(elements)))
-    np.add.at(counts, (np.repeat(np.arange(len(packed.natoms)), packed.natoms), column), 1.0)
-    return elements, counts
-
-
-def fit_references(counts: np.ndarray, energy: np.ndarray) -> tuple[np.ndarray, int]:
-    """Energy per element by least squares, around the mean energy of an atom.
-
-    Narrow data leave some of them undetermined (an oxide's metal and oxygen come in step). The solution of least norm
-    *about the mean* then keeps every reference, also that of an element which training never saw, near a real one.
-    """
-    if not len(energy):
-        return np.zeros(counts.shape[1]), 0  # a source without energies
-    mean = energy.sum() / counts.sum()
-    solution, _, rank, _ = np.linalg.lstsq(counts, energy - mean * counts.sum(1), rcond=1e-10)
-    return mean + solution, int(rank)
-
-
-def rms(values: np.ndarray) -> float:
-    known = values[np.isfinite(values)].astype(np.float64)
-    return float(np.sqrt(np.mean(known**2))) if known.size else float("nan")
-
-
-def count(packed: shards.Packed, edges: np.ndarray, split: int) -> SplitCount:
-    chosen = packed.split == split
-    return SplitCount(
-        structures=int(chosen.sum()),
-        groups=len(np.unique(packed.group[chosen])),
-        atoms=int(packed.natoms[chosen].sum()),
-        edges=int(edges[chosen].sum()),
+        energy_rms=references.rms(total.energies, fitted),
+        force_rms=math.sqrt(total.forces_squared / total.forces) if total.forces else float("nan"),
+        skipped=left_out,
+        content=total.content,
     )
 
 

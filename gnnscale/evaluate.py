@@ -51,7 +51,7 @@ def errors(model: torch.nn.Module, corpus: loader.Corpus, run: stage.Run) -> tup
         chosen = np.arange(begin, min(begin + BATCH, len(corpus)))
         graphs, labels = loader.batch(corpus, chosen)
         predicted = predict(model, graphs)
-        natoms = torch.from_numpy(corpus.packed.natoms[chosen])
+        natoms = torch.from_numpy(corpus.natoms[chosen])
         # a NaN that the model says is an infinite error; one in the labels is none at all
         energy.append(((predicted.energy.nan_to_num(torch.inf) - labels.energy) / natoms).detach().numpy())
         forces.append((predicted.forces.nan_to_num(torch.inf) - labels.forces).detach().numpy())
@@ -67,7 +67,7 @@ def summarise(name: str, trained: TrainedModel, settings: EvaluateSettings, corp
     by_source = {}
     for index, source in enumerate(corpus.names):
         mine = corpus.source == index
-        by_source[source] = statistics(energy[mine], forces[np.repeat(mine, corpus.packed.natoms)])
+        by_source[source] = statistics(energy[mine], forces[np.repeat(mine, corpus.natoms)])
     shared = (set(Evaluation.model_fields) & set(TrainedModel.model_fields)) - {"sources"}  # names there, errors here
     return Evaluation(
         run=name.removeprefix("evaluate/"), split=settings.split, loss=loss, all=whole, sources=by_source,

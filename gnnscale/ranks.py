@@ -6,14 +6,18 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
-# launcher: (variable of the rank, of the local rank, of the number of ranks); the first that is complete counts
-LAUNCHERS = {
-    "torch": ("RANK", "LOCAL_RANK", "WORLD_SIZE"),
-    "pals": ("PALS_RANKID", "PALS_LOCAL_RANKID", "PALS_NRANKS"),
-    "openmpi": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE"),
-    "hydra": ("PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE"),
-    "slurm": ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS"),  # unset in a batch script, outside of srun
-}
+# (launcher, variables of the rank, of the local rank, of the number of ranks); the first that is complete counts, so one
+# that may have started another comes after it: mpiexec uses srun to start its daemons, and torch's are set by ourselves.
+LAUNCHERS = (
+    ("torch", "RANK", "LOCAL_RANK", "WORLD_SIZE"),
+    ("pals", "PALS_RANKID", "PALS_LOCAL_RANKID", "PALS_NRANKS"),
+    ("pals", "PALS_RANKID", "PALS_LOCAL_RANKID", "PMI_SIZE"),  # of versions that leave the number to PMI
+    ("openmpi", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("mvapich", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_SIZE"),
+    ("hydra", "PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE"),  # of MPICH and Intel MPI
+    ("cray", "PMI_RANK", "PMI_LOCAL_RANK", "PMI_SIZE"),
+    ("slurm", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS"),  # unset in a batch script, outside of srun
+)
 
 
 class Ranks(NamedTuple):
@@ -24,7 +28,7 @@ class Ranks(NamedTuple):
 
 
 def ranks(environ: Mapping[str, str] = os.environ) -> Ranks:
-    for launcher, names in LAUNCHERS.items():
+    for launcher, *names in LAUNCHERS:
         if all(name in environ for name in names):
             rank, local_rank, size = (int(environ[name]) for name in names)
             return Ranks(rank, local_rank, size, launcher)

@@ -76,6 +76,25 @@ class ConvertSettings(Spec):
                                        "`raw` is a path, and its files count instead of it")  # fmt: skip
     split: Split = Split()
     cutoff: float = Field(5.0, gt=0, description="Angstrom, for the edge counts of the card")
+    quarantine: str | None = Field(
+        None, description="JSON or CSV that lists structures to leave out, as an audit writes it; its content counts"
+    )
+
+
+class PartSettings(ConvertSettings):
+    """Settings of the stage `shards`: one of several parts of a conversion, to be joined by `convert`."""
+
+    kind: Literal["shards"] = "shards"
+    part: int = Field(ge=0, description="which, from 0")
+    parts: int = Field(ge=1, description="how many there are")
+
+
+class AuditSettings(Spec):
+    """Settings of the stage `audit`: what is looked for in the data of a study."""
+
+    kind: Literal["audit"] = "audit"
+    outlier: float = Field(15.0, gt=0, description="robust z of an energy per atom or a force, from which on it is told")
+    surely: float = Field(100.0, gt=0, description="the same, from which on it is quarantined")
 
 
 # ---------------------------------------------------------------------------------------------------------- stages
@@ -130,6 +149,9 @@ class TrainSettings(Spec):
     model: ModelConfig = EGNNConfig()
     structures: int | None = Field(None, ge=1, description="training structures over all sources; null = all")
     subset_seed: int = Field(0, ge=0, description="which nested subset; stratified by source")
+    subset: Literal["random", "prefix"] = Field(
+        "random", description="which structures come first: in random order, or in that of the files, for comparison only"
+    )
     optim: OptimSettings = OptimSettings()
     seed: int = Field(0, ge=0, description="of the weights and of the data order")
 
@@ -167,7 +189,8 @@ class ReportSettings(Spec):
 
 
 Settings = Annotated[
-    ConvertSettings | TrainSettings | EvaluateSettings | ScalingSettings | ReportSettings, Field(discriminator="kind")
+    ConvertSettings | PartSettings | AuditSettings | TrainSettings | EvaluateSettings | ScalingSettings | ReportSettings,
+    Field(discriminator="kind"),
 ]
 
 
@@ -180,6 +203,10 @@ class Runtime(Spec):
     micro_batch_edges: int | None = Field(None, ge=1, description="memory: edges of a rank at a time; null = its share")
     edge_chunk: int | None = Field(None, ge=1, description="memory: edges of a message at a time; null = all")
     activation_checkpointing: bool = Field(False, description="memory: compute each layer again in the backward pass")
+    loader_workers: int = Field(1, ge=0, description="threads of a rank that make batches ahead; 0 = in between")
+    data: Literal["map", "memory", "store"] = Field(
+        "map", description="structures: on disk, mapped; in each rank's memory; once in all nodes' memory (needs MPI)"
+    )
     checkpoint_seconds: float = Field(30.0, gt=0, description="a checkpoint this often, in up to a tenth of the time")
     shorter: tuple[str, ...] = Field((), description="trainings that differ in length alone, longest first: directories "
                                      "relative to this one; this one may begin where they began their decay")  # fmt: skip

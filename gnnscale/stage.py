@@ -82,6 +82,8 @@ class Run:
 
     def stop(self, signum: int, frame: object = None) -> None:
         """Told to stop: at once, unless the stage will do so itself at its next good moment."""
+        if self.stop_requested:  # by the launcher and by the scheduler: once is enough
+            return
         self.stop_requested = True
         if not self.can_checkpoint:
             raise Stopped(f"{signal.Signals(signum).name}; run it again to do it again")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from tests import corpus
+from tests import cluster, corpus
 
 settings.register_profile("fast", max_examples=25, derandomize=True, deadline=None, database=None)
 settings.register_profile("deep", max_examples=500, deadline=None)
@@ -19,3 +19,17 @@ torch.set_num_threads(1)
 def converted(tmp_path_factory):
     """convert/NAME -> directory, of two small datasets."""
     return corpus.convert(tmp_path_factory.mktemp("corpus"))
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slurm: on a private Slurm, which `tests/slurm.sh install` makes possible")
+    config.addinivalue_line("markers", "faults: things that go wrong on a cluster, each brought about; some minutes")
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory):
+    """Three nodes, without accounting; gone at the end, however the tests end."""
+    if why := cluster.missing():
+        cluster.require("slurm", why)
+    with cluster.Cluster(tmp_path_factory.mktemp("slurm") / "up") as up:
+        yield up

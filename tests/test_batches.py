@@ -36,6 +36,24 @@ def test_shares_hold_everything_once_and_are_balanced(costs, ranks):
     assert max(loads) <= sum(loads) / ranks + costs.max() + 1e-9  # the bound of longest-first
 
 
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=200), st.integers(1, 40))
+def test_shares_are_those_of_longest_first_one_at_a_time(costs, ranks):
+    """With many equal costs, as ties must be broken alike on every machine."""
+    costs, loads, shares = np.array(costs, float), [0.0] * ranks, [[] for _ in range(ranks)]
+    for position in sorted(range(len(costs)), key=lambda k: -costs[k]):
+        least = loads.index(min(loads))
+        loads[least] += costs[position]
+        shares[least].append(position)
+    assert [share.tolist() for share in batches.share(costs, ranks)] == [sorted(share) for share in shares]
+
+
+def test_an_epoch_is_drawn_once():
+    batches.permutation.cache_clear()
+    for step in range(10):
+        batches.global_batch(step, 40, 8, 0)
+    assert batches.permutation.cache_info().misses == 2, "of ten steps in two epochs"
+
+
 def test_steps_for_counts_whole_epochs():
     assert batches.steps_for(100, 16, 2) == 13
     assert batches.steps_for(5, 16, 3) == 3
@@ -47,9 +65,9 @@ def test_steps_for_counts_whole_epochs():
 def test_micro_batches_hold_everything_once_under_the_budget(edges, ranks, budget):
     edges = np.array(edges)
     shares = batches.share(edges.astype(float), ranks)
-    cut = batches.micro_batches(edges, shares, budget)
+    cut = [batches.micro_batches(edges, shares, budget, rank) for rank in range(ranks)]
     assert len({len(parts) for parts in cut}) == 1, "every rank does as many"
     for share, parts in zip(shares, cut):
         assert sorted(np.concatenate(parts)) == sorted(share)
         assert all(edges[part].sum() <= budget or len(part) == 1 for part in parts)
-    assert batches.micro_batches(edges, shares, None) == [[share] for share in shares]
+    assert all(batches.micro_batches(edges, shares, None, rank)[0] is shares[rank] for rank in range(ranks))

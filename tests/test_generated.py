@@ -34,7 +34,9 @@ PERIODICITY = {
 def make(source: str, count: int, seed: int = 0, **more):
     skipped = Counter()
     options = script().Options(source=source, structures=count, seed=seed)
-    return list(script().structures(options, lambda reason: skipped.update([reason]), **more)), skipped
+    units = script().units(options)
+    found = [s for u in units for s in script().structures(options, u, lambda reason: skipped.update([reason]), **more)]
+    return found, skipped
 
 
 @cache
@@ -52,6 +54,22 @@ def test_fewer_structures_are_the_beginning_of_more(source):
     fewer, _ = make(source, 23)
     assert len(fewer) == 23
     assert all(same(one, two) for one, two in zip(fewer, made(source)[0]))
+
+
+def test_units_are_independent_and_fewer_of_them_are_the_beginning_of_more(monkeypatch):
+    monkeypatch.setattr(script(), "BLOCK", 15)
+    whole, _ = make("oxide", 40)
+    options = script().Options(source="oxide", structures=40)
+    units = script().units(options)
+    assert [unit.structures for unit in units] == [15, 15, 10]
+    for unit in reversed(units):
+        alone = list(script().structures(options, unit, lambda reason: None))
+        assert all(same(one, two) for one, two in zip(alone, whole[slice(*unit.span)], strict=True))
+    fewer, _ = make("oxide", 21)
+    assert all(same(one, two) for one, two in zip(fewer, whole)) and len(fewer) == 21
+    groups = [{s.group for s in whole[slice(*unit.span)]} for unit in units]
+    assert groups[0].isdisjoint(groups[1]) and groups[1].isdisjoint(groups[2])
+    assert not any(one.energy == two.energy for one, two in zip(whole, whole[15:]))
 
 
 def test_another_seed_is_another_stream():
@@ -128,7 +146,7 @@ def test_each_structure_that_is_left_out_is_counted_once():
     groups = list(dict.fromkeys(s.group for s in structures))
     last = int(structures[-1].label.rsplit(" ", 1)[1])
     assert skipped.total() > 0
-    begun = int(groups[-1].rsplit("-", 1)[1])  # groups that are over
+    begun = int(groups[-1].rsplit("-", 1)[1])  # groups that are over, all of one block
     assert len(structures) + skipped.total() == begun * frames + last + 1
 
 

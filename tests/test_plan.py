@@ -1,10 +1,12 @@
 """Keys change with whatever determines a result, and with nothing else; reasons are told."""
 
+import json
+
 import pytest
 
 from gnnscale import files
 from gnnscale.specs import StageResult
-from workflow import fingerprint, plan, sites, study
+from workflow import fingerprint, plan, sites, study, yamlfile
 
 _, SMOKE = study.load("smoke")
 SITE = sites.load("local")
@@ -132,3 +134,44 @@ def test_the_estimate_grows_with_the_work():
         )
     )
     assert wide > small and long > 5 * small - SITE.node.start_seconds * 5
+
+
+# ------------------------------------------------------------------------------------------------- conversions in parts
+def with_source(number, **changes):
+    data = list(SMOKE.data)
+    data[number] = data[number].model_copy(update=changes)
+    return SMOKE.model_copy(update={"data": data})
+
+
+def test_parts_change_no_key_and_are_gone_once_their_source_is_converted(tmp_path):
+    whole, divided = stages(tmp_path), stages(tmp_path, with_source(1, parts=3))
+    assert {id: stage.key for id, stage in divided.items() if not id.startswith("shards/")} == {
+        id: stage.key for id, stage in whole.items()
+    }
+    parts = tuple(f"shards/bulk.{k}" for k in range(3))
+    assert divided["convert/bulk"].needs == parts and not divided["convert/organic"].needs
+    assert divided["train/w8-d2-n24"].needs == whole["train/w8-d2-n24"].needs
+    assert len({divided[id].key for id in parts}) == 3
+    assert list(divided).index("convert/bulk") > max(list(divided).index(id) for id in parts)
+    assert sum(divided[id].core_seconds for id in parts) > whole["convert/bulk"].core_seconds / 2
+    for id in parts:
+        finish(divided[id], divided, tmp_path)
+    assert states(divided, tmp_path)["convert/bulk"] == "run" and states(divided, tmp_path)[parts[0]] == "done"
+    finish(divided["convert/bulk"], divided, tmp_path)
+    for parts in (1, 3, 5):  # whoever asks for it now
+        again = stages(tmp_path, with_source(1, parts=parts))
+        assert states(again, tmp_path)["convert/bulk"] == "done" and again.keys() == whole.keys()
+
+
+def test_what_a_list_of_quarantined_structures_says_of_a_source_counts(tmp_path):
+    def write(name, *rows):
+        listed = [dict(zip(("source", "unit", "number", "reasons"), (*row, ["outlier"]))) for row in rows]
+        (tmp_path / name).write_text(json.dumps({"structures": listed}))
+        return stages(tmp_path, with_source(1, quarantine=str(tmp_path / name)))["convert/bulk"].key
+
+    one = write("a.json", ("bulk", "structures 0 to 59", 3))
+    assert write("b.json", ("bulk", "structures 0 to 59", 3), ("organic", "structures 0 to 59", 9)) == one
+    assert write("b.json", ("bulk", "structures 0 to 59", 4)) != one != stages(tmp_path)["convert/bulk"].key
+    with pytest.raises(yamlfile.Problem, match=r"source 'bulk'.*no such list"):
+        stages(tmp_path, with_source(1, quarantine=str(tmp_path / "nowhere.json")))
+

@@ -35,10 +35,24 @@ def test_subsets_are_stratified(counts):
         assert abs((sources[chosen] == index).sum() - size * count / len(sources)) <= 1
 
 
+@given(sizes, st.integers(0, 40))
+def test_a_prefix_is_the_beginning_of_each_source(counts, count):
+    sources, names = sources_of(counts), tuple("abcde"[: len(counts)])
+    chosen = splits.subset(sources, names, count, 0, "prefix")
+    assert len(chosen) == min(count, len(sources))
+    for index, size in enumerate(counts):
+        of_source = np.flatnonzero(sources == index)
+        mine = chosen[sources[chosen] == index]
+        assert (mine == of_source[: len(mine)]).all()
+        assert abs(len(mine) - size * min(1, count / len(sources))) <= 1
+    assert (chosen == splits.subset(sources, names, count, 1, "prefix")).all(), "no seed"
+
+
 def test_the_seed_matters_and_a_source_does_not_depend_on_its_neighbours():
     sources = np.repeat([0, 1], 50)
     one, two = (set(splits.subset(sources, ("a", "b"), 20, seed)) for seed in (0, 1))
     assert one != two
+    assert {k for k in one if k < 50} != {k - 50 for k in one if k >= 50}, "each source has an order of its own"
     swapped = {(k + 50) % 100 for k in splits.subset(np.repeat([0, 1], 50), ("b", "a"), 20, 0)}
     assert swapped == one
 

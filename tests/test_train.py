@@ -1,5 +1,6 @@
 """Training on one rank: resumed = uninterrupted, in pieces = at once, and what is lacking or broken does no harm."""
 
+import math
 import os
 import shutil
 import signal
@@ -20,7 +21,7 @@ from gnnscale.specs import Diverged, OptimSettings, ShardCard, TrainedModel
 from gnnscale.train import __main__ as train
 from gnnscale.train import checkpoint, loop
 from gnnscale.train.muon import Muon, orthogonal
-from gnnscale.train.objective import Normalisation, labelled, objective, penalties
+from gnnscale.train.objective import Normalisation, objective, penalties
 from tests.corpus import ENV, TINY, execute, result
 from tests.training import assert_equal, here, losses, metrics, prepare, settings, weights
 
@@ -135,9 +136,9 @@ def test_bf16_multiplies_in_bf16_and_learns_alike(converted, tmp_path, changes):
         here(prepare(tmp_path, converted, precision, **changes | {"optim": {"precision": precision, "epochs": 8}}))
         for precision in ("fp32", "bf16")
     )
-    a, b = metrics(fp32)[-1], metrics(bf16)[-1]
-    assert b.loss < 0.8 * metrics(bf16)[0].loss
-    assert b.loss == pytest.approx(a.loss, rel=0.03)
+    a, b = (np.mean([line.loss for line in metrics(made)[-5:]]) for made in (fp32, bf16))  # an epoch
+    assert b < 0.9 * metrics(bf16)[0].loss
+    assert b == pytest.approx(a, rel=0.03)
     assert all(tensor.dtype != torch.bfloat16 for tensor in weights(bf16).values())
     with Products() as products:
         here(prepare(tmp_path, converted, "seen", **changes | {"optim": {"precision": "bf16", "epochs": 0.1}}))
@@ -166,7 +167,7 @@ def test_a_running_mean_is_what_is_validated_and_saved(converted, tmp_path, monk
     corpus = loader.load({need.removeprefix("convert/"): path for need, path in converted.items()}, "validation", 4.0)
     batch, optim = loader.batch(corpus, np.arange(len(corpus))), settings(optim={"ema": 0.8}).optim
     sums = penalties(model, train.pooled(corpus.cards), *batch, optim).detach().numpy()
-    expected, _ = objective(sums, labelled(corpus.packed).sum(0), optim)
+    expected, _ = objective(sums, corpus.labels.sum(0), optim)
     assert metrics(made)[-1].validation == pytest.approx(expected, rel=1e-6)
 
 
@@ -213,32 +214,21 @@ def relabelled(converted, tmp_path, change, split=None):
 
 
 def write_packed(made, packed):
-    from gnnscale.convert import rms
-
-    card = files.read_model(made / "card.json", ShardCard)
-    inside = packed.split == 0
-    forces = rms(packed.forces[np.repeat(inside, packed.natoms)])
-    files.write_model(made / "card.json", card.model_copy(update={"force_rms": forces}))
-    np.savez(made / "packed.npz", **packed._asdict())
-
-
-@pytest.fixture
-def from_npz(monkeypatch):
-    """Read what write_packed wrote; writing shards anew would need structures."""
-    read = shards.read
-
-    def either(path):
-        beside = path.parent / "packed.npz"
-        return shards.Packed(**np.load(beside)) if beside.exists() else read(path)
-
-    monkeypatch.setattr(shards, "read", either)
+    card, there = files.read_model(made / "card.json", ShardCard), made / "shards"
+    units, name = shards.open(there).units, "00000.bp"
+    shutil.rmtree(there)
+    there.mkdir()
+    entry = shards.write_packed(there / name, packed, card.cutoff, units)
+    shards.join(there, [entry])
+    rms = math.sqrt(entry.sums.forces_squared / entry.sums.forces) if entry.sums.forces else math.nan
+    files.write_model(made / "card.json", card.model_copy(update={"force_rms": rms}))
 
 
 def without_forces(packed):
     return packed._replace(forces=np.full_like(packed.forces, np.nan))
 
 
-def test_a_source_without_forces_teaches_its_energies(converted, tmp_path, from_npz):
+def test_a_source_without_forces_teaches_its_energies(converted, tmp_path):
     needs = relabelled(converted, tmp_path, lambda need, p: without_forces(p) if "organic" in need else p)
     made = here(prepare(tmp_path, needs))
     assert metrics(made)[-1].loss < metrics(made)[0].loss and np.isfinite(metrics(made)[-1].validation)
@@ -259,7 +249,7 @@ def test_a_source_without_forces_teaches_its_energies(converted, tmp_path, from_
     ],
     ids=["too-many", "no-forces", "no-energies", "no-stress", "no-validation", "no-weight", "zero3", "muon", "ema"],
 )
-def test_what_cannot_work_is_refused_in_words(converted, tmp_path, from_npz, change, changes, runtime, words):
+def test_what_cannot_work_is_refused_in_words(converted, tmp_path, change, changes, runtime, words):
     needs = relabelled(converted, tmp_path, lambda _, packed: change(packed)) if change else converted
     with pytest.raises(stage.Refusal, match=words) as refusal:
         here(prepare(tmp_path, needs, runtime=runtime, **changes))
@@ -294,7 +284,7 @@ def batch_of(converted, config=TINY.model):
     for p in model.parameters():
         p.data += 0.05 * torch.randn_like(p)  # readouts begin at zero
     model.set_normalisation(*normalisation)
-    return model, normalisation, loader.batch(corpus, np.arange(12)), labelled(corpus.packed)[:12]
+    return model, normalisation, loader.batch(corpus, np.arange(12)), corpus.labels[:12]
 
 
 def test_missing_labels_count_for_nothing(converted):

@@ -59,7 +59,7 @@ def test_all_problems_at_once(tmp_path):
 
 def test_a_site_with_an_unquoted_date_is_refused(tmp_path):
     text = """title: t
-scheduler: none
+scheduler: {kind: none}
 node: {core_gflops: 1, step_seconds: 0.1, start_seconds: 1}
 verified: {level: live, date: 2026-01-02}
 """

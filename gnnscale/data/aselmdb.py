@@ -4,22 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import gcd
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ase.data import chemical_symbols
 
 from gnnscale.data import lmdbs
-from gnnscale.data.published import Place, voigt
+from gnnscale.data.published import Place, Unit, ranges, voigt
 from gnnscale.data.structure import Structure
 
 
-def structures(place: Place, reduced: bool) -> Iterator[tuple[Structure, dict[str, Any]]]:
+def units(raw: str, paths: list[Path], limit: int | None) -> list[Unit]:
+    """Ranges of the rows of all files, of each the first `limit`."""
+    listed = []
+    for path in paths:
+        with Place(path) as place:
+            count = lmdbs.count_rows(place)
+        listed += ranges(raw, path, min(count, limit or count), "rows")
+    return listed
+
+
+def structures(place: Place, span: tuple[int, int], reduced: bool) -> Iterator[tuple[Structure, dict[str, Any]]]:
     """(structure, what else the row says under `data`). The formula is the group: the finest that every row has.
 
     `reduced`: Si8O16 is SiO2, as it should be for crystals, of which a supercell is the same material.
     """
-    for key, row in lmdbs.rows(place):
+    for key, row in lmdbs.rows(place, span):
         place.where = f"row {key}"
         data = row.get("data")
         data = data if isinstance(data, dict) else {}

@@ -1,4 +1,8 @@
-"""Extended XYZ, read exactly and line by line: github.com/libAtoms/extxyz. Plain, or in xz, gzip or bzip2."""
+"""Extended XYZ, read exactly and line by line: github.com/libAtoms/extxyz. Plain, or in xz, gzip or bzip2.
+
+A large plain file is cut into ranges of bytes, so that several processes can read it: a frame belongs to the range in
+which its first byte is.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,19 @@ import gzip
 import lzma
 import re
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import IO, NamedTuple
 
 import numpy as np
 from ase.data import atomic_numbers
 
-from gnnscale.data.published import Place
+from gnnscale.data.published import Place, Unit, below
 
 OPENERS = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
+RANGE = 1 << 24  # bytes of a unit
+LINE = 1 << 16  # bytes; no line is longer, or it is none that matters
+PACKING = 4  # a compressed file is about so many times smaller
 PLAIN = "species:S:1:pos:R:3"  # XYZ before it was extended
 PAIR = re.compile(
     r"""(?P<key>"[^"]*"|'[^']*'|[^\s=]+)
@@ -36,42 +43,96 @@ class Frame(NamedTuple):
     pbc: np.ndarray  # (3,) bool; without the key: whether there is a Lattice
 
 
-def opened(path: Path) -> TextIO:
-    return OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8")
+def opened(path: Path, mode: str = "rt") -> IO:
+    return OPENERS.get(path.suffix, open)(path, mode, encoding="utf-8" if "t" in mode else None)
 
 
-def frames(place: Place) -> Iterator[Frame]:
-    """All frames; place.where says the frame and line at which a fault is."""
-    with opened(place.path) as file:
-        line, count = 1, 0
+def units(raw: str, path: Path, whole: bool) -> list[Unit]:
+    """The file, or ranges of it, each with an estimate of its frames by the length of the first."""
+    name, length, packed = below(raw, path), path.stat().st_size, path.suffix in OPENERS
+    with Place(path), opened(path, "rb") as file:
+        head = file.readline()
+        atoms = min(int(head), 1 << 16) if head.strip().isdigit() else 0  # whatever else it is, reading will tell
+        frame = len(head) + len(file.readline()) + sum(map(len, islice(file, atoms)))
+    structures = max(1.0, length * (PACKING if packed else 1) / max(frame, 1))
+    if packed or whole or length <= RANGE:
+        return [Unit(name, structures, path)]
+    cuts = [*range(0, length, RANGE), length]
+    return [
+        Unit(f"{name}: bytes {a} to {b - 1}", structures * (b - a) / length, path, span=(a, b))
+        for a, b in pairwise(cuts)
+    ]
+
+
+def frames(place: Place, span: tuple[int, int] | None = None) -> Iterator[Frame]:
+    """All frames, or those that begin in a range of bytes; place.where says the frame and line at which a fault is."""
+    with opened(place.path, "rb") as file:
+        line, count, offset, since = 1, 0, 0, ""
         place.where = "line 1"
-        while head := file.readline():
-            place.where = f"frame {count}, line {line}"
+        if span and span[0]:
+            offset = first_frame(file, span[0])
+            file.seek(offset)
+            since = f"counted from byte {offset}: "
+        while (span is None or offset < span[1]) and (head := file.readline()):
+            place.where = f"{since}frame {count}, line {line}"
             if not head.strip():  # between frames, or at the end
-                line += 1
+                line, offset = line + 1, offset + len(head)
                 continue
-            if not head.strip().isdecimal() or int(head) < 1:
-                raise place.fault(f"a number of atoms was expected, not {head.strip()[:40]!r}")
+            if not head.strip().isdigit() or int(head) < 1:
+                raise place.fault(f"a number of atoms was expected, not {head.decode().strip()[:40]!r}")
             atoms = int(head)
             comment = file.readline()
             rows = list(islice(file, atoms))
             if len(rows) < atoms:
                 raise place.fault(f"the file ends after {len(rows)} of {atoms} atoms: truncated?")
-            if not rows[-1].endswith("\n"):  # a number that was cut is still a number
+            if not rows[-1].endswith(b"\n"):  # a number that was cut is still a number
                 raise place.fault("the last line has no end: truncated? (if it is whole, add a newline)")
-            yield frame(place, line, comment, rows)
+            yield frame(place, line, comment.decode(), rows)
             line, count = line + 2 + atoms, count + 1
+            offset += len(head) + len(comment) + sum(map(len, rows))
         place.where = f"the end, after {count} frames"
 
 
-def frame(place: Place, line: int, comment: str, rows: list[str]) -> Frame:
+def first_frame(file: IO[bytes], start: int) -> int:
+    """Where the first frame begins that does so at byte `start` or later.
+
+    A comment may be a number too; but the line before it is one, which that before a number of atoms never is.
+    """
+    file.seek(max(0, start - LINE))
+    before = file.read(min(start, LINE))
+    offset = start
+    if not before.endswith(b"\n"):  # in the middle of a line
+        file.seek(start)
+        rest = file.readline()
+        before, offset = before + rest, start + len(rest)
+    last = before[:-1].rsplit(b"\n", 1)[-1]
+    while True:
+        file.seek(offset)
+        head = file.readline()
+        if not head:
+            return offset
+        if head.strip().isdigit() and not last.strip().isdigit() and begins(file, int(head)):
+            return offset
+        offset, last = offset + len(head), head
+
+
+def begins(file: IO[bytes], atoms: int) -> bool:
+    """Whether a frame of so many atoms follows: its comment, its rows, then nothing or a number again."""
+    file.readline()
+    if not all(len(row.split()) > 3 for row in islice(file, atoms)):
+        return False
+    after = file.readline().strip()
+    return not after or after.isdigit()
+
+
+def frame(place: Place, line: int, comment: str, rows: list[bytes]) -> Frame:
     info = pairs(comment)
     layout = fields(place, info.get("Properties", PLAIN))
     width = sum(number for _, _, number in layout)
-    tokens = "".join(rows).split()
+    tokens = b"".join(rows).decode().split()
     if len(tokens) != width * len(rows):
         wrong = next(k for k, row in enumerate(rows) if len(row.split()) != width)
-        where = place.where.split(",")[0]
+        where = place.where.rsplit(",", 1)[0]
         place.where = f"{where}, line {line + 2 + wrong}"
         raise place.fault(f"{len(rows[wrong].split())} columns, {width} expected")
     columns, start = {}, 0
@@ -121,7 +182,7 @@ def column(place: Place, line: int, name: str, kind: str, parts: list[list[str]]
                 made[:, k] = list(map(number, part))
             except ValueError:
                 row = next(row for row, token in enumerate(part) if not is_number(token, number))
-                where = place.where.split(",")[0]
+                where = place.where.rsplit(",", 1)[0]
                 place.where = f"{where}, line {line + 2 + row}"
                 raise place.fault(f"column {name}: {part[row][:40]!r} is not a number") from None
     return made[:, 0] if len(parts) == 1 else made

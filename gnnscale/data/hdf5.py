@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import h5py
 import numpy as np
 
-from gnnscale.data.published import Place
+from gnnscale.data.published import Place, Unit, below
 
 
 @contextmanager
@@ -20,15 +21,28 @@ def opened(place: Place) -> Iterator[h5py.File]:
         yield file
 
 
+def names(parent: h5py.Group) -> list[str]:
+    """Of its members, by numbers where they are numbers."""
+    return sorted(parent, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
+
+
+def units(raw: str, path: Path, limit: int | None, structures: float) -> list[Unit]:
+    """Every group of the file a unit, each with about so many structures."""
+    with Place(path) as place, opened(place) as file:
+        return [Unit(f"{below(raw, path)}: {name}", structures, path, name) for name in names(file)[:limit]]
+
+
+def group(place: Place, parent: h5py.Group, name: str) -> h5py.Group:
+    place.where = f"group {parent.name.rstrip('/')}/{name}".replace(" /", " ", 1)
+    found = parent[name]
+    if not isinstance(found, h5py.Group):
+        raise place.fault("a group was expected here, this is an array: not of this dataset's layout")
+    return found
+
+
 def groups(place: Place, parent: h5py.Group) -> Iterator[tuple[str, h5py.Group]]:
-    """In the order of their names, by numbers where they are numbers."""
-    names = sorted(parent, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
-    for name in names:
-        place.where = f"group {parent.name.rstrip('/')}/{name}".replace(" /", " ", 1)
-        group = parent[name]
-        if not isinstance(group, h5py.Group):
-            raise place.fault("a group was expected here, this is an array: not of this dataset's layout")
-        yield name, group
+    for name in names(parent):
+        yield name, group(place, parent, name)
 
 
 def array(place: Place, group: h5py.Group, key: str, shape: tuple[int | None, ...], kind: str = "f") -> np.ndarray:

@@ -47,15 +47,25 @@ def opened(place: Place) -> Iterator[lmdb.Transaction]:
 
 
 # ----------------------------------------------------------------------------------------------------- OCP's pickles
-def records(place: Place) -> Iterator[tuple[int, Record]]:
-    """(key, attributes) of the graphs 0, 1, 2, ..."""
+def count_records(place: Place) -> int:
     with opened(place) as transaction:
-        stored = transaction.get(b"length")
-        place.where = "key length"
-        count = transaction.stat()["entries"] if stored is None else unpickled(place, stored)
-        if not isinstance(count, int):
-            raise place.fault(f"a number was expected, not {type(count).__name__}")
-        for key in range(count):
+        return _length(place, transaction)
+
+
+def _length(place: Place, transaction: lmdb.Transaction) -> int:
+    stored = transaction.get(b"length")
+    place.where = "key length"
+    count = transaction.stat()["entries"] if stored is None else unpickled(place, stored)
+    if not isinstance(count, int):
+        raise place.fault(f"a number was expected, not {type(count).__name__}")
+    return count
+
+
+def records(place: Place, span: tuple[int, int]) -> Iterator[tuple[int, Record]]:
+    """(key, attributes) of the graphs of these keys; there are 0, 1, 2, ..."""
+    with opened(place) as transaction:
+        count = _length(place, transaction)
+        for key in range(*span):
             place.where = f"key {key} of {count}"
             value = transaction.get(str(key).encode())
             if value is None:
@@ -174,18 +184,26 @@ KNOWN: dict[tuple[str, str], Any] = {
 
 
 # -------------------------------------------------------------------------------------------------------- ASE's rows
-def rows(place: Place) -> Iterator[tuple[int, Record]]:
-    """(id, row) of an .aselmdb file, in the order of ids; arrays are NumPy's."""
+def count_rows(place: Place) -> int:
     with opened(place) as transaction:
-        place.where = "key nextid"
-        following = decoded(transaction.get(b"nextid"))
-        if not isinstance(following, int):
-            raise place.fault("the number of rows is missing: no database of ASE")
-        deleted = set(decoded(transaction.get(b"deleted_ids")) or [])
-        for key in range(1, following):
-            if key in deleted:
-                continue
-            place.where = f"row {key} of {following - 1}"
+        return len(_ids(place, transaction))
+
+
+def _ids(place: Place, transaction: lmdb.Transaction) -> range | list[int]:
+    place.where = "key nextid"
+    following = decoded(transaction.get(b"nextid"))
+    if not isinstance(following, int):
+        raise place.fault("the number of rows is missing: no database of ASE")
+    deleted = set(decoded(transaction.get(b"deleted_ids")) or [])
+    return [key for key in range(1, following) if key not in deleted] if deleted else range(1, following)
+
+
+def rows(place: Place, span: tuple[int, int]) -> Iterator[tuple[int, Record]]:
+    """(id, row) of those rows of an .aselmdb file, in the order of ids; arrays are NumPy's."""
+    with opened(place) as transaction:
+        ids = _ids(place, transaction)
+        for key in ids[slice(*span)]:
+            place.where = f"row {key} of {ids[-1]}"
             value = transaction.get(str(key).encode())
             if value is None:
                 raise place.fault("missing")

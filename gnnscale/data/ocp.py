@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
 from gnnscale.data import lmdbs
-from gnnscale.data.published import Place
+from gnnscale.data.published import Place, Unit, ranges
 from gnnscale.data.structure import Structure
 
 
-def graphs(place: Place) -> Iterator[Structure]:
+def units(raw: str, paths: list[Path], limit: int | None = None) -> list[Unit]:
+    """Ranges of the keys of all files, up to `limit` graphs in all."""
+    listed, left = [], limit
+    for path in paths:
+        with Place(path) as place:
+            count = lmdbs.count_records(place)
+        if left is not None:
+            count, left = min(count, left), left - min(count, left)
+        listed += ranges(raw, path, count, "keys")
+    return listed
+
+
+def graphs(place: Place, span: tuple[int, int]) -> Iterator[Structure]:
     """In the order of their keys. Whether the energy is total or of adsorption, the file does not say."""
-    for key, graph in lmdbs.records(place):
+    for key, graph in lmdbs.records(place, span):
         place.where = f"key {key}"
         yield structure(place, key, graph)
 

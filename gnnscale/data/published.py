@@ -8,11 +8,17 @@ from __future__ import annotations
 import lzma
 import pickle
 import zlib
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pydantic import Field
 
 from gnnscale.files import BadFile
+from gnnscale.schema import Spec
+from gnnscale.specs import DatasetCard
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +30,22 @@ BROKEN = (
     ValueError, LookupError, TypeError, AttributeError, ArithmeticError, EOFError, OSError, RuntimeError,
     MemoryError, zlib.error, lzma.LZMAError, pickle.UnpicklingError,
 )  # fmt: skip
+
+
+ROWS = 1024  # keys of a database, or small files, in one unit
+
+
+class Unit(NamedTuple):
+    """A piece of a dataset that can be read without the others: a file, a group of one, a range of its keys or bytes.
+
+    Which units there are, and in which order, follows from the files and options alone.
+    """
+
+    name: str  # the file below `raw`, and which part of it: what people and lists of bad structures call it
+    structures: float  # about how many; work is divided by it
+    path: Path = Path()
+    key: str = ""  # of a group in the file
+    span: tuple[int, int] | None = None  # first and end of a range of keys, bytes or molecules
 
 
 class BadRaw(BadFile):
@@ -64,6 +86,58 @@ def found(raw: str, patterns: tuple[str, ...], download: str) -> list[Path]:
     if not listed:
         raise FileNotFoundError(f"{path}: no {' or '.join(patterns)} in this folder; {download}")
     return listed
+
+
+def below(raw: str, path: Path) -> str:
+    """What a file is called, wherever the folder `raw` lies."""
+    above = Path(raw).expanduser()
+    return path.relative_to(above).as_posix() if above != path and above in path.parents else path.name
+
+
+def ranges(raw: str, path: Path, count: int, what: str, size: int = ROWS) -> list[Unit]:
+    """Keys 0 to `count` of a file, in units of at most `size`."""
+    cuts = [*range(0, count, size), count]
+    name = below(raw, path)
+    return [Unit(f"{name}: {what} {a} to {b - 1}", b - a, path, span=(a, b)) for a, b in pairwise(cuts)]
+
+
+def split_folders(raw: str, paths: Sequence[Path]) -> dict[Path, str]:
+    """The published split of each file, told by its folder, where all three were published; else "": by hash of group."""
+    names = {"train": "train", "val_id": "validation", "val_ood": "test"}
+    told = {path: next((split for n, split in names.items() if n in below(raw, path)), "") for path in paths}
+    return told if set(told.values()) == set(names.values()) else dict.fromkeys(paths, "")
+
+
+ENERGIES = (
+    "which kind they are, to find a wrong unit: atoms = total ones of all electrons, crystals = as VASP has "
+    "them, per valence electrons; any = no check"
+)
+
+
+class OwnOptions(Spec):
+    """What the user's own data are asked for besides: nobody else can say what belongs on their card."""
+
+    title: str = Field("structures of our own", description="one line for tables and figures")
+    theory: str = Field("not said", description="level of theory of the labels, for the card")
+    citation: str = Field("not said", description="where they were published, for the card")
+    licence: str = Field("not said", description="under which they may be used, for the card")
+    structures: int = Field(1000, ge=1, description="how many there are about; the planner's estimate")
+    atoms: float = Field(30.0, gt=0, description="how many a structure has about; the planner's estimate")
+
+
+def own_card(name: str, options: Any, neighbours: float, seconds: float) -> DatasetCard:
+    """The card of data whose Options are OwnOptions and more."""
+    return DatasetCard(
+        name=name,
+        title=options.title,
+        theory=options.theory,
+        citation=options.citation,
+        licence=options.licence,
+        structures=options.structures,
+        atoms_per_structure=options.atoms,
+        neighbours_per_atom=neighbours,
+        seconds_per_structure=seconds,
+    )
 
 
 def in_numbers(path: Path) -> tuple:

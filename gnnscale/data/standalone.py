@@ -1,6 +1,6 @@
 """A dataset's script run by its path: published files in, shards and card.json out, without study or workflow.
 
-python datasets/ani1x.py RAW OUT [--option value]
+python datasets/ani1x.py RAW OUT [--option value]; also under mpirun or srun. Stopped, the same command goes on.
 """
 
 from __future__ import annotations
@@ -8,20 +8,20 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
 
-from gnnscale import convert, files, stage
-from gnnscale.data import shards, splits
-from gnnscale.data.structure import Structure
-from gnnscale.specs import ConvertSettings
+from gnnscale import convert, files, sources, stage
+from gnnscale.data import lots, shards, splits, team
+from gnnscale.data.packed import HAS_STRESS
+from gnnscale.ranks import ranks
+from gnnscale.specs import ConvertSettings, ShardCard
 
 REFUSED = 64  # as the stages have it
+ASKED = "asked.digest"  # which options and files an unfinished conversion has
 
 
 def main(script: dict[str, Any]) -> None:
@@ -33,28 +33,44 @@ def main(script: dict[str, Any]) -> None:
         print(f"\nerror: {error}" + (f"\n  {hint}" if hint else ""), file=sys.stderr)
         sys.exit(REFUSED)
     except KeyboardInterrupt:
-        print("\nstopped; nothing was written", file=sys.stderr)
+        print("\nstopped; the same command goes on", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
 
 
 def run(script: dict[str, Any]) -> None:
     options, out = arguments(script)
-    card, skipped = script["card"](options), Counter()
     if (out / "card.json").exists():
         raise ValueError(f"{out / 'card.json'} exists; choose another folder, or remove it")
-    settings = ConvertSettings(dataset=Path(script["__file__"]).stem, name=card.name)
-    raw = script["inputs"](options)
+    settings = ConvertSettings(
+        dataset=Path(script["__file__"]).stem, name=script["card"](options).name, options=options.model_dump()
+    )
+    job, raw = convert.prepared(settings), sources.script(settings.dataset).inputs(options)
+    first = ranks().rank == 0
     size = sum(path.stat().st_size for path in raw) / 2**30
-    print(f"{card.name}: {len(raw)} files, {size:.3g} GiB, about {card.structures} structures, into {out}")
-    began = time.monotonic()
-    found = script["structures"](options, lambda reason: skipped.update([reason]))
-    shards.write(out / "shards", watched(found, card.structures, began), settings.split)
-    print(f"\nread in {time.monotonic() - began:.0f} s; counting edges")
-    packed = shards.read(out / "shards")
-    made = convert.describe(packed, card, settings, dict(sorted(skipped.items())))
+    cut = lots.lots(job.script.units(options), job.card)
+    expected = sum(lot.structures for lot in cut)
+    if first:
+        print(f"{job.card.name}: {len(raw)} files, {size:.3g} GiB, about {expected:,.0f} structures, into {out}")
+        begin(out, settings, [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in raw])
+    else:
+        while not (out / ASKED).exists():
+            time.sleep(0.1)
+    team.convert(job, cut, out, expected, progress)
+    if not first:
+        return
+    print()
+    made = convert.joined(out, job)
     files.write_model(out / "card.json", made)
-    summary(packed, dict(sorted(skipped.items())))
+    summary(shards.open(out / "shards"), made)
+
+
+def begin(out: Path, settings: ConvertSettings, raw: list[list]) -> None:
+    """What was begun with other options or files is not gone on with."""
+    asked = files.digest([settings.model_dump(), raw]) + "\n"
+    if (out / ASKED).exists() and (out / ASKED).read_text() != asked:
+        raise ValueError(f"{out}: a conversion with other options or files was begun here; choose another folder")
+    files.write(out / ASKED, asked)
 
 
 def arguments(script: dict[str, Any]) -> tuple[Any, Path]:
@@ -80,37 +96,27 @@ def arguments(script: dict[str, Any]) -> tuple[Any, Path]:
         parser.error(told)
 
 
-def watched(structures: Iterator[Structure], expected: int, began: float) -> Iterator[Structure]:
-    """One line that is written over, at most twice a second."""
-    last = began
-    number = 0
-    for number, structure in enumerate(structures, 1):
-        convert.check(structure, number)
-        yield structure
-        now = time.monotonic()
-        if now - last > 0.5:
-            last = now
-            progress(number, expected, now - began)
-    progress(number, expected, time.monotonic() - began)
+def progress(done: int, expected: float, rate: float, left: float | None) -> None:
+    """One line that is written over."""
+    print(f"\r{done} structures, {rate:.0f}/s, about {left or 0:.0f} s left   ", end="", flush=True)
 
 
-def progress(number: int, expected: int, seconds: float) -> None:
-    rate = number / max(seconds, 1e-9)
-    left = max(0, expected - number) / max(rate, 1e-9)
-    print(f"\r{number} structures, {rate:.0f}/s, about {left:.0f} s left   ", end="", flush=True)
-
-
-def summary(packed: shards.Packed, skipped: dict[str, int]) -> None:
-    energy, forces = packed.energy / packed.natoms, packed.forces[np.isfinite(packed.forces).all(1)]
-    print(f"{len(packed.energy)} structures, {len(np.unique(packed.group))} groups, {len(packed.numbers)} atoms")
-    print(f"atoms {packed.natoms.min()} to {packed.natoms.max()}, mean {packed.natoms.mean():.1f}")
+def summary(found: shards.Shards, card: ShardCard) -> None:
+    energy = found.energy / found.natoms
+    groups = sum(count.groups for count in card.counts.values())
+    print(f"{len(found)} structures, {groups} groups, {found.ptr[-1]} atoms")
+    print(f"atoms {found.natoms.min()} to {found.natoms.max()}, mean {found.natoms.mean():.1f}")
     if np.isfinite(energy).any():
         print(f"energy {np.nanmean(energy):.3f} +- {np.nanstd(energy):.3f} eV/atom")
-    if len(forces):
-        print(f"force rms {np.sqrt((forces**2).mean()):.3f}, largest component {np.abs(forces).max():.1f} eV/A")
-    lacking = {"energy": packed.energy, "forces": packed.forces, "stress": packed.stress}
-    share = {name: float(np.isnan(values).mean()) for name, values in lacking.items()}
+    total = found.manifest.total
+    components = 3 * total.counts["train"].atoms
+    if total.forces:
+        print(f"force rms {card.force_rms:.3f} eV/A")
+    share = {
+        "energy": float(np.isnan(energy).mean()),
+        "forces": 1 - total.forces / components,
+        "stress": float((found.flags & HAS_STRESS == 0).mean()),
+    }
     print("lacking " + (", ".join(f"{name} {100 * part:.0f} %" for name, part in share.items() if part) or "nothing"))
-    counts = [f"{name} {int((packed.split == k).sum())}" for k, name in enumerate(splits.NAMES)]
-    print("split " + ", ".join(counts))
-    print("skipped " + (", ".join(f"{count} ({reason})" for reason, count in skipped.items()) or "none"))
+    print("split " + ", ".join(f"{name} {card.counts[name].structures}" for name in splits.NAMES))
+    print("skipped " + (", ".join(f"{count} ({reason})" for reason, count in card.skipped.items()) or "none"))

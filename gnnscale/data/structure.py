@@ -19,3 +19,4 @@ class Structure(NamedTuple):
     stress: np.ndarray  # (3, 3) eV/Angstrom^3, positive in tension
     group: str  # structures of one group (molecule, trajectory, material) never straddle splits
     label: str = ""  # where it came from, for people: a formula, an id, a frame
+    split: str = ""  # "train", "validation" or "test" where the source publishes it; else by hash of the group

@@ -19,7 +19,7 @@ from gnnscale.ranks import Ranks, ranks
 from gnnscale.specs import Runtime, ShardCard, TrainedModel, TrainSettings
 from gnnscale.train import engine
 from gnnscale.train.loop import Progress, Trainer, epochs, steps
-from gnnscale.train.objective import PARTS, Normalisation, labelled, weights
+from gnnscale.train.objective import PARTS, Normalisation, weights
 from gnnscale.train.origin import origin
 from gnnscale.train.schedule import decay_begin, parameter_groups
 
@@ -29,11 +29,14 @@ def main(run: stage.Run) -> stage.Outputs:
     run.can_checkpoint = ranks().size > 1  # a rank that left alone would keep the others waiting: they stop together
     sources = {need.removeprefix("convert/"): path for need, path in run.needs.items() if need.startswith("convert/")}
     cutoff = settings.model.cutoff
-    training = loader.load(sources, "train", cutoff, settings.structures, settings.subset_seed)
-    validation = loader.load(sources, "validation", cutoff)
+    where, threads = run.spec.runtime.data, run.spec.runtime.threads
+    training = loader.load(
+        sources, "train", cutoff, settings.structures, settings.subset_seed, where, threads, settings.subset
+    )
+    validation = loader.load(sources, "validation", cutoff, data=where, threads=threads)
     check_data(settings, training, validation)
     check_runtime(settings, run.spec.runtime)
-    normalisation, degree = pooled(training.cards), len(training.senders) / max(1, len(training.packed.numbers))
+    normalisation, degree = pooled(training.cards), training.edges / max(1, training.atoms)
     here = engine.join(run.spec.runtime.threads)
     check_ranks(run)
     torch.manual_seed(settings.seed)
@@ -41,12 +44,17 @@ def main(run: stage.Run) -> stage.Outputs:
     model.set_normalisation(*normalisation)
     under, progress = start(run, model, decay_begin(steps(settings, training), settings.optim))
     print(f"{run.spec.id}: {settings.model.parameters(len(sources)):,} parameters, {len(training):,} structures "
-          f"with {len(training.packed.numbers):,} atoms, {degree:.1f} neighbours; {here.size} rank(s)", flush=True)  # fmt: skip
+          f"with {training.atoms:,} atoms, {degree:.1f} neighbours; {here.size} rank(s)", flush=True)  # fmt: skip
     trainer = Trainer(run, under, normalisation, training, validation, here, progress)
     run.can_checkpoint = True
-    progress = trainer.fit()
+    try:
+        progress = trainer.fit()
+    except stage.Stopped:  # which all ranks are together
+        loader.leave(training, validation)
+        raise
     outputs = write(run, trainer, progress, degree, here)
     run.can_checkpoint = False
+    loader.leave(training, validation)
     return outputs
 
 
@@ -82,7 +90,7 @@ def check_data(settings: TrainSettings, train: loader.Corpus, validation: loader
                             "raise split.validation, or ask for more structures", "data")  # fmt: skip
     if not weights(settings.optim).any():
         raise stage.Refusal("energy_weight, force_weight and stress_weight are all 0", "set one of them")
-    for part, weight, count in zip(PARTS, weights(settings.optim), labelled(train.packed).sum(0)):
+    for part, weight, count in zip(PARTS, weights(settings.optim), train.labels.sum(0)):
         field = {"forces": "force"}.get(part, part) + "_weight"
         if weight and not count:
             raise stage.Refusal(f"{field} is {weight:g}, but none of the {len(train)} training structures has a label "
@@ -138,7 +146,7 @@ def write(run: stage.Run, trainer: Trainer, progress: Progress, degree: float, h
     trained = TrainedModel(
         model=settings.model, sources=sources, average_degree=degree, diverged=progress.diverged,
         parameters=settings.model.parameters(len(sources)), body_parameters=settings.model.body_parameters(),
-        structures=len(trainer.train), atoms=len(trainer.train.packed.numbers), epochs=epochs(settings, trainer.train),
+        structures=len(trainer.train), atoms=trainer.train.atoms, epochs=epochs(settings, trainer.train),
         steps=progress.step, structures_seen=progress.structures_seen, atoms_seen=progress.atoms_seen,
         edges_seen=progress.edges_seen, flops=settings.model.flops(progress.atoms_seen, progress.edges_seen),
         seed=settings.seed, optim=settings.optim,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,12 +15,13 @@ from torch import Tensor
 
 from gnnscale import stage
 from gnnscale.data import batches, loader
+from gnnscale.data.prefetch import ahead
 from gnnscale.graph import AtomGraphs, Properties
 from gnnscale.ranks import Ranks
 from gnnscale.specs import Diverged, Metrics, TrainSettings
 from gnnscale.train import checkpoint
 from gnnscale.train.engine import Engine, reduce_sum
-from gnnscale.train.objective import PARTS, Normalisation, labelled, objective, penalties, weights
+from gnnscale.train.objective import PARTS, Normalisation, objective, penalties, weights
 from gnnscale.train.schedule import decay_begin, rate
 
 LOGGED, VALIDATED = 100, 10  # how often in a run, at least
@@ -57,7 +59,7 @@ class Trainer:
         self.train, self.validation, self.progress = train, validation, progress
         self.steps = steps(self.settings, train)
         self.decay = decay_begin(self.steps, self.settings.optim)
-        self.labels = labelled(train.packed)  # (S, 3)
+        self.make = partial(loader.share_of_rank, pin=engine.device.type == "cuda")
         self.saved, self.pause = time.monotonic(), run.spec.runtime.checkpoint_seconds
 
     def fit(self) -> Progress:
@@ -68,10 +70,10 @@ class Trainer:
             self.keep_metrics()
         started = time.monotonic() - self.progress.seconds
         for chosen, micro in self.batches(self.progress.step):
-            step, counts = self.progress.step, self.labels[chosen].sum(0)
+            step, counts = self.progress.step, self.train.labels[chosen].sum(0, dtype=np.int64)
             sums = torch.zeros(len(PARTS), dtype=torch.float64, device=self.engine.device)
             for part in micro:
-                mine = self.penalties(self.train, part)
+                mine = self.penalties(*part())
                 self.engine.backward(self.loss(mine, counts), last=part is micro[-1])
                 sums += mine.detach()
             agreed = self.agree(sums)
@@ -95,21 +97,27 @@ class Trainer:
                 raise stage.Stopped(f"checkpoint at step {self.progress.step} of {self.steps}; run it again to go on")
         return self.progress
 
-    def batches(self, first: int) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-        """Every global batch from step `first`, and this rank's share of it in micro-batches; all without asking others."""
+    def batches(self, first: int) -> Iterator[tuple[np.ndarray, list[Callable]]]:
+        """Every global batch from step `first`, and this rank's share of it in micro-batches, made ahead."""
+        return ahead(self.plan(first), partial(self.make, self.train), self.run.spec.runtime.loader_workers)
+
+    def plan(self, first: int) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+        """What each of these batches consists of; all without asking other ranks."""
         optim, budget = self.settings.optim, self.run.spec.runtime.micro_batch_edges
-        costs, edges = self.train.costs, np.diff(self.train.edge_ptr)
         for step in range(first, self.steps):
             whole = batches.global_batch(step, len(self.train), optim.batch, self.settings.seed)
-            shares = batches.share(costs[whole], self.here.size)
-            yield whole, [whole[part] for part in batches.micro_batches(edges[whole], shares, budget)[self.here.rank]]
+            yield whole, self.parts(self.train, whole, budget)
 
-    def penalties(self, corpus: loader.Corpus, chosen: np.ndarray) -> Tensor:
-        graphs, labels = loader.batch(corpus, chosen if len(chosen) else np.zeros(1, np.int64))
-        if not len(chosen):  # an empty share takes part in what the ranks do together, with nothing to learn
-            labels = Properties(*(torch.full_like(label, torch.nan) for label in labels))
+    def parts(self, corpus: loader.Corpus, whole: np.ndarray, budget: int | None) -> list[np.ndarray]:
+        """This rank's share of a global batch, in micro-batches."""
+        shares = batches.share(corpus.costs(whole), self.here.size)
+        edges = corpus.nedges[whole].astype(np.int64)
+        return [whole[part] for part in batches.micro_batches(edges, shares, budget, self.here.rank)]
+
+    def penalties(self, graphs: AtomGraphs, labels: Properties) -> Tensor:
         device, optim = self.engine.device, self.settings.optim
-        graphs, labels = AtomGraphs(*(t.to(device) for t in graphs)), Properties(*(t.to(device) for t in labels))
+        graphs = AtomGraphs(*(t.to(device, non_blocking=True) for t in graphs))
+        labels = Properties(*(t.to(device, non_blocking=True) for t in labels))
         return penalties(self.engine, self.normalisation, graphs, labels, optim)
 
     def loss(self, sums: Tensor, counts: np.ndarray) -> Tensor:
@@ -139,27 +147,28 @@ class Trainer:
         return self.progress
 
     def counted(self, chosen: np.ndarray, seconds: float) -> Progress:
-        before, natoms, nedges = self.progress, np.diff(self.train.ptr), np.diff(self.train.edge_ptr)
+        before = self.progress
         return before._replace(
             step=before.step + 1,
             structures_seen=before.structures_seen + len(chosen),
-            atoms_seen=before.atoms_seen + int(natoms[chosen].sum()),
-            edges_seen=before.edges_seen + int(nedges[chosen].sum()),
+            atoms_seen=before.atoms_seen + int(self.train.natoms[chosen].sum()),
+            edges_seen=before.edges_seen + int(self.train.nedges[chosen].sum(dtype=np.int64)),
             seconds=seconds,
         )
 
     def validate(self) -> float:
         """The objective on the validation split; every rank does as many forward passes, which ZeRO 3 needs."""
         corpus, size, budget = self.validation, self.here.size, self.run.spec.runtime.micro_batch_edges
-        edges, sums = np.diff(corpus.edge_ptr), torch.zeros(len(PARTS), dtype=torch.float64, device=self.engine.device)
+        sums = torch.zeros(len(PARTS), dtype=torch.float64, device=self.engine.device)
+        at_once = size * EVALUATION_BATCH
+        chosen = (np.arange(k, min(k + at_once, len(corpus))) for k in range(0, len(corpus), at_once))
+        plan = ((None, self.parts(corpus, whole, budget)) for whole in chosen)
         with torch.no_grad(), self.engine.averaged():
-            for begin in range(0, len(corpus), size * EVALUATION_BATCH):
-                chosen = np.arange(begin, min(begin + size * EVALUATION_BATCH, len(corpus)))
-                shares = batches.share(corpus.costs[chosen], size)
-                for part in batches.micro_batches(edges[chosen], shares, budget)[self.here.rank]:
-                    sums += self.penalties(corpus, chosen[part])
+            for _, micro in ahead(plan, partial(self.make, corpus), self.run.spec.runtime.loader_workers):
+                for part in micro:
+                    sums += self.penalties(*part())
         total = reduce_sum(sums).cpu().numpy()
-        return objective(total, labelled(corpus.packed).sum(0), self.settings.optim)[0]
+        return objective(total, corpus.labels.sum(0, dtype=np.int64), self.settings.optim)[0]
 
     def record(self, loss: float, parts: np.ndarray, rate: float, gradient: float, validated: float | None) -> None:
         now = self.progress
@@ -197,7 +206,7 @@ class Trainer:
 
 def epochs(settings: TrainSettings, train: loader.Corpus) -> float:
     """Passes over the data, from what one of them costs where the length is told in FLOPs."""
-    return settings.optim.passes(settings.model.flops(len(train.packed.numbers), len(train.senders)))
+    return settings.optim.passes(settings.model.flops(train.atoms, train.edges))
 
 
 def steps(settings: TrainSettings, train: loader.Corpus) -> int:
@@ -205,4 +214,4 @@ def steps(settings: TrainSettings, train: loader.Corpus) -> int:
 
 
 def formula(corpus: loader.Corpus, k: int) -> str:
-    return Atoms(corpus.packed.numbers[corpus.ptr[k] : corpus.ptr[k + 1]]).get_chemical_formula()
+    return Atoms(corpus.select(np.array([k])).numbers).get_chemical_formula()

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gnnscale.data.shards import Packed
 from gnnscale.graph import AtomGraphs, Properties, atoms_per_structure
 from gnnscale.models import Normalised
 from gnnscale.specs import OptimSettings
@@ -69,13 +68,6 @@ def penalties(potential: Callable, normalisation: Normalisation, graphs: AtomGra
         true = torch.where(true.isfinite(), true.to(said.dtype), said.detach())  # no error, and no gradient
         sums[k] = PENALTIES[optim.loss](said, true, reduction="sum").double()
     return torch.stack(sums)
-
-
-def labelled(packed: Packed) -> np.ndarray:
-    """How many labels of each kind a structure has: what the sums of `penalties` are divided by.  # (S, 3)"""
-    forces = np.concatenate([[0], np.cumsum(np.isfinite(packed.forces).sum(1))])  # (A + 1,)
-    stress = np.isfinite(packed.stress) & (np.linalg.det(packed.cell) != 0)[:, None, None]
-    return np.stack([np.isfinite(packed.energy), np.diff(forces[packed.ptr]), stress.sum((1, 2))], axis=1)
 
 
 def weights(optim: OptimSettings) -> np.ndarray:
