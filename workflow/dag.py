@@ -1,12 +1,12 @@
-"""Stages to Parsl futures: the only file, with executors.py, that imports Parsl."""
+"""Stages to Parsl futures."""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -16,94 +16,101 @@ from parsl.dataflow.errors import DependencyError
 
 from gnnscale.specs import StageResult
 from workflow import executors
+from workflow.jobs import Jobs
+from workflow.journal import Journal
 from workflow.plan import Stage
 from workflow.processes import Failure, Interrupted, Processes, StageFailed
-from workflow.sites import SiteConfig
+from workflow.queueing import Request
+from workflow.siteconfig import SiteConfig
 
 
-@parsl.python_app
 def perform(
-    stage: Stage, processes: Processes, journal: Journal, inputs: list[StageResult], after: list[None]
+    stage: Stage, runner: Processes | Jobs, note: Callable[..., None], inputs: list[StageResult], after: list[None]
 ) -> StageResult:
     """`inputs` arrive as the results of what this stage needs: Parsl calls this when all of them are there, and all that
     it comes `after` has ended, well or not."""
-    journal.note("start", stage.id)
-    return processes.run(stage)
-
-
-class Journal:
-    """events.jsonl: what happened, a line each, and the state of every stage for the screen."""
-
-    def __init__(self, path: Path):
-        self.path, self.lock = path, threading.Lock()
-        self.states: dict[str, str] = {}
-
-    def note(self, event: str, stage: str = "", **facts: Any) -> None:
-        names = {"start": "running", "found": "done", "done": "done", "failed": "failed", "blocked": "blocked"}
-        if stage and event in names:
-            self.states[stage] = names[event]
-        line = json.dumps(
-            {"time": round(time.time(), 3), "event": event, **({"stage": stage} if stage else {}), **facts}
-        )
-        try:
-            with self.lock, open(self.path, "a") as file:
-                file.write(line + "\n")
-        except OSError:
-            pass  # a full disk shows in the stages, where it can be told to the user
+    note("start", stage.id)
+    return runner.run(stage)
 
 
 class Dag:
-    """A study under way."""
+    """A study under way, and the state of every stage for the screen."""
 
-    def __init__(self, stages: dict[str, Stage], site: SiteConfig, root: Path):
-        self.stages = stages
+    def __init__(
+        self, stages: dict[str, Stage], site: SiteConfig, site_name: str, root: Path, requests: dict[str, Request]
+    ):
+        self.stages, self.requests = stages, requests
         self.journal = Journal(root / "events.jsonl")
+        self.states: dict[str, str] = {}
+        self.banner = ""  # what keeps all stages waiting, if anything does
         self.processes = Processes(root, site, stages)
+        self.jobs = Jobs(root, site, site_name, stages, requests, self.journal, self.say) if site.batch else None
         self.failures: dict[str, Failure] = {}
         self.futures: dict[str, Future] = {}
         self.ended: dict[str, Future] = {id: Future() for id in stages}
         self.parsl_dir = root / ".parsl"
-        memory = executors.Results(root, lambda stage: self.journal.note("found", stage.id))
-        self.kernel = parsl.load(executors.config(site, root, memory))
+        memory = executors.Results(root, lambda stage: self.note("found", stage.id))
+        self.kernel = parsl.load(executors.config(site, len(requests), root, memory))
+        self.here = parsl.python_app(perform, executors=[executors.HERE])
+        self.there = parsl.python_app(perform, executors=[executors.JOBS])
+
+    def note(self, event: str, stage: str = "", **facts: Any) -> None:
+        names = {"start": "running", "found": "done", "done": "done", "failed": "failed", "blocked": "blocked"}
+        if event == "start" and stage in self.requests:
+            names["start"] = "queued"
+        if stage and event in names:
+            self.states[stage] = names[event]
+        self.journal.note(event, stage, **facts)
+
+    def say(self, stage: str, what: str) -> None:
+        """Of a job: its state; without a stage, why none of them gets on."""
+        if stage:
+            self.states[stage] = what
+        else:
+            self.banner = f"since {time.strftime('%H:%M:%S')} the scheduler does not answer ({what})" if what else ""
 
     def submit(self) -> None:
         """Every stage at once; the edges are futures, so Parsl knows the whole graph."""
-        self.journal.note("driver", pid=os.getpid(), stages=len(self.stages))
+        self.note("driver", pid=os.getpid(), stages=len(self.stages))
         for stage in self.stages.values():
             needs = [self.futures[need] for need in stage.needs]
             after = [self.ended[id] for id in stage.shorter]
-            future = perform(stage, self.processes, self.journal, inputs=needs, after=after)
+            app, runner = (self.there, self.jobs) if stage.id in self.requests else (self.here, self.processes)
+            future = app(stage, runner, self.note, inputs=needs, after=after)
             self.futures[stage.id] = future
             future.add_done_callback(lambda future, stage=stage: self.finished(stage, future))
 
     def finished(self, stage: Stage, future: Future) -> None:
         error = future.exception()
-        self.ended[stage.id].set_result(None)
+        if not isinstance(error, Interrupted):  # else Parsl would start, on its way out, what comes after
+            self.ended[stage.id].set_result(None)
         if error is None:
-            if self.journal.states.get(stage.id) != "done":  # else it was found so
-                self.journal.note("done", stage.id, seconds=round(future.result().seconds, 3))
+            if self.states.get(stage.id) != "done":  # else it was found so
+                self.note("done", stage.id, seconds=round(future.result().seconds, 3))
         elif isinstance(error, DependencyError):
-            self.journal.note("blocked", stage.id)
+            self.note("blocked", stage.id)
         elif isinstance(error, StageFailed):
             self.failures[stage.id] = error.failure
-            self.journal.note("failed", stage.id, kind=error.failure.kind, message=error.failure.message)
+            self.note("failed", stage.id, kind=error.failure.kind, message=error.failure.message)
         elif not isinstance(error, Interrupted):
             failure = Failure(stage.id, "application", f"{type(error).__name__}: {error}", "", ())
             self.failures[stage.id] = failure
-            self.journal.note("failed", stage.id, kind="application", message=failure.message)
+            self.note("failed", stage.id, kind="application", message=failure.message)
 
     @property
     def complete(self) -> bool:
         """Every stage has come to an end, and its end has been noted."""
-        return all(self.journal.states.get(id) in ("done", "failed", "blocked") for id in self.stages)
+        return all(self.states.get(id) in ("done", "failed", "blocked") for id in self.stages)
 
     def stop(self) -> None:
-        """Within two seconds: children first, then whatever Parsl has."""
-        self.journal.note("stopping")
+        """Within two seconds: children first, then whatever Parsl has. Jobs go on."""
+        self.note("stopping")
+        if self.jobs is not None:
+            self.jobs.stop()
         self.processes.stop()
 
     def close(self) -> None:
-        self.journal.note("end")
+        self.note("end")
         closing = threading.Thread(target=self.kernel.cleanup, daemon=True)
         closing.start()
         closing.join(1.0)  # Parsl may wait for ever; there is nothing left that it should wait for

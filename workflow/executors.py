@@ -13,7 +13,11 @@ from parsl.executors import ThreadPoolExecutor
 from gnnscale import files
 from gnnscale.specs import StageResult
 from workflow.plan import Stage
-from workflow.sites import SiteConfig
+from workflow.siteconfig import SiteConfig
+
+HERE, JOBS = "here", "jobs"
+LOGIN_STAGES = 2  # at a time: the driver's host is shared with everybody
+MOST_JOBS = 1000  # followed at a time; a thread that waits costs some tens of kB
 
 
 class Results(Memoizer):
@@ -49,10 +53,14 @@ class Results(Memoizer):
         """Nothing is open."""
 
 
-def config(site: SiteConfig, root: Path, memoizer: Memoizer) -> Config:
-    """Threads of the driver, each of which waits for the process of one stage."""
+def config(site: SiteConfig, jobs: int, root: Path, memoizer: Memoizer) -> Config:
+    """Threads of the driver, each of which waits for the process of one stage, or for its job."""
+    side_by_side = min(LOGIN_STAGES, site.cores) if site.batch else site.parallel_stages
+    executors = [ThreadPoolExecutor(label=HERE, max_threads=side_by_side)]
+    if site.batch:
+        executors.append(ThreadPoolExecutor(label=JOBS, max_threads=max(1, min(jobs, MOST_JOBS))))
     return Config(
-        executors=[ThreadPoolExecutor(label="stages", max_threads=site.parallel_stages)],
+        executors=executors,
         memoizer=memoizer,
         strategy="none",
         run_dir=str(root / ".parsl"),

@@ -62,8 +62,8 @@ def imports(path: Path) -> list[Path]:
 
 
 def files_of(module: str) -> list[Path]:
-    """The file of a module, and of the packages around it; none if the name is not a module."""
+    """The file of a module, what is compiled for it, and the packages around it; none if the name is not a module."""
     base = ROOT.joinpath(*module.split("."))
-    own = [p for p in (base.with_suffix(".py"), base / "__init__.py") if p.exists()]
+    own = [p for p in (base.with_suffix(".py"), base.with_suffix(".cpp"), base / "__init__.py") if p.exists()]
     around = [p / "__init__.py" for p in base.parents if p != ROOT and ROOT in p.parents]
     return [*own, *(p for p in around if p.exists())] if own else []

@@ -1,15 +1,39 @@
-"""A stage and a site to the script that runs it: a text that a person could run by hand with the same effect. Pure."""
+"""A stage and a site to the script that runs it: a text that a person could run by hand with the same effect. Pure.
+
+`script` is for a stage that runs where the driver runs. `batch` is the body of a batch job, for one training or for
+several side by side. Whatever becomes of it, an attempt that ends leaves attempts/N/exit.json, whole:
+
+    {"code": 75, "rank": 0, "host": "n2", "launcher": 0, "job": "1234", "hosts": ["n1", "n2"], "begin": ..., "end": ...}
+
+`code` is that of the first rank that did not end with 0, so it says why, and not how the launcher swept up the others:
+0 done, 75 told to stop and to be continued, 64 the user must change something, 74 the disk, 137 and 143 killed. Without
+the file the job was cut off. Ranks that were told to stop look to the launcher as if they had ended well, since it would
+kill the others of a job in which one fails.
+"""
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from workflow.plan import Stage
-from workflow.sites import SiteConfig
+from workflow.queueing import Request
+from workflow.siteconfig import SiteConfig, Slurm
 
 ROOT = Path(__file__).parent.parent
+
+
+class Attempt(NamedTuple):
+    """One stage in a job."""
+
+    id: str
+    kind: str
+    folder: Path  # of the stage, absolute
+    number: int
 
 
 def script(stage: Stage, site: SiteConfig, python: str = sys.executable, code: Path = ROOT) -> str:
@@ -27,3 +51,74 @@ cd "$(dirname "$0")"
 {exports}
 exec {shlex.quote(python)} -m gnnscale.{stage.kind} .
 """
+
+
+# ------------------------------------------------------------------------------------------------------- batch jobs
+def directives(request: Request, site: SiteConfig) -> list[str]:
+    """The lines at the head of the job's script, but for its name, outputs, nodes and walltime."""
+    scheduler, queue = site.scheduler, site.queues[request.queue]
+    partition = request.queue if queue.partition is None else queue.partition
+    if isinstance(scheduler, Slurm):
+        options = [f"--partition={partition}"] if partition else []
+        options += [f"--account={site.account}"] if site.account else []
+        options += [f"--qos={queue.qos}"] if queue.qos else []
+        options += ["--exclusive"] if scheduler.exclusive else [f"--cpus-per-task={request.threads}"]
+        # B: to this script, which tells the ranks. What is requeued would run twice: the driver submits it again.
+        options += [f"--signal=B:USR1@{scheduler.signal_seconds}", "--no-requeue", "--open-mode=append"]
+        word = "#SBATCH"
+    else:
+        options = [f"-q {partition}"] if partition else []
+        options += [f"-A {site.account}"] if site.account else []
+        options += ["-r n"]
+        word = "#PBS"
+    return [f"{word} {option}" for option in (*options, *scheduler.directives, *queue.directives)]
+
+
+def batch(request: Request, attempts: Sequence[Attempt], site: SiteConfig, python: str = sys.executable,
+          code: Path = ROOT) -> str:  # fmt: skip
+    """What follows the head: the environment, and the plan that gnnscale/job.py carries out."""
+    python = site.python or python
+    plan = {
+        "scheduler": site.scheduler.kind,
+        "interface": site.launch.interface,
+        "seconds": None if isinstance(site.scheduler, Slurm) else request.seconds - site.scheduler.signal_seconds,
+        "stages": [
+            {"folder": str(each.folder), "number": each.number, "first": index * request.nodes_each,
+             "nodes": request.nodes_each, "command": shlex.join(command(each, request, site, python))}
+            for index, each in enumerate(attempts)
+        ],
+    }  # fmt: skip
+    return "\n".join([
+        *(f"# {each.id}, attempt {each.number}" for each in attempts), *environment(request, site, code),
+        f"exec {shlex.quote(python)} -m gnnscale.job <<'PLAN'", json.dumps(plan, indent=1), "PLAN", "",
+    ])  # fmt: skip
+
+
+def environment(request: Request, site: SiteConfig, code: Path) -> list[str]:
+    lines = [f"module load {' '.join(map(shlex.quote, site.modules))}"] if site.modules else []
+    lines += site.setup
+    env = {"OMP_NUM_THREADS": str(request.threads), "PYTHONUNBUFFERED": "1"}
+    if site.launch.interface is not None:  # of several networks, one by which nodes reach each other
+        env |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), site.launch.interface)
+    env |= site.env
+    lines += [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
+    return [*lines, f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"]
+
+
+def command(attempt: Attempt, request: Request, site: SiteConfig, python: str) -> list[str]:
+    """Of all ranks of a stage, in its directory. {hosts} becomes theirs, a part of the allocation."""
+    own = [python, "-m", "gnnscale.rank", f"attempts/{attempt.number}", attempt.kind]
+    if attempt.kind != "train" or site.launch.command == "none":
+        return own
+    if site.launch.before_rank:
+        own = ["bash", "-c", "; ".join([*site.launch.before_rank, 'exec "$@"']), "rank", *own]
+    known = {
+        "ranks": request.ranks,
+        "nodes": request.nodes_each,
+        "per_node": request.ranks_per_node,
+        "threads": request.threads,
+    }
+    words = [site.launch.command, *(flag.format_map(known) for flag in site.launch.flags)]
+    if request.nodes > request.nodes_each:
+        words += ["--nodelist={hosts}", "--exact"] if site.launch.command == "srun" else ["--hosts", "{hosts}"]
+    return words + own

@@ -22,8 +22,9 @@ class Levers(NamedTuple):
     refusal: str
 
 
-def choose(settings: TrainSettings, sources: int, atoms: float, edges: float, site: SiteConfig) -> Levers:
-    """`atoms` and `edges` are those of a mean structure."""
+def choose(settings: TrainSettings, sources: int, atoms: float, edges: float, site: SiteConfig,
+           ranks: int | None = None) -> Levers:  # fmt: skip
+    """`atoms` and `edges` are those of a mean structure; `ranks` of the training, None = as the site has them."""
     optim, room = settings.optim, site.rank_bytes - LIBRARIES
     batch = MARGIN * optim.batch
 
@@ -35,7 +36,7 @@ def choose(settings: TrainSettings, sources: int, atoms: float, edges: float, si
             ema=bool(optim.ema),
         )  # fmt: skip
 
-    for runtime, said in candidates(settings, site, batch * edges):
+    for runtime, said in candidates(settings, site, batch * edges, ranks or site.launch.ranks):
         memory = peak(runtime)
         if memory.peak <= room:
             return Levers(runtime, memory, said, "")
@@ -45,9 +46,9 @@ def choose(settings: TrainSettings, sources: int, atoms: float, edges: float, si
                   f"{gigabytes(site.rank_bytes)}; a smaller width, or a site with more memory")  # fmt: skip
 
 
-def candidates(settings: TrainSettings, site: SiteConfig, edges: float) -> Iterator[tuple[Runtime, str]]:
+def candidates(settings: TrainSettings, site: SiteConfig, edges: float, ranks: int) -> Iterator[tuple[Runtime, str]]:
     """From no lever to all; each next one saves more and costs more time."""
-    plain = Runtime(ranks=site.launch.ranks, threads=site.launch.threads_per_rank)
+    plain = Runtime(ranks=ranks, threads=site.launch.threads_per_rank)
     yield plain, ""
     chunk = max(256, 2**18 // settings.model.width)
     chunked = plain.model_copy(update={"edge_chunk": chunk})
@@ -58,6 +59,15 @@ def candidates(settings: TrainSettings, site: SiteConfig, edges: float) -> Itera
         yield micro, f"edges {chunk} at a time, micro-batches of {budget:,} edges"
     for stage in (1, 2, 3) if plain.ranks > 1 and settings.model.forces == "direct" else ():
         yield micro.model_copy(update={"zero_stage": stage}), f"the same, and ZeRO {stage} over {plain.ranks} ranks"
+
+
+def smaller(runtime: Runtime, settings: TrainSettings, edges: float) -> Runtime:
+    """The same training in less memory, after it has run out of it; `edges` of a mean structure."""
+    share = max(1, int(settings.optim.batch * edges / runtime.ranks))
+    return runtime.model_copy(update={
+        "edge_chunk": runtime.edge_chunk or max(256, 2**18 // settings.model.width),
+        "micro_batch_edges": max(1, (runtime.micro_batch_edges or share) // 2),
+    })  # fmt: skip
 
 
 def gigabytes(bytes: float) -> str:

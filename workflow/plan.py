@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from gnnscale import files
+from gnnscale import files, sources
 from gnnscale.specs import (
     ConvertSettings,
     DatasetCard,
+    PartSettings,
     ReportSettings,
     Runtime,
     Settings,
@@ -24,12 +23,15 @@ from gnnscale.specs import (
     StageSpec,
     TrainSettings,
 )
-from workflow import fingerprint, lengths, study, yamlfile
+from workflow import fingerprint, lengths, queueing, study, yamlfile
 from workflow.levers import Levers, choose
 from workflow.sites import SiteConfig
 from workflow.study import Study
 
-FOLDERS = {"convert": "data", "train": "train", "evaluate": "evaluate", "scaling": "scaling", "report": "report"}
+FOLDERS = {  # in the order of the work
+    "shards": "data", "convert": "data", "train": "train", "evaluate": "evaluate", "scaling": "scaling",
+    "report": "report",
+}  # fmt: skip
 State = Literal["done", "run", "resume", "check", "refused"]
 
 
@@ -45,7 +47,7 @@ class Stage(NamedTuple):
     raw: dict[str, str]
     key: str
     folder: str  # relative to the run root
-    core_seconds: float  # estimate
+    core_seconds: float  # estimate; of a training on a cluster: of its job
     levers: Levers | None = None  # of a training: how it fits into memory
     shorter: tuple[str, ...] = ()  # trainings whose first steps are this one's; it waits for them, but needs none
 
@@ -83,26 +85,40 @@ def stages(name: str, asked: Study, site: SiteConfig, root: Path) -> dict[str, S
         code = fingerprint.code_of("convert", f"datasets/{settings.dataset}.py")
         cost = card.structures * card.seconds_per_structure + site.node.start_seconds
         stage = make("convert", source, settings, (), code, made, cost, raw_files(settings))
+        divide(stage, asked.parts(source), site.node.start_seconds, root, made)
         sizes.append(size(card, root / stage.folder, asked.split.validation + asked.split.test))
-    sources, code = tuple(made), fingerprint.code_of("train")
-    timed = [(train_seconds(run.settings, sizes, site), run) for run in study.runs(asked)]
+    converted = tuple(id for id, stage in made.items() if stage.kind == "convert")
+    code = fingerprint.code_of("train")
+    fitted = [(*fit_levers(run.settings, sizes, site), run) for run in study.runs(asked)]
     trained = [
-        make(
-            "train", run.name, run.settings, sources, code, made, seconds, levers=fit_levers(run.settings, sizes, site)
-        )
-        for seconds, run in sorted(timed, key=lambda pair: -pair[0])
+        make("train", run.name, run.settings, converted, code, made, seconds, levers=levers)
+        for seconds, levers, run in sorted(fitted, key=lambda each: -each[0])
     ]
     share_steps(made)
     code, cost = fingerprint.code_of("evaluate"), site.node.start_seconds
     evaluated = tuple(
-        make("evaluate", stage.name, asked.evaluate, (stage.id, *sources), code, made, cost).id for stage in trained
+        make("evaluate", stage.name, asked.evaluate, (stage.id, *converted), code, made, cost).id for stage in trained
     )
     fit = make("scaling", "all", asked.scaling, evaluated, fingerprint.code_of("scaling"), made, cost)
     page = ReportSettings(title=asked.title, study=name, description=asked.description)
-    needs = (fit.id, *evaluated, *(stage.id for stage in trained), *sources)
+    needs = (fit.id, *evaluated, *(stage.id for stage in trained), *converted)
     make("report", "all", page, needs, fingerprint.code_of("report"), made, cost)
     ordered = sorted(made.values(), key=lambda stage: (list(FOLDERS).index(stage.kind), -stage.core_seconds))
     return {stage.id: stage for stage in ordered}
+
+
+def divide(whole: Stage, parts: int, start_seconds: float, root: Path, made: dict[str, Stage]) -> None:
+    """A conversion as several stages and one that joins them; once it is done its parts are needed no more."""
+    if parts == 1 or files.verify(root / whole.folder, whole.key).done:
+        return
+    code = fingerprint.code_of("shards", f"datasets/{whole.settings.dataset}.py")
+    cost = (whole.core_seconds - start_seconds) / parts + start_seconds
+    asked = whole.settings.model_dump(exclude={"kind"})
+    ids = []
+    for part in range(parts):
+        settings = PartSettings(**asked, part=part, parts=parts)
+        ids.append(make("shards", f"{whole.name}.{part}", settings, (), code, made, cost, whole.raw).id)
+    made[whole.id] = whole._replace(needs=tuple(ids), core_seconds=start_seconds)
 
 
 def share_steps(made: dict[str, Stage]) -> None:
@@ -116,10 +132,14 @@ def share_steps(made: dict[str, Stage]) -> None:
 def make(kind: str, name: str, settings: Settings, needs: tuple[str, ...], code: dict[str, str],
          made: dict[str, Stage], core_seconds: float, raw: dict[str, str] | None = None,
          levers: Levers | None = None) -> Stage:  # fmt: skip
-    """Adds to `made`. The key is a hash of all that determines the result, and of nothing else."""
+    """Adds to `made`. The key is a hash of all that determines the result, and of nothing else.
+
+    So not of the parts of a conversion, which `divide` adds after this: however it is divided, it comes out the same.
+    """
     keys, said = {need: made[need].key for need in needs}, settings.model_dump()
-    if raw:
-        del said["options"]["raw"]  # where the files lie does not matter, what is in them does
+    if raw:  # where the files lie does not matter, what is in them does
+        said["options"].pop("raw", None)
+        said["quarantine"] = None
     key = files.digest([said, code, raw or {}, keys, None])[:16]  # None: the place of the image's digest
     folder = f"{FOLDERS[kind]}/{name}-{key[:8]}"
     stage = Stage(f"{kind}/{name}", kind, name, settings, needs, code, raw or {}, key, folder, core_seconds, levers)
@@ -129,12 +149,7 @@ def make(kind: str, name: str, settings: Settings, needs: tuple[str, ...], code:
 
 def dataset_script(settings: ConvertSettings) -> tuple[Any, Any]:
     """A dataset's script, which by contract imports nothing heavy, and the options that it is given."""
-    name = f"datasets_{settings.dataset}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, study.DATASETS / f"{settings.dataset}.py")
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    script: Any = sys.modules[name]
+    script: Any = sources.script(settings.dataset)
     try:
         return script, script.Options(**settings.options)
     except ValidationError as error:
@@ -148,16 +163,23 @@ def dataset_card(settings: ConvertSettings) -> DatasetCard:
 
 
 def raw_files(settings: ConvertSettings) -> dict[str, str]:
-    """The files that a conversion reads, by their place below `raw`, each with its fingerprint; generated data have none."""
-    if "raw" not in settings.options:
-        return {}
-    script, options = dataset_script(settings)
+    """The files that a conversion reads, by their place below `raw`, each with its fingerprint; generated data have none.
+
+    Of the list of quarantined structures what it says of this source counts.
+    """
+    digests = {}
     try:
-        found, above = script.inputs(options), Path(options.raw)
-        folder = above if above.is_dir() else above.parent
-        return {os.path.relpath(path, folder): fingerprint.raw_digest(path) for path in found}
-    except FileNotFoundError as error:
+        if settings.quarantine:
+            listed = sources.quarantined(Path(settings.quarantine), settings.name)
+            digests["list of quarantined structures"] = files.digest(sorted([*who, why] for who, why in listed.items()))
+        if "raw" in settings.options:
+            script, options = dataset_script(settings)
+            found, above = script.inputs(options), Path(options.raw)
+            folder = above if above.is_dir() else above.parent
+            digests |= {os.path.relpath(path, folder): fingerprint.raw_digest(path) for path in found}
+    except (FileNotFoundError, files.BadFile) as error:
         raise yamlfile.Problem(f"source {settings.name!r}: {error}") from None
+    return digests
 
 
 def size(card: DatasetCard, folder: Path, held_out: float) -> Size:
@@ -168,8 +190,25 @@ def size(card: DatasetCard, folder: Path, held_out: float) -> Size:
         return Size(card.structures * (1 - held_out), card.atoms_per_structure, card.neighbours_per_atom)
 
 
-def train_seconds(settings: TrainSettings, sizes: list[Size], site: SiteConfig) -> float:
-    """Core-seconds of one training, from exact FLOPs and the site's measured rate."""
+def fit_levers(settings: TrainSettings, sizes: list[Size], site: SiteConfig) -> tuple[float, Levers]:
+    """Estimated seconds, and how it fits into memory: on the fewest nodes that are fast enough, where there are several."""
+    structures = sum(s.structures for s in sizes)
+    atoms = sum(s.structures * s.atoms for s in sizes) / structures
+    edges = sum(s.structures * s.atoms * s.neighbours for s in sizes) / structures
+    best: tuple[float, Levers] | None = None
+    for ranks in queueing.ranks(site):
+        if best and ranks > settings.optim.batch:
+            break
+        levers = choose(settings, len(sizes), atoms, edges, site, ranks)
+        if best is None or best[1].refusal or not levers.refusal:
+            best = train_seconds(settings, sizes, site, ranks), levers
+        if not best[1].refusal and best[0] <= site.train.hours * 3600:
+            break
+    return best
+
+
+def train_seconds(settings: TrainSettings, sizes: list[Size], site: SiteConfig, ranks: int = 1) -> float:
+    """Of one training, from exact FLOPs and the rate of the site; without a scheduler, on one core."""
     available = sum(s.structures for s in sizes)
     used = min(settings.structures or available, available)
     optim, share, node = settings.optim, used / available, site.node
@@ -178,14 +217,8 @@ def train_seconds(settings: TrainSettings, sizes: list[Size], site: SiteConfig) 
     flops = settings.model.flops(atoms, edges)  # of one epoch
     epochs = optim.passes(flops)
     steps = math.ceil(epochs * used / min(optim.batch, used))
-    return node.start_seconds + steps * node.step_seconds + epochs * flops / (node.core_gflops * 1e9)
-
-
-def fit_levers(settings: TrainSettings, sizes: list[Size], site: SiteConfig) -> Levers:
-    structures = sum(s.structures for s in sizes)
-    atoms = sum(s.structures * s.atoms for s in sizes) / structures
-    edges = sum(s.structures * s.atoms * s.neighbours for s in sizes) / structures
-    return choose(settings, len(sizes), atoms, edges, site)
+    rate = queueing.flops_per_second(site, ranks, optim.precision)
+    return node.start_seconds + steps * node.step_seconds + epochs * flops / rate
 
 
 # -------------------------------------------------------------------------------------------------- what is done

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gnnscale import files
-from gnnscale.specs import StageError, StageResult
+from gnnscale.specs import StageError, StageResult, StageSpec
 from workflow import launch
 from workflow.plan import Stage
 from workflow.sites import SiteConfig
@@ -75,14 +75,7 @@ class Processes:
     def prepare(self, stage: Stage, folder: Path) -> Path:
         if self.stopping.is_set():
             raise Interrupted(stage.id)
-        number = 1 + max((int(p.name) for p in (folder / "attempts").glob("[0-9]*")), default=0)
-        attempt = folder / "attempts" / str(number)
-        attempt.mkdir(parents=True)
-        files.write_model(folder / "spec.json", stage.spec(self.stages))
-        files.write(folder / "command.sh", launch.script(stage, self.site))
-        (folder / "error.json").unlink(missing_ok=True)
-        (folder / "progress.json").unlink(missing_ok=True)
-        return attempt
+        return prepare(folder, stage.spec(self.stages), launch.script(stage, self.site))
 
     def execute(self, stage: Stage, folder: Path, attempt: Path) -> int:
         with open(attempt / "stdout", "wb") as out, open(attempt / "stderr", "wb") as err:
@@ -102,6 +95,18 @@ class Processes:
         while self.running and time.monotonic() < deadline:
             time.sleep(0.02)
         signal_all(list(self.running.values()), signal.SIGKILL)
+
+
+def prepare(folder: Path, spec: StageSpec, command: str) -> Path:
+    """The directory of the next attempt, and a stage's directory in which nothing speaks of an earlier one."""
+    number = 1 + max((int(p.name) for p in (folder / "attempts").glob("[0-9]*")), default=0)
+    attempt = folder / "attempts" / str(number)
+    attempt.mkdir(parents=True)
+    files.write_model(folder / "spec.json", spec)
+    files.write(folder / "command.sh", command)
+    (folder / "error.json").unlink(missing_ok=True)
+    (folder / "progress.json").unlink(missing_ok=True)
+    return attempt
 
 
 def die_with(driver: int) -> Callable[[], None] | None:

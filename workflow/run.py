@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -17,7 +18,7 @@ from typing import Any
 # Started by path, Python puts workflow/ first; the packages lie one above.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from workflow import lease, plan, show, sites, status, study  # noqa: E402
+from workflow import cancel, journal, lease, plan, queueing, show, sites, status, study, survey  # noqa: E402
 from workflow.yamlfile import Problem  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,6 +46,9 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument("--site", help="a file in sites/, without .yaml (default: local)")
     common.add_argument("--study", help="a file in workflow/studies/, without .yaml, or a path (default: default)")
     common.add_argument("--root", type=Path, help="the run directory (default: runs/STUDY)")
+    common.add_argument("--set", action="append", metavar="A.B=C", help="a setting of the site, above its file and yours")
+    common.add_argument("--max-node-hours", type=float, metavar="H", help="refuse to begin what is expected to take more")
+    common.add_argument("--until", choices=list(plan.FOLDERS), help="do no stage of a later kind")
     top = argparse.ArgumentParser(
         prog="workflow/run.py", parents=[common], description="Run a scaling study, start to end; run it again to go on.",
         epilog="Without a verb: run. Exit codes: 0 done, 1 a stage failed, 2 usage, 75 stopped, 130 Ctrl-C.",
@@ -65,13 +69,18 @@ def parser() -> argparse.ArgumentParser:
     logs = verb("logs", "what a stage printed in its last attempt")
     logs.add_argument("id", help="for example train/w64-d3-n2000")
     verb("explain", "why a stage is to be run, or why it is done").add_argument("id")
+    ending = verb("cancel", "end the batch jobs of the study, or of the named stages")
+    ending.add_argument("id", nargs="*")
+    ending.add_argument("--stale", action="store_true", help="only jobs of stages that the study has no more")
     verb("report", "where the report is")
     clean = verb("clean", "remove results that no stage of the study has any more; a dry run unless --yes")
     clean.add_argument("--all", action="store_true", help="the whole run directory")
     clean.add_argument("--yes", action="store_true", help="do it")
-    site = verb("sites", "the clusters that are known")
-    site.add_argument("action", choices=["list", "show", "validate"])
-    site.add_argument("name", nargs="?", help="one of them; `validate` without a name takes all")
+    site = verb("sites", "the clusters that are known; the scripts that would be submitted there; a file for a new one")
+    site.add_argument("action", choices=["list", "show", "validate", "render", "new"])
+    site.add_argument("name", nargs="?", help="one of them, or a file (validate); `new` writes it, or prints without one")
+    site.add_argument("of", nargs="?", metavar="study", help="`render`: the study")
+    site.add_argument("--out", type=Path, metavar="DIR", help="`render`: write the scripts there instead of printing them")
     return top
 
 
@@ -81,16 +90,22 @@ class Asked:
     def __init__(self, arguments: argparse.Namespace):
         self.site_name = getattr(arguments, "site", "local")
         self.study_name, self.study = study.load(getattr(arguments, "study", "default"))
-        self.site = sites.load(self.site_name)
+        self.site = sites.load(self.site_name, getattr(arguments, "set", []))
+        self.settings, self.max_node_hours = getattr(arguments, "set", []), getattr(arguments, "max_node_hours", None)
         self.root = run_root(arguments, self.study_name)
         status.check_format(self.root)
         self.stages = plan.stages(self.study_name, self.study, self.site, self.root)
+        self.until = getattr(arguments, "until", None)
+        kinds = list(plan.FOLDERS)
+        kinds = kinds[: kinds.index(self.until) + 1] if self.until else kinds
+        self.wanted = {id: stage for id, stage in self.stages.items() if stage.kind in kinds}
 
     def command(self, verb: str = "") -> str:
         """What to type to come back to this study."""
         words = ["python workflow/run.py", verb, "--site", self.site_name]
         words += ["--study", self.study_name] if self.study_name != "default" else []
         words += ["--root", str(self.root)] if self.root != ROOT / "runs" / self.study_name else []
+        words += [f"--set {shlex.quote(text)}" for text in self.settings]
         return " ".join(word for word in words if word)
 
 
@@ -126,21 +141,29 @@ def do_run(arguments: argparse.Namespace) -> int:
 def drive(asked: Asked, holder: lease.Lease) -> int:
     """Do what is not done, show it, and say at the end what came of it."""
     planned = plan.plan(asked.stages, asked.root)
-    left = [p for p in planned.values() if p.state != "done"]
-    print(f"{asked.study.title}: {len(planned)} stages, {len(planned) - len(left)} done, {len(left)} to do"
+    left = [p for p in planned.values() if p.state != "done" and p.stage.id in asked.wanted]
+    print(f"{asked.study.title}: {len(asked.wanted)} stages, {len(asked.wanted) - len(left)} done, {len(left)} to do"
           + (f", about {show.duration(plan.wall_seconds(planned, asked.site))}" if left else ""))  # fmt: skip
     print(f"results: {asked.root}", flush=True)
     status.write_plan(asked.root, asked.study_name, asked.site_name, asked.stages)
     show.write_asked(asked.root, asked.study, asked.site)
     if not left:
         show.links(asked.root, asked.stages)
-        print(f"nothing to do; report: {asked.root / 'report.html'}")
+        print(f"nothing to do; report: {asked.root / 'report.html'}" if not asked.until else "nothing to do")
         return OK
     refuse(left, asked.site_name)
+    sites.check_host(asked.site_name, asked.site)
+    sites.check_account(asked.site_name, asked.site)
+    stale = [job for job in journal.unfinished(asked.root) if job.stale({s.folder for s in asked.stages.values()})]
+    if stale:
+        print(f"{len(stale)} job(s) of stages that the study has no more may be in the queue; to end them: "
+              f"{asked.command('cancel')} --stale")  # fmt: skip
+    requests = queueing.schedule([p.stage for p in left], asked.site)
+    queueing.check_budget(requests, asked.site, asked.max_node_hours)
     from workflow.dag import Dag  # Parsl takes half a second to import
 
     stop, began = Stop(), time.monotonic()
-    dag = Dag(asked.stages, asked.site, asked.root)
+    dag = Dag(asked.wanted, asked.site, asked.site_name, asked.root, requests)
     try:
         watch(dag, asked, holder, stop)
     except BaseException:
@@ -148,7 +171,7 @@ def drive(asked: Asked, holder: lease.Lease) -> int:
         raise
     dag.close()
     if stop.asked:
-        print(f"stopped; to go on: {asked.command()}", flush=True)
+        show.stopped(dag, asked)
         holder.release()
         os._exit(stop.code)  # threads that wait for Parsl must not keep us
     show.links(asked.root, asked.stages)
@@ -174,12 +197,12 @@ def watch(dag: Any, asked: Asked, holder: lease.Lease, stop: Stop) -> None:
     with Screen(asked.root, status.read_plan(asked.root)) as screen:
         dag.submit()
         while not dag.complete and not stop.asked:
-            screen.update(dag.journal.states)
+            screen.update(dag.states, dag.banner)
             holder.renew()
             time.sleep(0.1)
         if stop.asked:
             dag.stop()
-        screen.update(dag.journal.states)
+        screen.update(dag.states)
 
 
 class Stop:
@@ -215,6 +238,26 @@ def do_logs(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def do_cancel(arguments: argparse.Namespace) -> int:
+    root = named_root(arguments)
+    found = status.read_plan(root)
+    name = getattr(arguments, "site", found.site)
+    site = sites.load(name, getattr(arguments, "set", ()))
+    if not site.batch:
+        raise Problem(f"site {name} has no batch jobs", "a driver is stopped with Ctrl-C, and its stages with it")
+    known = {stage.id: stage for stage in found.stages}
+    named, folders = {show.pick(id, known).id for id in arguments.id}, {stage.folder for stage in found.stages}
+
+    def wanted(job: journal.Known) -> bool:
+        if arguments.stale:
+            return job.stale(folders)
+        return not named or bool(named & (job.stages.keys() - job.ended))
+
+    said = cancel.cancel(root, site, name, wanted)
+    print("\n".join(said) if said else "no job of this study is in the queue")
+    return OK
+
+
 def do_explain(arguments: argparse.Namespace) -> int:
     asked = Asked(arguments)
     stage = show.pick(arguments.id, asked.stages)
@@ -242,17 +285,26 @@ def do_clean(arguments: argparse.Namespace) -> int:
 
 
 def do_sites(arguments: argparse.Namespace) -> int:
-    chosen = [arguments.name] if arguments.name else sites.names()
-    if arguments.action == "show" and not arguments.name:
+    action, name, settings = arguments.action, arguments.name, getattr(arguments, "set", [])
+    if action in ("show", "render") and not name:
         raise Problem(f"which site? known: {', '.join(sites.names())}")
-    for name in chosen:
-        site = sites.load(name)
-        show.site(name, site, arguments.action)
+    if action == "new":
+        show.new_site(name, survey.survey())
+    elif action == "render":
+        arguments.site, arguments.study = name, arguments.of or getattr(arguments, "study", "default")
+        show.scripts(Asked(arguments), arguments.out)
+    elif action == "validate" and name and name.endswith((".yaml", ".yml")):
+        sites.load_file(Path(name))
+        print(f"{name}: valid")
+    else:
+        for each in [name] if name else sites.names():
+            show.site(each, sites.load(each, settings), action)
     return OK
 
 
 VERBS = {
     "run": do_run, "plan": do_plan, "status": do_status, "logs": do_logs, "explain": do_explain, "report": do_report,
+    "cancel": do_cancel,
     "clean": do_clean, "sites": do_sites,
 }  # fmt: skip
 

@@ -21,7 +21,7 @@ class Screen:
         self.root, self.plan = root, plan
         self.begun, self.said = time.monotonic(), time.monotonic()
         self.states: dict[str, str] = {}
-        self.live = None
+        self.live, self.banner = None, ""
 
     def __enter__(self) -> Screen:
         if sys.stdout.isatty():
@@ -35,11 +35,14 @@ class Screen:
         if self.live is not None:
             self.live.stop()
 
-    def update(self, states: dict[str, str]) -> None:
+    def update(self, states: dict[str, str], banner: str = "") -> None:
         """`states` is what the driver knows; progress within a stage comes from the stage's own file."""
+        if banner != self.banner and self.live is None:
+            print(f"{clock(time.monotonic() - self.begun)}  {banner or 'the scheduler answers again'}", flush=True)
+        self.banner = banner
         rows = [self.row(stage, states.get(stage.id, "waiting")) for stage in self.plan.stages]
         if self.live is not None:
-            self.live.update(table(rows, time.monotonic() - self.begun))
+            self.live.update(table(rows, time.monotonic() - self.begun, banner))
         else:
             self.plain(rows)
 
@@ -51,9 +54,9 @@ class Screen:
     def plain(self, rows: list[Row]) -> None:
         for row in rows:
             before, self.states[row.id] = self.states.get(row.id), row.state
-            if row.state != before and row.state in ("running", "failed", "blocked"):
+            if row.state != before and row.state in ("queued", "running", "failed", "blocked"):
                 print(f"{clock(time.monotonic() - self.begun)}  {row.state:8} {row.id}", flush=True)
-            elif row.state == "done" and before == "running":
+            elif row.state == "done" and before in ("queued", "running"):
                 print(f"{clock(time.monotonic() - self.begun)}  done     {row.id}", flush=True)
         if time.monotonic() - self.said > PLAIN_SECONDS:
             self.said = time.monotonic()
@@ -65,13 +68,13 @@ def totals(rows: list[Row]) -> str:
     return "  ".join(f"{kind} {done}/{total}" for kind, (done, total) in status.counts(rows).items())
 
 
-def table(rows: list[Row], seconds: float):
+def table(rows: list[Row], seconds: float, banner: str):
     """The rows that matter now: running, failed, then the next ones that wait."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    order = {"running": 0, "failed": 1, "blocked": 2, "waiting": 3}
+    order = {"running": 0, "failed": 1, "queued": 2, "blocked": 3, "waiting": 4}
     shown = sorted((row for row in rows if row.state in order), key=lambda row: order[row.state])
     grid = Table(box=None, pad_edge=False, header_style="dim")
     for name, justify in (
@@ -82,7 +85,14 @@ def table(rows: list[Row], seconds: float):
         ("left", "right"),
     ):
         grid.add_column(name, justify=justify)
-    colours = {"running": "green", "failed": "red", "blocked": "yellow", "waiting": "dim", "done": "cyan"}
+    colours = {
+        "running": "green",
+        "queued": "blue",
+        "failed": "red",
+        "blocked": "yellow",
+        "waiting": "dim",
+        "done": "cyan",
+    }
     for row in shown[:SHOWN]:
         loss = f"{row.loss:.4f}" if row.loss is not None else ""
         left = clock(row.eta) if row.eta is not None else ""
@@ -90,7 +100,7 @@ def table(rows: list[Row], seconds: float):
     more = len(shown) - SHOWN
     head = Text.assemble((f"{totals(rows)}   {clock(seconds)}", "bold"))
     foot = Text((f"... and {more} more   " if more > 0 else "") + "Ctrl-C stops; the same command goes on", style="dim")
-    return Group(head, grid, foot)
+    return Group(head, *([Text(banner, style="yellow")] if banner else []), grid, foot)
 
 
 def progress(row: Row) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,9 +13,10 @@ import yaml
 
 from gnnscale import files
 from gnnscale.schema import Spec
-from gnnscale.specs import ConvertSettings, TrainSettings
-from workflow import lease, plan, status
+from gnnscale.specs import ConvertSettings, PartSettings, TrainSettings
+from workflow import lease, plan, queueing, render, sites, status
 from workflow.plan import FOLDERS, Planned, Stage
+from workflow.queueing import Request
 from workflow.sites import SiteConfig
 from workflow.status import PlanFile, Row
 from workflow.study import Study
@@ -47,16 +49,39 @@ def plan_text(name: str, asked: Study, planned: dict[str, Planned], site: SiteCo
     print(f"{name}: {asked.title}\n{root}\n")
     width = max(len(id) for id in planned)
     for each in planned.values():
-        core = f"{each.stage.core_seconds:7.0f} core-s" if each.state != "done" else ""
+        core = duration(each.stage.core_seconds) if site.batch else f"{each.stage.core_seconds:7.0f} core-s"
+        core = core if each.state != "done" else ""
         print(
             f"  {each.stage.id:{width}}  {each.state:7}  {size_text(each, len(asked.data)):32}  {core:14}  {why(each)}".rstrip()
         )
     left = [each for each in planned.values() if each.state != "done"]
+    requests = queueing.schedule([each.stage for each in left if each.state != "refused"], site)
+    if requests:
+        jobs_text(requests, site)
     print(f"\n{len(planned) - len(left)} of {len(planned)} stages done", end="")
     if left:
-        print(f"; {len(left)} to do, about {duration(plan.wall_seconds(planned, site))} on {site.parallel_stages} "
-              f"stage(s) side by side (estimate)", end="")  # fmt: skip
+        where = "in jobs, and the time that they wait" if site.batch else f"on {site.parallel_stages} stage(s) side by side"
+        print(f"; {len(left)} to do, about {duration(plan.wall_seconds(planned, site))} {where} (estimate)", end="")
     print()
+
+
+def jobs_text(requests: dict[str, Request], site: SiteConfig) -> None:
+    """The jobs that would be submitted; those of one kind and size in a line."""
+    alike: dict[tuple, list[Request]] = {}
+    for request in dict.fromkeys(requests.values()):
+        same = (request.stages[0].split("/")[0], request.queue, request.nodes, len(request.stages))
+        alike.setdefault(same, []).append(request)
+    print("\njobs               queue            nodes  walltime              node-hours: expected, at most")
+    for (kind, queue, nodes, together), group in alike.items():
+        times = sorted({request.walltime for request in group})
+        time = times[0] if len(times) == 1 else f"{times[0]} to {times[-1]}"
+        notes = [f"{together} stages in each"] if together > 1 else []
+        notes += sorted({request.why for request in group if request.why}, key=len)[-1:]
+        hours = f"{sum(r.node_hours for r in group):9,.1f} {sum(r.node_hours_at_most for r in group):9,.0f}"
+        print(f"  {len(group):4} x {kind:9}  {queue:15}  {nodes:5}  {time:20}  {hours}  {'; '.join(notes)}".rstrip())
+    total, cost = queueing.node_hours(requests), site.cost
+    charged = f" = {total * cost.factor:,.1f} {cost.unit}" if cost.factor != 1 else ""
+    print(f"  expected in all: {total:,.1f} node-hours{charged}")
 
 
 def why(each: Planned) -> str:
@@ -72,7 +97,8 @@ def size_text(each: Planned, sources: int) -> str:
         structures = f"{settings.structures:,}" if settings.structures else "all"
         return f"{settings.model.parameters(sources):>11,} parameters, {structures:>6} structures"
     if isinstance(settings, ConvertSettings):
-        made = each.result.values["structures"] if each.result else plan.dataset_card(settings).structures
+        parts = settings.parts if isinstance(settings, PartSettings) else 1
+        made = each.result.values["structures"] if each.result else plan.dataset_card(settings).structures // parts
         return f"{made:>11,} structures"
     return ""
 
@@ -89,7 +115,11 @@ def plan_json(planned: dict[str, Planned], site: SiteConfig) -> dict[str, Any]:
             entry["runtime"] = each.stage.levers.runtime.model_dump()
             entry["peak_bytes"] = each.stage.levers.memory.peak
         listed.append(entry)
-    return {"stages": listed, "wall_seconds": round(plan.wall_seconds(planned, site), 1)}
+    left = [each.stage for each in planned.values() if each.state not in ("done", "refused")]
+    requests = queueing.schedule(left, site)
+    jobs = [request._asdict() | {"walltime": request.walltime, "node_hours": round(request.node_hours, 3)}
+            for request in dict.fromkeys(requests.values())]  # fmt: skip
+    return {"stages": listed, "wall_seconds": round(plan.wall_seconds(planned, site), 1), "jobs": jobs}
 
 
 def explain(planned: dict[str, Planned], stage: Stage, stages: dict[str, Stage], root: Path) -> None:
@@ -122,9 +152,21 @@ def status_text(root: Path, found: PlanFile, rows: list[Row], driver: dict | Non
             far = f"{row.done:,.0f}/{row.total:,.0f}" if row.total else ""
             loss = f"loss {row.loss:.4f}" if row.loss is not None else ""
             left = f"{duration(row.eta)} left" if row.eta is not None else ""
-            print(f"  running  {row.id}  {far}  {loss}  {left}".rstrip())
+            print("  ".join(filter(None, ["  running", row.id, in_job(row), far, loss, left])))
+        elif row.state == "queued":
+            print("  ".join(filter(None, ["  queued ", row.id, in_job(row), row.reason])))
         elif row.state == "failed":
             print(f"  failed   {row.id}: {row.message}")
+    if driver is None and any(row.job for row in rows):
+        print("jobs are as the last driver saw them; `run` follows them again, `cancel` ends them")
+
+
+def in_job(row: Row) -> str:
+    """Where it is: job 1234 on n[1-2], attempt 3"""
+    if not row.job:
+        return ""
+    again = f", attempt {row.attempt}" if row.attempt and row.attempt > 1 else ""
+    return f"job {row.job}{' on ' + row.nodes if row.nodes else ''}{again}"
 
 
 def status_json(rows: list[Row], driver: dict | None) -> dict[str, Any]:
@@ -135,16 +177,21 @@ def logs(folder: Path, id: str) -> None:
     attempts = sorted((folder / "attempts").glob("[0-9]*"), key=lambda path: int(path.name))
     if not attempts:
         raise Problem(f"{id}: has not been started yet")
-    for name in ("stdout", "stderr"):
-        text = (attempts[-1] / name).read_text(errors="replace")
-        if text.strip():
-            print(f"--- {attempts[-1] / name}\n{text.rstrip()}")
+    said = False
+    for name in ("job.out", "stdout", "stderr"):
+        path = attempts[-1] / name
+        text = path.read_text(errors="replace").rstrip() if path.exists() else ""
+        if text:
+            said = True
+            print(f"--- {path}\n{text}")
+    if not said:
+        print(f"{id}: attempt {attempts[-1].name} has printed nothing yet")
 
 
 # -------------------------------------------------------------------------------------------------------- the end
 def summary(dag: Any, asked: Any, seconds: float) -> None:
     """One line a failure, with its last words once where several have the same, and the command to type next."""
-    states = list(dag.journal.states.values())
+    states = list(dag.states.values())
     print(f"{states.count('done')} of {len(dag.stages)} stages done in {duration(seconds)}")
     told: dict[str, str] = {}
     for failure in dag.failures.values():
@@ -156,8 +203,15 @@ def summary(dag: Any, asked: Any, seconds: float) -> None:
             print(f"    {failure.hint or 'all it printed: ' + asked.command('logs') + ' ' + failure.id}")
     if dag.failures:
         print(f"{states.count('blocked')} stage(s) wait for what failed. When it is mended: {asked.command()}")
-    else:
+    elif "report/all" in dag.stages:
         print(f"report: {asked.root / 'report.html'}")
+
+
+def stopped(dag: Any, asked: Any) -> None:
+    kept = dag.jobs.kept() if dag.jobs else 0
+    if kept:
+        print(f"{kept} job{' goes' if kept == 1 else 's go'} on without this driver; to end: {asked.command('cancel')}")
+    print(f"stopped; to go on: {asked.command()}", flush=True)
 
 
 def links(root: Path, stages: dict[str, Stage]) -> None:
@@ -206,15 +260,45 @@ def megabytes(path: Path) -> float:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink()) / 1e6
 
 
+# ------------------------------------------------------------------------------------------------------------ sites
 def site(name: str, config: SiteConfig, action: str) -> None:
+    verified = f"{config.scheduler.kind}; verified: {config.verified.level} {config.verified.date}"
     if action == "list":
-        print(
-            f"{name:12} {config.title}  ({config.scheduler}; verified: {config.verified.level} {config.verified.date})"
-        )
+        print(f"{name:12} {config.title}  ({verified})")
     elif action == "show":
-        print(f"# sites/{name}.yaml, with defaults\n{as_yaml(config)}", end="")
+        print(f"# sites/{name}.yaml and what is yours, with defaults\n{as_yaml(config)}", end="")
     else:
         print(f"sites/{name}.yaml: valid")
+
+
+def scripts(asked: Any, out: Path | None) -> None:
+    """Of all jobs of a study, as if nothing of it were done."""
+    config = asked.site
+    if not config.batch:
+        raise Problem(f"site {asked.site_name} has no scheduler, so there are no jobs; `run` writes a command.sh a stage")
+    if config.account is None and config.account_rule.required:
+        example = config.account_rule.example or "ACCOUNT"
+        print(f"no account is given; the scripts say {example}", file=sys.stderr)
+        config = config.model_copy(update={"account": example})
+    requests = queueing.schedule(list(asked.stages.values()), config)
+    for name, text in render.scripts(requests, asked.stages, config, asked.root).items():
+        if out is None:
+            print(f"#-------- {name}\n{text}")
+        else:
+            files.write(out / name, text)
+    if out is not None:
+        print(f"{len(set(requests.values()))} scripts: {out}")
+
+
+def new_site(name: str | None, text: str) -> None:
+    if name is None:
+        print(text, end="")
+        return
+    path = sites.SITES / f"{name}.yaml"
+    if path.exists():
+        raise Problem(f"{path}: exists; choose another name")
+    files.write(path, text)
+    print(f"{path}: written; look at what it says, then: python workflow/run.py sites validate {name}")
 
 
 __all__ = ["lease", "time"]

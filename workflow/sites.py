@@ -1,77 +1,142 @@
-"""What a sites/*.yaml may say: where and how the stages of a study run. The file's name is the site's name."""
+"""The sites that there are, and one of them as it is asked for: its file, the user's own, and what --set says."""
 
 from __future__ import annotations
 
 import os
+import platform
+import re
+import socket
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from types import UnionType
+from typing import Any, NamedTuple, Union, get_args, get_origin
 
-from pydantic import Field
+from pydantic import ValidationError
 
-from gnnscale.schema import Spec
-from workflow import yamlfile
+from workflow import policy, yamlfile
+from workflow.siteconfig import SiteConfig
+from workflow.yamlfile import Problem
 
 SITES = Path(__file__).parent.parent / "sites"
 
 
-class Node(Spec):
-    """One machine of the site."""
+class Layer(NamedTuple):
+    """One place that says something of a site; later ones win."""
 
-    cores: int | None = Field(None, ge=1, description="null = all that this process may use")
-    memory_gb: float | None = Field(None, gt=0, description="of the device that trains; null = this machine's memory")
-    core_gflops: float = Field(gt=0, description="sustained in training, per core; for estimates only")
-    step_seconds: float = Field(gt=0, description="fixed cost of one optimiser step; for estimates only")
-    start_seconds: float = Field(gt=0, description="of one stage before it does anything; for estimates only")
-
-
-class Launch(Spec):
-    """How one stage is started."""
-
-    ranks: int = Field(1, ge=1, description="of one training")
-    threads_per_rank: int = Field(1, ge=1)
-    parallel_stages: int | None = Field(None, ge=1, description="null = cores / threads_per_rank")
-
-
-class Verified(Spec):
-    """What was really done with this file; no more may be claimed."""
-
-    level: Literal["docs", "dryrun", "live"]
-    date: str = Field(description='quoted, "2026-11-21"')
-    note: str = ""
-
-
-class SiteConfig(Spec):
-    title: str
-    scheduler: Literal["none"] = Field(description="none = processes on this machine")
-    node: Node
-    launch: Launch = Launch()
-    env: dict[str, str] = Field(default_factory=dict, description="set for every stage")
-    verified: Verified
-
-    @property
-    def cores(self) -> int:
-        return self.node.cores or len(os.sched_getaffinity(0))
-
-    @property
-    def rank_bytes(self) -> float:
-        """Memory that one rank of a training may fill, with as many at once as there may be."""
-        whole = (
-            self.node.memory_gb * 1e9
-            if self.node.memory_gb
-            else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        )
-        return whole / (self.parallel_stages * self.launch.ranks)
-
-    @property
-    def parallel_stages(self) -> int:
-        return self.launch.parallel_stages or max(1, self.cores // self.launch.threads_per_rank)
+    said: dict[str, Any]
+    where: Callable[[list], str]  # a path in it -> the file and line, or the option, that says it
 
 
 def names() -> list[str]:
     return sorted(path.stem for path in SITES.glob("*.yaml"))
 
 
-def load(name: str) -> SiteConfig:
+def users_file(name: str) -> Path:
+    """What is yours and not the site's: account, paths."""
+    config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(config) / "gnnscale" / f"{name}.yaml"
+
+
+def load(name: str, settings: Sequence[str] = ()) -> SiteConfig:
+    """The site, or one Problem with all that is wrong, each told with where it was said."""
     if name not in names():
-        raise yamlfile.Problem(f"no site {name!r} in sites/; {yamlfile.nearest(name, names())}")
-    return yamlfile.load(SITES / f"{name}.yaml", SiteConfig, f"sites/{name}.yaml")
+        raise Problem(f"no site {name!r} in sites/; {yamlfile.nearest(name, names())}")
+    layers = [from_file(SITES / f"{name}.yaml", f"sites/{name}.yaml")]
+    if users_file(name).exists():
+        layers.append(from_file(users_file(name), str(users_file(name))))
+    return resolve(layers + [from_option(text) for text in settings])
+
+
+def load_file(path: Path, shown: str | None = None) -> SiteConfig:
+    """One file alone."""
+    return resolve([from_file(path, shown or str(path))])
+
+
+def resolve(layers: list[Layer]) -> SiteConfig:
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = merge(merged, layer.said)
+    try:
+        site = SiteConfig.model_validate(merged)
+        found = policy.problems(site)
+    except ValidationError as error:
+        found = yamlfile.problems(error, SiteConfig)
+    if found:
+        raise Problem(*(f"{origin(layers, path).where(path)}: {text}" for path, text in found))
+    return site
+
+
+def from_file(path: Path, shown: str) -> Layer:
+    said, root = yamlfile.read(path, shown)
+    return Layer(said, lambda at: f"{shown}:{yamlfile.line_of(root, at)}")
+
+
+def from_option(text: str) -> Layer:
+    """--set a.b=c"""
+    path, equals, value = text.partition("=")
+    parts = path.strip().split(".")
+    if not equals or not all(parts):
+        raise Problem(f"--set {text}: expected NAME=VALUE, such as account=abc123 or train.nodes=[1,4]")
+    said: Any = value if is_text(parts) else yamlfile.value(value)
+    for part in reversed(parts):
+        said = {part: said}
+    return Layer(said, lambda at: f"--set {text}")
+
+
+def is_text(parts: list[str]) -> bool:
+    """Whether the field holds text, so that an account of digits, or 12:00:00, is taken as it is."""
+    kind: Any = SiteConfig
+    for part in parts:
+        if get_origin(kind) is dict:
+            kind = get_args(kind)[1]
+            continue
+        fields = [model.model_fields[part] for model in yamlfile.models_in(kind) if part in model.model_fields]
+        kind = fields[0].annotation if fields else None
+    return kind is str or (str in get_args(kind) and get_origin(kind) in (Union, UnionType))
+
+
+def merge(below: dict, above: dict) -> dict:
+    """Mappings name by name, all else as a whole."""
+    both = {n: merge(below[n], v) for n, v in above.items() if isinstance(v, dict) and isinstance(below.get(n), dict)}
+    return below | above | both
+
+
+def origin(layers: list[Layer], path: list) -> Layer:
+    """The last layer that says the most of the path."""
+    return max(enumerate(layers), key=lambda pair: (depth(pair[1].said, path), pair[0]))[1]
+
+
+def depth(said: Any, path: list) -> int:
+    """How many parts of the path are said here."""
+    count = 0
+    for part in path:
+        in_list = isinstance(said, list) and isinstance(part, int) and part < len(said)
+        if not in_list and not (isinstance(said, dict) and part in said):
+            break
+        said = said[part]
+        count += 1
+    return count
+
+
+# ------------------------------------------------------------------------------------------- before anything is run
+def check_account(name: str, site: SiteConfig) -> None:
+    """Whoever has no account is told what to type, once."""
+    rule = site.account_rule
+    if rule.required and site.account is None:
+        example = rule.example or "ACCOUNT"
+        raise Problem(
+            f"site {name} charges jobs to an account, and none is given",
+            f"add `--set account={example}`, or write `account: {example}` into {users_file(name)}"
+            + (f" ({example} is an example)" if rule.example else ""),
+        )
+
+
+def check_host(name: str, site: SiteConfig) -> None:
+    """A driver on another machine could submit nothing, or to the wrong scheduler."""
+    here = {platform.node(), socket.getfqdn()}
+    if site.host and not any(re.search(site.host, host) for host in here):
+        raise Problem(
+            f"site {name} is run from hosts like {site.host!r}, this one is {platform.node()!r}",
+            f"log in there; if this is the right machine: --set host={re.escape(platform.node())}",
+            "`plan` and `sites render` work anywhere",
+        )

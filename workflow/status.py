@@ -13,6 +13,7 @@ from pydantic import Field
 from gnnscale import files
 from gnnscale.schema import Spec
 from gnnscale.specs import FORMAT, StageError
+from workflow import journal
 from workflow.plan import FOLDERS, Stage
 from workflow.yamlfile import Problem
 
@@ -40,7 +41,7 @@ class Row(NamedTuple):
 
     id: str
     kind: str
-    state: str  # done, running, failed, waiting
+    state: str  # done, running, queued, failed, waiting
     folder: str
     done: float | None = None
     total: float | None = None
@@ -48,6 +49,10 @@ class Row(NamedTuple):
     eta: float | None = None  # seconds
     seconds: float | None = None
     message: str = ""
+    job: str = ""  # its id, where the stage is in a batch job
+    nodes: str = ""
+    attempt: int | None = None
+    reason: str = ""  # why it waits
 
 
 def write_plan(root: Path, study: str, site: str, stages: dict[str, Stage]) -> None:
@@ -83,22 +88,46 @@ def check_format(root: Path) -> None:
 
 
 def rows(root: Path, plan: PlanFile) -> list[Row]:
-    return [row(root, stage) for stage in plan.stages]
+    events = journal.read(root / "events.jsonl")
+    jobs = {id: job for job in journal.unfinished(root) for id in job.stages if id not in job.ended}
+    failed = failures(events)
+    return [row(root, stage, jobs.get(stage.id), failed.get(stage.id, "")) for stage in plan.stages]
 
 
-def row(root: Path, stage: PlannedStage) -> Row:
+def failures(events: list[dict]) -> dict[str, str]:
+    """What failed for the last driver, by its own words."""
+    told: dict[str, str] = {}
+    for event in events:
+        if event["event"] == "driver":
+            told = {}
+        elif event["event"] == "failed":
+            told[event["stage"]] = event["message"]
+    return told
+
+
+def row(root: Path, stage: PlannedStage, job: journal.Known | None, failure: str) -> Row:
     folder = root / stage.folder
     verdict = files.verify(folder, stage.key)
     if verdict.done:
         loss = verdict.result.values.get("loss")
         return Row(stage.id, stage.kind, "done", stage.folder, loss=loss, seconds=verdict.result.seconds)
+    if job is not None and job.stages[stage.id][0] == stage.folder and not withdrawn(root, job, stage.id):
+        state, reason, nodes = job.seen
+        found = running(stage, folder) if state == "RUNNING" else Row(stage.id, stage.kind, "queued", stage.folder)
+        reason = "" if reason == "None" else reason
+        return found._replace(job=job.id or "?", nodes=nodes, attempt=job.stages[stage.id][1], reason=reason)
     if is_running(folder):
         return running(stage, folder)
     try:
         error = files.read_model(folder / "error.json", StageError)
         return Row(stage.id, stage.kind, "failed", stage.folder, message=error.message)
     except files.BadFile:
-        return Row(stage.id, stage.kind, "waiting", stage.folder)
+        return Row(stage.id, stage.kind, "failed" if failure else "waiting", stage.folder, message=failure)
+
+
+def withdrawn(root: Path, job: journal.Known, id: str) -> bool:
+    folder, attempt = job.stages[id]
+    return (root / folder / "attempts" / str(attempt) / journal.WITHDRAWN).exists()
 
 
 def running(stage: PlannedStage, folder: Path) -> Row:

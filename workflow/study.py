@@ -9,13 +9,13 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, ValidationError, field_validator
 
+from gnnscale import sources
 from gnnscale.architectures import EGNNConfig
 from gnnscale.schema import Spec
 from gnnscale.specs import ConvertSettings, EvaluateSettings, Scalar, ScalingSettings, Split, TrainSettings
 from workflow import yamlfile
 
 STUDIES = Path(__file__).parent / "studies"
-DATASETS = Path(__file__).parent.parent / "datasets"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 
 
@@ -25,11 +25,13 @@ class Source(Spec):
     name: str = Field(pattern=NAME, description="what it is called in tables and figures")
     dataset: str = Field(description="a file in datasets/, without .py")
     options: dict[str, Scalar] = Field(default_factory=dict, description="what that file may be asked for")
+    parts: int = Field(1, ge=1, le=10_000, description="stages that convert it side by side; the result is the same")
+    quarantine: str | None = Field(None, description="JSON or CSV that lists structures to leave out (an audit's)")
 
     @field_validator("dataset")
     @classmethod
     def exists(cls, value: str) -> str:
-        known = sorted(path.stem for path in DATASETS.glob("*.py"))
+        known = sources.names()
         if value not in known:
             raise ValueError(f"no such file in datasets/; {yamlfile.nearest(value, known)}")
         return value
@@ -64,6 +66,9 @@ class Study(Spec):
         if repeated:
             raise ValueError(f"two sources are called {sorted(repeated)[0]!r}")
         return value
+
+    def parts(self, source: str) -> int:
+        return next(each.parts for each in self.data if each.name == source)
 
 
 class RunSettings(NamedTuple):
@@ -108,8 +113,9 @@ def conversions(study: Study) -> dict[str, ConvertSettings]:
         if isinstance(options.get("raw"), str):  # the stage runs in another directory
             options = options | {"raw": str(Path(options["raw"]).expanduser().resolve())}
         found[s.name] = ConvertSettings(
-            dataset=s.dataset, name=s.name, options=options, split=study.split, cutoff=cutoff
-        )
+            dataset=s.dataset, name=s.name, options=options, split=study.split, cutoff=cutoff,
+            quarantine=s.quarantine and str(Path(s.quarantine).expanduser().resolve()),
+        )  # fmt: skip
     return found
 
 

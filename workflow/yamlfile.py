@@ -46,6 +46,15 @@ def nearest(word: str, known: list[str]) -> str:
 def load(path: Path, kind: type[M], shown: str | None = None) -> M:
     """The file as a model, or one Problem with all its problems."""
     shown = shown or str(path)
+    data, root = read(path, shown)
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise Problem(*explain(error, kind, shown, root)) from None
+
+
+def read(path: Path, shown: str) -> tuple[dict, yaml.Node]:
+    """What the file says, and where it says it."""
     try:
         text = path.read_text()
         root = yaml.compose(text, Loader)
@@ -61,10 +70,7 @@ def load(path: Path, kind: type[M], shown: str | None = None) -> M:
                 for value, number, line in times(root)]  # fmt: skip
     if unquoted:
         raise Problem(*unquoted)
-    try:
-        return kind.model_validate(data)
-    except ValidationError as error:
-        raise Problem(*explain(error, kind, shown, root)) from None
+    return data, root
 
 
 def times(node: yaml.Node) -> list[tuple[str, int, int]]:
@@ -80,15 +86,22 @@ def times(node: yaml.Node) -> list[tuple[str, int, int]]:
     return [found for child in children for found in times(child)]
 
 
-TAGS = ("egnn", "convert", "train", "evaluate", "scaling", "report", "passes", "compute")
+TAGS = ("egnn", "convert", "train", "evaluate", "scaling", "report", "passes", "compute", "none", "slurm", "pbs")
 
 
 def explain(error: ValidationError, kind: type[BaseModel], shown: str, root: yaml.Node | None = None) -> list[str]:
     """One line a problem: where, what was found, what was expected."""
-    lines = []
+    return [
+        f"{shown}:{line_of(root, path)}: {text}" if root is not None else f"{shown}: {text}"
+        for path, text in problems(error, kind)
+    ]
+
+
+def problems(error: ValidationError, kind: type[BaseModel]) -> list[tuple[list[str | int], str]]:
+    """(path, what was found and what was expected)"""
+    found_all = []
     for problem in error.errors():
         path = [part for part in problem["loc"] if not is_tag(part, problem["loc"])]
-        where = f"{shown}:{line_of(root, path)}" if root is not None else shown
         name, found = ".".join(map(str, path)), problem.get("input")
         if problem["type"] == "extra_forbidden":
             text = f"unknown name {path[-1]!r}; {nearest(str(path[-1]), fields_at(kind, problem['loc'][:-1]))}"
@@ -97,11 +110,15 @@ def explain(error: ValidationError, kind: type[BaseModel], shown: str, root: yam
         elif problem["type"] == "literal_error":
             known = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
             text = f"{name}: found {found!r}; {nearest(str(found), known)}"
+        elif problem["type"] == "union_tag_invalid":
+            path.append(problem["ctx"]["discriminator"].strip("'"))
+            known = re.findall(r"'([^']*)'", problem["ctx"]["expected_tags"])
+            text = f"{name}.{path[-1]}: found {problem['ctx']['tag']!r}; {nearest(problem['ctx']['tag'], known)}"
         else:
             message = problem["msg"].removeprefix("Value error, ")
             text = f"{name}: found {found!r}: {message[0].lower() + message[1:]}" if name else message
-        lines.append(f"{where}: {text}")
-    return lines
+        found_all.append((path, text))
+    return found_all
 
 
 def is_tag(part: object, loc: tuple) -> bool:
@@ -145,3 +162,11 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for argument in get_args(annotation) for model in models_in(argument)]
+
+
+def value(text: str) -> Any:
+    """One value, as it would be read after a colon."""
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError:
+        return text

@@ -1,0 +1,139 @@
+"""How the end of a job is judged, what is done about it, and what of a journal a driver acts upon."""
+
+import pytest
+
+from gnnscale.specs import Runtime, StageError
+from tests.corpus import TINY
+from workflow import journal, levers, outcome, provider, scheduler
+from workflow.outcome import Budget, Exit, Outcome, classify
+from workflow.scheduler import Seen
+
+
+def ended(code, **more):
+    facts = {"rank": 0, "host": "n1", "launcher": code, "job": "1", "hosts": ["n1"], "begin": 1, "end": 2}
+    return Exit(code=code, **(facts | more))
+
+
+def job(state, nodes="n[1-2]", code=None):
+    return Seen("1", "gs-1", state, "None", nodes, code)
+
+
+def error(kind, message="said"):
+    return StageError(id="train/x", kind=kind, message=message, hint="do this")
+
+
+@pytest.mark.parametrize(
+    ("exit", "seen", "said", "words", "kind"),
+    [
+        (ended(75), job("COMPLETED"), None, "", "stopped"),
+        (ended(75), job("PREEMPTED"), None, "", "preempted"),
+        (ended(75), job("CANCELLED"), None, "", "cancelled"),
+        (None, job("CANCELLED"), None, "", "cancelled"),
+        (None, job("TIMEOUT"), None, "", "walltime"),
+        (ended(1), job("NODE_FAIL"), None, "", "node"),
+        (None, job("OUT_OF_MEMORY"), None, "", "memory"),
+        (ended(137), job("FAILED"), None, "", "memory"),
+        (ended(137), job("FAILED"), error("out-of-memory"), "", "memory"),
+        (ended(1), job("FAILED"), None, "torch.OutOfMemoryError: CUDA out of memory", "memory"),
+        (ended(1), job("FAILED"), error("application"), "RuntimeError: CUDA error: uncorrectable ECC error", "node"),
+        (ended(1), job("FAILED"), None, "NCCL WARN Call to recv failed: unhandled system error", "node"),
+        (ended(64), job("FAILED"), error("configuration"), "", "configuration"),
+        (ended(64), job("FAILED"), error("configuration", "x is in use by n2 pid 5"), "", "busy"),
+        (ended(64), job("FAILED"), error("data"), "", "data"),
+        (ended(74), job("FAILED"), error("disk-full"), "", "disk-full"),
+        (ended(74), job("FAILED"), None, "", "disk-full"),
+        (ended(3), job("FAILED"), None, "a bug", "application"),
+        (ended(0), job("COMPLETED"), None, "", "application"),
+        (None, None, None, "", "lost"),
+    ],
+)
+def test_every_end_has_a_name(exit, seen, said, words, kind):
+    found = classify(exit, seen, said, words, "no result")
+    assert found.kind == kind and (found.message or kind == "done")
+    assert classify(exit, seen, said, words, "").kind == "done", "a valid result is one, whatever else is told"
+
+
+def test_a_dead_node_is_named():
+    assert classify(None, job("NODE_FAIL", "n3"), None, "", "x").hosts == ("n3",)
+    assert classify(ended(1, host="n2"), None, None, "Bus error", "x").hosts == ("n2",)
+    assert outcome.expand("n[1-2,07-08],x,y[3]") == ["n1", "n2", "n07", "n08", "x", "y3"]
+
+
+def test_what_makes_progress_may_go_on_for_ever():
+    budget = Budget(0)
+    for step in range(1, 100):
+        assert budget.decide(Outcome("stopped", ""), step)[0] == "continue"
+        assert budget.decide(Outcome("node", "", hosts=("n1",)), step)[0] == "avoid"
+
+
+def test_what_makes_none_is_ended():
+    budget = Budget(5)
+    assert budget.decide(Outcome("stopped", "told to stop"), 5)[0] == "continue"
+    action, told = budget.decide(Outcome("walltime", "ran into the end"), 5)
+    assert action == "fail" and "2 jobs in a row" in told.message and told.hint
+    for kind, times in (("node", 3), ("memory", 3), ("cancelled", 2), ("lost", 2), ("stalled", 1)):
+        budget = Budget(0)
+        actions = [budget.decide(Outcome(kind, "so"), 0)[0] for _ in range(times + 1)]
+        assert "fail" not in actions[:-1] and actions[-1] == "fail", kind
+    for kind in ("configuration", "data", "application", "permission", "withdrawn"):
+        assert Budget(0).decide(Outcome(kind, "so"), 0) == ("fail", Outcome(kind, "so"))
+
+
+def test_less_memory_each_time():
+    runtime, asked = Runtime(ranks=2), TINY
+    first = levers.smaller(runtime, asked, edges=100.0)
+    second = levers.smaller(first, asked, edges=100.0)
+    assert first.edge_chunk and first.micro_batch_edges == 8 * 100 // 2 // 2 and second.micro_batch_edges == 100
+    assert first.ranks == second.ranks == 2
+
+
+def test_what_a_journal_says_of_jobs(tmp_path):
+    log, here = journal.Journal(tmp_path / "events.jsonl"), {"root": str(tmp_path), "site": "s"}
+    log.note("intend", name="a-1", stages={"train/x": ("train/x-1", 1), "train/y": ("train/y-1", 1)}, **here)
+    log.note("submit", name="a-1", job="7")
+    log.note("job", "train/x", name="a-1", state="RUNNING", reason="None", nodes="n1")
+    log.note("ended", "train/x", name="a-1", kind="done")
+    log.note("intend", name="b-1", stages={"train/z": ("train/z-1", 1)}, **here)
+    log.note("intend", name="c-1", stages={"train/w": ("train/w-1", 1)}, **here)
+    log.note("ended", "train/w", name="c-1", kind="lost")
+    log.note("intend", name="d-1", stages={"train/v": ("train/v-1", 1)}, root="of/which/this/is/a/copy", site="s")
+    first, second = journal.unfinished(tmp_path)
+    assert (first.id, first.ended, first.seen) == ("7", {"train/x"}, ("RUNNING", "None", "n1"))
+    assert (second.name, second.id) == ("b-1", None)
+    assert not first.stale({"train/y-1"}) and first.stale({"train/x-1", "train/z-1"})
+
+
+def test_names_are_of_a_directory(tmp_path):
+    name = journal.name_of(tmp_path, ["k1", "k2"], 3)
+    assert name == journal.name_of(tmp_path, ["k2", "k1"], 3) and len(name) <= 15
+    assert len({name, journal.name_of(tmp_path / "copy", ["k1", "k2"], 3), journal.name_of(tmp_path, ["k1"], 3)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("sbatch: error: Unable to contact slurm controller (connect failure)", scheduler.Unreachable),
+        ("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation", scheduler.Unreachable),
+        ("sbatch: error: slurm_receive_msg: Zero Bytes were transmitted or received", scheduler.Unreachable),
+        ("qsub: cannot connect to server pbs (errno=111)", scheduler.Unreachable),
+        ("sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates accounting/QOS "
+         "policy (job submit limit, user's size and/or time limits)", provider.Limit),
+        ("sbatch: error: QOSMaxSubmitJobPerUserLimit", provider.Limit),
+        ("qsub: would exceed queue generic's per-user limit of jobs in 'Q' state", provider.Limit),
+        ("sbatch: error: Batch job submission failed: Invalid account or account/partition combination", provider.Refused),
+        ("sbatch: error: invalid partition specified: nope", provider.Refused),
+        ("sbatch: error: Batch job submission failed: Requested node configuration is not available", provider.Refused),
+        ("sbatch: error: Batch job submission failed: Requested time limit is invalid (missing or exceeds some limit)",
+         provider.Refused),
+        ("qsub: Job violates queue and/or server resource limits", provider.Refused),
+        ("qsub: Unknown queue", provider.Refused),
+        ("", provider.Refused),
+    ],
+)  # fmt: skip
+def test_what_a_submission_was_answered(said, kind):
+    from workflow import sites
+
+    found = provider.why(sites.load("slurm"), said)
+    assert type(found) is kind
+    if kind is provider.Refused:
+        assert found.hint

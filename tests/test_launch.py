@@ -1,0 +1,238 @@
+"""The script of a job, run for real: by bash, with what PBS gives a job, and a program in the place of a stage.
+
+Whatever becomes of the ranks, exit.json says what the driver must know. With Slurm: integration/test_slurm.py.
+"""
+
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gnnscale import files
+from gnnscale.specs import StageResult
+from tests import corpus
+from tests.corpus import ROOT
+from workflow import launch, sites
+from workflow.queueing import Request
+
+NODE = platform.node()
+# A stage that does as the file `behave` of its directory says. The real gnnscale.job and gnnscale.rank start it.
+PROGRAM = f"""#!{sys.executable}
+import os, signal, sys, time
+if sys.argv[2] == "gnnscale.job":
+    from gnnscale import job
+    sys.exit(job.main())
+if sys.argv[2] == "gnnscale.rank" and open("behave").read() == "launcher":
+    open("began.0", "a").close()
+    time.sleep(60)
+if sys.argv[2] == "gnnscale.rank":
+    from gnnscale import rank
+    sys.executable = __file__
+    sys.exit(rank.main(rank.Path(sys.argv[3]), sys.argv[4]))
+assert sys.argv[1:] == ["-m", "gnnscale.train", "."]
+mine = int(os.environ.get("PMI_RANK", 0))
+def told(*_):
+    time.sleep(0.3 * mine)  # the others take longer to write
+    open(f"told.{{mine}}", "a").close()
+    sys.exit(75)
+behave = open("behave").read().split()
+if behave[0] != "deaf":
+    signal.signal(signal.SIGUSR1, told)
+with open(f"began.{{mine}}", "w") as file:
+    file.write(os.environ["MASTER_ADDR"] + " " + os.environ["MASTER_PORT"])
+if behave[0] == "exit" and mine == int(behave[2]):
+    sys.exit(int(behave[1]))
+if behave[0] == "killed" and mine == int(behave[1]):
+    os.kill(os.getpid(), signal.SIGKILL)
+if behave[0] != "ok":
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(params=["run", 'it\'s "a" run; $HOME & co'])
+def folder(request, tmp_path):
+    made = tmp_path / request.param
+    made.mkdir()
+    return made
+
+
+class Job:
+    """The script's process, in an allocation as PBS describes one."""
+
+    def __init__(
+        self, attempts, settings=("launch.command=none",), python=None, hosts=(NODE,), nodes_each=1, **request
+    ):
+        site = sites.resolve([sites.from_file(sites.SITES / "pbs.yaml", "pbs.yaml"), *map(sites.from_option, settings)])
+        self.attempts, self.begin = attempts, time.monotonic()
+        place = attempts[0].folder.parent
+        program, listed = place / "program", place / "nodes"
+        if python is None:
+            program.write_text(PROGRAM)
+            program.chmod(0o755)
+        listed.write_text("".join(f"{host}\n{host}\n" for host in hosts))
+        asked = Request(
+            tuple(a.id for a in attempts), "default", len(hosts), nodes_each, site.ranks_per_node, 1, 3600, 1, 1.0
+        )
+        script = place / "script"
+        script.write_text(launch.batch(asked._replace(**request), attempts, site, python or str(program), ROOT))
+        env = os.environ | {"PBS_JOBID": "0123.server", "PBS_NODEFILE": str(listed)}
+        self.process = subprocess.Popen(["bash", script], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                        start_new_session=True)  # fmt: skip
+
+    def wait_for(self, *names):
+        while not all((a.folder / name).exists() for a in self.attempts for name in names):
+            assert time.monotonic() - self.begin < 20 and self.process.poll() is None, self.process.stdout.read()
+            time.sleep(0.02)
+
+    def end(self, expected):
+        said, _ = self.process.communicate(timeout=40)
+        assert said == "" and self.process.returncode == expected, said
+        return [json.loads((a.folder / "attempts" / "1" / "exit.json").read_text()) for a in self.attempts]
+
+
+def attempt(folder, behave, name="x"):
+    (folder / "behave").write_text(behave)
+    return launch.Attempt(f"train/{name}", "train", folder, 1)
+
+
+def test_a_stage_that_ends_well(folder):
+    began = int(time.time())
+    (left,) = Job([attempt(folder, "ok")]).end(0)
+    assert began <= left.pop("begin") <= left.pop("end") <= time.time()
+    assert left == {"code": 0, "rank": None, "host": "", "launcher": 0, "job": "0123.server", "hosts": [NODE]}
+    assert (folder / "began.0").read_text() == "127.0.0.1 10123"
+    assert sorted(p.name for p in (folder / "attempts" / "1").iterdir()) == ["exit.json", "stderr", "stdout"]
+
+
+@pytest.mark.parametrize(("behave", "code"), [("exit 64 0", 64), ("exit 1 0", 1), ("killed 0", 137)])
+def test_a_stage_that_fails(tmp_path, behave, code):
+    folder = tmp_path / "x"
+    folder.mkdir()
+    (left,) = Job([attempt(folder, behave)]).end(code)
+    assert (left["code"], left["rank"], left["host"], left["launcher"]) == (code, 0, NODE, code)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_stage_that_is_told_to_stop(folder, signum):
+    job = Job([attempt(folder, "wait")])
+    job.wait_for("began.0")
+    job.process.send_signal(signum)
+    (left,) = job.end(75)
+    assert left["code"] == 75 and left["launcher"] == 0 and (folder / "told.0").exists()
+
+
+def test_a_stage_that_is_told_before_it_listens(folder):
+    job = Job([attempt(folder, "deaf")])
+    job.wait_for("began.0")
+    job.process.send_signal(signal.SIGUSR1)
+    assert job.end(75)[0]["code"] == 75
+
+
+def test_a_launcher_that_passes_nothing_on(folder):
+    """It ends of the signal itself, and with it the ranks, who had no time to write: that is no failure of theirs."""
+    job = Job([attempt(folder, "launcher")])
+    job.wait_for("began.0")
+    job.process.send_signal(signal.SIGUSR1)
+    (left,) = job.end(75)
+    assert (left["code"], left["rank"], left["launcher"]) == (75, None, 138)
+
+
+def test_the_whole_group_is_told_at_once(folder):
+    """As a scheduler does that signals every process of a job: twice told is once told."""
+    job = Job([attempt(folder, "wait")])
+    job.wait_for("began.0")
+    os.killpg(job.process.pid, signal.SIGUSR1)
+    assert job.end(75)[0]["code"] == 75
+
+
+def test_pbs_says_nothing_before_the_end_so_the_script_does(tmp_path):
+    folder = tmp_path / "x"
+    folder.mkdir()
+    job = Job([attempt(folder, "wait")], settings=("launch.command=none", "scheduler.signal_seconds=118"), seconds=120)
+    (left,) = job.end(75)
+    assert left["end"] - left["begin"] in (1, 2, 3)
+
+
+def test_an_attempt_that_was_given_up_does_not_begin(tmp_path):
+    folder = tmp_path / "x"
+    (folder / "attempts" / "1").mkdir(parents=True)
+    (folder / "attempts" / "1" / "closed").touch()
+    job = Job([attempt(folder, "ok")])
+    assert job.process.wait(timeout=20) == 0
+    assert not (folder / "began.0").exists() and not (folder / "attempts" / "1" / "exit.json").exists()
+
+
+def test_a_directory_that_is_no_more(tmp_path):
+    folder = tmp_path / "x"
+    folder.mkdir()
+    mine = attempt(folder, "ok")
+    job = Job([mine._replace(folder=tmp_path / "gone", id="train/y")])
+    said, _ = job.process.communicate(timeout=20)
+    assert job.process.returncode == 74 and said.strip() == f"{tmp_path / 'gone'}: No such file or directory"
+
+
+def test_several_stages_in_one_job_have_each_their_end(tmp_path):
+    attempts = []
+    for name, behave in (("a", "ok"), ("b", "exit 64 0"), ("c", "wait")):
+        (tmp_path / name).mkdir()
+        attempts.append(attempt(tmp_path / name, behave, name))
+    job = Job(attempts, hosts=("n1", "n2", "n3"))
+    job.wait_for("began.0")
+    while not all((tmp_path / name / "attempts" / "1" / "exit.json").exists() for name in "ab"):
+        time.sleep(0.02)
+    job.process.send_signal(signal.SIGUSR1)
+    left = job.end(64)
+    assert [each["code"] for each in left] == [0, 64, 75]
+    assert [each["hosts"] for each in left] == [["n1"], ["n2"], ["n3"]]
+    assert len({(a.folder / "began.0").read_text() for a in attempts}) == 3, "a port of its own for each"
+
+
+def test_a_real_stage(tmp_path, converted):
+    """One that was told to stop and one that is left alone, through the same script."""
+    made = corpus.directory(tmp_path, "train/x", corpus.TINY, converted)
+    (left,) = Job([launch.Attempt("train/x", "train", made, 1)], python=sys.executable).end(0)
+    assert left["code"] == 0, (made / "attempts" / "1" / "stderr").read_text()
+    assert files.read_model(made / "result.json", StageResult).id == "train/x"
+
+
+# ------------------------------------------------------------------------------- ranks, by a real mpiexec where one is
+MPIEXEC = shutil.which("mpiexec") or shutil.which("mpiexec", path=Path(sys.executable).parent)
+mpi = pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec here")
+
+
+@pytest.fixture
+def two(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", f"{Path(MPIEXEC).parent}{os.pathsep}{os.environ['PATH']}")
+    (tmp_path / "x").mkdir()
+    return lambda behave: Job([attempt(tmp_path / "x", behave)], settings=("launch.ranks_per_node=2",))
+
+
+@mpi
+def test_two_ranks_end_well(two):
+    job = two("ok")
+    assert job.end(0)[0]["code"] == 0
+    assert (job.attempts[0].folder / "began.1").exists()
+
+
+@mpi
+def test_one_of_two_ranks_is_killed_and_the_other_is_ended(two):
+    (left,) = two("killed 1").end(137)
+    assert (left["code"], left["rank"]) == (137, 1)
+    assert left["end"] - left["begin"] < 20, "and not after the minute that the other would wait"
+
+
+@mpi
+def test_two_ranks_are_told_and_both_may_write(two):
+    job = two("wait")
+    job.wait_for("began.0", "began.1")
+    job.process.send_signal(signal.SIGUSR1)
+    (left,) = job.end(75)
+    assert left["launcher"] == 0, "nobody was killed"
+    assert all((job.attempts[0].folder / f"told.{rank}").exists() for rank in (0, 1))

@@ -1,0 +1,295 @@
+"""Every file in sites/ is valid and renders the scripts in stored/jobs/; what is wrong is told with where it was said.
+
+GNNSCALE_RENEW=1 writes the scripts anew: look at the difference before it is committed.
+"""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.corpus import ROOT
+from tests.sweeps import stage, training
+from tests.test_run import call
+from workflow import queueing, render, sites
+from workflow.yamlfile import Problem
+
+STORED = ROOT / "tests" / "stored" / "jobs"
+BATCH = [name for name in sites.names() if sites.load(name).batch]
+CLUSTERS = [name for name in BATCH if name not in ("slurm", "pbs")]
+GOOD = """title: t
+host: ^login
+arch: x86_64
+scheduler:
+  kind: slurm
+  directives: ["-C gpu"]
+account_rule: {required: true, pattern: '[a-z]{3}[0-9]{3}', example: abc123}
+queues:
+  normal: {nodes: [1, 10], max_walltime: "12:00:00"}
+  debug: {nodes: [1, 2], max_walltime: "00:30:00", production: false}
+launch:
+  command: srun
+  ranks_per_node: 4
+  flags: ["-n{ranks}"]
+train: {nodes: [1, 4]}
+pilot: {queue: normal, nodes: 2, walltime: "01:00:00"}
+verified: {level: docs, date: "2026-11-21"}
+"""
+
+
+@pytest.fixture(autouse=True)
+def nobodys_settings(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+def told(act):
+    with pytest.raises(Problem) as caught:
+        act()
+    return str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------- the files in sites/
+@pytest.mark.parametrize("name", sites.names())
+def test_no_more_is_claimed_than_was_done(name):
+    site = sites.load(name)
+    assert site.verified.level == ("live" if name == "local" else "docs")
+    assert site.account is None, "an account is yours and not the site's"
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_a_cluster_says_where_its_facts_are_from(name):
+    site = sites.load(name)
+    assert all(page.startswith("https://") for page in site.docs) and site.docs
+    assert all(quirk.source.startswith("https://") for quirk in site.quirks)
+    assert site.arch is not None and site.account_rule.required and site.account_rule.example
+
+
+@pytest.mark.parametrize("name", BATCH)
+def test_its_own_example_of_an_account_is_one(name):
+    rule = sites.load(name).account_rule
+    if rule.example:
+        assert sites.load(name, [f"account={rule.example}"]).account == rule.example
+
+
+@pytest.mark.parametrize("name", BATCH)
+def test_the_scripts_are_as_they_were(name, tmp_path):
+    """A conversion, a training of two nodes, and four of one, of which one is shown if they are alone."""
+    site = sites.load(name)
+    site = site.model_copy(update={"account": site.account_rule.example or None})
+    more = 2 if site.train.nodes[1] > 1 else 1
+    stages = [stage("convert", "bulk", 60), training(site, "large", 2, more, shorter=("train/a",))]
+    stages += [training(site, letter, 1) for letter in "abcd"]
+    requests = queueing.schedule(stages, site)
+    made = render.scripts(requests, {s.id: s for s in stages}, site, Path("/scratch/me/runs/mine"), "python",
+                          Path("/scratch/me/gnnscale"))  # fmt: skip
+    shown = [file for file in made if file not in ("train-b.sh", "train-c.sh", "train-d.sh")]
+    text = "\n".join(f"#-------- {file}\n{made[file]}" for file in shown)
+    for file, script in made.items():
+        (tmp_path / file).write_text(script)
+        checked = subprocess.run(["bash", "-n", tmp_path / file], capture_output=True, text=True)
+        assert checked.returncode == 0, checked.stderr
+    stored = STORED / f"{name}.txt"
+    if os.environ.get("GNNSCALE_RENEW"):
+        stored.write_text(text)
+    assert text == stored.read_text(), f"if that is wanted: GNNSCALE_RENEW=1 pytest {__file__}"
+
+
+def test_no_stored_script_is_of_a_site_that_is_no_more():
+    assert {path.stem for path in STORED.glob("*.txt")} == set(BATCH)
+
+
+# --------------------------------------------------------------------------------------------------- what is refused
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            'max_walltime: "12:00:00"',
+            "max_walltime: 12:00:00",
+            'f.yaml:9: 12:00:00 is unquoted, which YAML reads as the number 43200; write "12:00:00"',
+        ),
+        (
+            'max_walltime: "12:00:00"',
+            'max_walltime: "12 h"',
+            "f.yaml:9: queues.normal.max_walltime: found '12 h': expected quoted hours",
+        ),
+        (
+            'max_walltime: "12:00:00"',
+            'max_walltime: "00:00:30"',
+            "f.yaml:9: queues.normal.max_walltime: found '00:00:30': shorter than a minute",
+        ),
+        (
+            'max_walltime: "12:00:00"',
+            'max_walltime: "00:05:00"',
+            "f.yaml:9: queues.normal.max_walltime: 00:05:00 is not longer than",
+        ),
+        (
+            'max_walltime: "12:00:00"',
+            'max_waltime: "12:00:00"',
+            "f.yaml:9: unknown name 'max_waltime'; did you mean 'max_walltime'?",
+        ),
+        ("nodes: [1, 10]", "nodes: [0, 10]", "f.yaml:9: queues.normal.nodes: found [0, 10]: expected [fewest, most]"),
+        (
+            'walltime: "01:00:00"',
+            'walltime: "13:00:00"',
+            "f.yaml:16: pilot.walltime: found 13:00:00, queue normal allows 12:00:00",
+        ),
+        ("nodes: 2, ", "nodes: 11, ", "f.yaml:16: pilot.nodes: found 11, queue normal takes 1 to 10 nodes"),
+        ("queue: normal", "queue: norml", "f.yaml:16: pilot.queue: no queue 'norml'; did you mean 'normal'?"),
+        (
+            "nodes: [1, 4]",
+            "nodes: [11, 20]",
+            "f.yaml:15: train.nodes: found 11 or more, but no queue takes more than 10",
+        ),
+        (
+            "nodes: [1, 4]",
+            "nodes: [1, 4], queue: debgu",
+            "f.yaml:15: train.queue: no queue 'debgu'; did you mean 'debug'?",
+        ),
+        (
+            '"-C gpu"',
+            '"-C gpu", "-t 10"',
+            "f.yaml:6: scheduler.directives.1: '-t 10' is not for here: --time is decided by the planner",
+        ),
+        (
+            '"-C gpu"',
+            '"--account=x"',
+            "f.yaml:6: scheduler.directives.0: '--account=x' is not for here: --account is decided by account:",
+        ),
+        (
+            '"-C gpu"',
+            '"-N4"',
+            "f.yaml:6: scheduler.directives.0: '-N4' is not for here: --nodes is decided by train.nodes",
+        ),
+        (
+            '"-C gpu"',
+            '"#SBATCH -C gpu"',
+            "f.yaml:6: scheduler.directives.0: found '#SBATCH -C gpu', expected an option",
+        ),
+        (
+            '"-C gpu"]',
+            '"-w n1"]\n  forbidden: {--nodelist: jobs by name are deleted}',
+            "f.yaml:6: scheduler.directives.0: '-w n1': jobs by name are deleted",
+        ),
+        (
+            '"-C gpu"]',
+            '"-C gpu"]\n  forbidden: {--ntasks: never}',
+            "f.yaml:15: launch.flags.0: '-n{ranks}': never; remove it",
+        ),
+        ("kind: slurm", "kind: slrm", "f.yaml:5: scheduler.kind: found 'slrm'; did you mean 'slurm'?"),
+        ("kind: slurm", "kind: pbs", "f.yaml:12: launch.command: srun is of Slurm, this site has pbs"),
+        ("command: srun", "command: none", "f.yaml:12: launch.command: none starts one rank"),
+        ("{ranks}", "{rank}", "f.yaml:14: launch.flags.0: '-n{rank}': {rank} is not known; did you mean 'ranks'?"),
+        ("arch: x86_64", "arch: x86", "f.yaml:3: arch: found 'x86'; did you mean 'x86_64'?"),
+        (
+            "account_rule:",
+            "account: abcd\naccount_rule:",
+            "f.yaml:7: account: found 'abcd', which is no account of this site",
+        ),
+        ("host: ^login", 'host: "^login("', "f.yaml:2: host: found '^login(': not a regular expression"),
+        ("production: false", "production: false, qos: [x]", "f.yaml:10: queues.debug.qos"),
+        (
+            '{nodes: [1, 10], max_walltime: "12:00:00"}',
+            '{nodes: [1, 10], max_walltime: "12:00:00", production: false}',
+            "f.yaml:8: queues: none is for production",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_line(tmp_path, old, new, message):
+    assert GOOD.count(old) >= 1
+    path = tmp_path / "f.yaml"
+    path.write_text(GOOD.replace(old, new))
+    lines = told(lambda: sites.load_file(path, "f.yaml")).splitlines()
+    assert any(line.startswith(message) for line in lines), lines
+
+
+def test_the_good_one_is_good(tmp_path):
+    path = tmp_path / "f.yaml"
+    path.write_text(GOOD)
+    assert sites.load_file(path).ranks_per_node == 4
+    assert call("sites", "validate", str(path)).stdout == f"{path}: valid\n"
+
+
+# ------------------------------------------------------------------------------------------------------------ layers
+def users(name, text):
+    path = sites.users_file(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_what_is_said_last_counts_name_by_name():
+    plain = sites.load("polaris")
+    users("polaris", "account: mine\nqueues: {debug: {production: true}}\nenv: {NCCL_CROSS_NIC: '0'}\n")
+    site = sites.load("polaris", ["train.nodes=[2, 8]", "queues.debug.max_walltime=00:45:00"])
+    assert site.account == "mine" and site.train.nodes == (2, 8)
+    assert site.queues["debug"].production and site.queues["debug"].max_walltime == "00:45:00"
+    assert site.queues["debug"].nodes == plain.queues["debug"].nodes
+    assert site.env == plain.env | {"NCCL_CROSS_NIC": "0"}
+    assert sites.load("polaris", ["account=other"]).account == "other"
+
+
+@pytest.mark.parametrize(
+    ("setting", "found"), [("account=012345", "012345"), ("account=1e5", "1e5"), ("account=12:00:00", "12:00:00")]
+)
+def test_text_stays_text(setting, found):
+    assert sites.load("slurm", [setting]).account == found
+
+
+def test_numbers_and_words_of_settings_are_what_they_are():
+    site = sites.load("slurm", ["env.X=1", "node.memory_gb=1e2", "scheduler.exclusive=true", "title=a=b"])
+    assert site.env == {"X": "1"} and site.node.memory_gb == 100 and site.scheduler.exclusive and site.title == "a=b"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("acount=x", "--set acount=x: unknown name 'acount'; did you mean 'account'?"),
+        ("train.hours=soon", "--set train.hours=soon: train.hours: found 'soon'"),
+        ("queues.debug.max_walltime=5", "--set queues.debug.max_walltime=5: queues.debug.max_walltime: found '5'"),
+        (
+            "pilot.walltime=900:00:00",
+            "--set pilot.walltime=900:00:00: pilot.walltime: found 900:00:00, queue capacity allows",
+        ),
+        ("account", "--set account: expected NAME=VALUE"),
+    ],
+)
+def test_a_wrong_setting_is_told_as_it_was_typed(setting, message):
+    assert told(lambda: sites.load("polaris", [setting])).startswith(message)
+
+
+def test_a_mistake_is_told_in_the_file_that_makes_it():
+    path = users("polaris", "# mine\naccount: x\nqueues:\n  debug: {nodes: [3, 1]}\n")
+    assert told(lambda: sites.load("polaris")).startswith(f"{path}:4: queues.debug.nodes")
+    users("polaris", "account: x\ntrian: {}\n")
+    assert told(lambda: sites.load("polaris")) == f"{path}:2: unknown name 'trian'; did you mean 'train'?"
+
+
+# ------------------------------------------------------------------------------------------------------ before a run
+def test_a_missing_account_is_told_with_what_to_type(tmp_path):
+    done = call("run", "--site", "polaris", "--study", "smoke", "--root", str(tmp_path), "--set", "host=.")
+    assert done.returncode == 2
+    assert "--set account=YourProject" in done.stderr and "polaris.yaml" in done.stderr
+
+
+def test_a_driver_on_another_host_is_refused(tmp_path):
+    done = call("run", "--site", "frontier", "--study", "smoke", "--root", str(tmp_path), "--set", "account=abc123")
+    assert done.returncode == 2
+    assert "is run from hosts like" in done.stderr and "--set host=" in done.stderr
+    assert call("plan", "--site", "frontier", "--study", "smoke", "--root", str(tmp_path)).returncode == 0
+
+
+def test_a_budget_is_kept(tmp_path):
+    words = ["run", "--site", "slurm", "--study", "smoke", "--root", str(tmp_path), "--max-node-hours", "0.001"]
+    done = call(*words)
+    assert done.returncode == 2 and "--max-node-hours allows 0.0; nothing was submitted" in done.stderr
+
+
+def test_render_writes_the_scripts_of_a_study(tmp_path):
+    done = call("sites", "render", "frontier", "smoke", "--out", str(tmp_path / "out"), "--root", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    made = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert len(made) == 10 and "train-w8-d2-n24.sh" in made
+    text = (tmp_path / "out" / "train-w8-d2-n24.sh").read_text()
+    assert "#SBATCH --account=abc123" in text and "#SBATCH --partition=batch" in text and "srun -N1 -n8" in text
+    assert not (tmp_path / "run").exists()

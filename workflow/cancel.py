@@ -1,0 +1,36 @@
+"""Ends jobs of a run directory, from any terminal, whether a driver is at work or not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from workflow import journal, scheduler
+from workflow.journal import Known
+from workflow.siteconfig import SiteConfig
+from workflow.yamlfile import Problem
+
+
+def cancel(root: Path, site: SiteConfig, site_name: str, wanted: Callable[[Known], bool]) -> list[str]:
+    """What was done, a line each. A job is ended only if it bears the name that we gave it."""
+    jobs = [job for job in journal.unfinished(root) if job.site == site_name and wanted(job)]
+    if not jobs:
+        return []
+    asked, seconds = scheduler.KINDS[site.scheduler.kind], site.scheduler.command_timeout
+    try:
+        seen = {job.name: job for job in asked.named({job.name for job in jobs}, seconds)}
+        active = {job.name: seen[job.name].id for job in jobs if job.name in seen and seen[job.name].active}
+        for job in jobs:  # first: a driver that sees the job end must know by whom
+            for folder, attempt in job.stages.values():
+                made = root / folder / "attempts" / str(attempt)
+                made.mkdir(parents=True, exist_ok=True)
+                (made / journal.WITHDRAWN).write_text(f"{time.time():.0f}\n")
+        if active:
+            asked.cancel(list(active.values()), seconds)
+    except scheduler.Unreachable as error:
+        raise Problem(f"nothing was cancelled for certain: {error}", "type the same command again") from None
+    return [
+        f"cancelled  job {active[job.name]}  {', '.join(job.stages)}" if job.name in active
+        else f"was not in the queue any more  {', '.join(job.stages)}" for job in jobs
+    ]  # fmt: skip

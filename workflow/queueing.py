@@ -1,0 +1,205 @@
+"""Stages and a site to requests: in which queue, on how many nodes, for how long, and what it takes. Pure.
+
+A training is one job, on the fewest nodes on which it fits into memory and is done in `train.hours`. Where a queue takes
+only larger jobs, or so few of them that they would follow one after another, several trainings share one job.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from workflow import policy
+from workflow.siteconfig import Queue, SiteConfig, seconds, walltime
+from workflow.yamlfile import Problem
+
+if TYPE_CHECKING:  # plan.py asks here for sizes
+    from workflow.plan import Stage
+
+MARGIN = 1.5  # walltime over estimate: an estimate is one, and a job that ends early is charged only for its time
+LEAST = 1800  # s of walltime: shorter requests start no earlier, and the first start of a stage compiles and loads
+ROUND = 600  # s
+SMALL = ("scaling", "report")  # seconds on one core: not worth a job
+
+
+class Request(NamedTuple):
+    """One job: what is asked of the scheduler, and what it is expected to take."""
+
+    stages: tuple[str, ...]  # ids; more than one share the allocation side by side, `nodes_each` a stage
+    queue: str  # a name in site.queues
+    nodes: int
+    nodes_each: int
+    ranks_per_node: int  # of a training; 1 for other stages
+    threads: int  # per rank
+    seconds: int  # of walltime, of one job
+    jobs: int  # one after another, each as long, until a training is done (exit code 75 -> the next)
+    expected: float  # seconds of work in all, estimated
+    why: str = ""  # where the choice needs a word
+
+    @property
+    def ranks(self) -> int:
+        """Of one stage."""
+        return self.nodes_each * self.ranks_per_node
+
+    @property
+    def walltime(self) -> str:
+        return walltime(self.seconds)
+
+    @property
+    def node_hours(self) -> float:
+        """Expected."""
+        return self.nodes * self.expected / 3600
+
+    @property
+    def node_hours_at_most(self) -> float:
+        """If every job takes all of its time."""
+        return self.nodes * self.jobs * self.seconds / 3600
+
+
+def schedule(stages: Sequence[Stage], site: SiteConfig) -> dict[str, Request]:
+    """Stage -> the job that is to do it; one that is not in it runs where the driver runs. `stages`: what is left to do."""
+    if not site.batch:
+        return {}
+    made = {}
+    for stage in stages:
+        if site.pilot and stage.kind not in ("train", *SMALL):
+            made[stage.id] = cpu_request(stage, site)
+    alike: dict[tuple[int, int], list[Stage]] = {}  # those that may share a job: as large, and none waits for another
+    known = {stage.id: stage for stage in stages}
+    for stage in stages:
+        if stage.kind == "train":
+            alike.setdefault((nodes_of(stage, site), wave(stage, known)), []).append(stage)
+    for (nodes, _), trainings in alike.items():
+        for request in choose(nodes, trainings, site):
+            made |= dict.fromkeys(request.stages, request)
+    return made
+
+
+def cpu_request(stage: Stage, site: SiteConfig) -> Request:
+    """A stage without ranks, as a job of its own. It cannot be continued, so one job has to do."""
+    name, expected = site.pilot.queue, stage.core_seconds
+    longest = seconds(site.queues[name].max_walltime)
+    asked = min(longest, max(seconds(site.pilot.walltime), rounded(expected)))
+    remedy = (
+        "give its source more `parts`, or set pilot.queue" if stage.kind in ("shards", "convert") else "set pilot.queue"
+    )
+    why = f"longer than {name} allows: {remedy}" if expected > longest else ""
+    nodes = site.queues[name].nodes[0]  # which is 1, or a waste that the file asks for
+    return Request((stage.id,), name, nodes, 1, 1, 1, asked, 1, expected, why)
+
+
+def wave(stage: Stage, known: dict[str, Stage]) -> int:
+    """How many others must have ended before it, one after another."""
+    return max((1 + wave(known[id], known) for id in stage.shorter if id in known), default=0)
+
+
+def nodes_of(stage: Stage, site: SiteConfig) -> int:
+    return -(-stage.levers.runtime.ranks // site.ranks_per_node)
+
+
+def ranks(site: SiteConfig) -> Iterator[int]:
+    """Numbers of ranks that a training may have, from few to many."""
+    if not site.batch:
+        yield site.launch.ranks
+        return
+    most = max(queue.nodes[1] for queue in policy.for_trainings(site).values())
+    nodes, last = site.train.nodes[0], min(site.train.nodes[1], most)
+    while nodes < last:
+        yield nodes * site.ranks_per_node
+        nodes *= 2
+    yield last * site.ranks_per_node
+
+
+def flops_per_second(site: SiteConfig, ranks: int, precision: str) -> float:
+    """Of a training with so many ranks; without a scheduler, of one core, since as many trainings run at once."""
+    if not site.batch:
+        return site.node.core_gflops * 1e9
+    gpus = site.node.gpus
+    if gpus is None:
+        return ranks * site.launch.threads_per_rank * site.node.core_gflops * 1e9
+    return ranks * gpus.sustained * gpus.peak_tflops.get(precision, gpus.peak_tflops["fp32"]) * 1e12
+
+
+# --------------------------------------------------------------------------------------------- which queue, and how
+def choose(nodes: int, trainings: list[Stage], site: SiteConfig) -> list[Request]:
+    """All of one size. The plan that is over first, of those that take at most twice the node-hours of the cheapest."""
+    plans = []
+    for name, queue in policy.for_trainings(site).items():
+        if nodes <= queue.nodes[1]:
+            plans.append(in_queue(name, queue, nodes, trainings, site))
+    if not plans:
+        most = max(queue.nodes[1] for queue in policy.for_trainings(site).values())
+        raise Problem(f"{trainings[0].id} needs {nodes} nodes, no queue of this site takes more than {most}")
+    cheapest = min(sum(request.node_hours for request in plan) for plan in plans)
+    able = [plan for plan in plans if sum(request.node_hours for request in plan) <= 2 * cheapest]
+    return min(able, key=lambda plan: until_done(plan, site))  # the first of equals: the order of the site's file
+
+
+def until_done(plan: list[Request], site: SiteConfig) -> float:
+    """Seconds until all are done, were there no one else; a chained job waits anew."""
+    queue = site.queues[plan[0].queue]
+    rounds = math.ceil(len(plan) / (queue.max_running or len(plan)))
+    return rounds * max(request.expected for request in plan) + LEAST * max(request.jobs for request in plan)
+
+
+def in_queue(name: str, queue: Queue, nodes: int, trainings: list[Stage], site: SiteConfig) -> list[Request]:
+    together, why = packed(name, queue, nodes, trainings, site)
+    trainings = sorted(trainings, key=lambda stage: -stage.core_seconds)  # those of a job end at about the same time
+    groups = [trainings[i : i + together] for i in range(0, len(trainings), together)]
+    return [request(name, queue, nodes, group, site, why) for group in groups]
+
+
+def packed(name: str, queue: Queue, nodes: int, trainings: list[Stage], site: SiteConfig) -> tuple[int, str]:
+    """How many trainings share a job, and why."""
+    if site.launch.command not in ("srun", "mpiexec"):  # only these can be told which nodes
+        return 1, ""
+    room = queue.nodes[1] // nodes
+    if queue.nodes[0] > nodes:
+        return min(room, queue.nodes[0] // nodes), f"{name} takes {policy.span(queue)}"
+    count, most = len(trainings), min(site.scheduler.max_jobs, queue.max_queued or site.scheduler.max_jobs)
+    if queue.max_running and count > queue.max_running:
+        return min(room, -(-count // queue.max_running)), f"{name} runs {queue.max_running} job(s) of a user at a time"
+    if count > most and max(stage.core_seconds for stage in trainings) < LEAST:  # more waiting than work
+        return min(room, -(-count // most)), f"{count} short trainings, of which {most} may wait at a time"
+    return 1, ""
+
+
+def request(name: str, queue: Queue, nodes: int, group: list[Stage], site: SiteConfig, why: str) -> Request:
+    expected = max(stage.core_seconds for stage in group)
+    longest, asked = seconds(queue.max_walltime), rounded(expected)
+    jobs = 1
+    if asked > longest:
+        useful = longest - site.scheduler.signal_seconds - site.node.start_seconds
+        jobs, asked = math.ceil(MARGIN * expected / useful), longest
+        why = "; ".join(filter(None, [why, f"{jobs} jobs one after another: {name} ends at {queue.max_walltime}"]))
+    whole = max(queue.nodes[0], nodes * len(group))
+    if len(group) == 1 and whole == nodes:
+        why = why if jobs > 1 else ""
+    threads = group[0].levers.runtime.threads
+    return Request(tuple(stage.id for stage in group), name, whole, nodes, site.ranks_per_node, threads, asked, jobs,
+                   expected, why)  # fmt: skip
+
+
+def rounded(expected: float) -> int:
+    """Seconds to ask for."""
+    return ROUND * math.ceil(max(LEAST, MARGIN * expected) / ROUND)
+
+
+# -------------------------------------------------------------------------------------------------------- the total
+def node_hours(requests: dict[str, Request]) -> float:
+    """Expected, of all jobs; those that several stages share count once."""
+    return sum(request.node_hours for request in set(requests.values()))
+
+
+def check_budget(requests: dict[str, Request], site: SiteConfig, most: float | None) -> None:
+    """Before anything is submitted."""
+    expected = node_hours(requests)
+    if most is not None and expected > most:
+        largest = max(set(requests.values()), key=lambda request: request.node_hours)
+        raise Problem(
+            f"what is left to do is expected to take {expected:,.1f} node-hours, --max-node-hours allows {most:,.1f}; nothing "
+            "was submitted",
+            f"the largest job: {', '.join(largest.stages[:3])} with {largest.node_hours:,.1f}; a smaller sweep, or a larger "
+            "budget",
+        )

@@ -1,0 +1,25 @@
+"""The scripts of all batch jobs of a study, to the letter as they would be submitted, without a scheduler."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from workflow import launch
+from workflow.plan import Stage
+from workflow.queueing import Request
+from workflow.siteconfig import SiteConfig
+
+
+def scripts(requests: dict[str, Request], stages: dict[str, Stage], site: SiteConfig, root: Path,
+            python: str = sys.executable, code: Path = launch.ROOT) -> dict[str, str]:  # fmt: skip
+    """File name -> text. The first attempt of each stage."""
+    from workflow import provider  # Parsl takes half a second to import
+
+    made = {}
+    for request in dict.fromkeys(requests.values()):
+        attempts = [launch.Attempt(id, stages[id].kind, root / stages[id].folder, 1) for id in request.stages]
+        name = request.stages[0].replace("/", "-")
+        body = launch.batch(request, attempts, site, python, code)
+        made[f"{name}.sh"] = provider.text(provider.Job(request, name, attempts[0].folder, body), site)
+    return made
