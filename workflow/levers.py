@@ -50,7 +50,7 @@ def candidates(settings: TrainSettings, site: SiteConfig, edges: float, ranks: i
     """From no lever to all; each next one saves more and costs more time."""
     plain = Runtime(ranks=ranks, threads=site.launch.threads_per_rank)
     yield plain, ""
-    chunk = max(256, 2**18 // settings.model.width)
+    chunk = chunk_edges(settings, site.node.gpus is not None)
     chunked = plain.model_copy(update={"edge_chunk": chunk})
     yield chunked, f"edges {chunk} at a time"
     for parts in (4, 16):
@@ -61,11 +61,23 @@ def candidates(settings: TrainSettings, site: SiteConfig, edges: float, ranks: i
         yield micro.model_copy(update={"zero_stage": stage}), f"the same, and ZeRO {stage} over {plain.ranks} ranks"
 
 
+def chunk_edges(settings: TrainSettings, gpu: bool) -> int:
+    """Edges of a message at a time: so many that they stay in a core's cache (tests/benchmarks/bench_step.py). Gradient
+    forces hold tangents too, so fewer; in bf16 more were faster. A GPU is kept busy by more; that is not measured."""
+    if gpu:
+        numbers = 2**24
+    elif settings.model.forces == "gradient":
+        numbers = 7 * 2**15
+    else:
+        numbers = 2**19 if settings.optim.precision == "bf16" else 2**18
+    return max(256, numbers // settings.model.width)
+
+
 def smaller(runtime: Runtime, settings: TrainSettings, edges: float) -> Runtime:
     """The same training in less memory, after it has run out of it; `edges` of a mean structure."""
     share = max(1, int(settings.optim.batch * edges / runtime.ranks))
     return runtime.model_copy(update={
-        "edge_chunk": runtime.edge_chunk or max(256, 2**18 // settings.model.width),
+        "edge_chunk": runtime.edge_chunk or chunk_edges(settings, False),
         "micro_batch_edges": max(1, (runtime.micro_batch_edges or share) // 2),
     })  # fmt: skip
 

@@ -18,6 +18,9 @@ sm_90 and gfx90a; not yet timed on a GPU, which is what tests/benchmarks/bench_f
 
 from __future__ import annotations
 
+import os
+import tempfile
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -32,6 +35,18 @@ from gnnscale.models.chunks import Chunk, Weights, accumulator, add_product, cas
 EDGES = 16  # of a receiver or sender at a time
 BLOCK = 32  # edges of a program that needs no receiver
 ATOMS = 8  # of a program that adds up over atoms
+
+
+def own_folder() -> str:
+    """On this node, for its user alone: Triton would keep compiled kernels in the home, and runs what it finds there."""
+    path = Path(tempfile.gettempdir()) / f"gnnscale-triton-{os.getuid()}"
+    path.mkdir(mode=0o700, exist_ok=True)
+    found = path.lstat()
+    mine = found.st_uid == os.getuid() and not found.st_mode & 0o077 and not path.is_symlink()
+    return str(path) if mine else tempfile.mkdtemp(prefix="gnnscale-triton-")
+
+
+os.environ.setdefault("TRITON_CACHE_DIR", own_folder())
 
 
 @triton.jit

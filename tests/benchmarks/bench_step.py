@@ -15,9 +15,11 @@ from gnnscale.models import Potential, build
 from gnnscale.models.chunks import chunks
 from gnnscale.models.egnn import EGNNLayer, embed_edges, patterns
 from gnnscale.models.paper import PaperLayer
+from gnnscale.specs import OptimSettings, TrainSettings
 from tests.benchmarks.measure import Table, in_turn, peak_bytes
 from tests.benchmarks.plain import HydraLayer, PlainEGNN
 from tests.structures import Sample, batch
+from workflow.levers import chunk_edges
 
 CUTOFF = 5.0  # Angstrom
 DEGREE = 29.0
@@ -79,19 +81,24 @@ def gemm_rate(half: bool) -> float:
 
 def steps(forces: str, width: int, boxes: int, rates: dict[bool, float]) -> list[dict]:
     graphs, config = liquid(boxes), EGNNConfig(width=width, forces=forces)
-    deferred, size = config.model_copy(update={"form": "deferred"}), max(256, 2**18 // width)
+    deferred = config.model_copy(update={"form": "deferred"})
+    size, size_half = (
+        chunk_edges(TrainSettings(model=config, optim=OptimSettings(precision=p)), False) for p in ("fp32", "bf16")
+    )
     models = {
         "plain": plain(config),
         "plain, checkpointed layers": plain(config, checkpointed=True),
         "split": potential(config),
         "chunked": potential(config, size),
+        "chunked, bf16": potential(config, size_half),
         "deferred": potential(deferred),
         "deferred, chunked": potential(deferred, size),
     }
     one, two = models["plain"](graphs), models["chunked"](graphs)
     assert (one.forces - two.forces).norm() < 1e-5 * one.forces.norm() and torch.allclose(one.energy, two.energy, 1e-4)
-    runs = {(name, False): step(model, graphs) for name, model in models.items()}
-    runs |= {(name, True): step(models[name], graphs, True) for name in ("plain", "split", "chunked")}
+    runs = {(name, False): step(model, graphs) for name, model in models.items() if name != "chunked, bf16"}
+    half = {"plain": "plain", "split": "split", "chunked": "chunked, bf16"}
+    runs |= {(name, True): step(models[of], graphs, True) for name, of in half.items()}
     timings, rows = in_turn(runs), []
     atoms, edges = len(graphs.numbers), len(graphs.receivers)
     base = 0
