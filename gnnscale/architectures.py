@@ -35,9 +35,9 @@ class EGNNConfig(Spec):
     """An E(3)-equivariant graph network (gnnscale/models/egnn.py)."""
 
     kind: Literal["egnn"] = "egnn"
-    form: Literal["edge", "deferred", "paper"] = Field(
-        "edge",
-        description="second matrix on each edge, or after their sum; or the network of arXiv:2504.08112 as it was",
+    form: Literal["deferred", "edge", "paper"] = Field(
+        "deferred",  # the lowest error at equal compute, at every budget of workflow/studies/forms.yaml
+        description="second matrix after the sum over edges, or on each edge; or the network of arXiv:2504.08112 as it was",
     )
     width: int = Field(64, ge=1, description="channels of a node")
     depth: int = Field(3, ge=1, description="message-passing layers")

@@ -11,7 +11,7 @@ ATOMS, EDGES = 15.0, 300.0  # per structure
 
 
 def settings(width, batch=64):
-    return TrainSettings(model={"kind": "egnn", "width": width}, optim=OptimSettings(batch=batch))
+    return TrainSettings(model={"kind": "egnn", "form": "edge", "width": width}, optim=OptimSettings(batch=batch))
 
 
 def site(gigabytes, ranks=1):

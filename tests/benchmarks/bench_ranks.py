@@ -12,7 +12,7 @@ from tests.benchmarks.measure import MALLOC, Table
 from tests.synthetic import MAPPED
 from tests.training import on_ranks
 
-CONFIG, ATOMS, DEGREE, RANKS, STEPS = EGNNConfig(width=768, depth=3), 100, 30, 2, 3
+CONFIG, ATOMS, DEGREE, RANKS, STEPS = EGNNConfig(form="edge", width=768, depth=3), 100, 30, 2, 3
 RUNTIMES = [
     {"zero_stage": 0}, {"zero_stage": 1}, {"zero_stage": 2}, {"zero_stage": 3},
     {"zero_stage": 1, "edge_chunk": 512}, {"zero_stage": 1, "activation_checkpointing": True},

@@ -80,7 +80,7 @@ def gemm_rate(half: bool) -> float:
 
 
 def steps(forces: str, width: int, boxes: int, rates: dict[bool, float]) -> list[dict]:
-    graphs, config = liquid(boxes), EGNNConfig(width=width, forces=forces)
+    graphs, config = liquid(boxes), EGNNConfig(form="edge", width=width, forces=forces)
     deferred = config.model_copy(update={"form": "deferred"})
     size, size_half = (
         chunk_edges(TrainSettings(model=config, optim=OptimSettings(precision=p)), False) for p in ("fp32", "bf16")
@@ -128,7 +128,7 @@ def extra_flops(config: EGNNConfig, edges: int) -> float:
 
 def layers(width: int, boxes: int) -> list[dict]:
     """Of one layer between others: HydraGNN's, the same function with its first matrix split, and ours."""
-    graphs, config = liquid(boxes), EGNNConfig(width=width)
+    graphs, config = liquid(boxes), EGNNConfig(form="edge", width=width)
     torch.manual_seed(0)
     ours, theirs = EGNNLayer(config), PaperLayer(width, width, moves=True)
     h, vectors = torch.randn(len(graphs.numbers), width, requires_grad=True), edge_vectors(graphs)
