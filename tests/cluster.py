@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.corpus import ROOT
-from workflow import journal
+from workflow import journal, plan
 
 SCRIPT = ROOT / "tests" / "slurm.sh"
 RUN = [sys.executable, str(ROOT / "workflow" / "run.py")]
@@ -26,6 +26,7 @@ QUICK = {
     "late_seconds": 3.0,
     "signal_seconds": 60,
 }  # of a scheduler nearby
+BEFORE_TRAINING = list(plan.FOLDERS)[: list(plan.FOLDERS).index("train")]
 
 
 def require(what: str, missing: str) -> None:
@@ -134,8 +135,8 @@ class Run:
         self.study.write_text(json.dumps(study))
         self.env = os.environ | cluster.env | {"XDG_CONFIG_HOME": str(place / "config")}
         self.layer(**(site or {}))
-        if before is not None:
-            shutil.copytree(before / "data", self.root / "data", symlinks=True)
+        for folder in sorted({plan.FOLDERS[kind] for kind in BEFORE_TRAINING}) if before is not None else ():
+            shutil.copytree(before / folder, self.root / folder, symlinks=True)
 
     def layer(self, **said: Any) -> None:
         """The user's layer of the site."""

@@ -152,7 +152,7 @@ def test_other_stages_go_to_the_pilots_queue_or_stay_here():
 # ------------------------------------------------------------------------------------------------------ how many nodes
 def fitted(site, width, structures, hours=24.0, batch=256):
     site = site.model_copy(update={"train": site.train.model_copy(update={"hours": hours})})
-    settings = TrainSettings(model={"width": width, "forces": "direct"}, optim={"batch": batch, "epochs": 10})
+    settings = TrainSettings(model={"form": "edge", "width": width}, optim={"batch": batch, "epochs": 10})
     return plan.fit_levers(settings, [plan.Size(structures, 30, 40)], site)
 
 

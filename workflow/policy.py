@@ -121,8 +121,8 @@ def jobs(site: SiteConfig) -> Problems:
         yield ["pilot", "queue"], f"pilot.queue: no queue {pilot.queue!r}; {nearest(pilot.queue, list(known))}"
         return
     queue = known[pilot.queue]
-    if not queue.nodes[0] <= pilot.nodes <= queue.nodes[1]:
-        yield ["pilot", "nodes"], f"pilot.nodes: found {pilot.nodes}, queue {pilot.queue} takes {span(queue)}"
+    if queue.nodes[0] > 1:
+        yield ["pilot", "queue"], f"pilot.queue: queue {pilot.queue} takes {span(queue)}, these stages need one"
     if seconds(pilot.walltime) > seconds(queue.max_walltime):
         yield (["pilot", "walltime"], f"pilot.walltime: found {pilot.walltime}, queue {pilot.queue} allows "
                f"{queue.max_walltime}")  # fmt: skip

@@ -175,13 +175,10 @@ class Train(Spec):
 
 
 class Pilot(Spec):
-    """Allocations in which the stages without ranks run: conversions and evaluations."""
+    """Jobs of the stages without ranks: conversions, audit and evaluations, each on one node."""
 
     queue: str
-    nodes: int = Field(1, ge=1, description="of one allocation")
-    blocks: int = Field(1, ge=1, description="allocations at a time")
-    walltime: Walltime = "01:00:00"
-    workers_per_node: int | None = Field(None, ge=1, description="stages side by side on a node; null = one per core")
+    walltime: Walltime = Field("01:00:00", description="at least; a longer estimate asks for more")
 
 
 class Container(Spec):
@@ -236,7 +233,7 @@ class SiteConfig(Spec):
     queues: dict[str, Queue] = Field(default_factory=dict)
     launch: Launch = Launch()
     train: Train = Train()
-    pilot: Pilot | None = Field(None, description="null = conversions and evaluations run where the driver runs")
+    pilot: Pilot | None = Field(None, description="null = these stages run where the driver runs")
     python: str | None = Field(None, description="the interpreter of jobs; null = the driver's")
     modules: tuple[str, ...] = Field((), description="loaded by every job")
     setup: tuple[str, ...] = Field((), description="lines of shell at the head of every job, after the modules")

@@ -72,7 +72,7 @@ def finished(tmp_path_factory):
 
 def test_one_command_makes_everything(finished):
     root, done = finished
-    assert "12 of 12 stages done" in done.stdout and "Traceback" not in done.stdout + done.stderr
+    assert "13 of 13 stages done" in done.stdout and "Traceback" not in done.stdout + done.stderr
     assert done.stderr == ""
     for name in ("report.html", "fit.json", "points.csv", "study.yaml", "site.yaml", "plan.json"):
         assert (root / name).stat().st_size > 0, name
@@ -98,7 +98,7 @@ def test_verbs_tell_what_they_should(finished):
     assert {s["state"] for s in planned["stages"]} == {"done"} and planned["wall_seconds"] == 0
     told = json.loads(call("status", "--json", root=root).stdout)
     assert told["driver"] is None and {row["state"] for row in told["stages"]} == {"done"}
-    assert "convert 2/2  train 4/4  evaluate 4/4" in call("status", root=root).stdout
+    assert "convert 2/2  audit 1/1  train 4/4  evaluate 4/4" in call("status", root=root).stdout
     assert re.search(r"[0-9],[0-9]{3} parameters, +48 structures", call("plan", root=root).stdout)
     assert call("report", root=root).stdout.strip() == str(root / "report.html")
     assert "parameters, 48 structures" in call("logs", "train/w8-d2-n48", root=root).stdout
@@ -161,7 +161,7 @@ def test_killed_at_random_it_ends_where_an_undisturbed_run_ends(finished, tmp_pa
             assert event["stage"] not in ended, f"{event['stage']} was done and ran again"
         elif event["event"] in ("done", "found"):
             ended.add(event["stage"])
-    assert len(ended) == 12
+    assert len(ended) == 13
 
 
 def test_ctrl_c_stops_within_two_seconds_and_says_how_to_go_on(tmp_path):

@@ -1,0 +1,116 @@
+"""The commands of PBS, as a stand-in has them (tests/pbs/pbs.py): jobs are really checked, run, ended and remembered."""
+
+import json
+import signal
+import time
+
+import pytest
+
+from tests.cluster import BEFORE_TRAINING, Run, StandIn, wait
+from tests.integration.test_faults import LONG, SHORT, SOME, study
+from workflow import scheduler
+
+QUEUES = {"default": {"partition": "workq", "nodes": [1, 3], "max_walltime": "02:00:00"}}
+ONE = {"queues": QUEUES, "node": {"cores": 4}}
+
+
+@pytest.fixture(scope="module")
+def pbs(tmp_path_factory):
+    standin = StandIn(tmp_path_factory.mktemp("pbs") / "home", bugs=["first-only", "bad-json"])
+    yield standin
+    standin.empty()
+
+
+@pytest.fixture(scope="module")
+def data(pbs, tmp_path_factory):
+    run = Run(pbs, tmp_path_factory.mktemp("data"), SHORT, ONE)
+    run.start("--until", BEFORE_TRAINING[-1])
+    run.end()
+    return run.root
+
+
+@pytest.fixture
+def begin(pbs, data, tmp_path):
+    begun = []
+
+    def start(study, **site):
+        run = Run(pbs, tmp_path, study, ONE | site, data)
+        begun.append(run)
+        run.start("--until", "train")
+        return run
+
+    yield start
+    for run in begun:
+        run.stop()
+    pbs.empty()
+
+
+def test_a_training_of_two_ranks_on_two_nodes(begin):
+    """Through a qstat that tells of the first job only, in JSON that is none."""
+    run = begin(SHORT, train={"nodes": [2, 2]})
+    run.end()
+    made = run.folder() / "attempts" / "1"
+    assert json.loads((made / "exit.json").read_text())["hosts"] == ["127.0.1.1", "127.0.1.2"]
+    assert "2 rank(s)" in (made / "stdout").read_text()
+    script = (made / "job.sh").read_text()
+    assert "#PBS -l select=2:ncpus=4:mpiprocs=1" in script and "#PBS -l place=scatter" in script
+    assert [e["kind"] for e in run.events("ended")] == ["done"] and len(run.submitted()) == 1
+
+
+def test_killed_and_cancelled(begin, pbs):
+    run = begin(LONG)
+    job = run.wait(run.running, "the training to run")
+    run.kill()
+    run.start("--until", "train")
+    run.wait(lambda: run.events("adopt"), "the driver to find it")
+    run.driver.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    assert "1 job goes on" in run.end(130) and time.monotonic() - began < 2
+    assert run.submitted() == [job] and job.split(".")[0] in [id.split(".")[0] for id in pbs.active()]
+    assert f"cancelled  job {job}" in run.call("cancel").stdout
+    wait(lambda: not pbs.active(), 20, "the job to end")
+
+
+def test_deleted_by_somebody_else(begin, pbs):
+    run = begin(SOME)
+    job = run.wait(run.running, "the training to run")
+    pbs.call("qdel", job)
+    run.end()
+    assert [e["kind"] for e in run.events("ended")] == ["cancelled", "done"]
+    assert "going on from step" in (run.folder() / "attempts" / "2" / "stdout").read_text()
+
+
+def test_the_end_of_the_walltime(begin, pbs):
+    """PBS says nothing before it, so the job's script keeps the time; here it has fifteen seconds."""
+    run = begin(study(600), scheduler={"signal_seconds": 1785})
+    run.end()
+    kinds = [e["kind"] for e in run.events("ended")]
+    assert kinds[0] == "stopped" and kinds[-1] == "done"
+
+
+@pytest.mark.parametrize(
+    ("conf", "site", "message"),
+    [
+        ({}, {"queues": {"default": {"partition": "prod"}}}, "Unknown queue"),
+        ({"account": "science"}, {"account": "other"}, "account not valid"),
+        ({"filesystems": ["home"]}, {}, "filesystems is required"),
+        ({}, {"node": {"cores": 64}}, "resource limits"),
+    ],
+)
+def test_what_it_refuses_is_told_once(data, tmp_path, conf, site, message):
+    standin = StandIn(tmp_path / "home", **conf)
+    run = Run(standin, tmp_path, SHORT, ONE | site, data)
+    run.start("--until", "train")
+    said = run.end(1)
+    assert message in said and said.count("qsub refuses the job") == 1 and len(run.events("intend")) == 1
+
+
+def test_jobs_are_found_by_name_and_number(pbs, tmp_path, monkeypatch):
+    for name, value in pbs.env.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "job.sh").write_text("#PBS -N gs-one\n#PBS -l select=1:ncpus=1\nexit 7\n")
+    ids = [pbs.call("qsub", "job.sh", cwd=tmp_path).strip() for _ in range(3)]
+    wait(lambda: not pbs.active(), 20, "the jobs to end")
+    seen = scheduler.pbs_look([*ids, "999.standin"], 10).jobs
+    assert {id: (job.state, job.code) for id, job in seen.items()} == dict.fromkeys(ids, ("FAILED", 7))
+    assert {job.id for job in scheduler.pbs_named({"gs-one"}, 10)} == set(ids)
