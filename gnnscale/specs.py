@@ -93,7 +93,7 @@ class AuditSettings(Spec):
     """Settings of the stage `audit`: what is looked for in the data of a study."""
 
     kind: Literal["audit"] = "audit"
-    outlier: float = Field(15.0, gt=0, description="robust z of an energy per atom or a force, from which on it is told")
+    outlier: float = Field(20.0, gt=0, description="robust z of an energy per atom or a force, from which on it is told")
     surely: float = Field(100.0, gt=0, description="the same, from which on it is quarantined")
 
 
@@ -177,6 +177,7 @@ class ScalingSettings(Spec):
     bootstrap: int = Field(1000, ge=0, description="resamples for the intervals")
     confidence: float = Field(0.95, gt=0, lt=1)
     seed: int = Field(0, ge=0)
+    drop_highest: int = Field(0, ge=0, description="so many points of largest loss are left out of the laws")
 
 
 class ReportSettings(Spec):
@@ -353,6 +354,15 @@ class Estimate(Spec):
     high: float | None = None
 
 
+class HeldOut(Spec):
+    """How well a law, fitted without the largest points, foretells them."""
+
+    points: int = Field(description="left out")
+    beyond: float = Field(description="largest N D left out / largest N D of the rest")
+    mean: float = Field(description="relative error")
+    worst: float
+
+
 class LawFit(Spec):
     """One law, fitted to one target on some of the points."""
 
@@ -366,6 +376,10 @@ class LawFit(Spec):
     objective: float
     log_rms: float = Field(description="rms residual of log(target)")
     at_optimum: float = Field(description="share of the starts that reached the best optimum")
+    aicc: float | None = Field(None, description="Akaike's criterion for few points, of Laplace residuals of log L")
+    bic: float | None = Field(None, description="the Bayesian one, of the same")
+    held_out: HeldOut | None = None
+    allocation: Estimate | None = Field(None, description="a of the best N ~ C^a, where compute C ~ N D")
     identified: bool = Field(description="whether the points determine every parameter")
     chosen: bool = Field(False, description="the law of this target to go by, on the whole grid; at most one")
     notes: tuple[str, ...] = ()
@@ -382,6 +396,7 @@ class Fit(Spec):
     bootstrap: int
     confidence: float
     seed: int
+    drop_highest: int = 0
     findings: tuple[str, ...] = Field((), description="what the fits say, in sentences")
     unsupported: tuple[str, ...] = Field((), description="what they do not say, in sentences")
 

@@ -51,7 +51,7 @@ def test_every_stage_comes_after_what_it_needs(tmp_path):
     for stage in stages(tmp_path).values():
         assert set(stage.needs) <= seen
         seen.add(stage.id)
-    assert "report/all" in seen and len(seen) == 12
+    assert "report/all" in seen and len(seen) == 13
 
 
 def test_what_is_done_stays_done_on_any_site_and_at_any_path(done, tmp_path_factory):
@@ -67,7 +67,7 @@ def test_a_changed_setting_touches_exactly_what_depends_on_it(done):
     _, root = done
     changed = stages(root, with_train(seed=7))
     for id, state in states(changed, root).items():
-        assert state == ("done" if id.startswith("convert/") else "run"), id
+        assert state == ("done" if id.startswith(("convert/", "audit/")) else "run"), id
     narrower = SMOKE.model_copy(update={"scaling": SMOKE.scaling.model_copy(update={"bootstrap": 9})})
     touched = {id for id, state in states(stages(root, narrower), root).items() if state != "done"}
     assert touched == {"scaling/all", "report/all"}

@@ -236,6 +236,19 @@ def test_numbers_and_units(study):
     assert f">{1000 * evaluation.all.force_mae:.3g}<" in row and f">{1000 * evaluation.all.energy_mae:.3g}<" in row
 
 
+def test_the_three_questions_are_answered_with_evidence(study):
+    """The split of compute and the slopes of both frontiers, found again from the points."""
+    text = "".join(Page((study[0] / "report.html").read_text()).text).replace("\u00a0", " ")
+    fit = json.loads((study[0] / "../../scaling/all/fit.json").read_text())
+    joint = next(law for law in fit["laws"] if law["law"] == "Hoffmann" and law["target"] == "loss")
+    e, a = joint["estimates"], joint["allocation"]["value"]
+    assert a == pytest.approx(e["beta"]["value"] / (e["alpha"]["value"] + e["beta"]["value"]), rel=1e-9)
+    assert f"The best N grows with exponent {a:.3g} [" in text and "yes, within the grid" in text
+    assert f"As a power of N with exponent −{e['alpha']['value']:.3g} [" in text
+    assert "of C in FLOP (" in text and "of C in GPU-seconds" in text
+    assert "unique atoms, and 60,000 to 480,000 force components seen" in text
+
+
 def test_same_input_same_bytes(study, tmp_path):
     directory, outputs = study
     run = stage.Run(directory)

@@ -29,9 +29,10 @@ from workflow.sites import SiteConfig
 from workflow.study import Study
 
 FOLDERS = {  # in the order of the work
-    "shards": "data", "convert": "data", "train": "train", "evaluate": "evaluate", "scaling": "scaling",
-    "report": "report",
+    "shards": "data", "convert": "data", "audit": "audit", "train": "train", "evaluate": "evaluate",
+    "scaling": "scaling", "report": "report",
 }  # fmt: skip
+AUDITED = 4000  # structures a second, of 30 atoms
 State = Literal["done", "run", "resume", "check", "refused"]
 
 
@@ -88,6 +89,8 @@ def stages(name: str, asked: Study, site: SiteConfig, root: Path) -> dict[str, S
         divide(stage, asked.parts(source), site.node.start_seconds, root, made)
         sizes.append(size(card, root / stage.folder, asked.split.validation + asked.split.test))
     converted = tuple(id for id, stage in made.items() if stage.kind == "convert")
+    cost = sum(s.structures for s in sizes) / AUDITED + site.node.start_seconds
+    audit = make("audit", "all", asked.audit, converted, fingerprint.code_of("audit"), made, cost)
     code = fingerprint.code_of("train")
     fitted = [(*fit_levers(run.settings, sizes, site), run) for run in study.runs(asked)]
     trained = [
@@ -101,7 +104,7 @@ def stages(name: str, asked: Study, site: SiteConfig, root: Path) -> dict[str, S
     )
     fit = make("scaling", "all", asked.scaling, evaluated, fingerprint.code_of("scaling"), made, cost)
     page = ReportSettings(title=asked.title, study=name, description=asked.description)
-    needs = (fit.id, *evaluated, *(stage.id for stage in trained), *converted)
+    needs = (fit.id, *evaluated, *(stage.id for stage in trained), audit.id, *converted)
     make("report", "all", page, needs, fingerprint.code_of("report"), made, cost)
     ordered = sorted(made.values(), key=lambda stage: (list(FOLDERS).index(stage.kind), -stage.core_seconds))
     return {stage.id: stage for stage in ordered}

@@ -18,7 +18,7 @@ from typing import Any
 # Started by path, Python puts workflow/ first; the packages lie one above.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from workflow import cancel, journal, lease, plan, queueing, show, sites, status, study, survey  # noqa: E402
+from workflow import advise, cancel, journal, lease, plan, queueing, show, sites, status, study, survey  # noqa: E402
 from workflow.yamlfile import Problem  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,6 +73,11 @@ def parser() -> argparse.ArgumentParser:
     ending.add_argument("id", nargs="*")
     ending.add_argument("--stale", action="store_true", help="only jobs of stages that the study has no more")
     verb("report", "where the report is")
+    advice = verb("advise", "what to train with a budget: from the laws of a finished study, on any site", as_json=True)
+    advice.add_argument("of", metavar="RUN", help="its run directory, or the name of the study")
+    advice.add_argument("--gpu-hours", type=float, required=True, metavar="H", help="of one GPU; of one core without GPUs")
+    advice.add_argument("--target", choices=["loss", "energy_mae", "force_mae"], default="loss")
+    advice.add_argument("--structures", type=float, metavar="D", help="so many unique structures are there, no more")
     clean = verb("clean", "remove results that no stage of the study has any more; a dry run unless --yes")
     clean.add_argument("--all", action="store_true", help="the whole run directory")
     clean.add_argument("--yes", action="store_true", help="do it")
@@ -273,6 +278,16 @@ def do_report(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def do_advise(arguments: argparse.Namespace) -> int:
+    named = Path(arguments.of)
+    root = (named if named.is_dir() else ROOT / "runs" / arguments.of).resolve()
+    name = getattr(arguments, "site", "local")
+    site = sites.load(name, getattr(arguments, "set", []))
+    found = advise.advice(root, site, name, arguments.gpu_hours, arguments.target, arguments.structures)
+    print(json.dumps(found, indent=1) if arguments.json else advise.text(found, root, site, name))
+    return OK
+
+
 def do_clean(arguments: argparse.Namespace) -> int:
     asked = Asked(arguments)
     driver = lease.alive(asked.root)
@@ -304,6 +319,7 @@ def do_sites(arguments: argparse.Namespace) -> int:
 
 VERBS = {
     "run": do_run, "plan": do_plan, "status": do_status, "logs": do_logs, "explain": do_explain, "report": do_report,
+    "advise": do_advise,
     "cancel": do_cancel,
     "clean": do_clean, "sites": do_sites,
 }  # fmt: skip

@@ -23,7 +23,8 @@ from workflow.study import Study
 from workflow.yamlfile import Problem, nearest
 
 T = TypeVar("T")
-LINKED = {"report/all": ("report.html", "figures"), "scaling/all": ("fit.json", "points.csv")}
+LINKED = {"report/all": ("report.html", "figures"), "scaling/all": ("fit.json", "points.csv"),
+          "audit/all": ("audit.html", "quarantine.json")}  # fmt: skip
 
 
 def duration(seconds: float) -> str:

@@ -12,7 +12,15 @@ from pydantic import Field, ValidationError, field_validator
 from gnnscale import sources
 from gnnscale.architectures import EGNNConfig
 from gnnscale.schema import Spec
-from gnnscale.specs import ConvertSettings, EvaluateSettings, Scalar, ScalingSettings, Split, TrainSettings
+from gnnscale.specs import (
+    AuditSettings,
+    ConvertSettings,
+    EvaluateSettings,
+    Scalar,
+    ScalingSettings,
+    Split,
+    TrainSettings,
+)
 from workflow import yamlfile
 
 STUDIES = Path(__file__).parent / "studies"
@@ -54,6 +62,7 @@ class Study(Spec):
     description: str = ""
     data: list[Source] = Field(min_length=1)
     split: Split = Split()
+    audit: AuditSettings = AuditSettings()
     train: TrainSettings = Field(TrainSettings(), description="what all runs share, before a sweep changes it")
     sweeps: list[Sweep] = Field(min_length=1)
     evaluate: EvaluateSettings = EvaluateSettings()

@@ -86,7 +86,7 @@ def times(node: yaml.Node) -> list[tuple[str, int, int]]:
     return [found for child in children for found in times(child)]
 
 
-TAGS = ("egnn", "convert", "train", "evaluate", "scaling", "report", "passes", "compute", "none", "slurm", "pbs")
+TAGS = ("egnn", "convert", "audit", "train", "evaluate", "scaling", "report", "passes", "compute", "none", "slurm", "pbs")
 
 
 def explain(error: ValidationError, kind: type[BaseModel], shown: str, root: yaml.Node | None = None) -> list[str]:

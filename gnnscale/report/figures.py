@@ -15,6 +15,7 @@ from gnnscale.report.drawing import (
     MARKERS,
     OKABE_ITO,
     STYLE,
+    WIDE,
     Axes,
     Drawn,
     Figure,
@@ -31,10 +32,10 @@ from gnnscale.report.drawing import (
 )
 from gnnscale.report.series import compared, envelope, holds, label, plain, predicted, scaled, si, smoothed, table
 from gnnscale.report.study import TARGETS, Study, short, sound
-from gnnscale.scaling.findings import NAMES, width_depth_pairs
+from gnnscale.scaling.depth import width_depth_pairs
 from gnnscale.scaling.laws import LAWS
-from gnnscale.scaling.words import greek, percent
-from gnnscale.specs import LawFit
+from gnnscale.scaling.words import NAMES, greek, percent
+from gnnscale.specs import LawFit, Point
 
 
 def draw(study: Study) -> list[Drawn]:
@@ -43,7 +44,7 @@ def draw(study: Study) -> list[Drawn]:
         ("loss_data", True, lambda s: curves(s, "structures", "body_parameters")),
         ("loss_parameters", True, lambda s: curves(s, "body_parameters", "structures")),
         ("surface", True, surface),
-        ("compute", False, compute),
+        ("compute", True, compute),
         ("width_depth", True, width_depth),
         ("equal_compute", True, equal_compute),
         ("learning_rates", True, learning_rates),
@@ -123,40 +124,44 @@ def surface(study: Study) -> tuple[Figure, str] | None:
 
 
 def compute(study: Study) -> tuple[Figure, str] | None:
-    """Loss against training compute, with the lower envelope."""
+    """Loss against exact FLOPs, and against the time of accelerators, each with its lower envelope."""
     points = [p for p in study.points if sound(p) and p.flops > 0]
     if not points:
         return None
-    figure, (ax,) = panels(1, width=HALF * 1.35, height=2.9)
+    costs = {"training compute (FLOP)": {p.run: p.flops for p in points}}
+    spent = {p.run: study.spent[short(p.run)] for p in points if study.spent.get(short(p.run))}
+    if len(spent) == len(points):
+        costs["training time (GPU-s; without GPUs process-s)"] = spent
+    figure, axes = panels(len(costs), width=WIDE if len(costs) > 1 else HALF * 1.35, height=2.9)
+    for ax, (words, cost) in zip(axes, costs.items()):
+        frontier(ax, study, points, cost)
+        ax.set_xlabel(words)
+        title(ax, "loss")
+    runs = {p.run for p in study.grid()}
+    hollow = " Hollow: runs outside the grid." if any(p.run not in runs for p in points) else ""
+    time = " Right: wall time times GPUs, or processes where there are none, as measured." if len(costs) > 1 else ""
+    return (
+        figure,
+        f"Measured loss against compute, counted exactly per atom and edge.{time} Broad grey: the lower envelope.{hollow}",
+    )
+
+
+def frontier(ax: Axes, study: Study, points: list[Point], cost: dict[str, float]) -> None:
     runs = {p.run for p in study.grid()}
     groups = sorted({p.body_parameters for p in points if p.run in runs})
     ends = []
     for value, colour in zip(groups, sequence(len(groups))):
-        members = sorted((p for p in points if p.run in runs and p.body_parameters == value), key=lambda p: p.flops)
-        ax.plot([p.flops for p in members], [p.loss for p in members], "o-", color=colour, linewidth=0.9, zorder=3)
-        ends.append((members[-1].flops, members[-1].loss, label("body_parameters", value), colour))
+        members = sorted((p for p in points if p.run in runs and p.body_parameters == value), key=lambda p: cost[p.run])
+        ax.plot([cost[p.run] for p in members], [p.loss for p in members], "o-", color=colour, linewidth=0.9, zorder=3)
+        ends.append((cost[members[-1].run], members[-1].loss, label("body_parameters", value), colour))
     others = [p for p in points if p.run not in runs]
-    ax.plot([p.flops for p in others], [p.loss for p in others], "o", mfc="none", mec=FAINT, zorder=2)
-    best = envelope(points)
-    ax.plot(
-        [p.flops for p in best],
-        [p.loss for p in best],
-        color=INK,
-        linewidth=4.5,
-        alpha=0.16,
-        solid_capstyle="round",
-        zorder=1,
-    )
-    logarithmic(ax, xs=[p.flops for p in points])
-    ax.set_xlabel("training compute (FLOP)")
-    title(ax, "loss")
+    ax.plot([cost[p.run] for p in others], [p.loss for p in others], "o", mfc="none", mec=FAINT, zorder=2)
+    best = envelope(points, cost)
+    ax.plot([cost[p.run] for p in best], [p.loss for p in best], color=INK, linewidth=4.5, alpha=0.16,
+            solid_capstyle="round", zorder=1)  # fmt: skip
+    logarithmic(ax, xs=cost.values())
     for x, y, text, colour in ends:
         ax.annotate(text, (x, y), (0, -11), textcoords="offset points", ha="center", fontsize=7, color=colour)
-    hollow = " Hollow: runs outside the grid." if others else ""
-    return (
-        figure,
-        f"Measured loss against compute, counted exactly per atom and edge. Broad grey: the lower envelope.{hollow}",
-    )
 
 
 def width_depth(study: Study) -> tuple[Figure, str] | None:
@@ -272,7 +277,7 @@ def law_line(ax: Axes, law: LawFit | None, target: str, at: dict[str, np.ndarray
     line = factor * predicted(law, n, d)[0]
     ax.plot(x, line, color=colour, linestyle="-" if holds(law) else (0, (4, 2)), linewidth=1.1, zorder=2)
     if law.replicas and holds(law):
-        band = factor * np.quantile(LAWS[law.law](np.array(law.replicas), n, d), [0.025, 0.975], axis=0)
+        band = factor * np.quantile(LAWS[law.law](np.array(law.replicas), N=n, D=d), [0.025, 0.975], axis=0)
         ax.fill_between(x, *band, color=colour, alpha=0.18, linewidth=0)
     return float(line[-1])
 

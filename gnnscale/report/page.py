@@ -7,58 +7,16 @@ from collections import defaultdict
 from html import escape
 from statistics import median
 
+from gnnscale.report.answers import compared, section_of
 from gnnscale.report.figures import Drawn
+from gnnscale.report.markup import Raw, document, section, table
 from gnnscale.report.study import TARGETS, Study, short
+from gnnscale.scaling.findings import RIVALS
 from gnnscale.scaling.laws import LIMIT
 from gnnscale.scaling.words import greek, number, percent, shown
 from gnnscale.specs import Estimate, LawFit
 
-CSS = """
-:root { color-scheme: light dark; --ink: #1d1f21; --soft: #5c6166; --line: #d9dcdf; --paper: #fff; --tint: #f5f6f7; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e3e5e7; --soft: #a0a6ab; --line: #3a3f44; --paper: #181a1c; --tint: #212427; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1060px; padding: 2rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, "Helvetica Neue", Arial, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; }
-h2 { font-size: 1.25rem; margin: 2.6rem 0 .7rem; padding-top: .6rem; border-top: 1px solid var(--line); }
-p, ul { max-width: 50rem; } li { margin: .3rem 0; }
-.soft, figcaption, .note { color: var(--soft); font-size: .875rem; }
-.lead { font-size: 1.08rem; }
-figure { margin: 1.4rem 0; break-inside: avoid; }
-figure svg { display: block; width: 100%; height: auto; background: #fff; border-radius: 4px; }
-figure.half svg { max-width: 600px; }
-figcaption { margin-top: .4rem; max-width: 50rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: .8rem; line-height: 1.35;
-  font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .6rem .3rem 0; text-align: left; vertical-align: top; overflow-wrap: normal; }
-td { border-top: 1px solid var(--line); }
-thead th { font-weight: 600; vertical-align: bottom; } thead th.number { white-space: normal; }
-td:first-child, td:nth-child(2), td:nth-child(3) { white-space: nowrap; } td .wide-text { white-space: normal; }
-.number { text-align: right; white-space: nowrap; }
-.wide-text { min-width: 16rem; overflow-wrap: anywhere; } td .soft { font-size: inherit; }
-.status { min-width: 7rem; white-space: normal; text-align: left; padding-left: .5rem; }
-.formula { white-space: nowrap; }
-tr.out td { color: var(--soft); }
-.keys { display: flex; flex-wrap: wrap; gap: .6rem 2.2rem; margin: 1.4rem 0 0; }
-.keys dt { color: var(--soft); font-size: .8rem; } .keys dd { margin: 0; font-size: 1.1rem; font-weight: 600; }
-tr.chosen td { font-weight: 600; } summary { cursor: pointer; margin-top: .6rem; }
-.limits { background: var(--tint); border-left: 3px solid #d55e00; padding: .4rem 1rem; max-width: 52rem; }
-@media (max-width: 640px) { body { padding: 1.2rem .8rem 3rem; } h1 { font-size: 1.5rem; } figure { overflow-x: auto; }
-  figure.wide svg { min-width: 620px; } }
-@media print { body { font-size: 10pt; max-width: none; padding: 0; } h2 { break-after: avoid; }
-  tr { break-inside: avoid; }
-  :root { --ink: #000; --soft: #444; --line: #ccc; --paper: #fff; --tint: #fff; } .scroll { overflow: visible; }
-  table { font-size: 7.5pt; } }
-"""
-
 FIRST = 3  # sentences of the findings that make the summary
-
-
-class Raw(str):
-    """A string that is HTML already."""
 
 
 def page(study: Study, figures: list[Drawn]) -> str:
@@ -68,23 +26,19 @@ def page(study: Study, figures: list[Drawn]) -> str:
         f'<p class="soft">Study {escape(s.study)}. {escape(s.description)}</p>',
         f'<p class="lead">{prose(" ".join(findings[:FIRST]))}</p>',
         key_numbers(study),
+        section("The three questions", section_of(study, prose)),
         section("Findings", bullets(findings[FIRST:])),
         section("What the data do not support", f'<div class="limits">{bullets(study.fit.unsupported)}</div>'),
         section("Figures", "".join(figure(f) for f in figures)),
         section("Fitted laws", laws(study)),
+        section("Joint laws of the loss compared", compared(rivals(study))),
         section("Runs", runs(study)),
         section("Errors by source", source_errors(study)),
-        section("Sources", cards(study)),
+        section("Sources", audited(study) + cards(study)),
         section("Time and memory", timings(study)),
         section("Provenance", provenance(study)),
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(s.title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body>\n</html>\n"
-    )
+    return document(s.title, body)
 
 
 # --------------------------------------------------------------------------------------------------------------- blocks
@@ -110,10 +64,6 @@ def reach(values: list[float]) -> str:
     return low if low == high else f"{low} – {high}"
 
 
-def section(heading: str, content: str) -> str:
-    return f"<section>\n<h2>{heading}</h2>\n{content}\n</section>" if content else ""
-
-
 def bullets(sentences: tuple[str, ...]) -> str:
     return "<ul>" + "".join(f"<li>{prose(s)}</li>" for s in sentences) + "</ul>" if sentences else ""
 
@@ -135,27 +85,6 @@ def figure(f: Drawn) -> str:
     kind = "wide" if f.wide else "half"
     caption = f"<figcaption>{prose(f.caption)} <code>figures/{f.name}.svg</code></figcaption>"
     return f'<figure class="{kind}">{svg}{caption}</figure>\n'
-
-
-def table(heads: list[str], rows: list[list[str]], classes: list[str] | None = None, numbers_from: int = 1) -> str:
-    """Cells are text, and escaped, unless Raw; columns from `numbers_from` on are aligned as numbers."""
-    if not rows:
-        return ""
-
-    def cell(tag: str, column: int, content: str) -> str:
-        kind = ' class="number"' if column >= numbers_from else ""
-        return f"<{tag}{kind}>{content if isinstance(content, Raw) else escape(content)}</{tag}>"
-
-    head = "".join(cell("th", k, h) for k, h in enumerate(heads))
-    lines = []
-    for row, kind in zip(rows, classes or [""] * len(rows)):
-        attribute = f' class="{kind}"' if kind else ""
-        lines.append(f"<tr{attribute}>" + "".join(cell("td", k, c) for k, c in enumerate(row)) + "</tr>")
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n'
-        + "\n".join(lines)
-        + "\n</tbody></table></div>"
-    )
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
@@ -204,6 +133,10 @@ def tabulated(laws: tuple[LawFit, ...], target: str) -> list[LawFit]:
         along = [law for law in mine if law.law in (f"Power{axis}", f"PurePower{axis}") and "largest" in law.where]
         whole += along[:1] if along and along[0].identified else along[1:2]
     return whole
+
+
+def rivals(study: Study) -> list[LawFit]:
+    return [law for law in study.fit.laws if law.target == "loss" and law.law in RIVALS]
 
 
 def runs(study: Study) -> str:
@@ -271,6 +204,13 @@ def source_errors(study: Study) -> str:
     splits = ", ".join(sorted({e.split for e in study.evaluations.values()}))
     note = f'<p class="note">The three runs of lowest loss, on the {splits} split; force errors are per component.</p>'
     return note + table(heads, rows, numbers_from=2) if rows else ""
+
+
+def audited(study: Study) -> str:
+    """The audit in a line, as its stage says it."""
+    found = next((result.values["found"] for need, result in study.results.items() if need.startswith("audit/")), None)
+    where = "More in <code>audit.html</code> at the top of the run directory."
+    return f"<p>{escape(str(found))}. {where}</p>" if found else ""
 
 
 def cards(study: Study) -> str:

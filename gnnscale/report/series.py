@@ -18,17 +18,17 @@ def scaled(p: Point, target: str) -> float:
 
 def predicted(law: LawFit, n: np.ndarray, d: np.ndarray) -> np.ndarray:
     form = LAWS[law.law]
-    return form(np.array([[law.estimates[name].value for name in form.parameters]]), n, d)
+    return form(np.array([[law.estimates[name].value for name in form.parameters]]), N=n, D=d)
 
 
 def holds(law: LawFit | None) -> bool:
     return law is not None and law.log_rms <= HOLDS
 
 
-def envelope(points: list[Point]) -> list[Point]:
-    """Runs that no cheaper run beats."""
+def envelope(points: list[Point], cost: dict[str, float]) -> list[Point]:
+    """Runs that no cheaper run beats; `cost` by run."""
     best: list[Point] = []
-    for p in sorted(points, key=lambda p: (p.flops, p.loss)):
+    for p in sorted(points, key=lambda p: (cost[p.run], p.loss)):
         if not best or p.loss < best[-1].loss:
             best.append(p)
     return best

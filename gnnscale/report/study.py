@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from gnnscale import files
 from gnnscale.scaling import points as rows
-from gnnscale.specs import Evaluation, Fit, LawFit, Metrics, Point, ReportSettings, ShardCard, StageResult
+from gnnscale.specs import Evaluation, Fit, LawFit, Metrics, Point, ReportSettings, ShardCard, StageResult, StageSpec
 
 TARGETS = {  # field of Point -> (name, unit, factor from the field's unit)
     "loss": ("Loss", "dimensionless", 1.0),
@@ -26,6 +26,12 @@ class Study(NamedTuple):
     metrics: dict[str, list[Metrics]]
     cards: dict[str, ShardCard]
     results: dict[str, StageResult]  # by stage id
+    ranks: dict[str, int]  # of each training, each with a GPU of its own where there are GPUs
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """Seconds of a training times its ranks, by run."""
+        return {run: n * self.results[f"train/{run}"].seconds for run, n in self.ranks.items()}
 
     def joint(self, target: str) -> LawFit | None:
         return next((law for law in self.fit.laws if law.law == "Hoffmann" and law.target == target), None)
@@ -41,9 +47,9 @@ class Study(NamedTuple):
         """The points that the joint law was fitted to, by (N, D)."""
         law = self.joint("loss") or next((law for law in self.fit.laws if law.law == "Hoffmann"), None)
         runs = set(law.points) if law else set()
-        return sorted(
-            (p for p in self.points if p.run in runs and sound(p)), key=lambda p: (p.body_parameters, p.structures)
-        )
+        found = [p for p in self.points if p.run in runs and sound(p)]
+        one = {(p.body_parameters, p.structures): p for p in sorted(found, key=lambda p: -p.seed)}  # of several seeds
+        return sorted(one.values(), key=lambda p: (p.body_parameters, p.structures))
 
 
 def sound(p: Point) -> bool:
@@ -53,7 +59,7 @@ def sound(p: Point) -> bool:
 
 def read(needs: dict[str, Path], settings: ReportSettings) -> Study:
     scaling = next(path for need, path in needs.items() if need.startswith("scaling/"))
-    evaluations, metrics, cards = {}, {}, {}
+    evaluations, metrics, cards, ranks = {}, {}, {}, {}
     for need, path in sorted(needs.items()):
         stage, name = need.split("/", 1)
         if stage == "evaluate":
@@ -63,6 +69,9 @@ def read(needs: dict[str, Path], settings: ReportSettings) -> Study:
             metrics[name] = [Metrics.model_validate_json(line) for line in lines if line.strip()]
         elif stage == "convert":
             cards[name] = files.read_model(path / "card.json", ShardCard)
+        if stage == "train":
+            spec = path / "spec.json"
+            ranks[name] = files.read_model(spec, StageSpec).runtime.ranks if spec.exists() else 1
     return Study(
         settings=settings,
         points=rows.read(scaling / "points.csv"),
@@ -71,6 +80,7 @@ def read(needs: dict[str, Path], settings: ReportSettings) -> Study:
         metrics=metrics,
         cards=cards,
         results={need: files.read_model(path / "result.json", StageResult) for need, path in sorted(needs.items())},
+        ranks=ranks,
     )
 
 

@@ -1,6 +1,10 @@
-"""The stage `scaling`: errors.json of every evaluation -> points.csv and fit.json."""
+"""The stage `scaling`: errors.json of every evaluation -> points.csv and fit.json. Given a table, the law of its points."""
 
 from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
 
 from gnnscale import files, stage
 from gnnscale.scaling import points as rows
@@ -28,4 +32,7 @@ def main(run: stage.Run) -> stage.Outputs:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    if len(sys.argv) == 2 and Path(sys.argv[1]).is_dir():
+        stage.run(main)
+    # by name: the stage's result does not depend on it
+    sys.exit(importlib.import_module("gnnscale.report.given").main(sys.argv[1:]))

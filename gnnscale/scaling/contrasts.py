@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gnnscale.scaling.isoflop import growth
 from gnnscale.scaling.words import joined, number, percent
 from gnnscale.specs import Point
 
@@ -122,8 +123,9 @@ def said_budgets(points: list[Point], targets: tuple[str, ...], names: dict[str,
         mine = [(b.flops, b.models[model]) for b in found if model in b.models]
         each = [f"{number(x.at)} at {c:.1e}" for c, x in mine if x.inside]
         if len(each) > 1:
-            slope = np.polyfit(*np.log([(c, x.at) for c, x in mine if x.inside]).T, 1)[0]
-            said.append(f"The best size of {model} at equal compute is N = {joined(each)} FLOPs: N ~ C^{slope:.2f}.")
+            slope = growth(*np.array([(c, x.at) for c, x in mine if x.inside]).T).exponent
+            ends = "" if slope.low is None or len(each) < 4 else f" [{slope.low:.2f}, {slope.high:.2f}]"
+            said.append(f"The best size of {model} at equal compute is N = {joined(each)} FLOPs: N ~ C^{slope.value:.2f}{ends}.")
     for target in targets:
         for b in budgets(points, target):
             if len(b.models) > 1:

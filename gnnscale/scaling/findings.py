@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from itertools import combinations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from gnnscale.scaling import contrasts
-from gnnscale.scaling.laws import optimum
-from gnnscale.scaling.words import GREEK, greek, joined, percent, shown
+from gnnscale.scaling.depth import claim_depth, depth_limits, width_depth_pairs
+from gnnscale.scaling.grid import averaged
+from gnnscale.scaling.words import GREEK, NAMES, greek, joined, percent, shown
 from gnnscale.specs import Point, ScalingSettings
 
 if TYPE_CHECKING:
     from gnnscale.scaling.fit import Fitted
     from gnnscale.scaling.grid import Grid
 
-NAMES = {"loss": "loss", "energy_mae": "energy error", "force_mae": "force error"}
 HOLDS = 0.05  # rms residual of log L above which a law is said not to hold: several times the usual spread of seeds
-CLOSE = 0.15  # body parameters of a width-against-depth pair differ by at most this share
-PAPER_DEPTH = 3  # layers, past which the paper says that width is the better use of parameters
+# joint forms that are compared; only the first is gone by
+RIVALS = {"Hoffmann": "Hoffmann's", "OverTraining": "that with one exponent", "Kaplan": "Kaplan's",
+          "KaplanFloor": "Kaplan's with a floor"}  # fmt: skip
 
 
 class Slopes(NamedTuple):
@@ -44,17 +44,6 @@ class Slopes(NamedTuple):
         return "data" if low > 0 else "model" if high < 0 else "open"
 
 
-class Pair(NamedTuple):
-    """Two runs of nearly equal size, one wider, one deeper."""
-
-    wide: Point
-    deep: Point
-
-    def gain(self, target: str) -> float:
-        """By which share the deep one is better (negative: worse)."""
-        return 1 - getattr(self.deep, target) / getattr(self.wide, target)
-
-
 def sentences(
     points: list[Point], grid: Grid, fitted: list[Fitted], settings: ScalingSettings
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -68,9 +57,10 @@ def sentences(
     said = [headline(slopes[0], joint[0].points), claim_data(slopes, settings), *claim_depth(pairs, settings.targets)]
     said += [x for x in (also(slopes[1:]), average(slopes)) if x]
     said += [holding(joint), *steepening(joint), *described([f for f in chosen.values() if f.entry.law != "Hoffmann"])]
-    said += [x for f in joint if (x := exponents(f, settings))] + [x for f in joint if (x := allocation(f, settings))]
+    said += [x for f in joint if (x := exponents(f, settings))] + [x for f in joint if (x := allocation(f))]
+    said += [*compared(joint, fitted), *repeated_data(fitted)]
     said += contrasts.sentences(points, settings.targets, NAMES)
-    said += [basis(points, grid, joint[0]), *seeds(points, settings.targets)]
+    said += [basis(points, grid, joint[0]), units(joint[0].points), *seeds(points, settings.targets)]
     unsaid = [extrapolation(joint, chosen), undetermined(fitted, joint), no_allocation(joint), unique_data(grid)]
     unsaid += [depth_limits(pairs), one_seed(points)]
     return tuple(said), tuple(x for x in unsaid if x)
@@ -78,7 +68,8 @@ def sentences(
 
 # ------------------------------------------------------------------------------------------------- data against model
 def measured(f: Fitted, settings: ScalingSettings) -> Slopes:
-    points, target = f.points, f.entry.target
+    target = f.entry.target
+    points = averaged(f.points, target)
     n, d = (np.log2([getattr(p, name) for p in points]) for name in ("body_parameters", "structures"))
     corner = points[int(np.argmax(np.round((n - n.min()) / (np.ptp(n) or 1) + (d - d.min()) / (np.ptp(d) or 1), 9)))]
     y = np.log2([getattr(p, target) for p in points])
@@ -97,7 +88,7 @@ def measured(f: Fitted, settings: ScalingSettings) -> Slopes:
     return Slopes(target, along, {"N": float(mean[1]), "D": float(mean[2])}, difference)
 
 
-def doubled(points: tuple[Point, ...], target: str, at: Point, axis: str) -> float | None:
+def doubled(points: list[Point], target: str, at: Point, axis: str) -> float | None:
     """1 - 2^slope, with the slope of log target from a point to its smaller neighbour along one axis of the grid."""
     along, across = ("body_parameters", "structures") if axis == "N" else ("structures", "body_parameters")
     line = [p for p in points if getattr(p, across) == getattr(at, across) and getattr(p, along) < getattr(at, along)]
@@ -167,18 +158,34 @@ def basis(points: list[Point], grid: Grid, joint: Fitted) -> str:
     n, d = sorted({p.body_parameters for p in joint.points}), sorted({p.structures for p in joint.points})
     diverged = sorted(p.run for p in points if p.diverged)
     outside = len(points) - len(joint.points) - len(diverged)
+    dropped = sum("of largest" in rule for rule in joint.entry.excluded.values())
     text = (
         f"The laws use {len(joint.points)} of {len(points)} runs: {len(n)} model sizes (N = {n[0]:,} to {n[-1]:,} body "
         f"parameters) by {len(d)} data sizes (D = {d[0]:,} to {d[-1]:,} unique structures), {grid.model} of depth "
         f"{grid.depth}, {grid.epochs:g} epochs, seed {grid.seed}."
     )
     if outside:
-        text += f" Outside the grid: {outside}; the table of runs says why."
+        text += f" Outside the grid: {outside - dropped}; the table of runs says why." if outside > dropped else ""
+        text += f" By the rule of the study, {dropped} of largest loss left out." if dropped else ""
     if diverged:
         text += (
             f" {len(diverged)} diverged and {'is' if len(diverged) == 1 else 'are'} in no law: {', '.join(diverged)}."
         )
     return text
+
+
+def units(points: tuple[Point, ...]) -> str:
+    """D in atoms and in labels: the exponents stay what they are, as long as structures are of one size on average."""
+    each = [p.atoms / p.structures for p in points]
+    mean = sum(each) / len(each)
+    most = max(abs(x / mean - 1) for x in each)
+    atoms, seen = sorted(p.atoms for p in points), sorted(p.atoms_seen for p in points)
+    within = f", to within {percent(most)}" if most > 5e-4 else ""
+    return (
+        f"In other units D is {atoms[0]:,} to {atoms[-1]:,} unique atoms, and {3 * seen[0]:,} to "
+        f"{3 * seen[-1]:,} force components seen, where all structures have forces; of {mean:.3g} atoms a "
+        f"structure{within}, so that exponents hold for either and B for atoms is B × {mean:.3g}^β."
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- the laws
@@ -198,7 +205,8 @@ def steepening(joint: list[Fitted]) -> list[str]:
     parts = []
     for f in joint:
         most = max(p.body_parameters for p in f.points)
-        line = sorted((p for p in f.points if p.body_parameters == most), key=lambda p: p.structures)
+        line = [p for p in averaged(f.points, f.entry.target) if p.body_parameters == most]
+        line.sort(key=lambda p: p.structures)
         if f.entry.log_rms <= HOLDS or len(line) < 3:
             continue
         x, y = (np.log([getattr(p, name) for p in line]) for name in ("structures", f.entry.target))
@@ -244,14 +252,11 @@ def splittable(f: Fitted) -> bool:
     return f.entry.identified and f.entry.log_rms <= HOLDS and f.replicas is not None
 
 
-def allocation(f: Fitted, settings: ScalingSettings) -> str:
+def allocation(f: Fitted) -> str:
     """N* ~ C^a with a = beta/(alpha + beta), if compute goes as N D."""
     if not splittable(f):
         return ""
-    alpha, beta = (f.replicas[:, f.law.parameters.index(p)] for p in ("alpha", "beta"))
-    low, high = quantiles(beta / (alpha + beta), settings.confidence)
-    e = f.entry.estimates
-    a = e["beta"].value / (e["alpha"].value + e["beta"].value)
+    a, low, high = f.entry.allocation.value, f.entry.allocation.low, f.entry.allocation.high
     cost = np.array([p.flops / (p.body_parameters * p.structures) for p in f.points])
     caveat = f"flops/(N D) varies by a factor {cost.max() / cost.min():.2f}" if cost.min() > 0 else "flops not recorded"
     return (
@@ -260,60 +265,36 @@ def allocation(f: Fitted, settings: ScalingSettings) -> str:
     )
 
 
-# ------------------------------------------------------------------------------------------------------- width, depth
-def width_depth_pairs(points: list[Point]) -> list[Pair]:
-    """For each deeper run at the same data, epochs and seed the shallower run nearest in size, per depth."""
-    nearest: dict[tuple, Pair] = {}
-    good = [p for p in points if not p.diverged and math.isfinite(p.loss) and p.loss > 0]
-    for a, b in combinations(sorted(good, key=lambda p: (p.depth, p.body_parameters, p.run)), 2):
-        same = all(getattr(a, x) == getattr(b, x) for x in ("model", "structures", "epochs", "learning_rate", "seed"))
-        if a.depth < b.depth and a.width > b.width and same and apart(a, b) <= CLOSE:
-            key = (b.run, a.depth)
-            if key not in nearest or apart(a, b) < apart(*nearest[key]):
-                nearest[key] = Pair(a, b)
-    return sorted(
-        nearest.values(), key=lambda x: (x.wide.depth, x.deep.depth, x.deep.structures, x.deep.width, x.deep.run)
-    )
-
-
-def apart(a: Point, b: Point) -> float:
-    return abs(a.body_parameters / b.body_parameters - 1)
-
-
-def claim_depth(pairs: list[Pair], targets: tuple[str, ...]) -> list[str]:
-    """Width beats depth past three layers: the tally first, then every pair."""
-    said, beyond = [], [x for x in pairs if x.wide.depth >= PAPER_DEPTH]
-    if beyond:
-        wide, count = sum(x.gain("loss") < 0 for x in beyond), len(beyond)
-        verdict = "is not seen here" if not wide else "is seen here" if wide == count else "is seen here in part"
-        tally = f"of {count} pairs of equal size the deeper network has the lower loss in {count - wide}"
-        if count == 1:
-            gain = beyond[0].gain("loss")
-            tally = (
-                f"in the one pair of equal size the deeper network has a {percent(abs(gain), 1)} "
-                f"{'lower' if gain > 0 else 'higher'} loss"
-            )
-        said.append(f"That width beats depth past {PAPER_DEPTH} layers (same paper) {verdict}: {tally}.")
-    for x in pairs:
-        size = x.deep.body_parameters / x.wide.body_parameters - 1
-        by = [f"{NAMES[t]} {percent(abs(x.gain(t)), 1)} {'lower' if x.gain(t) > 0 else 'higher'}" for t in targets]
-        said.append(
-            f"Depth {x.deep.depth}, width {x.deep.width} against depth {x.wide.depth}, width {x.wide.width} "
-            f"({percent(size, 1, sign=True)} parameters, D = {x.deep.structures:,}): {joined(by)}."
-        )
+def repeated_data(fitted: list[Fitted]) -> list[str]:
+    """What another epoch is worth, where the study has several numbers of them."""
+    said = []
+    for f in (f for f in fitted if f.entry.law == "DataConstrained"):
+        epochs = sorted({p.epochs for p in f.points})
+        e, text = f.entry.estimates, f"Repeated data, {NAMES[f.entry.target]}: {len(f.points)} runs of {epochs[0]:g} to "
+        text += f"{epochs[-1]:g} epochs "
+        if f.entry.identified:
+            text += f"tell that the worth of another epoch falls to a third over r_D = {shown(e['r_D'])} epochs"
+        else:
+            text += f"do not determine what another epoch is worth ({f.entry.notes[0]})"
+        said.append(f"{text}; rms residual {percent(f.entry.log_rms)}.")
     return said
 
 
-def depth_limits(pairs: list[Pair]) -> str:
-    if not [x for x in pairs if x.wide.depth >= PAPER_DEPTH]:
-        return (
-            f"Width against depth: no two runs of different depth, the shallower of at least {PAPER_DEPTH} layers, are "
-            f"within {percent(CLOSE)} in parameters at equal data."
-        )
-    if len({x.deep.seed for x in pairs}) > 1:
-        return ""
-    count = len({x.deep.run for x in pairs})
-    return f"An interval for width against depth: {count} deeper {'network' if count == 1 else 'networks'}, one seed."
+def compared(joint: list[Fitted], fitted: list[Fitted]) -> list[str]:
+    """The joint forms against each other, by criteria and by what they foretell; a difference in AICc below 2 is none."""
+    said = defaultdict(list)
+    for f in joint:
+        rivals = [g.entry for g in fitted if g.entry.target == f.entry.target and g.entry.law in RIVALS]
+        rivals = [g for g in rivals if g.aicc is not None and g.held_out]
+        if len(rivals) < 2:
+            continue
+        least, best = min(g.aicc for g in rivals), min(rivals, key=lambda g: g.held_out.worst)
+        even = list(dict.fromkeys(RIVALS[g.law] for g in rivals if g.aicc < least + 2))
+        foretells = f"foretells the largest runs best, to {percent(best.held_out.worst)}"
+        also = f", which also {foretells}" if even == [RIVALS[best.law]] else f", and {RIVALS[best.law]} {foretells}"
+        said[f"AICc prefers {joined(even)}{also}"].append(NAMES[f.entry.target])
+    parts = [f"{joined(names)}: {text}" for text, names in said.items()]
+    return [f"Of the joint forms ({joined(RIVALS.values())}), {'; '.join(parts)}."] if parts else []
 
 
 # ---------------------------------------------------------------------------------------------------------- the limits
@@ -326,17 +307,8 @@ def extrapolation(joint: list[Fitted], chosen: dict[str, Fitted]) -> str:
     """How well the law foretells the largest runs from the others: the one extrapolation that can be tried."""
     points = joint[0].points
     n, d = max(p.body_parameters for p in points), max(p.structures for p in points)
-    tries = []
-    for f in (chosen.get(f.entry.target, f) for f in joint):
-        inside = [p for p in f.points if p.body_parameters < n and p.structures < d]
-        outside = [p for p in f.points if p not in inside]
-        if len(inside) > len(f.law.parameters):
-            columns = [
-                [(p.body_parameters, p.structures, getattr(p, f.entry.target)) for p in ps] for ps in (inside, outside)
-            ]
-            (ni, di, li), (no, do, lo) = (np.array(c, float).T for c in columns)
-            worst = np.abs(f.law(optimum(f.law, ni, di, li).values, no, do)[0] / lo - 1).max()
-            tries.append(f"{percent(worst)} ({NAMES[f.entry.target]})")
+    tried = [(f, f.entry.held_out) for f in (chosen.get(f.entry.target, f) for f in joint)]
+    tries = [f"{percent(held.worst)} ({NAMES[f.entry.target]})" for f, held in tried if held]
     text = f"Extrapolation beyond N = {n:,} or D = {d:,}."
     if tries:
         text += f" Fitted without the largest model and the largest data, the laws miss those runs by up to {joined(tries)}."

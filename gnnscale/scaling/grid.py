@@ -11,6 +11,8 @@ from gnnscale.specs import Point
 SHARED = ("model", "depth", "epochs", "learning_rate", "seed")  # what all points of a grid have in common
 ENOUGH = 0.5  # a width enters if it is at more than this share of the grid's data sizes, a data size likewise
 WHERE_N, WHERE_D, WHERE_ALL = "the largest data size", "the largest model", "the whole grid"
+WHERE_LENGTHS = "the grid with every number of epochs"
+LENGTHS = 3  # numbers of epochs from which the worth of repeated data can be told
 
 
 class Grid(NamedTuple):
@@ -24,10 +26,10 @@ class Grid(NamedTuple):
     widths: frozenset[int]
     sizes: frozenset[int]
 
-    def left_out(self, p: Point) -> str:
-        """The rule by which a point is not in the grid; empty if it is."""
+    def left_out(self, p: Point, free: tuple[str, ...] = ("seed",)) -> str:
+        """The rule by which a point is not in the grid; empty if it is, or differs from it in `free` alone."""
         for name in SHARED:
-            if getattr(p, name) != getattr(self, name):
+            if name not in free and getattr(p, name) != getattr(self, name):
                 return f"another {name.replace('_', ' ')}"
         if self.widths and p.width not in self.widths:
             return "outside the grid: its width is at too few of the grid's data sizes"
@@ -67,9 +69,13 @@ def product(points: list[Point]) -> tuple[frozenset[int], frozenset[int]]:
     return best
 
 
-def usable(points: list[Point], target: str, grid: Grid) -> tuple[list[Point], dict[str, str]]:
+def usable(
+    points: list[Point], target: str, grid: Grid, drop_highest: int = 0, free: tuple[str, ...] = ("seed",)
+) -> tuple[list[Point], dict[str, str]]:
     """The points a law may use, by (N, D), and for each other run the rule that left it out."""
     kept, excluded, cells = [], {}, {}
+    values = sorted((getattr(p, target) for p in points if sound(p, target) and not grid.left_out(p, free)), reverse=True)
+    above = values[drop_highest - 1] if 0 < drop_highest <= len(values) else math.inf
     for p in points:
         value, cell = getattr(p, target), tuple(getattr(p, name) for name in (*SHARED, "width", "structures"))
         if p.diverged:
@@ -81,7 +87,9 @@ def usable(points: list[Point], target: str, grid: Grid) -> tuple[list[Point], d
         elif cell in cells:
             rule = f"duplicate of {cells[cell]}"
         else:
-            rule = grid.left_out(p)
+            rule = grid.left_out(p, free)
+        if not rule and value >= above:
+            rule = f"one of the {drop_highest} of largest {target}"
         if not rule:
             kept.append(p)
             cells[cell] = p.run
@@ -90,7 +98,32 @@ def usable(points: list[Point], target: str, grid: Grid) -> tuple[list[Point], d
         while name in excluded or any(name == k.run for k in kept):
             name, again = f"{p.run} (row {again})", again + 1
         excluded[name] = rule
-    return sorted(kept, key=lambda p: (p.body_parameters, p.structures, p.run)), excluded
+    return sorted(kept, key=lambda p: order(p, grid)), excluded
+
+
+def order(p: Point, grid: Grid) -> tuple:
+    """Seeds of one run are neighbours, that of the grid first."""
+    return p.body_parameters, p.structures, p.epochs, p.seed != grid.seed, p.seed, p.run
+
+
+def sound(p: Point, target: str) -> bool:
+    return not p.diverged and math.isfinite(getattr(p, target)) and getattr(p, target) > 0
+
+
+def cells(points: list[Point] | tuple[Point, ...]) -> dict[tuple, list[Point]]:
+    """Runs that differ in their seed alone, by (N, D, epochs)."""
+    found = defaultdict(list)
+    for p in points:
+        found[p.body_parameters, p.structures, p.epochs].append(p)
+    return dict(found)
+
+
+def averaged(points: list[Point] | tuple[Point, ...], target: str) -> list[Point]:
+    """One point for each (N, D, epochs): the run of the first seed with the geometric mean over seeds."""
+    return [
+        runs[0].model_copy(update={target: math.exp(sum(math.log(getattr(p, target)) for p in runs) / len(runs))})
+        for runs in cells(points).values()
+    ]
 
 
 def subset(points: list[Point], where: str) -> list[Point]:

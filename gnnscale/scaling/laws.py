@@ -1,12 +1,14 @@
-"""Scaling laws L(N, D) and their optimum: Huber loss of log L in log-sum-exp form (Hoffmann et al., arXiv 2203.15556).
+"""Scaling laws, one class a form: log L with its gradient, where to start a fit, and L itself.
 
-N is body parameters, D unique training structures. A law is fitted to many weightings of the points at once: several
-starts, or the resamples of a bootstrap, are rows of one batched BFGS, which makes a thousand refits as cheap as ten.
+N is body parameters, D training structures (where U is given: those seen, each time they are), U the unique ones; of
+other people's points, whatever they count. In a fit all rows of theta are parameters of one law, for one weighting of
+the points each, and log-sizes x are taken relative to a centre: that takes the correlation of a coefficient and its
+exponent out, without which BFGS needs several times the steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
@@ -15,239 +17,329 @@ import numpy as np
 from scipy.optimize import nnls
 from scipy.special import expit, logit
 
-DELTA = 1e-3  # of the Huber loss, on log L: Hoffmann et al., so that published fits can be compared
-COEFFICIENT, EXPONENT = {"N": "A", "D": "B"}, {"N": "alpha", "D": "beta"}
-LIMIT = (
-    3.0  # exponents lie in (0, 3]: steeper, a term is a step at the smallest sizes, and its coefficient has no meaning
-)
+# Exponents lie in (0, LIMIT): steeper, a term is a step at the smallest sizes, and its coefficient has no meaning.
+LIMIT = 3.0
 START_EXPONENTS = (0.1, 0.3, 0.7, 1.5)
-ROWS = 2**17  # resamples x points evaluated at once: small enough for the cache, large enough for numpy
+BIG = 700.0  # exp of more overflows
+
+
+class Term(NamedTuple):
+    """coefficient / (axis^exponent ...)"""
+
+    coefficient: str
+    powers: tuple[tuple[str, str], ...]  # (axis, exponent)
+
+
+def power(theta: np.ndarray) -> np.ndarray:
+    """An exponent from its free parameter."""
+    return LIMIT * expit(theta)
+
+
+def power_slope(theta: np.ndarray) -> np.ndarray:
+    return power(theta) * (1 - power(theta) / LIMIT)
+
+
+def exp(theta: np.ndarray) -> np.ndarray:
+    return np.exp(np.clip(theta, -BIG, BIG))
+
+
+def log_sum(terms: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """log of the sum of exp, and the share of each in it."""
+    top = np.maximum.reduce(terms)
+    shares = [np.exp(term - top) for term in terms]
+    total = sum(shares)
+    return top + np.log(total), [share / total for share in shares]
+
+
+def projected(columns: list[np.ndarray], y: np.ndarray) -> np.ndarray:
+    """Variable projection: log of non-negative least-squares coefficients of L/L_i. None starts near zero, where it
+    would hardly grow again."""
+    loss = np.exp(y)
+    found = nnls(np.stack(columns, axis=1) / loss[:, None], np.ones(len(loss)))[0]
+    return np.log(np.maximum(found, 0.1 * loss.min()))
 
 
 @dataclass(frozen=True)
-class PowerSum:
-    """A sum of powers, with or without a floor: E + A/N^alpha + B/D^beta and its parts.
-
-    In the fit theta = (e, a, t, b, u) with E = exp(e), alpha = LIMIT / (1 + exp(-t)) and
-    A/N^alpha = exp(a - alpha (log N - centre)): the centre takes the correlation of a and alpha out, without which BFGS
-    needs several times the steps.
-    """
+class Law:
+    """What all forms have in common. `parameters` and `exponents` are names in the order of the values."""
 
     name: str
-    axes: str  # which of "ND" the law depends on
+    axes: str  # which of "NDU" it depends on
     floor: bool
-    tied: bool = False  # one exponent, gamma, for both axes
+
+    def columns(self, **at: np.ndarray) -> np.ndarray:
+        """log of what the law depends on  # (points, axes)"""
+        return np.log(np.stack([np.asarray(at[axis], float) for axis in self.axes], axis=1))
+
+    def centre(self, x: np.ndarray) -> np.ndarray:
+        return x.mean(axis=0)
+
+    def starts(self, x: np.ndarray, y: np.ndarray, exponents: Iterable[tuple[float, ...]] | None = None) -> np.ndarray:
+        """A row of theta for each combination of exponents, by default of a grid."""
+        each = product(START_EXPONENTS, repeat=len(self.exponents)) if exponents is None else exponents
+        return np.concatenate([self.begun(x, y, dict(zip(self.exponents, row))) for row in each])
+
+
+@dataclass(frozen=True)
+class PowerSum(Law):
+    """A sum of powers, with or without a floor: E + A/N^alpha + B/D^beta (Hoffmann et al., arXiv 2203.15556), its
+    parts, and with a product of powers beside them.
+
+    theta = (e, a, t, b, u): E = exp(e), alpha = LIMIT / (1 + exp(-t)), A/N^alpha = exp(a - alpha x).
+    """
+
+    terms: tuple[Term, ...]
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        each = [p for axis in self.axes for p in (COEFFICIENT[axis], self.exponent(axis))]
+        each = [name for term in self.terms for name in (term.coefficient, *(e for _, e in term.powers))]
         return ("E",) * self.floor + tuple(dict.fromkeys(each))
 
     @property
     def exponents(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(self.exponent(axis) for axis in self.axes))
+        return tuple(dict.fromkeys(e for term in self.terms for _, e in term.powers))
 
     @property
     def formula(self) -> str:
-        return "L = " + "E + " * self.floor + " + ".join(f"{COEFFICIENT[i]}/{i}^{self.exponent(i)}" for i in self.axes)
+        parts = []
+        for term in self.terms:
+            below = "*".join(f"{axis}^{e}" for axis, e in term.powers)
+            parts.append(f"{term.coefficient}/{below}" if len(term.powers) == 1 else f"{term.coefficient}/({below})")
+        return "L = " + " + ".join(["E"] * self.floor + parts)
 
     @property
-    def places(self) -> list[tuple[int, int]]:
-        """Where coefficient and exponent of each axis are among the parameters."""
-        return [tuple(map(self.parameters.index, (COEFFICIENT[i], self.exponent(i)))) for i in self.axes]
-
-    def exponent(self, axis: str) -> str:
-        return "gamma" if self.tied else EXPONENT[axis]
-
-    def columns(self, n: np.ndarray, d: np.ndarray) -> np.ndarray:
-        """log of what the law depends on  # (points, axes)"""
-        return np.log(np.stack([np.asarray({"N": n, "D": d}[axis], float) for axis in self.axes], axis=1))
+    def places(self) -> list[tuple[int, list[tuple[int, int]]]]:
+        """Of each term: where its coefficient is among the parameters, and (axis, exponent) of its powers."""
+        at, names = self.axes.index, self.parameters.index
+        return [(names(t.coefficient), [(at(axis), names(e)) for axis, e in t.powers]) for t in self.terms]
 
     def log_loss(self, theta: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """log L  # (rows, points), and its gradient by theta  # (rows, parameters, points)"""
         terms = [np.broadcast_to(theta[:, :1], (len(theta), len(x)))] * self.floor
-        power = LIMIT * expit(theta)  # read where theta holds an exponent
-        for (coefficient, exponent), column in zip(self.places, x.T):
-            terms.append(theta[:, coefficient, None] - power[:, exponent, None] * column)
-        top = np.maximum.reduce(terms)
-        shares = [np.exp(term - top) for term in terms]
-        total = sum(shares)
+        exponent, slope = power(theta), power_slope(theta)  # read where theta holds an exponent
+        for c, powers in self.places:
+            terms.append(theta[:, c, None] - sum(exponent[:, p, None] * x[:, axis] for axis, p in powers))
+        total, shares = log_sum(terms)
         gradient = np.zeros((len(theta), theta.shape[1], len(x)))
         if self.floor:
-            gradient[:, 0] = shares[0] / total
-        for (coefficient, exponent), column, share in zip(self.places, x.T, shares[int(self.floor) :]):
-            gradient[:, coefficient] = share / total
-            slope = power[:, exponent, None] * (1 - power[:, exponent, None] / LIMIT)
-            gradient[:, exponent] -= slope * gradient[:, coefficient] * column
-        return top + np.log(total), gradient
+            gradient[:, 0] = shares[0]
+        for (c, powers), share in zip(self.places, shares[int(self.floor) :]):
+            gradient[:, c] = share
+            for axis, p in powers:
+                gradient[:, p] -= slope[:, p, None] * share * x[:, axis]
+        return total, gradient
 
-    def starts(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Variable projection: on a grid of exponents the rest is linear least squares, non-negative, of L/L_i."""
-        loss, rows = np.exp(y), []
-        for exponents in product(START_EXPONENTS, repeat=len(self.exponents)):
-            row = dict(zip(self.exponents, exponents))
-            powers = [np.exp(-row[self.exponent(axis)] * c) for axis, c in zip(self.axes, x.T)]
-            powers = [np.ones(len(x))] * self.floor + powers
-            found = nnls(np.stack(powers, axis=1) / loss[:, None], np.ones(len(x)))[0]
-            logs = np.log(np.maximum(found, 0.1 * loss.min()))  # a term that starts near zero hardly grows again
-            row = {name: logit(p / LIMIT) for name, p in row.items()}
-            row |= dict(zip(["E"] * self.floor + [COEFFICIENT[axis] for axis in self.axes], logs))
-            rows.append([row[name] for name in self.parameters])
-        return np.array(rows)
+    def begun(self, x: np.ndarray, y: np.ndarray, exponents: dict[str, float]) -> np.ndarray:
+        index = self.axes.index
+        columns = [np.ones(len(x))] * self.floor
+        columns += [np.exp(-sum(exponents[e] * x[:, index(axis)] for axis, e in t.powers)) for t in self.terms]
+        row = {name: logit(p / LIMIT) for name, p in exponents.items()}
+        row |= dict(zip(["E"] * self.floor + [t.coefficient for t in self.terms], projected(columns, y)))
+        return np.array([[row[name] for name in self.parameters]])
 
     def natural(self, theta: np.ndarray, centre: np.ndarray) -> np.ndarray:
         """theta -> values in the order of `parameters`  # (rows, parameters)"""
-        values = np.exp(np.clip(theta, -700, 700))
-        for (coefficient, exponent), c in zip(self.places, centre):
-            values[:, exponent] = LIMIT * expit(theta[:, exponent])
-            values[:, coefficient] = np.exp(np.clip(theta[:, coefficient] + values[:, exponent] * c, -700, 700))
+        values = exp(theta)
+        for c, powers in self.places:
+            for _, p in powers:
+                values[:, p] = power(theta[:, p])
+            values[:, c] = exp(theta[:, c] + sum(values[:, p] * centre[axis] for axis, p in powers))
         return values
 
-    def __call__(self, values: np.ndarray, n: np.ndarray, d: np.ndarray) -> np.ndarray:
-        """L at natural parameter values (rows, parameters) for points n, d  # (rows, points)"""
-        values, x = np.atleast_2d(values), self.columns(n, d)
+    def __call__(self, values: np.ndarray, **at: np.ndarray) -> np.ndarray:
+        """L at natural parameter values (rows, parameters)  # (rows, points)"""
+        values, x = np.atleast_2d(values), self.columns(**at)
         total = np.broadcast_to(values[:, :1] if self.floor else 0.0, (len(values), len(x)))
-        for (coefficient, exponent), column in zip(self.places, x.T):
-            total = total + values[:, coefficient, None] * np.exp(-values[:, exponent, None] * column)
+        for c, powers in self.places:
+            total = total + values[:, c, None] * np.exp(-sum(values[:, p, None] * x[:, axis] for axis, p in powers))
         return total
 
 
-# Another form (Kaplan, an interaction, a broken law) is another class with these methods and a row here.
-LAWS = {
+@dataclass(frozen=True)
+class Kaplan(Law):
+    """[(A/N)^(alpha/beta) + B/D]^beta (Kaplan et al., arXiv 2001.08361, eq. 1.5), with or without a floor beside it.
+
+    theta = ([e,] a, t, b, u): without data limit L = exp(a - alpha x_N), without one of size exp(b - beta x_D).
+    """
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        return ("E",) * self.floor + ("A", "alpha", "B", "beta")
+
+    exponents = ("alpha", "beta")
+
+    @property
+    def formula(self) -> str:
+        return "L = " + "E + " * self.floor + "((A/N)^(alpha/beta) + B/D)^beta"
+
+    def log_loss(self, theta: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        a, t, b, u = theta[:, int(self.floor) :].T[:, :, None]
+        alpha, beta = power(t), power(u)
+        z1, z2 = (a - alpha * x[:, 0]) / beta, b / beta - x[:, 1]
+        inner, (s1, s2) = log_sum([z1, z2])
+        by_u = power_slope(u) * (inner - s1 * z1 - s2 * b / beta)
+        slopes = [s1, -power_slope(t) * s1 * x[:, 0], s2, by_u]
+        if not self.floor:
+            return beta * inner, np.stack(slopes, axis=1)
+        e = np.broadcast_to(theta[:, :1], inner.shape)
+        total, (floor, rest) = log_sum([e, beta * inner])
+        return total, np.stack([floor, *(rest * s for s in slopes)], axis=1)
+
+    def begun(self, x: np.ndarray, y: np.ndarray, exponents: dict[str, float]) -> np.ndarray:
+        columns = [np.ones(len(x))] * self.floor
+        columns += [np.exp(-exponents[name] * x[:, k]) for k, name in enumerate(self.exponents)]
+        *e, a, b = projected(columns, y)
+        alpha, beta = (logit(exponents[name] / LIMIT) for name in self.exponents)
+        return np.array([[*e, a, alpha, b, beta]])
+
+    def natural(self, theta: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        values, k = exp(theta), int(self.floor)
+        for coefficient, c in ((k, centre[0]), (k + 2, centre[1])):
+            exponent = power(theta[:, coefficient + 1])
+            values[:, coefficient + 1] = exponent
+            values[:, coefficient] = exp(theta[:, coefficient] / exponent + c)
+        return values
+
+    def __call__(self, values: np.ndarray, **at: np.ndarray) -> np.ndarray:
+        values, x = np.atleast_2d(values), self.columns(**at)
+        a, alpha, b, beta = values[:, int(self.floor) :].T[:, :, None]
+        limited = (a / np.exp(x[:, 0])) ** (alpha / beta) + b / np.exp(x[:, 1])
+        return limited**beta + (values[:, :1] if self.floor else 0.0)
+
+
+@dataclass(frozen=True)
+class Broken(Law):
+    """E + A/X^gamma / (1 + (X/K)^(1/w))^(delta w): a power law whose exponent goes from gamma to gamma + delta around
+    X = K, over a width w in log X (Caballero et al., arXiv 2210.14891, one break). X is N or D.
+
+    theta = (e, a, t, delta, k, log w)
+    """
+
+    exponents = ("gamma",)
+    parameters = ("E", "A", "gamma", "delta", "K", "w")
+
+    @property
+    def formula(self) -> str:
+        return f"L = E + A/{self.axes}^gamma/(1 + ({self.axes}/K)^(1/w))^(delta*w)"
+
+    def log_loss(self, theta: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        e, a, t, delta, k, log_w = theta.T[:, :, None]
+        w, z = exp(log_w), (x[:, 0] - k) / exp(log_w)
+        bend = np.logaddexp(0, z)
+        term = a - power(t) * x[:, 0] - delta * w * bend
+        total, (floor, rest) = log_sum([np.broadcast_to(e, term.shape), term])
+        by_w = -delta * w * (bend - z * expit(z))
+        slopes = (np.ones_like(z), -power_slope(t) * x[:, 0], -w * bend, delta * expit(z), by_w)
+        return total, np.stack([floor, *(rest * s for s in slopes)], axis=1)
+
+    def begun(self, x: np.ndarray, y: np.ndarray, exponents: dict[str, float]) -> np.ndarray:
+        """Breaks at four places, gentle and sharp, to steeper and to flatter."""
+        rows, gamma, low, high = [], exponents["gamma"], x.min(), x.max()
+        for k, w, delta in product(np.linspace(low, high, 6)[1:-1], (0.03, 0.3), (-0.5 * gamma, 0.5, 3.0, 10.0)):
+            bent = np.exp(-gamma * x[:, 0] - delta * w * np.logaddexp(0, (x[:, 0] - k) / w))
+            e, a = projected([np.ones(len(x)), bent], y)
+            rows.append([e, a, logit(gamma / LIMIT), delta, k, np.log(w)])
+        return np.array(rows)
+
+    def natural(self, theta: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        values = exp(theta)
+        values[:, 2], values[:, 3] = power(theta[:, 2]), theta[:, 3]
+        values[:, 1] = exp(theta[:, 1] + values[:, 2] * centre[0])
+        values[:, 4] = exp(theta[:, 4] + centre[0])
+        return values
+
+    def __call__(self, values: np.ndarray, **at: np.ndarray) -> np.ndarray:
+        e, a, gamma, delta, k, w = np.atleast_2d(values).T[:, :, None]
+        x = self.columns(**at)[:, 0]
+        return e + a * np.exp(-gamma * x - delta * w * np.logaddexp(0, (x - np.log(k)) / w))
+
+
+@dataclass(frozen=True)
+class DataConstrained(Law):
+    """E + A/N'^alpha + B/D'^beta, where a datum seen again and a parameter beyond what U can use are worth less and
+    less (Muennighoff et al., arXiv 2305.16264): D' = U (1 + r_D (1 - exp(-R/r_D))), R = D/U - 1 repetitions; N' alike,
+    with the optimal N of U unique data in the place of U.
+
+    theta = (e, a, t, b, u, log r_D, log r_N)
+    """
+
+    exponents = ("alpha", "beta")
+    parameters = ("E", "A", "alpha", "B", "beta", "r_D", "r_N")
+    formula = "L = E + A/N'^alpha + B/D'^beta"
+
+    def centre(self, x: np.ndarray) -> np.ndarray:
+        return np.array([x[:, 0].mean(), x[:, 2].mean(), x[:, 2].mean()])  # D/U must stay what it is
+
+    def log_loss(self, theta: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        e, a, t, b, u, log_rd, log_rn = theta.T[:, :, None]
+        alpha, beta, (n, d, unique) = power(t), power(u), x.T
+        best = (np.log(alpha / beta) + a - b + beta * unique) / alpha  # log of the optimal N for U
+        capped = n > best
+        used = np.where(capped, best, n)
+        data, _, by_rd = saturated(unique, d, exp(log_rd))
+        size, by_used, by_rn = saturated(used, n, exp(log_rn))
+        floor = np.broadcast_to(e, size.shape)
+        total, (s_e, s_n, s_d) = log_sum([floor, a - alpha * size, b - beta * data])
+        through = np.where(capped, -alpha * by_used * s_n, 0.0) / alpha  # by alpha x (optimal log N)
+        by_alpha = -s_n * size + through * (1 / alpha - best)
+        by_beta = -s_d * data + through * (unique - 1 / beta)
+        slopes = [s_e, s_n + through, power_slope(t) * by_alpha, s_d - through, power_slope(u) * by_beta]
+        return total, np.stack([*slopes, -beta * s_d * by_rd, -alpha * s_n * by_rn], axis=1)
+
+    def begun(self, x: np.ndarray, y: np.ndarray, exponents: dict[str, float]) -> np.ndarray:
+        rows = []
+        for rd, rn in product((3.0, 20.0), repeat=2):
+            data = saturated(x[:, 2], x[:, 1], np.array(rd))[0]
+            columns = [np.exp(-exponents["alpha"] * x[:, 0]), np.exp(-exponents["beta"] * data)]
+            e, a, b = projected([np.ones(len(x)), *columns], y)
+            t, u = (logit(exponents[name] / LIMIT) for name in self.exponents)
+            rows.append([e, a, t, b, u, np.log(rd), np.log(rn)])
+        return np.array(rows)
+
+    def natural(self, theta: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        values = exp(theta)
+        values[:, 2], values[:, 4] = power(theta[:, 2]), power(theta[:, 4])
+        values[:, 1] = exp(theta[:, 1] + values[:, 2] * centre[0])
+        values[:, 3] = exp(theta[:, 3] + values[:, 4] * centre[2])
+        return values
+
+    def __call__(self, values: np.ndarray, **at: np.ndarray) -> np.ndarray:
+        e, a, alpha, b, beta, rd, rn = np.atleast_2d(values).T[:, :, None]
+        n, d, u = (np.asarray(at[axis], float) for axis in self.axes)
+        used = np.minimum(n, (alpha * a / (beta * b) * u**beta) ** (1 / alpha))
+        size = used * (1 + rn * -np.expm1(-(n / used - 1) / rn))
+        data = u * (1 + rd * -np.expm1(-(d / u - 1) / rd))
+        return e + a / size**alpha + b / data**beta
+
+
+def saturated(base: np.ndarray, whole: np.ndarray, r: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """log of exp(base) (1 + r (1 - exp(-(whole/base - 1)/r))) from logs, and its slopes by base and by log r."""
+    ratio = np.exp(np.minimum(whole - base, 50.0))
+    left = np.exp(-(ratio - 1) / r)
+    grown = 1 + r * (1 - left)
+    return base + np.log(grown), 1 - left * ratio / grown, (r * (1 - left) - (ratio - 1) * left) / grown
+
+
+N, D = Term("A", (("N", "alpha"),)), Term("B", (("D", "beta"),))
+TIED = (Term("A", (("N", "gamma"),)), Term("B", (("D", "gamma"),)))
+# Another form is another class with these methods and a row here.
+LAWS: dict[str, Law] = {
     law.name: law
     for law in (
-        PowerSum("Hoffmann", "ND", floor=True),
-        PowerSum("PowerN", "N", floor=True),
-        PowerSum("PowerD", "D", floor=True),
-        PowerSum("PurePowers", "ND", floor=False),
-        PowerSum("EqualPowers", "ND", floor=False, tied=True),
-        PowerSum("PurePowerN", "N", floor=False),
-        PowerSum("PurePowerD", "D", floor=False),
+        PowerSum("Hoffmann", "ND", True, (N, D)),
+        PowerSum("PowerN", "N", True, (N,)),
+        PowerSum("PowerD", "D", True, (D,)),
+        PowerSum("PurePowers", "ND", False, (N, D)),
+        PowerSum("EqualPowers", "ND", False, TIED),
+        PowerSum("PurePowerN", "N", False, (N,)),
+        PowerSum("PurePowerD", "D", False, (D,)),
+        # Gadre et al., arXiv 2403.08540: a N^-g + b 6^(-g/2) (M N)^-g + E, M = D/N, so that every M has one exponent of C
+        PowerSum("OverTraining", "ND", True, TIED),
+        PowerSum("Interaction", "ND", True, (N, D, Term("F", (("N", "gamma"), ("D", "delta"))))),
+        Kaplan("Kaplan", "ND", False),
+        Kaplan("KaplanFloor", "ND", True),
+        Broken("BrokenN", "N", True),
+        Broken("BrokenD", "D", True),
+        DataConstrained("DataConstrained", "NDU", True),
     )
 }
-
-
-class Optimum(NamedTuple):
-    values: np.ndarray  # in the order of law.parameters
-    objective: float  # sum over points of Huber(log L_i - log L(N_i, D_i))
-    log_rms: float
-    at_optimum: float  # share of the starts that came to within 1e-4 of the best objective
-    spread: float  # range of the exponents among optima as good as the best: Huber's valley may be flat
-    theta: np.ndarray  # as fitted, for warm starts
-    others: np.ndarray  # two unlike starts, for the same
-
-
-def objective(law: PowerSum, x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> Callable:
-    """(theta, rows of weights) -> sum of w Huber(residual) / DELTA  # (rows,), its gradient  # (rows, parameters)"""
-
-    def value_and_slope(theta: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        values, slopes = np.empty(len(theta)), np.empty(theta.shape)
-        chunk = max(1, ROWS // len(x))
-        for i in range(0, len(theta), chunk):
-            part = slice(i, i + chunk)
-            prediction, gradient = law.log_loss(theta[part], x)
-            scaled = (prediction - y) / DELTA
-            bounded = np.clip(scaled, -1, 1)
-            w = weights[rows[part]]
-            values[part] = DELTA * (w * bounded * (scaled - 0.5 * bounded)).sum(axis=1)
-            slopes[part] = np.einsum("bn,bpn->bp", w * bounded, gradient)
-        return values, slopes
-
-    return value_and_slope
-
-
-def optimum(law: PowerSum, n: np.ndarray, d: np.ndarray, loss: np.ndarray) -> Optimum:
-    """The best of many starts, for points of equal weight."""
-    raw, y = law.columns(n, d), np.log(np.asarray(loss, float))
-    centre = raw.mean(axis=0)
-    x = raw - centre
-    starts = law.starts(x, y)
-    function = objective(law, x, y, np.ones((1, len(y))))
-    theta, value = minimise(lambda t, rows: function(t, np.zeros_like(rows)), starts)
-    best = int(np.argmin(value))
-    reached = value <= value[best] * (1 + 1e-4) + 1e-9
-    ties = law.natural(theta[value <= value[best] * (1 + 1e-7) + 1e-12], centre)
-    ties = ties[:, [law.parameters.index(name) for name in law.exponents]]
-    residuals = law.log_loss(theta[best : best + 1], x)[0][0] - y
-    return Optimum(
-        values=law.natural(theta[best : best + 1], centre)[0],
-        objective=float(value[best] * DELTA),
-        log_rms=float(np.sqrt((residuals**2).mean())),
-        at_optimum=float(reached.mean()),
-        spread=float(np.ptp(ties, axis=0).max()),
-        theta=theta[best],
-        others=starts[[len(starts) // 3, (2 * len(starts)) // 3]],
-    )
-
-
-def resampled(law: PowerSum, n: np.ndarray, d: np.ndarray, loss: np.ndarray, found: Optimum, counts: np.ndarray):
-    """Values for each row of counts (how often a point was drawn), from the optimum and two unlike starts."""
-    raw, y = law.columns(n, d), np.log(np.asarray(loss, float))
-    centre = raw.mean(axis=0)  # of the whole sample: only a choice of origin
-    starts = np.stack([found.theta, *found.others])
-    function = objective(law, raw - centre, y, np.asarray(counts, float))
-    rows = np.repeat(np.arange(len(counts)), len(starts))
-    # 120 steps: a few rows creep along a flat valley, and gain nothing that an interval would show
-    many = np.tile(starts, (len(counts), 1))
-    theta, value = minimise(lambda t, active: function(t, rows[active]), many, slope=1e-5, gain=1e-8, steps=120)
-    best = value.reshape(-1, len(starts)).argmin(axis=1)
-    return law.natural(theta.reshape(len(counts), len(starts), -1)[np.arange(len(counts)), best], centre)
-
-
-def minimise(function: Callable, starts: np.ndarray, slope: float = 1e-10, gain: float = 1e-15, steps: int = 400):
-    """BFGS from every row of starts at once; a row stops when its gradient is below `slope` or the relative gain is."""
-    theta = np.array(starts, float)
-    every = np.arange(len(theta))
-    value, gradient = function(theta, every)
-    inverse = np.tile(np.eye(theta.shape[1]) / (1 + np.abs(gradient).max(axis=1))[:, None, None], 1)
-    active = every
-    for _ in range(steps):
-        active = active[np.abs(gradient[active]).max(axis=1) > slope]
-        if not len(active):
-            break
-        move = -np.einsum("bij,bj->bi", inverse[active], gradient[active])
-        descent = np.einsum("bi,bi->b", move, gradient[active])
-        uphill = descent >= 0  # rounding in the inverse: start it again
-        move[uphill] = -gradient[active[uphill]]
-        inverse[active[uphill]] = np.eye(theta.shape[1])
-        move /= np.maximum(1, np.abs(move).max(axis=1) / 2)[:, None]  # a step in log space is at most e^2
-        length, new_value, new_gradient = search(function, active, theta[active], move, value[active], gradient[active])
-        s, dg = length[:, None] * move, new_gradient - gradient[active]
-        inverse[active] = updated(inverse[active], s, dg)
-        gained = value[active] - new_value
-        theta[active] += s
-        value[active], gradient[active] = new_value, new_gradient
-        active = active[gained > gain * np.abs(new_value)]
-    return theta, value
-
-
-def search(function, active, theta, move, value, gradient):
-    """Backtracking by quadratic interpolation, each row on its own; length 0 where no decrease was found."""
-    descent = np.einsum("bi,bi->b", move, gradient)
-    length, trial = np.zeros(len(theta)), np.ones(len(theta))
-    new_value, new_gradient = value.copy(), gradient.copy()
-    pending = np.arange(len(theta))
-    for _ in range(30):
-        v, g = function(theta[pending] + trial[pending, None] * move[pending], active[pending])
-        good = v <= value[pending] + 1e-4 * trial[pending] * descent[pending]
-        done = pending[good]
-        length[done], new_value[done], new_gradient[done] = trial[done], v[good], g[good]
-        pending, v = pending[~good], v[~good]
-        if not len(pending):
-            break
-        t = trial[pending]
-        best = -0.5 * descent[pending] * t**2 / np.maximum(v - value[pending] - descent[pending] * t, 1e-300)
-        trial[pending] = np.clip(best, 0.1 * t, 0.5 * t)
-    return length, new_value, new_gradient
-
-
-def updated(inverse: np.ndarray, s: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The BFGS update of the inverse Hessian, where the curvature along the step is positive."""
-    sy = np.einsum("bi,bi->b", s, y)
-    ok = sy > 1e-12 * np.sqrt((s**2).sum(axis=1) * (y**2).sum(axis=1))
-    rho = np.where(ok, 1 / np.where(ok, sy, 1), 0)[:, None, None]
-    hy = np.einsum("bij,bj->bi", inverse, y)
-    yhy = np.einsum("bi,bi->b", y, hy)[:, None, None]
-    ss = s[:, :, None] * s[:, None, :]
-    hys = hy[:, :, None] * s[:, None, :]
-    return inverse + (1 + rho * yhy) * rho * ss - rho * (hys + hys.transpose(0, 2, 1))

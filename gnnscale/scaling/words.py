@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from gnnscale.specs import Estimate
 
+NAMES = {"loss": "loss", "energy_mae": "energy error", "force_mae": "force error"}
 GREEK = {"alpha": "α", "beta": "β", "gamma": "γ"}
 
 

@@ -1,0 +1,218 @@
+"""What the checks need to know of every structure, measured in one pass over the shards; about 90 bytes a structure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from ase.data import covalent_radii
+
+from gnnscale import neighbors
+from gnnscale.data import leakage, mapped
+from gnnscale.data.manifest import composition
+from gnnscale.data.mapped import Shards
+from gnnscale.data.packed import Packed
+
+REACH = 3.0  # Angstrom: every bond is shorter, and so is half the sum of any two covalent radii
+ATOMS = 1 << 13  # whose neighbours are found at a time: what stays in the cache
+UNKNOWN = np.uint64(1 << 63)  # and on: compositions of those that cannot be described, each its own
+FLAT = 1e-3  # Angstrom: lattice vectors nearer to a plane than this have no volume
+ROOM = 24  # edges of an atom within REACH for which there is room at the first try
+BINS = np.linspace(0, 4, 401)  # of distance / sum of covalent radii
+RADII = np.asarray(covalent_radii, np.float32)
+BAD_GEOMETRY, BAD_ENERGY, BAD_FORCES, BAD_STRESS, NO_FORCES = 1, 2, 4, 8, 16
+
+
+class Seen(NamedTuple):
+    """S structures."""
+
+    defects: np.ndarray  # (S,) uint8, bits as above
+    described: leakage.Described  # zeros where the geometry is bad
+    force: np.ndarray  # (S,) float32, eV/Angstrom, largest on an atom; NaN without forces
+    net: np.ndarray  # (S,) float32, eV/Angstrom, |sum of forces| / atoms; NaN without forces
+    unmoved: np.ndarray  # (S,) int32, atoms whose force is exactly zero
+    contact: np.ndarray  # (S,) float32, smallest distance / sum of covalent radii; inf if there is none within REACH
+    isolated: np.ndarray  # (S,) int32, atoms with no neighbour within the cutoff
+    gaps: np.ndarray  # (S, 3) float32, Angstrom, widest empty layer along each vector of the cell; NaN without cell
+    volume: np.ndarray  # (S,) float32, Angstrom^3 per atom; NaN without cell
+
+
+class Source(NamedTuple):
+    """One converted dataset, and all that was measured of it."""
+
+    name: str
+    shards: Shards
+    seen: Seen
+    nearest: np.ndarray  # (bins,) atoms by distance to the nearest / sum of covalent radii; the last: none within REACH
+    elements: np.ndarray  # (E,) atomic numbers
+    formulas: np.ndarray  # (F, E) float32, shares of the elements in each composition that occurs
+    formula: np.ndarray  # (S,) which of them
+
+    @property
+    def per_atom(self) -> np.ndarray:
+        return self.shards.energy / self.shards.natoms  # (S,) eV
+
+    def place(self, structure: int) -> str:
+        return self.shards.origin(structure)
+
+
+def measured(name: str, path: Path, progress: Callable[[int], None] = lambda done: None) -> Source:
+    """All of one dataset; `progress` is told how many structures are done."""
+    shards = mapped.open(path)
+    elements = np.array(sorted(shards.manifest.total.elements), np.int64)
+    parts, nearest, rows, keys = [], np.zeros(len(BINS), np.int64), [], []
+    for start in range(0, len(shards), leakage.BLOCK):
+        chosen = np.arange(start, min(start + leakage.BLOCK, len(shards)))
+        seen, near, key, row = _block(shards, chosen, shards.manifest.cutoff, elements)
+        parts.append(seen)
+        nearest += near
+        keys.append(key)
+        rows.append(row)
+        progress(len(chosen))
+    key, first = np.unique(np.concatenate(keys), return_index=True)
+    described = leakage.joined([part.described for part in parts])
+    joined = {f: np.concatenate([getattr(p, f) for p in parts]) for f in Seen._fields if f != "described"}
+    return Source(
+        name, shards, Seen(described=described, **joined), nearest, elements,
+        np.concatenate(rows)[first], np.searchsorted(key, described.composition),
+    )  # fmt: skip
+
+
+def _block(shards: Shards, chosen: np.ndarray, cutoff: float, elements: np.ndarray) -> tuple:
+    packed = shards.select(chosen)
+    defects = _defects(packed)
+    sound = np.flatnonzero(defects & BAD_GEOMETRY == 0)
+    whole = len(sound) == len(chosen)
+    geometry = packed if whole else shards.select(chosen[sound])
+    described = leakage.describe(geometry)
+    contact, isolated, nearest = _neighbours(geometry, cutoff)
+    force, net, unmoved = _forces(packed, defects)
+    gaps, volume = _box(geometry)
+    seen = Seen(defects, described, force, net, unmoved, contact, isolated, gaps, volume)
+    if not whole:
+        filled = {name: _spread(getattr(seen, name), sound, len(chosen), empty) for name, empty in _EMPTY.items()}
+        described = leakage.Described(*(_spread(array, sound, len(chosen), 0) for array in described))
+        described.composition[defects & BAD_GEOMETRY > 0] = UNKNOWN + chosen[defects & BAD_GEOMETRY > 0].astype(np.uint64)
+        seen = seen._replace(described=described, **filled)
+    present, counts = composition(packed)
+    row = np.zeros((len(chosen), len(elements)), np.float32)
+    row[:, np.searchsorted(elements, present)] = counts / packed.natoms[:, None]
+    key, first = np.unique(seen.described.composition, return_index=True)
+    return seen, nearest, key, row[first]
+
+
+_EMPTY = {"contact": np.inf, "isolated": 0, "gaps": np.nan, "volume": np.nan}  # of a geometry that cannot be measured
+
+
+def _spread(values: np.ndarray, where: np.ndarray, length: int, empty: float) -> np.ndarray:
+    made = np.full((length, *values.shape[1:]), empty, values.dtype)
+    made[where] = values
+    return made
+
+
+def _defects(packed: Packed) -> np.ndarray:
+    """(S,) uint8. A label that is missing is NaN throughout; a part of one, or anything infinite, is a defect."""
+    ptr, found = packed.ptr, np.zeros(len(packed.natoms), np.uint8)
+    bad = ~np.isfinite(packed.cell).all((1, 2)) | _any(~np.isfinite(packed.positions).all(1), ptr)
+    repeated = np.where(packed.pbc[:, :, None] & ~bad[:, None, None], packed.cell, 0)  # lattice vectors that count
+    rank = (np.linalg.svd(repeated, compute_uv=False) > FLAT).sum(1)
+    found[bad | (rank < packed.pbc.sum(1))] |= BAD_GEOMETRY
+    found[np.isinf(packed.energy)] |= BAD_ENERGY
+    unknown = np.isnan(packed.forces).all(1)
+    none = ~_any(~unknown, ptr)
+    found[none] |= NO_FORCES
+    found[_any(~np.isfinite(packed.forces).all(1), ptr) & ~none] |= BAD_FORCES
+    stress = packed.stress.reshape(-1, 9)
+    found[~np.isfinite(stress).all(1) & ~np.isnan(stress).all(1)] |= BAD_STRESS
+    return found
+
+
+def _any(of_atoms: np.ndarray, ptr: np.ndarray) -> np.ndarray:
+    return np.logical_or.reduceat(of_atoms, ptr[:-1])  # (S,); no structure is without atoms
+
+
+def _forces(packed: Packed, defects: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    begin, forces = packed.ptr[:-1], packed.forces.astype(np.float64)
+    squared = (forces**2).sum(1)
+    largest = np.sqrt(np.maximum.reduceat(squared, begin))
+    net = np.sqrt((np.add.reduceat(forces, begin) ** 2).sum(1)) / packed.natoms
+    unmoved = np.add.reduceat((squared == 0).astype(np.int32), begin)
+    unknown = defects & (NO_FORCES | BAD_FORCES) > 0
+    largest[unknown] = net[unknown] = np.nan
+    return largest.astype(np.float32), net.astype(np.float32), unmoved.astype(np.int32)
+
+
+# ------------------------------------------------------------------------------------------------------- neighbours
+def _neighbours(packed: Packed, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(smallest share of the radii, isolated atoms) of each structure, and a histogram over atoms"""
+    ptr, reach = packed.ptr, min(REACH, cutoff)
+    contact = np.full(len(packed.natoms), np.inf, np.float32)
+    isolated, nearest = np.zeros(len(packed.natoms), np.int32), np.zeros(len(BINS), np.int64)
+    for first, last in pieces(ptr):
+        share, lonely = _nearest(packed, ptr, first, last, reach)
+        begin = ptr[first:last] - ptr[first]
+        contact[first:last] = np.minimum.reduceat(share, begin)
+        if reach < cutoff:  # only where some atom has nobody within reach is the longer list worth its time
+            for k in np.flatnonzero(np.logical_or.reduceat(lonely, begin)) + first:
+                isolated[k] = _nearest(packed, ptr, k, k + 1, cutoff)[1].sum()
+        else:
+            isolated[first:last] = np.add.reduceat(lonely.astype(np.int32), begin)
+        nearest += np.bincount(np.minimum(np.searchsorted(BINS, share, side="right") - 1, len(BINS) - 1),
+                               minlength=len(BINS))  # fmt: skip
+    return contact, isolated, nearest
+
+
+def _nearest(packed: Packed, ptr: np.ndarray, first: int, last: int, reach: float) -> tuple[np.ndarray, np.ndarray]:
+    """(atoms,) distance to the nearest over the sum of radii, inf if there is none; and whether there is none"""
+    atoms = slice(int(ptr[first]), int(ptr[last]))
+    x, cell = packed.positions[atoms], packed.cell[first:last]
+    begin = ptr[first : last + 1] - atoms.start
+    edges = neighbors.batch(x, begin, cell, packed.pbc[first:last], reach, room=ROOM * len(x))
+    vectors = x[edges.senders] - x[edges.receivers]
+    across = np.flatnonzero(edges.shifts.any(1))  # the few that go through a face
+    box = cell[np.searchsorted(edges.ptr, across, side="right") - 1]
+    vectors[across] += np.einsum("ei,eij->ej", edges.shifts[across], box)
+    radii = RADII[packed.numbers[atoms]]
+    share = np.sqrt(np.einsum("ej,ej->e", vectors, vectors)) / (radii[edges.senders] + radii[edges.receivers])
+    found = np.full(len(x), np.inf, np.float32)
+    starts = np.searchsorted(edges.receivers, np.arange(len(x) + 1))
+    has = np.diff(starts) > 0
+    if has.any():
+        found[has] = np.minimum.reduceat(share, starts[:-1][has])
+    return found, ~has
+
+
+def pieces(ptr: np.ndarray) -> Iterator[tuple[int, int]]:
+    cuts = np.unique([0, *np.searchsorted(ptr, np.arange(ATOMS, ptr[-1], ATOMS)), len(ptr) - 1])
+    return pairwise(int(cut) for cut in cuts)
+
+
+# --------------------------------------------------------------------------------------------------------------- box
+def _box(packed: Packed) -> tuple[np.ndarray, np.ndarray]:
+    """Widest layer without the centre of an atom along each vector, and the volume of an atom; NaN where no cell is."""
+    cell = packed.cell.astype(np.float64)
+    volume = np.abs(np.linalg.det(cell))
+    has = volume > 1e-3
+    gaps, per_atom = np.full((len(cell), 3), np.nan, np.float32), np.full(len(cell), np.nan, np.float32)
+    if not has.any():
+        return gaps, per_atom
+    per_atom[has] = volume[has] / packed.natoms[has]
+    inverse = np.linalg.inv(cell[has])
+    heights = 1 / np.linalg.norm(inverse, axis=1)  # (H, 3) distance between opposite faces
+    natoms = packed.natoms[has]
+    owner = np.repeat(np.arange(len(natoms)), natoms)
+    positions = packed.positions[np.repeat(has, packed.natoms)].astype(np.float64)
+    fractional = np.einsum("ai,aij->aj", positions, inverse[owner])
+    ends = np.cumsum(natoms)
+    begin = ends - natoms
+    for axis in range(3):
+        along = fractional[:, axis] % 1.0
+        along[along >= 1.0] = 0.0
+        order = np.sort(owner + along)  # within each structure; whole parts say which
+        widths = np.diff(order, append=0.0)
+        widths[ends - 1] = order[begin] + 1 - order[ends - 1]  # round the corner
+        gaps[has, axis] = np.maximum.reduceat(widths, begin) * heights[:, axis]
+    return gaps, per_atom

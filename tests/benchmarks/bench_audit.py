@@ -1,0 +1,68 @@
+"""The audit of converted data on one core: structures a second for each kind, what it spends them on, memory."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+
+from gnnscale.audit import measure
+from gnnscale.audit.audit import audited
+from gnnscale.data import leakage, shards
+from gnnscale.data.structure import Structure
+from gnnscale.specs import AuditSettings, Split
+from tests.benchmarks.measure import Table
+
+CUTOFF = 5.0
+KINDS = {  # name -> (structures, atoms, Angstrom^3 of a crystal's atom or None)
+    "molecules of 12 atoms": (20_000, 12, None),
+    "molecules of 27 atoms": (10_000, 27, None),
+    "crystals of 8 atoms": (10_000, 8, 15.0),
+    "crystals of 32 atoms": (4_000, 32, 15.0),
+}
+
+
+def main() -> Table:
+    rows = []
+    for name, (count, atoms, volume) in KINDS.items():
+        rng = np.random.default_rng(0)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "shards"
+            shards.write(path, [structure(rng, k, atoms, volume) for k in range(count)], Split(), CUTOFF)
+            opened = shards.open(path)
+            began = time.process_time()
+            for packed in leakage.blocks(opened):
+                leakage.describe(packed)
+            describing = time.process_time() - began
+            began = time.process_time()
+            source = measure.measured("one", path)
+            measuring = time.process_time() - began
+            began = time.process_time()
+            audited([source], AuditSettings())
+            judging = time.process_time() - began
+            tracemalloc.start()
+            audited([measure.measured("one", path)], AuditSettings())
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        rows.append({
+            "kind": name, "structures": count, "structures/s": count / (measuring + judging),
+            "share of fingerprints": describing / (measuring + judging), "share of checks": judging / (measuring + judging),
+            "peak, MB": peak / 1e6,
+        })  # fmt: skip
+    return Table("Audit of converted data, one core (CPU time)", rows)
+
+
+def structure(rng: np.random.Generator, number: int, atoms: int, volume: float | None) -> Structure:
+    side = int(np.ceil(atoms ** (1 / 3)))
+    grid = np.stack(np.meshgrid(*[np.arange(side)] * 3), -1).reshape(-1, 3)[:atoms]
+    spacing = 1.45 if volume is None else (volume * atoms) ** (1 / 3) / side
+    cell = np.zeros((3, 3)) if volume is None else np.eye(3) * spacing * side
+    forces = rng.normal(size=(atoms, 3))
+    return Structure(
+        rng.choice([1, 6, 7, 8], atoms), grid * spacing + rng.normal(size=(atoms, 3)) * 0.05, cell,
+        np.full(3, volume is not None), float(rng.normal()), forces - forces.mean(0), np.full((3, 3), np.nan),
+        f"group {number // 20}",
+    )  # fmt: skip
