@@ -43,7 +43,7 @@ def equal_compute(study: Study) -> tuple[Figure, str] | None:
     budgets = ", ".join(f"{b.flops:.1e}" for b in contrasts.budgets(study.points))
     return figure, (
         f"Held-out error against model size at equal compute ({budgets} FLOPs, the lower lines the larger ones). Rings: "
-        "the best size of each, from a parabola through the three lowest runs."
+        "the best size of each, interpolated."
     )
 
 
@@ -63,7 +63,7 @@ def learning_rates(study: Study) -> tuple[Figure, str] | None:
         ax.set_title(one.model)
         label_ends(ax, ends)
     axes[0].set_ylabel(TARGETS["loss"][0])
-    return figure, "Held-out loss against learning rate. Rings: the best rate of each width, from a parabola."
+    return figure, "Held-out loss against learning rate. Rings: the best rate of each width, interpolated."
 
 
 def valley(ax: Axes, b: Bottom, along: str, target: str, colour: object, marker: str) -> None:

@@ -1,6 +1,6 @@
 """Comparisons for which a study is laid out, beside the laws: the best learning rate, and who is best at equal compute.
 
-Both are bottoms of parabolas through the logarithm of the loss: over the logarithm of the rate, or of N.
+Both are bottoms of log loss, interpolated over the logarithm of the rate or of N (isoflop.py).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gnnscale.scaling.isoflop import growth
+from gnnscale.scaling.isoflop import growth, minimum
 from gnnscale.scaling.words import joined, number, percent
 from gnnscale.specs import Point
 
@@ -43,14 +43,9 @@ class Budget(NamedTuple):
 
 
 def bottom(points: list[Point], along: str, target: str = "loss") -> Bottom:
-    """From the best point and its two neighbours; the best point itself where it has but one."""
     line = tuple(sorted(points, key=lambda p: getattr(p, along)))
-    x, y = (np.log([getattr(p, name) for p in line]) for name in (along, target))
-    k = int(np.argmin(y))
-    if not 0 < k < len(line) - 1:
-        return Bottom(getattr(line[k], along), getattr(line[k], target), False, line)
-    a, b, c = np.polyfit(x[k - 1 : k + 2] - x[k], y[k - 1 : k + 2], 2)
-    return Bottom(float(np.exp(x[k] - b / (2 * a))), float(np.exp(c - b * b / (4 * a))), True, line)
+    found = minimum(*(np.array([getattr(p, name) for p in line], float) for name in (along, target)))
+    return Bottom(found.size, found.loss, found.inside, line)
 
 
 def rates(points: list[Point]) -> list[Rates]:
