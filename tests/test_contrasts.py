@@ -29,8 +29,8 @@ SIZES = [1000, 2000, 4000, 8000]
 def test_the_best_size_of_each_budget_is_found_and_grows_as_planted():
     points = [p for k in range(3) for p in valley("a", 1e9 * 4**k, 1500 * 2**k, 0.5 / 2**k, [s * 2**k for s in SIZES])]
     found = contrasts.budgets(points)
-    assert [b.models["a"].at for b in found] == pytest.approx([1500, 3000, 6000], rel=2e-3)
-    assert [b.models["a"].loss for b in found] == pytest.approx([0.5, 0.25, 0.125], rel=2e-3)
+    assert [b.models["a"].at for b in found] == pytest.approx([1500, 3000, 6000], rel=1e-6)
+    assert [b.models["a"].loss for b in found] == pytest.approx([0.5, 0.25, 0.125], rel=1e-6)
     (said,) = contrasts.said_budgets(points, ("loss",), NAMES)
     assert "N ~ C^0.50" in said
 
@@ -60,7 +60,7 @@ def rates(width, best):
 
 def test_the_best_rate_of_each_width_is_found():
     (found,) = contrasts.rates(rates(64, 2.5e-3) + rates(256, 3e-3))
-    assert {w: b.at for w, b in found.widths.items()} == pytest.approx({64: 2.5e-3, 256: 3e-3}, rel=2e-3)
+    assert {w: b.at for w, b in found.widths.items()} == pytest.approx({64: 2.5e-3, 256: 3e-3}, rel=1e-6)
     assert "the same within a factor of 1.20 from width 64 to 256" in contrasts.said_rates(found)
 
 

@@ -34,16 +34,16 @@ def equal_compute(study: Study) -> tuple[Figure, str] | None:
             for b in found:
                 if model in b.models:
                     valley(ax, b.models[model], "body_parameters", target, colour, MARKERS[k % len(MARKERS)])
-        for k, model in enumerate(models):
-            ax.plot([], [], marker=MARKERS[k % len(MARKERS)], color=OKABE_ITO[k % len(OKABE_ITO)], label=model)
+            if ax is axes[0]:
+                ax.plot([], [], marker=MARKERS[k % len(MARKERS)], color=colour, label=model)
         logarithmic(ax, xs=[p.body_parameters for p in study.points])
         ax.set_xlabel(AXIS["body_parameters"])
         title(ax, target)
-    axes[-1].legend(frameon=False, fontsize=7, loc="best")
+    figure.legend(loc="outside upper right", ncols=4, frameon=False, fontsize=7)
     budgets = ", ".join(f"{b.flops:.1e}" for b in contrasts.budgets(study.points))
     return figure, (
         f"Held-out error against model size at equal compute ({budgets} FLOPs, the lower lines the larger ones). Rings: "
-        "the best size of each, interpolated."
+        "the best size of each, from a parabola through its runs."
     )
 
 
@@ -63,7 +63,7 @@ def learning_rates(study: Study) -> tuple[Figure, str] | None:
         ax.set_title(one.model)
         label_ends(ax, ends)
     axes[0].set_ylabel(TARGETS["loss"][0])
-    return figure, "Held-out loss against learning rate. Rings: the best rate of each width, interpolated."
+    return figure, "Held-out loss against learning rate. Rings: the best rate of each width, from a parabola."
 
 
 def valley(ax: Axes, b: Bottom, along: str, target: str, colour: object, marker: str) -> None:

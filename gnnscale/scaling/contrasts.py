@@ -1,6 +1,6 @@
 """Comparisons for which a study is laid out, beside the laws: the best learning rate, and who is best at equal compute.
 
-Both are bottoms of log loss, interpolated over the logarithm of the rate or of N (isoflop.py).
+Both are bottoms of parabolas through the logarithm of the loss: over the logarithm of the rate, or of N.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gnnscale.scaling.isoflop import growth, minimum
+from gnnscale.scaling.isoflop import growth
 from gnnscale.scaling.words import joined, number, percent
 from gnnscale.specs import Point
 
@@ -43,9 +43,15 @@ class Budget(NamedTuple):
 
 
 def bottom(points: list[Point], along: str, target: str = "loss") -> Bottom:
+    """Of the parabola of least squares through all of them, as seeds scatter more than neighbours differ."""
     line = tuple(sorted(points, key=lambda p: getattr(p, along)))
-    found = minimum(*(np.array([getattr(p, name) for p in line], float) for name in (along, target)))
-    return Bottom(found.size, found.loss, found.inside, line)
+    x, y = (np.log([getattr(p, name) for p in line]) for name in (along, target))
+    curvature, slope, _ = np.polyfit(x - x.mean(), y, 2)
+    at = x.mean() - slope / (2 * curvature) if curvature > 0 else np.inf
+    if not x[0] < at < x[-1]:
+        best = min(line, key=lambda p: getattr(p, target))
+        return Bottom(getattr(best, along), getattr(best, target), False, line)
+    return Bottom(float(np.exp(at)), float(np.exp(np.polyval(np.polyfit(x - at, y, 2), 0.0))), True, line)
 
 
 def rates(points: list[Point]) -> list[Rates]:
