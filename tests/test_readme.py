@@ -56,7 +56,7 @@ def test_everything_that_exists_is_in_the_tree():
 
 @pytest.mark.parametrize("command", commands())
 def test_commands_parse(command, tmp_path):
-    words = shlex.split(command.replace("train/w64-d3-n2600", "x"))[1:]
+    words = shlex.split(command.replace("train/w56-d3-n2600", "x"))[1:]
     sys.path.insert(0, str(ROOT))
     before = sys.path[0]
     try:

@@ -27,7 +27,7 @@ def call(*words, cwd=ROOT):
         (["plan", "--study", "nowhere/x.yaml"], "no such file or directory"),
         (["status", "--root", "/nonexistent"], "no study has been run here"),
         (["report", "--root", "/nonexistent"], "not made yet"),
-        (["explain", "train/w64-d3-n2601"], "did you mean 'train/w64-d3-n2600'?"),
+        (["explain", "train/w56-d3-n2601"], "did you mean 'train/w56-d3-n2600'?"),
         (["sites", "show", "perlmuter"], "no site 'perlmuter'"),
         (["clean", "--root", "/nonexistent", "--all", "--yes"], "nothing is removed"),
         (["plan", "--root", "/dev/null/x"], "not a directory"),
