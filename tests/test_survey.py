@@ -99,9 +99,10 @@ def test_a_file_for_pbs(tmp_path):
     found = survey.pbs(json.dumps(PBSNODES), json.dumps(QSTAT))
     assert [(p.name, p.fewest, p.most, p.seconds) for p in found] == [("small", 10, 24, 21600), ("workq", 1, 3, None)]
     devices = survey.nvidia("NVIDIA A100-SXM4-40GB, 40960 MiB\nNVIDIA A100-SXM4-40GB, 40960 MiB\n")
-    text = survey.text("pbs", found, devices).replace("{queue: small,", "{queue: small, nodes: 10,")
+    text = survey.text("pbs", found, devices)
     site = valid(text, tmp_path)
     assert site.scheduler.select == "ngpus=4" and site.node.cores == 64 and site.node.gpus.memory_gb == 43
+    assert site.pilot.queue == "workq", "the first that gives a single node"
     assert site.queues["small"].nodes == (10, 24) and site.node.gpus.peak_tflops["bf16"] == 312
 
 

@@ -207,10 +207,18 @@ def text(kind: str, partitions: list[Partition], devices: list[Device]) -> str:
         "launch:", f"  command: {'srun' if kind == 'slurm' else 'mpiexec'}",
         f"  threads_per_rank: {max(1, main.cores // ranks)}", f"  flags: {FLAGS[kind]}",
         "  # interface: ???         # the network of the nodes, from `ip address` on one of them", "train: {nodes: [1, 1]}",
-        f'pilot: {{queue: {quoted(main.name)}, walltime: "{walltime(min(3600, main.seconds or 3600))}"}}',
+        *pilot_line(main, partitions),
         f'verified: {{level: docs, date: "{time.strftime("%Y-%m-%d")}", note: written by sites new}}',
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def pilot_line(main: Partition, partitions: Iterable[Partition]) -> list[str]:
+    """Conversions and evaluations need one node; the queue of the trainings will do if it gives one."""
+    found = next((each for each in (main, *partitions) if each.fewest <= 1), None)
+    if found is None:
+        return ["# pilot: ???             # no queue gives a single node: conversions and evaluations run where the driver runs"]
+    return [f'pilot: {{queue: {quoted(found.name)}, walltime: "{walltime(min(3600, found.seconds or 3600))}"}}']
 
 
 FLAGS = {

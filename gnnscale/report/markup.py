@@ -29,7 +29,7 @@ td { border-top: 1px solid var(--line); }
 thead th { font-weight: 600; vertical-align: bottom; } thead th.number { white-space: normal; }
 td:first-child, td:nth-child(2), td:nth-child(3) { white-space: nowrap; } td .wide-text { white-space: normal; }
 .number { text-align: right; white-space: nowrap; }
-.wide-text { min-width: 16rem; overflow-wrap: anywhere; } td .soft { font-size: inherit; }
+.wide-text { min-width: 14rem; overflow-wrap: anywhere; } td .soft { font-size: inherit; }
 .status { min-width: 7rem; white-space: normal; text-align: left; padding-left: .5rem; }
 .formula { white-space: nowrap; }
 tr.out td { color: var(--soft); }
