@@ -92,6 +92,17 @@ def first_kernel(table, pair, basis, radial_t, x, n, W, R: tl.constexpr, BE: tl.
 
 
 @triton.jit
+def _inner(table, y, pair, basis, radial_t, p, e, c, on, inside, W, R: tl.constexpr, MADE: tl.constexpr):
+    """What the last SiLU is of, for the edges `e` of one receiver, whose row of P is `p`: y if it was MADE, else made here."""
+    if MADE:
+        a = _rows(y, e, c, on, inside, W)
+    else:
+        j = tl.load(pair + 2 * e + 1, mask=on, other=0).to(tl.int64)
+        a = _radial(p + _rows(table, j, c, on, inside, W), basis, radial_t, e, c, on, inside, W, R)
+    return a
+
+
+@triton.jit
 def sums_kernel(
     table, y, pair, basis, radial_t, scale, starts, sums, first, k, E, W,
     R: tl.constexpr, MADE: tl.constexpr, BE: tl.constexpr, BW: tl.constexpr,
@@ -107,11 +118,7 @@ def sums_kernel(
     for begin in range(tl.load(starts + i), end, BE):
         e = begin + tl.arange(0, BE).to(tl.int64)
         on = e < end
-        if MADE:
-            a = _rows(y, e, c, on, inside, W)
-        else:
-            j = tl.load(pair + 2 * e + 1, mask=on, other=0).to(tl.int64)
-            a = _radial(p + _rows(table, j, c, on, inside, W), basis, radial_t, e, c, on, inside, W, R)
+        a = _inner(table, y, pair, basis, radial_t, p, e, c, on, inside, W, R, MADE)
         m = a * _sigmoid(a)
         s += _scale(scale, 0, E, e, on) * m
         v1 += _scale(scale, 1, E, e, on) * m
@@ -154,11 +161,7 @@ def receivers_kernel(
         for begin in range(tl.load(starts + i), end, BE):
             e = begin + tl.arange(0, BE).to(tl.int64)
             on = e < end
-            if MADE:
-                a = _rows(y, e, c, on, inside, W)
-            else:
-                j = tl.load(pair + 2 * e + 1, mask=on, other=0).to(tl.int64)
-                a = _radial(p + _rows(table, j, c, on, inside, W), basis, radial_t, e, c, on, inside, W, R)
+            a = _inner(table, y, pair, basis, radial_t, p, e, c, on, inside, W, R, MADE)
             sigmoid = _sigmoid(a)
             if GIVEN:
                 g = _rows(g_y, e, c, on, inside, W)
