@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+from pathlib import Path
 
 import adios2
 import numpy as np
@@ -74,6 +75,14 @@ def test_written_is_read(tmp_path):
         assert packed.nedges[k] == len(neighbors.edges(packed.positions[atoms], packed.cell[k], packed.pbc[k], 3.0)[0])
     for group in np.unique(packed.group):
         assert len(np.unique(packed.split[packed.group == group])) == 1, "a group straddles splits"
+
+
+def test_reading_leaves_nothing_behind(tmp_path):
+    """ADIOS2 writes its timings into the system's folder for temporary files, where they would gather."""
+    in_shards(tmp_path / "shards", random_structures(20), 7)
+    before = set(Path("/tmp").iterdir())
+    shards.read(tmp_path / "shards")
+    assert not [path for path in set(Path("/tmp").iterdir()) - before if f"_{os.getpid():x}_" in path.name]
 
 
 def test_the_number_of_shards_does_not_matter(tmp_path):

@@ -172,8 +172,11 @@ def opened(path: Path) -> Iterator[adios2.FileReader]:
 
     io = adios2.Adios().declare_io(str(path))
     io.set_parameter("OpenTimeoutSecs", "2")  # it would wait an hour for an index that was cut off
-    with adios2.FileReader(io, str(path)) as reader:
-        yield reader
+    try:
+        with adios2.FileReader(io, str(path)) as reader:
+            yield reader
+    finally:  # its reader leaves its timings in this place, whatever it is asked
+        Path(f"/tmp/{path.name}_{os.getpid():x}_profiling.json").unlink(missing_ok=True)
 
 
 def read(path: Path) -> Packed:

@@ -191,7 +191,7 @@ def test_cancelled_by_somebody_else(begin, slurm):
 
 def test_told_to_stop_it_goes_on(begin, slurm):
     """As Slurm does before the end of a job's time; twice, which costs none of what may be tried again."""
-    run = begin(study(300))
+    run = begin(study(600))
     seen = set()
     for _ in range(2):
         job = run.wait(lambda: (found := run.running()) not in ("", *seen) and run.steps() > 0 and found, "steps")

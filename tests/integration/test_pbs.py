@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.cluster import BEFORE_TRAINING, Run, StandIn, wait
-from tests.integration.test_faults import LONG, SHORT, SOME, study
+from tests.integration.test_faults import LONG, SHORT, SOME
 from workflow import scheduler
 
 QUEUES = {"default": {"partition": "workq", "nodes": [1, 3], "max_walltime": "02:00:00"}}
@@ -81,11 +81,12 @@ def test_deleted_by_somebody_else(begin, pbs):
 
 
 def test_the_end_of_the_walltime(begin, pbs):
-    """PBS says nothing before it, so the job's script keeps the time; here it has fifteen seconds."""
-    run = begin(study(600), scheduler={"signal_seconds": 1785})
-    run.end()
-    kinds = [e["kind"] for e in run.events("ended")]
-    assert kinds[0] == "stopped" and kinds[-1] == "done"
+    """PBS says nothing before it, so the job's script keeps the time; here it has fifteen seconds for thousands of steps."""
+    run = begin(LONG, scheduler={"signal_seconds": 1785})
+    run.wait(lambda: len(run.submitted()) == 2, "the next job")
+    second = run.folder() / "attempts" / "2" / "stdout"
+    run.wait(lambda: second.exists() and "going on from step" in second.read_text(), "it to go on")
+    assert [e["kind"] for e in run.events("ended")] == ["stopped"] and len(run.submitted()) == 2
 
 
 @pytest.mark.parametrize(
