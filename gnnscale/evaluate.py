@@ -1,22 +1,26 @@
-"""The stage `evaluate`: errors of one trained model on a held-out split, per source and over all.
+"""The stage `evaluate`: errors of one trained model on a held-out split, per source and over all; and how alike the
+features of its atoms become from layer to layer.
 
 python -m gnnscale.evaluate DIRECTORY
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from gnnscale import files, stage
+from gnnscale import files, oversmoothing, stage
 from gnnscale.data import loader
+from gnnscale.graph import AtomGraphs
 from gnnscale.models import build, predict
-from gnnscale.specs import Errors, EvaluateSettings, Evaluation, TrainedModel
+from gnnscale.specs import Errors, EvaluateSettings, Evaluation, LayerFeatures, StageSpec, TrainedModel
 
 BATCH = 64  # structures
+SAMPLE = 200  # structures on which over-smoothing is measured; every model of a study sees the same
 
 
 def main(run: stage.Run) -> stage.Outputs:
@@ -28,7 +32,9 @@ def main(run: stage.Run) -> stage.Outputs:
     sources = {name: run.needs[f"convert/{name}"] for name in trained.sources}
     corpus = loader.load(sources, settings.split, trained.model.cutoff)
     energy, forces = errors(model, corpus, run)
-    evaluation = summarise(run.spec.id, trained, settings, corpus, energy, forces, model)
+    layers = oversmoothing.measured(model, sample(corpus))
+    subset = files.read_model(trained_in / "spec.json", StageSpec).settings.subset
+    evaluation = summarise(run.spec.id, trained, subset, settings, corpus, energy, forces, model, layers)
     run.write("errors.json", evaluation.model_dump_json(indent=1) + "\n")
     values = {
         "loss": evaluation.loss,
@@ -59,8 +65,16 @@ def errors(model: torch.nn.Module, corpus: loader.Corpus, run: stage.Run) -> tup
     return np.concatenate(energy), np.concatenate(forces)
 
 
-def summarise(name: str, trained: TrainedModel, settings: EvaluateSettings, corpus: loader.Corpus,
-              energy: np.ndarray, forces: np.ndarray, model: torch.nn.Module) -> Evaluation:  # fmt: skip
+def sample(corpus: loader.Corpus) -> Iterator[AtomGraphs]:
+    """Some structures at random, always the same of a split, in small batches: features of all layers are held at once."""
+    chosen = np.random.default_rng(0).permutation(len(corpus))[:SAMPLE]
+    for begin in range(0, len(chosen), BATCH // 4):
+        yield loader.batch(corpus, chosen[begin : begin + BATCH // 4])[0]
+
+
+def summarise(name: str, trained: TrainedModel, subset: str, settings: EvaluateSettings, corpus: loader.Corpus,
+              energy: np.ndarray, forces: np.ndarray, model: torch.nn.Module,
+              layers: tuple[LayerFeatures, ...]) -> Evaluation:  # fmt: skip
     whole = statistics(energy, forces)
     loss = trained.optim.energy_weight * whole.energy_mae / float(model.energy_scale)
     loss += trained.optim.force_weight * whole.force_mae / float(model.force_scale)
@@ -71,7 +85,7 @@ def summarise(name: str, trained: TrainedModel, settings: EvaluateSettings, corp
     shared = (set(Evaluation.model_fields) & set(TrainedModel.model_fields)) - {"sources"}  # names there, errors here
     return Evaluation(
         run=name.removeprefix("evaluate/"), split=settings.split, loss=loss, all=whole, sources=by_source,
-        learning_rate=trained.optim.learning_rate,
+        learning_rate=trained.optim.learning_rate, subset=subset, layers=layers,
         **{field: getattr(trained, field) for field in shared},
     )  # fmt: skip
 

@@ -1,8 +1,10 @@
 """What a batch job does: python -m gnnscale.job, with a plan on its standard input, as workflow/launch.py writes it.
 
-It starts the ranks of its stage, or of several side by side on hosts of their own, passes on to them that the time is
-nearly over, ends those that wait in vain for a fellow, and leaves attempts/N/exit.json of each, whole. Standard library
-only: it may run outside of the container in which the ranks are.
+It starts the ranks of its stage, or of several: side by side on hosts of their own, some at a time on one host, or one
+after another where the second needs the first. Before a training it looks whether its nodes are fit. It passes on to the
+ranks that the time is nearly over or that somebody wants to know where they are, ends those that wait in vain for a
+fellow, and leaves attempts/N/exit.json of each, whole. Standard library only: it may run outside of the container in which
+the ranks are.
 
 It is not a shell script because it was one: bash forgets the status of a process that ends while a trap interrupts
 `wait`, and then waits for ever.
@@ -17,15 +19,48 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
-from gnnscale.rank import STOPPED, in_child
+from gnnscale.rank import BY_FILE, STOPPED, in_child
 
-DISK = 74
+DISK, UNFIT = 74, 76
+CHECK = 30.0  # s in which a node must have said that it is fit
 GRACE, MERCY = 5.0, 30.0  # s from the first failure to SIGTERM for the launcher, and from there to SIGKILL
 NAP = 0.1  # s
 SWEPT = (128 + signal.SIGUSR1, 128 + signal.SIGTERM, 255)  # of a launcher that does not pass a signal on
+
+
+class Check:
+    """Every node of a training asked whether it is fit, in the way in which the training will be launched."""
+
+    def __init__(self, command: list[str], folder: Path, environ: dict[str, str]):
+        self.said, self.began = tempfile.TemporaryFile(), time.monotonic()
+        self.process = subprocess.Popen(command, cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=self.said,
+                                        stderr=subprocess.DEVNULL, preexec_fn=in_child)  # fmt: skip
+
+    def over(self) -> bool:
+        if self.process.poll() is None and time.monotonic() - self.began < CHECK:
+            return False
+        self.process.kill()
+        return True
+
+    def sick(self, hosts: list[str], ranks: int) -> dict[str, str]:
+        """Host -> what is wrong with it. Where nobody answered it is not the nodes: the training will say what it is."""
+        self.said.seek(0)
+        said = self.said.read().decode(errors="replace")
+        fit = Counter(host.split(".")[0] for host in re.findall(r"\bfit (\S+)$", said, re.M))
+        told = dict(re.findall(r"\bsick (\S+): (.+)$", said, re.M))
+        known = {host.split(".")[0]: host for host in hosts}  # a node may give its name in full
+        sick = {known.get(host.split(".")[0], host): why for host, why in told.items()}
+        if fit.keys() & known.keys() or told.keys() & known.keys():
+            for short, host in known.items():
+                if fit[short] < ranks and host not in sick:
+                    who = f"{ranks - fit[short]} of {ranks} ranks" if fit[short] else "it"
+                    sick[host] = f"{who} did not answer"
+        return sick
 
 
 class Attempt:
@@ -33,37 +68,61 @@ class Attempt:
 
     def __init__(self, plan: dict, job: str, hosts: list[str], address: str, port: int):
         self.job, self.hosts = job, hosts[plan["first"] :][: plan["nodes"]]
-        self.folder = Path(plan["folder"])
+        self.folder, self.after, self.per_node = Path(plan["folder"]), plan["after"], plan["per_node"]
         self.place = self.folder / "attempts" / str(plan["number"])
         meet = "127.0.0.1" if len(self.hosts) == 1 else address if plan["first"] == 0 else self.hosts[0]
         self.environ = os.environ | {"MASTER_ADDR": meet, "MASTER_PORT": str(port)}
-        self.command = [word.replace("{hosts}", ",".join(self.hosts)) for word in shlex.split(plan["command"])]
+        self.command, self.checking = (self.words(plan[name]) for name in ("command", "check"))
+        self.check: Check | None = None
         self.process: subprocess.Popen | None = None
         self.code: int | None = None
         self.told, self.ending, self.failed_at, self.begin = False, 0, 0.0, int(time.time())
+        # A launcher's signal reaches every process of a step, also the one that serves an image, which ends of it.
+        self.by_file = plan.get("by_file", False)
+        self.environ |= {BY_FILE: "1"} if self.by_file else {}
+
+    def words(self, command: str | None) -> list[str]:
+        return [word.replace("{hosts}", ",".join(self.hosts)) for word in shlex.split(command or "")]
+
+    @property
+    def begun(self) -> bool:
+        return self.process is not None or self.check is not None
 
     def start(self) -> None:
+        """Unless its nodes are to be looked at before; then `look` goes on."""
+        self.begin = int(time.time())
         try:
             self.place.mkdir(parents=True, exist_ok=True) if self.folder.is_dir() else self.folder.stat()
             if (self.place / "closed").exists():  # the driver has given this attempt up, and perhaps begun another
                 self.code = 0
                 return
-            for name in ("exit.json", "failed"):
+            for name in ("exit.json", "failed", "SIGUSR1", "SIGUSR2"):
                 (self.place / name).unlink(missing_ok=True)
-            with open(self.place / "stdout", "wb") as out, open(self.place / "stderr", "wb") as err:
-                self.process = subprocess.Popen(self.command, cwd=self.folder, env=self.environ, stdin=subprocess.DEVNULL,
-                                                stdout=out, stderr=err, preexec_fn=in_child)  # fmt: skip
+            if self.checking:
+                self.check = Check(self.checking, self.folder, self.environ)
+            else:
+                self.launch()
         except OSError as error:
             print(f"{error.filename}: {error.strerror}", file=sys.stderr)
             self.code = DISK
 
-    def tell(self) -> None:
-        self.told = True
-        if self.process is not None:
-            self.process.send_signal(signal.SIGUSR1)
+    def launch(self) -> None:
+        with open(self.place / "stdout", "wb") as out, open(self.place / "stderr", "wb") as err:
+            self.process = subprocess.Popen(self.command, cwd=self.folder, env=self.environ, stdin=subprocess.DEVNULL,
+                                            stdout=out, stderr=err, preexec_fn=in_child)  # fmt: skip
+
+    def tell(self, signum: int) -> None:
+        self.told = self.told or signum != signal.SIGUSR2
+        if self.process is not None and self.by_file:
+            (self.place / signal.Signals(signum).name).touch()
+        elif self.process is not None:
+            self.process.send_signal(signum)
 
     def look(self) -> None:
         """Has it ended; and if one of its ranks has failed, do the others go on for ever?"""
+        if self.process is None:
+            self.look_at_nodes()
+            return
         launched = self.process.poll()
         if launched is not None:
             self.end(launched if launched >= 0 else 128 - launched)
@@ -78,6 +137,16 @@ class Attempt:
                 self.ending = number
                 self.process.send_signal(how)
 
+    def look_at_nodes(self) -> None:
+        if not self.check.over():
+            return
+        if sick := self.check.sick(self.hosts, self.per_node):
+            self.leave(UNFIT, begun=False, sick=sick)
+        elif self.told:
+            self.leave(STOPPED, begun=False)
+        else:
+            self.launch()
+
     def first_failure(self) -> tuple[int | None, int | None, str]:
         try:
             code, rank, host = (self.place / "failed").read_text().split()
@@ -87,11 +156,17 @@ class Attempt:
 
     def end(self, launched: int) -> None:
         code, rank, host = self.first_failure()
-        self.code = code if code is not None else STOPPED if self.told and launched in SWEPT else launched
-        said = {"code": self.code, "rank": rank, "host": host, "launcher": launched, "job": self.job, "hosts": self.hosts,
-                "begin": self.begin, "end": int(time.time())}  # fmt: skip
+        code = code if code is not None else STOPPED if self.told and launched in SWEPT else launched
+        self.leave(code, rank, host, launched)
+
+    def leave(self, code: int, rank: int | None = None, host: str = "", launched: int = 0, *, begun: bool = True,
+              sick: dict[str, str] | None = None) -> None:  # fmt: skip
+        self.code = code
+        said = {"code": code, "rank": rank, "host": host, "launcher": launched, "job": self.job, "hosts": self.hosts,
+                "begin": self.begin, "end": int(time.time()), "begun": begun, "sick": sick or {}}  # fmt: skip
         beside = self.place / ".exit.json"
         try:
+            self.place.mkdir(parents=True, exist_ok=True)
             with open(beside, "w") as file:
                 file.write(json.dumps(said) + "\n")
                 file.flush()
@@ -99,6 +174,39 @@ class Attempt:
             os.replace(beside, self.place / "exit.json")
         except OSError as error:
             print(f"{error.filename}: {error.strerror}", file=sys.stderr)
+
+
+class Work:
+    """All attempts of the job, and in which order they begin."""
+
+    def __init__(self, attempts: list[Attempt], slots: int | None):
+        self.attempts, self.slots, self.told = attempts, slots or len(attempts), False
+        self.waiting = list(attempts)
+
+    def begin(self) -> None:
+        """Those whose turn it is."""
+        for attempt in list(self.waiting):
+            before = None if attempt.after is None else self.attempts[attempt.after]
+            if before is not None and before.code is None:
+                continue
+            if before is not None and (before.code or not before.begun):  # what it needs was not done
+                attempt.code = 0
+            elif self.told:
+                attempt.leave(STOPPED, begun=False)
+            elif len(self.running()) < self.slots:
+                attempt.start()
+            else:
+                continue
+            self.waiting.remove(attempt)
+
+    def running(self) -> list[Attempt]:
+        return [attempt for attempt in self.attempts if attempt.code is None and attempt.begun]
+
+    def tell(self, signum: int, _: object) -> None:
+        """The time is nearly over; or, SIGUSR2, where are you?"""
+        self.told = self.told or signum != signal.SIGUSR2
+        for attempt in self.running():
+            attempt.tell(signal.SIGUSR2 if signum == signal.SIGUSR2 else signal.SIGUSR1)
 
 
 def main() -> int:
@@ -109,24 +217,19 @@ def main() -> int:
     port = 10000 + int(re.sub(r"\D", "", job.split(".")[0]) or 0) % 20000
     meet = address(plan["interface"]) or hosts[0]
     attempts = [Attempt(each, job, hosts, meet, port + i) for i, each in enumerate(plan["stages"])]
-
-    def tell(*_: object) -> None:
-        for attempt in attempts:
-            if attempt.code is None:
-                attempt.tell()
-
-    signals = (signal.SIGUSR1, signal.SIGTERM, signal.SIGALRM)
+    work = Work(attempts, plan["slots"])
+    signals = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGALRM)
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # until there is somebody to tell
-    for attempt in attempts:
-        attempt.start()
     for signum in signals:
-        signal.signal(signum, tell)
+        signal.signal(signum, work.tell)
     signal.alarm(plan["seconds"] or 0)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
-    while running := [attempt for attempt in attempts if attempt.code is None]:
-        for attempt in running:
-            attempt.look()
+    while work.waiting or work.running():
+        work.begin()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
         time.sleep(NAP)
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # what has begun is known to whom it is told
+        for attempt in work.running():
+            attempt.look()
     codes = {attempt.code for attempt in attempts}
     return max(codes - {0, STOPPED}, default=max(codes))
 

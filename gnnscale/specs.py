@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from gnnscale.architectures import EGNNConfig, ModelConfig
 from gnnscale.schema import Spec
@@ -302,6 +302,14 @@ class Diverged(Spec):
     structures: tuple[str, ...] = Field(description="of the batch: index in the training set, source, formula")
 
 
+class LayerFeatures(Spec):
+    """How unlike the features of atoms are at one place in a network; defined in gnnscale/oversmoothing.py."""
+
+    distance: float = Field(description="mean pairwise cosine distance within a structure, averaged over structures")
+    sample_distance: float = Field(description="the same over all pairs of atoms of the sample")
+    dirichlet: float = Field(description="Dirichlet energy over edges, normalised to 0..2, averaged over structures")
+
+
 class Evaluation(Spec):
     """errors.json of the stage `evaluate`: one point of a scaling study, with all that a law may use."""
 
@@ -317,11 +325,13 @@ class Evaluation(Spec):
     flops: float = Field(description="of the whole training, counted exactly per atom and edge")
     learning_rate: float
     seed: int
+    subset: Literal["random", "prefix"] = Field(description="which of the structures")
     diverged: bool
     split: Literal["validation", "test"]
     loss: float = Field(description="mean absolute errors / scales of training, weighted as there; whatever the loss")
     all: Errors
     sources: dict[str, Errors]
+    layers: tuple[LayerFeatures, ...] = Field(description="before the first layer and after each")
 
 
 class Point(Spec):
@@ -344,6 +354,15 @@ class Point(Spec):
     loss: float
     energy_mae: float
     force_mae: float
+    subset: Literal["random", "prefix"] = Field("random", description="of the structures; prefixes are in no law")
+    cosine_distance: float | None = Field(None, description="of the last layer's features, within structures")
+    dirichlet_energy: float | None = Field(None, description="of the same")
+
+    @field_validator("cosine_distance", "dirichlet_energy", mode="before")
+    @classmethod
+    def _known(cls, value: object) -> object:
+        """An empty cell, and not a number."""
+        return None if value in ("", "nan") or value != value else value
 
 
 class Estimate(Spec):

@@ -7,6 +7,7 @@ A stage is `python -m gnnscale.<stage> DIRECTORY`. Exit codes: 0 done; 75 stoppe
 from __future__ import annotations
 
 import errno
+import faulthandler
 import fcntl
 import json
 import os
@@ -22,13 +23,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from gnnscale import files
+from gnnscale import files, image
 from gnnscale.ranks import ranks
 from gnnscale.specs import Scalar, StageError, StageResult, StageSpec
 
 DONE, FAILED, REFUSED, DISK, STOPPED, MEMORY = 0, 1, 64, 74, 75, 137
 EXIT = {"configuration": REFUSED, "data": REFUSED, "disk-full": DISK, "permission": DISK, "out-of-memory": MEMORY}
-OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate", "CUDA out of memory", "HIP out of memory")
+OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate", "CUDA out of memory", "HIP out of memory", "XPU out of memory")
 PACKAGES = ("torch", "deepspeed", "adios2", "parsl", "numpy", "ase", "tblite")
 
 
@@ -61,6 +62,9 @@ class Run:
             self.spec = files.read_model(self.directory / "spec.json", StageSpec)
         except files.BadFile as error:
             raise Refusal(str(error), "let `python workflow/run.py` write it, or copy it whole") from None
+        fault = image.fault(self.spec.image, self.spec.code)
+        if fault:
+            raise Refusal(fault, "start it as command.sh of its directory does, or with `python workflow/run.py`")
         self.needs = {need: (self.directory / path).resolve() for need, path in self.spec.needs.items()}
         self.can_checkpoint = False  # set by a stage that looks at stop_requested and keeps what it has
         self.stop_requested = False
@@ -108,6 +112,8 @@ def run(main: Callable[[Run], Outputs]) -> None:
         print(f"usage: python -m {main.__module__} DIRECTORY   (which holds spec.json)", file=sys.stderr)
         sys.exit(DONE if "-h" in sys.argv or "--help" in sys.argv else REFUSED)
     directory, first, code = Path(sys.argv[1]), ranks().rank == 0, DONE
+    if "GNNSCALE_STACKS" not in os.environ:  # else gnnscale/stacks.py has done so
+        faulthandler.register(signal.SIGUSR2)  # `kill -USR2` shows on standard error where it is
     try:
         this = Run(directory)
         this.lock = hold(this.directory) if first else None  # to the end of the process
@@ -233,7 +239,7 @@ def provenance() -> dict[str, Scalar]:
         facts["modified"] = bool(status.stdout.strip())
     except OSError:
         facts["commit"] = None
-    return facts
+    return facts | image.provenance()
 
 
 def processor() -> str:

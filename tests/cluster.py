@@ -29,6 +29,44 @@ QUICK = {
 BEFORE_TRAINING = list(plan.FOLDERS)[: list(plan.FOLDERS).index("train")]
 
 
+def study(epochs: int) -> dict:
+    """One training, of three steps an epoch: a hundred epochs take some seconds."""
+    return {
+        "title": "One training",
+        "data": [{"name": "bulk", "dataset": "generated", "options": {"source": "bulk", "structures": 60}}],
+        "split": {"validation": 0.1, "test": 0.25},
+        "train": {
+            "model": {"kind": "egnn", "width": 8, "depth": 2, "cutoff": 4.0},
+            "optim": {"epochs": epochs, "batch": 8},
+        },
+        "sweeps": [{"name": "one", "over": {"structures": [24]}}],
+    }
+
+
+SHORT, SOME, LONG = study(2), study(100), study(3000)
+
+
+def spoiled(place: Path, program: str, module: str = "gnnscale.train") -> list[str]:
+    """Lines for the head of a job, with which this module, and nothing else, begins with this program."""
+    folder = place / "spoiled"
+    folder.mkdir()
+    head = f"import os, platform, sys, time\nif {module!r} in sys.orig_argv:\n"
+    (folder / "sitecustomize.py").write_text(head + "".join(f"    {line}\n" for line in program.strip().splitlines()))
+    return [f"export PYTHONPATH={folder}"]
+
+
+def processes(word: str) -> list[tuple[int, str]]:
+    """(pid, directory) of those whose command line holds the word."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*"):
+        try:
+            if word in (each / "cmdline").read_text().split("\0"):
+                found.append((int(each.name), os.readlink(each / "cwd")))
+        except OSError:
+            pass
+    return found
+
+
 def require(what: str, missing: str) -> None:
     """Skips, or fails where GNNSCALE_REQUIRE says that this must be there: a skip is easily taken for a pass."""
     assert what not in os.environ.get("GNNSCALE_REQUIRE", "").split(), f"{what} was required, but {missing}"
@@ -95,7 +133,7 @@ class StandIn:
         self.state = state
         (state / "bin").mkdir(parents=True)
         (state / "conf.json").write_text(json.dumps(conf))
-        for verb in ("qsub", "qstat", "qselect", "qdel", "mpiexec"):
+        for verb in ("qsub", "qstat", "qselect", "qdel", "qsig", "mpiexec"):
             path = state / "bin" / verb
             path.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT / "tests" / "pbs" / "pbs.py"} {verb} "$@"\n')
             path.chmod(0o755)
@@ -183,9 +221,9 @@ class Run:
     def submitted(self) -> list[str]:
         return [event["job"] for event in self.events("submit")]
 
-    def folder(self) -> Path:
-        """Of the only training."""
-        return next((self.root / "train").iterdir())
+    def folder(self, kind: str = "train") -> Path:
+        """Of the only stage of this kind."""
+        return next((self.root / kind).iterdir())
 
     def running(self) -> str:
         """The id of the job that is running, once its training has taken steps."""

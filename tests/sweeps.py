@@ -12,7 +12,8 @@ from workflow.siteconfig import SiteConfig
 def stage(kind: str, name: str, seconds: float, **more: object) -> Stage:
     settings = TrainSettings() if kind == "train" else ConvertSettings(dataset="generated", name=name)
     folder = f"{FOLDERS[kind]}/{name}-00000000"
-    return Stage(f"{kind}/{name}", kind, name, settings, (), {}, {}, "0" * 16, folder, seconds, **more)
+    needs = more.pop("needs", ())
+    return Stage(f"{kind}/{name}", kind, name, settings, needs, {}, {}, "0" * 16, folder, seconds, **more)
 
 
 def training(site: SiteConfig, name: str = "x", hours: float = 1.0, nodes: int = 1, **more: object) -> Stage:

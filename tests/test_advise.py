@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 
@@ -13,10 +14,10 @@ import pytest
 from gnnscale import files
 from gnnscale.scaling.fit import fit
 from gnnscale.scaling.points import table
-from gnnscale.specs import EGNNConfig, ScalingSettings
+from gnnscale.specs import EGNNConfig, ScalingSettings, StageResult, StageSpec, TrainSettings
 from tests.corpus import ROOT
 from tests.test_scaling import run
-from workflow import advise, queueing, show, sites, study
+from workflow import advise, queueing, show, sites, status, study
 from workflow.yamlfile import Problem
 
 ATOMS, NEIGHBOURS, EPOCHS = 20, 30, 4.0
@@ -102,6 +103,47 @@ def test_a_far_budget_is_called_a_direction(root):
     near = advise.text(advise.advice(root, PERLMUTTER, "perlmutter", 1e-4, "loss", None), root, PERLMUTTER, "perlmutter")
     far = advise.text(advise.advice(root, PERLMUTTER, "perlmutter", 5000.0, "loss", None), root, PERLMUTTER, "perlmutter")
     assert "a direction and no plan" in far and "a direction" not in near
+
+
+@pytest.fixture
+def finished(root, tmp_path):
+    """The study, with its largest training finished on perlmutter: four ranks, 250 seconds."""
+    made = shutil.copytree(root, tmp_path / "finished")
+    largest = max(planted(), key=lambda p: p.flops)
+    id, folder = f"train/{largest.run}", f"train/{largest.run}-0123abcd"
+    stage = {"id": id, "kind": "train", "key": "0123abcd", "folder": folder, "needs": (), "core_seconds": 1.0}
+    files.write_model(made / "plan.json", status.PlanFile(study="s", site="perlmutter", stages=[stage]))
+    spec = StageSpec(id=id, key="0123abcd", settings=TrainSettings(), code={}, runtime={"ranks": 4})
+    done = StageResult(id=id, key="0123abcd", outputs={}, digest="d", inputs={}, started=1e9, seconds=250.0, cpu_seconds=1e3,
+                       peak_bytes=1)  # fmt: skip
+    files.write_model(made / folder / "spec.json", spec)
+    files.write_model(made / folder / "result.json", done)
+    return made, largest, folder
+
+
+def test_the_measured_speed_of_a_site_is_used_and_said(finished):
+    """FLOPs of the longest training over its seconds and ranks: what the budget buys follows from it."""
+    made, largest, _ = finished
+    x = advise.advice(made, PERLMUTTER, "perlmutter", 3.0, "loss", None)
+    assert x["flops_per_second"] == pytest.approx(largest.flops / 250 / 4)
+    assert x["flops"] == pytest.approx(3 * 3600 * largest.flops / 1000)
+    said = advise.text(x, made, PERLMUTTER, "perlmutter")
+    assert f"TFLOP/s a GPU (measured, {largest.run} on 4 ranks)" in said
+    model = EGNNConfig(width=x["width"])
+    assert model.flops(x["atoms_seen"], x["atoms_seen"] * NEIGHBOURS) == pytest.approx(x["flops"], rel=1e-6)
+
+
+def test_a_speed_of_elsewhere_or_of_nothing_is_not_used(finished):
+    """Of another site, of a training that is not done, or of one whose result is torn: then the site's file is asked."""
+    made, _, folder = finished
+    anvil = sites.load("anvil", ())
+    x = advise.advice(made, anvil, "anvil", 3.0, "loss", None)
+    assert x["speed"] == "assumed by the site's file" and x["flops_per_second"] == queueing.flops_per_second(anvil, 1, "fp32")
+    for spoil in (lambda path: path.write_text("{"), lambda path: path.unlink()):
+        spoil(made / folder / "result.json")
+        x = advise.advice(made, PERLMUTTER, "perlmutter", 3.0, "loss", None)
+        assert x["speed"] == "assumed by the site's file"
+        assert x["flops_per_second"] == queueing.flops_per_second(PERLMUTTER, 1, "fp32")
 
 
 def test_what_the_runs_do_not_determine_is_refused(tmp_path):

@@ -75,3 +75,23 @@ def test_diverged_runs_are_left_out():
     points = rates(64, 2.5e-3)
     lost = run(64, 1000, run="lost", learning_rate=3e-3, loss=1e-9, diverged=True)
     assert contrasts.rates([*points, lost]) == contrasts.rates(points)
+
+
+def test_seeds_of_a_budget_are_one_valley_and_tell_how_well_its_bottom_is_known():
+    """Bottoms 10 % to both sides of the planted ones: the mean is found, and the interval is that of their spread."""
+    points = [p for k in range(4) for s, shift in enumerate((1.1, 1 / 1.1))
+              for p in valley("a", 1e9 * 4**k, 1500 * 2**k * shift, 0.5 / 2**k, [s_ * 2**k for s_ in SIZES], seed=s)]  # fmt: skip
+    found = contrasts.budgets(points)
+    assert [b.models["a"].at for b in found] == pytest.approx([1500 * 2**k for k in range(4)], rel=1e-6)
+    assert [b.models["a"].spread for b in found] == pytest.approx([math.log(1.1) * 2**0.5] * 4, rel=1e-6)
+    slope = contrasts.growth_of([(b.flops, b.models["a"]) for b in found]).exponent
+    x = [math.log(b.flops) for b in found]
+    error = math.log(1.1) / math.sqrt(sum((v - sum(x) / 4) ** 2 for v in x))  # of a mean of two seeds
+    assert slope.value == pytest.approx(0.5) and slope.high - slope.low == pytest.approx(2 * 1.96 * error, rel=0.1)
+    alone = contrasts.budgets([p for p in points if p.seed == 0])
+    assert all(b.models["a"].spread is None for b in alone)
+
+
+def test_prefixes_are_in_no_comparison():
+    points = rates(64, 2.5e-3)
+    assert contrasts.rates([*points, points[0].model_copy(update={"subset": "prefix", "loss": 1e-3})]) == contrasts.rates(points)

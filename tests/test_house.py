@@ -26,7 +26,7 @@ DOORS = {
 }
 SHARED = {  # all that login node and job have in common
     "gnnscale.schema", "gnnscale.specs", "gnnscale.architectures", "gnnscale.memory", "gnnscale.files",
-    "gnnscale.sources",
+    "gnnscale.sources", "gnnscale.place",
 }  # fmt: skip
 SOURCES = [p for folder in ("gnnscale", "workflow", "datasets") for p in sorted((ROOT / folder).rglob("*.py"))]
 
@@ -61,7 +61,10 @@ def test_imports_follow_the_picture(path):
             assert top != "workflow", f"{name} imports {module}: arrows go down only"
 
 
-@pytest.mark.parametrize("verb", ["--help", "plan", "plan --site polaris", "status", "sites list", "explain report/all"])
+VERBS = ["--help", "plan", "plan --site polaris", "status", "sites list", "explain report/all", "doctor --no-job"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_the_command_line_stays_light(verb, tmp_path):
     """Neither torch nor Parsl, nor anything as heavy, for any verb that does not run stages."""
     argv = [*verb.split(), "--root", str(tmp_path)] if verb != "sites list" else verb.split()

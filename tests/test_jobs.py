@@ -45,6 +45,9 @@ def error(kind, message="said"):
         (ended(3), job("FAILED"), None, "a bug", "application"),
         (ended(0), job("COMPLETED"), None, "", "application"),
         (None, None, None, "", "lost"),
+        (ended(75, begun=False), job("COMPLETED"), None, "", "not-begun"),
+        (ended(75, begun=False), job("TIMEOUT"), None, "", "not-begun"),
+        (ended(76, begun=False, sick={"n2": "no driver"}), job("FAILED"), None, "", "node"),
     ],
 )
 def test_every_end_has_a_name(exit, seen, said, words, kind):
@@ -53,9 +56,18 @@ def test_every_end_has_a_name(exit, seen, said, words, kind):
     assert classify(exit, seen, said, words, "").kind == "done", "a valid result is one, whatever else is told"
 
 
+@pytest.mark.parametrize("state", ["CANCELLED", "PREEMPTED"])
+def test_a_job_that_a_preemptible_queue_took_back(state):
+    """PBS deletes it and says no more."""
+    assert classify(None, job(state), None, "", "x", preemptible=True).kind == "preempted"
+    assert classify(ended(3), job("FAILED"), None, "a bug", "x", preemptible=True).kind == "application"
+
+
 def test_a_dead_node_is_named():
     assert classify(None, job("NODE_FAIL", "n3"), None, "", "x").hosts == ("n3",)
     assert classify(ended(1, host="n2"), None, None, "Bus error", "x").hosts == ("n2",)
+    unfit = classify(ended(76, begun=False, sick={"n2": "no driver", "n4": "disk"}), None, None, "", "x")
+    assert unfit.hosts == ("n2", "n4") and "n2: no driver" in unfit.message
     assert outcome.expand("n[1-2,07-08],x,y[3]") == ["n1", "n2", "n07", "n08", "x", "y3"]
 
 
@@ -77,6 +89,40 @@ def test_what_makes_none_is_ended():
         assert "fail" not in actions[:-1] and actions[-1] == "fail", kind
     for kind in ("configuration", "data", "application", "permission", "withdrawn"):
         assert Budget(0).decide(Outcome(kind, "so"), 0) == ("fail", Outcome(kind, "so"))
+
+
+def test_what_was_never_begun_costs_no_tries():
+    """A node that is not fit is left out, and a turn that never came comes in the next job; but not for ever."""
+    budget, unfit = Budget(0), Outcome("node", "not fit", hosts=("n1",), begun=False)
+    assert [budget.decide(unfit, 0)[0] for _ in range(5)] == ["avoid"] * 5
+    assert budget.decide(Outcome("node", "died", hosts=("n1",)), 0)[0] == "avoid"
+    assert budget.decide(unfit, 0)[0] == "fail"
+    assert Budget(0).decide(Outcome("not-begun", "", begun=False), 0)[0] == "again"
+    assert Budget(0).decide(Outcome("stopped", "", begun=False), 0)[0] == "continue"
+
+
+STACKS = """\
+[rank 1 on n2] Thread 0x00007f1 [python] (most recent call first):
+[rank 0 on n1] no answer: T (stopped)
+[rank 1 on n2]   File "/usr/lib/python3.11/threading.py", line 320 in wait
+something that another thread printed
+[rank 1 on n2] Current thread 0x00007f2 [python] (most recent call first):
+[rank 1 on n2]   File "/x/gnnscale/.venv/lib/python3.11/torch/distributed/distributed_c10d.py", line 2810 in all_reduce
+[rank 2 on n3] Current thread 0x00007f2 [python] (most recent call first):
+[rank 1 on n2]   File "/y/gnnscale/train/loop.py", line 7 in <lambda>
+[rank 1 on n2] Thread 0x00007f3 [python] (most recent call first):
+[rank 1 on n2]   File "/usr/lib/python3.11/threading.py", line 324 in wait
+"""
+
+
+def test_where_ranks_hang_is_told():
+    told = outcome.hanging(Outcome("stalled", "no sign of life"), STACKS)
+    assert told.message == ("no sign of life; rank 0 on n1: no answer: T (stopped); rank 1 on n2: all_reduce "
+                            "(distributed/distributed_c10d.py:2810), called from <lambda> (gnnscale/train/loop.py:7); "
+                            "rank 2 on n3: nowhere in Python")  # fmt: skip
+    assert "rank 1 on n2: <lambda> (gnnscale/train/loop.py:7)" in told.tail and not any("threading" in line for line in told.tail)
+    silent = Outcome("stalled", "no sign of life")
+    assert outcome.hanging(silent, "nothing of the kind") == silent
 
 
 def test_less_memory_each_time():

@@ -19,13 +19,13 @@ from gnnscale import files
 from gnnscale.specs import StageResult
 from tests import corpus
 from tests.corpus import ROOT
-from workflow import launch, sites
+from workflow import launch, outcome, sites
 from workflow.queueing import Request
 
 NODE = platform.node()
 # A stage that does as the file `behave` of its directory says. The real gnnscale.job and gnnscale.rank start it.
 PROGRAM = f"""#!{sys.executable}
-import os, signal, sys, time
+import faulthandler, os, signal, sys, time
 if sys.argv[2] == "gnnscale.job":
     from gnnscale import job
     sys.exit(job.main())
@@ -36,7 +36,11 @@ if sys.argv[2] == "gnnscale.rank":
     from gnnscale import rank
     sys.executable = __file__
     sys.exit(rank.main(rank.Path(sys.argv[3]), sys.argv[4]))
-assert sys.argv[1:] == ["-m", "gnnscale.train", "."]
+if sys.argv[2] == "gnnscale.health":
+    from gnnscale import health
+    sys.exit(health.main(health.Path(sys.argv[3]), sys.argv[4]))
+assert sys.argv[1:3] == ["-m", "gnnscale.stacks"] and sys.argv[4].startswith("gnnscale.") and sys.argv[5:] == ["."]
+faulthandler.register(signal.SIGUSR2, file=int(sys.argv[3]))
 mine = int(os.environ.get("PMI_RANK", 0))
 def told(*_):
     time.sleep(0.3 * mine)  # the others take longer to write
@@ -45,14 +49,20 @@ def told(*_):
 behave = open("behave").read().split()
 if behave[0] != "deaf":
     signal.signal(signal.SIGUSR1, told)
+with open("../order", "a") as file:
+    file.write(os.path.basename(os.getcwd()) + " ")
 with open(f"began.{{mine}}", "w") as file:
     file.write(os.environ["MASTER_ADDR"] + " " + os.environ["MASTER_PORT"])
 if behave[0] == "exit" and mine == int(behave[2]):
     sys.exit(int(behave[1]))
 if behave[0] == "killed" and mine == int(behave[1]):
     os.kill(os.getpid(), signal.SIGKILL)
-if behave[0] != "ok":
-    time.sleep(60)
+if behave[0] == "deaf-to-it":
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+while behave[0] == "until-told" and not os.path.exists("../go"):
+    time.sleep(0.02)
+if behave[0] not in ("ok", "until-told"):
+    time.sleep(float(behave[1]) if behave[1:] and behave[0] != "killed" else 60)
 """
 
 
@@ -77,9 +87,8 @@ class Job:
             program.write_text(PROGRAM)
             program.chmod(0o755)
         listed.write_text("".join(f"{host}\n{host}\n" for host in hosts))
-        asked = Request(
-            tuple(a.id for a in attempts), "default", len(hosts), nodes_each, site.ranks_per_node, 1, 3600, 1, 1.0
-        )
+        ids = tuple(a.id for a in attempts if a.id not in dict(request.get("after", ())))
+        asked = Request(ids, "default", len(hosts), nodes_each, site.ranks_per_node, 1, 3600, 1, 1.0)
         script = place / "script"
         script.write_text(launch.batch(asked._replace(**request), attempts, site, python or str(program), ROOT))
         env = os.environ | {"PBS_JOBID": "0123.server", "PBS_NODEFILE": str(listed)}
@@ -97,16 +106,18 @@ class Job:
         return [json.loads((a.folder / "attempts" / "1" / "exit.json").read_text()) for a in self.attempts]
 
 
-def attempt(folder, behave, name="x"):
+def attempt(folder, behave, name="x", kind="train"):
+    folder.mkdir(exist_ok=True)
     (folder / "behave").write_text(behave)
-    return launch.Attempt(f"train/{name}", "train", folder, 1)
+    return launch.Attempt(f"{kind}/{name}", kind, folder, 1)
 
 
 def test_a_stage_that_ends_well(folder):
     began = int(time.time())
     (left,) = Job([attempt(folder, "ok")]).end(0)
     assert began <= left.pop("begin") <= left.pop("end") <= time.time()
-    assert left == {"code": 0, "rank": None, "host": "", "launcher": 0, "job": "0123.server", "hosts": [NODE]}
+    assert left == {"code": 0, "rank": None, "host": "", "launcher": 0, "job": "0123.server", "hosts": [NODE],
+                    "begun": True, "sick": {}}  # fmt: skip
     assert (folder / "began.0").read_text() == "127.0.0.1 10123"
     assert sorted(p.name for p in (folder / "attempts" / "1").iterdir()) == ["exit.json", "stderr", "stdout"]
 
@@ -192,6 +203,96 @@ def test_several_stages_in_one_job_have_each_their_end(tmp_path):
     assert [each["code"] for each in left] == [0, 64, 75]
     assert [each["hosts"] for each in left] == [["n1"], ["n2"], ["n3"]]
     assert len({(a.folder / "began.0").read_text() for a in attempts}) == 3, "a port of its own for each"
+
+
+# ------------------------------------------------------------------------------------- some at a time, and one after another
+def left_by(attempts):
+    return {a.id: json.loads((a.folder / "attempts" / "1" / "exit.json").read_text()) for a in attempts}
+
+
+def test_stages_take_turns_on_the_cores_of_a_node(tmp_path):
+    attempts = [attempt(tmp_path / name, "until-told", name, "convert") for name in "abcde"]
+    job = Job(attempts, slots=2)
+    while len(list(tmp_path.glob("*/began.0"))) < 2:
+        assert job.process.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.5)  # in which the job looks five times whether there is room for another
+    assert len(list(tmp_path.glob("*/began.0"))) == 2
+    (tmp_path / "go").touch()
+    assert {each["code"] for each in job.end(0)} == {0}
+    assert sorted((tmp_path / "order").read_text().split()) == list("abcde")
+
+
+def test_whose_turn_never_came_is_told_so(tmp_path):
+    attempts = [attempt(tmp_path / name, "wait", name, "convert") for name in "abc"]
+    job = Job(attempts, slots=1)
+    while not (tmp_path / "a" / "began.0").exists():
+        time.sleep(0.02)
+    job.process.send_signal(signal.SIGUSR1)
+    left = job.end(75)
+    assert [(each["code"], each["begun"]) for each in left] == [(75, True), (75, False), (75, False)]
+    assert (tmp_path / "order").read_text() == "a "
+
+
+def test_an_evaluation_follows_its_training(tmp_path):
+    """Each its own, on the first of its nodes; not where the training failed, was stopped, or was given up."""
+    behaves = {"a": "ok", "b": "exit 64 0", "c": "wait", "d": "ok"}
+    trained = [attempt(tmp_path / name, behave, name) for name, behave in behaves.items()]
+    after = [attempt(tmp_path / f"of-{name}", "ok", name, "evaluate") for name in behaves]
+    (tmp_path / "d" / "attempts" / "1").mkdir(parents=True)
+    (tmp_path / "d" / "attempts" / "1" / "closed").touch()
+    pairs = tuple((f"evaluate/{name}", f"train/{name}") for name in behaves)
+    job = Job([*trained, *after], after=pairs, hosts=("n1", "n2", "n3", "n4"))
+    job.attempts = [*trained[:2], after[0]]
+    while not (tmp_path / "of-a" / "attempts" / "1" / "exit.json").exists():
+        assert job.process.poll() is None
+        time.sleep(0.02)
+    job.process.send_signal(signal.SIGUSR1)
+    assert [each["code"] for each in job.end(64)] == [0, 64, 0]
+    order = (tmp_path / "order").read_text().split()
+    assert sorted(order) == ["a", "b", "c", "of-a"] and order.index("of-a") > order.index("a")
+    assert left_by(after[:1])["evaluate/a"]["hosts"] == ["n1"]
+    assert not list(tmp_path.glob("of-[bcd]/attempts/*/exit.json"))
+
+
+def test_one_that_is_told_before_its_evaluation_began(tmp_path):
+    """The training is done all the same; what follows is for another job."""
+    trained, after = attempt(tmp_path / "a", "deaf-to-it 1", "a"), attempt(tmp_path / "of-a", "ok", "a", "evaluate")
+    job = Job([trained, after], after=(("evaluate/a", "train/a"),))
+    while not (tmp_path / "a" / "began.0").exists():
+        time.sleep(0.02)
+    job.process.send_signal(signal.SIGUSR1)
+    first, second = job.end(75)
+    assert (first["code"], second["code"], second["begun"]) == (0, 75, False)
+
+
+def test_a_stage_tells_where_it_is(folder):
+    """By a signal to the script of the job, as often as one likes; it goes on."""
+    job = Job([attempt(folder, "wait 4")])
+    job.wait_for("began.0")
+    said = folder / "attempts" / "1" / "stderr"
+    for times in (1, 2):
+        job.process.send_signal(signal.SIGUSR2)
+        while said.read_text().count("Current thread") < times:
+            assert job.process.poll() is None
+            time.sleep(0.02)
+    assert job.end(0)[0]["code"] == 0
+    lines = said.read_text().splitlines()
+    assert all(line.startswith(f"[rank 0 on {NODE}] ") for line in lines)
+    ((label, frames),) = outcome.stacks(said.read_text()).items()
+    assert label == f"rank 0 on {NODE}" and frames[0].startswith("<module> (") and "program:" in frames[0]
+
+
+def test_a_node_that_is_not_fit_is_named(tmp_path):
+    """This one has no driver of a GPU; so nothing is begun there, while the other training of the job goes on."""
+    gpus = "node.gpus={count: 1, vendor: nvidia, model: none, memory_gb: 1, peak_tflops: {fp32: 1}}"
+    settings = ("launch.command=none", gpus)
+    trained, after = attempt(tmp_path / "a", "ok", "a"), attempt(tmp_path / "of-a", "ok", "a", "evaluate")
+    job = Job([trained, after], settings, after=(("evaluate/a", "train/a"),))
+    job.attempts = [trained]
+    (left,) = job.end(76)
+    assert left["code"] == 76 and not left["begun"] and left["sick"][NODE].startswith("no driver: libcuda")
+    assert not (tmp_path / "order").exists() and not list(tmp_path.glob("of-a/attempts/*/exit.json"))
 
 
 def test_a_real_stage(tmp_path, converted):

@@ -140,13 +140,20 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     few points is somewhat too narrow."""
     law, rng, inside = LAWS["Hoffmann"], np.random.default_rng(3), []
     n, d = (c.ravel() for c in np.meshgrid(np.geomspace(5e3, 1e6, 6), np.geomspace(250, 8e3, 6)))
-    truth = np.array([0.4, 0.5, 0.5 / 0.9])
+    exact = np.array(TRUE["Hoffmann"])
+
+    def asked(values: np.ndarray) -> np.ndarray:
+        """E, alpha, beta, and of the optimal allocation its exponent a and, at N D = 2e8, log N  # (5, rows)"""
+        e, a, alpha, b, beta = values.T
+        best = (np.log(alpha * a / (beta * b)) + beta * np.log(2e8)) / (alpha + beta)
+        return np.stack([e, alpha, beta, beta / (alpha + beta), best])
+
+    truth = asked(exact[None])[:, 0]
     for _ in range(200):
         y = law(np.array(TRUE["Hoffmann"]), N=n, D=d)[0] * np.exp(0.005 * rng.normal(size=36))
         found = optimum(law, {"N": n, "D": d}, y, exponents=np.array([[0.3, 0.3], [0.7, 0.7]]))
         values = resampled(law, {"N": n, "D": d}, y, found, rng.multinomial(36, np.full(36, 1 / 36), size=100))
-        alpha, beta = values[:, 2], values[:, 4]
-        low, high = np.quantile([alpha, beta, beta / (alpha + beta)], [0.025, 0.975], axis=1)
+        low, high = np.quantile(asked(values), [0.025, 0.975], axis=1)
         inside.append((low < truth) & (high > truth))
-    coverage = np.mean(inside, axis=0)  # alpha, beta, optimal allocation
+    coverage = np.mean(inside, axis=0)
     assert ((coverage >= 0.88) & (coverage <= 0.99)).all(), coverage

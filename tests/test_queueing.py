@@ -133,20 +133,58 @@ def test_a_training_that_no_queue_takes_is_refused_in_words():
         queueing.schedule([training(SITES["polaris"], nodes=4000)], SITES["polaris"])
 
 
-def test_other_stages_go_to_the_pilots_queue_or_stay_here():
+# ------------------------------------------------------------------------------------------------ stages without ranks
+def test_stages_without_ranks_share_a_job_where_they_are_ready_together():
     site = SITES["stampede3"]
-    stages = [
-        stage("convert", "c", 60),
-        stage("evaluate", "e", 1e6),
-        stage("scaling", "all", 5),
-        stage("report", "all", 5),
-    ]
+    stages = [stage("convert", f"c{i}", 60 * i, needs=("shards/s",) * (i == 1)) for i in range(1, 5)]
+    stages += [stage("shards", "s", 100), stage("audit", "all", 50, needs=tuple(f"convert/c{i}" for i in range(1, 5)))]
+    stages += [stage("scaling", "all", 5), stage("report", "all", 5)]
     made = queueing.schedule(stages, site)
-    assert set(made) == {"convert/c", "evaluate/e"} and {r.queue for r in made.values()} == {"skx"}
-    assert made["convert/c"].walltime == "02:00:00" and made["evaluate/e"].walltime == "48:00:00"
-    assert "longer than skx allows: set pilot.queue" in made["evaluate/e"].why and made["convert/c"].why == ""
-    assert not queueing.schedule(stages, site.model_copy(update={"pilot": None}))
+    assert {r.stages: (r.slots, r.expected) for r in made.values()} == {
+        ("convert/c4", "convert/c3", "convert/c2", "shards/s"): (4, 240.0),
+        ("convert/c1",): (1, 60.0), ("audit/all",): (1, 50.0),
+    }  # fmt: skip
+    assert {r.queue for r in made.values()} == {"skx"} and made["shards/s"].walltime == "02:00:00"
+    assert set(queueing.schedule(stages, site.model_copy(update={"serial": None}))) == set()
     assert queueing.schedule(stages, sites.load_file(sites.SITES / "local.yaml")) == {}
+
+
+def test_what_takes_longer_than_its_queue_goes_on_if_it_can():
+    site = SITES["stampede3"]
+    made = queueing.schedule([stage("convert", "c", 3e5)], site)["convert/c"]
+    assert made.jobs == 3 and made.walltime == "48:00:00" and "more `parts`" in made.why
+    made = queueing.schedule([stage("evaluate", "e", 3e5)], site)["evaluate/e"]
+    assert made.jobs == 1 and "longer than skx allows: set serial.queue" in made.why
+
+
+@given(st.lists(st.floats(1, 2e4), min_size=1, max_size=150), st.sampled_from(BATCH), st.sampled_from([None, 1, 2, 48]))
+def test_whatever_is_left_to_evaluate(lengths, name, cores):
+    """As few jobs as time allows; every stage once; node-hours at least what the work is, over the cores that share it."""
+    site = SITES[name].model_copy(update={"node": SITES[name].node.model_copy(update={"cores": cores or 16})})
+    stages = [stage("evaluate", f"e{i}", seconds) for i, seconds in enumerate(lengths)]
+    made = jobs(stages, site)
+    assert sorted(id for r in made for id in r.stages) == sorted(s.id for s in stages)
+    room, longest = site.queues[made[0].queue], max(lengths)
+    most = (room.node and room.node.cores) or site.node.cores
+    for r in made:
+        mine = [s.core_seconds for s in stages if s.id in r.stages]
+        assert 1 <= r.slots <= min(most, len(mine)) and r.seconds <= seconds(room.max_walltime)
+        assert max(sum(mine) / r.slots, max(mine)) * (1 - 1e-9) <= r.expected <= sum(mine) / r.slots + longest
+        assert r.expected <= r.seconds or r.jobs > 1 or r.why
+    fill = max(seconds(site.serial.walltime) / queueing.MARGIN, longest)
+    assert len(made) <= 1 + sum(lengths) / (fill * max(r.slots for r in made))
+
+
+def test_an_evaluation_rides_in_the_job_of_its_training():
+    site = with_queue(SITES["slurm"], "default", max_running=1)
+    trainings = [training(site, "a", 1), training(site, "b", 2)]
+    stages = [*trainings, *(stage("evaluate", n, 360, needs=(f"train/{n}", "convert/c")) for n in "abx")]
+    made = queueing.schedule(stages, site)
+    shared = made["train/a"]
+    assert shared.stages == ("train/b", "train/a") and shared.all == ("train/b", "train/a", "evaluate/b", "evaluate/a")
+    assert made["evaluate/a"] is made["evaluate/b"] is made["train/b"] is shared and shared.expected == 7200 + 360
+    assert made["evaluate/x"].stages == ("evaluate/x",), "whose training is done already"
+    assert queueing.node_hours(made) == pytest.approx((2 * 7560 + 360) / 3600)
 
 
 # ------------------------------------------------------------------------------------------------------ how many nodes

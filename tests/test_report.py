@@ -18,6 +18,7 @@ from gnnscale.specs import (
     EGNNConfig,
     Errors,
     Evaluation,
+    LayerFeatures,
     Metrics,
     ReportSettings,
     ScalingSettings,
@@ -68,6 +69,7 @@ def train_and_evaluate(root: Path, width: int, depth: int, d: int, rng: np.rando
         "atoms_seen": 80 * d,
         "flops": 60.0 * n * 80 * d,
         "seed": 0,
+        "subset": "random",
         "split": "test",
     }
     by_source = {EVIL: errors(0.03 * loss, 0.1 * loss), "crystals": errors(0.012 * loss**1.5, 0.2 * loss**0.7)}
@@ -81,6 +83,7 @@ def train_and_evaluate(root: Path, width: int, depth: int, d: int, rng: np.rando
         loss=loss,
         all=errors(0.02 * loss, 0.15 * loss),
         sources=by_source,
+        layers=[LayerFeatures(distance=0.5, sample_distance=0.8, dirichlet=0.6)] * (depth + 1),
         **common,
     )
     files.write_model(root / "evaluate" / name / "errors.json", evaluation)
@@ -243,8 +246,15 @@ def test_the_three_questions_are_answered_with_evidence(study):
     joint = next(law for law in fit["laws"] if law["law"] == "Hoffmann" and law["target"] == "loss")
     e, a = joint["estimates"], joint["allocation"]["value"]
     assert a == pytest.approx(e["beta"]["value"] / (e["alpha"]["value"] + e["beta"]["value"]), rel=1e-9)
-    assert f"The best N grows with exponent {a:.3g} [" in text and "yes, within the grid" in text
+    assert f"The best N grows with exponent {a:.3g} [" in text and "Not supported by this evidence:" in text
     assert f"As a power of N with exponent −{e['alpha']['value']:.3g} [" in text
+    E, A, B, alpha, beta = (e[name]["value"] for name in ("E", "A", "B", "alpha", "beta"))
+    n, d = 7 * 3 * 128**2, 2000
+    for words, (k, m) in (("twice the data lower the loss by", (1, 2)), ("twice the parameters by", (2, 1))):
+        share = 1 - (E + A / (k * n) ** alpha + B / (m * d) ** beta) / (E + A / n**alpha + B / d**beta)
+        assert f"{words} {100 * share:.1f} % [" in text
+    assert "The deeper network has the lower loss in 0 of 2 pairs" in text
+    assert "No training of this study used any" in text and "peak memory of a rank 1.50 to 1.50 GiB" in text
     assert "of C in FLOP (" in text and "of C in GPU-seconds" in text
     assert "unique atoms, and 60,000 to 480,000 force components seen" in text
 
@@ -270,7 +280,7 @@ def test_partial_studies(tmp_path):
     text = (tmp_path / "report" / "all" / "report.html").read_text()
     assert "Trained but without an evaluation: w128-d3-n1000, w128" in text and "do not determine" in text
     drawn = {Path(name).stem for name in outputs.files if name.startswith("figures/")}
-    assert drawn == FIGURES - {"surface", "width_depth", "learning"}  # of one model at all sizes
+    assert drawn == FIGURES - {"surface", "width_depth", "learning", "loss_parameters"}  # one model has all sizes
 
 
 def test_nothing_usable(tmp_path):

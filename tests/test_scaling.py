@@ -308,3 +308,18 @@ def test_criteria_and_what_is_foretold():
         other = law_of(found, name)
         assert other.aicc > own.aicc and other.bic > own.bic and other.held_out.worst > own.held_out.worst
     assert any("AICc prefers Hoffmann's, which also foretells" in s for s in found.findings)
+
+
+def test_every_model_with_a_grid_has_a_law_of_its_own():
+    """Planted: another exponent of the data. The main law is what it is without the other model, and no figure's law moves."""
+    other = [p.model_copy(update={"run": f"other-{p.run}", "model": "other", "learning_rate": 1e-3})
+             for p in grid(law=lambda n, d: 0.2 + 30 / n**0.4 + 30 / d**0.8, seed=5)]  # fmt: skip
+    points = [*grid(), *other, run(32, 500, run="few", model="few", loss=1.0)]
+    found, alone = fit(points, QUICK), fit(grid(), QUICK)
+    assert law_of(found).estimates == law_of(alone).estimates and sum(law.chosen for law in found.laws) == 1
+    (own,) = [law for law in found.laws if law.where.startswith("the grid of other")]
+    assert own.identified and own.estimates["beta"].low < 0.8 < own.estimates["beta"].high and len(own.points) == 16
+    (said,) = [s for s in found.findings if s.startswith("By model, exponents of the loss: egnn α = ")]
+    assert "; other α = " in said and said.endswith("not all intervals overlap.")
+    same = fit([*grid(), *(p.model_copy(update={"run": f"o-{p.run}", "model": "other"}) for p in grid(seed=9))], QUICK)
+    assert any(s.endswith("the intervals overlap, so a better model is seen as a shift.") for s in same.findings)

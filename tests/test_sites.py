@@ -12,7 +12,8 @@ import pytest
 from tests.corpus import ROOT
 from tests.sweeps import stage, training
 from tests.test_run import call
-from workflow import queueing, render, sites
+from workflow import launch, queueing, render, sites, trial
+from workflow.siteconfig import seconds
 from workflow.yamlfile import Problem
 
 STORED = ROOT / "tests" / "stored" / "jobs"
@@ -33,7 +34,7 @@ launch:
   ranks_per_node: 4
   flags: ["-n{ranks}"]
 train: {nodes: [1, 4]}
-pilot: {queue: normal, walltime: "01:00:00"}
+serial: {queue: normal, walltime: "01:00:00"}
 verified: {level: docs, date: "2026-11-21"}
 """
 
@@ -74,12 +75,13 @@ def test_its_own_example_of_an_account_is_one(name):
 
 @pytest.mark.parametrize("name", BATCH)
 def test_the_scripts_are_as_they_were(name, tmp_path):
-    """A conversion, a training of two nodes, and four of one, of which one is shown if they are alone."""
+    """A conversion, a training of two nodes with its evaluation, and four of one, of which one is shown if they are alone."""
     site = sites.load(name)
     site = site.model_copy(update={"account": site.account_rule.example or None})
     more = 2 if site.train.nodes[1] > 1 else 1
     stages = [stage("convert", "bulk", 60), training(site, "large", 2, more, shorter=("train/a",))]
     stages += [training(site, letter, 1) for letter in "abcd"]
+    stages += [stage("evaluate", name, 60, needs=(f"train/{name}",)) for name in ("large", "b", "c", "d")]
     requests = queueing.schedule(stages, site)
     made = render.scripts(requests, {s.id: s for s in stages}, site, Path("/scratch/me/runs/mine"), "python",
                           Path("/scratch/me/gnnscale"))  # fmt: skip
@@ -132,9 +134,9 @@ def test_no_stored_script_is_of_a_site_that_is_no_more():
         (
             'walltime: "01:00:00"',
             'walltime: "13:00:00"',
-            "f.yaml:16: pilot.walltime: found 13:00:00, queue normal allows 12:00:00",
+            "f.yaml:16: serial.walltime: found 13:00:00, queue normal allows 12:00:00",
         ),
-        ("queue: normal", "queue: norml", "f.yaml:16: pilot.queue: no queue 'norml'; did you mean 'normal'?"),
+        ("queue: normal", "queue: norml", "f.yaml:16: serial.queue: no queue 'norml'; did you mean 'normal'?"),
         (
             "nodes: [1, 4]",
             "nodes: [11, 20]",
@@ -247,8 +249,8 @@ def test_numbers_and_words_of_settings_are_what_they_are():
         ("train.hours=soon", "--set train.hours=soon: train.hours: found 'soon'"),
         ("queues.debug.max_walltime=5", "--set queues.debug.max_walltime=5: queues.debug.max_walltime: found '5'"),
         (
-            "pilot.walltime=900:00:00",
-            "--set pilot.walltime=900:00:00: pilot.walltime: found 900:00:00, queue capacity allows",
+            "serial.walltime=900:00:00",
+            "--set serial.walltime=900:00:00: serial.walltime: found 900:00:00, queue capacity allows",
         ),
         ("account", "--set account: expected NAME=VALUE"),
     ],
@@ -274,8 +276,62 @@ def test_a_missing_account_is_told_with_what_to_type(tmp_path):
 def test_a_driver_on_another_host_is_refused(tmp_path):
     done = call("run", "--site", "frontier", "--study", "smoke", "--root", str(tmp_path), "--set", "account=abc123")
     assert done.returncode == 2
-    assert "is run from hosts like" in done.stderr and "--set host=" in done.stderr
+    assert "is run from hosts like" in done.stderr and "--set host=" in done.stderr and "(sites/frontier.yaml:6)" in done.stderr
     assert call("plan", "--site", "frontier", "--study", "smoke", "--root", str(tmp_path)).returncode == 0
+
+
+def test_a_machine_of_another_kind_is_refused(monkeypatch):
+    """Its own interpreter is what jobs would use, unless they are given another."""
+    site = sites.load("slurm", ["arch=aarch64"])
+    monkeypatch.setattr(sites.platform, "machine", lambda: "x86_64")
+    said = told(lambda: sites.check_arch("slurm", site, ["arch=aarch64"]))
+    assert said.startswith("the nodes of site slurm are aarch64 (--set arch=aarch64), this machine is x86_64")
+    sites.check_arch("slurm", site.model_copy(update={"python": "/opt/arm/bin/python"}))
+    for same in ("aarch64", "arm64"):  # as Linux and as others call it
+        monkeypatch.setattr(sites.platform, "machine", lambda same=same: same)
+        sites.check_arch("slurm", site)
+
+
+def test_where_something_is_said():
+    users("polaris", "account: mine\n# later\ntrain: {hours: 3}\n")
+    path = sites.users_file("polaris")
+    assert sites.where("polaris", [], ["train", "hours"]) == f"{path}:3"
+    assert sites.where("polaris", ["train.hours=4"], ["train", "hours"]) == "--set train.hours=4"
+    line = sites.where("polaris", [], ["queues", "debug", "nodes"])
+    assert line.startswith("sites/polaris.yaml:") and "debug: {" in line_of("polaris", line)
+    assert sites.where("polaris", [], ["queues", "debug", "qos"]) == line, "what is not said, at what holds it"
+
+
+def line_of(name, where):
+    return (sites.SITES / f"{name}.yaml").read_text().splitlines()[int(where.rsplit(":", 1)[1]) - 1]
+
+
+def test_trainings_in_a_queue_of_other_nodes_are_planned_for_those():
+    plain, other = sites.load("stampede3"), sites.load("stampede3", ["train.queue=pvc"])
+    assert (plain.ranks_per_node, other.ranks_per_node) == (4, 8)
+    assert other.node.gpus.vendor == "intel" and other.rank_bytes == 64e9 and other.queues["pvc"].node is None
+    assert other.queues["h100"].node == plain.node and other.queues["skx"].node == plain.queues["skx"].node
+
+
+@pytest.mark.parametrize("name", BATCH)
+def test_the_doctors_job_is_one_that_a_queue_takes(name, tmp_path):
+    """Of every site, in every queue: two ranks or more, in the queue's limits, and a script that a shell can read."""
+    site = sites.load(name)
+    site = site.model_copy(update={"account": site.account_rule.example or None})
+    from workflow import provider
+
+    assert trial.suited(site), "there is a queue for it"
+    for queue in trial.suited(site):
+        asked = trial.request(site, queue)
+        low, high = site.queues[queue].nodes
+        assert low <= asked.nodes <= high and asked.seconds <= seconds(site.queues[queue].max_walltime)
+        assert asked.ranks >= 2 or high == 1
+        attempt = launch.Attempt("doctor", "doctor", Path("/scratch/me/runs/mine/doctor/1234"), 1)
+        text = provider.text(provider.Job(asked, "gnnscale-doctor", attempt.folder, launch.batch(asked, [attempt], site)), site)
+        (tmp_path / "job.sh").write_text(text)
+        assert subprocess.run(["bash", "-n", tmp_path / "job.sh"]).returncode == 0
+        assert "gnnscale.rank attempts/1 doctor" in text and site.launch.command in text
+    assert trial.request(site, trial.suited(site)[0]).nodes <= 2, "and it is a small one"
 
 
 def test_a_budget_is_kept(tmp_path):
@@ -288,7 +344,7 @@ def test_render_writes_the_scripts_of_a_study(tmp_path):
     done = call("sites", "render", "frontier", "smoke", "--out", str(tmp_path / "out"), "--root", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     made = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert len(made) == 11 and "train-w8-d2-n24.sh" in made
+    assert made == ["audit-all.sh", "convert-bulk.sh", *(f"train-w{w}-d2-n{n}.sh" for w in (12, 8) for n in (24, 48))]
     text = (tmp_path / "out" / "train-w8-d2-n24.sh").read_text()
     assert "#SBATCH --account=abc123" in text and "#SBATCH --partition=batch" in text and "srun -N1 -n8" in text
     assert not (tmp_path / "run").exists()

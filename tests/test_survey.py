@@ -1,6 +1,7 @@
 """What schedulers say of themselves, in the shapes that were recorded, becomes a site's file that is valid."""
 
 import json
+import re
 
 import pytest
 
@@ -87,12 +88,12 @@ def test_a_file_for_slurm(tmp_path):
     assert site.queues["gpu"].max_walltime == "36:00:00" and site.queues["gpu"].nodes == (1, 20)
     assert site.queues["gpu"].node is None and site.queues["batch"].node.cores == 128
     assert not site.queues["debug"].production and site.queues["long"].production
-    assert site.pilot.queue == "gpu" and site.launch.threads_per_rank == 16
+    assert site.serial.queue == "gpu" and site.launch.threads_per_rank == 16
 
 
 def test_a_file_for_a_slurm_without_gpus(tmp_path):
     site = valid(survey.text("slurm", survey.slurm("all*|up|5:00|4|8|900|(null)\n", ""), []), tmp_path)
-    assert site.node.gpus is None and site.pilot.walltime == "00:05:00"
+    assert site.node.gpus is None and site.serial.walltime == "00:05:00"
 
 
 def test_a_file_for_pbs(tmp_path):
@@ -102,7 +103,7 @@ def test_a_file_for_pbs(tmp_path):
     text = survey.text("pbs", found, devices)
     site = valid(text, tmp_path)
     assert site.scheduler.select == "ngpus=4" and site.node.cores == 64 and site.node.gpus.memory_gb == 43
-    assert site.pilot.queue == "workq", "the first that gives a single node"
+    assert site.serial.queue == "workq", "the first that gives a single node"
     assert site.queues["small"].nodes == (10, 24) and site.node.gpus.peak_tflops["bf16"] == 312
 
 
@@ -111,3 +112,12 @@ def test_gpus_of_this_machine():
     said = {"card0": {"Card Series": "AMD INSTINCT MI250X", "VRAM Total Memory (B)": "68702699520"}}
     assert survey.rocm(json.dumps(said)) == [survey.Device("AMD INSTINCT MI250X", 69, "amd")]
     assert survey.nvidia("") == [] and survey.rocm("no such device") == []
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "same"),
+    [("login03", "login12", True), ("login03", "logs", False), ("dt-login01.x.edu", "dt-login04.x.edu", True),
+     ("dt-login01.x.edu", "dt-login01-x.edu", False)],
+)  # fmt: skip
+def test_login_nodes_differ_in_their_numbers(here, there, same):
+    assert bool(re.search(survey.hosts_like(here), there)) == same

@@ -140,7 +140,8 @@ def speed(root: Path, site: SiteConfig, name: str, precision: str, points: list[
         except files.BadFile:
             result = None
         if result and result.seconds > 0:
-            return Speed(largest.flops / result.seconds / ranks, f"measured, {largest.run}")
+            where = f"{ranks} ranks" if ranks > 1 else "one rank"
+            return Speed(largest.flops / result.seconds / ranks, f"measured, {largest.run} on {where}")
     return Speed(queueing.flops_per_second(site, 1, precision), "assumed by the site's file")
 
 

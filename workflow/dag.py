@@ -49,7 +49,7 @@ class Dag:
         self.futures: dict[str, Future] = {}
         self.ended: dict[str, Future] = {id: Future() for id in stages}
         self.parsl_dir = root / ".parsl"
-        memory = executors.Results(root, lambda stage: self.note("found", stage.id))
+        memory = executors.Results(root, self.found)
         self.kernel = parsl.load(executors.config(site, len(requests), root, memory))
         self.here = parsl.python_app(perform, executors=[executors.HERE])
         self.there = parsl.python_app(perform, executors=[executors.JOBS])
@@ -61,6 +61,12 @@ class Dag:
         if stage and event in names:
             self.states[stage] = names[event]
         self.journal.note(event, stage, **facts)
+
+    def found(self, stage: Stage) -> None:
+        """It has a valid result already."""
+        if self.jobs is not None:
+            self.jobs.found(stage)
+        self.note("found", stage.id)
 
     def say(self, stage: str, what: str) -> None:
         """Of a job: its state; without a stage, why none of them gets on."""

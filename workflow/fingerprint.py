@@ -18,6 +18,7 @@ MACHINERY = {
     "gnnscale/stage.py",
     "gnnscale/files.py",
     "gnnscale/ranks.py",
+    "gnnscale/accelerator.py",
 }
 SAMPLES, BLOCK = 16, 64 * 1024
 

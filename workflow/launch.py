@@ -1,14 +1,16 @@
 """A stage and a site to the script that runs it: a text that a person could run by hand with the same effect. Pure.
 
 `script` is for a stage that runs where the driver runs. `batch` is the body of a batch job, for one training or for
-several side by side. Whatever becomes of it, an attempt that ends leaves attempts/N/exit.json, whole:
+several stages. Whatever becomes of it, an attempt that ends leaves attempts/N/exit.json, whole:
 
-    {"code": 75, "rank": 0, "host": "n2", "launcher": 0, "job": "1234", "hosts": ["n1", "n2"], "begin": ..., "end": ...}
+    {"code": 75, "rank": 0, "host": "n2", "launcher": 0, "job": "1234", "hosts": ["n1", "n2"], "begin": ..., "end": ...,
+     "begun": true, "sick": {}}
 
 `code` is that of the first rank that did not end with 0, so it says why, and not how the launcher swept up the others:
 0 done, 75 told to stop and to be continued, 64 the user must change something, 74 the disk, 137 and 143 killed. Without
-the file the job was cut off. Ranks that were told to stop look to the launcher as if they had ended well, since it would
-kill the others of a job in which one fails.
+the file the job was cut off. `begun` is false where its turn never came, `sick` says which nodes were not fit for it, and
+why. Ranks that were told to stop look to the launcher as if they had ended well, since it would kill the others of a job
+in which one fails.
 """
 
 from __future__ import annotations
@@ -20,11 +22,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from workflow import containers
 from workflow.plan import Stage
 from workflow.queueing import Request
 from workflow.siteconfig import SiteConfig, Slurm
 
 ROOT = Path(__file__).parent.parent
+PARALLEL = ("train", "doctor")  # stages of many ranks; all others are one process
 
 
 class Attempt(NamedTuple):
@@ -36,8 +40,9 @@ class Attempt(NamedTuple):
     number: int
 
 
-def script(stage: Stage, site: SiteConfig, python: str = sys.executable, code: Path = ROOT) -> str:
+def script(stage: Stage, site: SiteConfig, root: Path = Path(), python: str = sys.executable, code: Path = ROOT) -> str:
     """command.sh of a stage's directory."""
+    words = [*containers.inside(site, stage.kind, root / stage.folder, code).prefix, containers.python(site, python)]
     env = {
         "OMP_NUM_THREADS": str(site.launch.threads_per_rank),
         "PYTHONUNBUFFERED": "1",
@@ -49,7 +54,7 @@ def script(stage: Stage, site: SiteConfig, python: str = sys.executable, code: P
 set -eu
 cd "$(dirname "$0")"
 {exports}
-exec {shlex.quote(python)} -m gnnscale.{stage.kind} .
+exec {shlex.join(words)} -m gnnscale.{stage.kind} .
 """
 
 
@@ -62,7 +67,9 @@ def directives(request: Request, site: SiteConfig) -> list[str]:
         options = [f"--partition={partition}"] if partition else []
         options += [f"--account={site.account}"] if site.account else []
         options += [f"--qos={queue.qos}"] if queue.qos else []
-        options += ["--exclusive"] if scheduler.exclusive else [f"--cpus-per-task={request.threads}"]
+        options += (
+            ["--exclusive"] if scheduler.exclusive else [f"--cpus-per-task={request.threads * max(1, request.slots)}"]
+        )
         # B: to this script, which tells the ranks. What is requeued would run twice: the driver submits it again.
         options += [f"--signal=B:USR1@{scheduler.signal_seconds}", "--no-requeue", "--open-mode=append"]
         word = "#SBATCH"
@@ -82,20 +89,38 @@ def batch(request: Request, attempts: Sequence[Attempt], site: SiteConfig, pytho
         "scheduler": site.scheduler.kind,
         "interface": site.launch.interface,
         "seconds": None if isinstance(site.scheduler, Slurm) else request.seconds - site.scheduler.signal_seconds,
-        "stages": [
-            {"folder": str(each.folder), "number": each.number, "first": index * request.nodes_each,
-             "nodes": request.nodes_each, "command": shlex.join(command(each, request, site, python))}
-            for index, each in enumerate(attempts)
-        ],
-    }  # fmt: skip
+        "slots": request.slots or None,
+        "stages": [planned(each, [a.id for a in attempts], request, site, python, code) for each in attempts],
+    }
     return "\n".join([
         *(f"# {each.id}, attempt {each.number}" for each in attempts), *environment(request, site, code),
+        *containers.job_lines(site, request.nodes, [(each.kind, each.folder) for each in attempts], code),
         f"exec {shlex.quote(python)} -m gnnscale.job <<'PLAN'", json.dumps(plan, indent=1), "PLAN", "",
     ])  # fmt: skip
 
 
+def planned(
+    attempt: Attempt, ids: list[str], request: Request, site: SiteConfig, python: str, code: Path
+) -> dict[str, object]:
+    """`first` and `nodes` are its share of the hosts, `after` the place of the stage that must have ended well before."""
+    before = dict(request.after).get(attempt.id)
+    index = 0 if request.slots else request.stages.index(before or attempt.id)
+    several = attempt.kind == "train" and (request.nodes_each > 1 or site.node.gpus is not None)
+    return {
+        "folder": str(attempt.folder),
+        "number": attempt.number,
+        "first": index * request.nodes_each,
+        "nodes": request.nodes_each if attempt.kind in PARALLEL else 1,
+        "per_node": request.ranks_per_node if attempt.kind in PARALLEL else 1,
+        "command": shlex.join(command(attempt, request, site, python, code=code)),
+        "check": shlex.join(command(attempt, request, site, python, "health", code)) if several else None,
+        "after": None if before is None else ids.index(before),
+    } | ({"by_file": True} if site.container.use else {})
+
+
 def environment(request: Request, site: SiteConfig, code: Path) -> list[str]:
-    lines = [f"module load {' '.join(map(shlex.quote, site.modules))}"] if site.modules else []
+    modules = (*site.modules, *(site.container.modules if site.container.use else ()))
+    lines = [f"module load {' '.join(map(shlex.quote, modules))}"] if modules else []
     lines += site.setup
     env = {"OMP_NUM_THREADS": str(request.threads), "PYTHONUNBUFFERED": "1"}
     if site.launch.interface is not None:  # of several networks, one by which nodes reach each other
@@ -105,20 +130,28 @@ def environment(request: Request, site: SiteConfig, code: Path) -> list[str]:
     return [*lines, f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"]
 
 
-def command(attempt: Attempt, request: Request, site: SiteConfig, python: str) -> list[str]:
+def command(
+    attempt: Attempt, request: Request, site: SiteConfig, python: str, module: str = "rank", code: Path = ROOT
+) -> list[str]:
     """Of all ranks of a stage, in its directory. {hosts} becomes theirs, a part of the allocation."""
-    own = [python, "-m", "gnnscale.rank", f"attempts/{attempt.number}", attempt.kind]
-    if attempt.kind != "train" or site.launch.command == "none":
-        return own
+    own = [containers.python(site, python), "-m", f"gnnscale.{module}", f"attempts/{attempt.number}", attempt.kind]
+    if module == "health":
+        own[-1] = site.node.gpus.vendor if site.node.gpus else "none"
+    within = containers.inside(site, attempt.kind, attempt.folder, code)
+    own = [*within.prefix, *own]
+    apart = request.nodes > request.nodes_each and not request.slots  # each on nodes of its own
+    follower = attempt.kind not in PARALLEL  # one process; beside others on the first of its nodes
+    if site.launch.command == "none" or (follower and not apart):
+        return [*within.alone, *own]
     if site.launch.before_rank:
         own = ["bash", "-c", "; ".join([*site.launch.before_rank, 'exec "$@"']), "rank", *own]
     known = {
-        "ranks": request.ranks,
-        "nodes": request.nodes_each,
-        "per_node": request.ranks_per_node,
+        "ranks": 1 if follower else request.ranks,
+        "nodes": 1 if follower else request.nodes_each,
+        "per_node": 1 if follower else request.ranks_per_node,
         "threads": request.threads,
     }
-    words = [site.launch.command, *(flag.format_map(known) for flag in site.launch.flags)]
-    if request.nodes > request.nodes_each:
+    words = [site.launch.command, *(flag.format_map(known) for flag in site.launch.flags), *within.launcher]
+    if apart:
         words += ["--nodelist={hosts}", "--exact"] if site.launch.command == "srun" else ["--hosts", "{hosts}"]
     return words + own

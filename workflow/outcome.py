@@ -13,12 +13,14 @@ from gnnscale.schema import Spec
 from gnnscale.specs import StageError
 from workflow.scheduler import Seen
 
-Kind = Literal["done", "stopped", "walltime", "preempted", "cancelled", "withdrawn", "node", "lost", "stalled", "memory",
-               "disk-full", "busy", "configuration", "data", "permission", "application"]  # fmt: skip
+Kind = Literal["done", "not-begun", "stopped", "walltime", "preempted", "cancelled", "withdrawn", "node", "lost", "stalled",
+               "memory", "disk-full", "busy", "configuration", "data", "permission", "application"]  # fmt: skip
 Action = Literal["continue", "again", "avoid", "shrink", "space", "fail"]
 
 # kind: (what is done, how often in a row without progress)
 RESPONSES: dict[str, tuple[Action, int]] = {
+    "not-begun": ("again", 20),  # the job ended before its turn came
+    "unfit": ("avoid", 5),  # a node was sick before anything ran there; more in a row are hardly chance
     "stopped": ("continue", 2),  # it kept its work: signalled before the end of its time, or preempted
     "walltime": ("continue", 2),
     "preempted": ("continue", 20),
@@ -53,6 +55,8 @@ class Exit(Spec):
     hosts: tuple[str, ...]
     begin: int
     end: int
+    begun: bool = True
+    sick: dict[str, str] = {}  # node -> why it is not fit
 
 
 class Outcome(NamedTuple):
@@ -60,17 +64,27 @@ class Outcome(NamedTuple):
     message: str
     hint: str = ""
     hosts: tuple[str, ...] = ()  # to be avoided
+    begun: bool = True
+    tail: tuple[str, ...] = ()  # last words that say more than those in its files
 
 
-def classify(exit: Exit | None, seen: Seen | None, error: StageError | None, words: str, valid: str) -> Outcome:
-    """`valid`: "" where the result is, else why it is not. `words`: the end of all that was printed."""
+def classify(exit: Exit | None, seen: Seen | None, error: StageError | None, words: str, valid: str,
+             preemptible: bool = False) -> Outcome:  # fmt: skip
+    """`valid`: "" where the result is, else why it is not. `words`: the end of all that was printed. `preemptible`: its
+    queue takes nodes back without a word, which PBS tells in no other way than that the job was deleted."""
     if not valid:
         return Outcome("done", "")
     code, state = exit.code if exit else (seen.code if seen else None), seen.state if seen else ""
+    if exit and exit.sick:
+        said = "; ".join(f"{host}: {why}" for host, why in exit.sick.items())
+        hint = "if all nodes are so it is not the nodes: look at `node` of the site's file, and try `doctor`"
+        return Outcome("node", f"not fit: {said[:400]}", hint, tuple(exit.sick), begun=False)
+    if exit and not exit.begun:
+        return Outcome("not-begun", "its job ended before its turn came", begun=False)
     if state == "PREEMPTED":
         return Outcome("preempted", "preempted")
     if state == "CANCELLED":
-        return Outcome("cancelled", "cancelled by somebody else")
+        return Outcome("preempted", "preempted") if preemptible else Outcome("cancelled", "cancelled by somebody else")
     if exit and code == STOPPED:
         return Outcome("stopped", "told to stop, and kept its work")
     if state == "NODE_FAIL":
@@ -94,7 +108,8 @@ def classify(exit: Exit | None, seen: Seen | None, error: StageError | None, wor
     if error:
         return Outcome("application", error.message, error.hint)
     if exit is None:
-        return Outcome("lost", f"the job ended without a trace{f' ({state})' if state else ''}")
+        return Outcome("lost", f"the job ended without a trace{f' ({state})' if state else ''}",
+                       "if all do: `doctor` finds out whether compute nodes see the run directory")  # fmt: skip
     if code == DISK:
         return Outcome("disk-full", "no space left on device")
     if code == REFUSED:
@@ -124,6 +139,51 @@ def expand(nodes: str) -> list[str]:
     return found
 
 
+# ------------------------------------------------------------------------------------------------------- who hangs where
+LABEL = re.compile(r"^\[(rank \d+ on \S+)\] (.*)$", re.M)  # gnnscale/rank.py, when it is asked where it is
+FRAME = re.compile(r'\s*File "([^"]*)", line (\d+) in (.*)')
+
+
+def stacks(words: str) -> dict[str, list[str]]:
+    """Rank -> where its main thread is, innermost first: `all_reduce (distributed_c10d.py:2810)`; or why it does not say."""
+    found: dict[str, list[str]] = {}
+    mine: dict[str, bool] = {}  # whether the lines that follow are of that thread
+    for rank, line in LABEL.findall(words):
+        if line.startswith(("Thread 0x", "Current thread 0x")):
+            mine[rank] = line.startswith("Current")
+            if mine[rank]:
+                found[rank] = []
+        elif frame := FRAME.match(line):
+            if mine.get(rank):
+                path, number, name = frame.groups()
+                _, ours, inner = path.rpartition("/gnnscale/")
+                ours = ours and "lib/python" not in inner  # which lies in a checkout of that name
+                short = f"gnnscale/{inner}" if ours else "/".join(path.split("/")[-2:])
+                found[rank].append(f"{name} ({short}:{number})")
+        elif line.startswith("no answer"):
+            found[rank] = [line]
+    return found
+
+
+def hanging(outcome: Outcome, words: str) -> Outcome:
+    """Told with where its ranks are: those that do not answer first, since the others may wait for them."""
+    found = sorted(stacks(words).items(), key=lambda each: not each[1][:1] or not each[1][0].startswith("no answer"))
+    if not found:
+        return outcome
+    where = [f"{rank}: {called(frames)}" for rank, frames in found]
+    more = f"; and {len(where) - 3} more" if len(where) > 3 else ""
+    tail = tuple(f"{rank}: {frame}" for rank, frames in found[:3] for frame in frames[:5])
+    return outcome._replace(message=f"{outcome.message}; {'; '.join(where[:3])}{more}", tail=tail)
+
+
+def called(frames: list[str]) -> str:
+    """The innermost frame, and the innermost of ours."""
+    if not frames:
+        return "nowhere in Python"
+    ours = next((frame for frame in frames if "(gnnscale/" in frame), frames[0])
+    return frames[0] if ours == frames[0] else f"{frames[0]}, called from {ours}"
+
+
 class Budget:
     """What may still be tried. Progress pays all of it back: on a large machine a node may fail every hour."""
 
@@ -137,14 +197,14 @@ class Budget:
             self.progress, self.used = progress, dict.fromkeys(RESPONSES, 0)
         if action == "fail":
             return "fail", outcome
-        self.used[outcome.kind] += 1
+        counted = outcome.kind if outcome.begun else "unfit" if outcome.kind == "node" else "not-begun"
+        allowed = RESPONSES[counted][1]
+        self.used[counted] += 1
         if action == "continue" and self.used["stopped"] + self.used["walltime"] >= allowed:
             return "fail", outcome._replace(
                 kind="walltime", message=f"{allowed} jobs in a row ended ({outcome.message}) and got no further",
                 hint="a job must last for more than one checkpoint: a queue with a longer walltime, or more nodes",
             )  # fmt: skip
-        if self.used[outcome.kind] > allowed:
-            return "fail", outcome._replace(
-                message=f"{outcome.message}; so it was {self.used[outcome.kind]} times in a row"
-            )
+        if self.used[counted] > allowed:
+            return "fail", outcome._replace(message=f"{outcome.message}; so it was {self.used[counted]} times in a row")
         return action, outcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections import Counter
@@ -51,6 +52,7 @@ class Stage(NamedTuple):
     core_seconds: float  # estimate; of a training on a cluster: of its job
     levers: Levers | None = None  # of a training: how it fits into memory
     shorter: tuple[str, ...] = ()  # trainings whose first steps are this one's; it waits for them, but needs none
+    image: str | None = None  # id of the container image
 
     def spec(self, stages: dict[str, Stage]) -> StageSpec:
         there = {need: os.path.relpath(stages[need].folder, self.folder) for need in self.needs}
@@ -58,8 +60,9 @@ class Stage(NamedTuple):
         before = tuple(os.path.relpath(stages[id].folder, self.folder) for id in self.shorter)
         runtime = runtime.model_copy(update={"shorter": before})
         return StageSpec(
-            id=self.id, key=self.key, settings=self.settings, code=self.code, raw=self.raw, needs=there, runtime=runtime
-        )
+            id=self.id, key=self.key, settings=self.settings, code=self.code, raw=self.raw, image=self.image, needs=there,
+            runtime=runtime,
+        )  # fmt: skip
 
 
 class Planned(NamedTuple):
@@ -80,32 +83,33 @@ class Size(NamedTuple):
 def stages(name: str, asked: Study, site: SiteConfig, root: Path) -> dict[str, Stage]:
     """All stages in an order in which each comes after what it needs. Long ones come before short ones of their kind."""
     made: dict[str, Stage] = {}
+    add = functools.partial(make, image=site.container.digest if site.container.use else None)
     sizes: list[Size] = []
     for source, settings in study.conversions(asked).items():
         card = dataset_card(settings)
         code = fingerprint.code_of("convert", f"datasets/{settings.dataset}.py")
         cost = card.structures * card.seconds_per_structure + site.node.start_seconds
-        stage = make("convert", source, settings, (), code, made, cost, raw_files(settings))
+        stage = add("convert", source, settings, (), code, made, cost, raw_files(settings))
         divide(stage, asked.parts(source), site.node.start_seconds, root, made)
         sizes.append(size(card, root / stage.folder, asked.split.validation + asked.split.test))
     converted = tuple(id for id, stage in made.items() if stage.kind == "convert")
     cost = sum(s.structures for s in sizes) / AUDITED + site.node.start_seconds
-    audit = make("audit", "all", asked.audit, converted, fingerprint.code_of("audit"), made, cost)
+    audit = add("audit", "all", asked.audit, converted, fingerprint.code_of("audit"), made, cost)
     code = fingerprint.code_of("train")
     fitted = [(*fit_levers(run.settings, sizes, site), run) for run in study.runs(asked)]
     trained = [
-        make("train", run.name, run.settings, converted, code, made, seconds, levers=levers)
+        add("train", run.name, run.settings, converted, code, made, seconds, levers=levers)
         for seconds, levers, run in sorted(fitted, key=lambda each: -each[0])
     ]
     share_steps(made)
     code, cost = fingerprint.code_of("evaluate"), site.node.start_seconds
     evaluated = tuple(
-        make("evaluate", stage.name, asked.evaluate, (stage.id, *converted), code, made, cost).id for stage in trained
+        add("evaluate", stage.name, asked.evaluate, (stage.id, *converted), code, made, cost).id for stage in trained
     )
-    fit = make("scaling", "all", asked.scaling, evaluated, fingerprint.code_of("scaling"), made, cost)
+    fit = add("scaling", "all", asked.scaling, evaluated, fingerprint.code_of("scaling"), made, cost)
     page = ReportSettings(title=asked.title, study=name, description=asked.description)
     needs = (fit.id, *evaluated, *(stage.id for stage in trained), audit.id, *converted)
-    make("report", "all", page, needs, fingerprint.code_of("report"), made, cost)
+    add("report", "all", page, needs, fingerprint.code_of("report"), made, cost)
     ordered = sorted(made.values(), key=lambda stage: (list(FOLDERS).index(stage.kind), -stage.core_seconds))
     return {stage.id: stage for stage in ordered}
 
@@ -120,7 +124,7 @@ def divide(whole: Stage, parts: int, start_seconds: float, root: Path, made: dic
     ids = []
     for part in range(parts):
         settings = PartSettings(**asked, part=part, parts=parts)
-        ids.append(make("shards", f"{whole.name}.{part}", settings, (), code, made, cost, whole.raw).id)
+        ids.append(make("shards", f"{whole.name}.{part}", settings, (), code, made, cost, whole.raw, image=whole.image).id)
     made[whole.id] = whole._replace(needs=tuple(ids), core_seconds=start_seconds)
 
 
@@ -134,7 +138,7 @@ def share_steps(made: dict[str, Stage]) -> None:
 
 def make(kind: str, name: str, settings: Settings, needs: tuple[str, ...], code: dict[str, str],
          made: dict[str, Stage], core_seconds: float, raw: dict[str, str] | None = None,
-         levers: Levers | None = None) -> Stage:  # fmt: skip
+         levers: Levers | None = None, image: str | None = None) -> Stage:  # fmt: skip
     """Adds to `made`. The key is a hash of all that determines the result, and of nothing else.
 
     So not of the parts of a conversion, which `divide` adds after this: however it is divided, it comes out the same.
@@ -143,9 +147,10 @@ def make(kind: str, name: str, settings: Settings, needs: tuple[str, ...], code:
     if raw:  # where the files lie does not matter, what is in them does
         said["options"].pop("raw", None)
         said["quarantine"] = None
-    key = files.digest([said, code, raw or {}, keys, None])[:16]  # None: the place of the image's digest
+    key = files.digest([said, code, raw or {}, keys, image])[:16]
     folder = f"{FOLDERS[kind]}/{name}-{key[:8]}"
-    stage = Stage(f"{kind}/{name}", kind, name, settings, needs, code, raw or {}, key, folder, core_seconds, levers)
+    stage = Stage(f"{kind}/{name}", kind, name, settings, needs, code, raw or {}, key, folder, core_seconds, levers,
+                  image=image)  # fmt: skip
     made[stage.id] = stage
     return stage
 
@@ -280,6 +285,8 @@ def difference(old: StageSpec, stage: Stage) -> str:
     changed = sorted(f for f in old.raw.keys() | stage.raw.keys() if old.raw.get(f) != stage.raw.get(f))
     if changed:
         parts.append("input changed: " + count(changed))
+    if old.image != stage.image:
+        parts.append(f"image: {(old.image or 'none')[:12]} -> {(stage.image or 'none')[:12]}")
     added, gone = sorted(set(stage.needs) - set(old.needs)), sorted(set(old.needs) - set(stage.needs))
     parts += [f"needs {count(added)} more"] if added else []
     parts += [f"needs {count(gone)} no more"] if gone else []
@@ -304,6 +311,12 @@ def wall_seconds(planned: dict[str, Planned], site: SiteConfig) -> float:
             left.setdefault(each.stage.kind, []).append(each.stage.core_seconds)
     ratio = pace(planned)
     return sum(ratio.get(kind, 1.0) * max(sum(all) / site.parallel_stages, *all) for kind, all in left.items())
+
+
+def outputs(planned: dict[str, Planned], root: Path) -> list[Path]:
+    """Of all that is done. Not result.json, which every plan reads: nobody touches these."""
+    done = [each for each in planned.values() if each.result is not None]
+    return [root / each.stage.folder / name for each in done for name in each.result.outputs]
 
 
 def pace(planned: dict[str, Planned]) -> dict[str, float]:

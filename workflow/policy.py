@@ -25,7 +25,7 @@ DECIDED = {
     },
     "pbs": {
         "-A": "account:", "-q": "queues.NAME.partition", "-N": "the driver", "-o": "the driver", "-e": "the driver",
-        "-j": "the driver", "-J": "the driver", "-r": "queues.NAME.preemptible", "-W": "the driver",
+        "-j": "the driver", "-J": "the driver", "-r": "the driver", "-W": "the driver",
         "-l walltime": "the planner's estimate and queues.NAME.max_walltime", "-l select": "scheduler.select and train.nodes",
         "-l nodes": "train.nodes", "-l ncpus": "node.cores",
     },
@@ -109,22 +109,22 @@ def launches(site: SiteConfig) -> Problems:
 
 
 def jobs(site: SiteConfig) -> Problems:
-    """Trainings and pilots against the queues that are to take them."""
-    known, train, pilot = site.queues, site.train, site.pilot
+    """Trainings and serial stages against the queues that are to take them."""
+    known, train, serial = site.queues, site.train, site.serial
     if train.queue is not None and train.queue not in known:
         yield ["train", "queue"], f"train.queue: no queue {train.queue!r}; {nearest(train.queue, list(known))}"
     elif 0 < (most := max((queue.nodes[1] for queue in for_trainings(site).values()), default=0)) < train.nodes[0]:
         yield ["train", "nodes"], f"train.nodes: found {train.nodes[0]} or more, but no queue takes more than {most}"
-    if pilot is None:
+    if serial is None:
         return
-    if pilot.queue not in known:
-        yield ["pilot", "queue"], f"pilot.queue: no queue {pilot.queue!r}; {nearest(pilot.queue, list(known))}"
+    if serial.queue not in known:
+        yield ["serial", "queue"], f"serial.queue: no queue {serial.queue!r}; {nearest(serial.queue, list(known))}"
         return
-    queue = known[pilot.queue]
+    queue = known[serial.queue]
     if queue.nodes[0] > 1:
-        yield ["pilot", "queue"], f"pilot.queue: queue {pilot.queue} takes {span(queue)}, these stages need one"
-    if seconds(pilot.walltime) > seconds(queue.max_walltime):
-        yield (["pilot", "walltime"], f"pilot.walltime: found {pilot.walltime}, queue {pilot.queue} allows "
+        yield ["serial", "queue"], f"serial.queue: queue {serial.queue} takes {span(queue)}, these stages need one"
+    if seconds(serial.walltime) > seconds(queue.max_walltime):
+        yield (["serial", "walltime"], f"serial.walltime: found {serial.walltime}, queue {serial.queue} allows "
                f"{queue.max_walltime}")  # fmt: skip
 
 

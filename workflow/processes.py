@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from gnnscale import files
 from gnnscale.specs import StageError, StageResult, StageSpec
-from workflow import launch
+from workflow import containers, launch
 from workflow.plan import Stage
 from workflow.sites import SiteConfig
 
@@ -75,17 +75,21 @@ class Processes:
     def prepare(self, stage: Stage, folder: Path) -> Path:
         if self.stopping.is_set():
             raise Interrupted(stage.id)
-        return prepare(folder, stage.spec(self.stages), launch.script(stage, self.site))
+        return prepare(folder, stage.spec(self.stages), launch.script(stage, self.site, self.root))
 
     def execute(self, stage: Stage, folder: Path, attempt: Path) -> int:
         with open(attempt / "stdout", "wb") as out, open(attempt / "stderr", "wb") as err:
-            process = subprocess.Popen(["sh", str(folder / "command.sh")], stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+            lifeline = {containers.LIFELINE: "1"} if stage.image else {}
+            process = subprocess.Popen(["sh", str(folder / "command.sh")], env=os.environ | lifeline, stdout=out, stderr=err,
+                                       stdin=subprocess.PIPE if lifeline else subprocess.DEVNULL,
                                        start_new_session=True, preexec_fn=die_with(os.getpid()))  # fmt: skip
             self.running[stage.id] = process
             try:
                 return process.wait()
             finally:
                 self.running.pop(stage.id, None)
+                if process.stdin is not None:
+                    process.stdin.close()
 
     def stop(self) -> None:
         """SIGTERM to every group, SIGKILL to what is left after the grace."""

@@ -1,11 +1,15 @@
 """Stages and a site to requests: in which queue, on how many nodes, for how long, and what it takes. Pure.
 
-A training is one job, on the fewest nodes on which it fits into memory and is done in `train.hours`. Where a queue takes
-only larger jobs, or so few of them that they would follow one after another, several trainings share one job.
+A training is one job, on the fewest nodes on which it fits into memory and is done in `train.hours`; its evaluation
+follows in the same job. Where a queue takes only larger jobs, or so few of them that they would follow one after another,
+several trainings share one job. Stages without ranks that are ready together share one too, side by side on the cores of
+a node. Not in a pilot: that dies with its driver, needs a way from compute nodes to the driver's host, and was measured
+to lose one to four minutes whenever it was ended; these jobs are written down, adopted and continued as all others are.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,12 +25,14 @@ MARGIN = 1.5  # walltime over estimate: an estimate is one, and a job that ends 
 LEAST = 1800  # s of walltime: shorter requests start no earlier, and the first start of a stage compiles and loads
 ROUND = 600  # s
 SMALL = ("scaling", "report")  # seconds on one core: not worth a job
+CONTINUED = ("train", "convert", "shards")  # keep what they have when their job ends, and go on in another
+STAGE_GB = 4.0  # of memory for one stage without ranks; conversions are bounded, and a batch of an evaluation is small
 
 
 class Request(NamedTuple):
     """One job: what is asked of the scheduler, and what it is expected to take."""
 
-    stages: tuple[str, ...]  # ids; more than one share the allocation side by side, `nodes_each` a stage
+    stages: tuple[str, ...]  # ids; several trainings have `nodes_each` of its nodes each, others share one, see `slots`
     queue: str  # a name in site.queues
     nodes: int
     nodes_each: int
@@ -36,6 +42,13 @@ class Request(NamedTuple):
     jobs: int  # one after another, each as long, until a training is done (exit code 75 -> the next)
     expected: float  # seconds of work in all, estimated
     why: str = ""  # where the choice needs a word
+    slots: int = 0  # of stages without ranks: how many of them run at a time
+    after: tuple[tuple[str, str], ...] = ()  # (evaluation, its training): it follows that, on its first node
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Ids of all that the job does."""
+        return *self.stages, *(id for id, _ in self.after)
 
     @property
     def ranks(self) -> int:
@@ -61,34 +74,81 @@ def schedule(stages: Sequence[Stage], site: SiteConfig) -> dict[str, Request]:
     """Stage -> the job that is to do it; one that is not in it runs where the driver runs. `stages`: what is left to do."""
     if not site.batch:
         return {}
-    made = {}
-    for stage in stages:
-        if site.pilot and stage.kind not in ("train", *SMALL):
-            made[stage.id] = cpu_request(stage, site)
+    made, known = {}, {stage.id: stage for stage in stages}
+    riding = evaluations(known)
+    carried = {id for ids in riding.values() for id in ids}
+    ready: dict[int, list[Stage]] = {}  # by how many others come before them: those that are ready together
     alike: dict[tuple[int, int], list[Stage]] = {}  # those that may share a job: as large, and none waits for another
-    known = {stage.id: stage for stage in stages}
     for stage in stages:
         if stage.kind == "train":
-            alike.setdefault((nodes_of(stage, site), wave(stage, known)), []).append(stage)
+            whole = stage.core_seconds + sum(known[id].core_seconds for id in riding.get(stage.id, ()))
+            alike.setdefault((nodes_of(stage, site), wave(stage, known)), []).append(stage._replace(core_seconds=whole))
+        elif stage.kind not in SMALL and stage.id not in carried and (site.serial or stage.kind == "evaluate"):
+            ready.setdefault(depth(stage, known), []).append(stage)
+    for group in ready.values():
+        for request in serial(group, site):
+            made |= dict.fromkeys(request.stages, request)
     for (nodes, _), trainings in alike.items():
         for request in choose(nodes, trainings, site):
-            made |= dict.fromkeys(request.stages, request)
+            after = tuple((id, training) for training in request.stages for id in riding.get(training, ()))
+            made |= dict.fromkeys((*request.stages, *(id for id, _ in after)), request._replace(after=after))
     return made
 
 
-def cpu_request(stage: Stage, site: SiteConfig) -> Request:
-    """A stage without ranks, as a job of its own. It cannot be continued, so one job has to do."""
-    name, expected = site.pilot.queue, stage.core_seconds
-    longest = seconds(site.queues[name].max_walltime)
-    asked = min(longest, max(seconds(site.pilot.walltime), rounded(expected)))
-    remedy = (
-        "give its source more `parts`, or set pilot.queue" if stage.kind in ("shards", "convert") else "set pilot.queue"
-    )
-    why = f"longer than {name} allows: {remedy}" if expected > longest else ""
-    nodes = site.queues[name].nodes[0]  # which is 1, or a waste that the file asks for
-    return Request((stage.id,), name, nodes, 1, 1, 1, asked, 1, expected, why)
+def evaluations(known: dict[str, Stage]) -> dict[str, list[str]]:
+    """Training -> what can follow it in its job: all else that it needs, the training needed too."""
+    found: dict[str, list[str]] = {}
+    for stage in known.values():
+        trainings = [id for id in stage.needs if id in known and known[id].kind == "train"]
+        if stage.kind == "evaluate" and len(trainings) == 1:
+            found.setdefault(trainings[0], []).append(stage.id)
+    return found
 
 
+# ----------------------------------------------------------------------------------------------- stages without ranks
+def serial(stages: Sequence[Stage], site: SiteConfig) -> list[Request]:
+    """As few jobs as are over in `serial.walltime`, or as soon as the longest of the stages."""
+    name = site.serial.queue if site.serial else next(iter(policy.for_trainings(site)))
+    queue = site.queues[name]
+    node, least = queue.node or site.node, seconds(site.serial.walltime) if site.serial else LEAST
+    room = max(1, int(node.memory_gb // STAGE_GB)) if node.memory_gb else len(stages)
+    slots = min(len(stages), node.cores or site.node.cores or site.cores, room)
+    stages = sorted(stages, key=lambda stage: -stage.core_seconds)
+    fill = max(least / MARGIN, stages[0].core_seconds)
+    count = math.ceil(sum(stage.core_seconds for stage in stages) / (slots * fill))
+    return [cpu_request(stages[i::count], slots, name, least, site) for i in range(count)]
+
+
+def cpu_request(stages: list[Stage], slots: int, name: str, least: int, site: SiteConfig) -> Request:
+    """Longest first, the next as soon as one is done."""
+    queue, expected, jobs, why = site.queues[name], side_by_side(stages, slots), 1, ""
+    longest, slots = seconds(queue.max_walltime), min(slots, len(stages))
+    if stages[0].core_seconds > longest and not all(stage.kind in CONTINUED for stage in stages):
+        why = f"longer than {name} allows: set serial.queue"
+    elif expected > longest:
+        jobs = math.ceil(MARGIN * expected / (longest - site.scheduler.signal_seconds))
+        why = f"{jobs} jobs one after another: {name} ends at {queue.max_walltime}; more `parts` of a source are faster"
+    if len(stages) > slots:
+        why = "; ".join(filter(None, [why, f"{slots} at a time"]))
+    asked = min(longest, max(least, rounded(expected)))
+    nodes = queue.nodes[0]  # which is 1, or a waste that the file asks for
+    return Request(tuple(s.id for s in stages), name, nodes, 1, 1, 1, asked, jobs, expected, why, slots)
+
+
+def side_by_side(stages: Sequence[Stage], slots: int) -> float:
+    """Seconds until all are done."""
+    busy = [0.0] * slots
+    for stage in stages:
+        heapq.heappush(busy, heapq.heappop(busy) + stage.core_seconds)
+    return max(busy)
+
+
+def depth(stage: Stage, known: dict[str, Stage]) -> int:
+    """How many others must be done before it, one after another."""
+    return max((1 + depth(known[id], known) for id in stage.needs if id in known), default=0)
+
+
+# ----------------------------------------------------------------------------------------------------------- trainings
 def wave(stage: Stage, known: dict[str, Stage]) -> int:
     """How many others must have ended before it, one after another."""
     return max((1 + wave(known[id], known) for id in stage.shorter if id in known), default=0)

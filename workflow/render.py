@@ -18,7 +18,7 @@ def scripts(requests: dict[str, Request], stages: dict[str, Stage], site: SiteCo
 
     made = {}
     for request in dict.fromkeys(requests.values()):
-        attempts = [launch.Attempt(id, stages[id].kind, root / stages[id].folder, 1) for id in request.stages]
+        attempts = [launch.Attempt(id, stages[id].kind, root / stages[id].folder, 1) for id in request.all]
         name = request.stages[0].replace("/", "-")
         body = launch.batch(request, attempts, site, python, code)
         made[f"{name}.sh"] = provider.text(provider.Job(request, name, attempts[0].folder, body), site)

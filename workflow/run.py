@@ -6,6 +6,7 @@ Verbs other than `run` import neither Parsl nor torch, and answer at once.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import shlex
@@ -18,7 +19,21 @@ from typing import Any
 # Started by path, Python puts workflow/ first; the packages lie one above.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from workflow import advise, cancel, journal, lease, plan, queueing, show, sites, status, study, survey  # noqa: E402
+from workflow import (  # noqa: E402
+    advise,
+    cancel,
+    doctor,
+    images,
+    journal,
+    lease,
+    plan,
+    queueing,
+    show,
+    sites,
+    status,
+    study,
+    survey,
+)
 from workflow.yamlfile import Problem  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument("--study", help="a file in workflow/studies/, without .yaml, or a path (default: default)")
     common.add_argument("--root", type=Path, help="the run directory (default: runs/STUDY)")
     common.add_argument("--set", action="append", metavar="A.B=C", help="a setting of the site, above its file and yours")
+    common.add_argument("--container", action="store_true", help="every stage in the site's image (container.use=true)")
     common.add_argument("--max-node-hours", type=float, metavar="H", help="refuse to begin what is expected to take more")
     common.add_argument("--until", choices=list(plan.FOLDERS), help="do no stage of a later kind")
     top = argparse.ArgumentParser(
@@ -78,6 +94,10 @@ def parser() -> argparse.ArgumentParser:
     advice.add_argument("--gpu-hours", type=float, required=True, metavar="H", help="of one GPU; of one core without GPUs")
     advice.add_argument("--target", choices=["loss", "energy_mae", "force_mae"], default="loss")
     advice.add_argument("--structures", type=float, metavar="D", help="so many unique structures are there, no more")
+    check = verb("doctor", "is this site ready? each doubt in a line, with what to do; submits one small job", as_json=True)
+    check.add_argument("--no-job", action="store_true", help="leave out what only a compute node can tell")
+    check.add_argument("--queue", metavar="NAME", help="of that job (default: where it waits least)")
+    check.add_argument("--wait", type=float, default=10, metavar="MIN", help="for it to begin, in minutes (default: 10)")
     clean = verb("clean", "remove results that no stage of the study has any more; a dry run unless --yes")
     clean.add_argument("--all", action="store_true", help="the whole run directory")
     clean.add_argument("--yes", action="store_true", help="do it")
@@ -86,6 +106,11 @@ def parser() -> argparse.ArgumentParser:
     site.add_argument("name", nargs="?", help="one of them, or a file (validate); `new` writes it, or prints without one")
     site.add_argument("of", nargs="?", metavar="study", help="`render`: the study")
     site.add_argument("--out", type=Path, metavar="DIR", help="`render`: write the scripts there instead of printing them")
+    image = verb("image", "the container image of a site: build it, look into it, judge it, bring it elsewhere", as_json=True)
+    image.add_argument("action", choices=["build", "inspect", "verify", "push"])
+    image.add_argument("--base", default="registry", metavar="FROM", help="`build`: what it begins with: registry (the "
+                       "definition's choice), machine (packages as this machine's apt has them) or an image")  # fmt: skip
+    image.add_argument("--to", metavar="PLACE", help="`push`: a directory, or oras://HOST/NAME:TAG")
     return top
 
 
@@ -95,8 +120,10 @@ class Asked:
     def __init__(self, arguments: argparse.Namespace):
         self.site_name = getattr(arguments, "site", "local")
         self.study_name, self.study = study.load(getattr(arguments, "study", "default"))
-        self.site = sites.load(self.site_name, getattr(arguments, "set", []))
-        self.settings, self.max_node_hours = getattr(arguments, "set", []), getattr(arguments, "max_node_hours", None)
+        self.settings, self.max_node_hours = settings_of(arguments), getattr(arguments, "max_node_hours", None)
+        self.site = sites.load(self.site_name, self.settings)
+        if self.site.container.use:
+            self.site = images.resolve(self.site, study.reads(self.study))
         self.root = run_root(arguments, self.study_name)
         status.check_format(self.root)
         self.stages = plan.stages(self.study_name, self.study, self.site, self.root)
@@ -116,6 +143,10 @@ class Asked:
 
 def run_root(arguments: argparse.Namespace, name: str) -> Path:
     return getattr(arguments, "root", ROOT / "runs" / name).resolve()
+
+
+def settings_of(arguments: argparse.Namespace) -> list[str]:
+    return getattr(arguments, "set", []) + (["container.use=true"] if getattr(arguments, "container", False) else [])
 
 
 def named_root(arguments: argparse.Namespace) -> Path:
@@ -150,6 +181,7 @@ def drive(asked: Asked, holder: lease.Lease) -> int:
     print(f"{asked.study.title}: {len(asked.wanted)} stages, {len(asked.wanted) - len(left)} done, {len(left)} to do"
           + (f", about {show.duration(plan.wall_seconds(planned, asked.site))}" if left else ""))  # fmt: skip
     print(f"results: {asked.root}", flush=True)
+    show.warn(planned, asked.site, asked.root)
     status.write_plan(asked.root, asked.study_name, asked.site_name, asked.stages)
     show.write_asked(asked.root, asked.study, asked.site)
     if not left:
@@ -157,8 +189,13 @@ def drive(asked: Asked, holder: lease.Lease) -> int:
         print(f"nothing to do; report: {asked.root / 'report.html'}" if not asked.until else "nothing to do")
         return OK
     refuse(left, asked.site_name)
-    sites.check_host(asked.site_name, asked.site)
+    sites.check_host(asked.site_name, asked.site, asked.settings)
+    sites.check_arch(asked.site_name, asked.site, asked.settings)
     sites.check_account(asked.site_name, asked.site)
+    if asked.site.container.use:
+        images.check(asked.site)
+    if asked.site.batch and not (asked.root / "events.jsonl").exists():
+        print(f"new here; whether all is as it should be: {asked.command('doctor')}", flush=True)
     stale = [job for job in journal.unfinished(asked.root) if job.stale({s.folder for s in asked.stages.values()})]
     if stale:
         print(f"{len(stale)} job(s) of stages that the study has no more may be in the queue; to end them: "
@@ -288,6 +325,38 @@ def do_advise(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def its_study(arguments: argparse.Namespace) -> doctor.Finding:
+    try:
+        asked = Asked(arguments)
+        return doctor.of_study(plan.plan(asked.stages, asked.root), asked.site)
+    except Problem as problem:
+        said, *fix = str(problem).splitlines()
+        return doctor.bad("study", said, fix[0] if fix else "")
+
+
+def do_doctor(arguments: argparse.Namespace) -> int:
+    name, settings = getattr(arguments, "site", "local"), settings_of(arguments)
+    site, found = sites.load(name, settings), []
+    say = doctor.say_to(sys.stderr)
+    if not arguments.json:
+        print(f"{name}: {site.title}")
+    first = [its_study(arguments)] if hasattr(arguments, "study") else []
+    asked = doctor.examine(doctor.Where(name, settings, site), named_root(arguments), not arguments.no_job,
+                           arguments.queue, 60 * arguments.wait, say)  # fmt: skip
+    try:
+        for each in itertools.chain(first, asked):
+            say("")
+            found.append(each)
+            if not arguments.json:
+                print(doctor.text(each, sys.stdout.isatty(), doctor.width(site)), flush=True)
+    except KeyboardInterrupt:
+        say("")
+        print("stopped; its job was cancelled, if it had one", file=sys.stderr)
+        return CTRL_C
+    print(json.dumps(doctor.as_json(name, found), indent=1) if arguments.json else doctor.summary(found))
+    return SOME_FAILED if any(each.state == "bad" for each in found) else OK
+
+
 def do_clean(arguments: argparse.Namespace) -> int:
     asked = Asked(arguments)
     driver = lease.alive(asked.root)
@@ -297,6 +366,29 @@ def do_clean(arguments: argparse.Namespace) -> int:
         )
     show.clean(asked.root, asked.stages, everything=arguments.all, do=arguments.yes)
     return OK
+
+
+def do_image(arguments: argparse.Namespace) -> int:
+    from workflow import imagebuild
+
+    site = sites.load(getattr(arguments, "site", "local"), [*settings_of(arguments), "container.use=true"])
+    if not images.is_file(site):
+        raise Problem(f"{site.container.runtime} keeps its images itself; this makes files, for Apptainer and Singularity")
+    if arguments.action == "build":
+        imagebuild.build(site, arguments.base, say)
+    elif arguments.action == "verify":
+        imagebuild.verify(site, say)
+    elif arguments.action == "inspect":
+        show.image(images.file_of(site), images.inspect(images.existing(site)), arguments.json)
+    elif not arguments.to:
+        raise Problem("push: where? --to DIRECTORY or --to oras://HOST/NAME:TAG")
+    else:
+        imagebuild.push(site, arguments.to, say)
+    return OK
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
 
 
 def do_sites(arguments: argparse.Namespace) -> int:
@@ -320,8 +412,9 @@ def do_sites(arguments: argparse.Namespace) -> int:
 VERBS = {
     "run": do_run, "plan": do_plan, "status": do_status, "logs": do_logs, "explain": do_explain, "report": do_report,
     "advise": do_advise,
+    "doctor": do_doctor,
     "cancel": do_cancel,
-    "clean": do_clean, "sites": do_sites,
+    "clean": do_clean, "sites": do_sites, "image": do_image,
 }  # fmt: skip
 
 if __name__ == "__main__":

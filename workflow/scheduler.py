@@ -67,6 +67,7 @@ class Scheduler(NamedTuple):
     look: Callable[[Iterable[str], float], Snapshot]  # (ids, seconds)
     named: Callable[[set[str], float], list[Seen]]  # jobs of ours with these names, ended ones too where it remembers
     cancel: Callable[[list[str], float], None]
+    signal: Callable[[str, str, float], None] | None = None  # (id, name without SIG, seconds): to the job's script
 
 
 def ask(command: list[str], seconds: float, cwd: Path | None = None) -> subprocess.CompletedProcess:
@@ -120,6 +121,10 @@ def slurm_cancel(ids: list[str], seconds: float) -> None:
     answer(["scancel", *ids], seconds)
 
 
+def slurm_signal(id: str, name: str, seconds: float) -> None:
+    answer(["scancel", "--batch", f"--signal={name}", id], seconds)
+
+
 def parse_squeue(text: str) -> list[Seen]:
     found = []
     for line in text.splitlines():
@@ -171,6 +176,10 @@ def pbs_named(names: set[str], seconds: float) -> list[Seen]:
 
 def pbs_cancel(ids: list[str], seconds: float) -> None:
     check(ask(["qdel", *ids], seconds), "Unknown Job Id", "has finished")
+
+
+def pbs_signal(id: str, name: str, seconds: float) -> None:
+    check(ask(["qsig", "-s", f"SIG{name}", id], seconds), "Unknown Job Id", "has finished")
 
 
 def check(done: subprocess.CompletedProcess, *harmless: str) -> None:
@@ -236,6 +245,6 @@ def pbs_end(code: int | None) -> str:
 
 
 KINDS = {
-    "slurm": Scheduler(slurm_look, slurm_named, slurm_cancel),
-    "pbs": Scheduler(pbs_look, pbs_named, pbs_cancel),
+    "slurm": Scheduler(slurm_look, slurm_named, slurm_cancel, slurm_signal),
+    "pbs": Scheduler(pbs_look, pbs_named, pbs_cancel, pbs_signal),
 }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +16,7 @@ import yaml
 from gnnscale import files
 from gnnscale.schema import Spec
 from gnnscale.specs import ConvertSettings, PartSettings, TrainSettings
-from workflow import lease, plan, queueing, render, sites, status
+from workflow import diagnosis, lease, plan, purge, queueing, render, sites, status
 from workflow.plan import FOLDERS, Planned, Stage
 from workflow.queueing import Request
 from workflow.sites import SiteConfig
@@ -64,22 +66,33 @@ def plan_text(name: str, asked: Study, planned: dict[str, Planned], site: SiteCo
         where = "in jobs, and the time that they wait" if site.batch else f"on {site.parallel_stages} stage(s) side by side"
         print(f"; {len(left)} to do, about {duration(plan.wall_seconds(planned, site))} {where} (estimate)", end="")
     print()
+    warn(planned, site, root)
+
+
+def warn(planned: dict[str, Planned], site: SiteConfig, root: Path) -> None:
+    """Of what may be lost or go wrong, before it does."""
+    if not site.batch and len(tempfile.gettempdir()) > diagnosis.SOCKET:
+        print(f"warning: {diagnosis.long_path(tempfile.gettempdir())}; export TMPDIR=/tmp")
+    if site.filesystems.purge_days is not None:
+        for line in purge.warnings(plan.outputs(planned, root), root, site, plan.wall_seconds(planned, site)):
+            print(f"warning: {line}")
 
 
 def jobs_text(requests: dict[str, Request], site: SiteConfig) -> None:
     """The jobs that would be submitted; those of one kind and size in a line."""
     alike: dict[tuple, list[Request]] = {}
     for request in dict.fromkeys(requests.values()):
-        same = (request.stages[0].split("/")[0], request.queue, request.nodes, len(request.stages))
+        kinds = dict.fromkeys(id.split("/")[0] for id in request.all)
+        same = ("+".join(sorted(kinds, key=list(FOLDERS).index)), request.queue, request.nodes, len(request.stages))
         alike.setdefault(same, []).append(request)
-    print("\njobs               queue            nodes  walltime              node-hours: expected, at most")
+    print("\njobs                    queue            nodes  walltime              node-hours: expected, at most")
     for (kind, queue, nodes, together), group in alike.items():
         times = sorted({request.walltime for request in group})
         time = times[0] if len(times) == 1 else f"{times[0]} to {times[-1]}"
-        notes = [f"{together} stages in each"] if together > 1 else []
+        notes = [f"{together} {'trainings' if kind.startswith('train') else 'stages'} in each"] if together > 1 else []
         notes += sorted({request.why for request in group if request.why}, key=len)[-1:]
         hours = f"{sum(r.node_hours for r in group):9,.1f} {sum(r.node_hours_at_most for r in group):9,.0f}"
-        print(f"  {len(group):4} x {kind:9}  {queue:15}  {nodes:5}  {time:20}  {hours}  {'; '.join(notes)}".rstrip())
+        print(f"  {len(group):4} x {kind:14}  {queue:15}  {nodes:5}  {time:20}  {hours}  {'; '.join(notes)}".rstrip())
     total, cost = queueing.node_hours(requests), site.cost
     charged = f" = {total * cost.factor:,.1f} {cost.unit}" if cost.factor != 1 else ""
     print(f"  expected in all: {total:,.1f} node-hours{charged}")
@@ -289,6 +302,20 @@ def scripts(asked: Any, out: Path | None) -> None:
             files.write(out / name, text)
     if out is not None:
         print(f"{len(set(requests.values()))} scripts: {out}")
+
+
+def image(file: Path, found: dict[str, Any], as_json: bool) -> None:
+    """What an image says of itself."""
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    content = found["content"]
+    print(f"{file.resolve()}: {file.stat().st_size / 1e6:.0f} MB")
+    for name in ("id", "accelerator", "arch", "python", "version", "commit", "base", "lock", "recipe"):
+        print(f"  {name:12} {content[name]}")
+    print(f"  {len(content['code'])} files of code, {len(content['system'])} packages of the system, "
+          f"{len(content['packages'])} of Python:")  # fmt: skip
+    print("\n".join(f"    {line}" for line in content["packages"]))
 
 
 def new_site(name: str | None, text: str) -> None:

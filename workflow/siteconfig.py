@@ -129,7 +129,7 @@ class Queue(Spec):
     max_walltime: Walltime
     max_running: int | None = Field(None, ge=1, description="jobs of one user at a time; null = no such limit")
     max_queued: int | None = Field(None, ge=1, description="jobs of one user, waiting or running")
-    production: bool = Field(True, description="false = never chosen, unless train.queue or pilot.queue names it")
+    production: bool = Field(True, description="false = never chosen, unless train.queue or serial.queue names it")
     preemptible: bool = Field(False, description="jobs may be stopped at any time; they go on from their checkpoint")
     node: Node | None = Field(None, description="where its nodes are other than the site's")
 
@@ -174,21 +174,40 @@ class Train(Spec):
         return Queue._some(nodes)
 
 
-class Pilot(Spec):
-    """Jobs of the stages without ranks: conversions, audit and evaluations, each on one node."""
+class Serial(Spec):
+    """Jobs of the stages without ranks: conversions, the audit, left-over evaluations; side by side on the cores of a node."""
 
     queue: str
-    walltime: Walltime = Field("01:00:00", description="at least; a longer estimate asks for more")
+    walltime: Walltime = Field("01:00:00", description="of one job, at least: as many stages share it as fill it")
+
+
+def is_directory(text: str) -> str:
+    if not re.fullmatch(r"(?:[\w/.:-]|\$\w+|\$\{\w+(:-[\w/.-]*)?\})+", text):
+        raise ValueError("expected a path, in which only $NAME and ${NAME:-path} are filled in")
+    return text
 
 
 class Container(Spec):
     """How images are run here."""
 
-    runtime: Literal["none", "apptainer", "singularity", "podman-hpc", "shifter", "ce"]
-    modules: tuple[str, ...] = Field((), description="that bring it")
-    flags: tuple[str, ...] = Field((), description="of its run or exec command")
-    binds: tuple[str, ...] = ()
+    runtime: Literal["none", "apptainer", "singularity", "podman-hpc", "shifter", "ce"] = "none"
+    use: bool = Field(False, description="every stage runs in the image; --container on the command line says the same")
+    image: str | None = Field(None, description="its file, or what podman-hpc, shifter and ce call it; null = the one that "
+                                                "`image build` made")  # fmt: skip
+    digest: str | None = Field(None, description="the id in it; null = as told by the record beside its file")
+    checkout: bool | None = Field(None, description="the code of this checkout over the image's; null = where they differ")
+    modules: tuple[str, ...] = Field((), description="that bring the runtime")
+    flags: tuple[str, ...] = Field((), description="of its run or exec command; those of GPUs are added")
+    binds: tuple[str, ...] = Field((), description="SOURCE, SOURCE:DESTINATION or SOURCE:DESTINATION:ro, besides run directory, "
+                                                   "code and scratch")  # fmt: skip
+    data: tuple[str, ...] = Field((), description="what conversions may read; the raw data of the study are added")
     env: dict[str, str] = Field(default_factory=dict, description="set inside")
+    pass_env: tuple[str, ...] = Field((), description="variables that are passed, besides those of containers.PASSED")
+    scratch: Annotated[str, AfterValidator(is_directory)] = Field(
+        "${TMPDIR:-/tmp}", description="of a node; it is /tmp inside, where caches are too"
+    )
+    broadcast: int | None = Field(None, ge=1, description="jobs of so many nodes copy the image to `scratch`, which must be "
+                                                          "emptied after a job; Slurm only")  # fmt: skip
 
 
 class Filesystems(Spec):
@@ -233,12 +252,12 @@ class SiteConfig(Spec):
     queues: dict[str, Queue] = Field(default_factory=dict)
     launch: Launch = Launch()
     train: Train = Train()
-    pilot: Pilot | None = Field(None, description="null = these stages run where the driver runs")
+    serial: Serial | None = Field(None, description="null = conversions and the audit run where the driver runs")
     python: str | None = Field(None, description="the interpreter of jobs; null = the driver's")
     modules: tuple[str, ...] = Field((), description="loaded by every job")
     setup: tuple[str, ...] = Field((), description="lines of shell at the head of every job, after the modules")
     env: dict[str, str] = Field(default_factory=dict, description="set for every stage")
-    container: Container = Container(runtime="none")
+    container: Container = Container()
     filesystems: Filesystems = Filesystems()
     cost: Cost = Cost()
     quirks: tuple[Quirk, ...] = ()

@@ -39,12 +39,21 @@ def users_file(name: str) -> Path:
 
 def load(name: str, settings: Sequence[str] = ()) -> SiteConfig:
     """The site, or one Problem with all that is wrong, each told with where it was said."""
+    return resolve(layers_of(name, settings))
+
+
+def layers_of(name: str, settings: Sequence[str]) -> list[Layer]:
     if name not in names():
         raise Problem(f"no site {name!r} in sites/; {yamlfile.nearest(name, names())}")
     layers = [from_file(SITES / f"{name}.yaml", f"sites/{name}.yaml")]
     if users_file(name).exists():
         layers.append(from_file(users_file(name), str(users_file(name))))
-    return resolve(layers + [from_option(text) for text in settings])
+    return layers + [from_option(text) for text in settings]
+
+
+def where(name: str, settings: Sequence[str], path: list[str | int]) -> str:
+    """The file and line, or the option, that says it of this site."""
+    return origin(layers_of(name, settings), path).where(path)
 
 
 def load_file(path: Path, shown: str | None = None) -> SiteConfig:
@@ -63,7 +72,17 @@ def resolve(layers: list[Layer]) -> SiteConfig:
         found = yamlfile.problems(error, SiteConfig)
     if found:
         raise Problem(*(f"{origin(layers, path).where(path)}: {text}" for path, text in found))
-    return site
+    return where_trained(site)
+
+
+def where_trained(site: SiteConfig) -> SiteConfig:
+    """With the nodes of the queue that trainings are to use, where these are others than the site's."""
+    asked = site.queues.get(site.train.queue or "")
+    if asked is None or asked.node is None:
+        return site
+    others = {name: queue.model_copy(update={"node": queue.node or site.node}) for name, queue in site.queues.items()}
+    others[site.train.queue] = asked.model_copy(update={"node": None})
+    return site.model_copy(update={"node": asked.node, "queues": others})
 
 
 def from_file(path: Path, shown: str) -> Layer:
@@ -131,12 +150,25 @@ def check_account(name: str, site: SiteConfig) -> None:
         )
 
 
-def check_host(name: str, site: SiteConfig) -> None:
+def check_host(name: str, site: SiteConfig, settings: Sequence[str] = ()) -> None:
     """A driver on another machine could submit nothing, or to the wrong scheduler."""
     here = {platform.node(), socket.getfqdn()}
     if site.host and not any(re.search(site.host, host) for host in here):
         raise Problem(
-            f"site {name} is run from hosts like {site.host!r}, this one is {platform.node()!r}",
+            f"site {name} is run from hosts like {site.host!r} ({where(name, settings, ['host'])}), this one is "
+            f"{platform.node()!r}",
             f"log in there; if this is the right machine: --set host={re.escape(platform.node())}",
+            "`plan` and `sites render` work anywhere",
+        )
+
+
+def check_arch(name: str, site: SiteConfig, settings: Sequence[str] = ()) -> None:
+    """Jobs use the driver's own interpreter and libraries, unless they are given another."""
+    here = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine())
+    if site.arch and site.python is None and here != site.arch:
+        raise Problem(
+            f"the nodes of site {name} are {site.arch} ({where(name, settings, ['arch'])}), this machine is {here}: its Python "
+            "does not run there",
+            "log in to a host of that kind, or name their Python: --set python=PATH",
             "`plan` and `sites render` work anywhere",
         )

@@ -113,7 +113,8 @@ def row(root: Path, stage: PlannedStage, job: journal.Known | None, failure: str
         return Row(stage.id, stage.kind, "done", stage.folder, loss=loss, seconds=verdict.result.seconds)
     if job is not None and job.stages[stage.id][0] == stage.folder and not withdrawn(root, job, stage.id):
         state, reason, nodes = job.seen
-        found = running(stage, folder) if state == "RUNNING" else Row(stage.id, stage.kind, "queued", stage.folder)
+        begun = state == "RUNNING" and (folder / "attempts" / str(job.stages[stage.id][1]) / "stdout").exists()
+        found = running(stage, folder) if begun else Row(stage.id, stage.kind, "queued", stage.folder)
         reason = "" if reason == "None" else reason
         return found._replace(job=job.id or "?", nodes=nodes, attempt=job.stages[stage.id][1], reason=reason)
     if is_running(folder):

@@ -128,6 +128,12 @@ def conversions(study: Study) -> dict[str, ConvertSettings]:
     return found
 
 
+def reads(study: Study) -> list[str]:
+    """What conversions read outside of the run directory."""
+    found = [path for s in conversions(study).values() for path in (s.options.get("raw"), s.quarantine) if path]
+    return list(dict.fromkeys(map(str, found)))
+
+
 def runs(study: Study) -> list[RunSettings]:
     """Every run once, whichever sweeps ask for it."""
     found: dict[str, RunSettings] = {}

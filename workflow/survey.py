@@ -6,6 +6,7 @@ It is a start: what the programs do not tell (accounts, which queue is for produ
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import shutil
@@ -19,11 +20,12 @@ from workflow.yamlfile import Problem
 
 DAY = 86400
 SHORT = 1800  # s: a queue for tests
+SCRATCH = ("SCRATCH", "PSCRATCH")  # variables by which sites tell where run directories belong
 # name -> (memory in GB, dense TFLOP/s in fp32, in bf16), from the data sheets; None where a name has several sizes
 KNOWN = {
     "gh200": (96, 67, 989), "h200": (141, 67, 989), "h100": (80, 67, 989), "a100": (None, 19.5, 312),
     "a40": (48, 37, 150), "l40s": (48, 92, 362), "v100": (None, 15.7, 0), "mi300x": (192, 163, 1307),
-    "mi250x": (64, 23.9, 191.5), "mi210": (64, 22.6, 181),
+    "mi250x": (64, 23.9, 191.5), "mi210": (64, 22.6, 181), "max 1550": (64, 26, 416), "pvc": (64, 26, 416),
 }  # fmt: skip
 
 
@@ -186,6 +188,7 @@ def text(kind: str, partitions: list[Partition], devices: list[Device]) -> str:
     lines = [
         f"# Written by `sites new` on {platform.node()}: what the scheduler says of itself. Lines with ??? want a look.",
         f"title: {platform.node()}",
+        f"host: {json.dumps(hosts_like(platform.node()))}  # ??? where a driver may run: are all login nodes called so?",
         f"arch: {platform.machine()}" if platform.machine() in ("x86_64", "aarch64") else "# arch: ???",
         "scheduler:",
         f"  kind: {kind}",
@@ -203,22 +206,29 @@ def text(kind: str, partitions: list[Partition], devices: list[Device]) -> str:
     lines += gpu_lines(main, devices) if main.gpus else []
     lines += ["queues:  # ??? production: false for those that the planner is not to choose"]
     lines += [queue_line(each, main) for each in partitions]
+    if scratch := next((name for name in SCRATCH if os.environ.get(name)), None):
+        lines += [f"filesystems: {{scratch: ${scratch}}}  # ??? purge_days, if files that nobody touches are removed there"]
     lines += [
         "launch:", f"  command: {'srun' if kind == 'slurm' else 'mpiexec'}",
         f"  threads_per_rank: {max(1, main.cores // ranks)}", f"  flags: {FLAGS[kind]}",
         "  # interface: ???         # the network of the nodes, from `ip address` on one of them", "train: {nodes: [1, 1]}",
-        *pilot_line(main, partitions),
+        *serial_line(main, partitions),
         f'verified: {{level: docs, date: "{time.strftime("%Y-%m-%d")}", note: written by sites new}}',
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
-def pilot_line(main: Partition, partitions: Iterable[Partition]) -> list[str]:
+def hosts_like(name: str) -> str:
+    """Of the hosts that differ from this one in their numbers."""
+    return "^" + re.sub(r"\d+", r"\\d+", re.escape(name)) + "$"
+
+
+def serial_line(main: Partition, partitions: Iterable[Partition]) -> list[str]:
     """Conversions and evaluations need one node; the queue of the trainings will do if it gives one."""
     found = next((each for each in (main, *partitions) if each.fewest <= 1), None)
     if found is None:
-        return ["# pilot: ???             # no queue gives a single node: conversions and evaluations run where the driver runs"]
-    return [f'pilot: {{queue: {quoted(found.name)}, walltime: "{walltime(min(3600, found.seconds or 3600))}"}}']
+        return ["# serial: ???             # no queue gives a single node: conversions run where the driver runs"]
+    return [f'serial: {{queue: {quoted(found.name)}, walltime: "{walltime(min(3600, found.seconds or 3600))}"}}']
 
 
 FLAGS = {
@@ -228,13 +238,17 @@ FLAGS = {
 }  # fmt: skip
 
 
+def vendor_of(model: str) -> str:
+    return "amd" if model.startswith("mi") else "intel" if model.startswith(("pvc", "max")) else "nvidia"
+
+
 def gpu_lines(main: Partition, devices: Iterable[Device]) -> list[str]:
     here = next(iter(devices), None)
     model = main.model or (here.model if here else "") or "unknown"
     name = next((name for name in KNOWN if name in model.lower()), None)
     memory, fp32, bf16 = KNOWN[name] if name else (None, None, None)
     memory = here.memory_gb if here else memory
-    vendor = here.vendor if here else "amd" if model.lower().startswith("mi") else "nvidia"
+    vendor = here.vendor if here else vendor_of(model.lower())
     rates = ", ".join(f"{k}: {v}" for k, v in (("fp32", fp32 or 10), ("bf16", bf16)) if v)
     doubt = "" if name and memory and (here or main.model) else "  # ??? from the data sheet"
     return [f"  gpus: {{count: {main.gpus}, vendor: {vendor}, model: {quoted(model)}, memory_gb: {memory or 16}, "

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from workflow.scheduler import Scheduler, Snapshot, Unreachable
 
+SETTLED = 0.3  # s without anybody new, after which those who came together are asked about together
 SLOWEST = 300.0  # s between two questions to a scheduler that does not answer
 
 
@@ -55,7 +56,9 @@ class Watch:
         pause = self.poll
         while not self.stopping:
             with self.news:
-                self.news.wait_for(lambda: self.stopping or self.followed)
+                if not self.followed:
+                    self.news.wait_for(lambda: self.stopping or self.followed)
+                    self.settle()
                 ids = sorted(self.followed)
                 self.urgent = False
             if self.stopping:
@@ -66,6 +69,12 @@ class Watch:
             with self.news:
                 self.news.wait_for(lambda: self.stopping, least)
                 self.news.wait_for(lambda: self.stopping or (self.urgent and answered), pause - least)  # noqa: B023
+
+    def settle(self) -> None:
+        known = 0
+        while not self.stopping and len(self.followed) > known:
+            known = len(self.followed)
+            self.news.wait_for(lambda: self.stopping, SETTLED)
 
     def query(self, ids: list[str]) -> bool:
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from gnnscale.report.drawing import (
     AXIS,
     INK,
@@ -17,7 +19,7 @@ from gnnscale.report.drawing import (
 )
 from gnnscale.report.series import scaled
 from gnnscale.report.study import TARGETS, Study
-from gnnscale.scaling import contrasts
+from gnnscale.scaling import contrasts, subsets
 from gnnscale.scaling.contrasts import Bottom
 
 
@@ -64,6 +66,37 @@ def learning_rates(study: Study) -> tuple[Figure, str] | None:
         label_ends(ax, ends)
     axes[0].set_ylabel(TARGETS["loss"][0])
     return figure, "Held-out loss against learning rate. Rings: the best rate of each width, from a parabola."
+
+
+def subset_bias(study: Study) -> tuple[Figure, str] | None:
+    """A panel for each target, a colour for each width; random subsets full, prefixes dashed."""
+    if not subsets.lines(study.points):
+        return None
+    figure, axes = panels(len(study.targets()), height=2.7)
+    for ax, target in zip(axes, study.targets()):
+        factor, ends, found = TARGETS[target][2], [], subsets.lines(study.points, target)
+        for k, line in enumerate(found):
+            colour = OKABE_ITO[k % len(OKABE_ITO)]
+            for how, of, style in (("random", line.random, "-"), ("prefix", line.prefix, (0, (4, 2)))):
+                sizes, marker = sorted(of), MARKERS[k % len(MARKERS)]
+                means = [factor * float(np.exp(np.log(of[size]).mean())) for size in sizes]
+                each = [(size, factor * value) for size in sizes for value in of[size]]
+                ax.plot(*zip(*each), ".", color=colour, alpha=0.45, markersize=3)
+                ax.plot(sizes, means, marker=marker, color=colour, linewidth=1, linestyle=style,
+                        markerfacecolor=colour if how == "random" else "white")  # fmt: skip
+            ends.append((max(line.random), factor * float(np.exp(np.log(line.random[max(line.random)]).mean())),
+                         f"W = {line.width}", colour))  # fmt: skip
+        logarithmic(ax, xs=[size for line in found for size in (*line.random, *line.prefix)])
+        ax.set_xlabel(AXIS["structures"])
+        title(ax, target)
+        label_ends(ax, ends)
+    for how, style, fill in (("random subsets", "-", INK), ("prefixes of the files", (0, (4, 2)), "white")):
+        axes[0].plot([], [], color=INK, linestyle=style, marker="o", markerfacecolor=fill, label=how)
+    figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=7)
+    return figure, (
+        "Held-out error of models trained on random subsets (full) and on prefixes of the files (dashed, hollow). Small: each "
+        "seed; lines: their geometric mean."
+    )
 
 
 def valley(ax: Axes, b: Bottom, along: str, target: str, colour: object, marker: str) -> None:

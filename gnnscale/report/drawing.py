@@ -75,9 +75,12 @@ def rendered(figure: Figure) -> tuple[str, bytes]:
 AXIS = {"structures": "unique training structures D", "body_parameters": "body parameters N"}
 
 
-def panels(count: int, width: float = WIDE, height: float = 2.45, sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    figure, axes = plt.subplots(1, count, figsize=(width, height), layout="constrained", squeeze=False, sharey=sharey)
-    return figure, list(axes[0])
+def panels(
+    count: int, width: float = WIDE, height: float = 2.45, sharey: bool | str = False, rows: int = 1
+) -> tuple[Figure, list[Axes]]:
+    """`count` in each row, row after row."""
+    figure, axes = plt.subplots(rows, count, figsize=(width, height), layout="constrained", squeeze=False, sharey=sharey)
+    return figure, list(axes.flat)
 
 
 def title(ax: Axes, target: str) -> None:

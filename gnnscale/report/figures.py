@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gnnscale.report.contrasts import equal_compute, learning_rates
+from gnnscale.report.contrasts import equal_compute, learning_rates, subset_bias
+from gnnscale.report.depths import depths, layers
 from gnnscale.report.drawing import (
     AXIS,
     FAINT,
@@ -32,7 +33,7 @@ from gnnscale.report.drawing import (
 )
 from gnnscale.report.series import compared, envelope, holds, label, plain, predicted, scaled, si, smoothed, table
 from gnnscale.report.study import TARGETS, Study, short, sound
-from gnnscale.scaling.depth import width_depth_pairs
+from gnnscale.scaling.depth import depth_lines, width_depth_pairs
 from gnnscale.scaling.laws import LAWS
 from gnnscale.scaling.words import NAMES, greek, percent
 from gnnscale.specs import LawFit, Point
@@ -46,8 +47,11 @@ def draw(study: Study) -> list[Drawn]:
         ("surface", True, surface),
         ("compute", True, compute),
         ("width_depth", True, width_depth),
+        ("depths", True, depths),
+        ("layers", True, layers),
         ("equal_compute", True, equal_compute),
         ("learning_rates", True, learning_rates),
+        ("subset_bias", True, subset_bias),
         ("sources", True, sources),
         ("learning", True, learning),
     ]
@@ -66,7 +70,7 @@ def draw(study: Study) -> list[Drawn]:
 def curves(study: Study, along: str, across: str) -> tuple[Figure, str] | None:
     """Target against D for each N, or against N for each D, with the chosen law."""
     grid = study.grid()
-    if not grid:
+    if len({getattr(p, along) for p in grid}) < 2:
         return None
     figure, axes = panels(len(study.targets()))
     groups = sorted({getattr(p, across) for p in grid})
@@ -77,6 +81,10 @@ def curves(study: Study, along: str, across: str) -> tuple[Figure, str] | None:
         for value, colour in zip(groups, colours):
             members = sorted((p for p in grid if getattr(p, across) == value), key=lambda p: getattr(p, along))
             xs, ys = [getattr(p, along) for p in members], [scaled(p, target) for p in members]
+            others = [p for p in study.replicas() if getattr(p, across) == value]  # of all seeds
+            if len(others) > len(members):
+                each = [getattr(p, along) for p in others], [scaled(p, target) for p in others]
+                ax.plot(*each, ".", color=colour, markersize=3, alpha=0.6)
             joined = "o" if holds(law) else "o-"  # a law that does not hold is no guide for the eye
             ax.plot(xs, ys, joined, color=colour, linewidth=1, zorder=3, markeredgecolor="white", markeredgewidth=0.4)
             fine = np.geomspace(min(getattr(p, along) for p in grid), max(getattr(p, along) for p in grid), 60)
@@ -90,7 +98,8 @@ def curves(study: Study, along: str, across: str) -> tuple[Figure, str] | None:
     what = (
         "data, one line for each model size N" if along == "structures" else "model size, one line for each data size D"
     )
-    return figure, f"Held-out error against {what}. {law_words(study)}"
+    seeds = " Large: geometric mean over seeds; small: each of them." if len({p.seed for p in study.replicas()}) > 1 else ""
+    return figure, f"Held-out error against {what}.{seeds} {law_words(study)}"
 
 
 def surface(study: Study) -> tuple[Figure, str] | None:
@@ -137,7 +146,7 @@ def compute(study: Study) -> tuple[Figure, str] | None:
         frontier(ax, study, points, cost)
         ax.set_xlabel(words)
         title(ax, "loss")
-    runs = {p.run for p in study.grid()}
+    runs = {p.run for p in study.replicas()}
     hollow = " Hollow: runs outside the grid." if any(p.run not in runs for p in points) else ""
     time = " Right: wall time times GPUs, or processes where there are none, as measured." if len(costs) > 1 else ""
     return (
@@ -147,11 +156,10 @@ def compute(study: Study) -> tuple[Figure, str] | None:
 
 
 def frontier(ax: Axes, study: Study, points: list[Point], cost: dict[str, float]) -> None:
-    runs = {p.run for p in study.grid()}
-    groups = sorted({p.body_parameters for p in points if p.run in runs})
-    ends = []
+    grid, runs, ends = study.grid(), {p.run for p in study.replicas()}, []
+    groups = sorted({p.body_parameters for p in grid})
     for value, colour in zip(groups, sequence(len(groups))):
-        members = sorted((p for p in points if p.run in runs and p.body_parameters == value), key=lambda p: cost[p.run])
+        members = sorted((p for p in grid if p.body_parameters == value), key=lambda p: cost[p.run])
         ax.plot([cost[p.run] for p in members], [p.loss for p in members], "o-", color=colour, linewidth=0.9, zorder=3)
         ends.append((cost[members[-1].run], members[-1].loss, label("body_parameters", value), colour))
     others = [p for p in points if p.run not in runs]
@@ -165,8 +173,10 @@ def frontier(ax: Axes, study: Study, points: list[Point], cost: dict[str, float]
 
 
 def width_depth(study: Study) -> tuple[Figure, str] | None:
-    """Target against size for each depth, at the largest data size that has more than one depth."""
-    size, points = compared([p for p in study.points if sound(p)])
+    """Target against size for each depth, at the largest data size with more than one; lines of depths have `depths`."""
+    if depth_lines(study.points):
+        return None
+    size, points = compared([p for p in study.points if sound(p) and p.subset == "random"])
     if not points:
         return None
     depths = sorted({p.depth for p in points})
@@ -205,7 +215,7 @@ def sources(study: Study) -> tuple[Figure, str] | None:
     chosen = [e for e in study.evaluations.values() if e.run in grid and grid[e.run].body_parameters == largest]
     chosen.sort(key=lambda e: e.structures)
     names = sorted({name for e in chosen for name in e.sources})
-    if not names:
+    if not names or len({e.structures for e in chosen}) < 2:
         return None
     figure, axes = panels(2, height=2.5)
     for ax, target in zip(axes, ("energy_mae", "force_mae")):

@@ -1,8 +1,10 @@
-"""python -m gnnscale.scaling POINTS.csv: the law of anyone's points, as fit.json, a figure and a page."""
+"""python -m gnnscale.scaling POINTS.csv: the law of anyone's points, as fit.json, a figure and a page; or, where columns
+tell models, depths or epochs apart, the laws and answers of a study, the same that its own stages give."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from html import escape
 from pathlib import Path
@@ -10,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from gnnscale import files
-from gnnscale.report.answers import compared
+from gnnscale.report import figures
+from gnnscale.report.answers import answers, compared
 from gnnscale.report.drawing import (
     FAINT,
     INK,
@@ -28,11 +31,14 @@ from gnnscale.report.drawing import (
 )
 from gnnscale.report.markup import document, section, table
 from gnnscale.report.page import bullets, figure, prose
+from gnnscale.report.page import page as study_page
 from gnnscale.report.series import si
+from gnnscale.report.study import Study
 from gnnscale.scaling import given
+from gnnscale.scaling.fit import fit
 from gnnscale.scaling.laws import LAWS
 from gnnscale.scaling.words import greek, percent, shown
-from gnnscale.specs import Fit, LawFit, ScalingSettings
+from gnnscale.specs import Fit, LawFit, Point, ReportSettings, ScalingSettings
 
 LINES = 6  # curves of constant N that can be told apart
 
@@ -40,10 +46,11 @@ LINES = 6  # curves of constant N that can be told apart
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m gnnscale.scaling", description="Fit a scaling law to the points of a CSV file.",
-        epilog=f"Laws: {', '.join(LAWS)}. Without --x, --y, --unique and --loss, columns are found by their usual names.",
+        epilog=f"Laws: {', '.join(LAWS)}. Without --x, --y, --unique and --loss, columns are found by their usual names. A file "
+        f"with a column {', '.join(given.STUDIED[:-1])} or {given.STUDIED[-1]} is read as a study, unless --law is given.",
     )  # fmt: skip
     made.add_argument("points", type=Path)
-    made.add_argument("--law", default="Hoffmann", help="default: Hoffmann")
+    made.add_argument("--law", help="default: Hoffmann")
     made.add_argument("--x", metavar="COLUMN", help="size of the model, N")
     made.add_argument("--y", metavar="COLUMN", help="size of the data, D; with --unique, of what was seen")
     made.add_argument("--unique", metavar="COLUMN", help="unique data, U (DataConstrained)")
@@ -60,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     asked = parser().parse_args(argv)
     try:
-        law = given.law_named(asked.law)
+        law = given.law_named(asked.law or "Hoffmann")
         for name, good in (("bootstrap", asked.bootstrap >= 0), ("confidence", 0 < asked.confidence < 1),
                            ("drop-highest", asked.drop_highest >= 0), ("seed", asked.seed >= 0)):  # fmt: skip
             if not good:
@@ -69,6 +76,8 @@ def main(argv: list[str]) -> int:
             bootstrap=asked.bootstrap, confidence=asked.confidence, seed=asked.seed, drop_highest=asked.drop_highest
         )
         named = {"N": asked.x, "D": asked.y, "U": asked.unique, "loss": asked.loss}
+        if not (asked.law or asked.flops or asked.unique) and (rows := given.study_points(asked.points, named)):
+            return studied(asked.points, rows, settings, asked.out)
         points = given.read(asked.points, named, asked.flops, law.axes, asked.drop_highest)
         found = given.fit(points, law, settings)
         drawn = draw(points, found)
@@ -83,6 +92,27 @@ def main(argv: list[str]) -> int:
         print(f"gnnscale.scaling: {error.filename or asked.out}: {(error.strerror or str(error)).lower()}", file=sys.stderr)
         return 2
     print("\n".join([*found.findings, *(f"Not supported: {s}" for s in found.unsupported), f"{asked.out}/report.html"]))
+    return 0
+
+
+def studied(path: Path, points: list[Point], settings: ScalingSettings, out: Path) -> int:
+    """What the stages `scaling` and `report` make of these points; of trainings and data there is nothing to tell."""
+    targets = tuple(t for t in settings.targets if any(math.isfinite(getattr(p, t)) for p in points))
+    if not targets:
+        raise given.Wrong(f"{path}: no row has a loss that is a number")
+    found = fit(points, settings.model_copy(update={"targets": targets}))
+    about = ReportSettings(title=path.name, study=path.stem)
+    study = Study(about, points, found, evaluations={}, metrics={}, cards={}, results={}, runtimes={})
+    drawings = figures.draw(study)
+    for drawn in drawings:
+        for suffix, content in (("svg", drawn.svg), ("png", drawn.png)):
+            files.write(out / "figures" / f"{drawn.name}.{suffix}", content)
+    files.write(out / "report.html", study_page(study, drawings))
+    files.write_model(out / "fit.json", found)
+    for a in answers(study):
+        print(f"{a.question}\n  {a.answer}")
+        print("".join(f"  - {text}\n" for text in a.evidence) + "".join(f"  - Not supported: {text}\n" for text in a.unsupported))
+    print("\n".join([*found.findings, *(f"Not supported: {text}" for text in found.unsupported), f"{out}/report.html"]))
     return 0
 
 

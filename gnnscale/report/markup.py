@@ -16,7 +16,7 @@ h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; }
 h2 { font-size: 1.25rem; margin: 2.6rem 0 .7rem; padding-top: .6rem; border-top: 1px solid var(--line); }
 p, ul { max-width: 50rem; } li { margin: .3rem 0; }
 .soft, figcaption, .note { color: var(--soft); font-size: .875rem; }
-.lead { font-size: 1.08rem; }
+.lead, .answer { font-size: 1.08rem; } h3 { font-size: 1.05rem; margin: 1.8rem 0 .3rem; } .limits .note { margin: .2rem 0; }
 figure { margin: 1.4rem 0; break-inside: avoid; }
 figure svg { display: block; width: 100%; height: auto; background: #fff; border-radius: 4px; }
 figure.half svg { max-width: 600px; }

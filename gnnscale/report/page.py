@@ -7,11 +7,12 @@ from collections import defaultdict
 from html import escape
 from statistics import median
 
-from gnnscale.report.answers import compared, section_of
+from gnnscale.report.answers import answers, compared, section_of
 from gnnscale.report.figures import Drawn
 from gnnscale.report.markup import Raw, document, section, table
 from gnnscale.report.study import TARGETS, Study, short
 from gnnscale.scaling.findings import RIVALS
+from gnnscale.scaling.grid import WHERE_MODEL
 from gnnscale.scaling.laws import LIMIT
 from gnnscale.scaling.words import greek, number, percent, shown
 from gnnscale.specs import Estimate, LawFit
@@ -20,14 +21,15 @@ FIRST = 3  # sentences of the findings that make the summary
 
 
 def page(study: Study, figures: list[Drawn]) -> str:
-    s, findings = study.settings, study.fit.findings
+    s, findings, asked = study.settings, study.fit.findings, answers(study)
+    said = {text for a in asked for text in (*a.evidence, *a.unsupported)}
     body = [
         f"<h1>{escape(s.title)}</h1>",
         f'<p class="soft">Study {escape(s.study)}. {escape(s.description)}</p>',
         f'<p class="lead">{prose(" ".join(findings[:FIRST]))}</p>',
         key_numbers(study),
-        section("The three questions", section_of(study, prose)),
-        section("Findings", bullets(findings[FIRST:])),
+        section("The three questions", section_of(asked, prose)),
+        section("Findings", bullets(tuple(text for text in findings[FIRST:] if text not in said))),
         section("What the data do not support", f'<div class="limits">{bullets(study.fit.unsupported)}</div>'),
         section("Figures", "".join(figure(f) for f in figures)),
         section("Fitted laws", laws(study)),
@@ -127,7 +129,7 @@ def laws(study: Study) -> str:
 
 
 def tabulated(laws: tuple[LawFit, ...], target: str) -> list[LawFit]:
-    mine = [law for law in laws if law.target == target]
+    mine = [law for law in laws if law.target == target and not law.where.startswith(WHERE_MODEL)]
     whole = [law for law in mine if law.law == "Hoffmann" or law.chosen]
     for axis in "ND":  # with its floor where that is determined, else without
         along = [law for law in mine if law.law in (f"Power{axis}", f"PurePower{axis}") and "largest" in law.where]
@@ -136,7 +138,8 @@ def tabulated(laws: tuple[LawFit, ...], target: str) -> list[LawFit]:
 
 
 def rivals(study: Study) -> list[LawFit]:
-    return [law for law in study.fit.laws if law.target == "loss" and law.law in RIVALS]
+    mine = [law for law in study.fit.laws if law.target == "loss" and not law.where.startswith(WHERE_MODEL)]
+    return [law for law in mine if law.law in RIVALS]
 
 
 def runs(study: Study) -> str:

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from gnnscale import files
 from gnnscale.scaling import points as rows
-from gnnscale.specs import Evaluation, Fit, LawFit, Metrics, Point, ReportSettings, ShardCard, StageResult, StageSpec
+from gnnscale.specs import (
+    Evaluation,
+    Fit,
+    LawFit,
+    Metrics,
+    Point,
+    ReportSettings,
+    Runtime,
+    ShardCard,
+    StageResult,
+    StageSpec,
+)
 
 TARGETS = {  # field of Point -> (name, unit, factor from the field's unit)
     "loss": ("Loss", "dimensionless", 1.0),
@@ -26,12 +40,12 @@ class Study(NamedTuple):
     metrics: dict[str, list[Metrics]]
     cards: dict[str, ShardCard]
     results: dict[str, StageResult]  # by stage id
-    ranks: dict[str, int]  # of each training, each with a GPU of its own where there are GPUs
+    runtimes: dict[str, Runtime]  # of each training, by run
 
     @property
     def spent(self) -> dict[str, float]:
-        """Seconds of a training times its ranks, by run."""
-        return {run: n * self.results[f"train/{run}"].seconds for run, n in self.ranks.items()}
+        """Seconds of a training times its ranks, each of which has a GPU where there are GPUs, by run."""
+        return {run: how.ranks * self.results[f"train/{run}"].seconds for run, how in self.runtimes.items()}
 
     def joint(self, target: str) -> LawFit | None:
         return next((law for law in self.fit.laws if law.law == "Hoffmann" and law.target == target), None)
@@ -43,23 +57,37 @@ class Study(NamedTuple):
     def targets(self) -> list[str]:
         return [t for t in TARGETS if self.joint(t)] or list(TARGETS)
 
-    def grid(self) -> list[Point]:
-        """The points that the joint law was fitted to, by (N, D)."""
+    def replicas(self) -> list[Point]:
+        """The points that the joint law was fitted to, of all seeds."""
         law = self.joint("loss") or next((law for law in self.fit.laws if law.law == "Hoffmann"), None)
         runs = set(law.points) if law else set()
-        found = [p for p in self.points if p.run in runs and sound(p)]
-        one = {(p.body_parameters, p.structures): p for p in sorted(found, key=lambda p: -p.seed)}  # of several seeds
-        return sorted(one.values(), key=lambda p: (p.body_parameters, p.structures))
+        return [p for p in self.points if p.run in runs and sound(p)]
+
+    def grid(self) -> list[Point]:
+        """Of these one for each (N, D): the geometric mean over seeds, under the name of the first."""
+        cells: dict[tuple[int, int], list[Point]] = defaultdict(list)
+        for p in sorted(self.replicas(), key=lambda p: p.seed):
+            cells[p.body_parameters, p.structures].append(p)
+        return [mean(cells[cell]) for cell in sorted(cells)]
+
+
+def mean(points: list[Point]) -> Point:
+    values = {t: [getattr(p, t) for p in points] for t in TARGETS}
+    return points[0].model_copy(update={t: math.exp(fmean(map(math.log, v))) for t, v in values.items() if min(v) == min(v)})
 
 
 def sound(p: Point) -> bool:
-    """Whether a run can be drawn on logarithmic axes."""
-    return not p.diverged and all(0 < getattr(p, target) < float("inf") for target in TARGETS)
+    """Whether a run can be drawn on logarithmic axes; what is not known of others' points is not a number."""
+    return not p.diverged and p.loss == p.loss and not any(not 0 < getattr(p, t) < float("inf") for t in TARGETS if known(p, t))
+
+
+def known(p: Point, target: str) -> bool:
+    return getattr(p, target) == getattr(p, target)
 
 
 def read(needs: dict[str, Path], settings: ReportSettings) -> Study:
     scaling = next(path for need, path in needs.items() if need.startswith("scaling/"))
-    evaluations, metrics, cards, ranks = {}, {}, {}, {}
+    evaluations, metrics, cards, runtimes = {}, {}, {}, {}
     for need, path in sorted(needs.items()):
         stage, name = need.split("/", 1)
         if stage == "evaluate":
@@ -71,7 +99,7 @@ def read(needs: dict[str, Path], settings: ReportSettings) -> Study:
             cards[name] = files.read_model(path / "card.json", ShardCard)
         if stage == "train":
             spec = path / "spec.json"
-            ranks[name] = files.read_model(spec, StageSpec).runtime.ranks if spec.exists() else 1
+            runtimes[name] = files.read_model(spec, StageSpec).runtime if spec.exists() else Runtime()
     return Study(
         settings=settings,
         points=rows.read(scaling / "points.csv"),
@@ -80,7 +108,7 @@ def read(needs: dict[str, Path], settings: ReportSettings) -> Study:
         metrics=metrics,
         cards=cards,
         results={need: files.read_model(path / "result.json", StageResult) for need, path in sorted(needs.items())},
-        ranks=ranks,
+        runtimes=runtimes,
     )
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gnnscale.scaling.isoflop import growth
+from gnnscale.scaling.isoflop import Growth, growth
 from gnnscale.scaling.words import joined, number, percent
 from gnnscale.specs import Point
 
@@ -26,6 +26,7 @@ class Bottom(NamedTuple):
     loss: float
     inside: bool  # whether there are worse runs on both sides; else the best may lie beyond them
     points: tuple[Point, ...]  # along the line
+    spread: float | None = None  # standard deviation of log `at` between seeds, where there are several
 
 
 class Rates(NamedTuple):
@@ -78,11 +79,11 @@ def budgets(points: list[Point], target: str = "loss") -> list[Budget]:
     for group in groups:
         lines = defaultdict(list)
         for p in group:
-            lines[p.model, p.depth, p.learning_rate, p.structures, p.seed].append(p)
+            lines[p.model, p.depth, p.learning_rate, p.structures].append(p)
         models: dict[str, Bottom] = {}
         for (model, *_), line in sorted(lines.items()):
             if len({p.body_parameters for p in line}) >= 3:
-                one = bottom(line, "body_parameters", target)
+                one = bottom(line, "body_parameters", target)._replace(spread=between_seeds(line, target))
                 if model not in models or one.loss < models[model].loss:
                     models[model] = one
         if models:
@@ -90,8 +91,32 @@ def budgets(points: list[Point], target: str = "loss") -> list[Budget]:
     return found
 
 
+def between_seeds(line: list[Point], target: str) -> float | None:
+    """Of the logarithm of the best N, from one parabola for each seed."""
+    seeds = defaultdict(list)
+    for p in line:
+        seeds[p.seed].append(p)
+    each = [bottom(own, "body_parameters", target) for own in seeds.values() if len({p.width for p in own}) >= 3]
+    if len(each) < 2 or not all(one.inside for one in each):
+        return None
+    return float(np.std([math.log(one.at) for one in each], ddof=1))
+
+
+def growth_of(found: list[tuple[float, Bottom]]) -> Growth:
+    """Of the best N with compute. Where seeds tell how well each is known, the interval is that of drawing anew with the
+    pooled spread of all budgets, as two seeds say little of one; else of resampling the budgets."""
+    spreads = [b.spread for _, b in found]
+    spread = None
+    if spreads and None not in spreads and any(spreads):
+        seeds = np.array([len({p.seed for p in b.points}) for _, b in found])
+        spread = np.sqrt(np.mean(np.square(spreads)) / seeds)
+    compute, sizes = np.array([(c, b.at) for c, b in found]).T
+    return growth(compute, sizes, spread)
+
+
 def sound(points: list[Point]) -> list[Point]:
-    return [p for p in points if not p.diverged and math.isfinite(p.loss) and p.loss > 0]
+    """What can be compared: no run on a prefix of the files."""
+    return [p for p in points if not p.diverged and math.isfinite(p.loss) and p.loss > 0 and p.subset == "random"]
 
 
 # ---------------------------------------------------------------------------------------------------------- sentences
@@ -116,21 +141,24 @@ def said_rates(found: Rates) -> str:
 
 def said_budgets(points: list[Point], targets: tuple[str, ...], names: dict[str, str]) -> list[str]:
     """The optimum of each budget; where several models share one, by how much each is behind the best of them."""
-    found = budgets(points)
-    if not found:
-        return []
-    said = []
-    for model in sorted({m for b in found for m in b.models}):
-        mine = [(b.flops, b.models[model]) for b in found if model in b.models]
-        each = [f"{number(x.at)} at {c:.1e}" for c, x in mine if x.inside]
-        if len(each) > 1:
-            slope = growth(*np.array([(c, x.at) for c, x in mine if x.inside]).T).exponent
-            ends = "" if slope.low is None or len(each) < 4 else f" [{slope.low:.2f}, {slope.high:.2f}]"
-            said.append(f"The best size of {model} at equal compute is N = {joined(each)} FLOPs: N ~ C^{slope.value:.2f}{ends}.")
+    said = said_growth(points)
     for target in targets:
         for b in budgets(points, target):
             if len(b.models) > 1:
                 first, *rest = sorted(b.models.items(), key=lambda item: item[1].loss)
                 behind = joined(f"{name} is {percent(x.loss / first[1].loss - 1)} higher" for name, x in rest)
                 said.append(f"At {b.flops:.1e} FLOPs {first[0]} has the lowest {names[target]}; {behind}.")
+    return said
+
+
+def said_growth(points: list[Point]) -> list[str]:
+    """How the best size of each model moves with compute, whatever law may hold."""
+    found, said = budgets(points), []
+    for model in sorted({m for b in found for m in b.models}):
+        mine = [(b.flops, b.models[model]) for b in found if model in b.models]
+        each = [f"{number(x.at)} at {c:.1e}" for c, x in mine if x.inside]
+        if len(each) > 1:
+            slope = growth_of([(c, x) for c, x in mine if x.inside]).exponent
+            ends = "" if slope.low is None or len(each) < 4 else f" [{slope.low:.2f}, {slope.high:.2f}]"
+            said.append(f"The best size of {model} at equal compute is N = {joined(each)} FLOPs: N ~ C^{slope.value:.2f}{ends}.")
     return said

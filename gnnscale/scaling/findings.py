@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gnnscale.scaling import contrasts
-from gnnscale.scaling.depth import claim_depth, depth_limits, width_depth_pairs
-from gnnscale.scaling.grid import averaged
+from gnnscale.scaling import contrasts, repeats, subsets
+from gnnscale.scaling.bymodel import by_model
+from gnnscale.scaling.depth import claim_depth, depth_limits
+from gnnscale.scaling.grid import WHERE_MODEL, averaged
 from gnnscale.scaling.words import GREEK, NAMES, greek, joined, percent, shown
 from gnnscale.specs import Point, ScalingSettings
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from gnnscale.scaling.grid import Grid
 
 HOLDS = 0.05  # rms residual of log L above which a law is said not to hold: several times the usual spread of seeds
+FEW = 3  # different sizes below which nothing is said of laws
 # joint forms that are compared; only the first is gone by
 RIVALS = {"Hoffmann": "Hoffmann's", "OverTraining": "that with one exponent", "Kaplan": "Kaplan's",
           "KaplanFloor": "Kaplan's with a floor"}  # fmt: skip
@@ -48,21 +50,34 @@ def sentences(
     points: list[Point], grid: Grid, fitted: list[Fitted], settings: ScalingSettings
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(findings, what is not supported)"""
+    others = [f for f in fitted if f.entry.where.startswith(WHERE_MODEL)]
+    fitted = [f for f in fitted if not f.entry.where.startswith(WHERE_MODEL)]
     joint = [f for f in fitted if f.entry.law == "Hoffmann"]
     if not joint:
         return ("No run is usable, so there is no law.",), ("Everything: there are no usable points.",)
     slopes = [measured(f, settings) for f in joint]
     chosen = {f.entry.target: f for f in fitted if f.entry.chosen}
-    pairs = width_depth_pairs(points)
-    said = [headline(slopes[0], joint[0].points), claim_data(slopes, settings), *claim_depth(pairs, settings.targets)]
+    data = [headline(slopes[0], joint[0].points), claim_data(slopes, settings)]
+    depth = claim_depth(points, settings.targets)
+    contrasted = contrasts.sentences(points, settings.targets, NAMES)
+    chosen_for = subsets.sentences(points, settings.targets[:1])
+    measurable = None not in slopes[0].corner.values()
+    if len(averaged(joint[0].points, joint[0].entry.target)) < FEW or (contrasted and not measurable):
+        none = "All else equal, the runs are of too few sizes for a law of N and D: the study was laid out for a comparison."
+        limits = (depth_limits(points) if depth else "", one_seed(points))
+        return (*chosen_for, *depth, *contrasted, none, *seeds(points, settings.targets)), tuple(x for x in limits if x)
+    # the first sentences are the summary: what the study was laid out for
+    said = chosen_for + (data + depth if measurable else depth + data)
     said += [x for x in (also(slopes[1:]), average(slopes)) if x]
     said += [holding(joint), *steepening(joint), *described([f for f in chosen.values() if f.entry.law != "Hoffmann"])]
     said += [x for f in joint if (x := exponents(f, settings))] + [x for f in joint if (x := allocation(f))]
-    said += [*compared(joint, fitted), *repeated_data(fitted)]
-    said += contrasts.sentences(points, settings.targets, NAMES)
-    said += [basis(points, grid, joint[0]), units(joint[0].points), *seeds(points, settings.targets)]
-    unsaid = [extrapolation(joint, chosen), undetermined(fitted, joint), no_allocation(joint), unique_data(grid)]
-    unsaid += [depth_limits(pairs), one_seed(points)]
+    said += [*by_model(grid.model, joint, others), *compared(joint, fitted), *repeated_data(fitted)]
+    traded = [x for t in settings.targets for x in repeats.said(repeats.trades(points, grid, t), t)]
+    said += traded
+    said += contrasted if measurable else []
+    said += [x for x in (basis(points, grid, joint[0]), units(joint[0].points), *seeds(points, settings.targets)) if x]
+    unsaid = [extrapolation(joint, chosen), undetermined(fitted, joint), no_allocation(joint), unique_data(grid, bool(traded))]
+    unsaid += [depth_limits(points), one_seed(points)]
     return tuple(said), tuple(x for x in unsaid if x)
 
 
@@ -162,7 +177,7 @@ def basis(points: list[Point], grid: Grid, joint: Fitted) -> str:
     text = (
         f"The laws use {len(joint.points)} of {len(points)} runs: {len(n)} model sizes (N = {n[0]:,} to {n[-1]:,} body "
         f"parameters) by {len(d)} data sizes (D = {d[0]:,} to {d[-1]:,} unique structures), {grid.model} of depth "
-        f"{grid.depth}, {grid.epochs:g} epochs, seed {grid.seed}."
+        f"{grid.depth}, {grid.epochs:g} epochs, {seeds_of(joint.points)}."
     )
     if outside:
         text += f" Outside the grid: {outside - dropped}; the table of runs says why." if outside > dropped else ""
@@ -174,8 +189,15 @@ def basis(points: list[Point], grid: Grid, joint: Fitted) -> str:
     return text
 
 
+def seeds_of(points: tuple[Point, ...]) -> str:
+    found = [str(seed) for seed in sorted({p.seed for p in points})]
+    return f"seed {found[0]}" if len(found) == 1 else f"seeds {joined(found)}"
+
+
 def units(points: tuple[Point, ...]) -> str:
     """D in atoms and in labels: the exponents stay what they are, as long as structures are of one size on average."""
+    if not all(p.atoms and p.atoms_seen for p in points):
+        return ""  # points of others, which do not say
     each = [p.atoms / p.structures for p in points]
     mean = sum(each) / len(each)
     most = max(abs(x / mean - 1) for x in each)
@@ -340,18 +362,19 @@ def no_allocation(joint: list[Fitted]) -> str:
     return f"A compute-optimal split of model and data: it follows from the joint law, which is {joined(parts)}."
 
 
-def unique_data(grid: Grid) -> str:
-    return (
-        f"An effect of unique data alone: every run makes {grid.epochs:g} epochs, so more data is also more optimiser "
-        "steps and more compute, and no learning rate was tuned per run."
+def unique_data(grid: Grid, traded: bool) -> str:
+    text = (
+        f"An effect of unique data alone: every run of the grid makes {grid.epochs:g} epochs, so more data is also more "
+        "optimiser steps and more compute, and no learning rate was tuned per run"
     )
+    return text + (". How much the steps alone bring is measured above for some sizes." if traded else ".")
 
 
 def repeated(points: list[Point]) -> list[list[Point]]:
     cells = defaultdict(list)
     for p in points:
         if not p.diverged:
-            cells[p.model, p.width, p.depth, p.structures, p.epochs, p.learning_rate].append(p)
+            cells[p.model, p.width, p.depth, p.structures, p.epochs, p.learning_rate, p.subset].append(p)
     return [ps for ps in cells.values() if len({p.seed for p in ps}) > 1]
 
 

@@ -10,10 +10,13 @@ from gnnscale.scaling.doubts import EXPONENTS, design_doubts, interval_doubts, s
 from gnnscale.scaling.findings import RIVALS, sentences
 from gnnscale.scaling.grid import (
     LENGTHS,
+    ROWS,
     WHERE_ALL,
     WHERE_D,
     WHERE_LENGTHS,
+    WHERE_MODEL,
     WHERE_N,
+    Grid,
     cells,
     main_grid,
     subset,
@@ -75,6 +78,7 @@ def fit(points: list[Point], settings: ScalingSettings) -> Fit:
         fitted += [one(name, k, where) for k, (name, where) in enumerate(ALONG, 1)]
         bare = settings.model_copy(update={"bootstrap": 0})
         fitted += [one(name, 0, settings=bare) for name in RIVALS if name != "Hoffmann"]
+        fitted += of_models(points, target, grid, settings)
         longer, others = usable(points, target, grid, settings.drop_highest, ("seed", "epochs"))
         if len({p.epochs for p in longer}) >= LENGTHS:
             law = LAWS["DataConstrained"]
@@ -89,6 +93,18 @@ def fit(points: list[Point], settings: ScalingSettings) -> Fit:
         findings=said,
         unsupported=unsaid,
     )
+
+
+def of_models(points: list[Point], target: str, grid: Grid, settings: ScalingSettings) -> list[Fitted]:
+    """The joint law of every other model that has a grid of its own: is the exponent different, or the coefficient alone?"""
+    found = []
+    for stream, model in enumerate(sorted({p.model for p in points if p.model != grid.model}), 30):
+        mine = [p for p in points if p.model == model]
+        own = main_grid(mine)
+        kept, excluded = usable(mine, target, own, settings.drop_highest)
+        if len(own.widths) >= ROWS and len(own.sizes) >= ROWS and kept:
+            found.append(fit_law(LAWS["Hoffmann"], kept, target, f"{WHERE_MODEL}{model}", excluded, settings, stream))
+    return found
 
 
 def choose(fitted: list[Fitted]) -> list[Fitted]:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import csv
 import difflib
 import math
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from pydantic import ValidationError
 
 from gnnscale.scaling.fit import REPLICAS, Data, fit_data, rounded, span
 from gnnscale.scaling.laws import LAWS, Law
 from gnnscale.scaling.words import greek, joined, number, percent, shown
-from gnnscale.specs import Fit, LawFit, ScalingSettings
+from gnnscale.specs import Fit, LawFit, Point, ScalingSettings
 
 # what a column is called, if its name is not given; compared without case, blanks and underscores
 USUAL = {
-    "N": ("n", "params", "parameters", "bodyparameters", "modelsize"),
+    "N": ("bodyparameters", "n", "params", "parameters", "modelsize"),
     "D": ("d", "tokens", "structures", "data", "samples", "t"),
     "U": ("u", "unique", "uniquetokens", "uniquestructures"),
     "loss": ("loss", "valloss", "testloss", "l"),
@@ -25,6 +27,18 @@ USUAL = {
 WORDS = {"N": "the size of the model", "D": "the size of the data", "U": "how many data are unique", "loss": "the loss"}
 OPTION = {"N": "--x", "D": "--y", "U": "--unique", "loss": "--loss"}
 RIVALS = ("Hoffmann", "OverTraining", "Kaplan", "KaplanFloor")  # of laws of N and D, each is compared with all
+
+
+# what else a study's points say; a file with one of STUDIED is read as a study, of which not all rows are one grid
+MORE = {
+    "run": ("run", "name"), "model": ("model", "form", "architecture"), "width": ("width",), "depth": ("depth", "layers"),
+    "parameters": ("parameters",), "atoms": ("atoms",), "epochs": ("epochs",), "atoms_seen": ("atomsseen",),
+    "flops": ("flops", "c", "compute"), "learning_rate": ("learningrate", "lr"), "seed": ("seed",), "subset": ("subset",),
+    "diverged": ("diverged",), "energy_mae": ("energymae",), "force_mae": ("forcemae",),
+    "cosine_distance": ("cosinedistance",), "dirichlet_energy": ("dirichletenergy",),
+}  # fmt: skip
+STUDIED = ("model", "depth", "epochs", "subset")
+WORDY = ("run", "model", "subset", "diverged")
 
 
 class Wrong(Exception):
@@ -57,14 +71,7 @@ def nearest(name: str, known: list[str]) -> str:
 
 def read(path: Path, asked: dict[str, str | None], flops: str | None, axes: str, drop_highest: int) -> Table:
     """`asked`: axis -> column, None to look for it. D may come from compute, as C/(6 N)."""
-    try:
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise Wrong(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    if not rows:
-        raise Wrong(f"{path}: no rows; a first line with the names of the columns and a line for each run are expected")
-    names = [name for name in rows[0] if name]
+    rows, names = table_of(path)
     wanted = [axis for axis in axes if not (axis == "D" and flops)]
     columns = {axis: column(path, axis, asked.get(axis), names) for axis in (*wanted, "loss")}
     if flops:
@@ -94,13 +101,64 @@ def read(path: Path, asked: dict[str, str | None], flops: str | None, axes: str,
     return Table(path, columns, at, loss, tuple(k for k, _ in kept), excluded)
 
 
+def table_of(path: Path) -> tuple[list[dict[str, str]], list[str]]:
+    """Rows, and the names of their columns."""
+    try:
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise Wrong(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    if not rows:
+        raise Wrong(f"{path}: no rows; a first line with the names of the columns and a line for each run are expected")
+    return rows, [name for name in rows[0] if name]
+
+
+def study_points(path: Path, asked: dict[str, str | None]) -> list[Point]:
+    """The rows as points of a study, as far as their columns say; none if they do not say that they are of one."""
+    rows, names = table_of(path)
+    plain = {plainly(each): each for each in reversed(names)}
+    there = {field: found for field, usual in MORE.items() if (found := next((plain[u] for u in usual if u in plain), None))}
+    if not set(STUDIED) & set(there):
+        return []
+    columns = {axis: column(path, axis, asked.get(axis), names) for axis in ("N", "D", "loss")}
+    seeds: Counter = Counter()
+    points = []
+    for line, row in enumerate(rows, 2):
+        n, d, loss = (value(path, line, name, row[name]) for name in columns.values())
+        if not (n >= 1 and d >= 1 and math.isfinite(n * d)):
+            found = f"{columns['N']} {row[columns['N']]!r} and {columns['D']} {row[columns['D']]!r}"
+            raise Wrong(f"{path}: line {line}: found {found}, expected sizes of 1 and more")
+        said = {
+            field: row[name] if field in WORDY or not row[name] else value(path, line, name, row[name])
+            for field, name in there.items()
+        }
+        cell = (n, d, *(said.get(field) for field in ("model", "width", "depth", "epochs", "learning_rate", "subset")))
+        fields = {
+            "run": f"line {line}", "model": "", "width": n, "depth": 0, "parameters": n, "atoms": 0, "epochs": 1.0,
+            "atoms_seen": 0, "flops": 0.0, "learning_rate": 0.0, "seed": seeds[cell], "diverged": False, "energy_mae": math.nan,
+            "force_mae": math.nan, **said, "body_parameters": n, "structures": d, "loss": loss,
+        }  # fmt: skip
+        seeds[cell] += 1
+        try:
+            points.append(Point.model_validate(fields))
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = there.get(str(first["loc"][0]), first["loc"][0])
+            raise Wrong(f"{path}: line {line}, column {name!r}: found {first['input']!r}; {first['msg'].lower()}") from None
+    return points
+
+
+def plainly(name: str) -> str:
+    return name.lower().replace(" ", "").replace("_", "")
+
+
 def column(path: Path, axis: str, name: str | None, names: list[str]) -> str:
     if name in names:
         return name
     there = f"; there are: {', '.join(names)}"
     if name is not None:
         raise Wrong(f"{path}: no column {name!r}{nearest(name, names)}{there}")
-    plain = {each.lower().replace(" ", "").replace("_", ""): each for each in reversed(names)}
+    plain = {plainly(each): each for each in reversed(names)}
     found = next((plain[usual] for usual in USUAL[axis] if usual in plain), None)
     if found is None:
         raise Wrong(f"{path}: which column is {WORDS[axis]}? Name it with {OPTION[axis]}{there}")

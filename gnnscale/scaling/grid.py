@@ -12,6 +12,8 @@ SHARED = ("model", "depth", "epochs", "learning_rate", "seed")  # what all point
 ENOUGH = 0.5  # a width enters if it is at more than this share of the grid's data sizes, a data size likewise
 WHERE_N, WHERE_D, WHERE_ALL = "the largest data size", "the largest model", "the whole grid"
 WHERE_LENGTHS = "the grid with every number of epochs"
+WHERE_MODEL = "the grid of "  # another model
+ROWS = 3  # sizes of model and of data that another model needs for a law of its own
 LENGTHS = 3  # numbers of epochs from which the worth of repeated data can be told
 
 
@@ -28,6 +30,8 @@ class Grid(NamedTuple):
 
     def left_out(self, p: Point, free: tuple[str, ...] = ("seed",)) -> str:
         """The rule by which a point is not in the grid; empty if it is, or differs from it in `free` alone."""
+        if p.subset != "random":
+            return "not a random subset of the structures"
         for name in SHARED:
             if name not in free and getattr(p, name) != getattr(self, name):
                 return f"another {name.replace('_', ' ')}"
@@ -40,13 +44,14 @@ class Grid(NamedTuple):
 
 def main_grid(points: list[Point]) -> Grid:
     """The model, depth, epochs, rate and seed that most points share, chosen one after the other; ties go to the smaller."""
-    chosen, rest = [], [p for p in points if not p.diverged] or points
+    drawn = [p for p in points if p.subset == "random"] or points
+    chosen, rest = [], [p for p in drawn if not p.diverged] or drawn
     for name in SHARED:
         counts = Counter(getattr(p, name) for p in rest)
         best = min(counts, key=lambda value: (-counts[value], value))
         rest = [p for p in rest if getattr(p, name) == best]
         chosen.append(best)
-    return Grid(*chosen, *product([p for p in points if [getattr(p, name) for name in SHARED] == chosen]))
+    return Grid(*chosen, *product([p for p in drawn if [getattr(p, name) for name in SHARED] == chosen]))
 
 
 def product(points: list[Point]) -> tuple[frozenset[int], frozenset[int]]:
@@ -77,7 +82,7 @@ def usable(
     values = sorted((getattr(p, target) for p in points if sound(p, target) and not grid.left_out(p, free)), reverse=True)
     above = values[drop_highest - 1] if 0 < drop_highest <= len(values) else math.inf
     for p in points:
-        value, cell = getattr(p, target), tuple(getattr(p, name) for name in (*SHARED, "width", "structures"))
+        value, cell = getattr(p, target), tuple(getattr(p, name) for name in (*SHARED, "width", "structures", "subset"))
         if p.diverged:
             rule = "diverged"
         elif not math.isfinite(value):

@@ -66,6 +66,7 @@ class Law:
     name: str
     axes: str  # which of "NDU" it depends on
     floor: bool
+    coarse = 0  # steps by least squares before those of Huber's loss, whose slopes say less of where to go
 
     def columns(self, **at: np.ndarray) -> np.ndarray:
         """log of what the law depends on  # (points, axes)"""
@@ -167,6 +168,7 @@ class Kaplan(Law):
         return ("E",) * self.floor + ("A", "alpha", "B", "beta")
 
     exponents = ("alpha", "beta")
+    coarse = 40  # with these all of 200 random starts reach the optimum of the Chinchilla points, without 95 %
 
     @property
     def formula(self) -> str:
@@ -186,11 +188,15 @@ class Kaplan(Law):
         return total, np.stack([floor, *(rest * s for s in slopes)], axis=1)
 
     def begun(self, x: np.ndarray, y: np.ndarray, exponents: dict[str, float]) -> np.ndarray:
-        columns = [np.ones(len(x))] * self.floor
-        columns += [np.exp(-exponents[name] * x[:, k]) for k, name in enumerate(self.exponents)]
-        *e, a, b = projected(columns, y)
-        alpha, beta = (logit(exponents[name] / LIMIT) for name in self.exponents)
-        return np.array([[*e, a, alpha, b, beta]])
+        alpha, beta = (exponents[name] for name in self.exponents)
+        free = [logit(alpha / LIMIT), logit(beta / LIMIT)]
+        if self.floor:
+            e, a, b = projected([np.ones(len(x)), np.exp(-alpha * x[:, 0]), np.exp(-beta * x[:, 1])], y)
+            return np.array([[e, a, free[0], b, free[1]]])
+        # both terms alike at small sizes: where one starts small, fits end in the valley where it is nothing
+        low = np.quantile(x, 0.1, axis=0)
+        middle = y.mean() - beta * np.log(2)
+        return np.array([[middle + alpha * low[0], free[0], middle + beta * low[1], free[1]]])
 
     def natural(self, theta: np.ndarray, centre: np.ndarray) -> np.ndarray:
         values, k = exp(theta), int(self.floor)

@@ -75,12 +75,9 @@ def optimum(
     centre = law.centre(raw)
     x = raw - centre
     starts = law.starts(x, y, exponents)
-    function = objective(law, x, y, w[None], residual)
-
-    def same(theta: np.ndarray, rows: np.ndarray):
-        return function(theta, np.zeros_like(rows))
-
-    theta, value, inverse = minimise(same, starts)
+    if law.coarse:
+        starts = minimise(one_weighting(objective(law, x, y, w[None], residual._replace(delta=1.0))), starts, steps=law.coarse)[0]
+    theta, value, inverse = minimise(one_weighting(objective(law, x, y, w[None], residual)), starts)
     best = int(np.argmin(value))
     reached = value <= value[best] * (1 + 1e-4) + 1e-9
     ties = law.natural(theta[value <= value[best] * (1 + 1e-7) + 1e-12], centre)
@@ -96,6 +93,11 @@ def optimum(
         inverse=inverse[best],
         others=starts[[len(starts) // 3, (2 * len(starts)) // 3]],
     )
+
+
+def one_weighting(function: Callable) -> Callable:
+    """For problems that differ in their starts alone."""
+    return lambda theta, rows: function(theta, np.zeros_like(rows))
 
 
 def resampled(

@@ -20,6 +20,8 @@ def point(e: Evaluation) -> Point:
         depth=e.model.depth,
         energy_mae=e.all.energy_mae,
         force_mae=e.all.force_mae,
+        cosine_distance=e.layers[-1].distance,
+        dirichlet_energy=e.layers[-1].dirichlet,
     )
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from gnnscale import accelerator
 from gnnscale.memory import BUCKET
 from gnnscale.ranks import Ranks, ranks
 from gnnscale.specs import OptimSettings, Runtime
@@ -34,10 +35,7 @@ def join(threads: int) -> Ranks:
     if torch.distributed.is_initialized():
         return here
     torch.set_num_threads(threads)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(here.local_rank % torch.cuda.device_count())
-    else:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    accelerator.take(here.local_rank)
     warnings.filterwarnings("ignore", category=FutureWarning)
     import deepspeed
 
@@ -47,13 +45,10 @@ def join(threads: int) -> Ranks:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if here.size == 1:
         # A store in memory needs no port, so any number of runs fit on one machine.
-        torch.distributed.init_process_group(backend(), store=torch.distributed.HashStore(), rank=0, world_size=1)
-    deepspeed.init_distributed(dist_backend=backend(), auto_mpi_discovery=False, verbose=False)
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group(accelerator.backend(), store=store, rank=0, world_size=1)
+    deepspeed.init_distributed(dist_backend=accelerator.backend(), auto_mpi_discovery=False, verbose=False)
     return here
-
-
-def backend() -> str:
-    return "nccl" if torch.cuda.is_available() else "gloo"
 
 
 def gathered(value: object) -> list:
@@ -81,8 +76,7 @@ class Engine:
                 )
         if optim.precision == "bf16":
             # Inside of the engine: on a GPU, DeepSpeed switches off an autocast that it finds around itself.
-            kind = "cuda" if torch.cuda.is_available() else "cpu"
-            model.forward = torch.autocast(kind, dtype=torch.bfloat16)(model.forward)
+            model.forward = torch.autocast(accelerator.kind(), dtype=torch.bfloat16)(model.forward)
         if self.stage == 3:  # layers use the weights of their children without calling these, so they come as one
             deepspeed.utils.set_z3_leaf_modules(model, list({type(layer) for layer in model.backbone.layers}))
         config = {

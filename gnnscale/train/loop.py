@@ -59,7 +59,7 @@ class Trainer:
         self.train, self.validation, self.progress = train, validation, progress
         self.steps = steps(self.settings, train)
         self.decay = decay_begin(self.steps, self.settings.optim)
-        self.make = partial(loader.share_of_rank, pin=engine.device.type == "cuda")
+        self.make = partial(loader.share_of_rank, pin=engine.device.type != "cpu")
         self.saved, self.pause = time.monotonic(), run.spec.runtime.checkpoint_seconds
 
     def fit(self) -> Progress:

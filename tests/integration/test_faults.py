@@ -1,4 +1,5 @@
-"""What goes wrong on a cluster, brought about on a real Slurm, and what must come of it.
+"""What goes wrong on a cluster, brought about on a real Slurm, and what must come of it. Here: drivers and the scheduler;
+in test_failures.py: jobs, their ranks and their nodes; in test_sharing.py: jobs of several stages.
 
 | # | fault | must happen | test |
 |---|---|---|---|
@@ -19,7 +20,7 @@
 | 15 | wrong account, partition, walltime | fails once, with what to do | test_wrong_..., test_a_wait_without_end |
 | 16 | a rank crashes | all end, told with its last words, no retry | test_a_rank_crashes |
 | 17 | out of memory | again with smaller micro-batches | test_out_of_memory |
-| 18 | a rank hangs | ended and tried again | test_a_rank_hangs |
+| 18 | a rank hangs | told where each rank is, ended and tried again | test_a_rank_hangs |
 | 19 | torn checkpoint | the one before it | test_train.py |
 | 20 | torn journal | at most its last line is lost | test_journal.py |
 | 21 | disk full | nothing is submitted until there is room; told | test_the_disk_is_full, test_journal.py, test_workflow.py |
@@ -30,64 +31,21 @@
 | 26 | two drivers | the second is refused | test_workflow.py |
 | 27 | image missing, or of another architecture | refused before submission | test_containers.py |
 | 28 | files seen late | waited for | test_files_seen_late |
+| 29 | a node is not fit | left out before anything runs there, at no cost | test_a_node_is_not_fit |
+| 30 | the time is over before the evaluation of a training | the next job does it | test_an_evaluation_is_carried_again |
+| 31 | the evaluation alone fails | again in a job of its own, the training is kept | test_the_evaluation_alone_fails |
+| 32 | a job that conversions share is ended | each goes on | test_conversions_share_a_job_and_its_end |
 """
 
-import json
-import os
 import re
 import signal
-import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
-from tests.cluster import BEFORE_TRAINING, Cluster, Run, missing, require, wait
+from tests.cluster import LONG, SHORT, Cluster, Run, missing, require, study, wait
 
 pytestmark = [pytest.mark.slurm, pytest.mark.faults]
-
-
-def study(epochs):
-    """One training, of three steps an epoch: a hundred epochs take some seconds."""
-    return {
-        "title": "One training",
-        "data": [{"name": "bulk", "dataset": "generated", "options": {"source": "bulk", "structures": 60}}],
-        "split": {"validation": 0.1, "test": 0.25},
-        "train": {
-            "model": {"kind": "egnn", "width": 8, "depth": 2, "cutoff": 4.0},
-            "optim": {"epochs": epochs, "batch": 8},
-        },
-        "sweeps": [{"name": "one", "over": {"structures": [24]}}],
-    }
-
-
-SHORT, SOME, LONG = study(2), study(100), study(3000)
-
-
-@pytest.fixture(scope="module")
-def data(slurm, tmp_path_factory):
-    """A run directory with the data converted, by a job of its own."""
-    run = Run(slurm, tmp_path_factory.mktemp("data"), SHORT)
-    run.start("--until", BEFORE_TRAINING[-1])
-    run.end()
-    return run.root
-
-
-@pytest.fixture
-def begin(slurm, data, tmp_path):
-    """A driver at work on the training, and the end of all that is left of it."""
-    begun = []
-
-    def start(study=SOME, env=None, cluster=slurm, **site):
-        run = Run(cluster, tmp_path, study, site, data)
-        begun.append((run, cluster))
-        run.start("--until", "train", **(env or {}))
-        return run
-
-    yield start
-    for run, cluster in begun:
-        run.stop()
-        cluster.empty()
 
 
 def test_a_killed_driver_finds_its_job(begin):
@@ -189,42 +147,6 @@ def test_cancelled_by_somebody_else(begin, slurm):
     assert "going on from step" in (run.folder() / "attempts" / "2" / "stdout").read_text()
 
 
-def test_told_to_stop_it_goes_on(begin, slurm):
-    """As Slurm does before the end of a job's time; twice, which costs none of what may be tried again."""
-    run = begin(study(600))
-    seen = set()
-    for _ in range(2):
-        job = run.wait(lambda: (found := run.running()) not in ("", *seen) and run.steps() > 0 and found, "steps")
-        seen.add(job)
-        slurm.call("scancel", "--signal=USR1", "--batch", job)
-        run.wait(lambda: len(run.events("ended")) == len(seen), "the end of the job")
-    run.end()
-    ended = run.events("ended")
-    assert [e["kind"] for e in ended] == ["stopped", "stopped", "done"]
-    assert 0 < ended[0]["progress"] < ended[1]["progress"] < ended[2]["progress"]
-    assert f"going on from step {ended[1]['progress']}" in (run.folder() / "attempts" / "3" / "stdout").read_text()
-
-
-def test_two_jobs_without_progress_are_enough(begin):
-    """A walltime too short for one checkpoint must not be tried for ever."""
-    run = begin(SHORT, setup=["(sleep 1; kill -USR1 $$) &"])
-    said = run.end(1)
-    assert "2 jobs in a row" in said and "longer walltime" in said
-    assert [e["kind"] for e in run.events("ended")] == ["stopped", "stopped"]
-
-
-def test_preempted(begin, slurm):
-    run = begin()
-    run.wait(run.running, "the training to run")
-    urgent = slurm.call(
-        "sbatch", "--parsable", "--partition=urgent", "--nodes=3", "--exclusive", "--wrap=sleep 60"
-    ).strip()
-    run.wait(lambda: run.events("ended"), "the end of the first job")
-    slurm.call("scancel", urgent)
-    run.end()
-    assert [e["kind"] for e in run.events("ended")] == ["preempted", "done"]
-
-
 def test_requeued(begin, slurm):
     """By an administrator, in spite of --no-requeue: the same job begins again, and is the same attempt."""
     run = begin()
@@ -239,20 +161,6 @@ def test_requeued(begin, slurm):
     )
     run.end()
     assert run.submitted() == [job] and [e["kind"] for e in run.events("ended")] == ["done"]
-
-
-def test_a_node_dies(begin, slurm):
-    run = begin()
-    run.wait(run.running, "the training to run")
-    node = run.events("job")[-1]["nodes"]
-    slurm.script("kill", node)
-    try:
-        run.end()
-    finally:
-        slurm.script("start", node)
-    assert [e["kind"] for e in run.events("ended")] == ["node", "done"]
-    assert f"--exclude={node}" in (run.folder() / "attempts" / "2" / "job.sh").read_text()
-    wait(lambda: "down" not in slurm.call("sinfo", "--noheader", "--format=%T"), 30, "the node to come back")
 
 
 def test_the_scheduler_is_away(begin, slurm):
@@ -311,15 +219,6 @@ def test_wrong_partition(begin, slurm):
     assert len(run.events("intend")) == 1 and not run.submitted()
 
 
-@pytest.fixture(scope="module")
-def accounted(tmp_path_factory):
-    """With a data base, which knows accounts and their limits."""
-    if why := missing("slurmdbd", "mariadbd"):
-        require("slurm", why)
-    with Cluster(tmp_path_factory.mktemp("accounted") / "up", 1, ACCOUNTING=1) as cluster:
-        yield cluster
-
-
 def test_wrong_account(begin, accounted):
     run = begin(SHORT, cluster=accounted, account="nonsense")
     said = run.end(1)
@@ -359,122 +258,3 @@ def test_a_wait_without_end(begin, slurm):
     said = run.end(1)
     assert "would wait for ever: Partition" in said, said
     assert not slurm.active()
-
-
-def spoiled(tmp_path, program, module="gnnscale.train"):
-    """Lines for the head of a job, with which this module, and nothing else, begins with this program."""
-    folder = tmp_path / "spoiled"
-    folder.mkdir()
-    head = f"import os, platform, sys, time\nif {module!r} in sys.orig_argv:\n"
-    (folder / "sitecustomize.py").write_text(head + "".join(f"    {line}\n" for line in program.strip().splitlines()))
-    return [f"export PYTHONPATH={folder}"]
-
-
-def test_a_rank_crashes(begin, tmp_path):
-    """The other one would wait for it for ever."""
-    crash = """
-if os.environ["SLURM_PROCID"] == "1":
-    time.sleep(1)
-    print("RuntimeError: a bug of ours", file=sys.stderr, flush=True)
-    os._exit(3)
-"""
-    run = begin(SHORT, train={"nodes": [2, 2]}, setup=spoiled(tmp_path, crash))
-    said = run.end(1)
-    assert "exit code 3 of rank 1 on n2" in said and "| RuntimeError: a bug of ours" in said
-    assert [e["kind"] for e in run.events("ended")] == ["application"]
-
-
-def test_a_node_is_sick(begin, tmp_path):
-    """Told by the words that a rank leaves, and avoided from then on."""
-    sick = """
-if platform.node() == "n1":
-    print("NCCL WARN: unhandled system error", file=sys.stderr, flush=True)
-    os._exit(1)
-"""
-    run = begin(SHORT, setup=spoiled(tmp_path, sick))
-    run.end()
-    assert [e["kind"] for e in run.events("ended")] == ["node", "done"]
-    assert "--exclude=n1" in (run.folder() / "attempts" / "2" / "job.sh").read_text()
-
-
-def test_out_of_memory(begin, tmp_path):
-    """A driver that begins anew remembers what the earlier one found out."""
-    full = """
-if '"micro_batch_edges":null' in open("spec.json").read().replace(" ", ""):
-    print("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", file=sys.stderr, flush=True)
-    os._exit(1)
-"""
-    run = begin(SHORT, setup=spoiled(tmp_path, full))
-    run.wait(lambda: len(run.submitted()) == 2, "the second job")
-    run.kill()
-    run.start("--until", "train")
-    run.end()
-    assert [e["kind"] for e in run.events("ended")] == ["memory", "done"]
-    assert json.loads((run.folder() / "spec.json").read_text())["runtime"]["micro_batch_edges"] > 100
-
-
-def test_a_rank_hangs(begin, slurm):
-    run = begin(study(300), scheduler={"stall_seconds": 15.0})
-    run.wait(run.running, "the training to run")
-    ranks = [pid for pid, where in processes("gnnscale.train") if where.startswith(str(run.root))]
-    os.kill(ranks[0], signal.SIGSTOP)
-    run.end()
-    assert [e["kind"] for e in run.events("ended")] == ["stalled", "done"] and len(run.submitted()) == 2
-
-
-def processes(word):
-    """(pid, directory) of those whose command line holds the word."""
-    found = []
-    for each in Path("/proc").glob("[0-9]*"):
-        try:
-            if word in (each / "cmdline").read_text().split("\0"):
-                found.append((int(each.name), os.readlink(each / "cwd")))
-        except OSError:
-            pass
-    return found
-
-
-def test_files_seen_late(begin, tmp_path):
-    """The job is over, and what it wrote is seen here two seconds later."""
-    late = """
-real = os.replace
-def replace(source, target):
-    if not str(target).endswith("exit.json"):
-        return real(source, target)
-    if os.fork() == 0:
-        os.setsid()  # out of the reach of Slurm, which ends what a job leaves behind
-        if os.fork() == 0:
-            time.sleep(2)
-            real(source, target)
-        os._exit(0)
-os.replace = replace
-"""
-    run = begin(SHORT, setup=spoiled(tmp_path, late, "gnnscale.job"))
-    run.end()
-    assert [e["kind"] for e in run.events("ended")] == ["done"] and len(run.submitted()) == 1
-    assert (run.folder() / "attempts" / "1" / "exit.json").stat().st_mtime < run.events("ended")[0]["time"]
-
-
-@pytest.fixture
-def full(tmp_path):
-    """A small disk with no room left on it."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], check=True)
-    with pytest.raises(OSError, match="No space"):
-        (disk / "filler").write_bytes(bytes(2**20))
-    yield disk
-    subprocess.run(["umount", "--lazy", str(disk)], check=True)
-
-
-def test_the_disk_is_full(begin, slurm, data, tmp_path, full):
-    """What cannot be written down is not submitted."""
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "events.jsonl").symlink_to(full / "events.jsonl")
-    run = begin(SHORT)
-    run.wait(lambda: list(run.root.glob("train/*/attempts/1")), "the first attempt")
-    time.sleep(1)
-    assert not slurm.active() and run.driver.poll() is None
-    (full / "filler").unlink()
-    run.end()
-    assert len(run.submitted()) == 1

@@ -6,9 +6,8 @@ import time
 
 import pytest
 
-from tests.cluster import BEFORE_TRAINING, Run, StandIn, wait
-from tests.integration.test_faults import LONG, SHORT, SOME
-from workflow import scheduler
+from tests.cluster import BEFORE_TRAINING, LONG, SHORT, SOME, Run, StandIn, wait
+from workflow import outcome, scheduler
 
 QUEUES = {"default": {"partition": "workq", "nodes": [1, 3], "max_walltime": "02:00:00"}}
 ONE = {"queues": QUEUES, "node": {"cores": 4}}
@@ -71,22 +70,37 @@ def test_killed_and_cancelled(begin, pbs):
     wait(lambda: not pbs.active(), 20, "the job to end")
 
 
-def test_deleted_by_somebody_else(begin, pbs):
-    run = begin(SOME)
+@pytest.mark.parametrize(("preemptible", "kind"), [(False, "cancelled"), (True, "preempted")])
+def test_deleted_by_somebody_else(begin, pbs, preemptible, kind):
+    """A queue that takes its nodes back deletes jobs too; there it costs no try."""
+    run = begin(SOME, queues={"default": QUEUES["default"] | {"preemptible": preemptible}})
     job = run.wait(run.running, "the training to run")
     pbs.call("qdel", job)
     run.end()
-    assert [e["kind"] for e in run.events("ended")] == ["cancelled", "done"]
+    assert [e["kind"] for e in run.events("ended")] == [kind, "done"]
     assert "going on from step" in (run.folder() / "attempts" / "2" / "stdout").read_text()
 
 
 def test_the_end_of_the_walltime(begin, pbs):
-    """PBS says nothing before it, so the job's script keeps the time; here it has fifteen seconds for thousands of steps."""
-    run = begin(LONG, scheduler={"signal_seconds": 1785})
-    run.wait(lambda: len(run.submitted()) == 2, "the next job")
-    second = run.folder() / "attempts" / "2" / "stdout"
-    run.wait(lambda: second.exists() and "going on from step" in second.read_text(), "it to go on")
-    assert [e["kind"] for e in run.events("ended")] == ["stopped"] and len(run.submitted()) == 2
+    """PBS says nothing before it, so the job's script keeps the time; here it has half a minute for thousands of steps."""
+    run = begin(LONG, scheduler={"signal_seconds": 1770})
+    later = run.wait(lambda: [p for p in run.root.glob("train/*/attempts/[2-9]/stdout") if "going on from step" in p.read_text()],
+                     "another job to go on", 150)  # fmt: skip
+    assert later and {e["kind"] for e in run.events("ended")} == {"stopped"}
+
+
+def test_ranks_tell_where_they_are(begin, pbs, monkeypatch):
+    """Asked through qsig, on both nodes, and then they go on."""
+    for name, value in pbs.env.items():
+        monkeypatch.setenv(name, value)
+    run = begin(LONG, train={"nodes": [2, 2]})
+    job = run.wait(run.running, "the training to run")
+    scheduler.pbs_signal(job, "USR2", 10)
+    said = run.folder() / "attempts" / "1" / "stderr"
+    run.wait(lambda: len(outcome.stacks(said.read_text())) == 2, "both to say where they are")
+    before = run.steps()
+    run.wait(lambda: run.steps() > before, "it to go on")
+    assert all(frames for frames in outcome.stacks(said.read_text()).values()) and not run.events("ended")
 
 
 @pytest.mark.parametrize(

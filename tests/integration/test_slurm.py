@@ -49,6 +49,9 @@ def test_every_stage_is_done_and_each_training_was_one_job(finished):
         assert "2 rank(s)" in (folder / "attempts" / "1" / "stdout").read_text()
         script = (folder / "attempts" / "1" / "job.sh").read_text()
         assert "#SBATCH --nodes=2" in script and "srun" in script and script.count("#SBATCH --job-name=") == 1
+        assert "gnnscale.health" in script, "on several nodes these are looked at first"
+    kinds = sorted(tuple(id.split("/")[0] for id in job["stages"]) for job in jobs)
+    assert kinds == [("audit",), ("convert", "convert"), *[("train", "evaluate")] * 4], "no second wait in the queue"
     assert len({job["name"] for job in jobs}) == len(jobs) == len(finished.submitted())
 
 
@@ -83,23 +86,31 @@ def trainings(run):
 
 
 def test_trainings_share_a_job_and_are_found_in_it(finished, slurm, tmp_path):
-    """A queue that takes only jobs of two nodes gets two trainings a job, each on a node of its own."""
+    """A queue that takes only jobs of two nodes gets two trainings a job, each on a node of its own, with its evaluation."""
     queues = {"large": {"partition": "", "nodes": [2, 2], "max_walltime": "01:00:00"}}
     site = {"queues": queues, "train": {"queue": "large"}}
     optim = SMOKE["train"]["optim"] | {"epochs": 100}
     run = Run(slurm, tmp_path, SMOKE | {"train": SMOKE["train"] | {"optim": optim}}, site, finished.root)
     try:
-        run.start("--until", "train")
+        run.start("--until", "evaluate")
         run.wait(lambda: len(trainings(run)) == 2, "both jobs")
         run.wait(lambda: len(list(run.root.glob("train/*/progress.json"))) > 1, "trainings to run")
         run.kill()
-        run.start("--until", "train")
+        run.start("--until", "evaluate")
         run.end()
         assert len(trainings(run)) == 2 and len(run.submitted()) == len(run.events("intend")) and run.events("adopt")
         told = [json.loads(path.read_text()) for path in run.root.glob("train/*/attempts/1/exit.json")]
         assert len(told) == 4 and {len(each["hosts"]) for each in told} == {1}
         for job in {each["job"] for each in told}:
             assert len({each["hosts"][0] for each in told if each["job"] == job}) == 2, "each on a node of its own"
+        where = {kind: places(run.root / kind) for kind in ("train", "evaluate")}
+        assert where["train"] == where["evaluate"] and len(where["train"]) == 4
     finally:
         run.stop()
         slurm.empty()
+
+
+def places(folder):
+    """Name of a stage -> its job and hosts in the first attempt."""
+    told = {path.parts[-4][:-9]: json.loads(path.read_text()) for path in folder.glob("*/attempts/1/exit.json")}
+    return {name: (each["job"], each["hosts"], each["code"]) for name, each in told.items()}

@@ -204,6 +204,17 @@ def qdel(ids: list[str]) -> None:
         os.kill(job["pid"], signal.SIGTERM)
 
 
+def qsig(words: list[str]) -> None:
+    """-s SIGNAL JOB...: to all processes of the job."""
+    if words[0] != "-s" or not hasattr(signal, words[1]):
+        raise Wrong("usage: qsig [-s signal] job_identifier...", 2)
+    for id in words[2:]:
+        job = load(id)
+        if job["state"] != "R":
+            raise Wrong(f"Request invalid for state of job {id}", 178)
+        os.killpg(job["process"], getattr(signal, words[1]))
+
+
 # ---------------------------------------------------------------------------------------------------- what is told
 def attributes(job: dict) -> dict:
     when = {name: time.strftime("%a %b %d %H:%M:%S %Y", time.localtime(job[key]))
@@ -221,7 +232,22 @@ def attributes(job: dict) -> dict:
     return said
 
 
+def queues() -> dict:
+    """As `qstat -Q -f -F json` has them."""
+    found = {}
+    for name, said in conf()["queues"].items():
+        low, high = said["nodes"]
+        found[name] = {
+            "queue_type": "Execution", "total_jobs": 0, "enabled": "True", "started": "True",
+            "resources_max": {"nodect": high, "walltime": said["walltime"]}, "resources_min": {"nodect": low},
+        }  # fmt: skip
+    return {"timestamp": int(time.time()), "pbs_version": "23.06.06", "pbs_server": SERVER, "Queue": found}
+
+
 def qstat(words: list[str]) -> None:
+    if "--version" in words or "-Q" in words:
+        print("pbs_version = 23.06.06" if "--version" in words else json.dumps(queues(), indent=4))
+        return
     history, as_json = "-x" in words, "json" in words
     ids = [word for word in words if re.match(r"\d", word)]
     listed = sorted((HOME / "jobs").glob("*.json"), key=lambda each: int(each.stem))
@@ -287,7 +313,7 @@ def mpiexec(words: list[str]) -> None:
         for each in begun:
             each.send_signal(signum)
 
-    for signum in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
+    for signum in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, told)
     code = 0
     while any(each.poll() is None for each in begun):
@@ -302,7 +328,7 @@ def mpiexec(words: list[str]) -> None:
     sys.exit(code if code >= 0 else 128 - code)
 
 
-VERBS = {"qsub": qsub, "qstat": qstat, "qselect": qselect, "qdel": qdel, "mpiexec": mpiexec,
+VERBS = {"qsub": qsub, "qstat": qstat, "qselect": qselect, "qdel": qdel, "qsig": qsig, "mpiexec": mpiexec,
          "mom": lambda words: mom(words[0])}  # fmt: skip
 
 if __name__ == "__main__":

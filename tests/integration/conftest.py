@@ -1,0 +1,41 @@
+"""One training on a private Slurm, for the tests of what goes wrong there."""
+
+import pytest
+
+from tests.cluster import BEFORE_TRAINING, SHORT, SOME, Cluster, Run, missing, require
+
+
+@pytest.fixture(scope="module")
+def data(slurm, tmp_path_factory):
+    """A run directory with the data converted, by a job of its own."""
+    run = Run(slurm, tmp_path_factory.mktemp("data"), SHORT)
+    run.start("--until", BEFORE_TRAINING[-1])
+    run.end()
+    return run.root
+
+
+@pytest.fixture
+def begin(slurm, data, tmp_path):
+    """A driver at work on the training, and the end of all that is left of it."""
+    begun = []
+
+    def start(study=SOME, env=None, cluster=slurm, until="train", before=lambda root: None, **site):
+        run = Run(cluster, tmp_path, study, site, data)
+        before(run.root)
+        begun.append((run, cluster))
+        run.start("--until", until, **(env or {}))
+        return run
+
+    yield start
+    for run, cluster in begun:
+        run.stop()
+        cluster.empty()
+
+
+@pytest.fixture(scope="module")
+def accounted(tmp_path_factory):
+    """With a data base, which knows accounts and their limits."""
+    if why := missing("slurmdbd", "mariadbd"):
+        require("slurm", why)
+    with Cluster(tmp_path_factory.mktemp("accounted") / "up", 1, ACCOUNTING=1) as cluster:
+        yield cluster

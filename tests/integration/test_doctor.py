@@ -1,0 +1,167 @@
+"""The doctor at a real Slurm, and at this machine: what is in order it says to be, and of what was broken which thing."""
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.cluster import RUN, Run, StandIn, wait
+
+STUDY = {
+    "title": "One training",
+    "data": [{"name": "bulk", "dataset": "generated", "options": {"source": "bulk", "structures": 60}}],
+    "train": {"model": {"kind": "egnn", "width": 8, "depth": 2, "cutoff": 4.0}, "optim": {"epochs": 2, "batch": 8}},
+    "sweeps": [{"name": "one", "over": {"structures": [24]}}],
+}
+QUEUES = {"default": {"partition": "batch", "nodes": [1, 3], "max_walltime": "01:00:00"}}
+
+
+def examined(done):
+    """what -> (state, what was said, fix)"""
+    assert "Traceback" not in done.stderr + done.stdout, done.stderr
+    findings = json.loads(done.stdout)["findings"]
+    return {f["what"]: (f["state"], f["said"], f["fix"]) for f in findings}
+
+
+def wrong(found):
+    return sorted(what for what, (state, _, _) in found.items() if state == "bad")
+
+
+def test_this_machine(tmp_path):
+    """Two ranks meet, through the same script as a stage's."""
+    command = [*RUN, "doctor", "--json", "--root", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    found = examined(done)
+    assert done.returncode == 0 and wrong(found) == [], found
+    assert found["collective"][1].startswith("gloo, 2 ranks on 1 node: 64 MiB in ")
+    assert not (tmp_path / "run").exists(), "it leaves nothing behind"
+
+
+@pytest.fixture
+def begin(slurm, tmp_path):
+    yield lambda **site: Run(slurm, tmp_path, STUDY, {"queues": QUEUES} | site)
+    slurm.empty()
+
+
+@pytest.mark.slurm
+def test_a_cluster_that_is_ready(begin):
+    run = begin()
+    done = run.call("doctor", "--json")
+    found = examined(done)
+    assert done.returncode == 0 and wrong(found) == [], found
+    assert found["scheduler"][1].startswith("slurm")
+    assert "on n1, n2" in found["job"][1] and "2 ranks on 2 nodes" in found["collective"][1]
+    assert "the longest would begin" in found["queue default"][1] and "1 of" not in found["study"][1]
+    assert not run.root.exists()
+
+
+@pytest.mark.slurm
+def test_nodes_that_are_not_as_the_file_says(begin):
+    gpus = {"count": 4, "vendor": "nvidia", "model": "A100-40GB", "memory_gb": 40, "peak_tflops": {"fp32": 19.5}}
+    launch = {"interface": "hsn0", "ranks_per_node": 1}
+    run = begin(node={"gpus": gpus}, launch=launch, modules=["cudatoolkit"])
+    done = run.call("doctor", "--json")
+    found = examined(done)
+    assert done.returncode == 1
+    assert wrong(found) == ["GPUs", "collective", "interface", "job", "modules"]
+    assert "n1 has no hsn0" in found["interface"][1] and "slurm.yaml" in found["interface"][2]
+    assert "shows none, the site's file says 4 x A100-40GB" in found["GPUs"][1]
+    assert "as the ranks met" in found["collective"][1]
+    kept = run.root / "doctor"
+    assert list(kept.glob("*/attempts/1/stderr")), "what it printed is kept"
+
+
+@pytest.mark.slurm
+def test_a_run_directory_that_only_this_machine_sees(begin, slurm, tmp_path):
+    """A file system that is mounted here and not on the nodes; below it lies an empty directory, as there often does."""
+    run = begin()
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    run.root = aside / "run"
+    inside = 'mount -t tmpfs none "$0" && exec "$@"'
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", inside, str(aside), *run.command("doctor", "--json")],
+                          capture_output=True, text=True, timeout=120, env=run.env, cwd=tmp_path)  # fmt: skip
+    found = examined(done)
+    assert done.returncode == 1 and wrong(found) == ["shared files"], found
+    assert "left nothing in" in found["shared files"][1] and "--root" in found["shared files"][2]
+
+
+@pytest.mark.slurm
+def test_an_interpreter_that_nodes_do_not_have(begin):
+    found = examined(begin(python="/opt/absent/python").call("doctor", "--json"))
+    assert wrong(found) == ["job"] and "/opt/absent/python: No such file" in found["job"][1]
+    assert "--set python=PATH" in found["job"][2]
+
+
+@pytest.mark.slurm
+def test_a_job_that_does_not_begin(begin, slurm):
+    run = begin(scheduler={"directives": ["--begin=now+1hour"]})
+    found = examined(run.call("doctor", "--json", "--wait", "0.02"))
+    assert wrong(found) == [] and found["compute nodes"][0] == "not checked" and "(BeginTime)" in found["compute nodes"][1]
+    wait(lambda: not slurm.active(), 20, "its job to be cancelled")
+
+
+@pytest.mark.slurm
+def test_queues_that_are_not_as_the_file_says(begin, slurm):
+    queues = {
+        "absent": {"nodes": [1, 1], "max_walltime": "01:00:00"},
+        "debug": {"nodes": [1, 3], "max_walltime": "02:00:00"},
+        "default": {"partition": "batch", "nodes": [1, 3], "max_walltime": "01:00:00", "directives": ["-C a100"]},
+    }
+    before = slurm.jobs()
+    found = examined(begin(queues=queues).call("doctor", "--json"))
+    assert wrong(found) == ["queue absent", "queue debug", "queue default"]
+    assert "there is no 'absent'" in found["queue absent"][1]
+    assert 'max_walltime: "00:30:00"' in found["queue debug"][2] and "nodes: [1, 1]" in found["queue debug"][2]
+    assert "Invalid feature" in found["queue default"][1], "which only the scheduler knows"
+    assert "no queue is right" in found["compute nodes"][1] and slurm.jobs() == before, "no job is submitted"
+
+
+PBS_QUEUES = {
+    "default": {"partition": "workq", "nodes": [1, 3], "max_walltime": "02:00:00"},
+    "long": {"partition": "workq", "nodes": [1, 8], "max_walltime": "24:00:00", "production": False},
+}
+
+
+def test_pbs(tmp_path):
+    """At the stand-in, where jobs and ranks are real."""
+    pbs = StandIn(tmp_path / "home", bugs=["bad-json"])
+    run = Run(pbs, tmp_path, STUDY, {"queues": PBS_QUEUES, "node": {"cores": 4}})
+    try:
+        found = examined(run.call("doctor", "--json"))
+        assert wrong(found) == ["queue long"], found["job"]
+        assert 'max_walltime: "02:00:00"' in found["queue long"][2] and "nodes: [1, 3]" in found["queue long"][2]
+        assert found["scheduler"][1].startswith("23.06.06") and found["account"][0] == "not checked"
+        assert "gloo, 2 ranks on" in found["collective"][1]
+    finally:
+        pbs.empty()
+
+
+@pytest.mark.slurm
+def test_accounts(accounted, tmp_path):
+    run = Run(accounted, tmp_path, STUDY, {"queues": QUEUES | {"default": QUEUES["default"] | {"nodes": [1, 1]}}})
+    found = examined(run.call("doctor", "--json", "--no-job", "--set", "account=science"))
+    assert wrong(found) == [] and found["account"] == ("ok", "science", "")
+    found = examined(run.call("doctor", "--json", "--no-job"))
+    assert found["account"][0] == "ok" and "yours by default" in found["account"][1]
+    found = examined(run.call("doctor", "--json", "--set", "account=scienze"))
+    assert found["account"] == ("bad", "scienze is none of yours", "--set account=scienze: did you mean 'science'?")
+    assert "Invalid account" in found["queue default"][1] and "no job before the account is right" in found["compute nodes"][1]
+
+
+@pytest.mark.slurm
+def test_a_doctor_that_is_interrupted_takes_its_job_along(begin, slurm):
+    run = begin(scheduler={"directives": ["--begin=now+1hour"]})
+    before = set(slurm.active())
+    doctor = subprocess.Popen(run.command("doctor"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=run.env,
+                              cwd=run.root.parent)  # fmt: skip
+    wait(lambda: set(slurm.active()) - before, 30, "its job")
+    time.sleep(0.5)
+    doctor.send_signal(signal.SIGINT)
+    _, said = doctor.communicate(timeout=30)
+    assert doctor.returncode == 130 and "its job was cancelled" in said and "Traceback" not in said
+    wait(lambda: not set(slurm.active()) - before, 20, "its job to be cancelled")
+    shutil.rmtree(run.root)

@@ -1,0 +1,514 @@
+"""How a stage comes to run in an image, for every runtime; and everything that keeps it from that, told before it is begun.
+
+The lines that are made are run for real, by bash, with a program in the place of the runtime that tells how it was called.
+In a real image: integration/test_apptainer.py. GNNSCALE_RENEW=1 writes stored/containers/ anew: look at the difference.
+"""
+
+import csv
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from gnnscale import files
+from gnnscale.specs import ConvertSettings, StageSpec
+from tests import corpus
+from tests.corpus import ROOT
+from tests.sweeps import stage, training
+from tests.test_run import call
+from workflow import containers, imagebuild, images, launch, plan, queueing, render, sites, study
+from workflow.yamlfile import Problem
+
+STORED = ROOT / "tests" / "stored" / "containers"
+WITH_IMAGES = [name for name in sites.names() if sites.load(name).container.runtime != "none"]
+ID = "5" * 64
+SAYS = f"""#!{sys.executable}
+import json, os, sys
+print(json.dumps([sys.argv, dict(os.environ), os.getcwd()]))
+"""
+SECRETS = {"GITHUB_TOKEN": "hidden-1", "AWS_SECRET_ACCESS_KEY": "hidden-2", "SLURM_JWT": "hidden-3",
+           "APPTAINERENV_WANDB_API_KEY": "hidden-4", "SINGULARITYENV_X": "hidden-5"}  # fmt: skip
+ODD = ["run", 'it\'s "a" run; $HOME `id` & co\\', "a,b=c}", "ü ß"]
+
+
+@pytest.fixture(autouse=True)
+def nobodys_settings(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+def in_image(name, *settings, **more):
+    """A site as it is once its image is known."""
+    site = sites.load(name, ["container.use=true", *settings])
+    of = {"image": "/images/x.sif", "digest": ID, "checkout": True} | more
+    return site.model_copy(update={"container": site.container.model_copy(update=of)})
+
+
+def told(act):
+    with pytest.raises(Problem) as caught:
+        act()
+    return str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------- the words of a site
+@pytest.mark.parametrize("name", WITH_IMAGES)
+def test_the_words_are_as_they_were(name):
+    site = in_image(name, data=("/data/raw",))
+    root, code = Path("/scratch/me/runs/mine"), Path("/scratch/me/gnnscale")
+    if site.batch:
+        site = site.model_copy(update={"account": site.account_rule.example or None})
+        stages = [stage("convert", "bulk", 60), training(site, "large", 2, min(16, site.train.nodes[1]))]
+        requests = queueing.schedule(stages, site)
+        made = render.scripts(requests, {s.id: s for s in stages}, site, root, "python", code)
+        text = "\n".join(f"#-------- {file}\n{body}" for file, body in made.items())
+        text = text.replace("\\n", "\n").replace('\\"', '"')  # the plan is JSON; this is for people
+    else:
+        text = launch.script(stage("convert", "bulk", 60), site, root, "python", code)
+    stored = STORED / f"{name}.txt"
+    if os.environ.get("GNNSCALE_RENEW"):
+        stored.parent.mkdir(exist_ok=True)
+        stored.write_text(text)
+    assert text == stored.read_text(), f"if that is wanted: GNNSCALE_RENEW=1 pytest {__file__}"
+
+
+def test_no_stored_words_are_of_a_site_that_is_no_more():
+    assert {path.stem for path in STORED.glob("*.txt")} == set(WITH_IMAGES)
+
+
+@pytest.mark.parametrize("name", [name for name in sites.names() if name != "local"])
+def test_without_an_image_nothing_changes(name):
+    """Whatever the site says of containers: until they are asked for, scripts and keys know nothing of them."""
+    site = sites.load(name)
+    bare = site.model_copy(update={"container": sites.load("slurm").container})
+    attempt = launch.Attempt("train/x", "train", Path("/r/train/x"), 1)
+    asked = queueing.schedule([training(site, "x", 1)], site)["train/x"]
+    assert launch.batch(asked, [attempt], site) == launch.batch(asked, [attempt], bare)
+    assert "apptainer" not in launch.batch(asked, [attempt], site).replace(str(ROOT), "")
+
+
+# ---------------------------------------------------------------------------------------------------- run, by a stand-in
+def called(site, kind, folder, tmp_path, code=ROOT, more=None):
+    """The arguments, the environment and the directory with which the runtime was called."""
+    program = tmp_path / "bin" / {"ce": "srun"}.get(site.container.runtime, site.container.runtime)
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(SAYS)
+    program.chmod(0o755)
+    folder.mkdir(parents=True, exist_ok=True)
+    prefix = containers.inside(site, kind, folder, code).prefix
+    env = {"PATH": f"{program.parent}:{os.environ['PATH']}", "HOME": "/nobody", "SLURM_PROCID": "3", "PMI_RANK": "3",
+           "MASTER_ADDR": "a b;c", "CUDA_VISIBLE_DEVICES": "0,1", "TMPDIR": str(tmp_path)} | SECRETS | (more or {})  # fmt: skip
+    done = subprocess.run([*prefix, containers.PYTHON, "-m", "gnnscale.x", "it's; \"$HOME\""], env=env, cwd=folder,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def bound(words):
+    """(source, target, mode) of every mount, read as the runtimes read them."""
+    found = []
+    for word, after in zip(words, [*words[1:], ""]):
+        text = after if word == "--mount" else word.removeprefix("--mount=") if word.startswith("--mount=") else None
+        if text is not None:
+            (fields,) = csv.reader([text])
+            said = dict(field.split("=", 1) if "=" in field else (field, "") for field in fields)
+            found.append((said["src"], said["dst"], "ro" if "ro" in said else "rw"))
+        if word.startswith("--volume="):
+            source, target, *mode = word.removeprefix("--volume=").split(":")
+            found.append((source, target, mode[0] if mode else "rw"))
+    return found
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("runtime", ["apptainer", "singularity", "podman-hpc", "shifter"])
+def test_what_is_bound_and_passed(runtime, odd, tmp_path):
+    """No more and no less, whatever is in the names."""
+    root, image, data = tmp_path / odd, f"/images/{odd}/x.sif", str(tmp_path / f"raw {odd}")
+    site = in_image("slurm", f"container.runtime={runtime}", image=image, data=(data,), env={"MINE": odd})
+    site = site.model_copy(update={"env": {"SITES": odd}})
+    folder = root / "train" / "x-1"
+    if runtime == "shifter" and "," in odd:
+        assert "no path with a colon or a comma" in told(lambda: containers.inside(site, "train", folder))
+        return
+    words, env, there = called(site, "train", folder, tmp_path, code=Path("/my/check out"), more={"SITES": odd})
+    mounts = bound(words)
+    assert sorted(mounts) == sorted([
+        (str(root), str(root), "rw"), (str(tmp_path), "/tmp", "rw"),
+        ("/my/check out/gnnscale", "/opt/gnnscale/gnnscale", "ro"),
+        ("/my/check out/datasets", "/opt/gnnscale/datasets", "ro"),
+    ])  # fmt: skip
+    assert there == str(folder) and str(folder) in (word.removeprefix("--workdir=") for word in words)
+    assert words[-4:] == [containers.PYTHON, "-m", "gnnscale.x", "it's; \"$HOME\""]
+    assert image in (word.removeprefix("--image=") for word in words)
+    inside = inside_of(runtime, words, env)
+    assert inside["SLURM_PROCID"] == inside["PMI_RANK"] == "3" and inside["MASTER_ADDR"] == "a b;c"
+    assert inside["MINE"] == inside["SITES"] == odd and inside["TMPDIR"] == "/tmp" and inside["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert not [name for name, value in inside.items() if value.startswith("hidden")], "secrets"
+    assert "hidden" not in " ".join(words), "nor in a list of processes"
+    reading = bound(called(site, "convert", folder, tmp_path)[0])
+    assert (data, data, "ro") in reading and (data, data, "ro") not in mounts
+
+
+def inside_of(runtime, words, env):
+    """The variables that a process in the image would have of those out here."""
+    if runtime in ("apptainer", "singularity"):
+        prefix = f"{runtime.upper()}ENV_"
+        assert "--cleanenv" in words
+        found = {name.removeprefix(prefix): value for name, value in env.items() if name.startswith(prefix)}
+        assert not [n for n in env if n.startswith(("APPTAINERENV_", "SINGULARITYENV_")) and not n.startswith(prefix)]
+        return found
+    assert runtime != "shifter" or "--clearenv" in words
+    given = [word.removeprefix("--env=") for word in words if word.startswith("--env=")]
+    return {name: value if equals else env[name] for name, equals, value in (word.partition("=") for word in given)}
+
+
+def test_gpus_come_by_vendor(tmp_path):
+    folder = tmp_path / "run" / "train" / "x"
+    for name, flag in (("vista", "--nv"), ("stampede3", "--nv"), ("frontier", "--rocm"), ("aurora", None)):
+        words = called(in_image(name, scratch="${TMPDIR:-/tmp}"), "train", folder, tmp_path)[0]
+        assert {flag} - {None} == {"--nv", "--rocm"} & set(words), name
+
+
+def test_ranks_of_a_node_share_memory_and_others_need_not(tmp_path):
+    two = in_image("slurm", "container.runtime=apptainer", "launch.ranks_per_node=2")
+    for site, kind, expected in ((two, "train", "1"), (two, "doctor", "1"), (two, "convert", None),
+                                 (in_image("slurm", "container.runtime=apptainer"), "train", None),
+                                 (in_image("local"), "train", None)):  # fmt: skip
+        env = called(site, kind, tmp_path / "run" / kind / "x", tmp_path)[1]
+        assert env.get("APPTAINER_SHARENS") == expected
+        assert env.get("APPTAINER_USERNS") == ("1" if os.geteuid() == 0 else None)
+
+
+def test_an_image_copied_to_the_node_is_the_one_that_is_run(tmp_path):
+    site = in_image("slurm", "container.runtime=apptainer", "container.broadcast=2", scratch=str(tmp_path / "own $X"))
+    assert containers.job_lines(site, 1, []) == []
+    program = tmp_path / "sbcast"
+    program.write_text('#!/bin/sh\n[ "$2" = /images/x.sif ] && touch "$3" && exit $CODE\n')
+    program.chmod(0o755)
+    (tmp_path / "own 7").mkdir()
+    lines = "\n".join([*containers.job_lines(site, 2, []), f'echo "${{{containers.SIF}:-none}}"'])
+    for code, expected in ((0, str(tmp_path / "own 7" / "gnnscale-5.sif")), (1, "none")):
+        env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "X": "7", "SLURM_JOB_ID": "5", "CODE": str(code)}
+        done = subprocess.run(["bash", "-c", lines], env=env, capture_output=True, text=True)
+        assert done.stdout.strip() == expected, done.stderr
+    local = str(tmp_path / "own 7" / "gnnscale-5.sif")
+    words = called(in_image("local"), "train", tmp_path / "run" / "train" / "x", tmp_path, more={containers.SIF: local})[0]
+    assert local in words and "/images/x.sif" not in words
+
+
+def test_the_container_engine_gets_a_file(tmp_path):
+    site, folder = in_image("clariden", image="me/gnnscale:cuda", data=("/raw",)), tmp_path / 'a "run"' / "train" / "x"
+    folder.mkdir(parents=True)
+    lines = containers.job_lines(site, 1, [("train", folder)])
+    subprocess.run(["bash", "-c", "\n".join(lines)], check=True)
+    said = tomllib.loads(containers.edf_path(folder).read_text())
+    assert said["image"] == "me/gnnscale:cuda" and f"{folder.parent.parent}:{folder.parent.parent}" in said["mounts"]
+    assert "/raw:/raw:ro" not in said["mounts"] and said["annotations"]["com"]["hooks"]["aws_ofi_nccl"]["enabled"] == "true"
+    inside = containers.inside(site, "train", folder)
+    assert inside.launcher == [f"--environment={folder}/image.toml"]
+    shown = subprocess.run([*inside.prefix, "env", "-0"], env=SECRETS | {"PATH": os.environ["PATH"], "RANK": "1"},
+                           capture_output=True, text=True).stdout  # fmt: skip
+    variables = dict(line.split("=", 1) for line in shown.rstrip("\0").split("\0"))
+    assert variables["RANK"] == "1" and variables["PYTHONPATH"] == "/opt/gnnscale" and variables["PWD"] == str(folder)
+    assert not set(SECRETS) & set(variables)
+
+
+@pytest.mark.parametrize("scratch", ["/tmp; rm -rf /", "$(id)", "`id`", 'a"b', "/a b"])
+def test_scratch_is_a_path_and_no_program(scratch):
+    assert "expected a path" in told(lambda: sites.load("local", [f"container.scratch={scratch}"]))
+
+
+# ------------------------------------------------------------------------------------------------------------ keys
+def stages_of(site):
+    name, asked = study.load("smoke")
+    return plan.stages(name, asked, site, Path("/nonexistent"))
+
+
+def test_the_image_is_in_every_key_and_in_every_spec():
+    plain, one = stages_of(sites.load("local")), stages_of(in_image("local"))
+    same, other = stages_of(in_image("local", image="/elsewhere/y.sif")), stages_of(in_image("local", digest="6" * 64))
+    assert {s.image for s in plain.values()} == {None} and {s.spec(one).image for s in one.values()} == {ID}
+    for id in plain:
+        assert plain[id].key != one[id].key != other[id].key and one[id].key == same[id].key, id
+    assert {id: s.key for id, s in stages_of(sites.load("local", ["container.runtime=singularity"])).items()} == {
+        id: s.key for id, s in plain.items()}  # fmt: skip
+
+
+def test_a_part_of_a_conversion_is_of_the_image_too():
+    name, asked = study.load("smoke")
+    asked = asked.model_copy(update={"data": [asked.data[0].model_copy(update={"parts": 2}), *asked.data[1:]]})
+    found = plan.stages(name, asked, in_image("local"), Path("/nonexistent"))
+    assert {s.image for s in found.values()} == {ID} and sum(s.kind == "shards" for s in found.values()) == 2
+
+
+def test_the_plan_says_that_the_image_changed(tmp_path):
+    found = stages_of(in_image("local"))
+    old = found["convert/bulk"].spec(found)
+    assert plan.difference(old, stages_of(sites.load("local"))["convert/bulk"]) == "image: 555555555555 -> none"
+
+
+def test_a_stage_of_an_image_runs_nowhere_else(tmp_path):
+    made = corpus.directory(tmp_path, "convert/x", ConvertSettings(dataset="generated", name="x"))
+    spec = files.read_model(made / "spec.json", StageSpec)
+    files.write_model(made / "spec.json", spec.model_copy(update={"image": ID}))
+    done = corpus.execute(made)
+    assert done.returncode == 64, done.stderr
+    assert f"this stage is of image {ID[:12]}, and runs outside of any image" in done.stderr
+
+
+# ----------------------------------------------------------------------------------------------------- bad images
+def content(**changes):
+    said = {"id": ID, "accelerator": "cpu", "arch": os.uname().machine, "python": "3.11.2", "version": "0.1.0", "commit": None,
+            "lock": "l", "recipe": "r", "base": "machine", "code": images.code(), "system": [], "packages": []}  # fmt: skip
+    return images.Content(**said | changes)
+
+
+@pytest.fixture
+def sif(tmp_path):
+    """A file that begins as an image does, with its record; nothing runs in it."""
+    arch = {value: key for key, value in images.ARCHITECTURES.items()}[os.uname().machine]
+    file = tmp_path / "x.sif"
+    file.write_bytes(b"#!/usr/bin/env run-singularity\n".ljust(32, b"\0") + b"SIF_MAGIC\x0001\0" + arch + b"\0" + bytes(5000))
+    state = file.stat()
+    files.write_model(file.with_suffix(".json"), images.Record(sha256=files.sha256(file), size=state.st_size,
+                      mtime_ns=state.st_mtime_ns, content=content()))  # fmt: skip
+    return file
+
+
+def of(file, *settings):
+    return sites.load("local", ["container.use=true", f"container.image={file}", *settings])
+
+
+def faults(site, deep=True):
+    return [f"{fault.message}; {fault.hint}" for fault in images.faults(site, deep)]
+
+
+@pytest.fixture
+def runtime_there(monkeypatch, tmp_path):
+    """A runtime that says it is the image."""
+    program = tmp_path / "there" / "apptainer"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho {ID}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    return program
+
+
+def test_a_good_image_has_no_faults(sif, runtime_there):
+    site = images.resolve(of(sif), [])
+    assert site.container.digest == ID and site.container.checkout is False
+    assert faults(site) == []
+
+
+def test_other_code_is_bound_over_the_images_and_never_silently_not(sif):
+    record = files.read_model(images.record_of(sif), images.Record)
+    older = {"gnnscale/stage.py": "0" * 16}
+    files.write_model(images.record_of(sif), record.model_copy(update={"content": content(code=content().code | older)}))
+    assert images.resolve(of(sif), []).container.checkout is True
+    assert "holds other code than this checkout" in told(lambda: images.resolve(of(sif, "container.checkout=false"), []))
+
+
+def damaged(sif, how):
+    state = sif.stat()
+    if how == "missing":
+        sif.unlink()
+    elif how == "truncated":
+        os.truncate(sif, 3000)
+    elif how == "altered":
+        sif.write_bytes(sif.read_bytes()[:-1] + b"x")
+        os.utime(sif, ns=(state.st_atime_ns, state.st_mtime_ns))
+    elif how == "touched":
+        sif.write_bytes(sif.read_bytes()[:-1] + b"x")
+    elif how == "other architecture":
+        head = bytearray(sif.read_bytes())
+        head[45:47] = b"04" if os.uname().machine == "x86_64" else b"02"
+        sif.write_bytes(head)
+    elif how == "no image":
+        sif.write_bytes(b"<html>not found</html>".ljust(state.st_size))
+    elif how == "no record":
+        images.record_of(sif).unlink()
+    elif how == "world-writable":
+        sif.chmod(0o666)
+    elif how == "world-writable above":
+        sif.parent.chmod(0o777)
+
+
+@pytest.mark.parametrize(("how", "message", "remedy"), [
+    ("missing", "no image there|no such file", "image build"),
+    ("truncated", "3,000 bytes, [0-9,]+ expected: cut off", "copy it again"),
+    ("altered", "same size, other content", "copy it again"),
+    ("touched", "same size, other content", "copy it again"),
+    ("other architecture", "made for (aarch64|x86_64), and nodes here are", "image build"),
+    ("no image", "not an image of Apptainer", "image build"),
+    ("no record", "what is in the image is not known", "image verify"),
+    ("world-writable", "x.sif: everybody may write there", "chmod o-w"),
+    ("world-writable above", "everybody may write there", "chmod o-w"),
+])  # fmt: skip
+def test_a_bad_image_is_refused(sif, runtime_there, how, message, remedy):
+    site = images.resolve(of(sif), [])
+    damaged(sif, how)
+    (said,) = faults(site)
+    assert re.search(message, said) and remedy in said
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "altered", "other architecture"])
+@pytest.mark.parametrize("site", ["local", "slurm"])
+def test_it_is_refused_before_anything_is_submitted(sif, tmp_path, how, site):
+    damaged(sif, how)
+    done = call("run", "--site", site, "--container", "--set", "container.runtime=apptainer", "--set", f"container.image={sif}",
+                "--study", "smoke", "--root", str(tmp_path / "run"))  # fmt: skip
+    assert done.returncode == 2 and "Traceback" not in done.stderr and str(sif) in done.stderr
+    assert not (tmp_path / "run" / "events.jsonl").exists() and not (tmp_path / "run" / "data").exists()
+
+
+def test_no_image_built_yet_is_told_with_what_to_type(tmp_path):
+    missing = tmp_path / "none.sif"
+    done = call("plan", "--container", "--set", f"container.image={missing}", "--root", str(tmp_path / "run"))
+    assert done.returncode == 2 and done.stderr == f"gnnscale: {missing}: no image there\n" \
+        "make one: python workflow/run.py image build\n"  # fmt: skip
+    done = call("plan", "--container", "--site", "andes", "--root", str(tmp_path / "run"))
+    assert done.returncode == 2 and "set container.runtime" in done.stderr
+    done = call("plan", "--container", "--site", "perlmutter", "--root", str(tmp_path / "run"))
+    assert done.returncode == 2 and "container.image" in done.stderr and "container.digest" in done.stderr
+
+
+def test_no_runtime(sif, monkeypatch):
+    site = images.resolve(of(sif), [])
+    monkeypatch.setenv("PATH", "/nonexistent")
+    (said,) = faults(site)
+    assert said.startswith("no apptainer on PATH, and container.runtime is apptainer") and "leave out --container" in said
+    assert faults(site.model_copy(update={"container": site.container.model_copy(update={"modules": ("apptainer",)})})) == []
+
+
+def test_an_image_in_which_nothing_runs(sif, runtime_there):
+    site = images.resolve(of(sif), [])
+    runtime_there.write_text("#!/bin/sh\necho 'FATAL: could not open it' >&2\nexit 255\n")
+    (said,) = faults(site)
+    assert "nothing runs in x.sif here: FATAL: could not open it" in said
+    runtime_there.write_text(f"#!/bin/sh\necho {'6' * 64}\n")
+    (said,) = faults(site)
+    assert "says of itself that it is 666666666666, its record 555555555555" in said
+
+
+def test_a_kernel_without_namespaces(tmp_path):
+    assert images.namespaces(tmp_path) == ""
+    (tmp_path / "user").mkdir()
+    (tmp_path / "user" / "max_user_namespaces").write_text("0\n")
+    assert "an administrator sets user.max_user_namespaces above 0" in images.namespaces(tmp_path)
+    (tmp_path / "user" / "max_user_namespaces").write_text("100\n")
+    (tmp_path / "kernel").mkdir()
+    (tmp_path / "kernel" / "unprivileged_userns_clone").write_text("0\n")
+    assert "kernel.unprivileged_userns_clone" in images.namespaces(tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------------- builds
+def build_faults(tmp_path, base="registry", site="local"):
+    found = imagebuild.faults(sites.load(site), base, tmp_path / "images", user="nobody-here")
+    return [f"{fault.message}; {fault.hint}" for fault in found]
+
+
+def test_a_build_that_cannot_be_is_told_before_it_is_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr(imagebuild, "GIGABYTES", 10**9)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    other = "vista" if os.uname().machine == "x86_64" else "frontier"
+    said = "\n".join(build_faults(tmp_path, "machine", other))
+    assert "no apptainer on PATH" in said and "build on one like its nodes" in said and "needs mmdebstrap" in said
+    assert "/etc/subuid gives nobody-here no subordinate ids" in said
+    assert "usermod --add-subuids 100000-165535 nobody-here" in said
+    assert re.search(r"images: [\d.]+ GB are free, a build takes 1000000000; make room, or set APPTAINER_TMPDIR", said)
+    assert not (tmp_path / "images" / "build.log").exists()
+
+
+def test_ids_are_found_by_name_and_by_number(tmp_path):
+    for name in ("subuid", "subgid"):
+        (tmp_path / name).write_text("somebody:100000:65536\n")
+    assert list(imagebuild.mapping("somebody", tmp_path)) == []
+    assert "subordinate ids" in next(imagebuild.mapping("some", tmp_path)).message
+    (tmp_path / "subgid").write_text(f"{os.geteuid()}:100000:65536\n")
+    assert list(imagebuild.mapping("somebody", tmp_path)) == []
+
+
+def test_an_image_is_named_after_all_that_goes_into_it(monkeypatch, tmp_path):
+    before = imagebuild.recipe("cpu", "registry")
+    assert before == imagebuild.recipe("cpu", "registry") and before.digest != imagebuild.recipe("cpu", "machine").digest
+    monkeypatch.setattr(images, "code", lambda: before.code | {"gnnscale/new.py": "0"})
+    assert imagebuild.recipe("cpu", "registry").digest != before.digest, "code"
+    assert imagebuild.recipe("cpu", "registry").lock == before.lock, "for which no package is fetched again"
+    monkeypatch.undo()
+    monkeypatch.setattr(imagebuild, "requirements", lambda: (*before.requirements, "another"))
+    assert imagebuild.recipe("cpu", "registry").lock != before.lock, "packages"
+
+
+def test_what_is_copied_into_an_image_is_enough_to_run_and_no_more(tmp_path):
+    made = imagebuild.recipe("cpu", "machine")
+    imagebuild.context(made, "machine", tmp_path / "c")
+    copied = {str(path.relative_to(tmp_path / "c")) for path in (tmp_path / "c").rglob("*") if path.is_file()}
+    assert copied >= {*images.code(), "setup.py", "constraints.txt", "recipe.json", "containers/post.sh"}
+    assert not [name for name in copied if name.startswith(("workflow", "tests", ".git", "runs")) or name.endswith(".so")]
+    done = subprocess.run([sys.executable, "-c", "import gnnscale.convert, gnnscale; print(gnnscale.__file__)"],
+                          env={"PYTHONPATH": str(tmp_path / "c")}, cwd="/", capture_output=True, text=True)  # fmt: skip
+    assert done.stdout.strip() == str(tmp_path / "c" / "gnnscale" / "__init__.py"), done.stderr
+
+
+def test_a_push_is_whole_or_absent(sif, tmp_path):
+    said = []
+    (tmp_path / "there").mkdir()
+    imagebuild.push(of(sif), str(tmp_path / "there"), said.append)
+    arrived = tmp_path / "there" / "x.sif"
+    assert arrived.read_bytes() == sif.read_bytes() and images.known(arrived, deep=True).content == content()
+    assert f"container.image={arrived}" in said[-1] and images.resolve(of(arrived), []).container.digest == ID
+    assert "no directory" in told(lambda: imagebuild.push(of(sif), str(tmp_path / "nowhere"), said.append))
+    os.truncate(sif, 3000)
+    assert "cut off" in told(lambda: imagebuild.push(of(sif), str(tmp_path / "there"), said.append))
+    assert images.known(arrived, deep=True), "the one that was there is untouched"
+
+
+def test_two_builds_do_not_meet(tmp_path):
+    with imagebuild.alone(tmp_path):
+        assert "is being built here already" in told(lambda: imagebuild.alone(tmp_path).__enter__())
+
+
+# ----------------------------------------------------------------------------------------------------- definitions
+DEFINITIONS = sorted((ROOT / "containers").glob("*.def"))
+
+
+def test_one_definition_for_each_kind_of_processor():
+    assert {path.stem for path in DEFINITIONS} == {"cpu", *images.ACCELERATORS.values()}
+
+
+@pytest.mark.parametrize("path", DEFINITIONS, ids=lambda path: path.stem)
+def test_definitions_differ_in_their_heads_alone(path):
+    """What is built and run here, cpu.def, stands for all: the same steps in the same order, from the same script."""
+    text, cpu = path.read_text(), (ROOT / "containers" / "cpu.def").read_text()
+    assert text[text.index("\n%files") :] == cpu[cpu.index("\n%files") :]
+    arguments = dict(imagebuild.ARGUMENT.findall(text[text.index("%arguments") : text.index("%files")]))
+    assert arguments.keys() == {"bootstrap", "base", "accelerator", "python"} and arguments["accelerator"] == path.stem
+    assert re.fullmatch(r"[a-z0-9-]+(/[a-z0-9.-]+)?:[\w.-]+", arguments["base"]), "a name and a pinned tag, no host"
+    assert re.search(r":.*\d|bookworm", arguments["base"])
+
+
+def test_scripts_of_the_build_are_sound():
+    for path in (ROOT / "containers").iterdir():
+        text = path.read_text() if path.is_file() else ""
+        assert not re.search(r"https?://|index-url\b(?!.*EXTRA)|\b[\w-]+\.(org|com|io|net)/", text), f"{path}: names a host"
+        for line in text.splitlines():
+            removed = re.search(r"\brm -\w+ (.*)", line)
+            # A build has the /tmp, and may have the home, of the machine that builds: an `rm` there is everybody's loss.
+            assert not removed or not re.search(r"(^|\s)\"?(/tmp|/home|/root|/mnt|/scratch|~|\$HOME)", removed[1]), line
+    subprocess.run(["sh", "-n", ROOT / "containers" / "post.sh"], check=True)
+    assert "--no-index" in (ROOT / "containers" / "post.sh").read_text(), "versions are decided out here, by constraints.txt"
+
+
+def test_everything_that_is_needed_is_pinned():
+    """Of what pyproject.toml names, so that an image of next year is the same."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
+    assert not {name.lower() for name in imagebuild.requirements()} - pinned - {"setuptools"}
+
+
+def test_the_image_leaves_no_mode_open():
+    assert not any(stat.S_IMODE(path.stat().st_mode) & stat.S_IWOTH for path in (ROOT / "containers").iterdir())

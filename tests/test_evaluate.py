@@ -1,0 +1,94 @@
+"""What `evaluate` writes is what the predictions of all held-out structures at once say, for every form of the network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from gnnscale import evaluate, files, oversmoothing, stage
+from gnnscale.architectures import EGNNConfig
+from gnnscale.data import loader
+from gnnscale.models import predict
+from gnnscale.scaling import points
+from gnnscale.specs import EvaluateSettings, Evaluation, OptimSettings, Point, TrainedModel, TrainSettings
+from tests.corpus import directory
+from tests.test_physics import lively
+
+FORMS = {"paper": "paper", "egnn-edge-direct": "edge", "egnn-deferred-gradient": "deferred"}
+
+
+@pytest.fixture(params=FORMS)
+def evaluated(request, converted, tmp_path):
+    """Random weights, as if they had been trained -> (directory of the stage, the network, its corpus)"""
+    potential = lively(request.param).float()
+    forces = "gradient" if "gradient" in request.param else "direct"
+    model = EGNNConfig(form=FORMS[request.param], forces=forces, width=16, depth=2, radial=4, cutoff=3.0)
+    trained = TrainedModel(
+        model=model, sources=("bulk", "organic"), average_degree=12.0, diverged=False, parameters=1, body_parameters=1,
+        structures=4, atoms=40, epochs=1.0, steps=1, structures_seen=4, atoms_seen=40, edges_seen=400, flops=1.0, seed=0,
+        optim=OptimSettings(energy_weight=2.0, force_weight=3.0),
+    )  # fmt: skip
+    made = directory(tmp_path, "train/x", TrainSettings(model=model, subset="prefix"))
+    files.write_model(made / "model.json", trained)
+    save_file(potential.state_dict(), made / "model.safetensors")
+    there = directory(tmp_path, "evaluate/x", EvaluateSettings(), {"train/x": made, **converted})
+    evaluate.main(stage.Run(there))
+    sources = {need.removeprefix("convert/"): path for need, path in converted.items()}
+    yield there, potential, loader.load(sources, "test", 3.0)
+    potential.double()
+
+
+def test_errors_are_those_of_one_large_batch(evaluated):
+    there, potential, corpus = evaluated
+    said = files.read_model(there / "errors.json", Evaluation)
+    graphs, labels = loader.batch(corpus, np.arange(len(corpus)))
+    with torch.no_grad():
+        found = predict(potential, graphs)
+    energy = ((found.energy - labels.energy) / torch.from_numpy(corpus.natoms)).abs()
+    forces = (found.forces - labels.forces).abs().double()
+    assert said.all.structures == len(corpus) and said.all.atoms == corpus.atoms
+    assert said.all.energy_mae == pytest.approx(float(energy.mean()), rel=1e-4)
+    assert said.all.force_mae == pytest.approx(float(forces.mean()), rel=1e-4)
+    assert said.loss == pytest.approx(2 * said.all.energy_mae / 1.7 + 3 * said.all.force_mae / 0.6, rel=1e-9)
+    for index, name in enumerate(corpus.names):
+        mine = torch.from_numpy(corpus.source == index)
+        assert said.sources[name].energy_mae == pytest.approx(float(energy[mine].mean()), rel=1e-4)
+        assert said.sources[name].force_mae == pytest.approx(float(forces[mine[graphs.structure]].mean()), rel=1e-4)
+
+
+def test_layers_are_those_of_one_large_batch(evaluated):
+    """Fewer are held out here than are looked at, so all of them are; and of the last a row of points.csv tells."""
+    there, potential, corpus = evaluated
+    assert evaluate.BATCH // 4 < len(corpus) <= evaluate.SAMPLE  # in several batches
+    said = files.read_model(there / "errors.json", Evaluation)
+    expected = oversmoothing.measured(potential, [loader.batch(corpus, np.arange(len(corpus)))[0]])
+    assert len(said.layers) == 3
+    for one, other in zip(said.layers, expected, strict=True):
+        assert one.model_dump() == pytest.approx(other.model_dump(), rel=1e-4)
+    row = points.point(said)
+    assert (row.cosine_distance, row.dirichlet_energy) == (said.layers[-1].distance, said.layers[-1].dirichlet)
+    assert row.subset == "prefix"
+
+
+def test_the_sample_is_the_same_for_every_model(converted, monkeypatch):
+    corpus = loader.load({need.removeprefix("convert/"): path for need, path in converted.items()}, "train", 3.0)
+    monkeypatch.setattr(evaluate, "SAMPLE", 20)
+    one, other = ([graphs.positions for graphs in evaluate.sample(corpus)] for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert sum(len(graphs.cell) for graphs in evaluate.sample(corpus)) == 20 < len(corpus)
+    assert len({int(s) for graphs in evaluate.sample(corpus) for s in graphs.source}) == 2
+
+
+def test_points_of_before_are_read(tmp_path):
+    """A table without the columns of layers, and one where they are empty or not a number."""
+    fields = [name for name in Point.model_fields if name not in ("subset", "cosine_distance", "dirichlet_energy")]
+    row = dict.fromkeys(fields, "1") | {"diverged": "False"}
+    for more in ({}, {"cosine_distance": "", "dirichlet_energy": "nan"}):
+        text = ",".join(row | more) + "\n" + ",".join((row | more).values()) + "\n"
+        (tmp_path / "points.csv").write_text(text)
+        (found,) = points.read(tmp_path / "points.csv")
+        assert found.cosine_distance is None and found.dirichlet_energy is None
+    (tmp_path / "points.csv").write_text(points.table([found]))
+    assert points.read(tmp_path / "points.csv") == [found]

@@ -1,0 +1,216 @@
+"""A real small job of a site, started as a training is, in which each rank tells what it sees; and what came of it.
+
+Where there is no scheduler: two processes of this machine. gnnscale/doctor.py is what they run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from gnnscale import files, place
+from gnnscale.schema import Spec
+from workflow import launch, scheduler
+from workflow.outcome import Exit
+from workflow.processes import last_lines
+from workflow.queueing import Request
+from workflow.scheduler import Seen
+from workflow.siteconfig import Queue, SiteConfig, seconds
+
+PATIENCE = 120.0  # s for ranks to find each other; NCCL's first meeting on a thousand-node machine takes tens of them
+LENGTH = 900  # s of walltime, and what the scheduler's early signal takes of it
+NAP = 0.5  # s
+
+
+class Device(Spec):
+    name: str
+    memory: int
+
+
+class Rank(Spec):
+    """ranks/HOST-PID.json, as gnnscale/doctor.py leaves it. What it did not come to is empty."""
+
+    step: str
+    token: str = ""
+    host: str
+    arch: str
+    rank: int
+    local_rank: int
+    size: int
+    launcher: str
+    python: str
+    began: float
+    fault: str = ""
+    clock_lead: float = 0.0
+    cores: int = 0
+    memory: int = 0  # bytes that it may have
+    temporary: str = ""
+    interfaces: dict[str, str] = {}
+    modules: tuple[str, ...] = ()
+    image: str = ""  # its id
+    packages: dict[str, str] = {}
+    accelerator: str = ""
+    devices: tuple[Device, ...] = ()
+    backend: str = ""
+    met: tuple[str, ...] = ()
+    device: str = ""
+    sum_is_right: bool | None = None
+    seconds: float | None = None
+    mebibytes: int = 0
+    error: str = ""
+
+
+class Trial(NamedTuple):
+    """All that is known afterwards."""
+
+    queue: str  # "" where there is no scheduler
+    job: str
+    nodes: int
+    ranks: int  # that were asked for
+    folder: Path
+    token: str
+    seen: Seen | None  # how the job ended; None: no scheduler, or it did not end in time
+    waited: float  # seconds
+    began: bool  # whether it was ever seen to run
+    told: tuple[Rank, ...]
+    exit: Exit | None
+    printed: tuple[str, ...]  # its last words
+    clock_lead: float = 0.0  # seconds by which this machine's clock is ahead of the file server's
+    fault: str = ""  # of the submission
+    hint: str = ""
+
+
+# ------------------------------------------------------------------------------------------------------- which job
+def suited(site: SiteConfig) -> list[str]:
+    """Queues that may take it, the one in which it waits least first: few nodes, short jobs."""
+    own = {name: queue for name, queue in site.queues.items() if queue.node is None}
+    return sorted(own, key=lambda name: (own[name].nodes[0], own[name].preemptible, seconds(own[name].max_walltime)))
+
+
+def request(site: SiteConfig, name: str) -> Request:
+    """Two nodes where a queue gives them and trainings may have them, so that the network between nodes is tried too."""
+    queue: Queue = site.queues[name]
+    two = queue.nodes[1] >= 2 and (site.train.nodes[1] >= 2 or site.ranks_per_node == 1)
+    nodes = max(queue.nodes[0], 2 if two and site.launch.command != "none" else 1)
+    asked = min(seconds(queue.max_walltime), LENGTH + site.scheduler.signal_seconds)
+    return Request(("doctor",), name, nodes, nodes, site.ranks_per_node, site.launch.threads_per_rank, asked, 1, float(LENGTH))
+
+
+def prepare(root: Path, threads: int) -> tuple[Path, str]:
+    """A directory of its own, as deep in the run directory as a stage's; and what proves that it is this one that is seen."""
+    token = secrets.token_hex(8)
+    folder = root / "doctor" / token[:8]
+    (folder / "ranks").mkdir(parents=True)
+    files.write(folder / "asked.json", json.dumps({"token": token, "patience": PATIENCE, "threads": threads}) + "\n")
+    return folder, token
+
+
+# ------------------------------------------------------------------------------------------------------ in a queue
+def in_queue(site: SiteConfig, name: str, root: Path, wait: float, say: Callable[[str], None]) -> Trial:
+    """Submitted, and followed to its end; cancelled if it has not begun after `wait` seconds, or if this is interrupted."""
+    from workflow import provider  # Parsl takes half a second to import
+
+    asked, (folder, token) = request(site, name), prepare(root, site.launch.threads_per_rank)
+    attempts = folder / "attempts" / "1"
+    attempts.mkdir(parents=True)
+    attempt = launch.Attempt("doctor", "doctor", folder, 1)
+    job = provider.Job(asked, f"gnnscale-doctor-{token[:8]}", attempts, launch.batch(asked, [attempt], site))
+    empty = Trial(name, "", asked.nodes, asked.ranks, folder, token, None, 0.0, False, (), None, ())
+    try:
+        id = provider.submit(job, site)
+    except provider.Refused as error:
+        return empty._replace(fault=str(error), hint=error.hint)
+    except (provider.Limit, scheduler.Unreachable) as error:
+        return empty._replace(fault=str(error), hint="try again later, or leave the job out: --no-job")
+    asked_of = scheduler.KINDS[site.scheduler.kind]
+    began, running, seen = time.monotonic(), False, None
+    try:
+        while True:
+            elapsed = time.monotonic() - began
+            with contextlib.suppress(scheduler.Unreachable):
+                found = asked_of.look([id], site.scheduler.command_timeout).jobs.get(id)
+                seen = found or (seen._replace(state="COMPLETED") if seen else None)  # forgotten already
+            running = running or (seen is not None and seen.state == "RUNNING")
+            say(f"job {id} in {name}: {(seen.state if seen else 'submitted').lower()}"
+                + (f" ({seen.reason})" if seen and seen.reason not in ("", "None") else "") + f", {elapsed:.0f} s")  # fmt: skip
+            if seen is not None and not seen.active:
+                break
+            if (seen is not None and seen.hopeless) or (not running and elapsed > wait):
+                asked_of.cancel([id], site.scheduler.command_timeout)
+                return empty._replace(job=id, seen=seen, waited=elapsed)
+            if elapsed > wait + asked.seconds + site.scheduler.late_seconds:  # and it knows nothing of its end
+                break
+            time.sleep(min(5.0, max(NAP, site.scheduler.poll_seconds)))
+    except KeyboardInterrupt:
+        asked_of.cancel([id], site.scheduler.command_timeout)
+        raise
+    say(f"job {id} has ended; its files")
+    late = time.monotonic() + site.scheduler.late_seconds
+    while not (attempts / "exit.json").exists() and time.monotonic() < late:  # files may be seen late here
+        time.sleep(NAP)
+    return empty._replace(job=id, seen=seen, waited=time.monotonic() - began, began=True, **left(folder, attempts))
+
+
+def left(folder: Path, attempt: Path) -> dict:
+    """What the job left in its directory."""
+    told = []
+    for path in sorted((folder / "ranks").glob("[!.]*.json")):
+        with contextlib.suppress(files.BadFile):
+            told.append(files.read_model(path, Rank))
+    try:
+        exit = files.read_model(attempt / "exit.json", Exit)
+    except files.BadFile:
+        exit = None
+    printed = next(filter(None, (last_lines(attempt / name) for name in ("stderr", "stdout", "job.out"))), ())
+    return {"told": tuple(sorted(told, key=lambda rank: (rank.rank, rank.host))), "exit": exit, "printed": tuple(printed),
+            "clock_lead": place.clock_lead(folder)}  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------- on this machine
+def here(site: SiteConfig, root: Path, say: Callable[[str], None], ranks: int = 2) -> Trial:
+    """As a stage is run here, but for the two ranks: same interpreter, same environment."""
+    folder, token = prepare(root, site.launch.threads_per_rank)
+    attempts = folder / "attempts" / "1"
+    attempts.mkdir(parents=True)
+    script = folder / "command.sh"
+    files.write(script, launch.script(launch.Attempt("doctor", "doctor", folder, 1), site))
+    env = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
+    began, running = time.monotonic(), []
+    say(f"{ranks} ranks on this machine")
+    with open(attempts / "stdout", "wb") as out, open(attempts / "stderr", "wb") as err:
+        for rank in range(ranks):
+            running.append(subprocess.Popen(
+                ["sh", script], cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
+                env=env | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            ))  # fmt: skip
+        try:
+            for process in running:
+                process.wait(timeout=2 * PATIENCE)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            for process in running:
+                process.kill()
+                process.wait()
+    return Trial("", "", 1, ranks, folder, token, None, time.monotonic() - began, True, **left(folder, attempts))
+
+
+def free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return held.getsockname()[1]
+
+
+def remove(trial: Trial) -> None:
+    shutil.rmtree(trial.folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # another doctor's
+        trial.folder.parent.rmdir()
