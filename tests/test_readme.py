@@ -60,7 +60,7 @@ def test_commands_parse(command, tmp_path):
     sys.path.insert(0, str(ROOT))
     before = sys.path[0]
     try:
-        from workflow.run import parser
+        from workflow.arguments import parser
 
         parser().parse_args(words[1:])
     finally:
