@@ -200,7 +200,7 @@ class Run:
         """What the driver said, once it has ended with this code."""
         said, _ = self.driver.communicate(timeout=seconds)
         assert self.driver.returncode == code, said
-        assert "Traceback" not in said
+        assert "Traceback" not in said, said
         return said
 
     def kill(self) -> None:

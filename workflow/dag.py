@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import threading
@@ -117,6 +118,8 @@ class Dag:
 
     def close(self) -> None:
         self.note("end")
+        # Parsl starts what comes after a stage that was interrupted, or tries to: of that nobody wants to read.
+        logging.getLogger("concurrent.futures").disabled = True
         closing = threading.Thread(target=self.kernel.cleanup, daemon=True)
         closing.start()
         closing.join(1.0)  # Parsl may wait for ever; there is nothing left that it should wait for

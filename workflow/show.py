@@ -25,6 +25,7 @@ from workflow.study import Study
 from workflow.yamlfile import Problem, nearest
 
 T = TypeVar("T")
+REASON = 120  # characters of it in a table
 LINKED = {"report/all": ("report.html", "figures"), "scaling/all": ("fit.json", "points.csv"),
           "audit/all": ("audit.html", "quarantine.json")}  # fmt: skip
 
@@ -102,7 +103,10 @@ def why(each: Planned) -> str:
     """The reason, and how a training is made to fit where it takes more than the plain way."""
     levers = each.stage.levers
     said = f"to fit: {levers.said}" if each.state not in ("done", "refused") and levers and levers.said else ""
-    return "; ".join(part for part in (each.reason, said) if part)
+    reason = each.reason
+    if len(reason) > REASON and each.state != "refused":
+        reason = reason[:REASON].rsplit(", ", 1)[0] + ", ...: `explain` has all"
+    return "; ".join(part for part in (reason, said) if part)
 
 
 def size_text(each: Planned, sources: int) -> str:

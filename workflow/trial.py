@@ -10,10 +10,12 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,39 +127,58 @@ def in_queue(site: SiteConfig, name: str, root: Path, wait: float, say: Callable
     attempt = launch.Attempt("doctor", "doctor", folder, 1)
     job = provider.Job(asked, f"gnnscale-doctor-{token[:8]}", attempts, launch.batch(asked, [attempt], site))
     empty = Trial(name, "", asked.nodes, asked.ranks, folder, token, None, 0.0, False, (), None, ())
-    try:
-        id = provider.submit(job, site)
-    except provider.Refused as error:
-        return empty._replace(fault=str(error), hint=error.hint)
-    except (provider.Limit, scheduler.Unreachable) as error:
-        return empty._replace(fault=str(error), hint="try again later, or leave the job out: --no-job")
-    asked_of = scheduler.KINDS[site.scheduler.kind]
-    began, running, seen = time.monotonic(), False, None
-    try:
-        while True:
-            elapsed = time.monotonic() - began
-            with contextlib.suppress(scheduler.Unreachable):
-                found = asked_of.look([id], site.scheduler.command_timeout).jobs.get(id)
-                seen = found or (seen._replace(state="COMPLETED") if seen else None)  # forgotten already
-            running = running or (seen is not None and seen.state == "RUNNING")
-            say(f"job {id} in {name}: {(seen.state if seen else 'submitted').lower()}"
-                + (f" ({seen.reason})" if seen and seen.reason not in ("", "None") else "") + f", {elapsed:.0f} s")  # fmt: skip
-            if seen is not None and not seen.active:
-                break
-            if (seen is not None and seen.hopeless) or (not running and elapsed > wait):
-                asked_of.cancel([id], site.scheduler.command_timeout)
-                return empty._replace(job=id, seen=seen, waited=elapsed)
-            if elapsed > wait + asked.seconds + site.scheduler.late_seconds:  # and it knows nothing of its end
-                break
-            time.sleep(min(5.0, max(NAP, site.scheduler.poll_seconds)))
-    except KeyboardInterrupt:
-        asked_of.cancel([id], site.scheduler.command_timeout)
-        raise
-    say(f"job {id} has ended; its files")
+    with noted() as interrupted:
+        try:
+            empty = empty._replace(job=provider.submit(job, site))
+        except provider.Refused as error:
+            return empty._replace(fault=str(error), hint=error.hint)
+        except (provider.Limit, scheduler.Unreachable) as error:
+            return empty._replace(fault=str(error), hint="try again later, or leave the job out: --no-job")
+        ended = followed(empty, asked, site, wait, say, interrupted)
+    if not ended.began:
+        return ended
+    say(f"job {ended.job} has ended; its files")
     late = time.monotonic() + site.scheduler.late_seconds
     while not (attempts / "exit.json").exists() and time.monotonic() < late:  # files may be seen late here
         time.sleep(NAP)
-    return empty._replace(job=id, seen=seen, waited=time.monotonic() - began, began=True, **left(folder, attempts))
+    return ended._replace(**left(folder, attempts))
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[threading.Event]:
+    """Ctrl-C is noted, not raised: in the midst of a submission it would leave a job that nobody knows."""
+    asked = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def followed(trial: Trial, asked: Request, site: SiteConfig, wait: float, say: Callable[[str], None],
+             interrupted: threading.Event) -> Trial:  # fmt: skip
+    """Until the job is over, or there is no sense in waiting."""
+    asked_of, timeout = scheduler.KINDS[site.scheduler.kind], site.scheduler.command_timeout
+    began, running, seen, id = time.monotonic(), False, None, trial.job
+    while True:
+        elapsed = time.monotonic() - began
+        with contextlib.suppress(scheduler.Unreachable):
+            found = asked_of.look([id], timeout).jobs.get(id)
+            seen = found or (seen._replace(state="COMPLETED") if seen else None)  # forgotten already
+        running = running or (seen is not None and seen.state == "RUNNING")
+        say(f"job {id} in {trial.queue}: {(seen.state if seen else 'submitted').lower()}"
+            + (f" ({seen.reason})" if seen and seen.reason not in ("", "None") else "") + f", {elapsed:.0f} s")  # fmt: skip
+        if seen is not None and not seen.active:
+            break
+        if (seen is not None and seen.hopeless) or (not running and elapsed > wait):
+            asked_of.cancel([id], timeout)
+            return trial._replace(seen=seen, waited=elapsed)
+        if elapsed > wait + asked.seconds + site.scheduler.late_seconds:  # and it knows nothing of its end
+            break
+        if interrupted.wait(min(5.0, max(NAP, site.scheduler.poll_seconds))):
+            asked_of.cancel([id], timeout)
+            raise KeyboardInterrupt
+    return trial._replace(seen=seen, waited=time.monotonic() - began, began=True)
 
 
 def left(folder: Path, attempt: Path) -> dict:
