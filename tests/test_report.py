@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -28,6 +31,7 @@ from gnnscale.specs import (
     StageResult,
     StageSpec,
 )
+from tests.corpus import ROOT
 
 WIDTHS, SIZES, DEEP = (16, 32, 64, 128), (250, 500, 1000, 2000), ((45, 6), (90, 6))
 FIGURES = {"loss_data", "loss_parameters", "surface", "compute", "width_depth", "sources", "learning"}
@@ -299,3 +303,10 @@ def test_a_stage_without_what_it_needs_refuses(tmp_path):
         scaling(spec(tmp_path / "scaling" / "all", ScalingSettings(), []))
     with pytest.raises(stage.Refusal, match="needs the stage scaling"):
         report(spec(tmp_path / "report" / "all", ReportSettings(title="t", study="s"), []))
+
+
+def test_drawing_leaves_nothing_behind(tmp_path):
+    code = "from gnnscale.report import drawing; import os; drawing.plt.figure().savefig('x.png'); os._exit(0)"
+    env = {k: v for k, v in os.environ.items() if k != "MPLCONFIGDIR"} | {"TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env | {"PYTHONPATH": str(ROOT)}, check=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]

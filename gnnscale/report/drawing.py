@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable
 from typing import NamedTuple
 
-if "MPLCONFIGDIR" not in os.environ:  # matplotlib would write its font cache into the user's home
-    CACHE = tempfile.TemporaryDirectory(prefix="gnnscale-matplotlib-")  # gone with the process
-    os.environ["MPLCONFIGDIR"] = CACHE.name
+if "MPLCONFIGDIR" not in os.environ:  # while it is imported, matplotlib writes its list of fonts: not into the user's home
+    os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="gnnscale-matplotlib-")
 
 import matplotlib
 
@@ -25,6 +25,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullForm
 
 from gnnscale.report.series import si
 from gnnscale.report.study import TARGETS
+
+if "gnnscale-matplotlib-" in os.environ["MPLCONFIGDIR"]:
+    shutil.rmtree(os.environ["MPLCONFIGDIR"], ignore_errors=True)  # now: stages end without the end of Python (os._exit)
 
 WIDE, HALF = 7.0, 3.4  # inches: two columns and one of a journal
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -41,7 +41,7 @@ def test_preempted(begin, slurm):
     run = begin()
     run.wait(run.running, "the training to run")
     urgent = slurm.call(
-        "sbatch", "--parsable", "--partition=urgent", "--nodes=3", "--exclusive", "--wrap=sleep 60"
+        "sbatch", "--parsable", "--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 60"
     ).strip()
     run.wait(lambda: run.events("ended"), "the end of the first job")
     slurm.call("scancel", urgent)

@@ -228,7 +228,7 @@ def test_wrong_account(begin, accounted):
 
 def test_the_limit_of_jobs(begin, accounted):
     accounted.call("sacctmgr", "-i", "-Q", "modify", "user", "root", "set", "MaxSubmitJobs=1")
-    other = accounted.call("sbatch", "--parsable", "--account=science", "--wrap=sleep 60").strip()
+    other = accounted.call("sbatch", "--parsable", "--account=science", "--output=/dev/null", "--wrap=sleep 60").strip()
     try:
         run = begin(SHORT, cluster=accounted, account="science")
         run.wait(lambda: [e for e in run.events("job") if "SubmitJobLimit" in e["reason"]], "the refusal")
