@@ -14,11 +14,11 @@ import platform
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from gnnscale import place
 from gnnscale.ranks import ranks
 
 SKEW = 120.0  # s by which a clock may differ from the file server's; certificates and file times begin to fail there
@@ -72,36 +72,35 @@ def problems(attempt: Path, vendor: str, local_rank: int, local_size: int) -> It
 
 
 def run_directory(attempt: Path) -> Iterator[str]:
-    """Written and read; and the file server's clock, which is the one of a file just written."""
+    """Written and read; and this clock against the file server's."""
     probe = attempt / f".fit.{platform.node()}.{os.getpid()}"
     try:
-        before = time.time()
         with open(probe, "wb") as file:
             file.write(b"fit" * 1000)
             os.fsync(file.fileno())
-            there = os.fstat(file.fileno()).st_mtime
-        after, read = time.time(), probe.read_bytes()
+        read = probe.read_bytes()
         probe.unlink()
+        lead = place.clock_lead(attempt)
     except OSError as error:
         yield f"{attempt}: {(error.strerror or str(error)).lower()}"
         return
     if read != b"fit" * 1000:
         yield f"{attempt}: what was written is not what is read"
-    if not before - SKEW <= there <= after + SKEW:
-        yield f"its clock is {before - there:+.0f} s off the file server's"
+    if abs(lead) > SKEW:
+        yield f"its clock is {lead:+.0f} s off the file server's"
 
 
-def temporary(place: Path) -> Iterator[str]:
+def temporary(folder: Path) -> Iterator[str]:
     try:
-        with tempfile.NamedTemporaryFile(dir=place) as file:
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
             file.write(b"fit")
             file.flush()
-        free = shutil.disk_usage(place).free
+        free = shutil.disk_usage(folder).free
     except OSError as error:
-        yield f"{place}: {(error.strerror or str(error)).lower()}"
+        yield f"{folder}: {(error.strerror or str(error)).lower()}"
         return
     if free < LEAST_DISK:
-        yield f"{place}: {free / 1e6:.0f} MB left"
+        yield f"{folder}: {free / 1e6:.0f} MB left"
 
 
 def memory(path: Path) -> Iterator[str]:
@@ -128,12 +127,12 @@ def gpu(names: Library, local_rank: int, local_size: int) -> Iterator[str]:
     if 1 < found.value < local_size:  # one each, or all of them
         yield f"{found.value} of {local_size} GPUs are to be seen"
         return
-    index, place, back = local_rank % found.value, ctypes.c_void_p(), (ctypes.c_uint * WORDS)()
+    index, held, back = local_rank % found.value, ctypes.c_void_p(), (ctypes.c_uint * WORDS)()
     code = (
         names.take(library, index)
-        or getattr(library, names.allocate)(ctypes.byref(place), ctypes.c_size_t(4 * WORDS))
-        or getattr(library, names.fill)(place, ctypes.c_uint(PATTERN), ctypes.c_size_t(WORDS))
-        or getattr(library, names.fetch)(back, place, ctypes.c_size_t(4 * WORDS))
+        or getattr(library, names.allocate)(ctypes.byref(held), ctypes.c_size_t(4 * WORDS))
+        or getattr(library, names.fill)(held, ctypes.c_uint(PATTERN), ctypes.c_size_t(WORDS))
+        or getattr(library, names.fetch)(back, held, ctypes.c_size_t(4 * WORDS))
     )
     if code:
         yield f"GPU {index} does not work (error {code} of {names.file})"

@@ -50,9 +50,9 @@ def test_a_run_directory_that_is_not_there_or_not_writable(tmp_path):
 def test_a_clock_that_is_off(tmp_path, monkeypatch):
     now = time.time
     for off in (-300, 300):
-        monkeypatch.setattr(health.time, "time", lambda off=off: now() + off)
+        monkeypatch.setattr(health.place.time, "time", lambda off=off: now() + off)
         assert list(health.run_directory(tmp_path)) == [f"its clock is {off:+d} s off the file server's"]
-    monkeypatch.setattr(health.time, "time", lambda: now() + 60)
+    monkeypatch.setattr(health.place.time, "time", lambda: now() + 60)
     assert list(health.run_directory(tmp_path)) == []
 
 

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from workflow import containers
+from workflow.containers import PARALLEL
 from workflow.plan import Stage
 from workflow.queueing import Request
 from workflow.siteconfig import SiteConfig, Slurm
 
 ROOT = Path(__file__).parent.parent
-PARALLEL = ("train", "doctor")  # stages of many ranks; all others are one process
 
 
 class Attempt(NamedTuple):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gnnscale.scaling.grid import comparable
 from gnnscale.scaling.isoflop import Growth, growth
 from gnnscale.scaling.words import joined, number, percent
 from gnnscale.specs import Point
@@ -58,7 +59,7 @@ def bottom(points: list[Point], along: str, target: str = "loss") -> Bottom:
 def rates(points: list[Point]) -> list[Rates]:
     """Every model that was trained with three rates or more at some widths, all else equal."""
     lines = defaultdict(list)
-    for p in sound(points):
+    for p in comparable(points):
         lines[p.model, p.depth, p.structures, p.epochs, p.seed, p.width].append(p)
     found: dict[tuple, dict[int, Bottom]] = defaultdict(dict)
     for (*same, width), line in sorted(lines.items()):
@@ -70,7 +71,7 @@ def rates(points: list[Point]) -> list[Rates]:
 def budgets(points: list[Point], target: str = "loss") -> list[Budget]:
     """Groups of equal compute, in each of which some model has three sizes or more at one rate and depth."""
     groups: list[list[Point]] = []
-    for p in sorted(sound(points), key=lambda p: p.flops):
+    for p in sorted(comparable(points), key=lambda p: p.flops):
         if groups and p.flops <= groups[-1][0].flops * (1 + EQUAL):
             groups[-1].append(p)
         else:
@@ -112,11 +113,6 @@ def growth_of(found: list[tuple[float, Bottom]]) -> Growth:
         spread = np.sqrt(np.mean(np.square(spreads)) / seeds)
     compute, sizes = np.array([(c, b.at) for c, b in found]).T
     return growth(compute, sizes, spread)
-
-
-def sound(points: list[Point]) -> list[Point]:
-    """What can be compared: no run on a prefix of the files."""
-    return [p for p in points if not p.diverged and math.isfinite(p.loss) and p.loss > 0 and p.subset == "random"]
 
 
 # ---------------------------------------------------------------------------------------------------------- sentences

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import t as student
 
+from gnnscale.scaling.grid import comparable
 from gnnscale.scaling.words import NAMES, joined, number, percent
 from gnnscale.specs import Estimate, Point
 
@@ -96,7 +97,7 @@ class Line(NamedTuple):
 def width_depth_pairs(points: list[Point]) -> list[Pair]:
     """For each deeper run at the same data, epochs and seed the shallower run nearest in size, per depth."""
     nearest: dict[tuple, Pair] = {}
-    for a, b in combinations(sorted(sound(points), key=lambda p: (p.depth, p.body_parameters, p.run)), 2):
+    for a, b in combinations(sorted(comparable(points), key=lambda p: (p.depth, p.body_parameters, p.run)), 2):
         same = all(getattr(a, x) == getattr(b, x) for x in ("model", "structures", "epochs", "learning_rate", "seed"))
         if a.depth < b.depth and a.width > b.width and same and apart(a, b) <= CLOSE:
             key = (b.run, a.depth)
@@ -110,7 +111,7 @@ def width_depth_pairs(points: list[Point]) -> list[Pair]:
 def depth_lines(points: list[Point]) -> list[Line]:
     """All that have DEPTHS depths or more, by model and size."""
     alike = defaultdict(list)
-    for p in sorted(sound(points), key=lambda p: (p.body_parameters, p.depth, p.seed, p.run)):
+    for p in sorted(comparable(points), key=lambda p: (p.body_parameters, p.depth, p.seed, p.run)):
         alike[p.model, p.structures, p.epochs, p.learning_rate].append(p)
     found = []
     for (model, structures, epochs, _), members in sorted(alike.items()):
@@ -125,10 +126,6 @@ def depth_lines(points: list[Point]) -> list[Line]:
             if len(runs) >= DEPTHS:
                 found.append(Line(model, structures, epochs, runs))
     return found
-
-
-def sound(points: list[Point]) -> list[Point]:
-    return [p for p in points if not p.diverged and math.isfinite(p.loss) and p.loss > 0 and p.subset == "random"]
 
 
 def apart(a: Point, b: Point) -> float:

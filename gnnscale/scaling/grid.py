@@ -111,6 +111,11 @@ def order(p: Point, grid: Grid) -> tuple:
     return p.body_parameters, p.structures, p.epochs, p.seed != grid.seed, p.seed, p.run
 
 
+def comparable(points: list[Point]) -> list[Point]:
+    """Those that may be held against each other: no run on a prefix of the files."""
+    return [p for p in points if sound(p, "loss") and p.subset == "random"]
+
+
 def sound(p: Point, target: str) -> bool:
     return not p.diverged and math.isfinite(getattr(p, target)) and getattr(p, target) > 0
 

@@ -8,14 +8,8 @@ import time
 
 import pytest
 
-from tests.cluster import RUN, Run, StandIn, wait
+from tests.cluster import RUN, SHORT, Run, StandIn, wait
 
-STUDY = {
-    "title": "One training",
-    "data": [{"name": "bulk", "dataset": "generated", "options": {"source": "bulk", "structures": 60}}],
-    "train": {"model": {"kind": "egnn", "width": 8, "depth": 2, "cutoff": 4.0}, "optim": {"epochs": 2, "batch": 8}},
-    "sweeps": [{"name": "one", "over": {"structures": [24]}}],
-}
 QUEUES = {"default": {"partition": "batch", "nodes": [1, 3], "max_walltime": "01:00:00"}}
 
 
@@ -42,7 +36,7 @@ def test_this_machine(tmp_path):
 
 @pytest.fixture
 def begin(slurm, tmp_path):
-    yield lambda **site: Run(slurm, tmp_path, STUDY, {"queues": QUEUES} | site)
+    yield lambda **site: Run(slurm, tmp_path, SHORT, {"queues": QUEUES} | site)
     slurm.empty()
 
 
@@ -129,7 +123,7 @@ PBS_QUEUES = {
 def test_pbs(tmp_path):
     """At the stand-in, where jobs and ranks are real."""
     pbs = StandIn(tmp_path / "home", bugs=["bad-json"])
-    run = Run(pbs, tmp_path, STUDY, {"queues": PBS_QUEUES, "node": {"cores": 4}})
+    run = Run(pbs, tmp_path, SHORT, {"queues": PBS_QUEUES, "node": {"cores": 4}})
     try:
         found = examined(run.call("doctor", "--json"))
         assert wrong(found) == ["queue long"], found["job"]
@@ -142,7 +136,7 @@ def test_pbs(tmp_path):
 
 @pytest.mark.slurm
 def test_accounts(accounted, tmp_path):
-    run = Run(accounted, tmp_path, STUDY, {"queues": QUEUES | {"default": QUEUES["default"] | {"nodes": [1, 1]}}})
+    run = Run(accounted, tmp_path, SHORT, {"queues": QUEUES | {"default": QUEUES["default"] | {"nodes": [1, 1]}}})
     found = examined(run.call("doctor", "--json", "--no-job", "--set", "account=science"))
     assert wrong(found) == [] and found["account"] == ("ok", "science", "")
     found = examined(run.call("doctor", "--json", "--no-job"))
