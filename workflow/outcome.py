@@ -43,6 +43,10 @@ NODE_WORDS = re.compile(
     "|Stale file handle|Transport endpoint|Input/output error|node failure|Communication connection failure", re.I,
 )  # fmt: skip
 
+ENDED_WORDS = re.compile(  # the launcher lost its job, which squeue may not know any more either
+    "job \\d+ has expired|invalid job id|unknown job id|already completing or completed|unable to confirm allocation", re.I,
+)  # fmt: skip
+
 
 class Exit(Spec):
     """exit.json of an attempt, as the job's script leaves it."""
@@ -107,6 +111,9 @@ def classify(exit: Exit | None, seen: Seen | None, error: StageError | None, wor
         return memory("killed, most likely for want of memory" if code == 137 else "out of memory")
     if error:
         return Outcome("application", error.message, error.hint)
+    if code == 143 or ENDED_WORDS.search(words):
+        said = next((line.strip() for line in words.splitlines() if ENDED_WORDS.search(line)), "told to end")
+        return Outcome("lost", f"ended from outside: {said[:200]}")
     if exit is None:
         return Outcome("lost", f"the job ended without a trace{f' ({state})' if state else ''}",
                        "if all do: `doctor` finds out whether compute nodes see the run directory")  # fmt: skip
