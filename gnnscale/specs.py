@@ -162,6 +162,15 @@ class TrainSettings(Spec):
         return self
 
 
+class LeverSettings(Spec):
+    """Settings of the stage `levers`: what each lever for memory saves and costs, on one network and one batch."""
+
+    kind: Literal["levers"] = "levers"
+    model: ModelConfig
+    batch: int = Field(64, ge=1, description="structures, over all ranks")
+    steps: int = Field(3, ge=1, description="timed at a time; each lever has three times its turn")
+
+
 class EvaluateSettings(Spec):
     """Settings of the stage `evaluate`: errors of one trained model on a held-out split."""
 
@@ -190,7 +199,8 @@ class ReportSettings(Spec):
 
 
 Settings = Annotated[
-    ConvertSettings | PartSettings | AuditSettings | TrainSettings | EvaluateSettings | ScalingSettings | ReportSettings,
+    ConvertSettings | PartSettings | AuditSettings | TrainSettings | LeverSettings | EvaluateSettings | ScalingSettings
+    | ReportSettings,
     Field(discriminator="kind"),
 ]
 
@@ -302,6 +312,39 @@ class Diverged(Spec):
     structures: tuple[str, ...] = Field(description="of the batch: index in the training set, source, formula")
 
 
+class Estimate(Spec):
+    """One fitted number; the interval is null where the data do not support one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Lever(Spec):
+    """One way to take the same training step, and what it took."""
+
+    name: str
+    runtime: Runtime
+    precision: Literal["fp32", "bf16"]
+    peak_bytes: int = Field(description="of all tensors of the fullest rank: weights, gradients, moments, activations, buffers")
+    seconds: float = Field(description="of a step: the slowest rank's, median")
+    relative: Estimate = Field(description="the same over that of the first way, turn by turn; ends: of all turns")
+    loss: float = Field(description="before the second step, so that a wrong gradient is seen")
+
+
+class LeverTable(Spec):
+    """levers.json: the plain way first."""
+
+    model: ModelConfig
+    parameters: int
+    ranks: int
+    device: str
+    structures: int
+    atoms: int
+    edges: int
+    ways: tuple[Lever, ...]
+
+
 class LayerFeatures(Spec):
     """How unlike the features of atoms are at one place in a network; defined in gnnscale/oversmoothing.py."""
 
@@ -363,14 +406,6 @@ class Point(Spec):
     def _known(cls, value: object) -> object:
         """An empty cell, and not a number."""
         return None if value in ("", "nan") or value != value else value
-
-
-class Estimate(Spec):
-    """One fitted number; the interval is null where the data do not support one."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
 
 
 class HeldOut(Spec):

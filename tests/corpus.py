@@ -31,22 +31,11 @@ def directory(root: Path, id: str, settings: Settings, needs: dict[str, Path] | 
 
 
 def execute(made: Path, *, module: str = "", ranks: int = 1, timeout: float = 60) -> subprocess.CompletedProcess:
-    """Run the stage in `made`, on `ranks` processes that find each other through torch's variables."""
+    """Run the stage in `made`, as a driver on a machine without a scheduler does."""
     kind = module or json.loads((made / "spec.json").read_text())["settings"]["kind"]
-    command = [sys.executable, "-m", f"gnnscale.{kind}", str(made)]
-    env = os.environ | ENV
-    if ranks == 1:
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout)
-    common = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20000 + os.getpid() % 20000)}
-    started = [
-        subprocess.Popen(command, env=env | common | {"RANK": str(r), "LOCAL_RANK": str(r)}, text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for r in range(ranks)
-    ]  # fmt: skip
-    said = [process.communicate(timeout=timeout) for process in started]
-    codes = [process.returncode for process in started]
-    worst = codes.index(max(codes, key=abs))
-    return subprocess.CompletedProcess(command, codes[worst], *said[worst])
+    words = [f"gnnscale.{kind}"] if ranks == 1 else ["gnnscale.local", str(ranks), kind]
+    command = [sys.executable, "-m", *words, str(made)]
+    return subprocess.run(command, env=os.environ | ENV, capture_output=True, text=True, timeout=timeout)
 
 
 def result(made: Path) -> StageResult:

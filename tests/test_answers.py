@@ -148,7 +148,7 @@ def test_memory_is_told_by_what_was_used():
     assert answer.answer == "This study used edges in chunks of 4,096 with ZeRO 1 over 2 ranks in 16 of 32 trainings."
     peaks = [1 + k for k, p in enumerate(points) if p.width > 30]
     assert f"{min(peaks):.2f} to {max(peaks):.2f} GiB" in next(s for s in answer.evidence if s.startswith("Edges in chunks"))
-    assert "no training was run both with and without" in answer.unsupported[0]
+    assert "no step was taken both with and without" in answer.unsupported[0]
     assert memory(fitted).answer == "Not recorded in these points."
 
 

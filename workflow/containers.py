@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 HOME, PYTHON = "/opt/gnnscale", "/opt/venv/bin/python"  # in every image; image.json in HOME says what it is
 CODE = ("gnnscale", "datasets")  # folders of a checkout that stages run
 READERS = ("convert", "shards")  # stages that read raw data
-PARALLEL = ("train", "doctor")  # stages of many ranks, those of one node sharing memory; all others are one process
+PARALLEL = ("train", "levers", "doctor")  # stages of many ranks, those of one node sharing memory; all others are one process
 FILES = ("apptainer", "singularity")  # runtimes whose images are files that we know how to check
 GPUS = {"nvidia": ("--nv",), "amd": ("--rocm",), "intel": ()}  # Intel's devices are in /dev, and need no more
 # Which rank this is and where the others are; networks, GPUs, threads; what our own tests and users set on purpose.

@@ -96,7 +96,7 @@ class Jobs:
             if ended.kind in ("stopped", "walltime") and job and set(stage.needs) & job.stages.keys():
                 ended = ended._replace(begun=False)  # its training had used up the time
             action, told = budget.decide(ended, progress(folder))
-            if action == "fail" or (action == "shrink" and stage.id in self.alone):
+            if action == "fail" or (action == "shrink" and (stage.kind == "levers" or stage.id in self.alone)):
                 raise StageFailed(Failure(stage.id, told.kind, told.message, told.hint, self.tail(stage, job, told)))
             if told.hosts and self.site.scheduler.exclude_nodes:
                 self.submission.avoid_also(told.hosts)
@@ -147,7 +147,7 @@ class Jobs:
         request = self.requests[stage.id]
         if stage.id in self.alone:
             return self.send(queueing.serial([stage], self.site)[0], [stage])
-        if stage.kind != "train":  # and not in the job of its training, or it would be followed there
+        if stage.levers is None:  # and not in the job of its training, or it would be followed there
             return self.gather(("without ranks",), stage)
         return self.gather(request.stages, stage) if len(request.stages) > 1 else self.send(request, [stage])
 
@@ -172,7 +172,7 @@ class Jobs:
 
     def send_all(self, meeting: Gathering) -> None:
         came = meeting.waiting
-        if came[0].kind == "train":
+        if came[0].levers is not None:
             requests = [fewer(self.requests[came[0].id], came, self.site)]
         else:
             requests = queueing.serial(came, self.site)

@@ -48,13 +48,15 @@ def script(stage: Stage, site: SiteConfig, root: Path = Path(), python: str = sy
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": str(code),
     } | site.env
+    ranks = stage.levers.runtime.ranks if stage.levers else 1
+    module = stage.kind if ranks == 1 else f"local {ranks} {stage.kind}"
     exports = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in env.items())
     return f"""#!/bin/sh
 # {stage.id}
 set -eu
 cd "$(dirname "$0")"
 {exports}
-exec {shlex.join(words)} -m gnnscale.{stage.kind} .
+exec {shlex.join(words)} -m gnnscale.{module} .
 """
 
 
@@ -105,7 +107,7 @@ def planned(
     """`first` and `nodes` are its share of the hosts, `after` the place of the stage that must have ended well before."""
     before = dict(request.after).get(attempt.id)
     index = 0 if request.slots else request.stages.index(before or attempt.id)
-    several = attempt.kind == "train" and (request.nodes_each > 1 or site.node.gpus is not None)
+    several = attempt.kind in PARALLEL and attempt.kind != "doctor" and (request.nodes_each > 1 or site.node.gpus is not None)
     return {
         "folder": str(attempt.folder),
         "number": attempt.number,

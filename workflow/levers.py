@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from gnnscale.memory import Memory, peak_bytes
-from gnnscale.specs import Runtime, TrainSettings
+from gnnscale.specs import LeverSettings, Runtime, TrainSettings
 from workflow.sites import SiteConfig
 
 LIBRARIES = 0.7e9  # bytes of a rank before it holds any number of ours: Python, torch, DeepSpeed
@@ -44,6 +44,19 @@ def choose(settings: TrainSettings, sources: int, atoms: float, edges: float, si
     return Levers(runtime, memory, said, f"needs {gigabytes(memory.peak + LIBRARIES)} at its fullest with every lever "
                   f"({gigabytes(static)} of it weights, gradients and moments), a rank here has "
                   f"{gigabytes(site.rank_bytes)}; a smaller width, or a site with more memory")  # fmt: skip
+
+
+def compare(settings: LeverSettings, sources: int, atoms: float, edges: float, site: SiteConfig, ranks: int) -> Levers:
+    """The way without any lever, with which others are compared; and the chunk that a training would have."""
+    train = TrainSettings(model=settings.model)
+    plain, share = Runtime(ranks=ranks, threads=site.launch.threads_per_rank), settings.batch / ranks
+    memory = peak_bytes(settings.model, share * atoms, share * edges, plain, ranks=ranks, sources=sources)
+    runtime = plain.model_copy(update={"edge_chunk": chunk_edges(train, site.node.gpus is not None)})
+    needed = memory.peak + LIBRARIES
+    refusal = "" if needed <= site.rank_bytes else (
+        f"the plain step of `levers` needs {gigabytes(needed)}, a rank here has {gigabytes(site.rank_bytes)}; a smaller "
+        "levers.batch or width")  # fmt: skip
+    return Levers(runtime, memory, "", refusal)
 
 
 def candidates(settings: TrainSettings, site: SiteConfig, edges: float, ranks: int) -> Iterator[tuple[Runtime, str]]:

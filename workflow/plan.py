@@ -6,6 +6,7 @@ import functools
 import math
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,14 +26,15 @@ from gnnscale.specs import (
     TrainSettings,
 )
 from workflow import fingerprint, lengths, queueing, study, yamlfile
-from workflow.levers import Levers, choose
+from workflow.levers import Levers, choose, compare
 from workflow.sites import SiteConfig
 from workflow.study import Study
 
 FOLDERS = {  # in the order of the work
-    "shards": "data", "convert": "data", "audit": "audit", "train": "train", "evaluate": "evaluate",
-    "scaling": "scaling", "report": "report",
+    "shards": "data", "convert": "data", "audit": "audit", "levers": "levers", "train": "train",
+    "evaluate": "evaluate", "scaling": "scaling", "report": "report",
 }  # fmt: skip
+TAKEN = 40  # steps of `levers` for each that its settings name: some nine ways, three turns, and more to begin with
 AUDITED = 4000  # structures a second, of 30 atoms
 State = Literal["done", "run", "resume", "check", "refused"]
 
@@ -50,7 +52,7 @@ class Stage(NamedTuple):
     key: str
     folder: str  # relative to the run root
     core_seconds: float  # estimate; of a training on a cluster: of its job
-    levers: Levers | None = None  # of a training: how it fits into memory
+    levers: Levers | None = None  # of a stage with ranks: on how many, and how it fits into their memory
     shorter: tuple[str, ...] = ()  # trainings whose first steps are this one's; it waits for them, but needs none
     image: str | None = None  # id of the container image
 
@@ -95,6 +97,7 @@ def stages(name: str, asked: Study, site: SiteConfig, root: Path) -> dict[str, S
     converted = tuple(id for id, stage in made.items() if stage.kind == "convert")
     cost = sum(s.structures for s in sizes) / AUDITED + site.node.start_seconds
     audit = add("audit", "all", asked.audit, converted, fingerprint.code_of("audit"), made, cost)
+    measured = measure_levers(asked, sizes, site, converted, add, made)
     code = fingerprint.code_of("train")
     fitted = [(*fit_levers(run.settings, sizes, site), run) for run in study.runs(asked)]
     trained = [
@@ -108,7 +111,7 @@ def stages(name: str, asked: Study, site: SiteConfig, root: Path) -> dict[str, S
     )
     fit = add("scaling", "all", asked.scaling, evaluated, fingerprint.code_of("scaling"), made, cost)
     page = ReportSettings(title=asked.title, study=name, description=asked.description)
-    needs = (fit.id, *evaluated, *(stage.id for stage in trained), audit.id, *converted)
+    needs = (fit.id, *evaluated, *(stage.id for stage in trained), *measured, audit.id, *converted)
     add("report", "all", page, needs, fingerprint.code_of("report"), made, cost)
     ordered = sorted(made.values(), key=lambda stage: (list(FOLDERS).index(stage.kind), -stage.core_seconds))
     return {stage.id: stage for stage in ordered}
@@ -153,6 +156,20 @@ def make(kind: str, name: str, settings: Settings, needs: tuple[str, ...], code:
                   image=image)  # fmt: skip
     made[stage.id] = stage
     return stage
+
+
+def measure_levers(asked: Study, sizes: list[Size], site: SiteConfig, converted: tuple[str, ...],
+                   add: Callable[..., Stage], made: dict[str, Stage]) -> tuple[str, ...]:  # fmt: skip
+    """The stage that compares levers, if the study asks for it: on the fewest nodes that a training may have."""
+    if asked.levers is None:
+        return ()
+    atoms, edges = per_structure(sizes)
+    levers = compare(asked.levers, len(sizes), atoms, edges, site, next(queueing.ranks(site)))
+    flops = asked.levers.model.flops(asked.levers.batch * atoms, asked.levers.batch * edges)
+    steps = TAKEN * asked.levers.steps
+    rate = queueing.flops_per_second(site, levers.runtime.ranks, "fp32")
+    cost = site.node.start_seconds + steps * (site.node.step_seconds + flops / rate)
+    return (add("levers", "all", asked.levers, converted, fingerprint.code_of("levers"), made, cost, levers=levers).id,)
 
 
 def dataset_script(settings: ConvertSettings) -> tuple[Any, Any]:
@@ -200,9 +217,7 @@ def size(card: DatasetCard, folder: Path, held_out: float) -> Size:
 
 def fit_levers(settings: TrainSettings, sizes: list[Size], site: SiteConfig) -> tuple[float, Levers]:
     """Estimated seconds, and how it fits into memory: on the fewest nodes that are fast enough, where there are several."""
-    structures = sum(s.structures for s in sizes)
-    atoms = sum(s.structures * s.atoms for s in sizes) / structures
-    edges = sum(s.structures * s.atoms * s.neighbours for s in sizes) / structures
+    atoms, edges = per_structure(sizes)
     best: tuple[float, Levers] | None = None
     for ranks in queueing.ranks(site):
         if best and ranks > settings.optim.batch:
@@ -213,6 +228,13 @@ def fit_levers(settings: TrainSettings, sizes: list[Size], site: SiteConfig) -> 
         if not best[1].refusal and best[0] <= site.train.hours * 3600:
             break
     return best
+
+
+def per_structure(sizes: list[Size]) -> tuple[float, float]:
+    """Mean atoms and edges."""
+    structures = sum(s.structures for s in sizes)
+    atoms = sum(s.structures * s.atoms for s in sizes) / structures
+    return atoms, sum(s.structures * s.atoms * s.neighbours for s in sizes) / structures
 
 
 def train_seconds(settings: TrainSettings, sizes: list[Size], site: SiteConfig, ranks: int = 1) -> float:

@@ -50,7 +50,7 @@ def option(text: str, kind: str) -> str:
 
 def problems(site: SiteConfig) -> list[tuple[list, str]]:
     if not isinstance(site.scheduler, BatchScheduler):
-        return [(["queues"], "queues: this site has no scheduler")] if site.queues else []
+        return [*machine(site)]
     return [*accounts(site), *queues(site), *directives(site), *launches(site), *jobs(site)]
 
 
@@ -87,6 +87,17 @@ def directives(site: SiteConfig) -> Problems:
             yield path, f"{at}: {text!r} is not for here: {name} is decided by {DECIDED[kind][name]}; remove it"
         elif name in site.scheduler.forbidden:
             yield path, f"{at}: {text!r}: {site.scheduler.forbidden[name]}; remove it"
+
+
+def machine(site: SiteConfig) -> Problems:
+    """One without a scheduler."""
+    launch, gpus = site.launch, site.node.gpus
+    if site.queues:
+        yield ["queues"], "queues: this site has no scheduler"
+    if launch.command != "none":
+        yield ["launch", "command"], "launch.command: without a scheduler the driver starts `launch.ranks` itself; remove it"
+    if gpus and launch.ranks > gpus.count:
+        yield ["launch", "ranks"], f"launch.ranks: {launch.ranks} ranks need a GPU each, node.gpus.count is {gpus.count}"
 
 
 def launches(site: SiteConfig) -> Problems:

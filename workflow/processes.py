@@ -10,7 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from workflow.sites import SiteConfig
 GRACE_SECONDS = 1.3  # from SIGTERM to SIGKILL; a training writes its checkpoint in this time, or falls back on its last
 TAIL_LINES = 12
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here, not between fork and exec
+VISIBLE = {"nvidia": "CUDA_VISIBLE_DEVICES", "amd": "ROCR_VISIBLE_DEVICES", "intel": "ZE_AFFINITY_MASK"}
 CONTINUE = 75  # exit code: stopped on request, run again to go on
 
 
@@ -53,6 +55,7 @@ class Processes:
         self.root, self.site, self.stages = root, site, stages
         self.stopping = threading.Event()
         self.running: dict[str, subprocess.Popen] = {}
+        self.gpus = Gpus(site, self.stopping)
 
     def run(self, stage: Stage) -> StageResult:
         """Until the stage is done. A stage that stopped itself after keeping its work is run again."""
@@ -60,7 +63,8 @@ class Processes:
         while True:
             try:
                 attempt = self.prepare(stage, folder)
-                code = self.execute(stage, folder, attempt)
+                with self.gpus.taken(stage.levers.runtime.ranks if stage.levers else 0) as visible:
+                    code = self.execute(stage, folder, attempt, visible)
             except OSError as error:
                 raise StageFailed(disk_failure(stage, error)) from None
             if self.stopping.is_set():
@@ -77,12 +81,16 @@ class Processes:
             raise Interrupted(stage.id)
         return prepare(folder, stage.spec(self.stages), launch.script(stage, self.site, self.root))
 
-    def execute(self, stage: Stage, folder: Path, attempt: Path) -> int:
+    def execute(self, stage: Stage, folder: Path, attempt: Path, visible: dict[str, str]) -> int:
+        if self.stopping.is_set():
+            raise Interrupted(stage.id)
         with open(attempt / "stdout", "wb") as out, open(attempt / "stderr", "wb") as err:
             lifeline = {containers.LIFELINE: "1"} if stage.image else {}
-            process = subprocess.Popen(["sh", str(folder / "command.sh")], env=os.environ | lifeline, stdout=out, stderr=err,
-                                       stdin=subprocess.PIPE if lifeline else subprocess.DEVNULL,
-                                       start_new_session=True, preexec_fn=die_with(os.getpid()))  # fmt: skip
+            process = subprocess.Popen(
+                ["sh", str(folder / "command.sh")], env=os.environ | visible | lifeline, stdout=out, stderr=err,
+                stdin=subprocess.PIPE if lifeline else subprocess.DEVNULL, start_new_session=True,
+                preexec_fn=die_with(os.getpid()),
+            )  # fmt: skip
             self.running[stage.id] = process
             try:
                 return process.wait()
@@ -99,6 +107,34 @@ class Processes:
         while self.running and time.monotonic() < deadline:
             time.sleep(0.02)
         signal_all(list(self.running.values()), signal.SIGKILL)
+
+
+class Gpus:
+    """Of this machine, if the site's file names any: each belongs to one training at a time, a rank has one."""
+
+    def __init__(self, site: SiteConfig, stopping: threading.Event):
+        self.stopping, self.name, self.free, self.change = stopping, "", [], threading.Condition()
+        if site.node.gpus and not site.batch:
+            self.name = VISIBLE[site.node.gpus.vendor]
+            mine = os.environ.get(self.name)  # of a part of the machine
+            self.free = mine.split(",") if mine else [str(k) for k in range(site.node.gpus.count)]
+
+    @contextmanager
+    def taken(self, count: int) -> Iterator[dict[str, str]]:
+        """The variable that shows `count` of them, as soon as so many are free; nothing where there are none."""
+        if not count or not self.name:
+            yield {}
+            return
+        with self.change:
+            while len(self.free) < count and not self.stopping.is_set():
+                self.change.wait(0.5)
+            mine, self.free = self.free[:count], self.free[count:]
+        try:
+            yield {self.name: ",".join(mine)}
+        finally:
+            with self.change:
+                self.free = mine + self.free
+                self.change.notify_all()
 
 
 def prepare(folder: Path, spec: StageSpec, command: str) -> Path:

@@ -80,7 +80,7 @@ def schedule(stages: Sequence[Stage], site: SiteConfig) -> dict[str, Request]:
     ready: dict[int, list[Stage]] = {}  # by how many others come before them: those that are ready together
     alike: dict[tuple[int, int], list[Stage]] = {}  # those that may share a job: as large, and none waits for another
     for stage in stages:
-        if stage.kind == "train":
+        if stage.levers is not None:
             whole = stage.core_seconds + sum(known[id].core_seconds for id in riding.get(stage.id, ()))
             alike.setdefault((nodes_of(stage, site), wave(stage, known)), []).append(stage._replace(core_seconds=whole))
         elif stage.kind not in SMALL and stage.id not in carried and (site.serial or stage.kind == "evaluate"):
@@ -172,9 +172,7 @@ def ranks(site: SiteConfig) -> Iterator[int]:
 
 
 def flops_per_second(site: SiteConfig, ranks: int, precision: str) -> float:
-    """Of a training with so many ranks; without a scheduler, of one core, since as many trainings run at once."""
-    if not site.batch:
-        return site.node.core_gflops * 1e9
+    """Of a training with so many ranks."""
     gpus = site.node.gpus
     if gpus is None:
         return ranks * site.launch.threads_per_rank * site.node.core_gflops * 1e9

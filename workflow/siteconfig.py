@@ -146,7 +146,7 @@ class Launch(Spec):
     """How the ranks of a training are started, one process each: one per GPU where there are GPUs."""
 
     command: Literal["none", "srun", "mpiexec", "ibrun"] = Field("none", description="none = a single rank")
-    ranks: int = Field(1, ge=1, description="of one training, where there is no scheduler")
+    ranks: int = Field(1, ge=1, description="of one training, where there is no scheduler; on a GPU each")
     ranks_per_node: int | None = Field(None, ge=1, description="null = one per GPU, or 1")
     threads_per_rank: int = Field(1, ge=1)
     parallel_stages: int | None = Field(
@@ -278,7 +278,7 @@ class SiteConfig(Spec):
     @property
     def rank_bytes(self) -> float:
         """Memory that one rank of a training may fill, with as many at once as there may be."""
-        if self.batch and self.node.gpus:
+        if self.node.gpus:
             return self.node.gpus.memory_gb * 1e9
         whole = (
             self.node.memory_gb * 1e9
@@ -292,4 +292,6 @@ class SiteConfig(Spec):
         """Trainings at a time."""
         if self.launch.parallel_stages:
             return self.launch.parallel_stages
-        return self.scheduler.max_jobs if self.batch else max(1, self.cores // self.launch.threads_per_rank)
+        if self.batch:
+            return self.scheduler.max_jobs
+        return max(1, self.cores // (self.launch.ranks * self.launch.threads_per_rank))

@@ -16,6 +16,7 @@ from gnnscale.specs import (
     AuditSettings,
     ConvertSettings,
     EvaluateSettings,
+    LeverSettings,
     Scalar,
     ScalingSettings,
     Split,
@@ -65,6 +66,7 @@ class Study(Spec):
     audit: AuditSettings = AuditSettings()
     train: TrainSettings = Field(TrainSettings(), description="what all runs share, before a sweep changes it")
     sweeps: list[Sweep] = Field(min_length=1)
+    levers: LeverSettings | None = Field(None, description="measure what each lever for memory saves and costs")
     evaluate: EvaluateSettings = EvaluateSettings()
     scaling: ScalingSettings = ScalingSettings()
 

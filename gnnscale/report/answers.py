@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gnnscale.report import levers
 from gnnscale.report.markup import table
 from gnnscale.report.series import envelope, holds, predicted
 from gnnscale.report.study import Study, short, sound
@@ -255,8 +256,16 @@ def doubtful(lines: list[Line]) -> list[str]:
 
 # --------------------------------------------------------------------------------------------------------------- memory
 def memory(study: Study) -> Answer:
-    """What the trainings used, and what they needed; they differ in more than this, so nothing is compared."""
-    question = "What do the techniques for memory bring?"
+    """What was measured side by side; and what the trainings used, which differ in more than that."""
+    question, found = "What do the techniques for memory bring?", study.levers
+    answer = used_by_trainings(study, question)
+    if found is None:
+        return answer
+    trained = (answer.answer, *answer.evidence) if study.runtimes else ()
+    return Answer(question, levers.lead(found), (*levers.evidence(found), *trained), tuple(levers.unsupported(found)))
+
+
+def used_by_trainings(study: Study, question: str) -> Answer:
     rows = techniques(study)
     if not rows:
         return Answer(question, "Not recorded in these points.", (), ())
@@ -273,8 +282,8 @@ def memory(study: Study) -> Answer:
             evidence.append(f"{text}: {len(done)} trainings{sizes}; peak memory of a rank {min(peak):.2f} to "
                             f"{max(peak):.2f} GiB, all included; {seconds:,.0f} s in all.")  # fmt: skip
     return Answer(question, lead, tuple(evidence), (
-        "What each technique saves or costs: no training was run both with and without. make bench measures that, on one "
-        "network and two ranks (tests/benchmarks/results/peak.json).",))  # fmt: skip
+        "What each technique saves or costs: no step was taken both with and without; `levers:` in the study's file asks "
+        "for that.",))  # fmt: skip
 
 
 def techniques(study: Study) -> dict[str, list[str]]:

@@ -31,6 +31,7 @@ from gnnscale.report.drawing import (
     sequence,
     title,
 )
+from gnnscale.report.levers import levers
 from gnnscale.report.series import compared, envelope, holds, label, plain, predicted, scaled, si, smoothed, table
 from gnnscale.report.study import TARGETS, Study, short, sound
 from gnnscale.scaling.depth import depth_lines, width_depth_pairs
@@ -52,6 +53,7 @@ def draw(study: Study) -> list[Drawn]:
         ("equal_compute", True, equal_compute),
         ("learning_rates", True, learning_rates),
         ("subset_bias", True, subset_bias),
+        ("levers", True, levers),
         ("sources", True, sources),
         ("learning", True, learning),
     ]

@@ -7,6 +7,7 @@ from collections import defaultdict
 from html import escape
 from statistics import median
 
+from gnnscale.report import levers
 from gnnscale.report.answers import answers, compared, section_of
 from gnnscale.report.figures import Drawn
 from gnnscale.report.markup import Raw, document, section, table
@@ -37,6 +38,7 @@ def page(study: Study, figures: list[Drawn]) -> str:
         section("Runs", runs(study)),
         section("Errors by source", source_errors(study)),
         section("Sources", audited(study) + cards(study)),
+        section("Levers for memory", levers.rows(study)),
         section("Time and memory", timings(study)),
         section("Provenance", provenance(study)),
     ]

@@ -14,6 +14,7 @@ from gnnscale.specs import (
     Evaluation,
     Fit,
     LawFit,
+    LeverTable,
     Metrics,
     Point,
     ReportSettings,
@@ -41,6 +42,7 @@ class Study(NamedTuple):
     cards: dict[str, ShardCard]
     results: dict[str, StageResult]  # by stage id
     runtimes: dict[str, Runtime]  # of each training, by run
+    levers: LeverTable | None = None
 
     @property
     def spent(self) -> dict[str, float]:
@@ -87,7 +89,7 @@ def known(p: Point, target: str) -> bool:
 
 def read(needs: dict[str, Path], settings: ReportSettings) -> Study:
     scaling = next(path for need, path in needs.items() if need.startswith("scaling/"))
-    evaluations, metrics, cards, runtimes = {}, {}, {}, {}
+    evaluations, metrics, cards, runtimes, levers = {}, {}, {}, {}, None
     for need, path in sorted(needs.items()):
         stage, name = need.split("/", 1)
         if stage == "evaluate":
@@ -97,6 +99,8 @@ def read(needs: dict[str, Path], settings: ReportSettings) -> Study:
             metrics[name] = [Metrics.model_validate_json(line) for line in lines if line.strip()]
         elif stage == "convert":
             cards[name] = files.read_model(path / "card.json", ShardCard)
+        elif stage == "levers":
+            levers = files.read_model(path / "levers.json", LeverTable)
         if stage == "train":
             spec = path / "spec.json"
             runtimes[name] = files.read_model(spec, StageSpec).runtime if spec.exists() else Runtime()
@@ -109,6 +113,7 @@ def read(needs: dict[str, Path], settings: ReportSettings) -> Study:
         cards=cards,
         results={need: files.read_model(path / "result.json", StageResult) for need, path in sorted(needs.items())},
         runtimes=runtimes,
+        levers=levers,
     )
 
 

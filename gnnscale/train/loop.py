@@ -21,7 +21,7 @@ from gnnscale.ranks import Ranks
 from gnnscale.specs import Diverged, Metrics, TrainSettings
 from gnnscale.train import checkpoint
 from gnnscale.train.engine import Engine, reduce_sum
-from gnnscale.train.objective import PARTS, Normalisation, objective, penalties, weights
+from gnnscale.train.objective import PARTS, Normalisation, objective, penalties, share
 from gnnscale.train.schedule import decay_begin, rate
 
 LOGGED, VALIDATED = 100, 10  # how often in a run, at least
@@ -74,7 +74,7 @@ class Trainer:
             sums = torch.zeros(len(PARTS), dtype=torch.float64, device=self.engine.device)
             for part in micro:
                 mine = self.penalties(*part())
-                self.engine.backward(self.loss(mine, counts), last=part is micro[-1])
+                self.engine.backward(share(mine, counts, optim, self.here.size), last=part is micro[-1])
                 sums += mine.detach()
             agreed = self.agree(sums)
             loss, parts = objective(agreed.sums, counts, optim)
@@ -119,15 +119,6 @@ class Trainer:
         graphs = AtomGraphs(*(t.to(device, non_blocking=True) for t in graphs))
         labels = Properties(*(t.to(device, non_blocking=True) for t in labels))
         return penalties(self.engine, self.normalisation, graphs, labels, optim)
-
-    def loss(self, sums: Tensor, counts: np.ndarray) -> Tensor:
-        """This micro-batch's share of the objective over the *global* batch.
-
-        DeepSpeed averages gradients over ranks, so sums are divided by global counts and multiplied by the number of
-        ranks; a mean of per-rank means would weigh atoms of small shares more (30 % in a measured case).
-        """
-        factors = self.here.size * weights(self.settings.optim) / np.maximum(counts, 1)
-        return torch.dot(torch.from_numpy(factors).to(sums.device), sums)
 
     def agree(self, sums: Tensor) -> Agreed:
         due = self.here.rank == 0 and time.monotonic() - self.saved > self.pause
