@@ -78,6 +78,7 @@ def main(run: stage.Run) -> stage.Outputs:
     here = engine.join(run.spec.runtime.threads)
     task, chosen = prepare(run, here.size, here.rank)
     table = ways(run.spec.runtime, task.settings, int(task.graphs.senders.numel()))
+    print(f"{run.spec.id}: {len(table)} ways to take one step; {here.size} rank(s)", flush=True)
     total, done = (1 + TURNS) * len(table), 0
 
     def told(way: Way) -> None:

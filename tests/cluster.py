@@ -26,7 +26,7 @@ QUICK = {
     "late_seconds": 3.0,
     "signal_seconds": 60,
 }  # of a scheduler nearby
-BEFORE_TRAINING = list(plan.FOLDERS)[: list(plan.FOLDERS).index("train")]
+BEFORE_TRAINING = list(plan.FOLDERS)[: list(plan.FOLDERS).index("audit") + 1]
 
 
 def study(epochs: int) -> dict:

@@ -153,7 +153,12 @@ def test_requeued(begin, slurm):
     job = run.wait(run.running, "the training to run")
     slurm.call("scontrol", "update", f"JobId={job}", "Requeue=1")
     slurm.call("scontrol", "requeue", job)
-    run.wait(lambda: [e for e in run.events("job") if e["state"] == "PENDING"][2:], "it to wait again")
+
+    def waits_again():
+        states = [e["state"] for e in run.events("job")]  # waiting is told as often as its reason changes
+        return "RUNNING" in states and "PENDING" in states[states.index("RUNNING") :]
+
+    run.wait(waits_again, "it to wait again")
     wait(
         lambda: slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now", check=False) or True,
         5,

@@ -14,6 +14,7 @@ from tests.corpus import ROOT
 
 pytestmark = pytest.mark.slurm
 SMOKE = yaml.safe_load((ROOT / "workflow" / "studies" / "smoke.yaml").read_text())
+SMOKE["levers"] = {"model": {"kind": "egnn", "width": 16, "depth": 2, "cutoff": 4.0}, "batch": 16, "steps": 1}
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +39,12 @@ def resident(pid):
 
 
 def test_every_stage_is_done_and_each_training_was_one_job(finished):
-    assert "13 of 13 stages done" in finished.said and (finished.root / "report.html").stat().st_size > 0
+    assert "14 of 14 stages done" in finished.said and (finished.root / "report.html").stat().st_size > 0
     plan = json.loads((finished.root / "plan.json").read_text())["stages"]
     jobs = finished.events("intend")
     here = {stage["id"] for stage in plan if stage["kind"] in ("scaling", "report")}  # these run where the driver runs
     assert sorted([*here, *(id for job in jobs for id in job["stages"])]) == sorted(stage["id"] for stage in plan)
-    for folder in (finished.root / "train").iterdir():
+    for folder in (*(finished.root / "train").iterdir(), *(finished.root / "levers").iterdir()):
         told = json.loads((folder / "attempts" / "1" / "exit.json").read_text())
         assert told["code"] == 0 and len(set(told["hosts"])) == 2
         assert "2 rank(s)" in (folder / "attempts" / "1" / "stdout").read_text()
@@ -51,7 +52,7 @@ def test_every_stage_is_done_and_each_training_was_one_job(finished):
         assert "#SBATCH --nodes=2" in script and "srun" in script and script.count("#SBATCH --job-name=") == 1
         assert "gnnscale.health" in script, "on several nodes these are looked at first"
     kinds = sorted(tuple(id.split("/")[0] for id in job["stages"]) for job in jobs)
-    assert kinds == [("audit",), ("convert", "convert"), *[("train", "evaluate")] * 4], "no second wait in the queue"
+    assert kinds == [("audit",), ("convert", "convert"), ("levers",), *[("train", "evaluate")] * 4], "no second wait in the queue"
     assert len({job["name"] for job in jobs}) == len(jobs) == len(finished.submitted())
 
 
