@@ -33,8 +33,10 @@ def module(name: str):
 
 
 def backend() -> str:
-    """Of torch.distributed, for tensors of the accelerator."""
-    return BACKENDS[kind()]
+    """Of torch.distributed, for tensors of the accelerator. Ranks that share a GPU, as where a laptop's doctor asks two to
+    add a number, cannot use that of GPUs, which refuses the second."""
+    shared = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > count() > 0
+    return BACKENDS["cpu" if shared else kind()]
 
 
 def count() -> int:

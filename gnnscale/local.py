@@ -23,6 +23,7 @@ def main(count: int, stage: str, directory: str) -> int:
     wanted = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2}
     signal.pthread_sigmask(signal.SIG_BLOCK, wanted)  # until all are there
     meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
+    meet |= {"LOCAL_WORLD_SIZE": str(count)}
     command = [sys.executable, "-m", f"gnnscale.{stage}", directory]
     ranks = [
         subprocess.Popen(command, env=os.environ | meet | {"RANK": str(k), "LOCAL_RANK": str(k)}, preexec_fn=in_child)

@@ -67,6 +67,13 @@ def test_each_rank_takes_its_own(environ, monkeypatch, kind, backend, count, loc
     assert there.waited == 1
 
 
+@pytest.mark.parametrize(("gpus", "here", "backend"), [(1, "2", "gloo"), (2, "2", "nccl"), (0, "2", "gloo")])
+def test_ranks_that_share_a_gpu_talk_without_it(environ, monkeypatch, gpus, here, backend):
+    StandIn(monkeypatch, "cuda", gpus)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+    assert accelerator.backend() == backend
+
+
 def test_what_the_user_has_set_for_deepspeed_stays(environ, monkeypatch):
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     StandIn(monkeypatch, "xpu", 2)

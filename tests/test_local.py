@@ -1,5 +1,6 @@
 """Several ranks on a machine without a scheduler: started, told, ended together; and a GPU for each that no other has."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import time
 import pytest
 
 from tests import training
-from tests.cluster import wait
+from tests.cluster import RUN, SHORT, wait
 from tests.corpus import ENV, ROOT, execute
 from workflow import sites
 from workflow.processes import Gpus
@@ -93,6 +94,17 @@ def test_two_ranks_train_as_one(converted, tmp_path):
         done = execute(made, ranks=ranks, timeout=120)
         assert done.returncode == 0 and f"{ranks} rank(s)" in done.stdout, done.stderr
     training.assert_equal(one, two)
+
+
+def test_the_driver_starts_as_many_ranks_as_were_planned(tmp_path):
+    study = {"title": "Two ranks", "data": SHORT["data"], "train": SHORT["train"], "sweeps": SHORT["sweeps"]}
+    (tmp_path / "two.yaml").write_text(json.dumps(study))
+    words = ["--study", str(tmp_path / "two.yaml"), "--root", str(tmp_path / "run"), "--set", "launch.ranks=2"]
+    done = subprocess.run([*RUN, "run", "--until", "train", *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = next((tmp_path / "run" / "train").iterdir())
+    assert "-m gnnscale.local 2 train ." in (folder / "command.sh").read_text()
+    assert "2 rank(s)" in (folder / "attempts" / "1" / "stdout").read_text()
 
 
 # ----------------------------------------------------------------------------------------------------------------- GPUs

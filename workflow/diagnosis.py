@@ -227,7 +227,8 @@ def gpus(at: Where, told: Sequence[Rank]) -> Finding:
         seen = max(ranks, key=lambda rank: len(rank.devices)).devices
         count = max(len(seen), len({rank.device for rank in ranks if rank.device}))
         if said is None and not at.site.batch:
-            return ok("GPUs", f"{count} x {seen[0].name}; none in the site's file, so estimates are for cores")
+            return ok("GPUs", f"{count} x {seen[0].name}; none in the site's file, so trainings share the first, and "
+                      "estimates are for cores")
         if said is None:
             return bad("GPUs", f"{host} has {count} x {seen[0].name}, the site's file has none", f"{at.line('node')}: node.gpus")
         if count == 0:

@@ -40,15 +40,15 @@ class Attempt(NamedTuple):
     number: int
 
 
-def script(stage: Stage, site: SiteConfig, root: Path = Path(), python: str = sys.executable, code: Path = ROOT) -> str:
-    """command.sh of a stage's directory."""
+def script(stage: Stage | Attempt, site: SiteConfig, root: Path = Path(), python: str = sys.executable, code: Path = ROOT,
+           ranks: int = 1) -> str:  # fmt: skip
+    """command.sh of a stage's directory; with several ranks, all of them on this machine."""
     words = [*containers.inside(site, stage.kind, root / stage.folder, code).prefix, containers.python(site, python)]
     env = {
         "OMP_NUM_THREADS": str(site.launch.threads_per_rank),
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": str(code),
     } | site.env
-    ranks = stage.levers.runtime.ranks if stage.levers else 1
     module = stage.kind if ranks == 1 else f"local {ranks} {stage.kind}"
     exports = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in env.items())
     return f"""#!/bin/sh

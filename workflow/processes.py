@@ -79,7 +79,8 @@ class Processes:
     def prepare(self, stage: Stage, folder: Path) -> Path:
         if self.stopping.is_set():
             raise Interrupted(stage.id)
-        return prepare(folder, stage.spec(self.stages), launch.script(stage, self.site, self.root))
+        ranks = stage.levers.runtime.ranks if stage.levers else 1
+        return prepare(folder, stage.spec(self.stages), launch.script(stage, self.site, self.root, ranks=ranks))
 
     def execute(self, stage: Stage, folder: Path, attempt: Path, visible: dict[str, str]) -> int:
         if self.stopping.is_set():

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -198,37 +196,24 @@ def left(folder: Path, attempt: Path) -> dict:
 
 # ---------------------------------------------------------------------------------------------------- on this machine
 def here(site: SiteConfig, root: Path, say: Callable[[str], None], ranks: int = 2) -> Trial:
-    """As a stage is run here, but for the two ranks: same interpreter, same environment."""
+    """As a stage is run here: same interpreter, same environment."""
     folder, token = prepare(root, site.launch.threads_per_rank)
     attempts = folder / "attempts" / "1"
     attempts.mkdir(parents=True)
     script = folder / "command.sh"
-    files.write(script, launch.script(launch.Attempt("doctor", "doctor", folder, 1), site))
-    env = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
-    began, running = time.monotonic(), []
+    files.write(script, launch.script(launch.Attempt("doctor", "doctor", folder, 1), site, ranks=ranks))
+    began = time.monotonic()
     say(f"{ranks} ranks on this machine")
     with open(attempts / "stdout", "wb") as out, open(attempts / "stderr", "wb") as err:
-        for rank in range(ranks):
-            running.append(subprocess.Popen(
-                ["sh", script], cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=err,
-                env=env | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            ))  # fmt: skip
+        process = subprocess.Popen(["sh", script], cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
         try:
-            for process in running:
-                process.wait(timeout=2 * PATIENCE)
+            process.wait(timeout=2 * PATIENCE)
         except subprocess.TimeoutExpired:
             pass
         finally:
-            for process in running:
-                process.kill()
-                process.wait()
+            process.kill()  # and with it all ranks
+            process.wait()
     return Trial("", "", 1, ranks, folder, token, None, time.monotonic() - began, True, **left(folder, attempts))
-
-
-def free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return held.getsockname()[1]
 
 
 def remove(trial: Trial) -> None:
