@@ -23,7 +23,9 @@ import os, signal, sys, time
 rank = os.environ["RANK"]
 how = dict(word.split("=") for word in sys.argv[1].split(","))[rank]
 signal.signal(signal.SIGTERM, signal.SIG_IGN if how == "deaf" else lambda *_: sys.exit(75))
-open(os.environ["HERE"] + "/" + rank, "w").write(str(os.getpid()) + " " + os.environ["WORLD_SIZE"])
+with open(os.environ["HERE"] + "/." + rank, "w") as file:
+    file.write(str(os.getpid()))
+os.replace(file.name, os.environ["HERE"] + "/" + rank)
 if how == "kill":
     os.kill(os.getpid(), signal.SIGKILL)
 if how.isdigit():
@@ -47,7 +49,7 @@ def begin(tmp_path):
         begun.append(subprocess.Popen([sys.executable, "-m", "gnnscale.local", count, "word", how], env=env, cwd=tmp_path))
         return begun[-1]
 
-    start.pids = lambda: {path.name: int(path.read_text().split()[0]) for path in (tmp_path / "here").glob("?")}
+    start.pids = lambda: {path.name: int(path.read_text()) for path in (tmp_path / "here").glob("[0-9]")}
     yield start
     for process in begun:
         process.kill()
