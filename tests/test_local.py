@@ -26,6 +26,8 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN if how == "deaf" else lambda *_: sy
 with open(os.environ["HERE"] + "/." + rank, "w") as file:
     file.write(str(os.getpid()))
 os.replace(file.name, os.environ["HERE"] + "/" + rank)
+while sum(name.isdigit() for name in os.listdir(os.environ["HERE"])) < int(os.environ["WORLD_SIZE"]):
+    time.sleep(0.01)
 if how == "kill":
     os.kill(os.getpid(), signal.SIGKILL)
 if how.isdigit():
