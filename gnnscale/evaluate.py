@@ -7,19 +7,22 @@ python -m gnnscale.evaluate DIRECTORY
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from gnnscale import files, oversmoothing, stage
+from gnnscale import accelerator, files, oversmoothing, stage
 from gnnscale.data import loader
+from gnnscale.data.prefetch import ahead
 from gnnscale.graph import AtomGraphs
 from gnnscale.models import build, predict
 from gnnscale.specs import Errors, EvaluateSettings, Evaluation, LayerFeatures, StageSpec, TrainedModel
 
 BATCH = 64  # structures
+WIDE, NUMBERS = 1024, 2**26  # of a message's numbers at a time, above this width
 SAMPLE = 200  # structures on which over-smoothing is measured; every model of a study sees the same
 
 
@@ -28,11 +31,12 @@ def main(run: stage.Run) -> stage.Outputs:
     torch.set_num_threads(run.spec.runtime.threads)
     trained_in = next(path for need, path in run.needs.items() if need.startswith("train/"))
     trained = files.read_model(trained_in / "model.json", TrainedModel)
-    model = restore(trained_in, trained)
+    device = accelerator.take(0)
+    model = restore(trained_in, trained).to(device)
     sources = {name: run.needs[f"convert/{name}"] for name in trained.sources}
     corpus = loader.load(sources, settings.split, trained.model.cutoff)
     energy, forces = errors(model, corpus, run)
-    layers = oversmoothing.measured(model, sample(corpus))
+    layers = oversmoothing.measured(model, (on(graphs, device) for graphs in sample(corpus)))
     subset = files.read_model(trained_in / "spec.json", StageSpec).settings.subset
     evaluation = summarise(run.spec.id, trained, subset, settings, corpus, energy, forces, model, layers)
     run.write("errors.json", evaluation.model_dump_json(indent=1) + "\n")
@@ -45,24 +49,31 @@ def main(run: stage.Run) -> stage.Outputs:
 
 
 def restore(directory: Path, trained: TrainedModel) -> torch.nn.Module:
-    model = build(trained.model, len(trained.sources), trained.average_degree)
+    """As it was trained; wide ones take their edges in chunks."""
+    width = trained.model.width
+    model = build(trained.model, len(trained.sources), trained.average_degree, NUMBERS // width if width > WIDE else None)
     model.load_state_dict(load_file(directory / "model.safetensors"))
-    return model.eval()
+    return model.eval().requires_grad_(False)
 
 
 def errors(model: torch.nn.Module, corpus: loader.Corpus, run: stage.Run) -> tuple[np.ndarray, np.ndarray]:
     """Signed errors: energy per atom (S,) in eV, force components (A, 3) in eV/Angstrom."""
-    energy, forces = [], []
-    for begin in range(0, len(corpus), BATCH):
-        chosen = np.arange(begin, min(begin + BATCH, len(corpus)))
-        graphs, labels = loader.batch(corpus, chosen)
-        predicted = predict(model, graphs)
+    device, energy, forces = next(model.parameters()).device, [], []
+    batches = (np.arange(begin, min(begin + BATCH, len(corpus))) for begin in range(0, len(corpus), BATCH))
+    make = partial(loader.share_of_rank, corpus, pin=device.type != "cpu")
+    for chosen, (made,) in ahead(((chosen, [chosen]) for chosen in batches), make, run.spec.runtime.loader_workers):
+        graphs, labels = made()
+        predicted = predict(model, on(graphs, device))
         natoms = torch.from_numpy(corpus.natoms[chosen])
         # a NaN that the model says is an infinite error; one in the labels is none at all
-        energy.append(((predicted.energy.nan_to_num(torch.inf) - labels.energy) / natoms).detach().numpy())
-        forces.append((predicted.forces.nan_to_num(torch.inf) - labels.forces).detach().numpy())
-        run.progress(begin + len(chosen), len(corpus))
+        energy.append(((predicted.energy.detach().cpu().nan_to_num(torch.inf) - labels.energy) / natoms).numpy())
+        forces.append((predicted.forces.detach().cpu().nan_to_num(torch.inf) - labels.forces).numpy())
+        run.progress(int(chosen[-1]) + 1, len(corpus))
     return np.concatenate(energy), np.concatenate(forces)
+
+
+def on(graphs: AtomGraphs, device: torch.device) -> AtomGraphs:
+    return AtomGraphs(*(t.to(device, non_blocking=True) for t in graphs))
 
 
 def sample(corpus: loader.Corpus) -> Iterator[AtomGraphs]:

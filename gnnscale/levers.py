@@ -139,6 +139,8 @@ def ways(runtime: Runtime, settings: LeverSettings, edges: int) -> list[Way]:
     for name, base in (("each layer checkpointed", layers), (f"edges in chunks of {chunk:,}", chunked)):
         if base is layers and settings.model.forces == "gradient":
             continue  # of little use where forces are derivatives: their graph is kept
+        if base is chunked and settings.model.form == "paper":
+            continue  # which keeps all edges, as it did
         found.append(Way(name, base))
         for zero in (1, 2) if runtime.ranks > 1 else ():
             found.append(Way(f"{name}, ZeRO {zero}", base.model_copy(update={"zero_stage": zero})))

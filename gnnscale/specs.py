@@ -26,6 +26,10 @@ class Split(Spec):
     test: float = Field(0.15, gt=0, lt=0.5, description="share of groups for the final errors")
     seed: int = Field(0, ge=0, description="another seed, another split")
 
+    def over_training(self, name: Literal["validation", "test"]) -> float:
+        """How large a split is, about, over that for training."""
+        return getattr(self, name) / (1 - self.validation - self.test)
+
 
 class DatasetCard(Spec):
     """What a dataset is, said by its script in datasets/: provenance for people, sizes for the planner."""

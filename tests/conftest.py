@@ -13,6 +13,7 @@ settings.register_profile("deep", max_examples=500, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 torch.set_num_threads(1)
+os.environ["XDG_CONFIG_HOME"] = os.devnull  # sites are as they come, not as who runs the tests has them
 
 
 @pytest.fixture(scope="session")

@@ -17,11 +17,6 @@ A100 = Device(name="NVIDIA A100-SXM4-40GB", memory=42_000_000_000)
 TOKEN = "01234567"
 
 
-@pytest.fixture(autouse=True)
-def nobodys_settings(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-
-
 def at(*settings, name="slurm"):
     return Where(name, list(settings), sites.load(name, list(settings)))
 

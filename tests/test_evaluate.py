@@ -58,6 +58,17 @@ def test_errors_are_those_of_one_large_batch(evaluated):
         assert said.sources[name].force_mae == pytest.approx(float(forces[mine[graphs.structure]].mean()), rel=1e-4)
 
 
+def test_a_wide_network_in_chunks_says_the_same(evaluated, monkeypatch):
+    there, _, corpus = evaluated
+    one = files.read_model(there / "errors.json", Evaluation)
+    monkeypatch.setattr(evaluate, "WIDE", 8)
+    monkeypatch.setattr(evaluate, "NUMBERS", 16 * (corpus.edges // 7))
+    evaluate.main(stage.Run(there))
+    other = files.read_model(there / "errors.json", Evaluation)
+    assert other.all.energy_mae == pytest.approx(one.all.energy_mae, rel=1e-4)
+    assert other.all.force_mae == pytest.approx(one.all.force_mae, rel=1e-4)
+
+
 def test_layers_are_those_of_one_large_batch(evaluated):
     """Fewer are held out here than are looked at, so all of them are; and of the last a row of points.csv tells."""
     there, potential, corpus = evaluated

@@ -41,6 +41,7 @@ verified: {level: docs, date: "2026-11-21"}
 
 @pytest.fixture(autouse=True)
 def nobodys_settings(monkeypatch, tmp_path):
+    """Nor those that another test here has written."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 

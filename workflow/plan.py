@@ -35,6 +35,7 @@ FOLDERS = {  # in the order of the work
     "evaluate": "evaluate", "scaling": "scaling", "report": "report",
 }  # fmt: skip
 TAKEN = 40  # steps of `levers` for each that its settings name: some nine ways, three turns, and more to begin with
+FORWARD = 0.5  # of the FLOPs of a training step, at most: a third of direct forces', more of gradients
 AUDITED = 4000  # structures a second, of 30 atoms
 State = Literal["done", "run", "resume", "check", "refused"]
 
@@ -105,10 +106,13 @@ def stages(name: str, asked: Study, site: SiteConfig, root: Path) -> dict[str, S
         for seconds, levers, run in sorted(fitted, key=lambda each: -each[0])
     ]
     share_steps(made)
-    code, cost = fingerprint.code_of("evaluate"), site.node.start_seconds
+    code, held_out = fingerprint.code_of("evaluate"), asked.split.over_training(asked.evaluate.split)
     evaluated = tuple(
-        add("evaluate", stage.name, asked.evaluate, (stage.id, *converted), code, made, cost).id for stage in trained
-    )
+        add("evaluate", stage.name, asked.evaluate, (stage.id, *converted), code, made,
+            evaluate_seconds(stage.settings, sizes, held_out, site)).id
+        for stage in trained
+    )  # fmt: skip
+    cost = site.node.start_seconds
     fit = add("scaling", "all", asked.scaling, evaluated, fingerprint.code_of("scaling"), made, cost)
     page = ReportSettings(title=asked.title, study=name, description=asked.description)
     needs = (fit.id, *evaluated, *(stage.id for stage in trained), *measured, audit.id, *converted)
@@ -249,6 +253,14 @@ def train_seconds(settings: TrainSettings, sizes: list[Size], site: SiteConfig, 
     steps = math.ceil(epochs * used / min(optim.batch, used))
     rate = queueing.flops_per_second(site, ranks, optim.precision)
     return node.start_seconds + steps * node.step_seconds + epochs * flops / rate
+
+
+def evaluate_seconds(settings: TrainSettings, sizes: list[Size], held_out: float, site: SiteConfig) -> float:
+    """On one rank; `held_out` is the number of structures judged, over that of the training split."""
+    atoms = held_out * sum(s.structures * s.atoms for s in sizes)
+    edges = held_out * sum(s.structures * s.atoms * s.neighbours for s in sizes)
+    rate = queueing.flops_per_second(site, 1, settings.optim.precision)
+    return site.node.start_seconds + FORWARD * settings.model.flops(atoms, edges) / rate
 
 
 # -------------------------------------------------------------------------------------------------- what is done

@@ -63,7 +63,7 @@ class Processes:
         while True:
             try:
                 attempt = self.prepare(stage, folder)
-                with self.gpus.taken(stage.levers.runtime.ranks if stage.levers else 0) as visible:
+                with self.gpus.taken(stage.levers.runtime.ranks if stage.levers else int(stage.kind == "evaluate")) as visible:
                     code = self.execute(stage, folder, attempt, visible)
             except OSError as error:
                 raise StageFailed(disk_failure(stage, error)) from None
@@ -111,7 +111,7 @@ class Processes:
 
 
 class Gpus:
-    """Of this machine, if the site's file names any: each belongs to one training at a time, a rank has one."""
+    """Of this machine, if the site's file names any: each belongs to one stage at a time; a rank has one."""
 
     def __init__(self, site: SiteConfig, stopping: threading.Event):
         self.stopping, self.name, self.free, self.change = stopping, "", [], threading.Condition()

@@ -29,7 +29,7 @@ in test_failures.py: jobs, their ranks and their nodes; in test_sharing.py: jobs
 | 24 | output removed or altered | made again | test_workflow.py, test_files.py |
 | 25 | setting or code changed | just what depends on it runs again | test_workflow.py, test_plan.py |
 | 26 | two drivers | the second is refused | test_workflow.py |
-| 27 | image missing, or of another architecture | refused before submission | test_containers.py |
+| 27 | image missing, or of another architecture | refused before submission | test_images.py |
 | 28 | files seen late | waited for | test_files_seen_late |
 | 29 | a node is not fit | left out before anything runs there, at no cost | test_a_node_is_not_fit |
 | 30 | the time is over before the evaluation of a training | the next job does it | test_an_evaluation_is_carried_again |
