@@ -125,15 +125,16 @@ def test_code_is_followed_through_imports():
 
 def test_the_estimate_grows_with_the_work():
     sizes = [plan.Size(1000, 15, 20)]
-    small, wide, long = (
+    small, wide, long, deep = (
         plan.train_seconds(settings, sizes, SITE)
         for settings in (
             SMOKE.train,
             with_train(model=SMOKE.train.model.model_copy(update={"width": 256})).train,
             with_train(optim=SMOKE.train.optim.model_copy(update={"epochs": 40.0})).train,
+            with_train(model=SMOKE.train.model.model_copy(update={"depth": 12, "width": 3})).train,
         )
     )
-    assert wide > small and long > 5 * small - SITE.node.start_seconds * 5
+    assert wide > small and deep > small and long > 5 * small - SITE.node.start_seconds * 5
 
 
 # ------------------------------------------------------------------------------------------------- conversions in parts

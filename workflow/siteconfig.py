@@ -111,7 +111,7 @@ class Node(Spec):
     memory_gb: float | None = Field(None, gt=0, description="of the machine; null = this machine's")
     gpus: Gpus | None = None
     core_gflops: float = Field(30.0, gt=0, description="sustained in training, per core; for estimates only")
-    step_seconds: float = Field(0.012, gt=0, description="fixed cost of one optimiser step; for estimates only")
+    step_seconds: float = Field(0.012, gt=0, description="fixed cost of a step of three layers; for estimates only")
     start_seconds: float = Field(4.0, gt=0, description="of one stage before it does anything; for estimates only")
 
 
