@@ -57,10 +57,11 @@ class Step:
         self.task, corpus = task, task.corpus
         self.optim = OptimSettings(precision=way.precision)
         model = build(task.settings.model, len(corpus.names), corpus.edges / max(1, corpus.atoms), way.runtime.edge_chunk)
-        self.normalisation = pooled(corpus.cards)
-        model.set_normalisation(*self.normalisation)
+        normalisation = pooled(corpus.cards)
+        model.set_normalisation(*normalisation)
         groups = parameter_groups(model, task.settings.model.width, self.optim)
         self.engine, self.number = engine.Engine(model, groups, self.optim, way.runtime), 0
+        self.normalisation = normalisation.to(self.engine.device)
 
     def __call__(self) -> float:
         """The loss over the whole batch, before the weights are changed."""

@@ -67,7 +67,6 @@ class Engine:
         self.stage, self.clip, self.decay = runtime.zero_stage, optim.clip, optim.ema
         self.named = dict(model.named_parameters())
         self.hidden = {id(p) for group in groups for p in group["params"] if group.get("muon")}
-        self.mean = {name: p.detach().clone() for name, p in self.named.items()} if self.decay else {}
         parameters = sum(p.numel() for p in self.named.values())
         if runtime.activation_checkpointing:
             for layer in model.backbone.layers:
@@ -98,7 +97,8 @@ class Engine:
         else:  # AdamW of torch and not DeepSpeed's, whose C++ would be compiled at the first start
             optimizer = torch.optim.AdamW(groups, betas=BETAS, weight_decay=optim.weight_decay, fused=True)
         self.engine, self.optimizer, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
-        self.device = self.engine.device
+        self.device = self.engine.device  # where the weights are from here on
+        self.mean = {name: p.detach().clone() for name, p in self.named.items()} if self.decay else {}
 
     def __call__(self, *inputs: object) -> object:
         return self.engine(*inputs)

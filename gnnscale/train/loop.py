@@ -54,7 +54,7 @@ class Trainer:
 
     def __init__(self, run: stage.Run, engine: Engine, normalisation: Normalisation, train: loader.Corpus,
                  validation: loader.Corpus, here: Ranks, progress: Progress):  # fmt: skip
-        self.run, self.engine, self.normalisation, self.here = run, engine, normalisation, here
+        self.run, self.engine, self.normalisation, self.here = run, engine, normalisation.to(engine.device), here
         self.settings: TrainSettings = run.spec.settings
         self.train, self.validation, self.progress = train, validation, progress
         self.steps = steps(self.settings, train)

@@ -41,6 +41,9 @@ class Normalisation(NamedTuple):
         virial = labels.stress * (volumes(graphs.cell)[:, None, None] / self.energy_scale)
         return Normalised(energy, labels.forces / self.force_scale, virial)
 
+    def to(self, device: torch.device) -> Normalisation:
+        return self._replace(references=self.references.to(device))
+
 
 def volumes(cell: Tensor) -> Tensor:
     """Angstrom^3; NaN without a cell, where a stress means nothing.  # (B,)"""
