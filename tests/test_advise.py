@@ -17,7 +17,7 @@ from gnnscale.scaling.points import table
 from gnnscale.specs import EGNNConfig, ScalingSettings, StageResult, StageSpec, TrainSettings
 from tests.corpus import ROOT
 from tests.test_scaling import run
-from workflow import advise, queueing, show, sites, status, study
+from workflow import advise, estimates, show, sites, status, study
 from workflow.yamlfile import Problem
 
 ATOMS, NEIGHBOURS, EPOCHS = 20, 30, 4.0
@@ -55,7 +55,7 @@ def test_the_advice_is_the_best_of_a_brute_search(root):
     x = advise.advice(root, PERLMUTTER, "perlmutter", 3.0, "loss", None)
     law = next(law for law in json.loads((root / "fit.json").read_text())["laws"] if law["chosen"])["estimates"]
     e, a, alpha, b, beta = (law[name]["value"] for name in ("E", "A", "alpha", "B", "beta"))
-    budget = 3 * 3600 * queueing.flops_per_second(PERLMUTTER, 1, "fp32")
+    budget = 3 * 3600 * estimates.flops_per_second(PERLMUTTER, 1, "fp32")
     assert x["flops"] == pytest.approx(budget)
     least = math.inf
     for width in range(4, 6000, 2):
@@ -138,12 +138,12 @@ def test_a_speed_of_elsewhere_or_of_nothing_is_not_used(finished):
     made, _, folder = finished
     anvil = sites.load("anvil", ())
     x = advise.advice(made, anvil, "anvil", 3.0, "loss", None)
-    assert x["speed"] == "assumed by the site's file" and x["flops_per_second"] == queueing.flops_per_second(anvil, 1, "fp32")
+    assert x["speed"] == "assumed by the site's file" and x["flops_per_second"] == estimates.flops_per_second(anvil, 1, "fp32")
     for spoil in (lambda path: path.write_text("{"), lambda path: path.unlink()):
         spoil(made / folder / "result.json")
         x = advise.advice(made, PERLMUTTER, "perlmutter", 3.0, "loss", None)
         assert x["speed"] == "assumed by the site's file"
-        assert x["flops_per_second"] == queueing.flops_per_second(PERLMUTTER, 1, "fp32")
+        assert x["flops_per_second"] == estimates.flops_per_second(PERLMUTTER, 1, "fp32")
 
 
 def test_what_the_runs_do_not_determine_is_refused(tmp_path):

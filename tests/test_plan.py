@@ -6,7 +6,7 @@ import pytest
 
 from gnnscale import files
 from gnnscale.specs import StageResult
-from workflow import fingerprint, plan, sites, study, yamlfile
+from workflow import estimates, fingerprint, plan, sites, study, yamlfile
 
 _, SMOKE = study.load("smoke")
 SITE = sites.load("local")
@@ -124,9 +124,9 @@ def test_code_is_followed_through_imports():
 
 
 def test_the_estimate_grows_with_the_work():
-    sizes = [plan.Size(1000, 15, 20)]
+    sizes = [estimates.Size(1000, 15, 20)]
     small, wide, long, deep = (
-        plan.train_seconds(settings, sizes, SITE)
+        estimates.train_seconds(settings, sizes, SITE)
         for settings in (
             SMOKE.train,
             with_train(model=SMOKE.train.model.model_copy(update={"width": 256})).train,

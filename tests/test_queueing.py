@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from gnnscale.specs import TrainSettings
 from tests.sweeps import stage, sweep, training
-from workflow import plan, policy, queueing, sites
+from workflow import estimates, plan, policy, queueing, sites
 from workflow.siteconfig import seconds
 from workflow.yamlfile import Problem
 
@@ -191,7 +191,7 @@ def test_an_evaluation_rides_in_the_job_of_its_training():
 def fitted(site, width, structures, hours=24.0, batch=256):
     site = site.model_copy(update={"train": site.train.model_copy(update={"hours": hours})})
     settings = TrainSettings(model={"form": "edge", "width": width}, optim={"batch": batch, "epochs": 10})
-    return plan.fit_levers(settings, [plan.Size(structures, 30, 40)], site)
+    return plan.fit_levers(settings, [estimates.Size(structures, 30, 40)], site)
 
 
 def test_more_nodes_where_a_training_would_take_too_long():

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from gnnscale import files
 from gnnscale.specs import Fit, LawFit, ModelConfig, Point, StageResult, StageSpec, TrainSettings
-from workflow import queueing, status, study
+from workflow import estimates, status, study
 from workflow.levers import choose
 from workflow.siteconfig import SiteConfig
 from workflow.yamlfile import Problem
@@ -142,7 +142,7 @@ def speed(root: Path, site: SiteConfig, name: str, precision: str, points: list[
         if result and result.seconds > 0:
             where = f"{ranks} ranks" if ranks > 1 else "one rank"
             return Speed(largest.flops / result.seconds / ranks, f"measured, {largest.run} on {where}")
-    return Speed(queueing.flops_per_second(site, 1, precision), "assumed by the site's file")
+    return Speed(estimates.flops_per_second(site, 1, precision), "assumed by the site's file")
 
 
 # ------------------------------------------------------------------------------------------------------ what is best

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +12,6 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ValidationError
 
 from gnnscale import files, sources
-from gnnscale.architectures import ModelConfig
 from gnnscale.specs import (
     ConvertSettings,
     DatasetCard,
@@ -21,12 +19,11 @@ from gnnscale.specs import (
     ReportSettings,
     Runtime,
     Settings,
-    ShardCard,
     StageResult,
     StageSpec,
     TrainSettings,
 )
-from workflow import fingerprint, lengths, queueing, study, yamlfile
+from workflow import estimates, fingerprint, lengths, queueing, study, yamlfile
 from workflow.levers import Levers, choose, compare
 from workflow.sites import SiteConfig
 from workflow.study import Study
@@ -35,9 +32,6 @@ FOLDERS = {  # in the order of the work
     "shards": "data", "convert": "data", "audit": "audit", "levers": "levers", "train": "train",
     "evaluate": "evaluate", "scaling": "scaling", "report": "report",
 }  # fmt: skip
-TAKEN = 40  # steps of `levers` for each that its settings name: some nine ways, three turns, and more to begin with
-FORWARD = 0.5  # of the FLOPs of a training step, at most: a third of direct forces', more of gradients
-AUDITED = 4000  # structures a second, of 30 atoms
 State = Literal["done", "run", "resume", "check", "refused"]
 
 
@@ -76,29 +70,21 @@ class Planned(NamedTuple):
     result: StageResult | None
 
 
-class Size(NamedTuple):
-    """Means of a source, from its converted card or else from the estimate of its script."""
-
-    structures: float  # of the training split
-    atoms: float  # per structure
-    neighbours: float  # per atom
-
-
 def stages(name: str, asked: Study, site: SiteConfig, root: Path) -> dict[str, Stage]:
     """All stages in an order in which each comes after what it needs. Long ones come before short ones of their kind."""
     made: dict[str, Stage] = {}
     add = functools.partial(make, image=site.container.digest if site.container.use else None)
-    sizes: list[Size] = []
+    sizes: list[estimates.Size] = []
     for source, settings in study.conversions(asked).items():
         card = dataset_card(settings)
         code = fingerprint.code_of("convert", f"datasets/{settings.dataset}.py")
         cost = card.structures * card.seconds_per_structure + site.node.start_seconds
         stage = add("convert", source, settings, (), code, made, cost, raw_files(settings))
         divide(stage, asked.parts(source), site.node.start_seconds, root, made)
-        sizes.append(size(card, root / stage.folder, asked.split.validation + asked.split.test))
+        sizes.append(estimates.size(card, root / stage.folder, asked.split.validation + asked.split.test))
     converted = tuple(id for id, stage in made.items() if stage.kind == "convert")
-    cost = sum(s.structures for s in sizes) / AUDITED + site.node.start_seconds
-    audit = add("audit", "all", asked.audit, converted, fingerprint.code_of("audit"), made, cost)
+    code = fingerprint.code_of("audit")
+    audit = add("audit", "all", asked.audit, converted, code, made, estimates.audit_seconds(sizes, site))
     measured = measure_levers(asked, sizes, site, converted, add, made)
     code = fingerprint.code_of("train")
     fitted = [(*fit_levers(run.settings, sizes, site), run) for run in study.runs(asked)]
@@ -110,7 +96,7 @@ def stages(name: str, asked: Study, site: SiteConfig, root: Path) -> dict[str, S
     code, held_out = fingerprint.code_of("evaluate"), asked.split.over_training(asked.evaluate.split)
     evaluated = tuple(
         add("evaluate", stage.name, asked.evaluate, (stage.id, *converted), code, made,
-            evaluate_seconds(stage.settings, sizes, held_out, site)).id
+            estimates.evaluate_seconds(stage.settings, sizes, held_out, site)).id
         for stage in trained
     )  # fmt: skip
     cost = site.node.start_seconds
@@ -163,17 +149,14 @@ def make(kind: str, name: str, settings: Settings, needs: tuple[str, ...], code:
     return stage
 
 
-def measure_levers(asked: Study, sizes: list[Size], site: SiteConfig, converted: tuple[str, ...],
+def measure_levers(asked: Study, sizes: list[estimates.Size], site: SiteConfig, converted: tuple[str, ...],
                    add: Callable[..., Stage], made: dict[str, Stage]) -> tuple[str, ...]:  # fmt: skip
     """The stage that compares levers, if the study asks for it: on the fewest nodes that a training may have."""
     if asked.levers is None:
         return ()
-    atoms, edges = per_structure(sizes)
-    levers = compare(asked.levers, len(sizes), atoms, edges, site, next(queueing.ranks(site)))
-    flops = asked.levers.model.flops(asked.levers.batch * atoms, asked.levers.batch * edges)
-    steps = TAKEN * asked.levers.steps
-    rate = queueing.flops_per_second(site, levers.runtime.ranks, "fp32")
-    cost = site.node.start_seconds + steps * (fixed(asked.levers.model, site) + flops / rate)
+    ranks = next(queueing.ranks(site))
+    levers = compare(asked.levers, len(sizes), *estimates.per_structure(sizes), site, ranks)
+    cost = estimates.lever_seconds(asked.levers, sizes, site, ranks)
     return (add("levers", "all", asked.levers, converted, fingerprint.code_of("levers"), made, cost, levers=levers).id,)
 
 
@@ -212,62 +195,19 @@ def raw_files(settings: ConvertSettings) -> dict[str, str]:
     return digests
 
 
-def size(card: DatasetCard, folder: Path, held_out: float) -> Size:
-    try:
-        train = files.read_model(folder / "card.json", ShardCard).counts["train"]
-        return Size(train.structures, train.atoms / train.structures, train.edges / train.atoms)
-    except files.BadFile:
-        return Size(card.structures * (1 - held_out), card.atoms_per_structure, card.neighbours_per_atom)
-
-
-def fit_levers(settings: TrainSettings, sizes: list[Size], site: SiteConfig) -> tuple[float, Levers]:
+def fit_levers(settings: TrainSettings, sizes: list[estimates.Size], site: SiteConfig) -> tuple[float, Levers]:
     """Estimated seconds, and how it fits into memory: on the fewest nodes that are fast enough, where there are several."""
-    atoms, edges = per_structure(sizes)
+    atoms, edges = estimates.per_structure(sizes)
     best: tuple[float, Levers] | None = None
     for ranks in queueing.ranks(site):
         if best and ranks > settings.optim.batch:
             break
         levers = choose(settings, len(sizes), atoms, edges, site, ranks)
         if best is None or best[1].refusal or not levers.refusal:
-            best = train_seconds(settings, sizes, site, ranks), levers
+            best = estimates.train_seconds(settings, sizes, site, ranks), levers
         if not best[1].refusal and best[0] <= site.train.hours * 3600:
             break
     return best
-
-
-def per_structure(sizes: list[Size]) -> tuple[float, float]:
-    """Mean atoms and edges."""
-    structures = sum(s.structures for s in sizes)
-    atoms = sum(s.structures * s.atoms for s in sizes) / structures
-    return atoms, sum(s.structures * s.atoms * s.neighbours for s in sizes) / structures
-
-
-def train_seconds(settings: TrainSettings, sizes: list[Size], site: SiteConfig, ranks: int = 1) -> float:
-    """Of one training, from exact FLOPs and the rate of the site; without a scheduler, on one core."""
-    available = sum(s.structures for s in sizes)
-    used = min(settings.structures or available, available)
-    optim, share, node = settings.optim, used / available, site.node
-    atoms = share * sum(s.structures * s.atoms for s in sizes)
-    edges = share * sum(s.structures * s.atoms * s.neighbours for s in sizes)
-    flops = settings.model.flops(atoms, edges)  # of one epoch
-    epochs = optim.passes(flops)
-    steps = math.ceil(epochs * used / min(optim.batch, used))
-    rate = queueing.flops_per_second(site, ranks, optim.precision)
-    return node.start_seconds + steps * fixed(settings.model, site) + epochs * flops / rate
-
-
-def fixed(model: ModelConfig, site: SiteConfig) -> float:
-    """Seconds of a step that no size of data changes. Measured of small networks of 2, 3, 6 and 12 layers: 9.1, 10.9, 15.4
-    and 21.6 ms."""
-    return site.node.step_seconds * (5 + model.depth) / 8
-
-
-def evaluate_seconds(settings: TrainSettings, sizes: list[Size], held_out: float, site: SiteConfig) -> float:
-    """On one rank; `held_out` is the number of structures judged, over that of the training split."""
-    atoms = held_out * sum(s.structures * s.atoms for s in sizes)
-    edges = held_out * sum(s.structures * s.atoms * s.neighbours for s in sizes)
-    rate = queueing.flops_per_second(site, 1, settings.optim.precision)
-    return site.node.start_seconds + FORWARD * settings.model.flops(atoms, edges) / rate
 
 
 # -------------------------------------------------------------------------------------------------- what is done

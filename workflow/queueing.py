@@ -171,14 +171,6 @@ def ranks(site: SiteConfig) -> Iterator[int]:
     yield last * site.ranks_per_node
 
 
-def flops_per_second(site: SiteConfig, ranks: int, precision: str) -> float:
-    """Of a training with so many ranks."""
-    gpus = site.node.gpus
-    if gpus is None:
-        return ranks * site.launch.threads_per_rank * site.node.core_gflops * 1e9
-    return ranks * gpus.sustained * gpus.peak_tflops.get(precision, gpus.peak_tflops["fp32"]) * 1e12
-
-
 # --------------------------------------------------------------------------------------------- which queue, and how
 def choose(nodes: int, trainings: list[Stage], site: SiteConfig) -> list[Request]:
     """All of one size. The plan that is over first, of those that take at most twice the node-hours of the cheapest."""
