@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -317,9 +319,24 @@ def test_every_model_with_a_grid_has_a_law_of_its_own():
     points = [*grid(), *other, run(32, 500, run="few", model="few", loss=1.0)]
     found, alone = fit(points, QUICK), fit(grid(), QUICK)
     assert law_of(found).estimates == law_of(alone).estimates and sum(law.chosen for law in found.laws) == 1
-    (own,) = [law for law in found.laws if law.where.startswith("the grid of other")]
+    own, simpler = [law for law in found.laws if law.where.startswith("the grid of other")]
+    assert (own.law, simpler.law) == ("Hoffmann", "EqualPowers")
     assert own.identified and own.estimates["beta"].low < 0.8 < own.estimates["beta"].high and len(own.points) == 16
     (said,) = [s for s in found.findings if s.startswith("By model, exponents of the loss: egnn α = ")]
     assert "; other α = " in said and said.endswith("not all intervals overlap.")
     same = fit([*grid(), *(p.model_copy(update={"run": f"o-{p.run}", "model": "other"}) for p in grid(seed=9))], QUICK)
     assert any(s.endswith("the intervals overlap, so a better model is seen as a shift.") for s in same.findings)
+
+
+def test_models_are_compared_by_the_simpler_law_where_grids_are_too_small_for_the_joint_one():
+    """Three sizes each, and pure powers with one exponent: neither a floor nor a difference of exponents can be told."""
+    def three(gamma, seed, **more):
+        law = grid(law=lambda n, d: 20 / n**gamma + 20 / d**gamma, seed=seed, noise=0.02)
+        return [p.model_copy(update=more | {"run": f"{seed}-{p.run}"}) for p in law if p.width < 128 and p.structures > 250]
+
+    found = fit([*three(0.4, 3), *three(0.8, 4, model="other")], QUICK).findings
+    (said,) = [s for s in found if s.startswith("By model")]
+    assert said.startswith("By model, exponents of the loss in A/N^γ + B/D^γ: egnn γ = "), said
+    assert "; other γ = " in said and said.endswith("not all intervals overlap."), said
+    ends = [float(x) for x in re.findall(r"[\[ ](0\.\d+)[,\]]", said)]
+    assert ends[0] < 0.4 < ends[1] < ends[2] < 0.8 < ends[3]

@@ -5,27 +5,45 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gnnscale.scaling.grid import WHERE_MODEL
-from gnnscale.scaling.words import NAMES, joined, shown
+from gnnscale.scaling.words import NAMES, greek, joined, shown
+from gnnscale.specs import LawFit
 
 if TYPE_CHECKING:
     from gnnscale.scaling.fit import Fitted
 
+EXPONENTS = {"Hoffmann": ("alpha", "beta"), "EqualPowers": ("gamma",)}  # the second for grids that do not determine the first
 
-def by_model(model: str, joint: list[Fitted], others: list[Fitted]) -> list[str]:
-    """Exponents of every model with a grid of its own, of the first target; without an interval none are compared."""
-    target = joint[0].entry.target
-    rows = {model: joint[0].entry} | {f.entry.where.split(":")[0].removeprefix(WHERE_MODEL): f.entry for f in others
-                                      if f.entry.target == target}  # fmt: skip
-    if len(rows) < 2:
+
+def by_model(model: str, grid: Fitted, fitted: list[Fitted], others: list[Fitted]) -> list[str]:
+    """Exponents of every model with a grid of its own, of one target, by the law that more of them determine.
+
+    `grid`: the joint law of `model`, which is among `fitted`.
+    """
+    target = grid.entry.target
+    alike = [f for f in fitted if f.entry.where == grid.entry.where] + others
+    rows = {law: entries(model, law, [f for f in alike if f.entry.target == target]) for law in EXPONENTS}
+    law = max(rows, key=lambda law: sum(e.identified for e in rows[law].values()))  # the first of equals
+    if len(rows[law]) < 2:
         return []
-    known = {name: e.estimates for name, e in rows.items() if e.identified}
-    unknown = [name for name in rows if name not in known]
-    parts = [f"{name} α = {shown(e['alpha'])}, β = {shown(e['beta'])}" for name, e in known.items()]
-    text = f"By model, exponents of the {NAMES[target]}: {'; '.join(parts)}" if parts else ""
+    known = {name: e.estimates for name, e in rows[law].items() if e.identified}
+    unknown = [name for name in rows[law] if name not in known]
+    parts = [f"{name} {', '.join(f'{greek(x)} = {shown(e[x])}' for x in EXPONENTS[law])}" for name, e in known.items()]
+    form = "" if law == "Hoffmann" or not known else f" in {greek(next(iter(rows[law].values())).formula)}"
+    text = f"By model, exponents of the {NAMES[target]}{form}: {'; '.join(parts)}" if parts else ""
     if len(known) > 1:
-        same = all(max(e[x].low for e in known.values()) <= min(e[x].high for e in known.values()) for x in ("alpha", "beta")
+        same = all(max(e[x].low for e in known.values()) <= min(e[x].high for e in known.values()) for x in EXPONENTS[law]
                    if all(e[x].low is not None for e in known.values()))  # fmt: skip
         text += ": the intervals overlap, so a better model is seen as a shift" if same else ": not all intervals overlap"
     if unknown:
         text += f"{'; ' if text else 'By model: '}not determined for {joined(unknown)}"
     return [f"{text}."]
+
+
+def entries(model: str, law: str, fitted: list[Fitted]) -> dict[str, LawFit]:
+    """One law of one target, by model; `model` has the main grid."""
+    mine = [f.entry for f in fitted if f.entry.law == law]
+    return {named(e.where, model): e for e in mine}
+
+
+def named(where: str, model: str) -> str:
+    return where.split(":")[0].removeprefix(WHERE_MODEL) if where.startswith(WHERE_MODEL) else model

@@ -71,7 +71,7 @@ def sentences(
     said += [x for x in (also(slopes[1:]), average(slopes)) if x]
     said += [holding(joint), *steepening(joint), *described([f for f in chosen.values() if f.entry.law != "Hoffmann"])]
     said += [x for f in joint if (x := exponents(f, settings))] + [x for f in joint if (x := allocation(f))]
-    said += [*by_model(grid.model, joint, others), *compared(joint, fitted), *repeated_data(fitted)]
+    said += [*by_model(grid.model, joint[0], fitted, others), *compared(joint, fitted), *repeated_data(fitted)]
     traded = [x for t in settings.targets for x in repeats.said(repeats.trades(points, grid, t), t)]
     said += traded
     said += contrasted if measurable else []

@@ -96,14 +96,16 @@ def fit(points: list[Point], settings: ScalingSettings) -> Fit:
 
 
 def of_models(points: list[Point], target: str, grid: Grid, settings: ScalingSettings) -> list[Fitted]:
-    """The joint law of every other model that has a grid of its own: is the exponent different, or the coefficient alone?"""
+    """Joint laws of every other model that has a grid of its own: is the exponent different, or the coefficient alone?"""
     found = []
-    for stream, model in enumerate(sorted({p.model for p in points if p.model != grid.model}), 30):
+    for number, model in enumerate(sorted({p.model for p in points if p.model != grid.model})):
         mine = [p for p in points if p.model == model]
         own = main_grid(mine)
         kept, excluded = usable(mine, target, own, settings.drop_highest)
         if len(own.widths) >= ROWS and len(own.sizes) >= ROWS and kept:
-            found.append(fit_law(LAWS["Hoffmann"], kept, target, f"{WHERE_MODEL}{model}", excluded, settings, stream))
+            for law, stream in (("Hoffmann", 30), ("EqualPowers", 60)):
+                where = f"{WHERE_MODEL}{model}"
+                found.append(fit_law(LAWS[law], kept, target, where, excluded, settings, stream + number))
     return found
 
 
