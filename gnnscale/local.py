@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 
 from gnnscale.rank import STOPPED, in_child
 
@@ -44,7 +45,7 @@ def main(count: int, stage: str, directory: str) -> int:
     return first
 
 
-def ends(ranks: list[subprocess.Popen]):
+def ends(ranks: list[subprocess.Popen]) -> Iterator[int]:
     """The exit code of each, as they end."""
     left = {rank.pid: rank for rank in ranks}
     while left:
@@ -68,7 +69,8 @@ def free_port() -> int:
 
 if __name__ == "__main__":
     code = main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
-    if code < 0:  # whoever started this is to see the same
-        signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None
+    if code < 0:  # a signal: whoever started this is to see the same
+        if code != -signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     sys.exit(code)
