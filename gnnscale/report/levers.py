@@ -23,6 +23,10 @@ def share(found: LeverTable, lever: Lever) -> float:
     return lever.peak_bytes / found.ways[0].peak_bytes
 
 
+def on_ranks(found: LeverTable) -> str:
+    return "one rank" if found.ranks == 1 else f"{found.ranks} ranks"
+
+
 def both(found: LeverTable, lever: Lever) -> str:
     e = lever.relative
     time = f"{percent(e.value)} [{100 * e.low:.0f}, {100 * e.high:.0f}]"
@@ -43,7 +47,7 @@ def lead(found: LeverTable) -> str:
 def evidence(found: LeverTable) -> list[str]:
     plain, model = found.ways[0], found.model
     said = [
-        f"Measured in turn on {found.ranks} rank(s), {found.device}: a step of {found.structures} structures ({found.atoms:,} "
+        f"Measured in turn on {on_ranks(found)}, {found.device}: a step of {found.structures} structures ({found.atoms:,} "
         f"atoms, {found.edges:,} edges) with {found.parameters:,} parameters ({model.kind}-{model.form}, width {model.width}, "
         f"depth {model.depth}, {model.forces} forces). Plain: {plain.peak_bytes / 2**30:.3g} GiB and {plain.seconds:.2g} s. "
         "Brackets: least and most of three turns."
@@ -105,6 +109,6 @@ def levers(study: Study) -> tuple[Figure, str] | None:
     for ax in (left, right):
         ax.tick_params(axis="y", length=0)
     return figure, (
-        f"One training step of {found.parameters:,} parameters on {found.ranks} rank(s) with and without each lever; lines: the "
+        f"One training step of {found.parameters:,} parameters on {on_ranks(found)} with and without each lever; lines: the "
         "range of three turns. Dashed: what arXiv 2504.08112 tells of checkpointing with ZeRO."
     )
