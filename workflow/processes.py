@@ -60,10 +60,11 @@ class Processes:
     def run(self, stage: Stage) -> StageResult:
         """Until the stage is done. A stage that stopped itself after keeping its work is run again."""
         folder = self.root / stage.folder
+        ranks = stage.levers.runtime.ranks if stage.levers else 1
         while True:
             try:
-                attempt = self.prepare(stage, folder)
-                with self.gpus.taken(stage.levers.runtime.ranks if stage.levers else int(stage.kind == "evaluate")) as visible:
+                with self.gpus.taken(ranks if stage.levers or stage.kind == "evaluate" else 0) as visible:
+                    attempt = self.prepare(stage, folder, ranks)
                     code = self.execute(stage, folder, attempt, visible)
             except OSError as error:
                 raise StageFailed(disk_failure(stage, error)) from None
@@ -76,15 +77,12 @@ class Processes:
             return verdict.result
         raise StageFailed(failure(stage, folder, attempt, code, verdict.reason))
 
-    def prepare(self, stage: Stage, folder: Path) -> Path:
+    def prepare(self, stage: Stage, folder: Path, ranks: int) -> Path:
         if self.stopping.is_set():
             raise Interrupted(stage.id)
-        ranks = stage.levers.runtime.ranks if stage.levers else 1
         return prepare(folder, stage.spec(self.stages), launch.script(stage, self.site, self.root, ranks=ranks))
 
     def execute(self, stage: Stage, folder: Path, attempt: Path, visible: dict[str, str]) -> int:
-        if self.stopping.is_set():
-            raise Interrupted(stage.id)
         with open(attempt / "stdout", "wb") as out, open(attempt / "stderr", "wb") as err:
             lifeline = {containers.LIFELINE: "1"} if stage.image else {}
             process = subprocess.Popen(
