@@ -44,21 +44,27 @@ def count() -> int:
     return 0 if kind() == "cpu" else module(kind()).device_count()
 
 
+def index(local_rank: int) -> int:
+    """Of the device of this rank among those that it sees. Ranks share GPUs where there are more of them."""
+    seen = count()
+    return local_rank % seen if seen else local_rank
+
+
 def take(local_rank: int) -> torch.device:
-    """The device of this rank, taken for all that follows. Ranks share GPUs where there are more of them."""
+    """The device of this rank, taken for all that follows."""
     here = kind()
     # DeepSpeed guesses for itself, by what is installed: it might see another one than torch does.
     os.environ.setdefault("DS_ACCELERATOR", here)
     if here == "cpu":
         return torch.device("cpu")
-    mine = torch.device(here, local_rank % count())
+    mine = torch.device(here, index(local_rank))
     module(here).set_device(mine)
     return mine
 
 
 def devices() -> list[Device]:
     here = kind()
-    found = [module(here).get_device_properties(index) for index in range(count())]
+    found = [module(here).get_device_properties(k) for k in range(count())]
     return [Device(each.name, each.total_memory) for each in found]
 
 
@@ -67,9 +73,9 @@ def identity(local_rank: int) -> str:
     here = kind()
     if here == "cpu":
         return ""
-    index = local_rank % count()
-    unique = getattr(module(here).get_device_properties(index), "uuid", None)
-    return str(unique) if unique else f"{os.environ.get('ZE_AFFINITY_MASK', '')}#{index}"
+    mine = index(local_rank)
+    unique = getattr(module(here).get_device_properties(mine), "uuid", None)
+    return str(unique) if unique else f"{os.environ.get('ZE_AFFINITY_MASK', '')}#{mine}"
 
 
 def wait() -> None:

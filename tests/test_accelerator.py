@@ -1,11 +1,13 @@
 """Which accelerator is taken, against stand-ins for torch's own answers: there is neither CUDA nor XPU where tests run."""
 
+import os
 import types
 
 import pytest
 import torch
 
 from gnnscale import accelerator
+from gnnscale.train import engine
 
 GIBI = 2**30
 
@@ -42,8 +44,6 @@ def environ(monkeypatch):
 
 
 def chosen():
-    import os
-
     return os.environ.get("DS_ACCELERATOR")
 
 
@@ -65,6 +65,27 @@ def test_each_rank_takes_its_own(environ, monkeypatch, kind, backend, count, loc
     assert [device.memory for device in accelerator.devices()] == [64 * GIBI] * count
     accelerator.wait()
     assert there.waited == 1
+
+
+@pytest.mark.parametrize(("seen", "device"), [(1, "0"), (4, "3"), (0, "3")])
+@pytest.mark.parametrize("launcher", [{"RANK": "7", "LOCAL_RANK": "3", "WORLD_SIZE": "8"},
+                                      {"OMPI_COMM_WORLD_RANK": "7", "OMPI_COMM_WORLD_LOCAL_RANK": "3",
+                                       "OMPI_COMM_WORLD_SIZE": "8"}])  # fmt: skip
+def test_deepspeed_is_told_which_device_and_not_which_rank(environ, monkeypatch, launcher, seen, device):
+    """It sets the device of that number; on most sites each rank sees only its own."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in launcher.items():
+        monkeypatch.setenv(name, value)
+    StandIn(monkeypatch, "cuda", seen)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    told = dict(os.environ)
+    try:
+        assert engine.join(1).rank == 7
+        assert os.environ["LOCAL_RANK"] == os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", device) == device
+    finally:
+        os.environ.clear()
+        os.environ.update(told)
 
 
 @pytest.mark.parametrize(("gpus", "here", "backend"), [(1, "2", "gloo"), (2, "2", "nccl"), (0, "2", "gloo")])

@@ -30,7 +30,11 @@ BETAS = (0.9, 0.95)
 def join(threads: int) -> Ranks:
     """Join the ranks of this job into one process group, once; a job of one rank is a group too."""
     here = ranks()
-    os.environ |= {"RANK": str(here.rank), "LOCAL_RANK": str(here.local_rank), "WORLD_SIZE": str(here.size)}
+    # DeepSpeed takes the local rank for the number of a device, which it is not where each rank is shown a GPU of its own.
+    device = str(accelerator.index(here.local_rank))
+    os.environ |= {"RANK": str(here.rank), "LOCAL_RANK": device, "WORLD_SIZE": str(here.size)}
+    if "OMPI_COMM_WORLD_LOCAL_RANK" in os.environ:  # or DeepSpeed finds the two in conflict
+        os.environ["OMPI_COMM_WORLD_LOCAL_RANK"] = device
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     if torch.distributed.is_initialized():
         return here
