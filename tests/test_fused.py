@@ -6,6 +6,7 @@ The interpreter must be asked for before triton is imported, so kernels run in a
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -18,7 +19,7 @@ import torch
 
 from gnnscale.architectures import EGNNConfig
 from gnnscale.graph import AtomGraphs
-from gnnscale.models import build, egnn
+from gnnscale.models import build, egnn, trusted
 from gnnscale.models import chunks as chunked
 from gnnscale.models.chunks import Chunk, Sums, chunks
 from tests.structures import CUTOFF, Sample, batch, crystal, molecule
@@ -112,6 +113,34 @@ def test_bfloat16_is_as_exact_as_the_chunked_path(kernels, form):
     """But for what they store the kernels round nothing; the interpreter cuts off, where a GPU rounds, so: twice."""
     fused, chunked = (kernels(rounding, form, 40, name) for name in ("FusedSums", "Sums"))
     assert all(a < 2 * b for a, b in zip(fused, chunked, strict=True)), (fused, chunked)
+
+
+def judged(how: str) -> str:
+    """What is said of the kernels, or of some that are wrong."""
+    from gnnscale.models.fused import FusedSums
+
+    class Wrong(FusedSums):
+        @staticmethod
+        def forward(ctx, *given):
+            if how == "broken":
+                raise RuntimeError("no such instruction\nand more")
+            s, v = FusedSums.forward(ctx, *given)
+            return (s * 1.01, v) if how == "forward" else (s * torch.nan, v) if how == "nan" else (s, v)
+
+        @staticmethod
+        def backward(ctx, *given):
+            table, *others = FusedSums.backward(ctx, *given)[1:]
+            return None, table, *others[:-1], others[-1] * (0.9 if how == "backward" else 1)
+
+    return trusted.disagreement(Wrong if how else FusedSums, torch.device(DEVICE))
+
+
+@pytest.mark.parametrize(("how", "said"), [
+    ("", "^$"), ("forward", "off by 0.01"), ("backward", "off by 0.1"), ("nan", "off by inf"),
+    ("broken", "^RuntimeError: no such instruction$"),
+])  # fmt: skip
+def test_kernels_are_used_where_they_are_right(kernels, how, said):
+    assert re.search(said, kernels(judged, how))
 
 
 def rounding(form: str, width: int, name: str) -> list[float]:
