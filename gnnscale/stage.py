@@ -229,6 +229,11 @@ def provenance() -> dict[str, Scalar]:
         except metadata.PackageNotFoundError:
             pass
     facts["processor"], facts["cores"] = processor(), os.cpu_count()
+    if "torch" in sys.modules:  # else it computed nothing that a GPU could
+        from gnnscale import accelerator
+
+        if seen := accelerator.devices():
+            facts["accelerator"] = seen[0].name
     root = Path(__file__).parent.parent
     try:
         git = ["git", "-C", str(root)]

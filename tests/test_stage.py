@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from gnnscale import files, ranks, stage
+from gnnscale import accelerator, files, ranks, stage
 from gnnscale.specs import EvaluateSettings
 from tests.corpus import directory, execute
 
@@ -31,6 +31,12 @@ def test_a_spec_that_is_not_one_is_told_in_words(tmp_path, content):
     done = execute(made, module="evaluate")
     assert done.returncode == 64
     assert "spec.json" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("gpus", [0, 4])
+def test_it_is_told_on_which_kind_of_gpu_a_result_was_made(monkeypatch, gpus):
+    monkeypatch.setattr(accelerator, "devices", lambda: [accelerator.Device("GPU of somebody", 1)] * gpus)
+    assert stage.provenance().get("accelerator") == ("GPU of somebody" if gpus else None)
 
 
 def test_usage_is_shown_for_no_directory(tmp_path):
