@@ -1,5 +1,6 @@
 """On a device that holds its own tensors everything comes out as on the CPU, and nothing is left behind there."""
 
+import os
 from contextlib import contextmanager
 
 import numpy as np
@@ -27,6 +28,15 @@ NETWORKS = {  # not gradients in chunks: their tangents, dual numbers, cannot be
     "deferred, chunks": ({"form": "deferred"}, 64), "gradient": ({"form": "edge", "forces": "gradient"}, None),
     "deferred gradient": ({"form": "deferred", "forces": "gradient"}, None), "paper": ({"form": "paper"}, None),
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def environment():
+    """A job of one rank is a group too, and says so in the environment: not to what other tests start."""
+    told = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(told)
 
 
 def network(name):
