@@ -16,6 +16,15 @@ torch.set_num_threads(1)
 os.environ["XDG_CONFIG_HOME"] = os.devnull  # sites are as they come, not as who runs the tests has them
 
 
+@pytest.fixture
+def environment():
+    """As it was, once the test has ended: what one leaves there reaches all that others start."""
+    told = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(told)
+
+
 @pytest.fixture(scope="session")
 def converted(tmp_path_factory):
     """convert/NAME -> directory, of two small datasets."""

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from gnnscale.architectures import EGNNConfig
 from gnnscale.graph import AtomGraphs
+from gnnscale.levers import peak_bytes
 from gnnscale.models import build, predict
 from gnnscale.models.chunks import chunks, jet
 from tests.benchmarks.bench_step import liquid, plain, potential, step
-from tests.benchmarks.measure import peak_bytes
 from tests.structures import CUTOFF, Sample, batch, crystal, molecule, structures
 
 FORMS = [(form, forces) for form in ("edge", "deferred") for forces in ("direct", "gradient")]

@@ -1,6 +1,5 @@
 """On a device that holds its own tensors everything comes out as on the CPU, and nothing is left behind there."""
 
-import os
 from contextlib import contextmanager
 
 import numpy as np
@@ -22,21 +21,13 @@ from tests import pretend, training
 from tests.corpus import TINY, directory
 from tests.synthetic import random_graph
 
+pytestmark = pytest.mark.usefixtures("environment")  # where a group of one rank tells of itself
 COUNTS, OPTIM = np.array([1, 40, 0]), OptimSettings()
 NETWORKS = {  # not gradients in chunks: their tangents, dual numbers, cannot be pretended
     "edge": ({"form": "edge"}, None), "edge, chunks": ({"form": "edge"}, 64), "deferred": ({"form": "deferred"}, None),
     "deferred, chunks": ({"form": "deferred"}, 64), "gradient": ({"form": "edge", "forces": "gradient"}, None),
     "deferred gradient": ({"form": "deferred", "forces": "gradient"}, None), "paper": ({"form": "paper"}, None),
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def environment():
-    """A job of one rank is a group too, and says so in the environment: not to what other tests start."""
-    told = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(told)
 
 
 def network(name):

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from gnnscale.architectures import EGNNConfig
 from gnnscale.graph import AtomGraphs, edge_vectors
+from gnnscale.levers import peak_bytes
 from gnnscale.models import Potential, build
 from gnnscale.models.chunks import chunks
 from gnnscale.models.egnn import EGNNLayer, embed_edges, patterns
 from gnnscale.models.paper import PaperLayer
 from gnnscale.specs import OptimSettings, TrainSettings
-from tests.benchmarks.measure import Table, in_turn, peak_bytes
+from tests.benchmarks.measure import Table, in_turn
 from tests.benchmarks.plain import HydraLayer, PlainEGNN
 from tests.structures import Sample, batch
 from workflow.levers import chunk_edges

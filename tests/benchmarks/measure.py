@@ -77,22 +77,8 @@ def _spread(values: list[float]) -> Spread:
     return Spread(statistics.median(values), min(values), max(values))
 
 
-def peak_bytes(run: Callable[[], Any]) -> int:
-    """Most bytes of tensors that live at once, above those before: what max_memory_allocated says on a GPU."""
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run()
-    level = peak = 0
-    for event in profiler.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            level += event.nbytes()
-            peak = max(peak, level)
-    return peak
-
-
 def peak_resident(run: Callable[[], Any]) -> int:
-    """The same of the process, from the kernel's high-water mark; for a process without MALLOC, else pages stay."""
+    """As gnnscale.levers.peak_bytes, of the process, from the kernel's high-water mark; without MALLOC, else pages stay."""
     run()
     Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
