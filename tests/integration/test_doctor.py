@@ -105,13 +105,14 @@ def test_queues_that_are_not_as_the_file_says(begin, slurm):
         "debug": {"nodes": [1, 3], "max_walltime": "02:00:00"},
         "default": {"partition": "batch", "nodes": [1, 3], "max_walltime": "01:00:00", "directives": ["-C a100"]},
     }
-    before = slurm.jobs()
+    before = {id for id, _, _ in slurm.jobs()}
     found = examined(begin(queues=queues).call("doctor", "--json"))
     assert wrong(found) == ["queue absent", "queue debug", "queue default"]
     assert "there is no 'absent'" in found["queue absent"][1]
     assert 'max_walltime: "00:30:00"' in found["queue debug"][2] and "nodes: [1, 1]" in found["queue debug"][2]
     assert "Invalid feature" in found["queue default"][1], "which only the scheduler knows"
-    assert "no queue is right" in found["compute nodes"][1] and slurm.jobs() == before, "no job is submitted"
+    assert "no queue is right" in found["compute nodes"][1]
+    assert {id for id, _, _ in slurm.jobs()} <= before, "no job is submitted (and Slurm may forget old ones meanwhile)"
 
 
 PBS_QUEUES = {
