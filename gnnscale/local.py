@@ -7,6 +7,7 @@ for that one for ever, are ended.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -58,7 +59,9 @@ def ends(ranks: list[subprocess.Popen]) -> Iterator[int]:
 
 def tell(ranks: list[subprocess.Popen], signum: int) -> None:
     for rank in ranks:
-        rank.send_signal(signum)
+        if rank.returncode is None:  # not asked by `poll`, which would take its end away from `ends`
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(rank.pid, signum)
 
 
 def free_port() -> int:

@@ -6,7 +6,7 @@ import types
 import pytest
 import torch
 
-from gnnscale import accelerator
+from gnnscale import accelerator, stage
 from gnnscale.train import engine
 
 GIBI = 2**30
@@ -81,6 +81,17 @@ def test_deepspeed_is_told_which_device_and_not_which_rank(environ, environment,
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     assert engine.join(1).rank == 7
     assert os.environ["LOCAL_RANK"] == os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", device) == device
+
+
+def test_ranks_that_do_not_know_where_to_meet(environ, environment, monkeypatch):
+    """`srun python -m gnnscale.train` by hand."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(stage.Refusal, match="2 ranks do not know where to meet"):
+        engine.join(1)
 
 
 @pytest.mark.parametrize(("gpus", "here", "backend"), [(1, "2", "gloo"), (2, "2", "nccl"), (0, "2", "gloo")])

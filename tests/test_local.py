@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from gnnscale import local
 from tests import training
 from tests.cluster import RUN, SHORT, wait
 from tests.corpus import ENV, ROOT, execute
@@ -66,36 +67,45 @@ def gone(pid):
 
 @pytest.mark.parametrize(("how", "code"), [("0=0,1=0", 0), ("0=75,1=75", 75), ("0=wait,1=64", 64), ("0=3,1=wait,2=wait", 3)])
 def test_it_ends_as_the_first_rank_that_did_not_end_well(begin, how, code):
-    assert begin(how).wait(timeout=30) == code
+    assert begin(how).wait(timeout=120) == code
     assert all(map(gone, begin.pids().values())), "nobody waits for one that has failed"
 
 
 def test_one_that_is_deaf_is_killed_and_one_that_was_killed_is_told(begin):
     began = time.monotonic()
-    assert begin("0=deaf,1=kill").wait(timeout=30) == -signal.SIGKILL
+    assert begin("0=deaf,1=kill").wait(timeout=120) == -signal.SIGKILL
     assert all(map(gone, begin.pids().values())) and time.monotonic() - began > 4, "it had the time to end by itself"
+
+
+def test_ranks_that_have_ended_unseen_are_not_lost_to_a_signal():
+    """They are told, and what they ended with is still to be had."""
+    ranks = [subprocess.Popen([sys.executable, "-c", "raise SystemExit(64)"]) for _ in range(3)]
+    for rank in ranks:
+        os.waitid(os.P_PID, rank.pid, os.WEXITED | os.WNOWAIT)
+    local.tell(ranks, signal.SIGTERM)
+    assert list(local.ends(ranks)) == [64, 64, 64]
 
 
 def test_a_signal_reaches_all(begin):
     process = begin("0=wait,1=wait")
-    wait(lambda: len(begin.pids()) == 2, 30, "both ranks")
+    wait(lambda: len(begin.pids()) == 2, 120, "both ranks")
     time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 75
+    assert process.wait(timeout=120) == 75
 
 
 def test_no_rank_outlives_it(begin):
     process = begin("0=deaf,1=deaf")
-    wait(lambda: len(begin.pids()) == 2, 30, "both ranks")
+    wait(lambda: len(begin.pids()) == 2, 120, "both ranks")
     process.kill()
     process.wait()
-    wait(lambda: all(map(gone, begin.pids().values())), 10, "both ranks to end")
+    wait(lambda: all(map(gone, begin.pids().values())), 120, "both ranks to end")
 
 
 def test_two_ranks_train_as_one(converted, tmp_path):
     one, two = (training.prepare(tmp_path, converted, name, {"ranks": k}) for k, name in ((1, "one"), (2, "two")))
     for made, ranks in ((one, 1), (two, 2)):
-        done = execute(made, ranks=ranks, timeout=120)
+        done = execute(made, ranks=ranks, timeout=300)
         assert done.returncode == 0 and f"{ranks} rank(s)" in done.stdout, done.stderr
     training.assert_equal(one, two)
 
@@ -104,7 +114,7 @@ def test_the_driver_starts_as_many_ranks_as_were_planned(tmp_path):
     study = {"title": "Two ranks", "data": SHORT["data"], "train": SHORT["train"], "sweeps": SHORT["sweeps"]}
     (tmp_path / "two.yaml").write_text(json.dumps(study))
     words = ["--study", str(tmp_path / "two.yaml"), "--root", str(tmp_path / "run"), "--set", "launch.ranks=2"]
-    done = subprocess.run([*RUN, "run", "--until", "train", *words], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*RUN, "run", "--until", "train", *words], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = next((tmp_path / "run" / "train").iterdir())
     assert "-m gnnscale.local 2 train ." in (folder / "command.sh").read_text()
@@ -133,7 +143,7 @@ def test_each_training_has_gpus_of_its_own():
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=30)
+        thread.join(timeout=120)
     assert len(most) == 20 and all(most) and sorted(pool.free) == ["0", "1", "2"]
 
 

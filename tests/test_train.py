@@ -27,6 +27,19 @@ from tests.training import assert_equal, here, losses, metrics, prepare, setting
 
 GRADIENT = {"model": {"forces": "gradient"}}
 STRESS = GRADIENT | {"optim": {"stress_weight": 0.5}}
+SLOW = """
+import time
+from gnnscale import stage
+from gnnscale.train import engine
+from gnnscale.train.__main__ import main
+
+def step(*words, fast=engine.Engine.step):
+    time.sleep(0.2)
+    return fast(*words)
+
+engine.Engine.step = step
+stage.run(main)
+"""  # so that a kill comes in time
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +62,7 @@ def test_training_learns_and_says_what_it_took(undisturbed):
 
 def test_killed_and_torn_equals_uninterrupted(converted, undisturbed, tmp_path):
     made = prepare(tmp_path, converted, runtime={"checkpoint_seconds": 0.001})
-    command = [sys.executable, "-m", "gnnscale.train", str(made)]
+    command = [sys.executable, "-c", SLOW, str(made)]
     process = subprocess.Popen(command, env=os.environ | ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     root = made / "checkpoints"
     while len(checkpoint.listed(root)) < 2:
@@ -169,6 +182,19 @@ def test_a_running_mean_is_what_is_validated_and_saved(converted, tmp_path, monk
     sums = penalties(model, train.pooled(corpus.cards), *batch, optim).detach().numpy()
     expected, _ = objective(sums, corpus.labels.sum(0), optim)
     assert metrics(made)[-1].validation == pytest.approx(expected, rel=1e-6)
+
+
+def test_validation_is_not_the_fullest_moment(converted, tmp_path, monkeypatch):
+    """Steps are what is planned for."""
+    steps, validations, real = [], [], loop.Trainer.penalties
+
+    def penalties(self, graphs, labels):
+        (steps if torch.is_grad_enabled() else validations).append(len(graphs.source))
+        return real(self, graphs, labels)
+
+    monkeypatch.setattr(loop.Trainer, "penalties", penalties)
+    here(prepare(tmp_path, converted, optim={"batch": 3}))
+    assert max(validations) == max(steps) == 3
 
 
 # ---------------------------------------------------------------------------------------------------- what goes wrong

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gnnscale import accelerator
+from gnnscale import accelerator, stage
 from gnnscale.memory import BUCKET
 from gnnscale.ranks import Ranks, ranks
 from gnnscale.specs import OptimSettings, Runtime
@@ -35,9 +35,13 @@ def join(threads: int) -> Ranks:
     os.environ |= {"RANK": str(here.rank), "LOCAL_RANK": device, "WORLD_SIZE": str(here.size)}
     if "OMPI_COMM_WORLD_LOCAL_RANK" in os.environ:  # or DeepSpeed finds the two in conflict
         os.environ["OMPI_COMM_WORLD_LOCAL_RANK"] = device
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     if torch.distributed.is_initialized():
         return here
+    if here.size > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        raise stage.Refusal(
+            f"{here.size} ranks do not know where to meet",
+            "set MASTER_ADDR (the host of rank 0) and MASTER_PORT, or on one machine use python -m gnnscale.local",
+        )
     torch.set_num_threads(threads)
     accelerator.take(here.local_rank)
     warnings.filterwarnings("ignore", category=FutureWarning)

@@ -25,7 +25,7 @@ from gnnscale.train.objective import PARTS, Normalisation, objective, penalties,
 from gnnscale.train.schedule import decay_begin, rate
 
 LOGGED, VALIDATED = 100, 10  # how often in a run, at least
-EVALUATION_BATCH = 64  # structures
+VALIDATION_BATCH = 64  # structures a rank, at most
 KEPT = 2  # checkpoints: the newest and the one before it
 
 
@@ -151,7 +151,7 @@ class Trainer:
         """The objective on the validation split; every rank does as many forward passes, which ZeRO 3 needs."""
         corpus, size, budget = self.validation, self.here.size, self.run.spec.runtime.micro_batch_edges
         sums = torch.zeros(len(PARTS), dtype=torch.float64, device=self.engine.device)
-        at_once = size * EVALUATION_BATCH
+        at_once = min(size * VALIDATION_BATCH, max(size, self.settings.optim.batch))  # never more memory than a step
         chosen = (np.arange(k, min(k + at_once, len(corpus))) for k in range(0, len(corpus), at_once))
         plan = ((None, self.parts(corpus, whole, budget)) for whole in chosen)
         with torch.no_grad(), self.engine.averaged():
