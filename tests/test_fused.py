@@ -125,6 +125,8 @@ def judged(how: str) -> str:
             if how == "broken":
                 raise RuntimeError("no such instruction\nand more")
             s, v = FusedSums.forward(ctx, *given)
+            if how == "half" and given[1].dtype == torch.bfloat16:  # what training in bf16 runs, and nothing else
+                s = s * 1.2
             return (s * 1.01, v) if how == "forward" else (s * torch.nan, v) if how == "nan" else (s, v)
 
         @staticmethod
@@ -136,8 +138,8 @@ def judged(how: str) -> str:
 
 
 @pytest.mark.parametrize(("how", "said"), [
-    ("", "^$"), ("forward", "off by 0.01"), ("backward", "off by 0.1"), ("nan", "off by inf"),
-    ("broken", "^RuntimeError: no such instruction$"),
+    ("", "^$"), ("forward", "float32 are off by 0.01"), ("backward", "off by 0.1"), ("nan", "off by inf"),
+    ("broken", "^RuntimeError: no such instruction$"), ("half", "bfloat16 are off by 0.2"),
 ])  # fmt: skip
 def test_kernels_are_used_where_they_are_right(kernels, how, said):
     assert re.search(said, kernels(judged, how))

@@ -5,6 +5,8 @@ A compiler, a driver or a kind of GPU that nobody has tried them on would else s
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -13,20 +15,21 @@ from gnnscale.models.chunks import Chunk, Sums, chunks
 
 DEGREES = (0, 1, 17, 3, 0, 2, 16, 1, 40, 0)  # neighbours of each atom: none, few, and more than a kernel takes at a time
 WIDTH, RADIAL, OUT, AT_ONCE = 48, 8, 6, 30
-ENOUGH = 5e-3  # of the norm; a GPU may round what it multiplies to ten bits
+ENOUGH = {torch.float32: 5e-3, torch.bfloat16: 3e-2}  # of the norm; a GPU may round what it multiplies to ten bits
 
 
 def disagreement(function: type[torch.autograd.Function], device: torch.device) -> str:
     """Why they may not, or "". `function` takes and gives what `Sums` does."""
-    worst = 0.0
     with torch.enable_grad(), torch.autocast(device.type, enabled=False):
-        for form in ("deferred", "edge"):
+        for form, (dtype, enough) in itertools.product(("deferred", "edge"), ENOUGH.items()):
             try:
-                got, expected = outcome(function, form, device), outcome(Sums, form, device)
+                got, expected = outcome(function, form, device, dtype), outcome(Sums, form, device, dtype)
             except Exception as error:  # whatever a compiler may say
                 return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else 'no more is said'}"
-            worst = max(worst, *(distance(a, b) for a, b in zip(got, expected, strict=True)))
-    return "" if worst < ENOUGH else f"their numbers are off by {worst:.2g}"
+            worst = max(distance(a, b) for a, b in zip(got, expected, strict=True))
+            if worst >= enough:
+                return f"their numbers in {str(dtype).removeprefix('torch.')} are off by {worst:.2g}"
+    return ""
 
 
 def distance(a: Tensor, b: Tensor) -> float:
@@ -35,8 +38,11 @@ def distance(a: Tensor, b: Tensor) -> float:
     return found if found == found else float("inf")
 
 
-def outcome(function: type[torch.autograd.Function], form: str, device: torch.device) -> list[Tensor]:
-    """Values and all gradients, on a small graph with a chunk in which an atom has no neighbours."""
+def outcome(
+    function: type[torch.autograd.Function], form: str, device: torch.device, dtype: torch.dtype
+) -> list[Tensor]:
+    """Values and all gradients, on a small graph with a chunk in which an atom has no neighbours; `dtype` is of what is
+    told to each atom, as autocast has it, and so of what the kernels store."""
     random = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> Tensor:
@@ -47,9 +53,9 @@ def outcome(function: type[torch.autograd.Function], form: str, device: torch.de
     given = [draw(2 * atoms, WIDTH), draw(edges, RADIAL), draw(4, edges) / 6, draw(WIDTH, RADIAL) / RADIAL**0.5, *second,
              draw(OUT, WIDTH) / WIDTH**0.5]  # fmt: skip
     learning = [x.requires_grad_() for x in given if x is not None]
-    values = function.apply(parts, *given)
-    gradients = torch.autograd.grad(sum((x * draw(*x.shape)).sum() for x in values), learning)
-    return [x.detach() for x in (*values, *gradients)]
+    values = function.apply(parts, given[0].to(dtype), *given[1:])
+    gradients = torch.autograd.grad(sum((x.float() * draw(*x.shape)).sum() for x in values), learning)
+    return [x.detach().float() for x in (*values, *gradients)]
 
 
 def graph(device: torch.device, random: torch.Generator) -> list[Chunk]:
