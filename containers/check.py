@@ -9,6 +9,7 @@ import pkgutil
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -76,5 +77,8 @@ import torch  # noqa: E402
 if ACCELERATOR != "cpu":
     assert getattr(torch.version, BUILT_IN[ACCELERATOR], None), f"torch {torch.__version__} is not built for {ACCELERATOR}"
     import triton  # noqa: F401
+
+    header = Path(sysconfig.get_paths()["include"], "Python.h")
+    assert shutil.which("gcc") and header.is_file(), f"Triton cannot compile its launchers: no gcc, or no {header}"
 work()
 print("gnnscale: the image is as it should be")

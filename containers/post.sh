@@ -15,8 +15,8 @@ step() { echo "gnnscale: step $*"; }
 step "1/6 system packages"
 needed="ca-certificates libgomp1 python3 python3-venv"
 compilers="g++ libc6-dev binutils" # for one file, and gone again in step 5
-if [ "$accelerator" != cpu ]; then # Triton compiles a launcher for each of its kernels, so the C compiler stays
-    needed="$needed gcc libc6-dev"
+if [ "$accelerator" != cpu ]; then # Triton compiles a launcher for each of its kernels: compiler and Python.h stay
+    needed="$needed gcc libc6-dev libpython3-dev"
     compilers="g++"
 fi
 missing=$(for each in $needed $compilers; do dpkg-query -W -f '${Status}' "$each" 2>/dev/null | grep -q 'ok installed' || echo "$each"; done)
