@@ -12,6 +12,7 @@ It is not a shell script because it was one: bash forgets the status of a proces
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -26,10 +27,12 @@ from pathlib import Path
 
 from gnnscale.rank import BY_FILE, STOPPED, in_child
 
-DISK, UNFIT = 74, 76
+FAILED, DISK, UNFIT = 1, 74, 76
+FULL = (errno.ENOSPC, errno.EDQUOT)
 CHECK = 30.0  # s in which a node must have said that it is fit
 GRACE, MERCY = 5.0, 30.0  # s from the first failure to SIGTERM for the launcher, and from there to SIGKILL
 NAP = 0.1  # s
+LOOK = 2.0  # s between two looks for a rank that has failed: they are at a file system that many jobs share
 SWEPT = (128 + signal.SIGUSR1, 128 + signal.SIGTERM, 255)  # of a launcher that does not pass a signal on
 
 
@@ -76,7 +79,7 @@ class Attempt:
         self.check: Check | None = None
         self.process: subprocess.Popen | None = None
         self.code: int | None = None
-        self.told, self.ending, self.failed_at, self.begin = False, 0, 0.0, int(time.time())
+        self.told, self.ending, self.failed_at, self.looked, self.begin = False, 0, 0.0, 0.0, int(time.time())
         # A launcher's signal reaches every process of a step, also the one that serves an image, which ends of it.
         self.by_file = plan.get("by_file", False)
         self.environ |= {BY_FILE: "1"} if self.by_file else {}
@@ -103,18 +106,28 @@ class Attempt:
             else:
                 self.launch()
         except OSError as error:
-            print(f"{error.filename}: {error.strerror}", file=sys.stderr)
-            self.code = DISK
+            self.fail(error)
 
     def launch(self) -> None:
-        with open(self.place / "stdout", "wb") as out, open(self.place / "stderr", "wb") as err:
-            self.process = subprocess.Popen(self.command, cwd=self.folder, env=self.environ, stdin=subprocess.DEVNULL,
-                                            stdout=out, stderr=err, preexec_fn=in_child)  # fmt: skip
+        try:
+            with open(self.place / "stdout", "wb") as out, open(self.place / "stderr", "wb") as err:
+                self.process = subprocess.Popen(self.command, cwd=self.folder, env=self.environ, stdin=subprocess.DEVNULL,
+                                                stdout=out, stderr=err, preexec_fn=in_child)  # fmt: skip
+        except OSError as error:
+            self.fail(error)
+
+    def fail(self, error: OSError) -> None:
+        """It could not be started, which is nothing to the others of its job."""
+        say(error)
+        self.leave(DISK if error.errno in FULL else FAILED)
 
     def tell(self, signum: int) -> None:
         self.told = self.told or signum != signal.SIGUSR2
         if self.process is not None and self.by_file:
-            (self.place / signal.Signals(signum).name).touch()
+            try:
+                (self.place / signal.Signals(signum).name).touch()
+            except OSError as error:
+                say(error)  # it goes on until its time is over; others may still hear
         elif self.process is not None:
             self.process.send_signal(signum)
 
@@ -127,10 +140,13 @@ class Attempt:
         if launched is not None:
             self.end(launched if launched >= 0 else 128 - launched)
             return
+        now = time.monotonic()
+        if now - self.looked < LOOK:
+            return
+        self.looked = now
         code, _, _ = self.first_failure()
         if code in (None, STOPPED):
             return
-        now = time.monotonic()
         self.failed_at = self.failed_at or now
         for number, (after, how) in enumerate(((GRACE, signal.SIGTERM), (GRACE + MERCY, signal.SIGKILL)), 1):
             if self.ending < number and now - self.failed_at > after:
@@ -162,6 +178,8 @@ class Attempt:
     def leave(self, code: int, rank: int | None = None, host: str = "", launched: int = 0, *, begun: bool = True,
               sick: dict[str, str] | None = None) -> None:  # fmt: skip
         self.code = code
+        if not self.folder.is_dir():  # removed: nobody will look for how it ended
+            return
         said = {"code": code, "rank": rank, "host": host, "launcher": launched, "job": self.job, "hosts": self.hosts,
                 "begin": self.begin, "end": int(time.time()), "begun": begun, "sick": sick or {}}  # fmt: skip
         beside = self.place / ".exit.json"
@@ -173,14 +191,18 @@ class Attempt:
                 os.fsync(file.fileno())
             os.replace(beside, self.place / "exit.json")
         except OSError as error:
-            print(f"{error.filename}: {error.strerror}", file=sys.stderr)
+            say(error)
 
 
 class Work:
     """All attempts of the job, and in which order they begin."""
 
-    def __init__(self, attempts: list[Attempt], slots: int | None):
+    def __init__(self, attempts: list[Attempt], slots: int | None, gpus: tuple[str, int] | None = None):
+        """`gpus`: how many there are for those that run side by side, and the variable that shows one of them to each."""
         self.attempts, self.slots, self.told = attempts, slots or len(attempts), False
+        self.variable, count = gpus or ("", 0)
+        given = os.environ.get(self.variable)  # by the scheduler, of a part of the node
+        self.gpus = given.split(",") if given else [str(k) for k in range(count)]
         self.waiting = list(attempts)
 
     def begin(self) -> None:
@@ -194,10 +216,18 @@ class Work:
             elif self.told:
                 attempt.leave(STOPPED, begun=False)
             elif len(self.running()) < self.slots:
+                attempt.environ |= self.own_gpu()
                 attempt.start()
             else:
                 continue
             self.waiting.remove(attempt)
+
+    def own_gpu(self) -> dict[str, str]:
+        """Else all would take the first."""
+        if not self.gpus:
+            return {}
+        taken = Counter(attempt.environ[self.variable] for attempt in self.running())
+        return {self.variable: min(self.gpus, key=lambda gpu: taken[gpu])}
 
     def running(self) -> list[Attempt]:
         return [attempt for attempt in self.attempts if attempt.code is None and attempt.begun]
@@ -217,7 +247,7 @@ def main() -> int:
     port = 10000 + int(re.sub(r"\D", "", job.split(".")[0]) or 0) % 20000
     meet = address(plan["interface"]) or hosts[0]
     attempts = [Attempt(each, job, hosts, meet, port + i) for i, each in enumerate(plan["stages"])]
-    work = Work(attempts, plan["slots"])
+    work = Work(attempts, plan["slots"], plan.get("gpus"))
     signals = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGALRM)
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # until there is somebody to tell
     for signum in signals:
@@ -232,6 +262,11 @@ def main() -> int:
             attempt.look()
     codes = {attempt.code for attempt in attempts}
     return max(codes - {0, STOPPED}, default=max(codes))
+
+
+def say(error: OSError) -> None:
+    """In job.out."""
+    print(f"{error.filename}: {error.strerror}", file=sys.stderr)
 
 
 def slurm_hosts() -> list[str]:

@@ -1,12 +1,23 @@
 """How the end of a job is judged, what is done about it, and what of a journal a driver acts upon."""
 
+import json
+import os
+
 import pytest
 
+from gnnscale import files
 from gnnscale.specs import Runtime, StageError
+from tests.cluster import SHORT
 from tests.corpus import TINY
-from workflow import journal, levers, outcome, provider, scheduler
+from workflow import journal, levers, outcome, plan, provider, scheduler, sites, study
+from workflow.follow import Following
+from workflow.jobs import Jobs
+from workflow.journal import Known
+from workflow.office import Office
 from workflow.outcome import Budget, Exit, Outcome, classify
+from workflow.queueing import Request
 from workflow.scheduler import Seen
+from workflow.submission import Submission
 
 
 def ended(code, **more):
@@ -159,6 +170,10 @@ def test_names_are_of_a_directory(tmp_path):
     assert len({name, journal.name_of(tmp_path / "copy", ["k1", "k2"], 3), journal.name_of(tmp_path, ["k1"], 3)}) == 3
 
 
+POLICY = ("\nsbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size "
+          "and/or time limits)")  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("said", "kind"),
     [
@@ -169,6 +184,12 @@ def test_names_are_of_a_directory(tmp_path):
         ("sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates accounting/QOS "
          "policy (job submit limit, user's size and/or time limits)", provider.Limit),
         ("sbatch: error: QOSMaxSubmitJobPerUserLimit", provider.Limit),
+        ("sbatch: error: AssocGrpCPUMinutesLimit" + POLICY, provider.Limit),
+        ("sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size "
+         "and/or time limits)", provider.Limit),
+        ("sbatch: error: QOSMaxWallDurationPerJobLimit" + POLICY, provider.Refused),
+        ("sbatch: error: AssocMaxNodePerJobLimit" + POLICY, provider.Refused),
+        ("sbatch: error: QOSMinGRES" + POLICY, provider.Refused),
         ("qsub: would exceed queue generic's per-user limit of jobs in 'Q' state", provider.Limit),
         ("sbatch: error: Batch job submission failed: Invalid account or account/partition combination", provider.Refused),
         ("sbatch: error: invalid partition specified: nope", provider.Refused),
@@ -181,9 +202,90 @@ def test_names_are_of_a_directory(tmp_path):
     ],
 )  # fmt: skip
 def test_what_a_submission_was_answered(said, kind):
-    from workflow import sites
-
     found = provider.why(sites.load("slurm"), said)
     assert type(found) is kind
     if kind is provider.Refused:
         assert found.hint
+
+
+@pytest.mark.parametrize(
+    ("reason", "hint"),
+    [
+        ("QOSMaxWallDurationPerJobLimit", "max_walltime"),
+        ("AssocMaxWallDurationPerJobLimit", "max_walltime"),
+        ("QOSMaxNodePerJobLimit", "of that size"),
+        ("AssocMaxCpuPerJobLimit", "of that size"),
+    ],
+)
+def test_what_no_time_will_lift_is_told_as_what_it_is(reason, hint):
+    """And not as a wrong account or queue, which Slurm's sentence speaks of too."""
+    assert hint in provider.why(sites.load("slurm"), f"sbatch: error: {reason}{POLICY}").hint
+
+
+# --------------------------------------------------------------------------------------- with a scheduler of small scripts
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """$HERE is a directory of theirs."""
+    made = tmp_path / "bin"
+    made.mkdir()
+
+    def write(**scripts):
+        for name, text in scripts.items():
+            (made / name).write_text(f"#!/bin/bash\nHERE={made}\n{text}\n")
+            (made / name).chmod(0o755)
+        return made
+
+    monkeypatch.setenv("PATH", f"{made}:{os.environ['PATH']}")
+    return write
+
+
+QUICK = ["scheduler.poll_seconds=0.1", "scheduler.late_seconds=0.1"]
+# Silent, but for those who submit it again and again.
+TAKES = 'echo "taken" >>"$HERE/asked"; [ "$(wc -l <"$HERE/asked")" -lt 4 ] || echo'
+SILENT = {
+    "slurm": {"sbatch": f"{TAKES} Submitted batch job 9", "sacct": "exit 1",
+              "squeue": '[ ! -e "$HERE/asked" ] || echo "7|RUNNING|None|n1|gs-1"'},
+    "pbs": {"qsub": f"{TAKES} 9.server", "qselect": '[ ! -e "$HERE/asked" ] || echo 7.server',
+            "qstat": """echo '{"Jobs": {"7.server": {"Job_Name": "gs-1", "job_state": "R"}}}'"""},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [("slurm", ""), ("slurm", "; echo Thank you"), ("slurm", "; echo 7"), ("pbs", ""), ("pbs", "; echo Thank you")],
+)
+def test_a_job_whose_number_was_not_told_is_found_by_its_name(kind, more, tmp_path, commands):
+    """Options or a wrapper keep sbatch and qsub from saying it in the usual way; it is submitted once all the same."""
+    verb = {"slurm": "sbatch", "pbs": "qsub"}[kind]
+    place = commands(**SILENT[kind] | {verb: SILENT[kind][verb] + more})
+    site, log = sites.load(kind, QUICK), journal.Journal(tmp_path / "events.jsonl")
+    submission = Submission(Office(tmp_path, site, kind, log, lambda *told: None), {})
+    request = Request(("train/x",), next(iter(site.queues)), 1, 1, 1, 1, 600, 1, 1.0)
+    asked = provider.Job(request, "gs-1", tmp_path, "true")
+    id = submission.taken(asked, Known("gs-1", str(tmp_path), kind, {}), [])
+    assert id.split(".")[0] == "7" and (place / "asked").read_text() == "taken\n"
+
+
+@pytest.mark.parametrize("left", ["nothing", "exit.json", "exit.json and a trace"])
+def test_a_job_that_ended_before_its_number_was_written_down(left, tmp_path, commands):
+    """The driver was killed between sbatch and its note, and the next one comes when all is over."""
+    commands(sacct="exit 1", squeue='echo "1|COMPLETED|None|n1|gs-1"' if "trace" in left else "")
+    site, log = sites.load("slurm", QUICK), journal.Journal(tmp_path / "events.jsonl")
+    (tmp_path / "study.yaml").write_text(json.dumps(SHORT))
+    name, asked = study.load(str(tmp_path / "study.yaml"))
+    stages = plan.stages(name, asked, site, tmp_path)
+    stage = next(stage for stage in stages.values() if stage.kind == "train")
+    log.note("intend", name="gs-1", root=str(tmp_path), site="slurm", stages={stage.id: (stage.folder, 1)})
+    if "exit.json" in left:
+        files.write_model(tmp_path / stage.folder / "attempts" / "1" / "exit.json", ended(75))
+    jobs = Jobs(tmp_path, site, "slurm", stages, {}, log, lambda *told: None)
+    try:
+        job = jobs.adopt(stage)
+        if left == "nothing":
+            (end,) = [e for e in journal.read(log.path) if e["event"] == "ended"]
+            assert job is None and end["kind"] == "lost" and not journal.unfinished(tmp_path)
+            return
+        assert job.id == "1" and journal.unfinished(tmp_path)[0].id == "1"
+        assert Following(jobs.office, jobs.watch, stage, job).outcome().kind == "stopped"
+    finally:
+        jobs.stop()

