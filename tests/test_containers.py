@@ -209,6 +209,30 @@ def test_the_container_engine_gets_a_file(tmp_path):
     assert not set(SECRETS) & set(variables)
 
 
+def test_steps_of_the_container_engine_run_side_by_side_on_the_gpu_given_to_each(tmp_path):
+    """Slurm lets a step wait for the node unless it overlaps, and sets anew which GPUs it sees."""
+    program = tmp_path / "srun"
+    program.write_text('#!/bin/sh\nfor word; do case $word in --*) shift; echo "$word";; *) break;; esac; done\n'
+                       'CUDA_VISIBLE_DEVICES=0,1,2,3 exec "$@"\n')  # fmt: skip
+    program.chmod(0o755)
+    folder = tmp_path / 'a "run"' / "evaluate" / "x"
+    alone = containers.inside(in_image("clariden"), "evaluate", folder).alone
+    for given, seen in (("2", "2"), (None, "0,1,2,3")):
+        env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"} | ({"CUDA_VISIBLE_DEVICES": given} if given else {})
+        show = ["sh", "-c", 'echo "$CUDA_VISIBLE_DEVICES $1"', "x", "it's"]
+        said = subprocess.run([*alone, *show], env=env, capture_output=True, text=True, check=True).stdout.splitlines()
+        assert f"--environment={folder}/image.toml" in said and "--overlap" in said and said[-1] == f"{seen} it's"
+
+
+def test_modules_of_a_runtime_are_found(tmp_path):
+    site = in_image("polaris", scratch="${TMPDIR:-/tmp}")
+    made = launch.batch(queueing.schedule([training(site, "x")], site)["train/x"],
+                        [launch.Attempt("train/x", "train", Path("/r/train/x"), 1)], site)  # fmt: skip
+    assert "\nmodule use /soft/modulefiles\nmodule load spack-pe-base apptainer\n" in made
+    prefix = containers.inside(site, "convert", Path("/r/convert/x")).prefix
+    assert "|| { module use /soft/modulefiles; module load spack-pe-base apptainer; }\n" in prefix[2]
+
+
 @pytest.mark.parametrize("scratch", ["/tmp; rm -rf /", "$(id)", "`id`", 'a"b', "/a b"])
 def test_scratch_is_a_path_and_no_program(scratch):
     assert "expected a path" in told(lambda: sites.load("local", [f"container.scratch={scratch}"]))

@@ -48,7 +48,7 @@ def told(*_):
     sys.exit(75)
 behave = open("behave").read().split()
 if behave[0] != "deaf":
-    signal.signal(signal.SIGUSR1, told)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN if behave[0] == "deaf-to-it" else told)
 with open("../order", "a") as file:
     file.write(os.path.basename(os.getcwd()) + " ")
 with open(f"began.{{mine}}", "w") as file:
@@ -57,8 +57,6 @@ if behave[0] == "exit" and mine == int(behave[2]):
     sys.exit(int(behave[1]))
 if behave[0] == "killed" and mine == int(behave[1]):
     os.kill(os.getpid(), signal.SIGKILL)
-if behave[0] == "deaf-to-it":
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 while behave[0] == "until-told" and not os.path.exists("../go"):
     time.sleep(0.02)
 if behave[0] not in ("ok", "until-told"):
@@ -97,11 +95,11 @@ class Job:
 
     def wait_for(self, *names):
         while not all((a.folder / name).exists() for a in self.attempts for name in names):
-            assert time.monotonic() - self.begin < 20 and self.process.poll() is None, self.process.stdout.read()
+            assert time.monotonic() - self.begin < 120 and self.process.poll() is None, self.process.stdout.read()
             time.sleep(0.02)
 
     def end(self, expected):
-        said, _ = self.process.communicate(timeout=40)
+        said, _ = self.process.communicate(timeout=300)
         assert said == "" and self.process.returncode == expected, said
         return [json.loads((a.folder / "attempts" / "1" / "exit.json").read_text()) for a in self.attempts]
 
@@ -168,7 +166,40 @@ def test_pbs_says_nothing_before_the_end_so_the_script_does(tmp_path):
     folder.mkdir()
     job = Job([attempt(folder, "wait")], settings=("launch.command=none", "scheduler.signal_seconds=118"), seconds=120)
     (left,) = job.end(75)
-    assert left["end"] - left["begin"] in (1, 2, 3)
+    assert left["end"] - left["begin"] in range(1, 30), "after two seconds, and not the minute that it would wait"
+
+
+def test_a_job_of_pbs_with_no_time_before_its_end_is_told_all_the_same(tmp_path):
+    folder = tmp_path / "x"
+    folder.mkdir()
+    job = Job([attempt(folder, "wait")], settings=("launch.command=none", "scheduler.signal_seconds=120"), seconds=120)
+    assert job.end(75)[0]["code"] == 75
+
+
+def test_stages_without_ranks_are_told_of_the_gpus_of_their_node():
+    """On nodes of a queue without any, and of ranks, which have them from their launcher, nothing is said."""
+    for name, queue, slots, expected in (("lumi", "standard-g", 8, ["ROCR_VISIBLE_DEVICES", 8]),
+                                         ("lumi", "standard-g", 0, None), ("stampede3", "skx", 8, None)):  # fmt: skip
+        asked = Request(("evaluate/x",), queue, 1, 1, 1, 1, 3600, 1, 1.0, slots=slots)
+        text = launch.batch(asked, [launch.Attempt("evaluate/x", "evaluate", Path("/r/evaluate/x"), 1)], sites.load(name))
+        assert json.loads(text.partition("<<'PLAN'\n")[2].partition("PLAN\n")[0])["gpus"] == expected
+
+
+def test_a_training_beside_others_has_its_nodes_whole():
+    """LUMI's cores of a rank are named one by one, so its step must have them all."""
+    asked = Request(("train/a", "train/b"), "standard-g", 2, 1, 8, 6, 3600, 1, 1.0)
+    one = launch.Attempt("train/a", "train", Path("/r/train/a"), 1)
+    words = launch.command(one, asked, sites.load("lumi"), "python")
+    assert "--nodelist={hosts}" in words and "--exact" not in words
+
+
+def test_where_modules_are_looked_for():
+    site = sites.load("slurm", ["module_paths=['/soft/my modules', /other]", "modules=[a/1, b]", "setup=['export A=1']"])
+    lines = launch.environment(Request(("x",), "default", 1, 1, 1, 1, 3600, 1, 1.0), site, ROOT)
+    assert lines[:3] == ["module use '/soft/my modules' /other", "module load a/1 b", "export A=1"]
+    site = site.model_copy(update={"modules": ()})
+    lines = launch.environment(Request(("x",), "default", 1, 1, 1, 1, 3600, 1, 1.0), site, ROOT)
+    assert not [line for line in lines if line.startswith("module")]
 
 
 def test_an_attempt_that_was_given_up_does_not_begin(tmp_path):
@@ -176,7 +207,7 @@ def test_an_attempt_that_was_given_up_does_not_begin(tmp_path):
     (folder / "attempts" / "1").mkdir(parents=True)
     (folder / "attempts" / "1" / "closed").touch()
     job = Job([attempt(folder, "ok")])
-    assert job.process.wait(timeout=20) == 0
+    assert job.process.wait(timeout=120) == 0
     assert not (folder / "began.0").exists() and not (folder / "attempts" / "1" / "exit.json").exists()
 
 
@@ -185,8 +216,9 @@ def test_a_directory_that_is_no_more(tmp_path):
     folder.mkdir()
     mine = attempt(folder, "ok")
     job = Job([mine._replace(folder=tmp_path / "gone", id="train/y")])
-    said, _ = job.process.communicate(timeout=20)
-    assert job.process.returncode == 74 and said.strip() == f"{tmp_path / 'gone'}: No such file or directory"
+    said, _ = job.process.communicate(timeout=120)
+    assert job.process.returncode == 1 and said.strip() == f"{tmp_path / 'gone'}: No such file or directory"
+    assert not (tmp_path / "gone").exists()
 
 
 def test_several_stages_in_one_job_have_each_their_end(tmp_path):
@@ -244,7 +276,8 @@ def test_an_evaluation_follows_its_training(tmp_path):
     pairs = tuple((f"evaluate/{name}", f"train/{name}") for name in behaves)
     job = Job([*trained, *after], after=pairs, hosts=("n1", "n2", "n3", "n4"))
     job.attempts = [*trained[:2], after[0]]
-    while not (tmp_path / "of-a" / "attempts" / "1" / "exit.json").exists():
+    left = [f"{name}/attempts/1/exit.json" for name in ("b", "of-a")]
+    while not all((tmp_path / name).exists() for name in (*left, "c/began.0")):
         assert job.process.poll() is None
         time.sleep(0.02)
     job.process.send_signal(signal.SIGUSR1)
@@ -257,7 +290,7 @@ def test_an_evaluation_follows_its_training(tmp_path):
 
 def test_one_that_is_told_before_its_evaluation_began(tmp_path):
     """The training is done all the same; what follows is for another job."""
-    trained, after = attempt(tmp_path / "a", "deaf-to-it 1", "a"), attempt(tmp_path / "of-a", "ok", "a", "evaluate")
+    trained, after = attempt(tmp_path / "a", "deaf-to-it 5", "a"), attempt(tmp_path / "of-a", "ok", "a", "evaluate")
     job = Job([trained, after], after=(("evaluate/a", "train/a"),))
     while not (tmp_path / "a" / "began.0").exists():
         time.sleep(0.02)
@@ -268,7 +301,7 @@ def test_one_that_is_told_before_its_evaluation_began(tmp_path):
 
 def test_a_stage_tells_where_it_is(folder):
     """By a signal to the script of the job, as often as one likes; it goes on."""
-    job = Job([attempt(folder, "wait 4")])
+    job = Job([attempt(folder, "until-told")])
     job.wait_for("began.0")
     said = folder / "attempts" / "1" / "stderr"
     for times in (1, 2):
@@ -276,6 +309,7 @@ def test_a_stage_tells_where_it_is(folder):
         while said.read_text().count("Current thread") < times:
             assert job.process.poll() is None
             time.sleep(0.02)
+    (folder.parent / "go").touch()
     assert job.end(0)[0]["code"] == 0
     lines = said.read_text().splitlines()
     assert all(line.startswith(f"[rank 0 on {NODE}] ") for line in lines)
@@ -326,7 +360,7 @@ def test_two_ranks_end_well(two):
 def test_one_of_two_ranks_is_killed_and_the_other_is_ended(two):
     (left,) = two("killed 1").end(137)
     assert (left["code"], left["rank"]) == (137, 1)
-    assert left["end"] - left["begin"] < 20, "and not after the minute that the other would wait"
+    assert left["end"] - left["begin"] < 50, "and not after the minute that the other would wait"
 
 
 @mpi

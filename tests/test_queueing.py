@@ -122,6 +122,23 @@ def test_what_takes_longer_than_the_queue_is_continued():
     assert made.node_hours == 30 and made.node_hours_at_most == 48
 
 
+def test_no_more_is_asked_for_than_the_limit():
+    """Which whole minutes, as schedulers have them, must not round up."""
+    site = with_queue(SITES["slurm"], "default", max_walltime="02:20:30")
+    site = site.model_copy(update={"serial": site.serial.model_copy(update={"walltime": "02:20:30"})})
+    for each in (training(site, hours=30), stage("convert", "c", 3e5), stage("convert", "c", 60)):
+        (made,) = jobs([each], site)
+        assert made.walltime == "02:20:00" and made.seconds == 8400
+
+
+@pytest.mark.parametrize("signal", [300, 1800, 3600])
+def test_a_job_is_told_to_stop_after_what_it_is_expected_to_take(signal):
+    site = SITES["polaris"]
+    site = site.model_copy(update={"scheduler": site.scheduler.model_copy(update={"signal_seconds": signal})})
+    (made,) = jobs([training(site, hours=0.4)], site)
+    assert made.jobs == 1 and made.seconds - signal >= made.expected
+
+
 def test_a_queue_may_be_asked_for():
     site = SITES["polaris"].model_copy(update={"train": SITES["polaris"].train.model_copy(update={"queue": "debug"})})
     (made,) = jobs([training(site, hours=0.2)], site)
@@ -155,6 +172,31 @@ def test_what_takes_longer_than_its_queue_goes_on_if_it_can():
     assert made.jobs == 3 and made.walltime == "48:00:00" and "more `parts`" in made.why
     made = queueing.schedule([stage("evaluate", "e", 3e5)], site)["evaluate/e"]
     assert made.jobs == 1 and "longer than skx allows: set serial.queue" in made.why
+
+
+def test_in_an_image_the_laws_and_the_report_are_of_a_job_too():
+    """A login node may have no runtime, nor the disks and sockets of nodes that are bound."""
+    stages = [stage("evaluate", "e", 60), stage("scaling", "all", 5, needs=("evaluate/e",))]
+    stages += [stage("report", "all", 5, needs=("scaling/all",))]
+    for name in ("frontier", "polaris", "clariden"):
+        made = queueing.schedule(stages, SITES[name])
+        assert set(made) == {"evaluate/e"}
+        container = SITES[name].container.model_copy(update={"use": True})
+        inside = SITES[name].model_copy(update={"container": container})
+        made = queueing.schedule(stages, inside)
+        assert [made[s.id].stages for s in stages] == [(s.id,) for s in stages], "each waits for the one before"
+        assert {made[s.id].queue for s in stages} == {SITES[name].serial.queue}
+        alone = queueing.schedule(stages, inside.model_copy(update={"serial": None}))
+        assert set(alone) == {"evaluate/e"}, "the site wants no jobs of such stages"
+
+
+@pytest.mark.parametrize(("name", "slots"), [("perlmutter", 4), ("aurora", 12), ("vista", 1), ("stampede3", 48), ("andes", 32)])
+def test_left_over_evaluations_have_a_gpu_each(name, slots):
+    """Where the queue's nodes have any: stampede3 has a queue of CPUs for them."""
+    made = jobs([stage("evaluate", f"e{i}", 600) for i in range(78)], SITES[name])
+    assert {r.slots for r in made} == {slots} and f"{slots} at a time" in made[0].why
+    made = jobs([stage("convert", f"c{i}", 600) for i in range(78)], SITES[name])
+    assert min(r.slots for r in made) >= 29, "conversions need none"
 
 
 @given(st.lists(st.floats(1, 2e4), min_size=1, max_size=150), st.sampled_from(BATCH), st.sampled_from([None, 1, 2, 48]))

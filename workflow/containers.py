@@ -69,12 +69,25 @@ def inside(site: SiteConfig, kind: str, folder: Path | None, code: Path = ROOT) 
     if container.runtime == "ce":  # Slurm itself starts it
         option = f"--environment={edf_path(folder)}"
         prefix = bash([*clean(site), f"cd {shlex.quote(str(folder))}", 'exec "$@"'])
-        return Inside(prefix, [option], ["srun", "--nodes=1", "--ntasks=1", option])
+        return Inside(prefix, [option], step(site, option))
     lines = RUNTIMES[container.runtime](site, kind, mounts(container, kind, folder, code))
     if container.modules:  # where the driver runs, and a stage with it; jobs have loaded them
-        modules = shlex.join(container.modules)
-        lines.insert(0, f"command -v {container.runtime} >/dev/null || module load {modules}")
+        loaded = "; ".join(modules(site, container.modules))
+        lines.insert(0, f"command -v {container.runtime} >/dev/null || {{ {loaded}; }}")
     return Inside(bash([*commit(container, code), *lines]))
+
+
+def step(site: SiteConfig, option: str) -> list[str]:
+    """Of one process, beside others on its node: else each would wait until it has the node for itself, and all might be
+    bound to one core. Slurm sets anew which GPUs a step sees, so what the job gave to this one is told behind it."""
+    shown = f'${{{gpus.visible}:+"{gpus.visible}=${gpus.visible}"}}' if (gpus := site.node.gpus) else ""
+    return bash([f'exec srun --nodes=1 --ntasks=1 --overlap --cpu-bind=none {shlex.quote(option)} env {shown} "$@"'])
+
+
+def modules(site: SiteConfig, names: Sequence[str]) -> list[str]:
+    """Lines that load them."""
+    use = [shlex.join(["module", "use", *site.module_paths])] if names and site.module_paths else []
+    return [*use, shlex.join(["module", "load", *names])] if names else []
 
 
 def commit(container: Container, code: Path) -> list[str]:

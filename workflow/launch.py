@@ -26,7 +26,7 @@ from workflow import containers
 from workflow.containers import PARALLEL
 from workflow.plan import Stage
 from workflow.queueing import Request
-from workflow.siteconfig import SiteConfig, Slurm
+from workflow.siteconfig import SiteConfig, Slurm, seconds
 
 ROOT = Path(__file__).parent.parent
 
@@ -87,11 +87,13 @@ def batch(request: Request, attempts: Sequence[Attempt], site: SiteConfig, pytho
           code: Path = ROOT) -> str:  # fmt: skip
     """What follows the head: the environment, and the plan that gnnscale/job.py carries out."""
     python = site.python or python
+    told = seconds(request.walltime) - site.scheduler.signal_seconds
     plan = {
         "scheduler": site.scheduler.kind,
         "interface": site.launch.interface,
-        "seconds": None if isinstance(site.scheduler, Slurm) else request.seconds - site.scheduler.signal_seconds,
+        "seconds": None if isinstance(site.scheduler, Slurm) else max(1, told),  # of 0, an alarm would be none
         "slots": request.slots or None,
+        "gpus": shared_gpus(request, site),
         "stages": [planned(each, [a.id for a in attempts], request, site, python, code) for each in attempts],
     }
     return "\n".join([
@@ -99,6 +101,12 @@ def batch(request: Request, attempts: Sequence[Attempt], site: SiteConfig, pytho
         *containers.job_lines(site, request.nodes, [(each.kind, each.folder) for each in attempts], code),
         f"exec {shlex.quote(python)} -m gnnscale.job <<'PLAN'", json.dumps(plan, indent=1), "PLAN", "",
     ])  # fmt: skip
+
+
+def shared_gpus(request: Request, site: SiteConfig) -> tuple[str, int] | None:
+    """Of a node on which stages without ranks run side by side: the variable that shows them, and how many."""
+    gpus = (site.queues[request.queue].node or site.node).gpus
+    return (gpus.visible, gpus.count) if gpus and request.slots else None
 
 
 def planned(
@@ -121,9 +129,8 @@ def planned(
 
 
 def environment(request: Request, site: SiteConfig, code: Path) -> list[str]:
-    modules = (*site.modules, *(site.container.modules if site.container.use else ()))
-    lines = [f"module load {' '.join(map(shlex.quote, modules))}"] if modules else []
-    lines += site.setup
+    names = (*site.modules, *(site.container.modules if site.container.use else ()))
+    lines = [*containers.modules(site, names), *site.setup]
     env = {"OMP_NUM_THREADS": str(request.threads), "PYTHONUNBUFFERED": "1"}
     if site.launch.interface is not None:  # of several networks, one by which nodes reach each other
         env |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), site.launch.interface)
@@ -155,5 +162,6 @@ def command(
     }
     words = [site.launch.command, *(flag.format_map(known) for flag in site.launch.flags), *within.launcher]
     if apart:
-        words += ["--nodelist={hosts}", "--exact"] if site.launch.command == "srun" else ["--hosts", "{hosts}"]
+        # Not --exact: a step without --cpus-per-task would have a core a rank, which masks of cores then miss.
+        words += ["--nodelist={hosts}"] if site.launch.command == "srun" else ["--hosts", "{hosts}"]
     return words + own

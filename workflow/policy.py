@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import string
 from collections.abc import Iterator
 
 from workflow.siteconfig import PBS, BatchScheduler, Queue, SiteConfig, Slurm, seconds
@@ -22,10 +21,12 @@ DECIDED = {
         "--no-requeue": "the driver", "--array": "the driver", "--dependency": "the driver", "--wait": "the driver",
         "--cpus-per-task": "launch.threads_per_rank",
         "--exclude": "the driver, when a node fails", "--comment": "the driver", "--wrap": "the driver",
+        "--parsable": "the driver", "--quiet": "the driver", "--test-only": "the driver", "--hold": "the driver",
     },
     "pbs": {
         "-A": "account:", "-q": "queues.NAME.partition", "-N": "the driver", "-o": "the driver", "-e": "the driver",
-        "-j": "the driver", "-J": "the driver", "-r": "the driver", "-W": "the driver",
+        "-j": "the driver", "-J": "the driver", "-r": "the driver", "-W": "the driver", "-z": "the driver",
+        "-I": "the driver", "-h": "the driver",
         "-l walltime": "the planner's estimate and queues.NAME.max_walltime", "-l select": "scheduler.select and train.nodes",
         "-l nodes": "train.nodes", "-l ncpus": "node.cores",
     },
@@ -34,7 +35,7 @@ SHORT = {
     "-A": "--account", "-p": "--partition", "-q": "--qos", "-t": "--time", "-N": "--nodes", "-n": "--ntasks",
     "-J": "--job-name", "-o": "--output", "-e": "--error", "-D": "--chdir", "-a": "--array", "-d": "--dependency",
     "-W": "--wait", "-x": "--exclude", "-w": "--nodelist", "-C": "--constraint", "-c": "--cpus-per-task",
-    "-G": "--gpus", "-L": "--licenses", "-M": "--clusters", "-F": "--nodefile",
+    "-G": "--gpus", "-Q": "--quiet", "-H": "--hold", "-L": "--licenses", "-M": "--clusters", "-F": "--nodefile",
 }  # fmt: skip
 FILLED = ("ranks", "nodes", "per_node", "threads")
 
@@ -66,12 +67,15 @@ def queues(site: SiteConfig) -> Problems:
         yield ["queues"], "queues: a site with a scheduler has at least one"
     elif not any(queue.production for queue in site.queues.values()) and site.train.queue is None:
         yield ["queues"], "queues: none is for production; set production: true, or train.queue"
+    used = {site.train.queue, site.serial and site.serial.queue}
     for name, queue in site.queues.items():
         if queue.qos is not None and isinstance(site.scheduler, PBS):
             yield ["queues", name, "qos"], f"queues.{name}.qos: PBS has no QOS; its queue goes into `partition`"
-        if queue.production and seconds(queue.max_walltime) <= site.scheduler.signal_seconds:
+        signal, start = site.scheduler.signal_seconds, (queue.node or site.node).start_seconds
+        if (queue.production or name in used) and queue.longest <= signal + start:
             yield (["queues", name, "max_walltime"], f"queues.{name}.max_walltime: {queue.max_walltime} is not longer than "
-                   f"scheduler.signal_seconds ({site.scheduler.signal_seconds}): jobs would stop as they start")  # fmt: skip
+                   f"scheduler.signal_seconds ({signal}) and node.start_seconds ({start:g}): jobs would stop as they "
+                   "start")  # fmt: skip
 
 
 def directives(site: SiteConfig) -> Problems:
@@ -112,9 +116,13 @@ def launches(site: SiteConfig) -> Problems:
                f"{site.train.nodes[1]} nodes are asked for; srun or mpiexec")  # fmt: skip
     for index, flag in enumerate(launch.flags):
         path, at = ["launch", "flags", index], f"launch.flags.{index}"
-        for field in (field for _, field, _, _ in string.Formatter().parse(flag) if field is not None):
-            if field not in FILLED:
-                yield path, f"{at}: {flag!r}: {{{field}}} is not known; {nearest(field, list(FILLED))}"
+        try:
+            flag.format_map(dict.fromkeys(FILLED, 1))
+        except KeyError as error:
+            field = error.args[0]
+            yield path, f"{at}: {flag!r}: {{{field}}} is not known; {nearest(field, list(FILLED))}"
+        except (ValueError, AttributeError, TypeError) as error:
+            yield path, f"{at}: {flag!r}: {error}; expected text with {{ranks}} or the like, a brace itself is {{{{ or }}}}"
         if launch.command == "srun" and option(flag, "slurm") in site.scheduler.forbidden:
             yield path, f"{at}: {flag!r}: {site.scheduler.forbidden[option(flag, 'slurm')]}; remove it"
 

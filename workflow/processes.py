@@ -24,7 +24,6 @@ from workflow.sites import SiteConfig
 GRACE_SECONDS = 1.3  # from SIGTERM to SIGKILL; a training writes its checkpoint in this time, or falls back on its last
 TAIL_LINES = 12
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here, not between fork and exec
-VISIBLE = {"nvidia": "CUDA_VISIBLE_DEVICES", "amd": "ROCR_VISIBLE_DEVICES", "intel": "ZE_AFFINITY_MASK"}
 CONTINUE = 75  # exit code: stopped on request, run again to go on
 
 
@@ -114,7 +113,7 @@ class Gpus:
     def __init__(self, site: SiteConfig, stopping: threading.Event):
         self.stopping, self.name, self.free, self.change = stopping, "", [], threading.Condition()
         if site.node.gpus and not site.batch:
-            self.name = VISIBLE[site.node.gpus.vendor]
+            self.name = site.node.gpus.visible
             mine = os.environ.get(self.name)  # of a part of the machine
             self.free = mine.split(",") if mine else [str(k) for k in range(site.node.gpus.count)]
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # plan.py asks here for sizes
 MARGIN = 1.5  # walltime over estimate: an estimate is one, and a job that ends early is charged only for its time
 LEAST = 1800  # s of walltime: shorter requests start no earlier, and the first start of a stage compiles and loads
 ROUND = 600  # s
-SMALL = ("scaling", "report")  # seconds on one core: not worth a job
+SMALL = ("scaling", "report")  # seconds on one core: not worth a job, unless in an image
 CONTINUED = ("train", "convert", "shards")  # keep what they have when their job ends, and go on in another
 STAGE_GB = 4.0  # of memory for one stage without ranks; conversions are bounded, and a batch of an evaluation is small
 
@@ -83,7 +83,9 @@ def schedule(stages: Sequence[Stage], site: SiteConfig) -> dict[str, Request]:
         if stage.levers is not None:
             whole = stage.core_seconds + sum(known[id].core_seconds for id in riding.get(stage.id, ()))
             alike.setdefault((nodes_of(stage, site), wave(stage, known)), []).append(stage._replace(core_seconds=whole))
-        elif stage.kind not in SMALL and stage.id not in carried and (site.serial or stage.kind == "evaluate"):
+        elif stage.kind in SMALL and not site.container.use:  # an image may run nowhere but on a node
+            continue
+        elif stage.id not in carried and (site.serial or stage.kind == "evaluate"):
             ready.setdefault(depth(stage, known), []).append(stage)
     for group in ready.values():
         for request in serial(group, site):
@@ -113,6 +115,8 @@ def serial(stages: Sequence[Stage], site: SiteConfig) -> list[Request]:
     node, least = queue.node or site.node, seconds(site.serial.walltime) if site.serial else LEAST
     room = max(1, int(node.memory_gb // STAGE_GB)) if node.memory_gb else len(stages)
     slots = min(len(stages), node.cores or site.node.cores or site.cores, room)
+    if node.gpus and any(stage.kind == "evaluate" for stage in stages):  # on one each
+        slots = min(slots, node.gpus.count)
     stages = sorted(stages, key=lambda stage: -stage.core_seconds)
     fill = max(least / MARGIN, stages[0].core_seconds)
     count = math.ceil(sum(stage.core_seconds for stage in stages) / (slots * fill))
@@ -122,7 +126,7 @@ def serial(stages: Sequence[Stage], site: SiteConfig) -> list[Request]:
 def cpu_request(stages: list[Stage], slots: int, name: str, least: int, site: SiteConfig) -> Request:
     """Longest first, the next as soon as one is done."""
     queue, expected, jobs, why = site.queues[name], side_by_side(stages, slots), 1, ""
-    longest, slots = seconds(queue.max_walltime), min(slots, len(stages))
+    longest, slots = queue.longest, min(slots, len(stages))
     if stages[0].core_seconds > longest and not all(stage.kind in CONTINUED for stage in stages):
         why = f"longer than {name} allows: set serial.queue"
     elif expected > longest:
@@ -130,7 +134,7 @@ def cpu_request(stages: list[Stage], slots: int, name: str, least: int, site: Si
         why = f"{jobs} jobs one after another: {name} ends at {queue.max_walltime}; more `parts` of a source are faster"
     if len(stages) > slots:
         why = "; ".join(filter(None, [why, f"{slots} at a time"]))
-    asked = min(longest, max(least, rounded(expected)))
+    asked = min(longest, max(least, rounded(expected, site)))
     nodes = queue.nodes[0]  # which is 1, or a waste that the file asks for
     return Request(tuple(s.id for s in stages), name, nodes, 1, 1, 1, asked, jobs, expected, why, slots)
 
@@ -217,7 +221,7 @@ def packed(name: str, queue: Queue, nodes: int, trainings: list[Stage], site: Si
 
 def request(name: str, queue: Queue, nodes: int, group: list[Stage], site: SiteConfig, why: str) -> Request:
     expected = max(stage.core_seconds for stage in group)
-    longest, asked = seconds(queue.max_walltime), rounded(expected)
+    longest, asked = queue.longest, rounded(expected, site)
     jobs = 1
     if asked > longest:
         useful = longest - site.scheduler.signal_seconds - site.node.start_seconds
@@ -231,9 +235,10 @@ def request(name: str, queue: Queue, nodes: int, group: list[Stage], site: SiteC
                    expected, why)  # fmt: skip
 
 
-def rounded(expected: float) -> int:
+def rounded(expected: float, site: SiteConfig) -> int:
     """Seconds to ask for."""
-    return ROUND * math.ceil(max(LEAST, MARGIN * expected) / ROUND)
+    told = expected + site.scheduler.signal_seconds  # by then it must be done
+    return ROUND * math.ceil(max(LEAST, MARGIN * expected, told) / ROUND)
 
 
 # -------------------------------------------------------------------------------------------------------- the total

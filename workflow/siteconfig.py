@@ -28,7 +28,7 @@ def seconds(walltime: str) -> int:
 
 
 def walltime(seconds: float) -> str:
-    minutes = -(-int(seconds) // 60)  # up: whole minutes are what every scheduler understands
+    minutes = int(seconds) // 60  # whole ones are what every scheduler understands; down, as it may be a limit
     return f"{minutes // 60:02d}:{minutes % 60:02d}:00"
 
 
@@ -103,6 +103,12 @@ class Gpus(Spec):
     peak_tflops: dict[Literal["fp32", "bf16"], float] = Field(description="dense, of each, from its data sheet")
     sustained: float = Field(0.25, gt=0, le=1, description="share of the peak; an assumption for estimates only")
 
+    @property
+    def visible(self) -> str:
+        """The variable that shows some of them to a program."""
+        names = {"nvidia": "CUDA_VISIBLE_DEVICES", "amd": "ROCR_VISIBLE_DEVICES", "intel": "ZE_AFFINITY_MASK"}
+        return names[self.vendor]
+
 
 class Node(Spec):
     """One machine of the site."""
@@ -132,6 +138,11 @@ class Queue(Spec):
     production: bool = Field(True, description="false = never chosen, unless train.queue or serial.queue names it")
     preemptible: bool = Field(False, description="jobs may be stopped at any time; they go on from their checkpoint")
     node: Node | None = Field(None, description="where its nodes are other than the site's")
+
+    @property
+    def longest(self) -> int:
+        """Seconds that a job may ask for."""
+        return seconds(walltime(seconds(self.max_walltime)))
 
     @field_validator("nodes")
     @classmethod
@@ -175,7 +186,8 @@ class Train(Spec):
 
 
 class Serial(Spec):
-    """Jobs of the stages without ranks: conversions, the audit, left-over evaluations; side by side on the cores of a node."""
+    """Jobs of the stages without ranks: conversions, the audit, left-over evaluations, and in a container the laws and the
+    report too; side by side on the cores of a node."""
 
     queue: str
     walltime: Walltime = Field("01:00:00", description="of one job, at least: as many stages share it as fill it")
@@ -184,6 +196,12 @@ class Serial(Spec):
 def is_directory(text: str) -> str:
     if not re.fullmatch(r"(?:[\w/.:-]|\$\w+|\$\{\w+(:-[\w/.-]*)?\})+", text):
         raise ValueError("expected a path, in which only $NAME and ${NAME:-path} are filled in")
+    return text
+
+
+def is_absolute(text: str) -> str:
+    if not text.startswith("/"):
+        raise ValueError("expected an absolute path; variables are not filled in")
     return text
 
 
@@ -254,6 +272,9 @@ class SiteConfig(Spec):
     train: Train = Train()
     serial: Serial | None = Field(None, description="null = conversions and the audit run where the driver runs")
     python: str | None = Field(None, description="the interpreter of jobs; null = the driver's")
+    module_paths: tuple[Annotated[str, AfterValidator(is_absolute)], ...] = Field(
+        (), description="where modules are looked for too: `module use`, before any is loaded"
+    )
     modules: tuple[str, ...] = Field((), description="loaded by every job")
     setup: tuple[str, ...] = Field((), description="lines of shell at the head of every job, after the modules")
     env: dict[str, str] = Field(default_factory=dict, description="set for every stage")
