@@ -170,7 +170,10 @@ def hold(directory: Path) -> object:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
-        except OSError:  # `status` holds it for a moment when it looks whether anybody does
+        except OSError as error:  # `status` holds it for a moment when it looks whether anybody does
+            if not left and error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                hint = "a run directory on another file system: --root DIR; a Lustre must be mounted with the option flock"
+                raise Refusal(f"{directory}: files cannot be locked here ({error.strerror.lower()})", hint) from None
             if not left:
                 lock.seek(0)
                 holder = lock.read().strip() or "another process"

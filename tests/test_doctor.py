@@ -1,16 +1,20 @@
 """What the doctor concludes from what it was told; every doubt has a line, and every bad one says what to do."""
 
 import json
+import os
 import sys
+import termios
 import time
 
 import pytest
 
 from tests.test_run import call
-from workflow import diagnosis, doctor, sites
+from workflow import diagnosis, doctor, scheduler, sites
 from workflow.diagnosis import Where
-from workflow.scheduler import Seen
+from workflow.scheduler import Seen, Snapshot
 from workflow.trial import Device, Rank, Trial
+from workflow.trial import in_queue as in_a_queue
+from workflow.yamlfile import Problem
 
 GPUS = "node.gpus={count: 2, vendor: nvidia, model: A100-40GB, memory_gb: 40, peak_tflops: {fp32: 19.5}}"
 A100 = Device(name="NVIDIA A100-SXM4-40GB", memory=42_000_000_000)
@@ -224,3 +228,54 @@ def test_when_a_job_would_begin():
     day, hour = time.strftime("%Y-%m-%d|%H:%M", time.localtime(now)).split("|")
     assert doctor.moment(day, hour) == "now"
     assert doctor.moment("2999-01-01", "12:00") == "on 2999-01-01"
+
+
+# ------------------------------------------------------------------------------------------- its job, and who waits for it
+def test_what_is_waited_for_is_told_where_only_standard_output_is_a_pipe(monkeypatch):
+    """`doctor | tee log`: it is the terminal of standard error whose width counts."""
+    monkeypatch.setenv("TERM", "xterm")
+    seen, terminal = os.openpty()
+    with open(terminal, "w") as stream:
+        termios.tcsetwinsize(terminal, (24, 40))
+        doctor.say_to(stream)("job 7 " + 100 * "x")
+        assert os.read(seen, 1000).decode() == "\r\033[K  job 7 " + 31 * "x"
+    os.close(seen)
+
+
+class Stand:
+    """In the scheduler's place: what it is asked to cancel, and what it says of the job."""
+
+    def __init__(self, monkeypatch, says, cancels=True):
+        self.ended, self.says, self.cancels = [], says, cancels
+        monkeypatch.setitem(scheduler.KINDS, "slurm", scheduler.Scheduler(self.look, None, self.cancel))
+        monkeypatch.setattr("workflow.provider.submit", lambda job, site: "7")
+
+    def look(self, ids, seconds):
+        if isinstance(self.says, BaseException):
+            raise self.says
+        return Snapshot(0.0, {"7": Seen("7", "gnnscale-doctor", self.says)})
+
+    def cancel(self, ids, seconds):
+        if not self.cancels:
+            raise scheduler.Unreachable("scancel: slurmctld is away")
+        self.ended += ids
+
+
+def in_queue(root, wait=60.0):
+    return in_a_queue(at().site, "default", root, wait, lambda words: None)
+
+
+def test_whatever_goes_wrong_its_job_does_not_stay(tmp_path, monkeypatch):
+    stand = Stand(monkeypatch, RuntimeError("a mistake of ours"))
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        in_queue(tmp_path)
+    assert stand.ended == ["7"]
+
+
+def test_a_job_that_could_not_be_cancelled_is_told(tmp_path, monkeypatch):
+    Stand(monkeypatch, RuntimeError("a mistake of ours"), cancels=False)
+    with pytest.raises(Problem, match="job 7 may still be in the queue: scancel: slurmctld is away\nend it: scancel 7"):
+        in_queue(tmp_path)
+    Stand(monkeypatch, "PENDING", cancels=False)
+    (first,) = diagnosis.judge(at(), in_queue(tmp_path, wait=-1.0))
+    assert first.state == "bad" and "job 7 may still be in the queue" in first.said and first.fix == "end it: scancel 7"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from workflow import limits
+from workflow import limits, scheduler
 from workflow.limits import Known, Limit
 from workflow.siteconfig import Queue
 
@@ -128,3 +128,10 @@ def test_what_is_tighter_counts():
     one, other = Limit(1, 8, 100, None, 5), Limit(2, None, 50, 3, 9)
     assert limits.tighter(one, other) == Limit(2, 8, 50, 3, 5)
     assert limits.complaints("x", queue(), None, Known({"x": Limit()}, "")) == []
+
+
+@pytest.mark.parametrize("said", ['{"Queue": {', "[]", '{"Queue": [1]}'])
+def test_an_answer_of_pbs_that_cannot_be_read_is_none(monkeypatch, said):
+    monkeypatch.setattr(scheduler, "answer", lambda *_: said)
+    with pytest.raises(scheduler.Unreachable, match="could not be read"):
+        limits.pbs(1.0)

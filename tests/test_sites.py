@@ -188,6 +188,16 @@ def test_no_stored_script_is_of_a_site_that_is_no_more():
             "account: abcd\naccount_rule:",
             "f.yaml:7: account: found 'abcd', which is no account of this site",
         ),
+        ('"-C gpu"', '"--parsable"', "f.yaml:6: scheduler.directives.0: '--parsable' is not for here: --parsable is decided"),
+        ('"-C gpu"', '"-Q"', "f.yaml:6: scheduler.directives.0: '-Q' is not for here: --quiet is decided by the driver"),
+        ('"-C gpu"', '"--test-only"', "f.yaml:6: scheduler.directives.0: '--test-only' is not for here"),
+        ('"-C gpu"', '"-H"', "f.yaml:6: scheduler.directives.0: '-H' is not for here: --hold is decided by the driver"),
+        ("-n{ranks}", "{", "f.yaml:14: launch.flags.0: '{': "),
+        ("-n{ranks}", "{nodes:zz}", "f.yaml:14: launch.flags.0: '{nodes:zz}': "),
+        ("-n{ranks}", "{}", "f.yaml:14: launch.flags.0: '{}': Format string contains positional fields"),
+        ("-n{ranks}", "{nodes.x}", "f.yaml:14: launch.flags.0: '{nodes.x}': 'int' object has no attribute 'x'"),
+        ("-n{ranks}", "{nodes[0]}", "f.yaml:14: launch.flags.0: '{nodes[0]}': 'int' object is not subscriptable"),
+        ("title: t", "title: t\nmodule_paths: [soft]", "f.yaml:2: module_paths.0: found 'soft': expected an absolute path"),
         ("host: ^login", 'host: "^login("', "f.yaml:2: host: found '^login(': not a regular expression"),
         ("production: false", "production: false, qos: [x]", "f.yaml:10: queues.debug.qos"),
         (
@@ -203,6 +213,22 @@ def test_what_is_wrong_is_told_with_its_line(tmp_path, old, new, message):
     path.write_text(GOOD.replace(old, new))
     lines = told(lambda: sites.load_file(path, "f.yaml")).splitlines()
     assert any(line.startswith(message) for line in lines), lines
+
+
+@pytest.mark.parametrize("flag", ["-z", "-I", "-h"])
+def test_what_would_keep_a_job_of_pbs_from_running(flag):
+    said = told(lambda: sites.load("polaris", [f'scheduler.directives=["{flag}"]']))
+    assert f"{flag!r} is not for here: {flag} is decided by the driver" in said
+
+
+@pytest.mark.parametrize("setting", ["train.queue=debug", "serial.queue=debug"])
+@pytest.mark.parametrize(("limit", "signal"), [("00:05:00", 300), ("00:05:00", 296), ("00:05:05", 297)])
+def test_a_queue_is_longer_than_the_notice_of_its_end(setting, limit, signal):
+    """Whichever may be used: there would be no time in which to work, and no number of jobs enough."""
+    asked = [f"queues.debug.max_walltime={limit}", f"scheduler.signal_seconds={signal}", "serial.walltime=00:05:00"]
+    said = told(lambda: sites.load("polaris", [*asked, setting]))
+    assert f"queues.debug.max_walltime: {limit} is not longer than scheduler.signal_seconds ({signal})" in said
+    assert sites.load("polaris", asked).queues["debug"].max_walltime == limit, "nobody uses it"
 
 
 def test_the_good_one_is_good(tmp_path):
@@ -336,7 +362,11 @@ def test_the_doctors_job_is_one_that_a_queue_takes(name, tmp_path):
 
 
 def test_a_budget_is_kept(tmp_path):
-    words = ["run", "--site", "slurm", "--study", "smoke", "--root", str(tmp_path), "--max-node-hours", "0.001"]
+    words = ["run", "--site", "slurm", "--study", "smoke", "--root", str(tmp_path), "--max-node-hours"]
+    for odd in ("nan", "-1", "many"):
+        done = call(*words, odd)
+        assert done.returncode == 2 and "--max-node-hours" in done.stderr and "Traceback" not in done.stderr
+    words.append("0.001")
     done = call(*words)
     assert done.returncode == 2 and "--max-node-hours allows 0.0; nothing was submitted" in done.stderr
 
@@ -349,3 +379,36 @@ def test_render_writes_the_scripts_of_a_study(tmp_path):
     text = (tmp_path / "out" / "train-w8-d2-n24.sh").read_text()
     assert "#SBATCH --account=abc123" in text and "#SBATCH --partition=batch" in text and "srun -N1 -n8" in text
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("null", ["null", "~"])
+@pytest.mark.parametrize("path", ["launch.interface", "host", "python", "account", "train.queue"])
+def test_null_is_nothing_where_there_may_be_nothing(path, null):
+    """And not the network interface called null."""
+    found = sites.load("slurm", [f"{path}=x"] * (path in ("python", "account")) + [f"{path}={null}"])
+    for part in path.split("."):
+        found = getattr(found, part)
+    assert found is None
+
+
+def test_null_is_a_word_where_there_must_be_one():
+    site = sites.load("slurm", ["title=null", "env.X=~"])
+    assert site.title == "null" and site.env["X"] == "~"
+
+
+@pytest.mark.parametrize("text", ["", "# account: mine\n\n  # paths\n", "---\n# nothing yet\n"])
+def test_a_file_of_yours_that_says_nothing_is_as_none(text):
+    users("polaris", text)
+    assert sites.load("polaris") == sites.load_file(sites.SITES / "polaris.yaml")
+
+
+def test_who_has_no_home_has_no_file(monkeypatch):
+    for name in ("HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    assert not sites.users_file("local").exists() and sites.load("local").title == "this machine"
+
+
+@pytest.mark.parametrize("value", ["&a [*a]", "{[a]: 1}", "2026-13-45", 3000 * "["])
+def test_a_setting_that_is_no_yaml_is_told(value):
+    assert told(lambda: sites.load("slurm", [f"train.nodes={value}"])).startswith("--set train.nodes=")

@@ -88,3 +88,17 @@ def test_progress_is_readable_at_any_moment(tmp_path):
         run.progress(step, 100, loss=1 / step)
     assert '"done": 100' in (made / "progress.json").read_text()
     assert not [name for name in os.listdir(made) if name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, number):
+    """And not taken for another process."""
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(stage.time, "sleep", lambda _: None)
+    with pytest.raises(stage.Refusal, match="files cannot be locked here") as caught:
+        stage.hold(tmp_path)
+    assert "--root DIR" in caught.value.hint

@@ -71,3 +71,28 @@ def test_a_list_or_nothing_is_no_study(tmp_path):
     for text in ("- a\n", "", "just words\n"):
         with pytest.raises(Problem, match=r"f.yaml:1"):
             load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"a: 1\n{[a]: 1}: 2\n", "f.yaml:2: not YAML: a name is a word, no list or mapping"),
+        (b"title: x\ndescription: 'a\x07'\n", "f.yaml:2: not YAML: the character U+0007 may not be in it"),
+        ("title: x\ndescription: é\n".encode("latin-1"), "f.yaml:2: byte 0xe9 is not UTF-8"),
+        (b"title: x\ndescription: 2026-13-45\n", "f.yaml:2: not YAML: '2026-13-45' is no timestamp"),
+        (b"title: x\ndescription: !!bool maybe\n", "f.yaml:2: not YAML: 'maybe' is no bool"),
+        (b"title: &a [*a]\n", "f.yaml: not YAML for us: something in it is nested in itself"),
+        (b"title: " + 3000 * b"[" + 3000 * b"]", "f.yaml: not YAML for us: something in it is nested in itself, or too deeply"),
+    ],
+)
+def test_what_is_no_yaml_is_told_in_words(tmp_path, text, expected):
+    path = tmp_path / "f.yaml"
+    path.write_bytes(text)
+    with pytest.raises(Problem) as caught:
+        yamlfile.load(path, Study, "f.yaml")
+    assert str(caught.value).startswith(expected)
+
+
+@pytest.mark.parametrize("text", ["{[a]: 1}", "a: \x07", "2026-13-45", 3000 * "["])
+def test_a_value_that_is_no_yaml_is_text(text):
+    assert yamlfile.value(text) == text

@@ -8,6 +8,13 @@ from pathlib import Path
 from workflow import plan
 
 
+def hours(text: str) -> float:
+    """`nan` would be no limit at all."""
+    if not (value := float(text)) >= 0:
+        raise argparse.ArgumentTypeError(f"found {text}; expected a number of hours")
+    return value
+
+
 def parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--site", help="a file in sites/, without .yaml (default: local)")
@@ -15,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     common.add_argument("--root", type=Path, help="the run directory (default: runs/STUDY)")
     common.add_argument("--set", action="append", metavar="A.B=C", help="a setting of the site, above its file and yours")
     common.add_argument("--container", action="store_true", help="every stage in the site's image (container.use=true)")
-    common.add_argument("--max-node-hours", type=float, metavar="H", help="refuse to begin what is expected to take more")
+    common.add_argument("--max-node-hours", type=hours, metavar="H", help="refuse to begin what is expected to take more")
     common.add_argument("--until", choices=list(plan.FOLDERS), help="do no stage of a later kind")
     top = argparse.ArgumentParser(
         prog="workflow/run.py", parents=[common], description="Run a scaling study, start to end; run it again to go on.",

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gnnscale import place
-from workflow import images, limits, policy, purge, queueing, scheduler, sites, trial
+from workflow import images, limits, policy, purge, queueing, scheduler, screen, sites, trial
 from workflow.diagnosis import CLOCK, COMPUTE, SOCKET, Finding, Where, bad, judge, long_path, ok, unknown
 from workflow.plan import Planned
 from workflow.siteconfig import SiteConfig, seconds
@@ -89,7 +89,8 @@ def reachable(at: Where) -> tuple[Finding, limits.Known | None]:
         known = limits.KINDS[kind](timeout)
     except scheduler.Unreachable as error:
         words = re.sub(r"^(\w+): \1: ", r"\1: ", str(error))
-        fix = "try again" if "not answered" in words else f"run this on a login node, where `{program}` answers"
+        again = re.search("not answered|not be read", words)
+        fix = "try again" if again else f"run this on a login node, where `{program}` answers"
         return bad("scheduler", words, fix), None
     told = (version or [kind])[0].removeprefix("pbs_version = ")
     slow = f"; that is slow: {at.line('scheduler', 'poll_seconds')}: poll_seconds may be higher" if took > SLOW else ""
@@ -320,11 +321,11 @@ def as_json(name: str, found: Sequence[Finding]) -> dict[str, Any]:
 
 def say_to(stream: Any) -> Callable[[str], None]:
     """What is being waited for, in a line that is written over; nothing where nobody watches."""
-    if not stream.isatty():
+    if not screen.live(stream):
         return lambda words: None
 
     def say(words: str) -> None:
-        stream.write(f"\r\033[K{('  ' + words)[: os.get_terminal_size().columns - 1] if words else ''}")
+        stream.write(f"\r\033[K{('  ' + words)[: os.get_terminal_size(stream.fileno()).columns - 1] if words else ''}")
         stream.flush()
 
     return say

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -11,7 +13,10 @@ from pathlib import Path
 
 from workflow.yamlfile import Problem
 
-STALE_SECONDS = 60.0  # a driver on another host touches its lease every few seconds; after this it is dead
+STALE_SECONDS = 60.0  # a driver on another host touches its lease every few seconds; after this it may be dead
+RENEW_SECONDS = 5.0
+TRIES = 20  # within a second: who only looks whether a lock is held, holds it for a moment
+HELD = (errno.EWOULDBLOCK, errno.EACCES)  # somebody has the lock; of all else, there are none on this file system
 
 
 class Lease:
@@ -19,35 +24,82 @@ class Lease:
 
     def __init__(self, root: Path):
         self.path = root / "driver.lease"
+        self.renewed = 0.0
+        self.mine = {"host": platform.node(), "pid": os.getpid(), "since": time.time()}
 
     def take(self) -> None:
         self.file = open(self.path, "a+")
         try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = True
-        except OSError:
-            free = False
-        holder = read(self.path)
-        elsewhere = holder is not None and holder["host"] != platform.node()
-        if elsewhere:  # locks may not reach over a shared file system, the file's time does
-            free = time.time() - self.path.stat().st_mtime > STALE_SECONDS
-        if not free:
-            held = holder or {"host": "?", "pid": "?", "since": time.time()}
-            since = time.strftime("%H:%M:%S", time.localtime(held["since"]))
-            raise Problem(
-                f"{self.path.parent}: another driver is at work here, on host {held['host']}, pid {held['pid']}, since {since}",
-                "wait for it, or stop it with Ctrl-C there; `status` shows how far it is",
-            )
+            self.claim()
+        except BaseException:
+            self.file.close()
+            raise
         self.file.truncate(0)
-        self.file.write(json.dumps({"host": platform.node(), "pid": os.getpid(), "since": time.time()}))
+        self.file.write(json.dumps(self.mine))
         self.file.flush()
+        os.fsync(self.file.fileno())  # for other hosts
+
+    def claim(self) -> None:
+        """A lock that is held is the holder's, however silent: it may be suspended. One that is free says nothing of a
+        driver on another host where locks do not reach over the file system; the file's time does."""
+        error = lock(self.file)
+        if error is not None and error.errno not in HELD:
+            raise Problem(
+                f"{self.path.parent}: files cannot be locked here ({error.strerror.lower()}), which keeps two drivers apart",
+                "a run directory on another file system: --root DIR; a Lustre must be mounted with the option flock",
+            )
+        holder, silent = read(self.path), silence(self.path)
+        if error is None and not (elsewhere(holder) and silent <= STALE_SECONDS):
+            return
+        held = holder or {"host": "?", "pid": "?", "since": time.time()}
+        since = time.strftime("%H:%M:%S", time.localtime(held["since"]))
+        lost = elsewhere(holder) and silent > STALE_SECONDS
+        raise Problem(
+            f"{self.path.parent}: another driver is at work here, on host {held['host']}, pid {held['pid']}, since {since}",
+            "wait for it, or stop it with Ctrl-C there; `status` shows how far it is",
+            *([f"it has been silent for {silent:.0f} s: if that host is gone, remove {self.path}"] if lost else []),
+        )
 
     def renew(self) -> None:
-        os.utime(self.path)
+        """At most every few seconds. A Problem if another driver has taken this one, silent for long, for dead."""
+        if time.monotonic() - self.renewed < RENEW_SECONDS:
+            return
+        self.renewed = time.monotonic()
+        holder = read(self.path)
+        if holder not in (None, self.mine):
+            raise Problem(
+                f"{self.path.parent}: another driver has taken over, on host {holder['host']}, pid {holder['pid']}: this one "
+                f"was silent for more than {STALE_SECONDS:.0f} s"
+            )
+        with contextlib.suppress(OSError):  # a file server that is away for a moment
+            os.utime(self.path)
 
     def release(self) -> None:
-        self.file.truncate(0)  # and not unlinked: another driver may have it open and be waiting
-        self.file.close()
+        with contextlib.suppress(OSError):
+            if read(self.path) == self.mine:
+                self.file.truncate(0)  # and not unlinked: another driver may have it open and be waiting
+            self.file.close()
+
+
+def lock(file: object) -> OSError | None:
+    """For this process alone, until the file is closed; else why not."""
+    for left in reversed(range(TRIES)):
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if not left:
+                return error
+            time.sleep(0.05)
+
+
+def locked(path: Path) -> bool:
+    """Whether a process holds the lock on a file."""
+    try:
+        with open(path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except OSError as error:
+        return error.filename is None and error.errno in HELD  # a name: it could not even be opened
 
 
 def read(path: Path) -> dict | None:
@@ -58,17 +110,20 @@ def read(path: Path) -> dict | None:
         return None
 
 
+def elsewhere(holder: dict | None) -> bool:
+    return holder is not None and holder["host"] != platform.node()
+
+
+def silence(path: Path) -> float:
+    """Seconds since the holder was last heard of."""
+    return time.time() - path.stat().st_mtime
+
+
 def alive(root: Path) -> dict | None:
-    """The driver at work in this run directory, if there is one."""
-    holder = read(root / "driver.lease")
+    """The driver at work in this run directory, if there is one; as `take` judges it."""
+    path = root / "driver.lease"
+    holder = read(path)
     if holder is None:
         return None
-    if holder["host"] == platform.node():
-        try:
-            os.kill(holder["pid"], 0)
-        except ProcessLookupError:
-            return None
-        except PermissionError:
-            pass
-        return holder
-    return holder if time.time() - (root / "driver.lease").stat().st_mtime <= STALE_SECONDS else None
+    at_work = locked(path) or (elsewhere(holder) and silence(path) <= STALE_SECONDS)
+    return holder if at_work else None

@@ -125,7 +125,11 @@ def tighter(one: Limit, other: Limit) -> Limit:
 
 # --------------------------------------------------------------------------------------------------------------- PBS
 def pbs(timeout: float) -> Known:
-    return of_pbs(scheduler.answer(["qstat", "-Q", "-f", "-F", "json"], timeout))
+    said = scheduler.answer(["qstat", "-Q", "-f", "-F", "json"], timeout)
+    try:
+        return of_pbs(said)
+    except (ValueError, AttributeError):  # some versions write what is not JSON
+        raise scheduler.Unreachable(f"qstat: its list of queues could not be read: {said[:60].strip()!r}") from None
 
 
 def of_pbs(queues: str) -> Known:
@@ -191,7 +195,7 @@ def beyond(queue: Queue, limit: Limit) -> list[Complaint]:
     """Where the file allows more than there is."""
     found, (low, high) = [], queue.nodes
     if limit.seconds is not None and seconds(queue.max_walltime) > limit.seconds:
-        longest = walltime(limit.seconds - limit.seconds % 60)
+        longest = walltime(limit.seconds)
         found.append(Complaint("max_walltime", f"max_walltime is {queue.max_walltime}, the scheduler allows {longest}",
                                f'max_walltime: "{longest}"'))  # fmt: skip
     if limit.most is not None and low > limit.most:

@@ -6,6 +6,7 @@ Verbs other than `run` import neither Parsl nor torch, and answer at once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -13,6 +14,7 @@ import shlex
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from workflow import (  # noqa: E402
     lease,
     plan,
     queueing,
+    screen,
     show,
     sites,
     status,
@@ -45,16 +48,29 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     verb = getattr(arguments, "verb", None) or "run"
     try:
-        return VERBS[verb](arguments)
-    except Problem as problem:
-        print(f"gnnscale: {problem}", file=sys.stderr)
-        return USAGE
-    except BrokenPipeError:  # the reader of a pipe, such as `head`, has had enough
+        code = VERBS[verb](arguments)
+        print(end="", flush=True)  # here, where a reader who has gone can be met
+        return code
+    except (Exception, KeyboardInterrupt) as error:
+        code = told(error)
+        return OK if isinstance(error, BrokenPipeError) and verb != "run" else code
+
+
+def told(error: BaseException) -> int:
+    """In a line; the traceback only where the mistake is ours. The exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return CTRL_C
+    if isinstance(error, BrokenPipeError):  # the reader of a pipe, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
-    except OSError as error:
+        return STOPPED
+    if isinstance(error, Problem):
+        print(f"gnnscale: {error}", file=sys.stderr)
+        return USAGE
+    if isinstance(error, OSError):
         print(f"gnnscale: {error.filename or ''}: {(error.strerror or str(error)).lower()}", file=sys.stderr)
         return USAGE
+    traceback.print_exception(error)
+    return SOME_FAILED
 
 
 class Asked:
@@ -62,7 +78,8 @@ class Asked:
 
     def __init__(self, arguments: argparse.Namespace):
         self.site_name = getattr(arguments, "site", "local")
-        self.study_name, self.study = study.load(getattr(arguments, "study", "default"))
+        self.typed = getattr(arguments, "study", "default")
+        self.study_name, self.study = study.load(self.typed)
         self.settings, self.max_node_hours = settings_of(arguments), getattr(arguments, "max_node_hours", None)
         self.site = sites.load(self.site_name, self.settings)
         if self.site.container.use:
@@ -75,13 +92,16 @@ class Asked:
         kinds = kinds[: kinds.index(self.until) + 1] if self.until else kinds
         self.wanted = {id: stage for id, stage in self.stages.items() if stage.kind in kinds}
 
-    def command(self, verb: str = "") -> str:
-        """What to type to come back to this study."""
-        words = ["python workflow/run.py", verb, "--site", self.site_name]
-        words += ["--study", self.study_name] if self.study_name != "default" else []
+    def command(self, verb: str = "", site: str = "") -> str:
+        """What to type, in the same directory, to come back to this study."""
+        words = ["python", "workflow/run.py", *filter(None, [verb]), "--site", site or self.site_name]
+        words += ["--study", self.typed] if self.typed != "default" else []
         words += ["--root", str(self.root)] if self.root != ROOT / "runs" / self.study_name else []
-        words += [f"--set {shlex.quote(text)}" for text in self.settings]
-        return " ".join(word for word in words if word)
+        words += [word for text in self.settings for word in ("--set", text)]
+        if not verb:
+            words += ["--until", self.until] if self.until else []
+            words += ["--max-node-hours", f"{self.max_node_hours:.15g}"] if self.max_node_hours is not None else []
+        return shlex.join(words)
 
 
 def run_root(arguments: argparse.Namespace, name: str) -> Path:
@@ -93,7 +113,7 @@ def settings_of(arguments: argparse.Namespace) -> list[str]:
 
 
 def named_root(arguments: argparse.Namespace) -> Path:
-    return run_root(arguments, Path(getattr(arguments, "study", "default")).stem)
+    return run_root(arguments, study.called(getattr(arguments, "study", "default")))
 
 
 def do_plan(arguments: argparse.Namespace) -> int:
@@ -151,14 +171,16 @@ def drive(asked: Asked, holder: lease.Lease) -> int:
     dag = Dag(asked.wanted, asked.site, asked.site_name, asked.root, requests)
     try:
         watch(dag, asked, holder, stop)
-    except BaseException:
-        dag.stop()  # or the interpreter would wait for every stage before it showed what went wrong
-        raise
+        code = OK
+    except BaseException as error:
+        dag.stop()
+        code = told(error)
     dag.close()
-    if stop.asked:
-        show.stopped(dag, asked)
+    if code := stop.code or code:
+        with contextlib.suppress(BrokenPipeError):  # `| tee` has had the same Ctrl-C
+            show.stopped(dag, asked)
         holder.release()
-        os._exit(stop.code)  # threads that wait for Parsl must not keep us
+        os._exit(code)  # threads that wait for Parsl must not keep us
     show.links(asked.root, asked.stages)
     show.summary(dag, asked, time.monotonic() - began)
     return SOME_FAILED if dag.failures else OK
@@ -177,17 +199,15 @@ def refuse(left: list[plan.Planned], site: str) -> None:
 
 def watch(dag: Any, asked: Asked, holder: lease.Lease, stop: Stop) -> None:
     """Until every stage has come to its end, or somebody wants it to stop."""
-    from workflow.screen import Screen
-
-    with Screen(asked.root, status.read_plan(asked.root)) as screen:
+    with screen.Screen(asked.root, status.read_plan(asked.root)) as seen:
         dag.submit()
         while not dag.complete and not stop.asked:
-            screen.update(dag.states, dag.banner)
+            seen.update(dag.states, dag.banner)
             holder.renew()
             time.sleep(0.1)
         if stop.asked:
             dag.stop()
-        screen.update(dag.states)
+        seen.update(dag.states)
 
 
 class Stop:
@@ -210,7 +230,7 @@ def do_status(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(json.dumps(show.status_json(rows, driver), indent=1))
         else:
-            show.status_text(root, found, rows, driver, clear=arguments.watch)
+            show.status_text(root, found, rows, driver, clear=arguments.watch and screen.live(sys.stdout))
         if not arguments.watch or driver is None:
             return SOME_FAILED if any(row.state == "failed" for row in rows) else OK
         time.sleep(1.0)
@@ -291,7 +311,7 @@ def do_doctor(arguments: argparse.Namespace) -> int:
             say("")
             found.append(each)
             if not arguments.json:
-                print(doctor.text(each, sys.stdout.isatty(), doctor.width(site)), flush=True)
+                print(doctor.text(each, screen.coloured(sys.stdout), doctor.width(site)), flush=True)
     except KeyboardInterrupt:
         say("")
         print("stopped; its job was cancelled, if it had one", file=sys.stderr)
@@ -306,6 +326,13 @@ def do_clean(arguments: argparse.Namespace) -> int:
     if driver is not None:
         raise Problem(
             f"{asked.root}: a driver is at work here (pid {driver['pid']} on {driver['host']})", "stop it first"
+        )
+    at_work = [job for job in journal.unfinished(asked.root) if not status.all_withdrawn(asked.root, job)]
+    if at_work and arguments.yes:
+        raise Problem(
+            f"{asked.root}: {len(at_work)} job(s) may still be at work here "
+            f"({', '.join(job.id or job.name for job in at_work[:8])})",
+            f"end them first: {asked.command('cancel', at_work[0].site)}",
         )
     show.clean(asked.root, asked.stages, everything=arguments.all, do=arguments.yes)
     return OK
@@ -361,4 +388,6 @@ VERBS = {
 }  # fmt: skip
 
 if __name__ == "__main__":
+    if sys.stdout is not None:
+        sys.stdout.reconfigure(errors="replace")  # of titles for which the terminal has no letters
     sys.exit(main())

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
 
 from workflow import status
 from workflow.status import PlanFile, Row
 
 SHOWN = 12  # rows of the live table besides the totals
 PLAIN_SECONDS = 20.0  # between two plain lines of progress
+LOOK_SECONDS = 1.5  # between two looks at the file in which a stage tells its progress
+
+
+def live(stream: TextIO) -> bool:
+    """Whether lines can be written over there."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def coloured(stream: TextIO) -> bool:
+    return live(stream) and not os.environ.get("NO_COLOR")  # https://no-color.org
 
 
 class Screen:
@@ -21,10 +33,11 @@ class Screen:
         self.root, self.plan = root, plan
         self.begun, self.said = time.monotonic(), time.monotonic()
         self.states: dict[str, str] = {}
+        self.looked: dict[str, tuple[float, Row]] = {}  # stage -> when, and what its file said
         self.live, self.banner = None, ""
 
     def __enter__(self) -> Screen:
-        if sys.stdout.isatty():
+        if live(sys.stdout):
             from rich.live import Live
 
             self.live = Live(refresh_per_second=4, transient=True)
@@ -47,9 +60,11 @@ class Screen:
             self.plain(rows)
 
     def row(self, stage: status.PlannedStage, state: str) -> Row:
-        if state == "running":
-            return status.running(stage, self.root / stage.folder)
-        return Row(stage.id, stage.kind, state, stage.folder)
+        if state != "running":
+            return Row(stage.id, stage.kind, state, stage.folder)
+        if stage.id not in self.looked or time.monotonic() - self.looked[stage.id][0] > LOOK_SECONDS:
+            self.looked[stage.id] = time.monotonic(), status.running(stage, self.root / stage.folder)
+        return self.looked[stage.id][1]
 
     def plain(self, rows: list[Row]) -> None:
         for row in rows:

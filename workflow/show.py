@@ -7,7 +7,6 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +15,7 @@ import yaml
 from gnnscale import files
 from gnnscale.schema import Spec
 from gnnscale.specs import ConvertSettings, PartSettings, TrainSettings
-from workflow import diagnosis, lease, plan, purge, queueing, render, sites, status
+from workflow import diagnosis, plan, purge, queueing, render, sites, status
 from workflow.plan import FOLDERS, Planned, Stage
 from workflow.queueing import Request
 from workflow.sites import SiteConfig
@@ -331,6 +330,3 @@ def new_site(name: str | None, text: str) -> None:
         raise Problem(f"{path}: exists; choose another name")
     files.write(path, text)
     print(f"{path}: written; look at what it says, then: python workflow/run.py sites validate {name}")
-
-
-__all__ = ["lease", "time"]

@@ -33,7 +33,7 @@ def names() -> list[str]:
 
 def users_file(name: str) -> Path:
     """What is yours and not the site's: account, paths."""
-    config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # left as it is where nobody has a home
     return Path(config) / "gnnscale" / f"{name}.yaml"
 
 
@@ -46,7 +46,7 @@ def layers_of(name: str, settings: Sequence[str]) -> list[Layer]:
     if name not in names():
         raise Problem(f"no site {name!r} in sites/; {yamlfile.nearest(name, names())}")
     layers = [from_file(SITES / f"{name}.yaml", f"sites/{name}.yaml")]
-    if users_file(name).exists():
+    if users_file(name).exists() and not yamlfile.is_blank(users_file(name)):
         layers.append(from_file(users_file(name), str(users_file(name))))
     return layers + [from_option(text) for text in settings]
 
@@ -96,14 +96,16 @@ def from_option(text: str) -> Layer:
     parts = path.strip().split(".")
     if not equals or not all(parts):
         raise Problem(f"--set {text}: expected NAME=VALUE, such as account=abc123 or train.nodes=[1,4]")
-    said: Any = value if is_text(parts) else yamlfile.value(value)
+    kinds = kinds_of(parts)
+    null = value.strip() in ("null", "~") and type(None) in kinds
+    said: Any = None if null else value if str in kinds else yamlfile.value(value)
     for part in reversed(parts):
         said = {part: said}
     return Layer(said, lambda at: f"--set {text}")
 
 
-def is_text(parts: list[str]) -> bool:
-    """Whether the field holds text, so that an account of digits, or 12:00:00, is taken as it is."""
+def kinds_of(parts: list[str]) -> tuple[Any, ...]:
+    """What the field may be. Where that is text, an account of digits, or 12:00:00, is taken as it is."""
     kind: Any = SiteConfig
     for part in parts:
         if get_origin(kind) is dict:
@@ -111,7 +113,7 @@ def is_text(parts: list[str]) -> bool:
             continue
         fields = [model.model_fields[part] for model in yamlfile.models_in(kind) if part in model.model_fields]
         kind = fields[0].annotation if fields else None
-    return kind is str or (str in get_args(kind) and get_origin(kind) in (Union, UnionType))
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 
 def merge(below: dict, above: dict) -> dict:

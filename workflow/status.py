@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydantic import Field
 from gnnscale import files
 from gnnscale.schema import Spec
 from gnnscale.specs import FORMAT, StageError
-from workflow import journal
+from workflow import journal, lease
 from workflow.plan import FOLDERS, Stage
 from workflow.yamlfile import Problem
 
@@ -117,7 +116,7 @@ def row(root: Path, stage: PlannedStage, job: journal.Known | None, failure: str
         found = running(stage, folder) if begun else Row(stage.id, stage.kind, "queued", stage.folder)
         reason = "" if reason == "None" else reason
         return found._replace(job=job.id or "?", nodes=nodes, attempt=job.stages[stage.id][1], reason=reason)
-    if is_running(folder):
+    if lease.locked(folder / "lock"):
         return running(stage, folder)
     try:
         error = files.read_model(folder / "error.json", StageError)
@@ -129,6 +128,11 @@ def row(root: Path, stage: PlannedStage, job: journal.Known | None, failure: str
 def withdrawn(root: Path, job: journal.Known, id: str) -> bool:
     folder, attempt = job.stages[id]
     return (root / folder / "attempts" / str(attempt) / journal.WITHDRAWN).exists()
+
+
+def all_withdrawn(root: Path, job: journal.Known) -> bool:
+    """Whether its user has cancelled the job."""
+    return all(withdrawn(root, job, id) for id in job.stages.keys() - job.ended)
 
 
 def running(stage: PlannedStage, folder: Path) -> Row:
@@ -143,18 +147,6 @@ def running(stage: PlannedStage, folder: Path) -> Row:
         eta = (said["total"] - said["done"]) * (said["time"] - said["began"]) / advanced - (time.time() - said["time"])
     return Row(stage.id, stage.kind, "running", stage.folder, said["done"], said["total"], said.get("loss"),
                max(0.0, eta) if eta is not None else None)  # fmt: skip
-
-
-def is_running(folder: Path) -> bool:
-    """Whether a process holds the stage's lock."""
-    try:
-        with open(folder / "lock") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
 
 
 def counts(found: list[Row]) -> dict[str, tuple[int, int]]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import math
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, ValidationError, field_validator
 
-from gnnscale import sources
+from gnnscale import files, sources
 from gnnscale.architectures import EGNNConfig
 from gnnscale.schema import Spec
 from gnnscale.specs import (
@@ -26,12 +29,13 @@ from workflow import yamlfile
 
 STUDIES = Path(__file__).parent / "studies"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+LONGEST = 120  # characters of a run's name: directories are called after it, and few file systems take more than 255
 
 
 class Source(Spec):
     """One dataset of a study."""
 
-    name: str = Field(pattern=NAME, description="what it is called in tables and figures")
+    name: str = Field(pattern=NAME, max_length=LONGEST, description="what it is called in tables and figures")
     dataset: str = Field(description="a file in datasets/, without .py")
     options: dict[str, Scalar] = Field(default_factory=dict, description="what that file may be asked for")
     parts: int = Field(1, ge=1, le=10_000, description="stages that convert it side by side; the result is the same")
@@ -92,10 +96,15 @@ def names() -> list[str]:
     return sorted(path.stem for path in STUDIES.glob("*.yaml"))
 
 
+def called(typed: str) -> str:
+    """A study's name; of a file, the file's."""
+    return re.sub(r"\.ya?ml$", "", Path(typed).name)
+
+
 def load(name: str) -> tuple[str, Study]:
     """By name from workflow/studies/, or any YAML file by path; its sweeps are expanded once, to find what is wrong."""
     if name.endswith((".yaml", ".yml")):
-        path, name, shown = Path(name), Path(name).stem, name
+        path, name, shown = Path(name), called(name), name
         if not re.match(NAME, name):
             why = "a study's file name names directories: letters, digits, '_', '.', '-'"
             raise yamlfile.Problem(f"{shown}: {why}")
@@ -121,13 +130,21 @@ def conversions(study: Study) -> dict[str, ConvertSettings]:
     cutoff, found = study.train.model.cutoff, {}
     for s in study.data:
         options = s.options
-        if isinstance(options.get("raw"), str):  # the stage runs in another directory
-            options = options | {"raw": str(Path(options["raw"]).expanduser().resolve())}
+        if isinstance(options.get("raw"), str):
+            options = options | {"raw": absolute(options["raw"], s)}
         found[s.name] = ConvertSettings(
             dataset=s.dataset, name=s.name, options=options, split=study.split, cutoff=cutoff,
-            quarantine=s.quarantine and str(Path(s.quarantine).expanduser().resolve()),
+            quarantine=s.quarantine and absolute(s.quarantine, s),
         )  # fmt: skip
     return found
+
+
+def absolute(path: str, source: Source) -> str:
+    """As the stage runs in another directory."""
+    try:
+        return str(Path(path).expanduser().resolve())
+    except (RuntimeError, ValueError) as error:  # the home of nobody; a character that no path has
+        raise yamlfile.Problem(f"source {source.name!r}: {path!r} is no path: {str(error).rstrip('.').lower()}") from None
 
 
 def reads(study: Study) -> list[str]:
@@ -145,13 +162,12 @@ def runs(study: Study) -> list[RunSettings]:
             identity = settings.model_dump_json()
             before = found.get(identity)
             found[identity] = RunSettings("", (*(before.sweeps if before else ()), sweep.name), settings)
-    named: dict[str, RunSettings] = {}
-    for run in found.values():
-        name = run_name(run.settings, study.train)
-        if name in named:
-            raise AssertionError(f"two different runs are both called {name}")
-        named[name] = run._replace(name=name)
-    return list(named.values())
+    names = {identity: run_name(run.settings, study.train) for identity, run in found.items()}
+    shared = Counter(names.values())  # by runs that differ in a number's last digits
+    for identity, name in names.items():
+        if shared[name] > 1 or len(name) > LONGEST:
+            names[identity] = f"{name[: LONGEST - 9]}-{files.digest(identity)[:8]}"
+    return [run._replace(name=names[identity]) for identity, run in found.items()]
 
 
 def combinations(sweep: Sweep) -> list[dict[str, Any]]:
@@ -171,26 +187,43 @@ def changed(settings: TrainSettings, changes: dict[str, Any], sweep: str) -> Tra
         if not isinstance(inner, dict) or last not in inner:
             known = dotted(settings.model_dump())
             raise yamlfile.Problem(f"sweep {sweep!r}: nothing is called {path!r}; {yamlfile.nearest(path, known)}")
-        inner[last] = value
-    width = data["model"].get("width")
-    if isinstance(width, dict):
-        if set(width) != {"parameters"}:
-            raise yamlfile.Problem(
-                f"sweep {sweep!r}: model.width: found {width}, expected a number or {{parameters: N}}"
-            )
-        other = {k: v for k, v in data["model"].items() if k != "width"}
-        data["model"] = EGNNConfig.for_parameters(width["parameters"], **other).model_dump()
+        inner[last] = copy.deepcopy(value)  # as it is changed here
+    model, size = data["model"], None
+    if isinstance(model, dict) and isinstance(model.get("width"), dict):
+        size = parameters(model["width"], sweep)
+        model["width"] = 1  # until all else is known to be right
     try:
-        return TrainSettings.model_validate(data)
+        made = TrainSettings.model_validate(data)
     except ValidationError as error:
         raise yamlfile.Problem(*yamlfile.explain(error, TrainSettings, f"sweep {sweep!r} with {changes}")) from None
+    if endless := [path for path, value in leaves(made.model_dump()) if isinstance(value, float) and not math.isfinite(value)]:
+        raise yamlfile.Problem(f"sweep {sweep!r} with {changes}: {endless[0]}: found no finite number")
+    if size is None:
+        return made
+    model = EGNNConfig.for_parameters(size, **made.model.model_dump(exclude={"width"}))
+    return made.model_copy(update={"model": model})
 
 
-def dotted(data: dict, prefix: str = "") -> list[str]:
+def parameters(width: dict, sweep: str) -> float:
+    """Of a width that is given as {parameters: N}."""
+    if set(width) != {"parameters"}:
+        raise yamlfile.Problem(f"sweep {sweep!r}: model.width: found {width}, expected a number or {{parameters: N}}")
+    number = width["parameters"]
+    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf:
+        raise yamlfile.Problem(f"sweep {sweep!r}: model.width.parameters: found {number!r}, expected a number above 0")
+    return number
+
+
+def dotted(data: dict) -> list[str]:
+    return [path for path, _ in leaves(data)]
+
+
+def leaves(data: dict, prefix: str = "") -> list[tuple[str, Any]]:
+    """(dotted path, value)"""
     return [
-        name
+        leaf
         for key, value in data.items()
-        for name in (dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"])
+        for leaf in (leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)])
     ]
 
 

@@ -25,6 +25,7 @@ from workflow.processes import last_lines
 from workflow.queueing import Request
 from workflow.scheduler import Seen
 from workflow.siteconfig import Queue, SiteConfig, seconds
+from workflow.yamlfile import Problem
 
 PATIENCE = 120.0  # s for ranks to find each other; NCCL's first meeting on a thousand-node machine takes tens of them
 LENGTH = 900  # s of walltime, and what the scheduler's early signal takes of it
@@ -92,7 +93,8 @@ class Trial(NamedTuple):
 # ------------------------------------------------------------------------------------------------------- which job
 def suited(site: SiteConfig) -> list[str]:
     """Queues that may take it, the one in which it waits least first: few nodes, short jobs."""
-    own = {name: queue for name, queue in site.queues.items() if queue.node is None}
+    notice = site.scheduler.signal_seconds  # a job of which nothing is left before it is told to stop is of no use
+    own = {n: queue for n, queue in site.queues.items() if queue.node is None and seconds(queue.max_walltime) > notice}
     return sorted(own, key=lambda name: (own[name].nodes[0], own[name].preemptible, seconds(own[name].max_walltime)))
 
 
@@ -116,7 +118,7 @@ def prepare(root: Path, threads: int) -> tuple[Path, str]:
 
 # ------------------------------------------------------------------------------------------------------ in a queue
 def in_queue(site: SiteConfig, name: str, root: Path, wait: float, say: Callable[[str], None]) -> Trial:
-    """Submitted, and followed to its end; cancelled if it has not begun after `wait` seconds, or if this is interrupted."""
+    """Submitted, and followed to its end; cancelled if it has not begun after `wait` seconds, or if anything goes wrong."""
     from workflow import provider  # Parsl takes half a second to import
 
     asked, (folder, token) = request(site, name), prepare(root, site.launch.threads_per_rank)
@@ -132,7 +134,12 @@ def in_queue(site: SiteConfig, name: str, root: Path, wait: float, say: Callable
             return empty._replace(fault=str(error), hint=error.hint)
         except (provider.Limit, scheduler.Unreachable) as error:
             return empty._replace(fault=str(error), hint="try again later, or leave the job out: --no-job")
-        ended = followed(empty, asked, site, wait, say, interrupted)
+        try:
+            ended = followed(empty, asked, site, wait, say, interrupted)
+        except BaseException as error:
+            if fault := cancelled(site, empty.job):
+                raise Problem(fault, by_hand(site, empty.job)) from error
+            raise
     if not ended.began:
         return ended
     say(f"job {ended.job} has ended; its files")
@@ -169,14 +176,26 @@ def followed(trial: Trial, asked: Request, site: SiteConfig, wait: float, say: C
         if seen is not None and not seen.active:
             break
         if (seen is not None and seen.hopeless) or (not running and elapsed > wait):
-            asked_of.cancel([id], timeout)
-            return trial._replace(seen=seen, waited=elapsed)
+            fault = cancelled(site, id)
+            return trial._replace(seen=seen, waited=elapsed, fault=fault, hint=by_hand(site, id))
         if elapsed > wait + asked.seconds + site.scheduler.late_seconds:  # and it knows nothing of its end
             break
         if interrupted.wait(min(5.0, max(NAP, site.scheduler.poll_seconds))):
-            asked_of.cancel([id], timeout)
             raise KeyboardInterrupt
     return trial._replace(seen=seen, waited=time.monotonic() - began, began=True)
+
+
+def cancelled(site: SiteConfig, id: str) -> str:
+    """Ends a job; why it may not be at its end, or ""."""
+    try:
+        scheduler.KINDS[site.scheduler.kind].cancel([id], site.scheduler.command_timeout)
+    except scheduler.Unreachable as error:
+        return f"job {id} may still be in the queue: {error}"
+    return ""
+
+
+def by_hand(site: SiteConfig, id: str) -> str:
+    return f"end it: {'scancel' if site.scheduler.kind == 'slurm' else 'qdel'} {id}"
 
 
 def left(folder: Path, attempt: Path) -> dict:

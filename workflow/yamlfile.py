@@ -23,11 +23,20 @@ class Problem(Exception):
 
 
 class Loader(yaml.SafeLoader):
-    """PyYAML, but 3e-4 is a number, and a key that is given twice is an error."""
+    """PyYAML, but 3e-4 is a number, and a key that is given twice or is no word is an error."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError):  # 2026-13-45, !!bool x, !!timestamp x
+            words = f"{str(node.value)[:40]!r} is no {node.tag.rpartition(':')[2]}"
+            raise yaml.MarkedYAMLError(problem=words, problem_mark=node.start_mark) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a name is a word, no list or mapping", problem_mark=key.start_mark)
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"{key.value!r} is given twice", problem_mark=key.start_mark)
             seen.add(key.value)
@@ -55,22 +64,41 @@ def load(path: Path, kind: type[M], shown: str | None = None) -> M:
 
 def read(path: Path, shown: str) -> tuple[dict, yaml.Node]:
     """What the file says, and where it says it."""
+    text = contents(path, shown)
     try:
-        text = path.read_text()
         root = yaml.compose(text, Loader)
         data = yaml.load(text, Loader)
-    except OSError as error:
-        raise Problem(f"{shown}: {error.strerror.lower()}") from None
+        numbers = times(root) if isinstance(data, dict) else []
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise Problem(f"{shown}:{mark.line + 1 if mark else 1}: not YAML: {error.problem}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise Problem(f"{shown}:{line}: not YAML: the character U+{error.character:04X} may not be in it") from None
+    except RecursionError:
+        raise Problem(f"{shown}: not YAML for us: something in it is nested in itself, or too deeply") from None
     if not isinstance(data, dict):
         raise Problem(f"{shown}:1: found {type(data).__name__}, expected `name: value` lines")
     unquoted = [f"{shown}:{line}: {value} is unquoted, which YAML reads as the number {number}; write \"{value}\""
-                for value, number, line in times(root)]  # fmt: skip
+                for value, number, line in numbers]  # fmt: skip
     if unquoted:
         raise Problem(*unquoted)
     return data, root
+
+
+def contents(path: Path, shown: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise Problem(f"{shown}: {error.strerror.lower()}") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise Problem(f"{shown}:{line}: byte 0x{error.object[error.start]:02x} is not UTF-8; save the file as UTF-8") from None
+
+
+def is_blank(path: Path) -> bool:
+    """Whether there are only comments in it."""
+    return all(line.strip() in ("", "---") or line.lstrip().startswith("#") for line in contents(path, str(path)).splitlines())
 
 
 def times(node: yaml.Node) -> list[tuple[str, int, int]]:
@@ -144,7 +172,7 @@ def line_of(node: yaml.Node, path: list[str | int]) -> int:
 
 
 def line_in(file: Path, path: list[str | int]) -> int:
-    return line_of(yaml.compose(file.read_text(), Loader), path)
+    return line_of(yaml.compose(contents(file, str(file)), Loader), path)
 
 
 def fields_at(kind: Any, loc: tuple) -> list[str]:
@@ -168,5 +196,5 @@ def value(text: str) -> Any:
     """One value, as it would be read after a colon."""
     try:
         return yaml.load(text, Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         return text
