@@ -21,8 +21,8 @@ from gnnscale.graph import AtomGraphs
 from gnnscale.models import build, predict
 from gnnscale.specs import Errors, EvaluateSettings, Evaluation, LayerFeatures, StageSpec, TrainedModel
 
-BATCH = 64  # structures
-WIDE, NUMBERS = 1024, 2**26  # of a message's numbers at a time, above this width
+BATCH, NUMBERS = 64, 2**26  # structures at a time, and numbers in what is said along all of their edges
+WIDE, CHUNK = 1024, 2**23  # above this width, and for gradient forces, so many of these numbers at once
 SAMPLE = 200  # structures on which over-smoothing is measured; every model of a study sees the same
 
 
@@ -35,7 +35,7 @@ def main(run: stage.Run) -> stage.Outputs:
     model = restore(trained_in, trained).to(device)
     sources = {name: run.needs[f"convert/{name}"] for name in trained.sources}
     corpus = loader.load(sources, settings.split, trained.model.cutoff)
-    energy, forces = errors(model, corpus, run)
+    energy, forces = errors(model, corpus, NUMBERS // trained.model.width, run)
     layers = oversmoothing.measured(model, (on(graphs, device) for graphs in sample(corpus)))
     subset = files.read_model(trained_in / "spec.json", StageSpec).settings.subset
     evaluation = summarise(run.spec.id, trained, subset, settings, corpus, energy, forces, model, layers)
@@ -49,27 +49,41 @@ def main(run: stage.Run) -> stage.Outputs:
 
 
 def restore(directory: Path, trained: TrainedModel) -> torch.nn.Module:
-    """As it was trained; wide ones take their edges in chunks."""
-    width = trained.model.width
-    model = build(trained.model, len(trained.sources), trained.average_degree, NUMBERS // width if width > WIDE else None)
+    """As it was trained; edges in chunks where they would need much memory."""
+    chunked = trained.model.width > WIDE or trained.model.forces == "gradient"
+    chunk = max(1, CHUNK // trained.model.width) if chunked else None
+    model = build(trained.model, len(trained.sources), trained.average_degree, chunk)
     model.load_state_dict(load_file(directory / "model.safetensors"))
     return model.eval().requires_grad_(False)
 
 
-def errors(model: torch.nn.Module, corpus: loader.Corpus, run: stage.Run) -> tuple[np.ndarray, np.ndarray]:
+def errors(
+    model: torch.nn.Module, corpus: loader.Corpus, edges: int, run: stage.Run
+) -> tuple[np.ndarray, np.ndarray]:
     """Signed errors: energy per atom (S,) in eV, force components (A, 3) in eV/Angstrom."""
     device, energy, forces = next(model.parameters()).device, [], []
-    batches = (np.arange(begin, min(begin + BATCH, len(corpus))) for begin in range(0, len(corpus), BATCH))
     make = partial(loader.share_of_rank, corpus, pin=device.type != "cpu")
-    for chosen, (made,) in ahead(((chosen, [chosen]) for chosen in batches), make, run.spec.runtime.loader_workers):
+    plan = ((chosen, [chosen]) for chosen in batches(corpus.nedges, edges))
+    for chosen, (made,) in ahead(plan, make, run.spec.runtime.loader_workers):
         graphs, labels = made()
-        predicted = predict(model, on(graphs, device))
+        with torch.no_grad():  # or gradient forces keep what a second derivative would need
+            predicted = predict(model, on(graphs, device))
         natoms = torch.from_numpy(corpus.natoms[chosen])
         # a NaN that the model says is an infinite error; one in the labels is none at all
         energy.append(((predicted.energy.detach().cpu().nan_to_num(torch.inf) - labels.energy) / natoms).numpy())
         forces.append((predicted.forces.detach().cpu().nan_to_num(torch.inf) - labels.forces).numpy())
         run.progress(int(chosen[-1]) + 1, len(corpus))
     return np.concatenate(energy), np.concatenate(forces)
+
+
+def batches(edges: np.ndarray, most: int) -> Iterator[np.ndarray]:
+    """All structures in their order; at most `BATCH` of them and `most` edges, or one that alone has more."""
+    before, begin = np.concatenate(([0], np.cumsum(edges, dtype=np.int64))), 0
+    while begin < len(edges):
+        fit = int(np.searchsorted(before, before[begin] + most, "right")) - 1
+        end = max(begin + 1, min(begin + BATCH, fit))
+        yield np.arange(begin, end)
+        begin = end
 
 
 def on(graphs: AtomGraphs, device: torch.device) -> AtomGraphs:
@@ -87,8 +101,11 @@ def summarise(name: str, trained: TrainedModel, subset: str, settings: EvaluateS
               energy: np.ndarray, forces: np.ndarray, model: torch.nn.Module,
               layers: tuple[LayerFeatures, ...]) -> Evaluation:  # fmt: skip
     whole = statistics(energy, forces)
-    loss = trained.optim.energy_weight * whole.energy_mae / float(model.energy_scale)
-    loss += trained.optim.force_weight * whole.force_mae / float(model.force_scale)
+    parts = (
+        (trained.optim.energy_weight, whole.energy_mae, model.energy_scale),
+        (trained.optim.force_weight, whole.force_mae, model.force_scale),
+    )
+    loss = sum(weight * mae / float(scale) for weight, mae, scale in parts if weight > 0)  # an unused part may be NaN
     by_source = {}
     for index, source in enumerate(corpus.names):
         mine = corpus.source == index

@@ -127,11 +127,11 @@ def test_errors_and_over_smoothing_are_those_of_the_cpu(converted, tmp_path, mon
     corpus = loader.load({need.removeprefix("convert/"): path for need, path in converted.items()}, "test", 4.0)
     torch.manual_seed(0)
     model = build(TINY.model, 2, 10.0).requires_grad_(False)
-    energy, forces = evaluate.errors(model, corpus, run)
+    energy, forces = evaluate.errors(model, corpus, 10**6, run)
     layers = oversmoothing.measured(model, evaluate.sample(corpus))
     with pretend.device() as device:
         pretend.moved(model)
-        there = evaluate.errors(model, corpus, run)
+        there = evaluate.errors(model, corpus, 10**6, run)
         measured = oversmoothing.measured(model, (evaluate.on(graphs, device) for graphs in evaluate.sample(corpus)))
     np.testing.assert_allclose(there[0], energy, rtol=1e-5)
     np.testing.assert_allclose(there[1], forces, rtol=1e-5, atol=1e-6)

@@ -10,13 +10,29 @@ from safetensors.torch import save_file
 from gnnscale import evaluate, files, oversmoothing, stage
 from gnnscale.architectures import EGNNConfig
 from gnnscale.data import loader
-from gnnscale.models import predict
+from gnnscale.levers import peak_bytes
+from gnnscale.models import build, predict
 from gnnscale.scaling import points
-from gnnscale.specs import EvaluateSettings, Evaluation, OptimSettings, Point, TrainedModel, TrainSettings
-from tests.corpus import directory
+from gnnscale.specs import (
+    ConvertSettings,
+    EvaluateSettings,
+    Evaluation,
+    OptimSettings,
+    Point,
+    TrainedModel,
+    TrainSettings,
+)
+from tests.corpus import directory, execute
 from tests.test_physics import lively
 
 FORMS = {"paper": "paper", "egnn-edge-direct": "edge", "egnn-deferred-gradient": "deferred"}
+
+
+def of(model: EGNNConfig, sources: tuple[str, ...], optim: OptimSettings) -> TrainedModel:
+    return TrainedModel(
+        model=model, sources=sources, average_degree=12.0, diverged=False, parameters=1, body_parameters=1, structures=4,
+        atoms=40, epochs=1.0, steps=1, structures_seen=4, atoms_seen=40, edges_seen=400, flops=1.0, seed=0, optim=optim,
+    )  # fmt: skip
 
 
 @pytest.fixture(params=FORMS)
@@ -25,11 +41,7 @@ def evaluated(request, converted, tmp_path):
     potential = lively(request.param).float()
     forces = "gradient" if "gradient" in request.param else "direct"
     model = EGNNConfig(form=FORMS[request.param], forces=forces, width=16, depth=2, radial=4, cutoff=3.0)
-    trained = TrainedModel(
-        model=model, sources=("bulk", "organic"), average_degree=12.0, diverged=False, parameters=1, body_parameters=1,
-        structures=4, atoms=40, epochs=1.0, steps=1, structures_seen=4, atoms_seen=40, edges_seen=400, flops=1.0, seed=0,
-        optim=OptimSettings(energy_weight=2.0, force_weight=3.0),
-    )  # fmt: skip
+    trained = of(model, ("bulk", "organic"), OptimSettings(energy_weight=2.0, force_weight=3.0))
     made = directory(tmp_path, "train/x", TrainSettings(model=model, subset="prefix"))
     files.write_model(made / "model.json", trained)
     save_file(potential.state_dict(), made / "model.safetensors")
@@ -62,11 +74,36 @@ def test_a_wide_network_in_chunks_says_the_same(evaluated, monkeypatch):
     there, _, corpus = evaluated
     one = files.read_model(there / "errors.json", Evaluation)
     monkeypatch.setattr(evaluate, "WIDE", 8)
-    monkeypatch.setattr(evaluate, "NUMBERS", 16 * (corpus.edges // 7))
+    monkeypatch.setattr(evaluate, "CHUNK", 16 * (corpus.edges // 7))
+    monkeypatch.setattr(evaluate, "NUMBERS", 16 * (corpus.edges // 3))
     evaluate.main(stage.Run(there))
     other = files.read_model(there / "errors.json", Evaluation)
     assert other.all.energy_mae == pytest.approx(one.all.energy_mae, rel=1e-4)
     assert other.all.force_mae == pytest.approx(one.all.force_mae, rel=1e-4)
+
+
+def test_batches_are_bounded_by_edges_and_by_structures():
+    edges, most = np.random.default_rng(0).integers(0, 900, 1000).astype(np.uint32), 4000
+    edges[[5, 999]] = 100_000
+    found = list(evaluate.batches(edges, most))
+    assert np.array_equal(np.concatenate(found), np.arange(1000))
+    assert all(len(each) == 1 or (len(each) <= evaluate.BATCH and edges[each].sum() <= most) for each in found)
+    assert any(len(each) == 1 for each in found) and len(found) < 200
+    assert [len(each) for each in evaluate.batches(np.ones(150), 10**9)] == [64, 64, 22]
+
+
+@pytest.mark.parametrize("evaluated", ["egnn-deferred-gradient"], indirect=True)
+def test_gradient_forces_keep_no_second_graph(evaluated, monkeypatch):
+    """It is a step of a training that does, and that is what memory is planned for."""
+    there, potential, corpus = evaluated
+    graphs, _ = loader.batch(corpus, np.arange(len(corpus)))
+    seen = []
+    monkeypatch.setattr(evaluate, "predict", lambda *given: seen.append(torch.is_grad_enabled()) or predict(*given))
+    evaluate.main(stage.Run(there))
+    assert seen and not any(seen)
+    with torch.no_grad():
+        least = peak_bytes(lambda: predict(potential, graphs))
+    assert least < 0.6 * peak_bytes(lambda: predict(potential, graphs))
 
 
 def test_layers_are_those_of_one_large_batch(evaluated):
@@ -81,6 +118,28 @@ def test_layers_are_those_of_one_large_batch(evaluated):
     row = points.point(said)
     assert (row.cosine_distance, row.dirichlet_energy) == (said.layers[-1].distance, said.layers[-1].dirichlet)
     assert row.subset == "prefix"
+
+
+def test_energies_alone_have_a_loss(tmp_path):
+    """Where forces are not asked for they need not be there, and the loss is that of what is."""
+    lines = [f"2\nenergy={-30 - 0.01 * k} pbc=\"F F F\"\nO 0 0 0\nO 0 0 {1.2 + 0.01 * k}\n" for k in range(60)]
+    (tmp_path / "raw.xyz").write_text("".join(lines))
+    settings = ConvertSettings(dataset="extxyz", name="o2", options={"raw": str(tmp_path / "raw.xyz")}, cutoff=3.0)
+    data = directory(tmp_path, "convert/o2", settings)
+    done = execute(data)
+    assert done.returncode == 0, done.stderr
+    made, losses = directory(tmp_path, "train/x", TrainSettings()), []
+    model = EGNNConfig(width=16, depth=2, radial=4, cutoff=3.0)
+    potential = build(model, 1, 12.0)
+    save_file(potential.state_dict(), made / "model.safetensors")
+    for name, weight in (("energies", 0.0), ("both", 1.0)):
+        optim = OptimSettings(energy_weight=2.0, force_weight=weight)
+        files.write_model(made / "model.json", of(model, ("o2",), optim))
+        there = directory(tmp_path, f"evaluate/{name}", EvaluateSettings(), {"train/x": made, "convert/o2": data})
+        evaluate.main(stage.Run(there))
+        said = files.read_model(there / "errors.json", Evaluation)
+        losses.append(said.loss)
+    assert losses[0] == pytest.approx(2 * said.all.energy_mae / float(potential.energy_scale)) and np.isnan(losses[1])
 
 
 def test_the_sample_is_the_same_for_every_model(converted, monkeypatch):
