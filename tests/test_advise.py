@@ -14,34 +14,42 @@ import pytest
 from gnnscale import files
 from gnnscale.scaling.fit import fit
 from gnnscale.scaling.points import table
-from gnnscale.specs import EGNNConfig, ScalingSettings, StageResult, StageSpec, TrainSettings
+from gnnscale.specs import EGNNConfig, OptimSettings, ScalingSettings, StageResult, StageSpec, TrainSettings
 from tests.corpus import ROOT
 from tests.test_scaling import run
-from workflow import advise, estimates, show, sites, status, study
+from workflow import advise, estimates, levers, plan, show, sites, status, study
 from workflow.yamlfile import Problem
 
 ATOMS, NEIGHBOURS, EPOCHS = 20, 30, 4.0
 PERLMUTTER = sites.load("perlmutter", ())
 
 
-def planted(law=lambda n, d: 0.1 + 30 / n**0.4 + 8 / d**0.5, noise: float = 0.002, seed: int = 0):
+WIDTHS, SIZES = [16, 32, 64, 128], [250, 500, 1000, 2000]
+
+
+def asked(**changes):
+    """The default study with the grid of `planted`, all runs of which differ from `train` in `changes`."""
+    over = {"model.width": WIDTHS, "structures": SIZES}
+    return study.load("default")[1].model_copy(update={"sweeps": [study.Sweep(name="grid", over=over, cases=[changes])]})
+
+
+def planted(law=lambda n, d: 0.1 + 30 / n**0.4 + 8 / d**0.5, noise: float = 0.002, seed: int = 0, of=None):
     """Runs of the network itself, with its exact parameters and FLOPs."""
     rng, points = np.random.default_rng(seed), []
-    for width in (16, 32, 64, 128):
-        model = EGNNConfig(width=width)
-        for d in (250, 500, 1000, 2000):
-            seen = int(d * ATOMS * EPOCHS)
-            loss = law(model.body_parameters(), d) * math.exp(noise * rng.normal())
-            points.append(run(width, d, loss=loss, body_parameters=model.body_parameters(), atoms=d * ATOMS,
-                              atoms_seen=seen, epochs=EPOCHS, flops=model.flops(seen, seen * NEIGHBOURS)))  # fmt: skip
+    for each in study.runs(of or asked()):
+        model, d = each.settings.model, each.settings.structures
+        seen = int(d * ATOMS * EPOCHS)
+        loss = law(model.body_parameters(), d) * math.exp(noise * rng.normal())
+        points.append(run(model.width, d, run=each.name, model=model.label, loss=loss, atoms=d * ATOMS,
+                          body_parameters=model.body_parameters(), atoms_seen=seen, epochs=EPOCHS,
+                          flops=model.flops(seen, seen * NEIGHBOURS)))  # fmt: skip
     return points
 
 
-def written(root, points, bootstrap=40):
+def written(root, points, bootstrap=40, of=None):
     (root / "points.csv").write_text(table(points))
     files.write_model(root / "fit.json", fit(points, ScalingSettings(targets=("loss",), bootstrap=bootstrap)))
-    asked = study.load("default")[1]
-    files.write(root / "study.yaml", show.as_yaml(asked))
+    files.write(root / "study.yaml", show.as_yaml(of or asked()))
     return root
 
 
@@ -50,59 +58,121 @@ def root(tmp_path_factory):
     return written(tmp_path_factory.mktemp("advise"), planted())
 
 
+def advised(root, hours, most=None, site=PERLMUTTER):
+    return advise.advice(root, site, "perlmutter", hours, "loss", most)
+
+
 def test_the_advice_is_the_best_of_a_brute_search(root):
-    """Over every width and over data of all sizes that the budget buys, with FLOPs counted anew."""
-    x = advise.advice(root, PERLMUTTER, "perlmutter", 3.0, "loss", None)
+    """Over every width and over data of all sizes that the budget buys on one node, with time counted anew."""
+    x = advised(root, 3.0)
     law = next(law for law in json.loads((root / "fit.json").read_text())["laws"] if law["chosen"])["estimates"]
     e, a, alpha, b, beta = (law[name]["value"] for name in ("E", "A", "alpha", "B", "beta"))
-    budget = 3 * 3600 * estimates.flops_per_second(PERLMUTTER, 1, "fp32")
-    assert x["flops"] == pytest.approx(budget)
-    least = math.inf
+    rate, least = 4 * estimates.flops_per_second(PERLMUTTER, 1, "fp32"), math.inf
+
+    def each(model):  # seconds of a structure: its share of steps of 12 ms for 16, and its FLOPs
+        return EPOCHS * 0.012 / 16 + model.flops(ATOMS * EPOCHS, ATOMS * EPOCHS * NEIGHBOURS) / rate
+
     for width in range(4, 6000, 2):
         model = EGNNConfig(width=width)
-        d = budget / model.flops(ATOMS * EPOCHS, ATOMS * EPOCHS * NEIGHBOURS)
-        least = min(least, e + a / model.body_parameters() ** alpha + b / d**beta)
+        least = min(least, e + a / model.body_parameters() ** alpha + b / ((3 * 900 - 4) / each(model)) ** beta)
     assert least <= x["loss"]["value"] < least * 1.0005
     model = EGNNConfig(width=x["width"])
-    spent = model.flops(x["atoms_seen"], x["atoms_seen"] * NEIGHBOURS)
-    assert spent == pytest.approx(budget, rel=1e-6) and x["parameters"]["value"] == model.body_parameters()
+    assert 4 + each(model) * x["structures"]["value"] == pytest.approx(3 * 900, rel=1e-6) and x["ranks"] == 4
+    assert x["parameters"]["value"] == model.body_parameters()
+    assert x["flops"] == pytest.approx(model.flops(x["atoms_seen"], x["atoms_seen"] * NEIGHBOURS))
     assert x["floor"] + x["of_model"] + x["of_data"] == pytest.approx(x["loss"]["value"], rel=1e-9)
+
+
+@pytest.mark.parametrize("hours", [0.1, 3.0, 97.0, 700.0, 5000.0])
+def test_it_takes_as_long_as_plan_says(root, hours):
+    x = advised(root, hours)
+    d = x["structures"]["value"]
+    settings = TrainSettings(model=EGNNConfig(width=x["width"]), optim=OptimSettings(epochs=EPOCHS), structures=round(d))
+    time, fits = plan.fit_levers(settings, [estimates.Size(d / 2, ATOMS, NEIGHBOURS)] * 5, PERLMUTTER)
+    assert x["hours"] == pytest.approx(time / 3600, rel=0.02) and x["ranks"] == fits.runtime.ranks == 4 * x["nodes"]
+    assert 0.95 * hours < x["ranks"] * time / 3600 < 1.001 * hours
+    assert x["ranks"] == 16 or x["hours"] < 24
+    share = 1 - x["flops"] / x["flops_per_second"] / x["ranks"] / time
+    assert x["fixed"] == pytest.approx(share, rel=1e-3) and share > 0.05
+
+
+def test_settings_are_those_of_the_runs(tmp_path):
+    """Not those of `train`, which a sweep has changed: form, batch and cutoff decide about neighbours, memory and time."""
+    of = asked(**{"model.form": "edge", "model.radial": 6, "optim.batch": 64, "model.cutoff": 4.0})
+    known = advise.basis(written(tmp_path, planted(of=of), of=of), "loss", PERLMUTTER, "perlmutter")
+    assert known.neighbours == pytest.approx(NEIGHBOURS) and known.settings.optim.batch == 64
+    assert known.settings.model == EGNNConfig(form="edge", radial=6, width=128, cutoff=4.0)
+    assert advised(tmp_path, 3.0)["model"] == "egnn-edge"
+
+
+@pytest.mark.parametrize(("changes", "words"), [({"optim.batch": 8}, "has no such run"), ({}, "has egnn-edge there")])
+def test_a_study_that_was_changed_since_is_told(tmp_path, changes, words):
+    of = asked(**changes)
+    edge = of.train.model_copy(update={"model": of.train.model.model_copy(update={"form": "edge"})})
+    written(tmp_path, planted(), of=of if changes else of.model_copy(update={"train": edge}))
+    with pytest.raises(Problem, match=f"from w128-d3-n2000 of egnn-deferred, but study.yaml {words}"):
+        advised(tmp_path, 3.0)
 
 
 def test_intervals_hold_the_truth(root):
     """Of the planted law at the advised place, and of the best place by the planted law."""
-    x = advise.advice(root, PERLMUTTER, "perlmutter", 3.0, "loss", None)
+    x, known = advised(root, 3.0), advise.basis(root, "loss", PERLMUTTER, "perlmutter")
     truth = advise.Law(0.1, 30.0, 0.4, 8.0, 0.5)
     assert x["loss"]["low"] < truth.loss(x["parameters"]["value"], x["structures"]["value"]) < x["loss"]["high"]
-    chosen = advise.best(truth, advise.rungs(advise.basis(root, "loss")), x["flops"])
-    assert x["parameters"]["low"] <= chosen.rung.n <= x["parameters"]["high"]
-    assert x["structures"]["low"] <= chosen.d <= x["structures"]["high"]
+    right = advise.best(truth, advise.ladders(known)[0], 3.0, None, known)
+    assert x["parameters"]["low"] <= right.rung.n <= x["parameters"]["high"]
+    assert x["structures"]["low"] <= right.d <= x["structures"]["high"]
 
 
 def test_twice_is_what_twice_gives(root):
-    one, two = (advise.advice(root, PERLMUTTER, "perlmutter", h, "loss", None) for h in (3.0, 6.0))
+    one, two = (advised(root, h) for h in (3.0, 6.0))
     assert one["twice"]["hours"] == pytest.approx(1 - two["loss"]["value"] / one["loss"]["value"], abs=1e-12)
     assert one["twice"]["hours"] > 0 and one["twice"]["data"] > 0 and one["twice"]["parameters"] > 0
 
 
 def test_few_structures_leave_more_to_the_model(root):
-    x, free = (advise.advice(root, PERLMUTTER, "perlmutter", 3.0, "loss", most) for most in (5000, None))
-    assert x["structures"]["value"] == 5000 and x["limited"] and not free["limited"]
-    assert x["parameters"]["value"] > free["parameters"]["value"] and x["loss"]["value"] > free["loss"]["value"]
+    """As much as brings the loss within a hundredth of the least, and no more than fits into memory."""
+    x, free, more = advised(root, 3.0, 5000), advised(root, 3.0), advised(root, 1e5, 5000)
+    assert x["structures"] == {"value": 5000, "low": None, "high": None} and x["limited"] and not free["limited"]
+    assert x["loss"]["value"] > free["loss"]["value"]
     assert "All the structures" in advise.text(x, root, PERLMUTTER, "perlmutter")
+    known = advise.basis(root, "loss", PERLMUTTER, "perlmutter")
+    losses = {}
+    for width in advise.WIDTHS:
+        settings = TrainSettings(model=EGNNConfig(width=width), optim=OptimSettings(epochs=EPOCHS))
+        if not levers.choose(settings, 5, ATOMS, ATOMS * NEIGHBOURS, PERLMUTTER, 16).refusal:
+            losses[width] = known.law.loss(settings.model.body_parameters(), 5000)
+    near = [width for width, loss in losses.items() if loss <= 1.01 * min(losses.values())]
+    assert more["width"] == near[0] < max(losses) and more["ranks"] * more["hours"] < 100
 
 
-def test_the_job_ends_in_time_and_is_no_wider_than_its_batch(root):
-    nodes, ranks = advise.job(PERLMUTTER, 5000.0, batch=4096)
-    assert ranks == 4 * nodes == 64 and nodes == PERLMUTTER.train.nodes[1]
-    assert advise.job(PERLMUTTER, 100.0, batch=4096) == (2, 8)  # 24 h and less
-    assert advise.job(PERLMUTTER, 5000.0, batch=16) == (4, 16)
+def test_where_the_looking_ends_is_no_best(root, monkeypatch):
+    wide = advised(root, 9e11)
+    assert wide["end"] == "widest that fits into memory" and wide["parameters"]["low"] is wide["structures"]["high"] is None
+    said = advise.text(wide, root, PERLMUTTER, "perlmutter")
+    assert f"width {wide['width']:,} (the widest that fits into memory): N = {wide['parameters']['value']:.3g} body" in said
+    for widths, hours, end in (([16, 32], 1e3, "widest looked at"), ([4000, 8000], 1.0, "narrowest looked at")):
+        monkeypatch.setattr(advise, "WIDTHS", widths)
+        x = advised(root, hours)
+        assert x["end"] == end and x["parameters"] == {"value": x["parameters"]["value"], "low": None, "high": None}
+
+
+def test_the_job_is_no_wider_than_its_batch(root):
+    known = advise.basis(root, "loss", PERLMUTTER, "perlmutter")
+    assert advise.ranks_of(known) == [4, 8, 16]
+    optim = known.settings.optim.model_copy(update={"batch": 4096})
+    large = known._replace(settings=known.settings.model_copy(update={"optim": optim}))
+    assert advise.ranks_of(large) == [4, 8, 16, 32, 64]
 
 
 def test_a_far_budget_is_called_a_direction(root):
-    near = advise.text(advise.advice(root, PERLMUTTER, "perlmutter", 1e-4, "loss", None), root, PERLMUTTER, "perlmutter")
-    far = advise.text(advise.advice(root, PERLMUTTER, "perlmutter", 5000.0, "loss", None), root, PERLMUTTER, "perlmutter")
-    assert "a direction and no plan" in far and "a direction" not in near
+    """And what is to be trained first is ten times the largest."""
+    far = advised(root, 5000.0)
+    said = advise.text(far, root, PERLMUTTER, "perlmutter")
+    near = advised(root, far["next_hours"])
+    assert f"a direction and no plan. Train first what {far['next_hours']:.3g} GPU-hours buy" in said
+    assert near["beyond"]["flops"] == pytest.approx(advise.FAR, rel=0.01)
+    assert "a direction" not in advise.text(advised(root, 0.99 * far["next_hours"]), root, PERLMUTTER, "perlmutter")
 
 
 @pytest.fixture
@@ -124,8 +194,8 @@ def finished(root, tmp_path):
 def test_the_measured_speed_of_a_site_is_used_and_said(finished):
     """FLOPs of the longest training over its seconds and ranks: what the budget buys follows from it."""
     made, largest, _ = finished
-    x = advise.advice(made, PERLMUTTER, "perlmutter", 3.0, "loss", None)
-    assert x["flops_per_second"] == pytest.approx(largest.flops / 250 / 4)
+    x = advised(made, 3.0)
+    assert x["flops_per_second"] == pytest.approx(largest.flops / 250 / 4) and x["fixed"] == pytest.approx(0)
     assert x["flops"] == pytest.approx(3 * 3600 * largest.flops / 1000)
     said = advise.text(x, made, PERLMUTTER, "perlmutter")
     assert f"TFLOP/s a GPU (measured, {largest.run} on 4 ranks)" in said
@@ -141,9 +211,18 @@ def test_a_speed_of_elsewhere_or_of_nothing_is_not_used(finished):
     assert x["speed"] == "assumed by the site's file" and x["flops_per_second"] == estimates.flops_per_second(anvil, 1, "fp32")
     for spoil in (lambda path: path.write_text("{"), lambda path: path.unlink()):
         spoil(made / folder / "result.json")
-        x = advise.advice(made, PERLMUTTER, "perlmutter", 3.0, "loss", None)
+        x = advised(made, 3.0)
         assert x["speed"] == "assumed by the site's file"
         assert x["flops_per_second"] == estimates.flops_per_second(PERLMUTTER, 1, "fp32")
+
+
+def test_the_speed_of_half_a_training_is_not_used(finished):
+    """One that began where a shorter one had come to has all its FLOPs, but not all of its seconds."""
+    made, _, folder = finished
+    spec = files.read_model(made / folder / "spec.json", StageSpec)
+    shared = spec.model_copy(update={"runtime": spec.runtime.model_copy(update={"shorter": ("../other",)})})
+    files.write_model(made / folder / "spec.json", shared)
+    assert advised(made, 3.0)["speed"] == "assumed by the site's file"
 
 
 def test_what_the_runs_do_not_determine_is_refused(tmp_path):
@@ -159,6 +238,12 @@ def test_mistakes_are_told_in_a_screen(root, tmp_path):
         advise.advice(root, PERLMUTTER, "perlmutter", -1.0, "loss", None)
     with pytest.raises(Problem, match="does not pay"):
         advise.advice(root, PERLMUTTER, "perlmutter", 1e-18, "loss", None)
+    for hours in (1e300, math.inf, math.nan):
+        with pytest.raises(Problem, match=r"--gpu-hours: found .* less than"):
+            advise.advice(root, PERLMUTTER, "perlmutter", hours, "loss", None)
+    for most in (0.0, -3.0, math.nan, math.inf):
+        with pytest.raises(Problem, match=r"--structures: found .* expected 1 or more"):
+            advise.advice(root, PERLMUTTER, "perlmutter", 1.0, "loss", most)
 
 
 def test_the_command(root):

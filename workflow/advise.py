@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from bisect import bisect_left
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,12 +12,15 @@ from pydantic import ValidationError
 
 from gnnscale import files
 from gnnscale.specs import Fit, LawFit, ModelConfig, Point, StageResult, StageSpec, TrainSettings
-from workflow import estimates, status, study
-from workflow.levers import choose
+from workflow import estimates, queueing, status, study
+from workflow.levers import Levers, choose
 from workflow.siteconfig import SiteConfig
 from workflow.yamlfile import Problem
 
 FAR = 10.0  # times the compute of the largest run: beyond, advice is a direction and no plan
+ENOUGH = 0.01  # of the least loss: a smaller model that comes so near is taken, where more hours find no more data
+MANY = 1e9  # structures, beside which a training's start is nothing
+MOST_HOURS = 1e12  # ten thousand years of the largest machine that there is; numbers far above overflow
 HOLDS = 0.05  # rms residual of log L, as in gnnscale/scaling/findings.py
 JOINT = ("Hoffmann", "PurePowers", "EqualPowers", "OverTraining")  # laws by which model and data can be weighed
 WIDTHS = sorted({max(4, 8 * round(2 ** (k / 48) / 8)) for k in range(48 * 5, 48 * 17)} | set(range(4, 64)))
@@ -35,26 +39,29 @@ class Law(NamedTuple):
         return self.e + self.a / n**self.alpha + self.b / d**self.beta
 
 
+class Speed(NamedTuple):
+    """FLOP/s of one rank in training."""
+
+    flops: float
+    origin: str
+    start: float | None  # seconds before the first step, which comes to the rate; None = measured: all is in the rate
+
+
 class Basis(NamedTuple):
-    """Of a finished study, all that advice rests on."""
+    """Of a finished study and of a site, all that advice rests on."""
 
     entry: LawFit
     confidence: float
     law: Law
     replicas: list[Law]
     points: list[Point]  # of the law
-    settings: TrainSettings
+    settings: TrainSettings  # of the largest of them
     sources: int
     epochs: float
     atoms: float  # per structure
     neighbours: float  # per atom
-
-
-class Speed(NamedTuple):
-    """FLOP/s of one rank in training."""
-
-    flops: float
-    origin: str
+    site: SiteConfig
+    speed: Speed
 
 
 class Rung(NamedTuple):
@@ -62,7 +69,16 @@ class Rung(NamedTuple):
 
     model: ModelConfig
     n: int
-    cost: float  # FLOPs of one unique structure, over all epochs
+    seconds: float  # of one unique structure of many, over all epochs
+
+
+class Ladder(NamedTuple):
+    """The widths that fit into memory on so many ranks, the narrowest first."""
+
+    ranks: int
+    hours: float  # that a training may take on them, where it could have more
+    rungs: list[Rung]
+    top: str  # why there is none wider
 
 
 class Choice(NamedTuple):
@@ -80,7 +96,7 @@ class Range(NamedTuple):
 
 
 # ----------------------------------------------------------------------------------------------------- what is known
-def basis(root: Path, target: str) -> Basis:
+def basis(root: Path, target: str, site: SiteConfig, name: str) -> Basis:
     """Read from the files at the top of a run directory; what they do not determine is refused in words."""
     if not (root / "fit.json").exists():
         raise Problem(f"{root}: no fit.json, so there is no law yet", "`run` the study first; `status` shows how far it is")
@@ -107,14 +123,26 @@ def basis(root: Path, target: str) -> Basis:
     points = [p for p in rows if p.run in used]
     _, asked = study.load(str(root / "study.yaml"))
     largest = max(points, key=lambda p: p.flops)
-    settings = asked.train.model_copy(update={"structures": None})
-    depth = {"depth": largest.depth, "width": largest.width}
-    settings = settings.model_copy(update={"model": settings.model.model_copy(update=depth)})
+    settings = settings_of(root, asked, largest)
     laws = [as_law(entry.law, dict(zip(list(entry.estimates), row))) for row in entry.replicas]
     return Basis(
         entry, fit.confidence, as_law(entry.law, {name: e.value for name, e in entry.estimates.items()}), laws, points, settings,
-        len(asked.data), largest.epochs, largest.atoms / largest.structures, neighbours(settings.model, largest),
+        len(asked.data), largest.epochs, largest.atoms / largest.structures, neighbours(settings.model, largest), site,
+        speed(root, site, name, settings.optim.precision, points),
     )  # fmt: skip
+
+
+def settings_of(root: Path, asked: study.Study, point: Point) -> TrainSettings:
+    """Of the run that made a point, but that all structures are taken, and epochs are as they were."""
+    settings = next((run.settings for run in study.runs(asked) if run.name == point.run), None)
+    if settings is None or settings.model.label != point.model:
+        there = "has no such run" if settings is None else f"has {settings.model.label} there"
+        raise Problem(
+            f"{root}: the laws are from {point.run} of {point.model}, but study.yaml {there}: the study was changed since",
+            "`run` the study again: only what is old is made anew",
+        )
+    optim = settings.optim.model_copy(update={"epochs": point.epochs})
+    return settings.model_copy(update={"structures": None, "optim": optim})
 
 
 def as_law(name: str, values: dict[str, float]) -> Law:
@@ -131,41 +159,99 @@ def neighbours(model: ModelConfig, p: Point) -> float:
 def speed(root: Path, site: SiteConfig, name: str, precision: str, points: list[Point]) -> Speed:
     """As measured by the longest training of the study, if it ran on this site, else as the site's file assumes."""
     asked = status.read_plan(root) if (root / "plan.json").exists() else None
-    if asked is not None and asked.site == name:
-        largest = max(points, key=lambda p: p.flops)
-        stage = next((s for s in asked.stages if s.id == f"train/{largest.run.split('/')[-1]}"), None)
+    stages = {s.id: s for s in asked.stages} if asked is not None and asked.site == name else {}
+    for point in sorted(points, key=lambda p: -p.flops):
+        stage = stages.get(f"train/{point.run.split('/')[-1]}")
         try:
             result = files.read_model(root / stage.folder / "result.json", StageResult) if stage else None
-            ranks = files.read_model(root / stage.folder / "spec.json", StageSpec).runtime.ranks if stage else 1
+            runtime = files.read_model(root / stage.folder / "spec.json", StageSpec).runtime if stage else None
         except files.BadFile:
-            result = None
-        if result and result.seconds > 0:
-            where = f"{ranks} ranks" if ranks > 1 else "one rank"
-            return Speed(largest.flops / result.seconds / ranks, f"measured, {largest.run} on {where}")
-    return Speed(estimates.flops_per_second(site, 1, precision), "assumed by the site's file")
+            continue
+        if result and result.seconds > 0 and not runtime.shorter:  # or the seconds of a part of its steps are another's
+            where = f"{runtime.ranks} ranks" if runtime.ranks > 1 else "one rank"
+            return Speed(point.flops / result.seconds / runtime.ranks, f"measured, {point.run} on {where}", None)
+    return Speed(estimates.flops_per_second(site, 1, precision), "assumed by the site's file", site.node.start_seconds)
 
 
 # ------------------------------------------------------------------------------------------------------ what is best
-def rungs(known: Basis) -> list[Rung]:
-    models = [known.settings.model.model_copy(update={"width": width}) for width in WIDTHS]
-    return [Rung(model, model.body_parameters(), cost(model, known)) for model in models]
+def flops(model: ModelConfig, d: float, known: Basis) -> float:
+    """Of a training on `d` unique structures, over all epochs."""
+    return known.epochs * model.flops(d * known.atoms, d * known.atoms * known.neighbours)
 
 
-def best(law: Law, ladder: list[Rung], flops: float, most: float | None = None) -> Choice:
-    """The width of least loss if all FLOPs go into one training; `most`: structures that there are."""
-    choices = []
-    for rung in ladder:
-        d = min(flops / rung.cost, most or math.inf)
-        if d >= 1:
+def seconds(model: ModelConfig, d: float, ranks: int, known: Basis) -> float:
+    """Of the same on so many ranks; where the speed was not measured as `plan` estimates them."""
+    if known.speed.start is None:
+        return flops(model, d, known) / known.speed.flops / ranks
+    settings = known.settings.model_copy(update={"model": model})
+    return estimates.train_seconds(settings, [estimates.Size(d, known.atoms, known.neighbours)], known.site, ranks)
+
+
+def levers(model: ModelConfig, ranks: int, known: Basis) -> Levers:
+    settings = known.settings.model_copy(update={"model": model})
+    return choose(settings, known.sources, known.atoms, known.atoms * known.neighbours, known.site, ranks)
+
+
+def ranks_of(known: Basis) -> list[int]:
+    """That a training may have, from few to many; no more than structures in a batch, as `plan` has it."""
+    few, *more = queueing.ranks(known.site)
+    return [few, *(ranks for ranks in more if ranks <= known.settings.optim.batch)]
+
+
+def ladders(known: Basis) -> list[Ladder]:
+    """One for each number of ranks on which anything fits into memory."""
+    models, made = [known.settings.model.model_copy(update={"width": width}) for width in WIDTHS], []
+    allowed = ranks_of(known)
+    for ranks in allowed:
+        fit = bisect_left(models, True, key=lambda model: bool(levers(model, ranks, known).refusal))
+        rungs = [Rung(model, model.body_parameters(), seconds(model, MANY, ranks, known) / MANY) for model in models[:fit]]
+        if rungs:
+            end = "looked at" if fit == len(models) else "that fits into memory"
+            longest = math.inf if ranks == allowed[-1] else 0.99 * known.site.train.hours  # steps are whole
+            made.append(Ladder(ranks, longest, rungs, end))
+    if not made:
+        raise Problem(f"not even the narrowest can be trained there: {levers(models[0], ranks, known).refusal}")
+    return made
+
+
+def best(law: Law, ladder: Ladder, hours: float, most: float | None, known: Basis) -> Choice | None:
+    """The width of least loss if all hours go into one training; `most`: structures that there are. None: too few hours."""
+    choices, time = [], 3600 * min(hours / ladder.ranks, ladder.hours)
+    for rung in ladder.rungs:
+        d = (time - (known.speed.start or 0)) / rung.seconds
+        if d >= known.settings.optim.batch:
+            d = min(d, most or d)
             choices.append(Choice(rung, d, law.loss(rung.n, d)))
-    if not choices:
-        raise Problem("the budget does not pay for the smallest model and one structure", "give more --gpu-hours")
-    return min(choices, key=lambda c: c.loss)
+    least = min(choices, key=lambda c: c.loss, default=None)
+    if least is None or least.d != most:
+        return least
+    return next(c for c in choices if c.d == most and c.loss <= (1 + ENOUGH) * least.loss)
 
 
-def cost(model: ModelConfig, known: Basis) -> float:
-    """FLOPs of one unique structure, over all epochs."""
-    return known.epochs * model.flops(known.atoms, known.atoms * known.neighbours)
+def chosen(made: list[Ladder], hours: float, most: float | None, known: Basis) -> tuple[Choice, Ladder] | None:
+    """The best over all numbers of ranks; of equals on the fewest."""
+    found = [(best(known.law, ladder, hours, most, known), ladder) for ladder in made]
+    return min((pair for pair in found if pair[0]), key=lambda pair: pair[0].loss, default=None)
+
+
+def job(model: ModelConfig, d: float, known: Basis) -> tuple[int, float, Levers]:
+    """Ranks, seconds, and how it fits: on the fewest ranks on which it fits and ends in time, as `plan` has it."""
+    for ranks in ranks_of(known):
+        fits, time = levers(model, ranks, known), seconds(model, d, ranks, known)
+        if not fits.refusal and time <= 3600 * known.site.train.hours:
+            break
+    return ranks, time, fits
+
+
+def hours_for(wanted: float, made: list[Ladder], hours: float, most: float | None, known: Basis) -> float:
+    """Which buy a best training of so many FLOPs; less than `hours`, which buy more."""
+    low, high = 1e-9, hours
+    for _ in range(20):
+        middle = math.sqrt(low * high)
+        found = chosen(made, middle, most, known)
+        enough = found is not None and flops(found[0].rung.model, found[0].d, known) >= wanted
+        low, high = (low, middle) if enough else (middle, high)
+    return high
 
 
 def ranged(value: float, sample: list[float], confidence: float) -> Range:
@@ -178,49 +264,45 @@ def ranged(value: float, sample: list[float], confidence: float) -> Range:
 
 def advice(root: Path, site: SiteConfig, name: str, hours: float, target: str, most: float | None) -> dict[str, Any]:
     """Everything that is said, as numbers."""
-    if not (hours > 0 and math.isfinite(hours)):
-        raise Problem(f"--gpu-hours: found {hours:g}, expected more than 0")
-    known = basis(root, target)
-    rate = speed(root, site, name, known.settings.optim.precision, known.points)
-    flops = 3600 * hours * rate.flops
-    ladder = rungs(known)
-    (model, n, each), d, loss = best(known.law, ladder, flops, most)
-    others = [best(law, ladder, flops, most) for law in known.replicas]
-    losses = [law.loss(n, d) for law in known.replicas]  # of this training, whatever would be best
-    used = min(1.0, each * d / flops)
-    nodes, ranks = job(site, hours * used, known.settings.optim.batch)
-    settings = known.settings.model_copy(update={"model": model, "structures": round(d)})
-    levers = choose(settings, known.sources, known.atoms, known.atoms * known.neighbours, site, ranks)
-    twice = {what: 1 - known.law.loss(n * k, d * m) / loss for what, k, m in (("parameters", 2, 1), ("data", 1, 2))}
-    twice["hours"] = 1 - best(known.law, ladder, 2 * flops, most).loss / loss
+    if not 0 < hours < MOST_HOURS:
+        raise Problem(f"--gpu-hours: found {hours:g}, expected more than 0 and less than {MOST_HOURS:g}")
+    if most is not None and not 1 <= most < math.inf:
+        raise Problem(f"--structures: found {most:g}, expected 1 or more")
+    known = basis(root, target, site, name)
+    law, confidence, made = known.law, known.confidence, ladders(known)
+    found = chosen(made, hours, most, known)
+    if found is None:
+        raise Problem("the budget does not pay for the smallest model and one batch", "give more --gpu-hours")
+    ((model, n, _), d, loss), ladder = found
+    others = [best(each, ladder, hours, most, known) for each in known.replicas]
+    sizes = ranged(n, [o.rung.n for o in others], confidence)
+    limited, ends = d == most, {ladder.rungs[0].n: "narrowest looked at", ladder.rungs[-1].n: f"widest {ladder.top}"}
+    if set(sizes) & set(ends):  # where the looking ends is no end of an interval
+        sizes = Range(n, None, None)
+    data = Range(d, None, None) if limited or sizes.low is None else ranged(d, [o.d for o in others], confidence)
+    ranks, time, fits = job(model, d, known)
+    spent, largest = flops(model, d, known), max(p.flops for p in known.points)
+    twice = {what: 1 - law.loss(n * k, d * m) / loss for what, k, m in (("parameters", 2, 1), ("data", 1, 2))}
+    twice["hours"] = 1 - chosen(made, 2 * hours, most, known)[0].loss / loss
     return {
-        "formula": known.entry.formula, "target": target, "log_rms": known.entry.log_rms, "confidence": known.confidence,
-        "gpu_hours": hours, "flops": flops, "flops_per_second": rate.flops, "speed": rate.origin,
-        "model": model.label, "depth": model.depth, "width": model.width,
-        "parameters": ranged(n, [o.rung.n for o in others], known.confidence)._asdict(),
-        "structures": ranged(d, [o.d for o in others], known.confidence)._asdict(),
+        "formula": known.entry.formula, "target": target, "log_rms": known.entry.log_rms, "confidence": confidence,
+        "gpu_hours": hours, "flops": spent, "flops_per_second": known.speed.flops, "speed": known.speed.origin,
+        "fixed": 1 - spent / known.speed.flops / ranks / time,
+        "model": model.label, "depth": model.depth, "width": model.width, "end": ends.get(n, ""),
+        "parameters": sizes._asdict(), "structures": data._asdict(),
         "epochs": known.epochs, "atoms": d * known.atoms, "atoms_seen": d * known.atoms * known.epochs,
-        "loss": ranged(loss, losses, known.confidence)._asdict(),
-        "floor": known.law.e, "of_model": known.law.a / n**known.law.alpha,
-        "of_data": known.law.b / d**known.law.beta,
-        "nodes": nodes, "ranks": ranks, "hours": hours * used / ranks, "limited": d == most,
-        "fits": not levers.refusal, "memory": levers.refusal or levers.said, "twice": twice,
+        "loss": ranged(loss, [each.loss(n, d) for each in known.replicas], confidence)._asdict(),  # of this training
+        "floor": law.e, "of_model": law.a / n**law.alpha, "of_data": law.b / d**law.beta,
+        "nodes": ranks // site.ranks_per_node if site.batch else 1, "ranks": ranks, "hours": time / 3600,
+        "limited": limited, "memory": fits.said, "twice": twice,
         "beyond": {
             "parameters": n / max(p.body_parameters for p in known.points),
             "structures": d / max(p.structures for p in known.points),
-            "flops": used * flops / max(p.flops for p in known.points),
+            "flops": spent / largest,
         },
+        "next_hours": hours_for(FAR * largest, made, hours, most, known) if spent > FAR * largest else None,
         "runs": len(known.points),
     }  # fmt: skip
-
-
-def job(site: SiteConfig, hours: float, batch: int) -> tuple[int, int]:
-    """Nodes and ranks, so that it is over within the hours of a training of this site, if it may have so many."""
-    if not site.batch:
-        return 1, 1
-    most = max(1, min(site.train.nodes[1], batch // site.ranks_per_node))
-    nodes = min(max(site.train.nodes[0], math.ceil(hours / site.train.hours / site.ranks_per_node)), most)
-    return nodes, nodes * site.ranks_per_node
 
 
 # ------------------------------------------------------------------------------------------------------------ in words
@@ -232,8 +314,11 @@ def text(x: dict[str, Any], root: Path, site: SiteConfig, name: str) -> str:
     lines = [
         f"{root}: {x['target']}, {x['formula']} from {x['runs']} runs (rms residual {percent(x['log_rms'])})",
         f"{x['gpu_hours']:,g} {unit}-hours on {name}: {x['flops']:.3g} FLOP at {x['flops_per_second'] / 1e12:.3g} TFLOP/s "
-        f"a {unit} ({x['speed']})",
-        f"  model   {x['model']}, depth {x['depth']}, width {x['width']:,}: N = {shown(x['parameters'])} body parameters",
+        f"a {unit} ({x['speed']})"
+        + (f"; {percent(x['fixed'])} of the time is what start and steps cost at any size" if x["fixed"] > 0.005 else ""),
+        f"  model   {x['model']}, depth {x['depth']}, width {x['width']:,}"
+        + (f" (the {x['end']})" if x["end"] else "")
+        + f": N = {shown(x['parameters'])} body parameters",
         f"  data    D = {shown(x['structures'])} structures, {x['epochs']:g} epochs "
         f"({x['atoms']:.3g} atoms; {3 * x['atoms_seen']:.3g} force labels seen)",
         f"  job     {x['nodes']} node(s), {x['ranks']} {unit}(s), {x['hours']:,.3g} hours"
@@ -244,18 +329,15 @@ def text(x: dict[str, Any], root: Path, site: SiteConfig, name: str) -> str:
         f"Brackets: {percent(x['confidence'])} of the resampled runs; they do not hold that the law may fail further out.",
     ]
     if x["limited"]:
-        lines.append("All the structures that there are: the rest goes into the model, as these runs do not say what more "
-                     "epochs would bring.")  # fmt: skip
-    if not x["fits"]:
-        lines.append("As it stands this training does not fit into memory.")
+        lines.append(f"All the structures that there are, and the smallest model within {percent(ENOUGH)} of the least loss: "
+                     "what more epochs would bring these runs do not say.")  # fmt: skip
     if x["log_rms"] > HOLDS:
         lines.append(f"The law does not hold even for the runs it is from: it misses them by {percent(x['log_rms'])}.")
     far = f"{where['flops']:,.3g} times the compute, {where['parameters']:,.3g} times the parameters and "
     far += f"{where['structures']:,.3g} times the data of the largest run"
-    if where["flops"] > FAR:
-        next_hours = x["gpu_hours"] * FAR / where["flops"]
-        lines.append(f"This is {far}: a direction and no plan. Train first what {next_hours:,.3g} {unit}-hours buy, {FAR:g} "
-                     "times the largest, and fit again.")  # fmt: skip
+    if x["next_hours"]:
+        lines.append(f"This is {far}: a direction and no plan. Train first what {x['next_hours']:,.3g} {unit}-hours buy, "
+                     f"{FAR:g} times the largest, and fit again.")  # fmt: skip
     else:
         lines.append(f"This is {far}.")
     return "\n".join(lines)
@@ -267,4 +349,4 @@ def shown(x: dict[str, float | None]) -> str:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:+.1f} %".replace("-", "−") if share < 0 else f"{100 * share:.1f} %"
+    return f"{100 * share:.1f} %"
