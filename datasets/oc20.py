@@ -3,7 +3,8 @@
 Chanussot et al., ACS Catal. 11, 6059 (2021). As published: pairs of N.extxyz.xz and N.txt.xz, unpacked from the tar;
 or LMDB as made by fairchem's preprocessing. Slabs are marked periodic along all three vectors, and kept so: the vacuum
 is 20 Angstrom or more. Forces are those of all atoms, also of the fixed ones, which the benchmark does not count.
-Where folders of train, val_id and val_ood are all below the one that is given, they are the split.
+Where folders of train, val_id and val_ood are all below the one that is given, they are the split, and those of rattled
+and md are of its training part; what is in those of test was published without labels, and is left out.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gnnscale.data.published import Place, Unit, below, found, split_folders
+from gnnscale.data.published import UNLABELLED, Place, Unit, below, found, split_folders
 from gnnscale.schema import Spec
 from gnnscale.specs import DatasetCard
 
@@ -45,8 +46,12 @@ class Options(Spec):
 
 
 def inputs(options: Options) -> list[Path]:
-    listed = found(options.raw, PATTERNS, DOWNLOAD)
+    listed = splits(options)
     return sorted([*listed, *(references(path) for path in listed if path.suffix != ".lmdb")])
+
+
+def splits(options: Options) -> dict[Path, str]:
+    return split_folders(options.raw, found(options.raw, PATTERNS, DOWNLOAD))
 
 
 def references(path: Path) -> Path:
@@ -75,8 +80,8 @@ def units(options: Options) -> list[Unit]:
     """Every pair of files, every thousand keys."""
     from gnnscale.data import ocp
 
-    listed, left = [], options.limit
-    for path in found(options.raw, PATTERNS, DOWNLOAD):
+    listed, left, told = [], options.limit, splits(options)
+    for path in (path for path in told if told[path] != UNLABELLED):
         if left == 0:
             break
         if path.suffix == ".lmdb":
@@ -88,7 +93,7 @@ def units(options: Options) -> list[Unit]:
             mine = [Unit(below(options.raw, path), last, path, span=(0, last))]
         listed += mine
         left = left and left - sum(unit.span[1] - unit.span[0] for unit in mine)
-    return listed
+    return listed + ocp.units(options.raw, [path for path in told if told[path] == UNLABELLED])
 
 
 def count_frames(path: Path) -> int:
@@ -102,7 +107,11 @@ def count_frames(path: Path) -> int:
 def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
     from gnnscale.data import ocp, plausible
 
-    split = split_folders(options.raw, found(options.raw, PATTERNS, DOWNLOAD))[unit.path]
+    split = splits(options)[unit.path]
+    if split == UNLABELLED:
+        for _ in range(*unit.span):
+            skip(UNLABELLED)
+        return
     with Place(unit.path) as place:
         if unit.path.suffix == ".lmdb":
             watch = plausible.Watch(place, "crystals" if options.energy == "raw" else "adsorption")

@@ -1,7 +1,8 @@
 """OC22: oxide surfaces with adsorbates relaxing, the S2EF-Total task: 10 million frames, 51 elements.
 
 Tran et al., ACS Catal. 13, 3066 (2023). LMDB files as published, whose energies are total ones. Slabs count as periodic
-along all three vectors, as in OC20. Where train/, val_id/ and val_ood/ are all below the folder they are the split.
+along all three vectors, as in OC20. Where train/, val_id/ and val_ood/ are all below the folder they are the split; what
+is in test_id/ and test_ood/ was published without labels, and is left out.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from gnnscale.data.published import Place, Unit, found, split_folders
+from gnnscale.data.published import UNLABELLED, Place, Unit, found, split_folders
 from gnnscale.schema import Spec
 from gnnscale.specs import DatasetCard
 
@@ -31,7 +32,11 @@ class Options(Spec):
 
 
 def inputs(options: Options) -> list[Path]:
-    return found(options.raw, ("*.lmdb",), DOWNLOAD)
+    return list(splits(options))
+
+
+def splits(options: Options) -> dict[Path, str]:
+    return split_folders(options.raw, found(options.raw, ("*.lmdb",), DOWNLOAD))
 
 
 def card(options: Options) -> DatasetCard:
@@ -51,13 +56,19 @@ def card(options: Options) -> DatasetCard:
 def units(options: Options) -> list[Unit]:
     from gnnscale.data import ocp
 
-    return ocp.units(options.raw, inputs(options), options.limit)
+    told = splits(options)
+    labelled = ocp.units(options.raw, [path for path in told if told[path] != UNLABELLED], options.limit)
+    return labelled + ocp.units(options.raw, [path for path in told if told[path] == UNLABELLED])
 
 
 def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
     from gnnscale.data import ocp, plausible
 
-    split = split_folders(options.raw, inputs(options))[unit.path]
+    split = splits(options)[unit.path]
+    if split == UNLABELLED:
+        for _ in range(*unit.span):
+            skip(UNLABELLED)
+        return
     with Place(unit.path) as place:
         watch = plausible.Watch(place, "crystals")
         for structure in ocp.graphs(place, unit.span):

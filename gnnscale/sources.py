@@ -44,10 +44,10 @@ def quarantined(path: Path, source: str) -> dict[tuple[str, int], str]:
     hint = "a list of quarantined structures is JSON {structures: [{source, unit, number, reasons}]} or CSV of these"
     try:
         if path.suffix == ".csv":
-            with open(path, newline="") as file:
+            with open(path, newline="", encoding="utf-8-sig") as file:
                 rows = list(csv.DictReader(file))
         else:
-            rows = json.loads(path.read_text())["structures"]
+            rows = json.loads(path.read_text("utf-8-sig"))["structures"]
     except FileNotFoundError:
         raise BadFile(f"{path}: no such list of quarantined structures") from None
     except (ValueError, KeyError, TypeError) as error:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections import Counter
 
 import h5py
 import numpy as np
@@ -199,13 +200,52 @@ def test_a_limit_of_frames_holds_over_all_files(limit, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "write"), [("oc20", layouts.oc20), ("oc22", layouts.oc22)])
-def test_a_published_split_is_kept_where_all_of_it_is_there(name, write, tmp_path):
-    for folder in ("s2ef_train_200K", "s2ef_val_id", "s2ef_val_ood_both"):
-        assert {s.split for s in read(name, tmp_path)[0]} == {""} if any(tmp_path.iterdir()) else True
-        (tmp_path / folder / "0").mkdir(parents=True)
-        write(tmp_path / folder / "0", layouts.crystals(stress=False))
-    found, _ = read(name, tmp_path, **({"energy": "raw"} if name == "oc20" else {}))
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("s2ef_train_200K/s2ef_train_200K", "s2ef_val_id/s2ef_val_id", "s2ef_val_ood_both/s2ef_val_ood_both"),
+        ("s2ef/200K/train", "s2ef/all/val_id", "s2ef/all/val_ood_ads"),
+        tuple(f"s2ef_total_train_val_test_lmdbs/data/oc22/s2ef-total/{name}" for name in ("train", "val_id", "val_ood")),
+    ],
+)
+def test_a_published_split_is_kept_where_all_of_it_is_there(name, write, folders, tmp_path):
+    """One part alone is split by hash; what is neither the one nor the other is told before anything is read."""
+    options = {"energy": "raw"} if name == "oc20" else {}
+    for n, folder in enumerate(folders):
+        (tmp_path / folder).mkdir(parents=True)
+        write(tmp_path / folder, layouts.crystals(stress=False))
+        if n == 0:
+            assert {s.split for s in read(name, tmp_path, **options)[0]} == {""}
+        elif n == 1:
+            with pytest.raises(BadFile, match="of the published split there is train, validation, told"):
+                script(name).inputs(script(name).Options(raw=str(tmp_path)))
+    found, _ = read(name, tmp_path, **options)
     assert [s.split for s in found] == ["train"] * 9 + ["validation"] * 9 + ["test"] * 9
+    (tmp_path / "s2ef_rattled").mkdir()
+    write(tmp_path / "s2ef_rattled", layouts.crystals(stress=False))
+    assert Counter(s.split for s in read(name, tmp_path, **options)[0])["train"] == 18
+    (tmp_path / "other_train").mkdir()
+    write(tmp_path / "other_train", layouts.crystals(stress=False))
+    with pytest.raises(BadFile, match=r"there is test, train, validation, told by .*; other_train/.* is in no such folder"):
+        script(name).inputs(script(name).Options(raw=str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["oc20", "oc22"])
+@pytest.mark.parametrize("limit", [None, 2])
+def test_test_data_without_labels_are_left_out(name, limit, tmp_path, monkeypatch):
+    """As published: the same records without energy and forces. They are told, also where there is a limit for the others."""
+    whole = layouts.graph
+
+    def bare(k, s):
+        return {key: value for key, value in whole(k, s).items() if key not in ("y", "force")}
+
+    for folder in ("test_id", "test_ood_ads", "train", "val_id", "val_ood"):
+        (tmp_path / folder).mkdir()
+        monkeypatch.setattr(layouts, "graph", bare if folder.startswith("test") else whole)
+        layouts.oc22(tmp_path / folder, layouts.crystals(stress=False))
+    options = {"energy": "raw"} if name == "oc20" else {}
+    found, skipped = read(name, tmp_path, limit=limit, **options)
+    assert len(found) == (limit or 27) and skipped == {"published without labels": 18}
 
 
 def test_molecules_of_qm9_as_single_files(tmp_path, monkeypatch):
@@ -291,7 +331,7 @@ def test_a_script_on_two_ranks_and_again(tmp_path):
         subprocess.Popen(command, env=env | {"RANK": rank}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for rank in "10"
     ]
-    said = [process.communicate(timeout=60) for process in both]
+    said = [process.communicate(timeout=240) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert not said[0][0] and "432 structures, " in said[1][0]
     alone = [*command[:3], str(tmp_path / "alone")]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import lzma
 import pickle
+import re
 import zlib
 from collections.abc import Sequence
 from itertools import pairwise
@@ -32,6 +33,11 @@ BROKEN = (
 )  # fmt: skip
 
 
+UNLABELLED = "published without labels"
+FOLDERS = {  # of the Open Catalyst Project -> split; what was rattled or heated is there to train with
+    "train": "train", "rattled": "train", "md": "train", "val_id": "validation", "val_ood": "test", "test_id": UNLABELLED,
+    "test_ood": UNLABELLED,
+}  # fmt: skip
 ROWS = 1024  # keys of a database, or small files, in one unit
 
 
@@ -102,10 +108,29 @@ def ranges(raw: str, path: Path, count: int, what: str, size: int = ROWS) -> lis
 
 
 def split_folders(raw: str, paths: Sequence[Path]) -> dict[Path, str]:
-    """The published split of each file, told by its folder, where all three were published; else "": by hash of group."""
-    names = {"train": "train", "val_id": "validation", "val_ood": "test"}
-    told = {path: next((split for n, split in names.items() if n in below(raw, path)), "") for path in paths}
-    return told if set(told.values()) == set(names.values()) else dict.fromkeys(paths, "")
+    """The published split of each file, told by its folder, where all three are there; "" = by hash of group, where none or
+    one alone is. UNLABELLED files are in no split."""
+    told = {path: split_folder(below(raw, path)) for path in paths}
+    found = {split for split in told.values() if split != UNLABELLED}
+    if found == set(FOLDERS.values()) - {UNLABELLED}:
+        return told
+    if len(found) > 1:
+        there = sorted(found - {""})
+        stray = next((f"; {below(raw, path)} is in no such folder" for path, split in told.items() if not split), "")
+        raise BadFile(
+            f"{raw}: of the published split there is {', '.join(there)}, told by folders called {', '.join(FOLDERS)}{stray}. "
+            "Have train, val_id and val_ood there and no other, or give the folder of one: it is split by hash"
+        )
+    return {path: split if split == UNLABELLED else "" for path, split in told.items()}
+
+
+def split_folder(path: str) -> str:
+    """By the innermost folder that is called so, also s2ef_train_200K and val_ood_ads; "" if none is."""
+    for folder in reversed(path.split("/")[:-1]):
+        for name, split in FOLDERS.items():
+            if re.fullmatch(rf"(s2ef_)?{name}(_.*)?", folder):
+                return split
+    return ""
 
 
 ENERGIES = (
