@@ -104,6 +104,21 @@ def test_data_or_parameters():
     assert any("every run of the grid makes 8 epochs" in s for s in first.unsupported)
 
 
+def test_a_fall_has_a_positive_exponent_and_an_interval_around_it():
+    said = " ".join(answers(study(data_and_model()))[0].evidence)
+    for axis in "DN":
+        value, low, high = map(float, re.search(rf"loss falls as a power of {axis} with exponent ([\d.]+) \[([\d.]+), ([\d.]+)\]",
+                                                said).groups())  # fmt: skip
+        assert low < value < high
+    assert "exponent −" not in said
+
+
+def test_two_by_two_runs_with_one_seed_decide_nothing():
+    points = [p for p in data_and_model() if p.width in (36, 64) and p.structures > 1000 and p.seed == 0]
+    first = answers(study(points))[0]
+    assert first.answer.startswith("One seed does not tell which is better: at the largest point")
+
+
 def test_a_model_that_matters_more_is_said_so():
     first = answers(study(data_and_model(lambda n, d: 0.01 + 80 / n**0.6 + 0.3 / d**0.3)))[0]
     assert first.answer.startswith("Parameters: at the largest point")
@@ -181,6 +196,27 @@ def test_a_table_of_others_with_some_of_the_columns(tmp_path):
     for name, e in own.estimates.items():
         assert law.estimates[name].value == pytest.approx(e.value, rel=1e-6)
     assert set(law.excluded.values()) == {"another depth", "loss is not finite"}
+
+
+def test_what_a_table_does_not_say_is_not_made_up(tmp_path, capsys):
+    """No epochs, no rates: nothing is said of either. An empty cell is as good as no column."""
+    points, out = data_and_model(), ["--bootstrap", "20", "--out", str(tmp_path / "out")]
+    rows = [f"{p.body_parameters},{p.structures},{p.loss!r},3" for p in points]
+    (tmp_path / "bare.csv").write_text("\n".join(["params,structures,loss,depth", *rows]) + "\n")
+    assert main([str(tmp_path / "bare.csv"), *out]) == 0
+    bare, page = capsys.readouterr().out, (tmp_path / "out" / "report.html").read_text()
+    assert "epochs" not in bare and "learning rate" not in bare
+    assert "<dt>epochs" not in page and "0.00e+00" not in page and "no learning rate" not in page
+    empty = [f"{row},,,,,,ours" for row in rows]
+    header = "params,structures,loss,depth,epochs,lr,seed,diverged,subset,model"
+    (tmp_path / "bare.csv").write_text("\n".join([header, *empty]) + "\n")
+    assert main([str(tmp_path / "bare.csv"), *out]) == 0
+    assert capsys.readouterr().out.replace("ours, ", "") == bare
+    told = [f"{row},8,0.002" for row in rows]
+    (tmp_path / "told.csv").write_text("\n".join(["params,structures,loss,depth,epochs,lr", *told]) + "\n")
+    assert main([str(tmp_path / "told.csv"), *out]) == 0
+    said = capsys.readouterr().out
+    assert "every run of the grid makes 8 epochs" in said and "no learning rate was tuned" in said
 
 
 @pytest.mark.parametrize(("row", "words"), [

@@ -95,3 +95,7 @@ def test_seeds_of_a_budget_are_one_valley_and_tell_how_well_its_bottom_is_known(
 def test_prefixes_are_in_no_comparison():
     points = rates(64, 2.5e-3)
     assert contrasts.rates([*points, points[0].model_copy(update={"subset": "prefix", "loss": 1e-3})]) == contrasts.rates(points)
+
+
+def test_runs_whose_compute_is_not_known_are_at_no_equal_compute():
+    assert contrasts.budgets(valley("a", 0.0, 1500, 0.5, SIZES)) == []

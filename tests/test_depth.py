@@ -55,3 +55,12 @@ def test_smoothing_is_a_fall_of_both_measures(distance, energy, words):
               for p in points]  # fmt: skip
     (found,) = depth_lines(points)
     assert smoothing(found) == words
+
+
+def test_depths_past_three_are_held_against_three_not_against_the_best():
+    """A line that is best at two says nothing of what lies past three, if that is no worse than three."""
+    (found,) = depth_lines(line({2: 0.4, 3: 0.5, 4: 0.5, 6: 0.52}, 0.002))
+    assert found.reference == 3 and found.past("loss").value == pytest.approx(0) and found.verdict == "open"
+    (found,) = depth_lines(line({1: 0.4, 2: 0.5, 6: 0.6}, 0.002))
+    assert found.reference == 2 and found.past("loss").value == pytest.approx(0.2)
+    assert "depth 6 is 20 % higher" in claim_depth(line({1: 0.4, 2: 0.5, 6: 0.6}, 0.002), ("loss",))[1]

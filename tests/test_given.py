@@ -81,6 +81,44 @@ def test_what_is_left_out_is_named_by_its_line(tmp_path):
     np.testing.assert_allclose([e.value for e in law.estimates.values()], TRUE, rtol=1e-5)
 
 
+def test_no_datum_is_unique_that_was_not_seen(tmp_path):
+    """Rows that say so have no law: repetitions would be negative."""
+    rng, law = np.random.default_rng(0), LAWS["DataConstrained"]
+    n, u = np.exp(rng.uniform(10, 15, 40)), np.exp(rng.uniform(9, 12, 40))
+    d = u * np.tile([1.0, 4.0, 16.0, 64.0], 10)
+    loss = law(np.array([0.1, 3000.0, 0.8, 8.0, 0.5, 6.0, 4.0]), N=n, D=d, U=u)[0]
+    rows = [f"{a},{b},{c},{e}" for a, b, c, e in zip(n, d, u, loss)]
+    path = tmp_path / "points.csv"
+    path.write_text("\n".join(["N,D,unique,loss", *rows, "1e6,500,16000,0.3"]) + "\n")
+    asked = ("--law", "DataConstrained", "--unique", "unique", "--bootstrap", "0")
+    found = fitted(tmp_path, path, *asked).laws[0]
+    assert found.excluded == {"line 42": "unique is more than was seen"} and len(found.points) == 40
+    flops = [f"{a},{6 * a * b!r},{c},{e}" for a, b, c, e in zip(n.tolist(), d.tolist(), u, loss)]
+    path.write_text("\n".join(["N,C,unique,loss", *flops, "1e6,3e9,16000,0.3"]) + "\n")
+    again = fitted(tmp_path, path, *asked, "--flops", "C").laws[0]
+    assert again.excluded == found.excluded
+    assert again.estimates["r_D"].value == pytest.approx(found.estimates["r_D"].value, rel=1e-3)
+
+
+@pytest.mark.parametrize("change", [
+    lambda text: "\ufeff" + text, lambda text: text.replace(",", ";"), lambda text: text.replace(",", "\t"),
+    lambda text: f"# made by, hand\n{text}# the end\n", lambda text: text.replace("\n", "\r\n"),
+    lambda text: "\n".join(f"{line}D+00" if k else line for k, line in enumerate(text.splitlines())),
+], ids=["a mark of byte order", "semicolons", "tabs", "comments", "of Windows", "of Fortran"])  # fmt: skip
+def test_files_as_others_write_them(tmp_path, change):
+    rows = [line.split(",", 1)[1] for line in written(tmp_path / "points.csv").read_text().splitlines()]
+    path = tmp_path / "theirs.csv"
+    path.write_bytes(change("\n".join(rows) + "\n").encode())
+    law = fitted(tmp_path, path, "--bootstrap", "0").laws[0]
+    np.testing.assert_allclose([e.value for e in law.estimates.values()], TRUE, rtol=1e-5)
+
+
+def test_lines_are_those_of_the_file(tmp_path):
+    """Blank lines and comments count."""
+    path = written(tmp_path / "points.csv", extra="\n# a note\n\nx,1e7,1e9,-1\n")
+    assert fitted(tmp_path, path, "--bootstrap", "0").laws[0].excluded == {"line 41": "loss is not positive"}
+
+
 def test_seeds_count_once(tmp_path):
     """A row given twice more, with losses above and below, is no more than itself."""
     path = written(tmp_path / "points.csv")
@@ -100,6 +138,9 @@ def test_seeds_count_once(tmp_path):
     ([], "params,tokens,loss\n1e6,1e8,3\n", "1 different sizes for the 5 parameters of Hoffmann"),
     ([], "params,tokens,loss\n1e6,1e8,-3\n", "none of 1 rows can be used: loss is not positive"),
     ([], "", "no rows"),
+    ([], "# a note\n\nparams,tokens,loss\n\n1e6,1e8,three\n", "line 5, column 'loss': found 'three'"),
+    ([], "loss,params,tokens,loss\n1,1e6,1e8,3\n", "several columns are called 'loss'"),
+    ([], "params,tokens,loss\n1,000,100,000,2.5\n", "line 2: more cells than the 3 columns named in the first line"),
 ])  # fmt: skip
 def test_mistakes_are_one_line(tmp_path, capsys, argv, text, words):
     path = written(tmp_path / "points.csv")

@@ -50,3 +50,9 @@ def test_data_that_bring_nothing_are_called_so():
     points = studied(steps=0.3, data=0.0)
     assert "nothing is seen to come of the data themselves" in repeats.said(repeats.trades(points, main_grid(points)), "loss")[0]
     assert repeats.trades(grid(), main_grid(grid())) == [] and repeats.said([], "loss") == []
+
+
+def test_runs_that_do_not_say_how_long_they_were_are_traded_for_none():
+    points = studied()
+    untold = [p.model_copy(update={"epochs": 0.0, "run": f"{p.run}-0"}) for p in points if p.epochs == 1]
+    assert repeats.trades([*points, *untold], main_grid(points)) == repeats.trades(points, main_grid(points))

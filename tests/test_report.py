@@ -251,7 +251,7 @@ def test_the_three_questions_are_answered_with_evidence(study):
     e, a = joint["estimates"], joint["allocation"]["value"]
     assert a == pytest.approx(e["beta"]["value"] / (e["alpha"]["value"] + e["beta"]["value"]), rel=1e-9)
     assert f"The best N grows with exponent {a:.3g} [" in text and "Not supported by this evidence:" in text
-    assert f"As a power of N with exponent −{e['alpha']['value']:.3g} [" in text
+    assert f"The loss falls as a power of N with exponent {e['alpha']['value']:.3g} [" in text
     E, A, B, alpha, beta = (e[name]["value"] for name in ("E", "A", "B", "alpha", "beta"))
     n, d = 7 * 3 * 128**2, 2000
     for words, (k, m) in (("twice the data lower the loss by", (1, 2)), ("twice the parameters by", (2, 1))):

@@ -21,7 +21,7 @@ FAR = 10.0  # times the compute of the largest run: beyond, advice is a directio
 ENOUGH = 0.01  # of the least loss: a smaller model that comes so near is taken, where more hours find no more data
 MANY = 1e9  # structures, beside which a training's start is nothing
 MOST_HOURS = 1e12  # ten thousand years of the largest machine that there is; numbers far above overflow
-HOLDS = 0.05  # rms residual of log L, as in gnnscale/scaling/findings.py
+HOLDS = 0.05  # rms residual of log L, as in gnnscale/scaling/doubts.py
 JOINT = ("Hoffmann", "PurePowers", "EqualPowers", "OverTraining")  # laws by which model and data can be weighed
 WIDTHS = sorted({max(4, 8 * round(2 ** (k / 48) / 8)) for k in range(48 * 5, 48 * 17)} | set(range(4, 64)))
 

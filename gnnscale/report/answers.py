@@ -24,7 +24,9 @@ from gnnscale.scaling.depth import (
     smoothing,
     width_depth_pairs,
 )
-from gnnscale.scaling.findings import HOLDS, doubled, quantiles, repeated
+from gnnscale.scaling.doublings import FEW, doubled
+from gnnscale.scaling.doubts import HOLDS
+from gnnscale.scaling.findings import quantiles, repeated
 from gnnscale.scaling.grid import main_grid
 from gnnscale.scaling.isoflop import growth
 from gnnscale.scaling.laws import LAWS
@@ -58,7 +60,8 @@ def data_or_parameters(study: Study) -> Answer:
         return Answer(question, f"Not asked by this study: {why}.", (*grown, *compute(study)) if grown else (), ())
     n, d = sizes["N"][-1], sizes["D"][-1]
     law = study.chosen("loss")
-    gains = doubling(law, n, d, study.fit.confidence) if law and holds(law) and set(law.formula) >= {"N", "D"} else None
+    lawful = law and holds(law) and set(law.formula) >= {"N", "D"} and min(map(len, sizes.values())) >= FEW
+    gains = doubling(law, n, d, study.fit.confidence) if lawful else None
     traded = repeats.said(repeats.trades(study.points, main_grid(study.points)), "loss")
     evidence = [*by_seed(study), *exponents(study), *traded, *compute(study), *contrasts.said_growth(study.points)]
     unsupported = []
@@ -75,9 +78,10 @@ def data_or_parameters(study: Study) -> Answer:
             )
     else:
         lead = measured_lead(study, n, d)
-        why = "no joint law is determined" if law is None or not set(law.formula) >= {"N", "D"} else "the law does not hold"
+        unknown = law is None or not set(law.formula) >= {"N", "D"}
+        why = "no joint law is determined" if unknown else "too few sizes" if holds(law) else "the law does not hold"
         unsupported.append(f"An interval by a law, or any larger point: {why}.")
-    return Answer(question, lead, tuple(evidence), (*unsupported, steps_or_data(study, bool(traded)), *untuned(study)))
+    return Answer(question, lead, tuple(evidence), (*unsupported, *steps_or_data(study, bool(traded)), *untuned(study)))
 
 
 AXES = {"N": "body_parameters", "D": "structures"}
@@ -111,8 +115,10 @@ def measured_lead(study: Study, n: int, d: int) -> str:
         return f"Not told: at the largest point (N = {n:,}, D = {d:,}) a neighbour is missing, and no law stands in."
     data, model = (sum(found[axis]) / len(found[axis]) for axis in "DN")
     apart = min(found["D"]) > max(found["N"]) or max(found["D"]) < min(found["N"])
-    seeds = f", with every one of {len(shares)} seeds" if len(shares) > 1 and apart else ""
+    seeds = f", with every one of {len(shares)} seeds" if apart else ""
     better = ("Data" if data > model else "Parameters") if apart else "Seeds disagree on which is better"
+    if len(shares) == 1:
+        better, seeds = "One seed does not tell which is better", ""
     return (
         f"{better}: at the largest point (N = {n:,}, D = {d:,}) twice the data lower the loss by {percent(data, 1)}, twice the "
         f"parameters by {percent(model, 1)}{seeds}, measured from the neighbouring runs."
@@ -164,7 +170,7 @@ def exponents(study: Study) -> list[str]:
         e, floor = one.estimates.get(name) or one.estimates["gamma"], one.estimates.get("E")
         spot = "" if one is law else f", at {one.where.split(':')[0]}"
         low = f"down to a floor of {shown(floor)}" if floor and floor.value else "with no floor in sight"
-        text = f"As a power of {axis} with exponent −{shown(e)}{spot}, {low} ({where}; {greek(one.formula)}"
+        text = f"The loss falls as a power of {axis} with exponent {shown(e)}{spot}, {low} ({where}; {greek(one.formula)}"
         text += f", rms residual {percent(one.log_rms)}"
         said.append(f"{text}; without the largest, these are foretold to {percent(one.held_out.worst)})." if one.held_out
                     else f"{text}).")  # fmt: skip
@@ -184,7 +190,7 @@ def compute(study: Study) -> list[str]:
             slope = growth(np.array([cost[p.run] for p in best]), np.array([p.loss for p in best])).exponent
             if slope.low is not None and math.isfinite(slope.low):
                 falls = slope.model_copy(update={"value": -slope.value, "low": -slope.high, "high": -slope.low})
-                slopes.append(f"with exponent −{shown(falls)} of C in {unit} ({len(best)} runs)")
+                slopes.append(f"with exponent {shown(falls)} of C in {unit} ({len(best)} runs)")
     if slopes:
         said.append(f"Along the frontier of all runs the loss falls {joined(slopes)}.")
     joint = study.joint("loss")
@@ -194,16 +200,18 @@ def compute(study: Study) -> list[str]:
     return said
 
 
-def steps_or_data(study: Study, traded: bool) -> str:
-    """The caveat of a fixed number of epochs."""
+def steps_or_data(study: Study, traded: bool) -> list[str]:
+    """The caveat of a fixed number of epochs; none for points that do not say how many."""
     epochs = study.grid()[0].epochs
+    if not epochs:
+        return []
     text = f"The worth of data by themselves: every run of the grid makes {epochs:g} epochs, so more data are also more steps"
-    return text + ("; how much that is, is measured above for some sizes." if traded else " and more compute.")
+    return [text + ("; how much that is, is measured above for some sizes." if traded else " and more compute.")]
 
 
 def untuned(study: Study) -> list[str]:
-    rates = {p.learning_rate for p in study.grid()}
-    return ["The best of each size: no learning rate was tuned for a run."] if len(rates) == 1 else []
+    rates = {p.learning_rate for p in study.grid()}  # 0: not known
+    return ["The best of each size: no learning rate was tuned for a run."] if len(rates) == 1 and all(rates) else []
 
 
 # -------------------------------------------------------------------------------------------------------- width or depth
@@ -243,7 +251,9 @@ def decided(lines: list[Line]) -> str:
 
 
 def doubtful(lines: list[Line]) -> list[str]:
-    said = ["Another learning rate for other depths: one was used for all of a form."]
+    said = []
+    if all(p.learning_rate for x in lines for runs in x.runs.values() for p in runs):
+        said.append("Another learning rate for other depths: one was used for all of a form.")
     if min(x.seeds for x in lines) < 2:
         said.append("An interval: some depths were run with one seed.")
     ends = [x.name for x in lines if x.best("loss") == max(x.runs)]

@@ -53,8 +53,9 @@ def key_numbers(study: Study) -> str:
         facts += [
             ("body parameters", reach([p.body_parameters for p in study.points])),
             ("training structures", reach([p.structures for p in study.points])),
-            ("epochs", reach([p.epochs for p in study.points])),
         ]
+    if all(p.epochs for p in study.points):  # of others' points, some do not say
+        facts.append(("epochs", reach([p.epochs for p in study.points])))
     if trained:
         facts.append(("training time, all runs", duration(sum(r.seconds for r in trained))))
         machines = {f"{r.provenance.get('processor', '?')}, {r.provenance.get('cores', '?')} cores" for r in trained}
@@ -152,8 +153,9 @@ def runs(study: Study) -> str:
         trained = next((r for need, r in study.results.items() if need == f"train/{short(p.run)}"), None)
         status = "in the laws" if p.run in used else excluded.get(p.run, "not used")
         rows.append(
-            [short(p.run), f"{p.width} × {p.depth}", f"{p.body_parameters:,}", f"{p.structures:,}", f"{p.epochs:g}"]
-            + [f"{p.flops:.2e}", f"{p.loss:.4g}", f"{1e3 * p.energy_mae:.3g}", f"{1e3 * p.force_mae:.3g}"]
+            [short(p.run), f"{p.width} × {p.depth}", f"{p.body_parameters:,}", f"{p.structures:,}"]
+            + [f"{p.epochs:g}" if p.epochs else "", f"{p.flops:.2e}" if p.flops else ""]
+            + [f"{p.loss:.4g}", f"{1e3 * p.energy_mae:.3g}", f"{1e3 * p.force_mae:.3g}"]
             + [
                 f"{p.seed}",
                 duration(trained.seconds) if trained else "",

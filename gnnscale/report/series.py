@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 import numpy as np
 
 from gnnscale.report.study import TARGETS
-from gnnscale.scaling.findings import HOLDS
+from gnnscale.scaling.doubts import HOLDS
 from gnnscale.scaling.laws import LAWS
 from gnnscale.specs import LawFit, Point
 

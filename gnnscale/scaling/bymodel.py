@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gnnscale.scaling.doubts import HOLDS
 from gnnscale.scaling.grid import WHERE_MODEL
-from gnnscale.scaling.words import NAMES, greek, joined, shown
+from gnnscale.scaling.words import NAMES, greek, joined, percent, shown
 from gnnscale.specs import LawFit
 
 if TYPE_CHECKING:
@@ -27,16 +28,20 @@ def by_model(model: str, grid: Fitted, fitted: list[Fitted], others: list[Fitted
         return []
     known = {name: e.estimates for name, e in rows[law].items() if e.identified}
     unknown = [name for name in rows[law] if name not in known]
-    parts = [f"{name} {', '.join(f'{greek(x)} = {shown(e[x])}' for x in EXPONENTS[law])}" for name, e in known.items()]
+    parts = [f"{name} {', '.join(f'{greek(x)} = {shown(e[x])}' for x in EXPONENTS[law])}{held(rows[law][name])}"
+             for name, e in known.items()]  # fmt: skip
     form = "" if law == "Hoffmann" or not known else f" in {greek(next(iter(rows[law].values())).formula)}"
     text = f"By model, exponents of the {NAMES[target]}{form}: {'; '.join(parts)}" if parts else ""
-    if len(known) > 1:
-        same = all(max(e[x].low for e in known.values()) <= min(e[x].high for e in known.values()) for x in EXPONENTS[law]
-                   if all(e[x].low is not None for e in known.values()))  # fmt: skip
-        text += ": the intervals overlap, so a better model is seen as a shift" if same else ": not all intervals overlap"
+    if len(known) > 1 and all(e[x].low is not None for e in known.values() for x in EXPONENTS[law]):
+        same = all(max(e[x].low for e in known.values()) <= min(e[x].high for e in known.values()) for x in EXPONENTS[law])
+        text += ": the intervals overlap, so the difference is not resolved" if same else ": not all intervals overlap"
     if unknown:
         text += f"{'; ' if text else 'By model: '}not determined for {joined(unknown)}"
     return [f"{text}."]
+
+
+def held(e: LawFit) -> str:
+    return f" (rms residual {percent(e.log_rms)}{': the law does not hold' * (e.log_rms > HOLDS)})"
 
 
 def entries(model: str, law: str, fitted: list[Fitted]) -> dict[str, LawFit]:

@@ -71,7 +71,7 @@ def rates(points: list[Point]) -> list[Rates]:
 def budgets(points: list[Point], target: str = "loss") -> list[Budget]:
     """Groups of equal compute, in each of which some model has three sizes or more at one rate and depth."""
     groups: list[list[Point]] = []
-    for p in sorted(comparable(points), key=lambda p: p.flops):
+    for p in sorted((p for p in comparable(points) if p.flops > 0), key=lambda p: p.flops):  # 0: not known
         if groups and p.flops <= groups[-1][0].flops * (1 + EQUAL):
             groups[-1].append(p)
         else:

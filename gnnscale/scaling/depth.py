@@ -57,10 +57,15 @@ class Line(NamedTuple):
         """Geometric, over seeds."""
         return {d: math.exp(sum(math.log(getattr(p, target)) for p in runs) / len(runs)) for d, runs in self.runs.items()}
 
-    def best(self, target: str, deeper: bool | None = None) -> int:
-        """Depth of least target: of all, of those past PAPER_DEPTH, or of the others."""
+    def best(self, target: str, beyond: int = 0) -> int:
+        """Depth of least target, of those beyond some."""
         means = self.means(target)
-        return min((d for d in means if deeper is None or deeper == (d > PAPER_DEPTH)), key=means.get)
+        return min((d for d in means if d > beyond), key=means.get)
+
+    @property
+    def reference(self) -> int:
+        """PAPER_DEPTH, or the nearest up to it."""
+        return max(d for d in self.runs if d <= PAPER_DEPTH)
 
     def change(self, target: str, deep: int, shallow: int) -> Estimate:
         """Of the target from one depth to another, as a share; Student's interval of the scatter between seeds, which is
@@ -75,10 +80,10 @@ class Line(NamedTuple):
         return Estimate(value=math.expm1(change), low=math.expm1(change - reach), high=math.expm1(change + reach))
 
     def past(self, target: str) -> Estimate | None:
-        """Change from the best depth up to PAPER_DEPTH to the best beyond; None where the line is on one side."""
+        """Change from PAPER_DEPTH to the best depth beyond; None where the line is on one side."""
         if min(self.runs) > PAPER_DEPTH or max(self.runs) <= PAPER_DEPTH:
             return None
-        return self.change(target, self.best(target, True), self.best(target, False))
+        return self.change(target, self.best(target, PAPER_DEPTH), self.reference)
 
     @property
     def verdict(self) -> str:
@@ -155,8 +160,7 @@ def said_line(x: Line, target: str) -> str:
     change = x.past(target)
     if change is None:
         return f"{text}."
-    deep, shallow = x.best(target, True), x.best(target, False)
-    return f"{text}; depth {deep} is {shares(change)} against depth {shallow}."
+    return f"{text}; depth {x.best(target, PAPER_DEPTH)} is {shares(change)} against depth {x.reference}."
 
 
 def shares(change: Estimate) -> str:

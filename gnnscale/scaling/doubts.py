@@ -15,6 +15,7 @@ from gnnscale.specs import Estimate
 EXPONENTS = (0.01, 0.99 * LIMIT)  # an exponent whose interval reaches beyond is not called determined
 SPAN = 3.0  # nor one whose interval spans a larger factor
 WIDE = 10.0  # the same for what is no exponent
+HOLDS = 0.05  # rms residual of log L above which a law is said not to hold: several times the usual spread of seeds
 COLLINEAR = 0.98  # correlation of log N and log D above which their effects cannot be told apart
 
 

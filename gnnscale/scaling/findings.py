@@ -6,15 +6,16 @@ past three layers. The first two findings are the summary of the report.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gnnscale.scaling import contrasts, repeats, subsets
 from gnnscale.scaling.bymodel import by_model
 from gnnscale.scaling.depth import claim_depth, depth_limits
+from gnnscale.scaling.doublings import FEW, Slopes, measured
+from gnnscale.scaling.doubts import HOLDS
 from gnnscale.scaling.grid import WHERE_MODEL, averaged
 from gnnscale.scaling.words import GREEK, NAMES, greek, joined, percent, shown
 from gnnscale.specs import Point, ScalingSettings
@@ -23,27 +24,9 @@ if TYPE_CHECKING:
     from gnnscale.scaling.fit import Fitted
     from gnnscale.scaling.grid import Grid
 
-HOLDS = 0.05  # rms residual of log L above which a law is said not to hold: several times the usual spread of seeds
-FEW = 3  # different sizes below which nothing is said of laws
 # joint forms that are compared; only the first is gone by
 RIVALS = {"Hoffmann": "Hoffmann's", "OverTraining": "that with one exponent", "Kaplan": "Kaplan's",
           "KaplanFloor": "Kaplan's with a floor"}  # fmt: skip
-
-
-class Slopes(NamedTuple):
-    """What a doubling takes away from one target, as shares; measured, without any of the laws."""
-
-    target: str
-    corner: dict[str, float | None]  # from the largest model and data to their neighbours; None without a neighbour
-    mean: dict[str, float]  # over the grid: the plane of least squares through log L over log N, log D
-    difference: tuple[float, float] | None  # interval of D's mean share less N's
-
-    @property
-    def verdict(self) -> str:
-        if self.difference is None:
-            return "open"
-        low, high = self.difference
-        return "data" if low > 0 else "model" if high < 0 else "open"
 
 
 def sentences(
@@ -55,7 +38,7 @@ def sentences(
     joint = [f for f in fitted if f.entry.law == "Hoffmann"]
     if not joint:
         return ("No run is usable, so there is no law.",), ("Everything: there are no usable points.",)
-    slopes = [measured(f, settings) for f in joint]
+    slopes = [measured(f.entry.target, f.points, settings.confidence) for f in joint]
     chosen = {f.entry.target: f for f in fitted if f.entry.chosen}
     data = [headline(slopes[0], joint[0].points), claim_data(slopes, settings)]
     depth = claim_depth(points, settings.targets)
@@ -82,38 +65,6 @@ def sentences(
 
 
 # ------------------------------------------------------------------------------------------------- data against model
-def measured(f: Fitted, settings: ScalingSettings) -> Slopes:
-    target = f.entry.target
-    points = averaged(f.points, target)
-    n, d = (np.log2([getattr(p, name) for p in points]) for name in ("body_parameters", "structures"))
-    corner = points[int(np.argmax(np.round((n - n.min()) / (np.ptp(n) or 1) + (d - d.min()) / (np.ptp(d) or 1), 9)))]
-    y = np.log2([getattr(p, target) for p in points])
-    x = np.stack([np.ones(len(y)), n - n.mean(), d - d.mean()], axis=1)  # (points, 3)
-    mean = 1 - 2 ** np.linalg.lstsq(x, y, rcond=None)[0]
-    difference = None
-    if settings.bootstrap and len(points) > 3 and np.linalg.matrix_rank(x) == 3:
-        rng = np.random.default_rng([settings.seed, 0])
-        w = rng.multinomial(len(y), np.full(len(y), 1 / len(y)), size=settings.bootstrap).astype(float)
-        left, right = np.einsum("bi,ij,ik->bjk", w, x, x), np.einsum("bi,ij,i->bj", w, x, y)
-        good = np.linalg.cond(left) < 1e8
-        if good.mean() > 0.5:
-            shares = 1 - 2 ** np.linalg.solve(left[good], right[good][:, :, None])[:, :, 0]
-            difference = quantiles(shares[:, 2] - shares[:, 1], settings.confidence)
-    along = {axis: doubled(points, target, corner, axis) for axis in "ND"}
-    return Slopes(target, along, {"N": float(mean[1]), "D": float(mean[2])}, difference)
-
-
-def doubled(points: list[Point], target: str, at: Point, axis: str) -> float | None:
-    """1 - 2^slope, with the slope of log target from a point to its smaller neighbour along one axis of the grid."""
-    along, across = ("body_parameters", "structures") if axis == "N" else ("structures", "body_parameters")
-    line = [p for p in points if getattr(p, across) == getattr(at, across) and getattr(p, along) < getattr(at, along)]
-    if not line:
-        return None
-    before = max(line, key=lambda p: getattr(p, along))
-    rise = math.log(getattr(at, target) / getattr(before, target))
-    return 1 - 2 ** (rise / math.log(getattr(at, along) / getattr(before, along)))
-
-
 def headline(x: Slopes, points: tuple[Point, ...]) -> str:
     n, d = max(p.body_parameters for p in points), max(p.structures for p in points)
     where = f"measured at the largest corner of the grid, N = {n:,} parameters and D = {d:,} structures"
@@ -162,11 +113,13 @@ def claim_data(slopes: list[Slopes], settings: ScalingSettings) -> str:
     text = f"That data scaling beats model scaling (arXiv 2504.08112) {verdict}"
     if slopes[0].difference is None:
         return text + "."
-    low, high = slopes[0].difference
+    (low, high), (more, less) = slopes[0].difference, ("data", "parameters")
+    if high < 0:
+        (low, high), (more, less) = (-high, -low), (less, more)
     return (
-        f"{text}. On average over the grid a doubling of data takes {100 * low:.0f} to {100 * high:.0f} percentage "
-        f"points more off the {NAMES[slopes[0].target]} than one of parameters ({percent(settings.confidence)} interval)."
-    )
+        f"{text}. On average over the grid a doubling of {more} takes {100 * low:.1f} to {100 * high:.1f} percentage "
+        f"points more off the {NAMES[slopes[0].target]} than one of {less} ({percent(settings.confidence)} interval)."
+    ).replace(" -", " −")
 
 
 def basis(points: list[Point], grid: Grid, joint: Fitted) -> str:
@@ -174,10 +127,12 @@ def basis(points: list[Point], grid: Grid, joint: Fitted) -> str:
     diverged = sorted(p.run for p in points if p.diverged)
     outside = len(points) - len(joint.points) - len(diverged)
     dropped = sum("of largest" in rule for rule in joint.entry.excluded.values())
+    shared = [grid.model, grid.depth and f"depth {grid.depth}", grid.epochs and f"{grid.epochs:g} epochs",
+              seeds_of(joint.points)]  # as far as the points say  # fmt: skip
     text = (
         f"The laws use {len(joint.points)} of {len(points)} runs: {len(n)} model sizes (N = {n[0]:,} to {n[-1]:,} body "
-        f"parameters) by {len(d)} data sizes (D = {d[0]:,} to {d[-1]:,} unique structures), {grid.model} of depth "
-        f"{grid.depth}, {grid.epochs:g} epochs, {seeds_of(joint.points)}."
+        f"parameters) by {len(d)} data sizes (D = {d[0]:,} to {d[-1]:,} unique structures), "
+        f"{', '.join(x for x in shared if x)}."
     )
     if outside:
         text += f" Outside the grid: {outside - dropped}; the table of runs says why." if outside > dropped else ""
@@ -363,9 +318,11 @@ def no_allocation(joint: list[Fitted]) -> str:
 
 
 def unique_data(grid: Grid, traded: bool) -> str:
+    if not grid.epochs:
+        return ""  # points of others, which do not say
     text = (
         f"An effect of unique data alone: every run of the grid makes {grid.epochs:g} epochs, so more data is also more "
-        "optimiser steps and more compute, and no learning rate was tuned per run"
+        f"optimiser steps and more compute{', and no learning rate was tuned per run' * bool(grid.learning_rate)}"
     )
     return text + (". How much the steps alone bring is measured above for some sizes." if traded else ".")
 

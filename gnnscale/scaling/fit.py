@@ -80,6 +80,7 @@ def fit(points: list[Point], settings: ScalingSettings) -> Fit:
         fitted += [one(name, 0, settings=bare) for name in RIVALS if name != "Hoffmann"]
         fitted += of_models(points, target, grid, settings)
         longer, others = usable(points, target, grid, settings.drop_highest, ("seed", "epochs"))
+        longer = [p for p in longer if p.epochs]  # of others' points, some do not say
         if len({p.epochs for p in longer}) >= LENGTHS:
             law = LAWS["DataConstrained"]
             fitted.append(fit_law(law, longer, target, WHERE_LENGTHS, others, settings, stream=20))
@@ -122,10 +123,12 @@ def mark(f: Fitted) -> Fitted:
 
 
 def gathered(law: Law, points: list[Point], target: str) -> Data:
-    """N: body parameters; D: unique training structures, or for a law that knows these apart as U, structures seen."""
+    """N: body parameters; D: unique training structures, or for a law that knows these apart as U, structures seen, of
+    which less than an epoch leaves some out of U too."""
     rows = [(p.body_parameters, p.structures, p.epochs, getattr(p, target)) for p in points]
-    n, u, epochs, loss = np.array(rows, float).T
-    at = {"N": n, "D": u * epochs, "U": u} if "U" in law.axes else {"N": n, "D": u}
+    n, given, epochs, loss = np.array(rows, float).T
+    seen = given * epochs
+    at = {"N": n, "D": seen, "U": np.minimum(given, seen)} if "U" in law.axes else {"N": n, "D": given}
     number = {cell: k for k, cell in enumerate(cells(points))}
     return Data(at, loss, np.array([number[p.body_parameters, p.structures, p.epochs] for p in points]))
 
@@ -220,20 +223,17 @@ def allocation(law: Law, values: np.ndarray, replicas: np.ndarray | None, confid
 def bootstrap(
     law: Law, data: Data, found: Optimum, settings: ScalingSettings, stream: int
 ) -> tuple[np.ndarray | None, int]:
-    """Resamples of the cells, and within a cell of its seeds: parameters each, and how many determine none.
+    """Resamples of the cells, each with all its seeds: parameters each, and how many determine none.
 
-    No interval at all without a cell to spare, or when most resamples fail: what is left would not be a sample of
-    what could have been measured.
+    What seeds scatter is in the means of cells already: drawing within a cell too would count it twice. No interval
+    at all without a cell to spare, or when most resamples fail: what is left would not be a sample of what could have
+    been measured.
     """
     count = data.cell.max() + 1
     if not settings.bootstrap or count <= len(law.parameters):
         return None, 0
     rng = np.random.default_rng([settings.seed, stream])
-    weights = rng.multinomial(count, np.full(count, 1 / count), size=settings.bootstrap)[:, data.cell].astype(float)
-    for k in np.flatnonzero(np.bincount(data.cell) > 1):
-        seeds = np.flatnonzero(data.cell == k)
-        drawn = rng.multinomial(len(seeds), np.full(len(seeds), 1 / len(seeds)), size=settings.bootstrap)
-        weights[:, seeds] *= drawn / len(seeds)
+    weights = rng.multinomial(count, np.full(count, 1 / count), size=settings.bootstrap)[:, data.cell] * data.weights
     x = law.columns(**data.at)
     determined = np.array([not design_doubts(law, x[row > 0]) for row in weights])
     if determined.mean() < 0.5:

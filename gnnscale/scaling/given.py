@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 import math
 from collections import Counter
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +40,7 @@ MORE = {
     "cosine_distance": ("cosinedistance",), "dirichlet_energy": ("dirichletenergy",),
 }  # fmt: skip
 STUDIED = ("model", "depth", "epochs", "subset")
+ROUNDED = 1e-6  # by which share unique data may exceed those seen, as files have so many digits
 WORDY = ("run", "model", "subset", "diverged")
 
 
@@ -78,13 +81,15 @@ def read(path: Path, asked: dict[str, str | None], flops: str | None, axes: str,
         columns["C"] = column(path, "C", flops, names)
         columns.setdefault("N", column(path, "N", asked.get("N"), names))
     kept, excluded = [], {}
-    for line, row in enumerate(rows, 2):
+    for line, row in rows:
         values = {axis: value(path, line, name, row[name]) for axis, name in columns.items()}
         bad = [columns[axis] for axis, v in values.items() if not math.isfinite(v)]
         if bad:
             excluded[f"line {line}"] = f"{bad[0]} is not finite"
         elif low := [columns[axis] for axis, v in values.items() if v <= 0]:
             excluded[f"line {line}"] = f"{low[0]} is not positive"
+        elif "U" in values and values["U"] > (1 + ROUNDED) * size(values):
+            excluded[f"line {line}"] = f"{columns['U']} is more than was seen"
         else:
             kept.append((line, values))
     above = sorted((v["loss"] for _, v in kept), reverse=True)
@@ -95,22 +100,35 @@ def read(path: Path, asked: dict[str, str | None], flops: str | None, axes: str,
         raise Wrong(f"{path}: none of {len(rows)} rows can be used: {', '.join(sorted(set(excluded.values())))}")
     at = {axis: np.array([v[axis] for _, v in kept]) for axis in columns if axis not in ("loss", "C")}
     if flops and "D" in axes:
-        at["D"] = np.array([v["C"] for _, v in kept]) / (6 * at["N"])
+        at["D"] = np.array([size(v) for _, v in kept])
     at = {axis: at[axis] for axis in axes}
     loss = np.array([v["loss"] for _, v in kept])
     return Table(path, columns, at, loss, tuple(k for k, _ in kept), excluded)
 
 
-def table_of(path: Path) -> tuple[list[dict[str, str]], list[str]]:
-    """Rows, and the names of their columns."""
+def size(values: dict[str, float]) -> float:
+    """D, given or from compute."""
+    return values["D"] if "D" in values else values["C"] / (6 * values["N"])
+
+
+def table_of(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
+    """Rows, each with its line, and the names of their columns; blank lines and those that begin with # are passed over."""
     try:
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            text = file.read()
+        first = next((line for line in text.splitlines() if line.strip() and not line.startswith("#")), "")
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
+        lines = [(reader.line_num, row) for row in reader if any(map(str.strip, row)) and not row[0].startswith("#")]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise Wrong(f"{path}: {getattr(error, 'strerror', None) or error}") from None
-    if not rows:
+    if len(lines) < 2:
         raise Wrong(f"{path}: no rows; a first line with the names of the columns and a line for each run are expected")
-    return rows, [name for name in rows[0] if name]
+    (_, names), *rows = lines
+    if twice := [name for name, count in Counter(filter(None, names)).items() if count > 1]:
+        raise Wrong(f"{path}: several columns are called {twice[0]!r}; which is meant? Rename the others")
+    if long := [line for line, row in rows if any(row[len(names) :])]:
+        raise Wrong(f"{path}: line {long[0]}: more cells than the {len(names)} columns named in the first line")
+    return [(line, dict(zip_longest(names, row[: len(names)], fillvalue=""))) for line, row in rows], [*filter(None, names)]
 
 
 def study_points(path: Path, asked: dict[str, str | None]) -> list[Point]:
@@ -123,18 +141,18 @@ def study_points(path: Path, asked: dict[str, str | None]) -> list[Point]:
     columns = {axis: column(path, axis, asked.get(axis), names) for axis in ("N", "D", "loss")}
     seeds: Counter = Counter()
     points = []
-    for line, row in enumerate(rows, 2):
+    for line, row in rows:
         n, d, loss = (value(path, line, name, row[name]) for name in columns.values())
         if not (n >= 1 and d >= 1 and math.isfinite(n * d)):
             found = f"{columns['N']} {row[columns['N']]!r} and {columns['D']} {row[columns['D']]!r}"
             raise Wrong(f"{path}: line {line}: found {found}, expected sizes of 1 and more")
         said = {
-            field: row[name] if field in WORDY or not row[name] else value(path, line, name, row[name])
-            for field, name in there.items()
-        }
+            field: row[name] if field in WORDY else value(path, line, name, row[name])
+            for field, name in there.items() if row[name].strip()
+        }  # fmt: skip
         cell = (n, d, *(said.get(field) for field in ("model", "width", "depth", "epochs", "learning_rate", "subset")))
         fields = {
-            "run": f"line {line}", "model": "", "width": n, "depth": 0, "parameters": n, "atoms": 0, "epochs": 1.0,
+            "run": f"line {line}", "model": "", "width": n, "depth": 0, "parameters": n, "atoms": 0, "epochs": 0.0,
             "atoms_seen": 0, "flops": 0.0, "learning_rate": 0.0, "seed": seeds[cell], "diverged": False, "energy_mae": math.nan,
             "force_mae": math.nan, **said, "body_parameters": n, "structures": d, "loss": loss,
         }  # fmt: skip
@@ -165,9 +183,9 @@ def column(path: Path, axis: str, name: str | None, names: list[str]) -> str:
     return found
 
 
-def value(path: Path, line: int, name: str, text: str | None) -> float:
+def value(path: Path, line: int, name: str, text: str) -> float:
     try:
-        return float(text or "nan")
+        return float(text.strip().lower().replace("d", "e") or "nan")  # 1.5D-3, as Fortran writes it
     except ValueError:
         raise Wrong(f"{path}: line {line}, column {name!r}: found {text!r}, expected a number") from None
 

@@ -34,5 +34,5 @@ def table(points: list[Point]) -> str:
 
 
 def read(path: Path) -> list[Point]:
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8-sig") as file:
         return [Point.model_validate(row) for row in csv.DictReader(file)]

@@ -27,7 +27,7 @@ class Trade(NamedTuple):
 
 def trades(points: list[Point], grid: Grid, target: str = "loss") -> list[Trade]:
     """All that runs of the grid's model allow, from neighbouring numbers of epochs."""
-    good = [p for p in points if not p.diverged and 0 < getattr(p, target) < math.inf and not differs(p, grid)]
+    good = [p for p in points if p.epochs and not p.diverged and 0 < getattr(p, target) < math.inf and not differs(p, grid)]
     at = {(p.width, p.structures, p.epochs): p for p in averaged(good, target)}
     lengths = sorted({epochs for _, _, epochs in at})
     found = []
