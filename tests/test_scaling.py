@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from gnnscale.scaling.doublings import measured
+from gnnscale.scaling.findings import units
 from gnnscale.scaling.fit import Data, bootstrap, fit
 from gnnscale.scaling.grid import main_grid
 from gnnscale.scaling.laws import LAWS, LIMIT
 from gnnscale.scaling.optimum import optimum
 from gnnscale.scaling.points import read, table
-from gnnscale.scaling.words import shown
+from gnnscale.scaling.words import number, shown
 from gnnscale.specs import Estimate, Fit, Point, ScalingSettings
 
 FITTED = {"Hoffmann", "PowerN", "PurePowerN", "PowerD", "PurePowerD", "OverTraining", "Kaplan", "KaplanFloor"}
@@ -391,3 +392,11 @@ def test_models_are_compared_by_intervals_alone_and_with_what_the_law_misses():
     rms = r"[^;]*\(rms residual [\d.]+ %"
     assert re.search(rf"egnn γ = {rms}\); other γ = {rms}: the law does not hold\)", rough), rough
     assert rough.endswith("the intervals overlap, so the difference is not resolved."), rough
+
+
+def test_data_without_forces_have_no_labels_of_forces():
+    """And no number is a dash, not a "nan"."""
+    points = grid()
+    alone = [p.model_copy(update={"force_mae": float("nan")}) for p in points]
+    assert "force components" in units(tuple(points)) and "force" not in units(tuple(alone))
+    assert number(1e3 * alone[0].force_mae) == "–"

@@ -155,7 +155,7 @@ def runs(study: Study) -> str:
         rows.append(
             [short(p.run), f"{p.width} × {p.depth}", f"{p.body_parameters:,}", f"{p.structures:,}"]
             + [f"{p.epochs:g}" if p.epochs else "", f"{p.flops:.2e}" if p.flops else ""]
-            + [f"{p.loss:.4g}", f"{1e3 * p.energy_mae:.3g}", f"{1e3 * p.force_mae:.3g}"]
+            + [f"{p.loss:.4g}", number(1e3 * p.energy_mae), number(1e3 * p.force_mae)]
             + [
                 f"{p.seed}",
                 duration(trained.seconds) if trained else "",

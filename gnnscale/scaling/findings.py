@@ -157,11 +157,12 @@ def units(points: tuple[Point, ...]) -> str:
     mean = sum(each) / len(each)
     most = max(abs(x / mean - 1) for x in each)
     atoms, seen = sorted(p.atoms for p in points), sorted(p.atoms_seen for p in points)
+    labels = f", and {3 * seen[0]:,} to {3 * seen[-1]:,} force components seen, where all structures have forces"
+    if not any(np.isfinite(p.force_mae) for p in points):
+        labels = ""  # of energies alone
     within = f", to within {percent(most)}" if most > 5e-4 else ""
     return (
-        f"In other units D is {atoms[0]:,} to {atoms[-1]:,} unique atoms, and {3 * seen[0]:,} to "
-        f"{3 * seen[-1]:,} force components seen, where all structures have forces; of {mean:.3g} atoms a "
-        f"structure{within}, so that exponents hold for either and B for atoms is B × {mean:.3g}^β."
+        f"In other units D is {atoms[0]:,} to {atoms[-1]:,} unique atoms{labels}; of {mean:.3g} atoms a structure{within}, so that exponents hold for either and B for atoms is B × {mean:.3g}^β."
     )
 
 

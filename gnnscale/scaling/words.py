@@ -38,5 +38,7 @@ def shown(e: Estimate, factor: float = 1.0) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits that count; powers of ten only where a plain number would be long."""
+    """Three digits that count; powers of ten only where a plain number would be long; a dash where there is none."""
+    if value != value:
+        return "–"
     return f"{value:.3g}" if abs(value) < 1000 or abs(value) >= 1e6 else f"{float(f'{value:.3g}'):,.0f}"
