@@ -106,7 +106,7 @@ class Cluster:
         return self.call(str(SCRIPT), *words, **self.options)
 
     def call(self, *command: str, check: bool = True, **env: str) -> str:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=90, env=os.environ | self.env | env)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | self.env | env)
         assert done.returncode == 0 or not check, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
@@ -119,9 +119,9 @@ class Cluster:
         return [id for id, _, state in self.jobs() if state in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING")]
 
     def empty(self) -> None:
-        if self.active():
-            self.call("scancel", *self.active())
-        wait(lambda: not self.active(), 30, "the cluster to become empty")
+        if left := self.active():
+            self.call("scancel", *left, check=False)  # one may have ended meanwhile
+        wait(lambda: not self.active(), 120, "the cluster to become empty")
 
 
 class StandIn:
@@ -140,7 +140,7 @@ class StandIn:
         self.env = {"PBS_HOME": str(state), "PATH": f"{state / 'bin'}:{os.environ['PATH']}"}
 
     def call(self, *command: str, check: bool = True, cwd: Path | None = None) -> str:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=os.environ | self.env, cwd=cwd)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | self.env, cwd=cwd)
         assert done.returncode == 0 or not check, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout if check else done.stderr
 
@@ -150,7 +150,7 @@ class StandIn:
     def empty(self) -> None:
         for id in self.active():
             self.call("qdel", id, check=False)
-        wait(lambda: not self.active(), 30, "the last jobs to end")
+        wait(lambda: not self.active(), 120, "the last jobs to end")
 
 
 def wait(condition: Callable[[], Any], seconds: float, what: str) -> Any:
@@ -187,7 +187,7 @@ class Run:
     def command(self, *words: str, site: str = "") -> list[str]:
         return [*RUN, *words, "--site", site or self.cluster.kind, "--study", str(self.study), "--root", str(self.root)]
 
-    def call(self, *words: str, site: str = "", timeout: float = 120) -> subprocess.CompletedProcess:
+    def call(self, *words: str, site: str = "", timeout: float = 300) -> subprocess.CompletedProcess:
         return subprocess.run(self.command(*words, site=site), capture_output=True, text=True, timeout=timeout,
                               env=self.env, cwd=self.root.parent)  # fmt: skip
 
@@ -196,7 +196,7 @@ class Run:
                                        text=True, env=self.env | env, cwd=self.root.parent)  # fmt: skip
         return self.driver
 
-    def end(self, code: int = 0, seconds: float = 90) -> str:
+    def end(self, code: int = 0, seconds: float = 900) -> str:
         """What the driver said, once it has ended with this code."""
         said, _ = self.driver.communicate(timeout=seconds)
         assert self.driver.returncode == code, said
@@ -207,7 +207,7 @@ class Run:
         self.driver.kill()
         self.driver.communicate()
 
-    def wait(self, condition: Callable[[], Any], what: str, seconds: float = 40) -> Any:
+    def wait(self, condition: Callable[[], Any], what: str, seconds: float = 240) -> Any:
         def looked() -> Any:
             if (found := condition()) or self.driver.poll() is None:
                 return found

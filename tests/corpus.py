@@ -30,7 +30,7 @@ def directory(root: Path, id: str, settings: Settings, needs: dict[str, Path] | 
     return made
 
 
-def execute(made: Path, *, module: str = "", ranks: int = 1, timeout: float = 60) -> subprocess.CompletedProcess:
+def execute(made: Path, *, module: str = "", ranks: int = 1, timeout: float = 300) -> subprocess.CompletedProcess:
     """Run the stage in `made`, as a driver on a machine without a scheduler does."""
     kind = module or json.loads((made / "spec.json").read_text())["settings"]["kind"]
     words = [f"gnnscale.{kind}"] if ranks == 1 else ["gnnscale.local", str(ranks), kind]

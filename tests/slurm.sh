@@ -10,13 +10,13 @@
 #
 # GNNSCALE_SLURM  the directory that holds all of it (default: /tmp/gnnscale-slurm); two of them do not meet
 # ACCOUNTING=1    with slurmdbd and a MariaDB, so that sacct works and accounts are checked
-# MIN_JOB_AGE     seconds after which a finished job is forgotten (default 300)
+# MIN_JOB_AGE     seconds after which a finished job is forgotten (default 3600)
 #
 # Commands find it by SLURM_CONF=$GNNSCALE_SLURM/slurm.conf. Every node is a namespace of its own (host name, processes,
 # mounts), so `hostname` says n1 there, its name resolves there alone, and nothing is written outside of the directory.
 set -euo pipefail
 STATE=${GNNSCALE_SLURM:-/tmp/gnnscale-slurm}
-ACCOUNTING=${ACCOUNTING:-0} MIN_JOB_AGE=${MIN_JOB_AGE:-300}
+ACCOUNTING=${ACCOUNTING:-0} MIN_JOB_AGE=${MIN_JOB_AGE:-3600}
 CPUS=8 MEMORY=16000 GPUS=4 # what each node claims to have
 export SLURM_CONF=$STATE/slurm.conf
 
@@ -64,6 +64,7 @@ daemon() { # NAME COMMAND...
 configure() { # N
     local n=$1 ports k accounting=none
     read -ra ports <<<"$(free_ports $((n + 3)))"
+    # FirstJobId: ranks meet on a port made of the job's id, so two clusters on this machine have ids of their own
     [ "$ACCOUNTING" = 1 ] && accounting=slurmdbd
     mkdir -p "$STATE"/{run,log,munge,ctld,dev}
     chmod 755 "$STATE" "$STATE/munge" "$STATE/run"
@@ -106,13 +107,14 @@ SchedulerParameters=bf_interval=1,sched_min_interval=1,sched_interval=1,batch_sc
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 ReturnToService=2
-SlurmdTimeout=6
+SlurmdTimeout=60
 SlurmctldTimeout=10
 InactiveLimit=0
-KillWait=5
+KillWait=30
 MinJobAge=$MIN_JOB_AGE
+FirstJobId=$((ports[0] % 190 * 100 + 1))
 Waittime=0
-MessageTimeout=5
+MessageTimeout=10
 GresTypes=gpu
 AccountingStorageType=accounting_storage/$accounting
 CONF
@@ -160,7 +162,7 @@ start_database() {
     daemon db mariadbd --no-defaults --user=root --datadir="$STATE/db" --socket="$STATE/db/socket" \
         --bind-address=127.0.0.1 --port="$port" --pid-file="$STATE/db/own.pid" --innodb-buffer-pool-size=64M \
         --innodb-log-file-size=16M --skip-name-resolve --skip-log-bin
-    wait_for 30 mariadb-admin --no-defaults --socket="$STATE/db/socket" ping
+    wait_for 120 mariadb-admin --no-defaults --socket="$STATE/db/socket" ping
 }
 
 start_one() { # ctld | dbd | nK
@@ -168,11 +170,11 @@ start_one() { # ctld | dbd | nK
     case $1 in
     ctld)
         daemon ctld slurmctld -D -i
-        wait_for 15 ping_ctld
+        wait_for 60 ping_ctld
         ;;
     dbd)
         SLURM_CONF=$STATE/slurm.conf daemon dbd slurmdbd -D
-        wait_for 20 sacctmgr -n list cluster
+        wait_for 90 sacctmgr -n list cluster
         ;;
     n*)
         daemon "$1" unshare --uts --mount --pid --fork --kill-child=KILL --mount-proc sh -c "
@@ -207,7 +209,7 @@ up() { # N [OWNER]
     fi
     daemon munge munged --foreground --force --key-file="$STATE/munge/key" --socket="$STATE/munge/socket" \
         --pid-file="$STATE/munge/own.pid" --log-file="$STATE/log/munge.log" --seed-file="$STATE/munge/seed"
-    wait_for 10 sh -c "munge --socket='$STATE/munge/socket' -n | unmunge --socket='$STATE/munge/socket'"
+    wait_for 60 sh -c "munge --socket='$STATE/munge/socket' -n | unmunge --socket='$STATE/munge/socket'"
     if [ "$ACCOUNTING" = 1 ]; then
         start_database
         start_one dbd
@@ -217,7 +219,7 @@ up() { # N [OWNER]
     fi
     start_one ctld
     for k in $(seq "$n"); do start_one "n$k"; done
-    wait_for 30 idle "$n"
+    wait_for 120 idle "$n"
     echo "SLURM_CONF=$SLURM_CONF"
 }
 

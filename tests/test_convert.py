@@ -14,7 +14,7 @@ import pytest
 
 from gnnscale import convert, files, stage
 from gnnscale import shards as part_stage
-from gnnscale.data import lots, shards
+from gnnscale.data import lots, shards, team
 from gnnscale.data.manifest import composition
 from gnnscale.specs import ConvertSettings, PartSettings, ShardCard
 from tests import layouts
@@ -27,6 +27,16 @@ from gnnscale.data import lots, shards
 lots.LOT, shards.SHARD = {LOT}, {SHARD}
 stage.run(convert.main)
 """
+SLOW = """
+import time
+from gnnscale.data import lots
+
+def convert(*words, fast=lots.convert):
+    time.sleep(0.5)
+    fast(*words)
+
+lots.convert = convert
+"""  # before SMALL, so that a kill comes in time
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +57,9 @@ def asked(raw, kind=ConvertSettings, **more):
     return kind(dataset="extxyz", name="mine", options={"raw": str(raw)}, **more)
 
 
-def start(made, **env):
+def start(made, before="", **env):
     """The stage with small lots and shards, in a process of its own."""
-    command = [sys.executable, "-c", SMALL, str(made)]
+    command = [sys.executable, "-c", before + SMALL, str(made)]
     return subprocess.Popen(
         command, env=os.environ | ENV | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -66,7 +76,7 @@ def here(made):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 0, out + err
     return out
 
@@ -137,11 +147,29 @@ def test_a_rank_that_fails_is_told_by_the_first(raw, tmp_path):
         text = (folder / "mine.extxyz").read_text()
         (tmp_path / "raw" / f"{k}.extxyz").write_text(text if k < 5 else text.replace("energy=", "energie="))
     both = [start(made, RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE="2") for r in range(2)]
-    said = [process.communicate(timeout=60)[1] for process in both]
+    said = [process.communicate(timeout=240)[1] for process in both]
     assert [process.returncode for process in both] == [64, 64]
     assert "rank 1: " in said[0] and "no energy=" in said[0] and "5.extxyz" in said[0] and "Traceback" not in said[0]
     (tmp_path / "raw" / "5.extxyz").write_text((raw / "5" / "mine.extxyz").read_text())
     assert result(here(made)).values["structures"] == 552
+
+
+def test_an_error_from_before_the_first_rank_began(raw, tmp_path, monkeypatch):
+    """It stands, unless it was of an earlier attempt, whose rank takes it back as soon as it begins."""
+    made = directory(tmp_path, "convert/mine", asked(raw))
+    past = {"done": 0, "time": time.time() - 60, "error": "no energy"}
+    team.voice(made, 1).write_text(json.dumps(past))
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(team, "START", 3.0)
+    began = time.monotonic()
+    with pytest.raises(team.Lost, match="rank 1: no energy"):
+        here(made)
+    assert time.monotonic() - began > 3.0, "the time that the other rank has to begin"
+    monkeypatch.setattr(team, "START", 600.0)
+    other = start(made, RANK="1", LOCAL_RANK="1", WORLD_SIZE="2")
+    assert result(here(made)).values["structures"] == 552
+    finish(other)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -149,7 +177,7 @@ def test_killed_at_random_points_it_goes_on(undisturbed, raw, tmp_path, seed):
     """Two kills each; and one shard is then altered, as a disk might."""
     rng, made, seen = random.Random(seed), directory(tmp_path, "convert/mine", asked(raw)), 0
     for _ in range(2):
-        process = start(made)
+        process = start(made, SLOW)
         wanted = seen + rng.randint(1, 4)
         while process.poll() is None and len(list(made.glob("lots/*.json"))) < wanted:
             time.sleep(0.002)
@@ -172,11 +200,11 @@ def test_killed_at_random_points_it_goes_on(undisturbed, raw, tmp_path, seed):
 
 def test_told_to_stop_it_stops_and_goes_on(undisturbed, raw, tmp_path):
     made = directory(tmp_path, "convert/mine", asked(raw))
-    process = start(made)
+    process = start(made, SLOW)
     while process.poll() is None and not list(made.glob("lots/*.json")):
         time.sleep(0.002)
     process.terminate()
-    assert process.wait(10) == 75 and "stopped" in process.communicate()[0]
+    assert process.wait(60) == 75 and "stopped" in process.communicate()[0]
     assert outcome(here(made)) == outcome(undisturbed)
 
 
@@ -204,9 +232,9 @@ def test_quarantined_structures_are_left_out_and_counted(undisturbed, raw, tmp_p
     rows = [("mine", "0/mine.extxyz", 1, ["net force", "outlier"]), ("mine", "5/mine.extxyz", 93, ["outlier"]),
             ("other", "0/mine.extxyz", 2, ["outlier"]), ("mine", "0/mine.extxyz", 5, ["both this and too close"])]  # fmt: skip
     listed = [dict(zip(("source", "unit", "number", "reasons"), row)) for row in rows]
-    (tmp_path / "list.json").write_text(json.dumps({"structures": listed}))
+    (tmp_path / "list.json").write_text(json.dumps({"structures": listed}), "utf-8-sig")  # as some editors do
     lines = ["source,unit,number,reasons", *(f"{s},{u},{n},{'; '.join(sorted(r))}" for s, u, n, r in rows)]
-    (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "list.csv").write_text("\n".join(lines) + "\n", "utf-8-sig")
     cards = []
     for kind in ("json", "csv"):
         made = directory(tmp_path, f"convert/{kind}", asked(raw, quarantine=str(tmp_path / f"list.{kind}")))

@@ -23,6 +23,8 @@ def sif(tmp_path):
     arch = {value: key for key, value in images.ARCHITECTURES.items()}[os.uname().machine]
     file = tmp_path / "x.sif"
     file.write_bytes(b"#!/usr/bin/env run-singularity\n".ljust(32, b"\0") + b"SIF_MAGIC\x0001\0" + arch + b"\0" + bytes(5000))
+    file.chmod(0o644)  # whatever the umask
+    tmp_path.chmod(0o755)
     state = file.stat()
     files.write_model(file.with_suffix(".json"), images.Record(sha256=files.sha256(file), size=state.st_size,
                       mtime_ns=state.st_mtime_ns, content=content()))  # fmt: skip

@@ -24,7 +24,7 @@ ASKED = LeverSettings(model=MODEL, batch=48, steps=1)
 def table(converted, tmp_path_factory):
     """Of one rank."""
     made = directory(tmp_path_factory.mktemp("one"), "levers/all", ASKED, converted, edge_chunk=512)
-    done = execute(made, timeout=120)
+    done = execute(made, timeout=400)
     assert done.returncode == 0, done.stderr
     assert result(made).values == {"ways": 4, "ranks": 1} and json.loads((made / "progress.json").read_text())["done"] == 16
     return files.read_model(made / "levers.json", LeverTable)
@@ -50,7 +50,7 @@ def test_each_lever_saves_memory_as_the_planner_foretells(table):
 
 def test_two_ranks_take_the_step_of_one(table, converted, tmp_path):
     made = directory(tmp_path, "levers/all", ASKED, converted, edge_chunk=512, ranks=2)
-    done = execute(made, ranks=2, timeout=180)
+    done = execute(made, ranks=2, timeout=400)
     assert done.returncode == 0, done.stderr
     found = files.read_model(made / "levers.json", LeverTable)
     assert (found.ranks, found.structures, found.atoms, found.edges) == (2, table.structures, table.atoms, table.edges)

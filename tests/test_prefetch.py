@@ -9,6 +9,7 @@ from contextlib import closing
 import pytest
 
 from gnnscale.data.prefetch import ahead
+from tests.cluster import wait
 
 
 def plan(steps, most=5):
@@ -21,23 +22,20 @@ def test_all_comes_in_order_whatever_the_number_of_workers(workers):
         time.sleep(0.002 * (job % 3))  # so that threads finish out of turn
         return job * job
 
+    before = threading.active_count()
     found = [(key, [part() for part in parts]) for key, parts in ahead(plan(12), make, workers)]
     assert found == [(key, [job * job for job in jobs]) for key, jobs in plan(12)]
-    assert threading.active_count() == 1
+    assert threading.active_count() <= before
 
 
 def test_only_so_much_is_made_ahead():
-    made, first = [], threading.Event()
-
-    def make(job):
-        made.append(job)
-        first.set()
-
-    with closing(ahead(((k, [k]) for k in range(100)), make, 2, depth=3)) as found:
+    made, before = [], threading.active_count()
+    with closing(ahead(((k, [k]) for k in range(100)), made.append, 2, depth=3)) as found:
         next(found)
+        wait(lambda: len(made) >= 3, 60, "what is made ahead")
         time.sleep(0.3)
-        assert made[:2] == [0, 1] and 3 <= len(made) <= 4, "the one in use and three more"
-    assert threading.active_count() == 1
+        assert sorted(made)[:2] == [0, 1] and 3 <= len(made) <= 4, "the one in use and three more"
+    assert threading.active_count() <= before
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -47,12 +45,12 @@ def test_a_mistake_is_raised_where_its_result_is_asked_for(workers):
             raise ValueError("structure 31 is broken")
         return job
 
-    seen = []
+    seen, before = [], threading.active_count()
     with pytest.raises(ValueError, match="structure 31 is broken"):
         for _, parts in ahead(plan(6), make, workers):
             seen += [part() for part in parts]
     assert seen == [0, 10, 11, 20, 21, 22]
-    assert threading.active_count() == 1
+    assert threading.active_count() <= before
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -61,11 +59,11 @@ def test_a_mistake_in_the_plan_is_raised_in_its_turn(workers):
         yield from plan(2)
         raise ValueError("no such step")
 
-    seen = []
+    seen, before = [], threading.active_count()
     with pytest.raises(ValueError, match="no such step"):
         for key, _ in ahead(broken(), lambda job: job, workers):
             seen.append(key)
-    assert seen == [0, 1] and threading.active_count() == 1
+    assert seen == [0, 1] and threading.active_count() <= before
 
 
 def test_a_signal_ends_it_at_once():
@@ -80,15 +78,15 @@ def test_a_signal_ends_it_at_once():
     def make(job):
         time.sleep(0.4)
 
-    before = signal.signal(signal.SIGUSR1, stop)
+    threads, before = threading.active_count(), signal.signal(signal.SIGUSR1, stop)
     began = time.monotonic()
     try:
-        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1)).start()
         with pytest.raises(Stopped):
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1)).start()
             for _, parts in ahead(plan(50), make, 1):
                 for part in parts:
                     part()
     finally:
         signal.signal(signal.SIGUSR1, before)
-    assert time.monotonic() - began < 1.5, "the batches begun are waited for, no others"
-    assert threading.active_count() == 1
+    assert time.monotonic() - began < 10, "the batches begun are waited for, no others, which would take a minute"
+    wait(lambda: threading.active_count() <= threads, 60, "its threads to end")

@@ -154,7 +154,7 @@ def test_a_writer_that_is_killed_leaves_nothing_that_looks_like_shards(tmp_path,
 
     child = multiprocessing.get_context("fork").Process(target=dying)
     child.start()
-    child.join(20)
+    child.join(120)
     assert child.exitcode == -signal.SIGKILL
     assert not path.exists()
     shards.write(path, random_structures(5), Split(), 3.0)

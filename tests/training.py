@@ -68,7 +68,7 @@ def here(made: Path, stop_at: int | None = None) -> Path:
     return made
 
 
-def on_ranks(ranks: int, *command: str, timeout: float = 120) -> list[tuple[int, str]]:
+def on_ranks(ranks: int, *command: str, timeout: float = 400) -> list[tuple[int, str]]:
     """The same command on several ranks: (exit code, what it said) of each."""
     return finished(started(ranks, *command), timeout)
 
@@ -85,7 +85,7 @@ def started(ranks: int, *command: str) -> list[subprocess.Popen]:
     ]  # fmt: skip
 
 
-def finished(processes: list[subprocess.Popen], timeout: float = 120) -> list[tuple[int, str]]:
+def finished(processes: list[subprocess.Popen], timeout: float = 400) -> list[tuple[int, str]]:
     try:
         said = [process.communicate(timeout=timeout)[0] for process in processes]
     finally:
@@ -96,7 +96,7 @@ def finished(processes: list[subprocess.Popen], timeout: float = 120) -> list[tu
 
 def several(ranks: int, *made: Path | str) -> None:
     """Train in each directory in turn on the same ranks: starting them costs more than these trainings."""
-    for code, said in on_ranks(ranks, "-c", SEVERAL, *map(str, made), timeout=60 + 30 * len(made)):
+    for code, said in on_ranks(ranks, "-c", SEVERAL, *map(str, made), timeout=300 + 60 * len(made)):
         assert code == 0, said
 
 

@@ -17,6 +17,7 @@ from gnnscale.data.lots import Job, Lot
 from gnnscale.files import BadFile
 from gnnscale.ranks import Ranks, ranks
 
+START = 120.0  # seconds within which all ranks have begun
 SILENCE = 600.0  # seconds; a rank at work speaks twice a second, but a file system may take its time
 LINE = 20.0  # seconds between lines for people
 
@@ -105,7 +106,9 @@ def wait(mine: list[Lot], folder: Path, me: Ranks, speaker: Speaker) -> None:
             return
         for rank in range(1, me.size):
             said, now = heard(folder, rank), time.time()
-            if said.get("error") and said.get("time", 0) > speaker.began - 5.0:  # else of an earlier attempt
+            # An older error may be of an earlier attempt, which a rank takes back as it begins; or of one that was quicker.
+            recent = said.get("time", 0) > speaker.began - 5.0
+            if said.get("error") and (recent or now - speaker.began > START):
                 raise Lost(f"rank {rank}: {said['error']}")
             if rank not in last or said != last[rank][0]:
                 last[rank] = said, now

@@ -162,7 +162,8 @@ def units(points: tuple[Point, ...]) -> str:
         labels = ""  # of energies alone
     within = f", to within {percent(most)}" if most > 5e-4 else ""
     return (
-        f"In other units D is {atoms[0]:,} to {atoms[-1]:,} unique atoms{labels}; of {mean:.3g} atoms a structure{within}, so that exponents hold for either and B for atoms is B × {mean:.3g}^β."
+        f"In other units D is {atoms[0]:,} to {atoms[-1]:,} unique atoms{labels}; of {mean:.3g} atoms a structure{within}, "
+        f"so that exponents hold for either and B for atoms is B × {mean:.3g}^β."
     )
 
 

@@ -27,7 +27,7 @@ def wrong(found):
 def test_this_machine(tmp_path):
     """Two ranks meet, through the same script as a stage's."""
     command = [*RUN, "doctor", "--json", "--root", str(tmp_path / "run")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     found = examined(done)
     assert done.returncode == 0 and wrong(found) == [], found
     assert found["collective"][1].startswith("gloo, 2 ranks on 1 node: 64 MiB in ")
@@ -77,7 +77,7 @@ def test_a_run_directory_that_only_this_machine_sees(begin, slurm, tmp_path):
     run.root = aside / "run"
     inside = 'mount -t tmpfs none "$0" && exec "$@"'
     done = subprocess.run(["unshare", "--mount", "sh", "-c", inside, str(aside), *run.command("doctor", "--json")],
-                          capture_output=True, text=True, timeout=120, env=run.env, cwd=tmp_path)  # fmt: skip
+                          capture_output=True, text=True, timeout=300, env=run.env, cwd=tmp_path)  # fmt: skip
     found = examined(done)
     assert done.returncode == 1 and wrong(found) == ["shared files"], found
     assert "left nothing in" in found["shared files"][1] and "--root" in found["shared files"][2]
@@ -95,7 +95,7 @@ def test_a_job_that_does_not_begin(begin, slurm):
     run = begin(scheduler={"directives": ["--begin=now+1hour"]})
     found = examined(run.call("doctor", "--json", "--wait", "0.02"))
     assert wrong(found) == [] and found["compute nodes"][0] == "not checked" and "(BeginTime)" in found["compute nodes"][1]
-    wait(lambda: not slurm.active(), 20, "its job to be cancelled")
+    wait(lambda: not slurm.active(), 120, "its job to be cancelled")
 
 
 @pytest.mark.slurm
@@ -153,10 +153,10 @@ def test_a_doctor_that_is_interrupted_takes_its_job_along(begin, slurm):
     before = set(slurm.active())
     doctor = subprocess.Popen(run.command("doctor"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=run.env,
                               cwd=run.root.parent)  # fmt: skip
-    wait(lambda: set(slurm.active()) - before, 30, "its job")
+    wait(lambda: set(slurm.active()) - before, 120, "its job")
     time.sleep(0.5)
     doctor.send_signal(signal.SIGINT)
-    _, said = doctor.communicate(timeout=30)
+    _, said = doctor.communicate(timeout=120)
     assert doctor.returncode == 130 and "its job was cancelled" in said and "Traceback" not in said
-    wait(lambda: not set(slurm.active()) - before, 20, "its job to be cancelled")
+    wait(lambda: not set(slurm.active()) - before, 120, "its job to be cancelled")
     shutil.rmtree(run.root)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.cluster import SHORT, Run, spoiled, study
+from tests.cluster import SHORT, Run, spoiled, study, wait
 
 pytestmark = [pytest.mark.slurm, pytest.mark.faults]
 
@@ -69,13 +69,17 @@ while os.getcwd().rpartition("/")[2][:1] != "a" and not os.path.exists({str(tmp_
     sources = [
         {"name": name, "dataset": "generated", "options": {"source": "bulk", "structures": 60}} for name in "abc"
     ]
-    site = {"node": {"cores": 2}, "setup": spoiled(tmp_path, slow, "gnnscale.convert")}
+    # polled so seldom that all three have come together before the first job is asked for
+    site = {"node": {"cores": 2}, "scheduler": {"poll_seconds": 5.0}}
+    site["setup"] = spoiled(tmp_path, slow, "gnnscale.convert")
     run = Run(slurm, tmp_path, SHORT | {"data": sources}, site)
     try:
         run.start("--until", "convert")
         run.wait(lambda: len(list(run.root.glob("data/*/attempts/1/stdout"))) == 3, "all to have begun")
         assert len(list(run.root.glob("data/*/result.json"))) == 1 and len(run.submitted()) == 1
-        slurm.call("scancel", run.submitted()[0])
+        cancelled = run.submitted()[0]
+        slurm.call("scancel", cancelled)
+        wait(lambda: cancelled not in slurm.active(), 120, "its end")
         (tmp_path / "go").touch()
         run.end()
     finally:

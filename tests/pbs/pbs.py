@@ -18,13 +18,14 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 HOME = Path(os.environ["PBS_HOME"])
 SERVER = "standin"
 UNKNOWN_JOB, FINISHED, UNKNOWN_QUEUE, BAD_ACCOUNT, LIMITS, UNKNOWN_RESOURCE = 153, 35, 170, 30, 188, 187
 CONF = {
-    "nodes": 3, "ncpus": 8, "kill_delay": 3, "account": None, "filesystems": [],
+    "nodes": 3, "ncpus": 8, "kill_delay": 30, "account": None, "filesystems": [],
     "queues": {"workq": {"nodes": [1, 3], "walltime": "02:00:00"}}, "bugs": [],
 }  # fmt: skip
 RESOURCES = {"walltime", "select", "place", "filesystems", "mem"}
@@ -93,7 +94,7 @@ def qsub(words: list[str]) -> None:
             raise Wrong(f"invalid option -- '{name.lstrip('-')}'", 2)
     chunks = check(options, resources)
     with locked():
-        number = max([0, *(int(each.stem) for each in (HOME / "jobs").glob("*.json"))]) + 1
+        number = max([first_number(), *(int(each.stem) for each in (HOME / "jobs").glob("*.json"))]) + 1
         id = f"{number}.{SERVER}"
         store({
             "id": id, "name": options.get("-N", script.name), "state": "Q", "queue": options.get("-q", "workq"),
@@ -105,6 +106,11 @@ def qsub(words: list[str]) -> None:
     subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                      stderr=open(HOME / "mom.log", "a"))  # fmt: skip
     print(id)
+
+
+def first_number() -> int:
+    """Ranks meet on a port made of the job's number, so each server of this machine has numbers of its own."""
+    return zlib.crc32(str(HOME).encode()) % 190 * 100
 
 
 def check(options: dict[str, str], resources: dict[str, str]) -> dict:
@@ -138,6 +144,8 @@ def check(options: dict[str, str], resources: dict[str, str]) -> dict:
 # ------------------------------------------------------------------------------------------------- the job, running
 def mom(id: str) -> None:
     """Waits for nodes, runs the job on them, and says how it ended."""
+    told = []
+    signal.signal(signal.SIGTERM, lambda *_: told.append(time.monotonic()))  # before anybody knows whom to tell
     while True:
         with locked():
             job, taken = load(id), set()
@@ -168,8 +176,6 @@ def mom(id: str) -> None:
                                    stderr=subprocess.STDOUT if joined else stderr, start_new_session=True)  # fmt: skip
     with locked():
         store(load(id) | {"process": process.pid})
-    told = []
-    signal.signal(signal.SIGTERM, lambda *_: told.append(time.monotonic()))
     end, late = time.monotonic() + seconds(job["walltime"]), False
     while process.poll() is None:
         if not told and time.monotonic() > end:
@@ -201,7 +207,8 @@ def qdel(ids: list[str]) -> None:
             if job["state"] == "Q":
                 store(job | {"state": "F"})
                 continue
-        os.kill(job["pid"], signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.kill(job["pid"], signal.SIGTERM)
 
 
 def qsig(words: list[str]) -> None:
