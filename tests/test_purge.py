@@ -50,5 +50,6 @@ def test_a_study_that_lasts_longer_than_its_results(tmp_path):
 def test_plan_tells_of_it(tmp_path):
     words = ("plan", "--site", "slurm", "--study", "smoke", "--root", str(tmp_path / "run"))
     assert "warning" not in call(*words, "--set", "filesystems.purge_days=30").stdout
-    slow = call(*words, "--set", "filesystems.purge_days=1", "--set", "node.start_seconds=90000").stdout
+    slow = call(*words, "--set", "filesystems.purge_days=1", "--set", "node.start_seconds=90000", "--set",
+                "queues.default.max_walltime=48:00:00").stdout  # fmt: skip
     assert "warning: the rest is expected to take" in slow

@@ -190,12 +190,17 @@ def planned(tmp_path):
     return tmp_path
 
 
+def heard() -> None:
+    """Whoever runs the tests in the background has its children ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_while_somebody_watches(planned):
     holder = Lease(planned)
     holder.take()
     command = [sys.executable, str(ROOT / "workflow" / "run.py"), "status", "--watch", "--root", str(planned)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env=os.environ | {"PYTHONUNBUFFERED": "1"})  # fmt: skip
+                               env=os.environ | {"PYTHONUNBUFFERED": "1"}, preexec_fn=heard)  # fmt: skip
     assert "\033" not in process.stdout.readline(), "no terminal, nothing is written over"
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
