@@ -57,9 +57,7 @@ def restore(directory: Path, trained: TrainedModel) -> torch.nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def errors(
-    model: torch.nn.Module, corpus: loader.Corpus, edges: int, run: stage.Run
-) -> tuple[np.ndarray, np.ndarray]:
+def errors(model: torch.nn.Module, corpus: loader.Corpus, edges: int, run: stage.Run) -> tuple[np.ndarray, np.ndarray]:
     """Signed errors: energy per atom (S,) in eV, force components (A, 3) in eV/Angstrom."""
     device, energy, forces = next(model.parameters()).device, [], []
     make = partial(loader.share_of_rank, corpus, pin=device.type != "cpu")
@@ -70,8 +68,8 @@ def errors(
             predicted = predict(model, on(graphs, device))
         natoms = torch.from_numpy(corpus.natoms[chosen])
         # a NaN that the model says is an infinite error; one in the labels is none at all
-        energy.append(((predicted.energy.detach().cpu().nan_to_num(torch.inf) - labels.energy) / natoms).numpy())
-        forces.append((predicted.forces.detach().cpu().nan_to_num(torch.inf) - labels.forces).numpy())
+        energy.append(((predicted.energy.cpu().nan_to_num(torch.inf) - labels.energy) / natoms).numpy())
+        forces.append((predicted.forces.cpu().nan_to_num(torch.inf) - labels.forces).numpy())
         run.progress(int(chosen[-1]) + 1, len(corpus))
     return np.concatenate(energy), np.concatenate(forces)
 

@@ -1,22 +1,28 @@
-"""Files that are either whole or absent, and the question whether a stage is done.
+"""Files that are either whole or absent, or locked by one process; and the question whether a stage is done.
 
 Shared by the stages and by `workflow`, so: standard library and specs only.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import time
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import IO, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from gnnscale.specs import OutputFile, StageResult
 
 M = TypeVar("M", bound=BaseModel)
+TRIES = 20  # within a second: who only looks whether a lock is held, holds it for a moment
+HELD = (errno.EWOULDBLOCK, errno.EACCES)  # somebody has the lock; of all else, there are none on this file system
+UNLOCKABLE = "a run directory on another file system: --root DIR; a Lustre must be mounted with the option flock"
 
 
 class BadFile(Exception):
@@ -95,6 +101,34 @@ def describe(directory: Path, names: list[str]) -> dict[str, OutputFile]:
                     size=stat.st_size, sha256=sha256(file), mtime_ns=stat.st_mtime_ns
                 )
     return outputs
+
+
+class Unlockable(Exception):
+    """There are no locks on this file system."""
+
+
+def taken(file: IO) -> bool:
+    """Whether the lock is this process's from here on, until it closes the file or ends; else another has it."""
+    for left in reversed(range(TRIES)):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError as error:
+            if error.errno not in HELD:
+                raise Unlockable(f"files cannot be locked here ({error.strerror.lower()})") from None
+        if left:
+            time.sleep(0.05)
+    return False
+
+
+def held(path: Path) -> bool:
+    """Whether a process has the lock on a file."""
+    try:
+        with open(path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except OSError as error:
+        return error.filename is None and error.errno in HELD  # a name: it could not even be opened
 
 
 def disk_is_full(directory: Path) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import faulthandler
-import fcntl
 import json
 import os
 import platform
@@ -166,19 +165,14 @@ def hold(directory: Path) -> object:
         lock = open(directory / "lock", "a+")
     except OSError as error:
         raise Refusal(f"{directory}: {error.strerror.lower()}", "make it writable", "permission") from None
-    for left in reversed(range(20)):
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except OSError as error:  # `status` holds it for a moment when it looks whether anybody does
-            if not left and error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                hint = "a run directory on another file system: --root DIR; a Lustre must be mounted with the option flock"
-                raise Refusal(f"{directory}: files cannot be locked here ({error.strerror.lower()})", hint) from None
-            if not left:
-                lock.seek(0)
-                holder = lock.read().strip() or "another process"
-                raise Refusal(f"{directory} is in use by {holder}", "wait for it, or stop it") from None
-            time.sleep(0.05)
+    try:
+        free = files.taken(lock)
+    except files.Unlockable as error:
+        raise Refusal(f"{directory}: {error}", files.UNLOCKABLE) from None
+    if not free:
+        lock.seek(0)
+        holder = lock.read().strip() or "another process"
+        raise Refusal(f"{directory} is in use by {holder}", "wait for it, or stop it")
     lock.truncate(0)
     lock.write(f"{platform.node()} pid {os.getpid()}\n")
     lock.flush()

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from gnnscale import files
 from workflow import lease
 from workflow.lease import Lease
 from workflow.yamlfile import Problem
@@ -17,7 +18,7 @@ OTHER = {"host": "elsewhere", "pid": 7, "since": 1e9}
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    monkeypatch.setattr(lease, "TRIES", 1)
+    monkeypatch.setattr(files, "TRIES", 1)
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.0)
 
 
@@ -108,7 +109,7 @@ def test_it_is_renewed_every_few_seconds_and_no_more_often(tmp_path, monkeypatch
 
 def test_a_look_does_not_keep_a_driver_out(tmp_path, monkeypatch):
     """`status` holds the lock for a moment."""
-    monkeypatch.setattr(lease, "TRIES", 20)
+    monkeypatch.setattr(files, "TRIES", 20)
     left(tmp_path)
     looking = open(tmp_path / "driver.lease")
     fcntl.flock(looking, fcntl.LOCK_SH)

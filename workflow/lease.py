@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import platform
 import time
 from pathlib import Path
 
+from gnnscale import files
 from workflow.yamlfile import Problem
 
 STALE_SECONDS = 60.0  # a driver on another host touches its lease every few seconds; after this it may be dead
 RENEW_SECONDS = 5.0
-TRIES = 20  # within a second: who only looks whether a lock is held, holds it for a moment
-HELD = (errno.EWOULDBLOCK, errno.EACCES)  # somebody has the lock; of all else, there are none on this file system
 
 
 class Lease:
@@ -42,14 +39,12 @@ class Lease:
     def claim(self) -> None:
         """A lock that is held is the holder's, however silent: it may be suspended. One that is free says nothing of a
         driver on another host where locks do not reach over the file system; the file's time does."""
-        error = lock(self.file)
-        if error is not None and error.errno not in HELD:
-            raise Problem(
-                f"{self.path.parent}: files cannot be locked here ({error.strerror.lower()}), which keeps two drivers apart",
-                "a run directory on another file system: --root DIR; a Lustre must be mounted with the option flock",
-            )
+        try:
+            free = files.taken(self.file)
+        except files.Unlockable as error:
+            raise Problem(f"{self.path.parent}: {error}, which keeps two drivers apart", files.UNLOCKABLE) from None
         holder, silent = read(self.path), silence(self.path)
-        if error is None and not (elsewhere(holder) and silent <= STALE_SECONDS):
+        if free and not (elsewhere(holder) and silent <= STALE_SECONDS):
             return
         held = holder or {"host": "?", "pid": "?", "since": time.time()}
         since = time.strftime("%H:%M:%S", time.localtime(held["since"]))
@@ -81,27 +76,6 @@ class Lease:
             self.file.close()
 
 
-def lock(file: object) -> OSError | None:
-    """For this process alone, until the file is closed; else why not."""
-    for left in reversed(range(TRIES)):
-        try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if not left:
-                return error
-            time.sleep(0.05)
-
-
-def locked(path: Path) -> bool:
-    """Whether a process holds the lock on a file."""
-    try:
-        with open(path) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-    except OSError as error:
-        return error.filename is None and error.errno in HELD  # a name: it could not even be opened
-
-
 def read(path: Path) -> dict | None:
     """Who holds or held the lease."""
     try:
@@ -125,5 +99,5 @@ def alive(root: Path) -> dict | None:
     holder = read(path)
     if holder is None:
         return None
-    at_work = locked(path) or (elsewhere(holder) and silence(path) <= STALE_SECONDS)
+    at_work = files.held(path) or (elsewhere(holder) and silence(path) <= STALE_SECONDS)
     return holder if at_work else None

@@ -12,7 +12,7 @@ from pydantic import Field
 from gnnscale import files
 from gnnscale.schema import Spec
 from gnnscale.specs import FORMAT, StageError
-from workflow import journal, lease
+from workflow import journal
 from workflow.plan import FOLDERS, Stage
 from workflow.yamlfile import Problem
 
@@ -116,7 +116,7 @@ def row(root: Path, stage: PlannedStage, job: journal.Known | None, failure: str
         found = running(stage, folder) if begun else Row(stage.id, stage.kind, "queued", stage.folder)
         reason = "" if reason == "None" else reason
         return found._replace(job=job.id or "?", nodes=nodes, attempt=job.stages[stage.id][1], reason=reason)
-    if lease.locked(folder / "lock"):
+    if files.held(folder / "lock"):
         return running(stage, folder)
     try:
         error = files.read_model(folder / "error.json", StageError)
