@@ -28,9 +28,9 @@ bench: $(VENV)/ready
 	$(VENV)/bin/python -m tests.benchmarks
 
 clean:
-	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis runs build *.egg-info gnnscale/*.so
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis runs build *.egg-info gnnscale/atoms/*.so
 
-$(VENV)/ready: pyproject.toml constraints.txt setup.py gnnscale/neighbors.cpp
+$(VENV)/ready: pyproject.toml constraints.txt setup.py gnnscale/atoms/neighbors.cpp
 	@echo "[1/3] a virtual environment in $(VENV)"
 	$(PYTHON) -m venv $(VENV)
 	@echo "[2/3] PyTorch: a download of some 200 MB, half a minute to a few minutes"

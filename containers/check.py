@@ -14,11 +14,11 @@ import tempfile
 from pathlib import Path
 
 import gnnscale
-from gnnscale import neighbors
+from gnnscale.atoms import neighbors
 
 ACCELERATOR, HOME = sys.argv[1], Path(__file__).parent.parent
 BUILT_IN = {"cuda": "cuda", "rocm": "hip", "xpu": "xpu"}  # attribute of torch.version that says for what it was built
-ONLY_WITH = {"gnnscale.models.fused": "triton"}
+ONLY_WITH = {"gnnscale.models.kernels.triton": "triton"}
 
 
 def imports() -> None:
@@ -49,7 +49,7 @@ def stage(folder: Path, kind: str, settings: dict, needs: dict[str, str], ranks:
     common = os.environ | {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20000 + os.getpid() % 20000)}
     common = common if ranks > 1 else dict(os.environ)
     each = [common | ({"RANK": str(r), "LOCAL_RANK": str(r)} if ranks > 1 else {}) for r in range(ranks)]
-    started = [subprocess.Popen([sys.executable, "-m", f"gnnscale.{kind}", str(folder)], env=env) for env in each]
+    started = [subprocess.Popen([sys.executable, "-m", f"gnnscale.stages.{kind}", str(folder)], env=env) for env in each]
     codes = [process.wait(timeout=300) for process in started]
     assert not any(codes) and (folder / "result.json").exists(), f"{kind}: exit codes {codes}"
 

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gnnscale.data.published import UNLABELLED, Place, Unit, below, found, split_folders
+from gnnscale.contract.dataset_card import DatasetCard
+from gnnscale.data.formats.pieces import UNLABELLED, Place, Unit, below, found, split_folders
 from gnnscale.schema import Spec
-from gnnscale.specs import DatasetCard
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
-    from gnnscale.data.plausible import Watch
-    from gnnscale.data.structure import Structure
+    from gnnscale.atoms.structure import Structure
+    from gnnscale.data.formats.plausible import Watch
 
 PATTERNS = ("*.extxyz.xz", "*.extxyz", "*.lmdb")
 FRAMES = 5000  # of an extended XYZ file, as published
@@ -78,7 +78,7 @@ def card(options: Options) -> DatasetCard:
 
 def units(options: Options) -> list[Unit]:
     """Every pair of files, every thousand keys."""
-    from gnnscale.data import ocp
+    from gnnscale.data.formats import ocp
 
     listed, left, told = [], options.limit, splits(options)
     for path in (path for path in told if told[path] != UNLABELLED):
@@ -98,14 +98,14 @@ def units(options: Options) -> list[Unit]:
 
 def count_frames(path: Path) -> int:
     """By the lines of the small file beside it."""
-    from gnnscale.data import extxyz
+    from gnnscale.data.formats import extxyz
 
     with Place(references(path)) as beside, extxyz.opened(beside.path) as lines:
         return sum(1 for _ in lines)
 
 
 def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
-    from gnnscale.data import ocp, plausible
+    from gnnscale.data.formats import ocp, plausible
 
     split = splits(options)[unit.path]
     if split == UNLABELLED:
@@ -127,7 +127,7 @@ def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Ite
 
 def frames(place: Place, watch: Watch, adsorption: bool) -> Iterator[Structure]:
     """Frame k of the extxyz is line k of the txt. The total energy is looked at before anything is taken off."""
-    from gnnscale.data import extxyz
+    from gnnscale.data.formats import extxyz
 
     with Place(references(place.path)) as beside, extxyz.opened(beside.path) as lines:
         for number, (frame, line) in enumerate(zip_longest(extxyz.frames(place), lines)):
@@ -149,8 +149,8 @@ def frames(place: Place, watch: Watch, adsorption: bool) -> Iterator[Structure]:
 def labelled(place: Place, frame: object, system: str, label: str) -> Structure:
     import numpy as np
 
-    from gnnscale.data import extxyz
-    from gnnscale.data.structure import Structure
+    from gnnscale.atoms.structure import Structure
+    from gnnscale.data.formats import extxyz
 
     # `energy` is extrapolated to zero smearing and is what the benchmark uses; `free_energy`, up to 0.2 eV away, is what
     # the forces are exactly the derivative of
@@ -169,6 +169,6 @@ def labelled(place: Place, frame: object, system: str, label: str) -> Structure:
 
 
 if __name__ == "__main__":
-    from gnnscale.data import standalone
+    from gnnscale.stages import dataset_script
 
-    standalone.main(globals())
+    dataset_script.main(globals())

@@ -11,22 +11,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gnnscale.scaling import contrasts, repeats, subsets
-from gnnscale.scaling.bymodel import by_model
-from gnnscale.scaling.depth import claim_depth, depth_limits
-from gnnscale.scaling.doublings import FEW, Slopes, measured
-from gnnscale.scaling.doubts import HOLDS
+from gnnscale.contract.scaling_results import Point
+from gnnscale.contract.settings import ScalingSettings
+from gnnscale.scaling.by_architecture import by_model
+from gnnscale.scaling.comparisons import contrasts, data_vs_steps, random_vs_prefix
+from gnnscale.scaling.comparisons.doublings import FEW, Slopes, measured
+from gnnscale.scaling.comparisons.width_vs_depth import claim_depth, depth_limits
+from gnnscale.scaling.fitting.identifiability import HOLDS
+from gnnscale.scaling.fitting.laws import RIVALS
 from gnnscale.scaling.grid import WHERE_MODEL, averaged
 from gnnscale.scaling.words import GREEK, NAMES, greek, joined, percent, shown
-from gnnscale.specs import Point, ScalingSettings
 
 if TYPE_CHECKING:
-    from gnnscale.scaling.fit import Fitted
+    from gnnscale.scaling.fitting.fitted import Fitted
     from gnnscale.scaling.grid import Grid
 
-# joint forms that are compared; only the first is gone by
-RIVALS = {"Hoffmann": "Hoffmann's", "OverTraining": "that with one exponent", "Kaplan": "Kaplan's",
-          "KaplanFloor": "Kaplan's with a floor"}  # fmt: skip
 
 
 def sentences(
@@ -43,7 +42,7 @@ def sentences(
     data = [headline(slopes[0], joint[0].points), claim_data(slopes, settings)]
     depth = claim_depth(points, settings.targets)
     contrasted = contrasts.sentences(points, settings.targets, NAMES)
-    chosen_for = subsets.sentences(points, settings.targets[:1])
+    chosen_for = random_vs_prefix.sentences(points, settings.targets[:1])
     measurable = None not in slopes[0].corner.values()
     if len(averaged(joint[0].points, joint[0].entry.target)) < FEW or (contrasted and not measurable):
         none = "All else equal, the runs are of too few sizes for a law of N and D: the study was laid out for a comparison."
@@ -55,7 +54,7 @@ def sentences(
     said += [holding(joint), *steepening(joint), *described([f for f in chosen.values() if f.entry.law != "Hoffmann"])]
     said += [x for f in joint if (x := exponents(f, settings))] + [x for f in joint if (x := allocation(f))]
     said += [*by_model(grid.model, joint[0], fitted, others), *compared(joint, fitted), *repeated_data(fitted)]
-    traded = [x for t in settings.targets for x in repeats.said(repeats.trades(points, grid, t), t)]
+    traded = [x for t in settings.targets for x in data_vs_steps.said(data_vs_steps.trades(points, grid, t), t)]
     said += traded
     said += contrasted if measurable else []
     said += [x for x in (basis(points, grid, joint[0]), units(joint[0].points), *seeds(points, settings.targets)) if x]

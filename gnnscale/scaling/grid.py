@@ -6,7 +6,7 @@ import math
 from collections import Counter, defaultdict
 from typing import NamedTuple
 
-from gnnscale.specs import Point
+from gnnscale.contract.scaling_results import Point
 
 SHARED = ("model", "depth", "epochs", "learning_rate", "seed")  # what all points of a grid have in common
 ENOUGH = 0.5  # a width enters if it is at more than this share of the grid's data sizes, a data size likewise

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from gnnscale.audit import measure
-from gnnscale.audit.audit import audited
-from gnnscale.data import leakage, shards
-from gnnscale.data.structure import Structure
-from gnnscale.specs import AuditSettings, Split
+from gnnscale.atoms.structure import Structure
+from gnnscale.audit import duplicates, measure
+from gnnscale.audit.run_checks import audited
+from gnnscale.contract.dataset_card import Split
+from gnnscale.contract.settings import AuditSettings
+from gnnscale.data.storage import adios, mapped
 from tests.benchmarks.measure import Table
 
 CUTOFF = 5.0
@@ -31,11 +32,11 @@ def main() -> Table:
         rng = np.random.default_rng(0)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "shards"
-            shards.write(path, [structure(rng, k, atoms, volume) for k in range(count)], Split(), CUTOFF)
-            opened = shards.open(path)
+            adios.write(path, [structure(rng, k, atoms, volume) for k in range(count)], Split(), CUTOFF)
+            opened = mapped.open(path)
             began = time.process_time()
-            for packed in leakage.blocks(opened):
-                leakage.describe(packed)
+            for packed in duplicates.blocks(opened):
+                duplicates.describe(packed)
             describing = time.process_time() - began
             began = time.process_time()
             source = measure.measured("one", path)

@@ -6,10 +6,10 @@ import time
 
 import numpy as np
 
-from gnnscale.scaling.laws import LAWS
-from gnnscale.scaling.optimum import optimum, resampled
+from gnnscale.scaling.fitting.laws import LAWS
+from gnnscale.scaling.fitting.optimum import optimum, resampled
 from tests.benchmarks.measure import Table
-from tests.published import SHARED, chinchilla
+from tests.support.published import SHARED, chinchilla
 
 RESAMPLES = 4000
 

@@ -18,12 +18,14 @@ from torch.utils.data import Dataset
 from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
 
-from gnnscale.architectures import EGNNConfig
-from gnnscale.data import batches, loader, shards
-from gnnscale.data.prefetch import ahead
-from gnnscale.data.structure import Structure
-from gnnscale.models import build
-from gnnscale.specs import Split
+from gnnscale.architectures.egnn import EGNNConfig
+from gnnscale.atoms.structure import Structure
+from gnnscale.contract.dataset_card import Split
+from gnnscale.data.loading import batch_plan
+from gnnscale.data.loading import corpus as loader
+from gnnscale.data.loading.prefetch import ahead
+from gnnscale.data.storage import adios, mapped
+from gnnscale.models.registry import build
 from tests.benchmarks.bench_neighbors import CUTOFF, scattered
 from tests.benchmarks.measure import Table, in_turn
 
@@ -36,17 +38,17 @@ def main() -> Table:
     with tempfile.TemporaryDirectory() as made:
         root = Path(made)
         structures = [labelled(rng, k, each) for k, each in enumerate(atoms)]
-        shards.write(root / "shards", structures, Split(), CUTOFF)
-        corpus = of_all(shards.open(root / "shards"), "map")
+        adios.write(root / "shards", structures, Split(), CUTOFF)
+        corpus = of_all(mapped.open(root / "shards"), "map")
         pickled = of_pickles(root / "pickled", corpus)
         size = {"ours": used(root / "shards"), "pickles": used(root / "pickled")}
-        order = [batches.global_batch(step, STRUCTURES, BATCH, 0) for step in range(STRUCTURES // BATCH)]
+        order = [batch_plan.global_batch(step, STRUCTURES, BATCH, 0) for step in range(STRUCTURES // BATCH)]
         chosen = np.concatenate(order)
         runs: dict[str, Callable[[], object]] = {
             "LMDB of pickled Data with their edges, DataLoader": lambda: consume(DataLoader(pickled, BATCH, sampler=chosen)),
             "ours, shards mapped": lambda: consume(loader.batch(corpus, part) for part in order),
             "ours, in memory": (lambda held: lambda: consume(loader.batch(held, part) for part in order))(
-                of_all(shards.open(root / "shards"), "memory")
+                of_all(mapped.open(root / "shards"), "memory")
             ),
             "ours, shards mapped, without edges": lambda: consume(corpus.select(part) for part in order),
         }  # fmt: skip
@@ -72,7 +74,7 @@ def labelled(rng: np.random.Generator, k: int, atoms: Atoms) -> Structure:
                      np.full((3, 3), np.nan), f"group {k}")  # fmt: skip
 
 
-def of_all(there: shards.Shards, data: loader.Data) -> loader.Corpus:
+def of_all(there: mapped.Shards, data: loader.Data) -> loader.Corpus:
     row = np.arange(len(there))
     return loader.Corpus((loader.PLACES[data](there, row),), row, np.zeros(len(row), np.int64), ("all",), (), CUTOFF,
                          there.natoms, there.nedges, loader.labelled(there, row))  # fmt: skip
@@ -114,7 +116,7 @@ def waiting(corpus: loader.Corpus, workers: int) -> dict:
     """Of the time of a training step, that in which it waits for its batch; the first step, which has no before, apart."""
     torch.manual_seed(0)
     model = build(MODEL, 1, corpus.edges / corpus.atoms)
-    plan = ((step, [batches.global_batch(step, STRUCTURES, BATCH, 0)]) for step in range(STEPS))
+    plan = ((step, [batch_plan.global_batch(step, STRUCTURES, BATCH, 0)]) for step in range(STEPS))
     waited = worked = 0.0
     for step, parts in ahead(plan, partial(loader.share_of_rank, corpus), workers):
         began = time.perf_counter()

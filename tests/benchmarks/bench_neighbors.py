@@ -13,7 +13,7 @@ from ase.neighborlist import primitive_neighbor_list
 from scipy.spatial import cKDTree
 from vesin import NeighborList
 
-from gnnscale import neighbors
+from gnnscale.atoms import neighbors
 from tests.benchmarks.measure import Table, in_turn
 
 CUTOFF, ROUNDS = 5.0, 5

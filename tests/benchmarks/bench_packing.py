@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gnnscale.data import batches
-from gnnscale.data.loader import ATOM_COST, EDGE_COST
+from gnnscale.data.loading import batch_plan
+from gnnscale.data.loading.corpus import ATOM_COST, EDGE_COST
 from tests.benchmarks.measure import Table
 
 PER_RANK, STEPS, RANKS = 32, 5, (64, 1024)
@@ -50,7 +50,7 @@ def mixture(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarra
 
 
 def ours(costs: np.ndarray, atoms: np.ndarray, ranks: int) -> np.ndarray:
-    return np.bincount(batches.owners(costs, ranks), weights=costs, minlength=ranks)
+    return np.bincount(batch_plan.owners(costs, ranks), weights=costs, minlength=ranks)
 
 
 def fixed(costs: np.ndarray, atoms: np.ndarray, ranks: int) -> np.ndarray:
@@ -79,10 +79,10 @@ def plan(costs: np.ndarray, edges: np.ndarray, ranks: int) -> dict:
     """All that a rank does for a step: its global batch, its share, and micro-batches of half a share each."""
     structures, batch, seconds = len(costs), ranks * PER_RANK, []
     budget = int(edges.sum() / STEPS / ranks / 2)
-    batches.permutation(structures, 0, 0)
+    batch_plan.permutation(structures, 0, 0)
     for step in range(STEPS):
         began = time.process_time()
-        whole = batches.global_batch(step, structures, batch, 0)
-        batches.micro_batches(edges[whole], batches.share(costs[whole], ranks), budget, 0)
+        whole = batch_plan.global_batch(step, structures, batch, 0)
+        batch_plan.micro_batches(edges[whole], batch_plan.share(costs[whole], ranks), budget, 0)
         seconds.append(time.process_time() - began)
     return {"ranks": ranks, "rule": "whole plan of a step, with micro-batches", "ms / step": 1e3 * float(np.median(seconds))}

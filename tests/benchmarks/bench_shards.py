@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch_geometric.data import Batch, Data
 
-from gnnscale.data import shards
-from gnnscale.data.structure import Structure
-from gnnscale.specs import Split
-from tests import hydragnn_layout as layout
+from gnnscale.atoms.structure import Structure
+from gnnscale.contract.dataset_card import Split
+from gnnscale.data.storage import adios
+from gnnscale.data.storage import mapped as storage_mapped
 from tests.benchmarks.measure import Table, in_turn
+from tests.support import hydragnn_layout as layout
 
 COUNT, SHARD = 12_000, 3000  # structures, and in each of our shards
 FEW = 1500  # what the slow ones read
@@ -42,14 +43,14 @@ def molecules(count: int, seed: int = 0) -> list[Structure]:
     return made
 
 
-def write_ours(path: Path, structures: list[Structure]) -> shards.Shards:
+def write_ours(path: Path, structures: list[Structure]) -> storage_mapped.Shards:
     path.mkdir()
     entries = [
-        shards.write_shard(path / f"{start:05}.bp", structures[start : start + SHARD], Split(), CUTOFF)
+        adios.write_shard(path / f"{start:05}.bp", structures[start : start + SHARD], Split(), CUTOFF)
         for start in range(0, len(structures), SHARD)
     ]
-    shards.join(path, entries)
-    return shards.open(path)
+    adios.join(path, entries)
+    return storage_mapped.open(path)
 
 
 @contextmanager
@@ -176,7 +177,7 @@ def main() -> Table:
     return Table(f"{atoms:.1f} atoms in the mean, at random from the page cache, one core", rows)
 
 
-def check(mapped: shards.Shards, records: lmdb.Transaction, data: lmdb.Transaction, structures: list[Structure]) -> None:
+def check(mapped: storage_mapped.Shards, records: lmdb.Transaction, data: lmdb.Transaction, structures: list[Structure]) -> None:
     """All ways give the same structure."""
     for k in (0, 7, FEW - 1):
         one, raw, two = mapped.select(np.array([k])), from_raw(records.get(str(k).encode())), pickle.loads(

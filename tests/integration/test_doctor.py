@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.cluster import RUN, SHORT, Run, StandIn, wait
+from tests.support.cluster import RUN, SHORT, Run, StandIn, wait
 
 QUEUES = {"default": {"partition": "batch", "nodes": [1, 3], "max_walltime": "01:00:00"}}
 

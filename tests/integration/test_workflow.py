@@ -14,9 +14,9 @@ import time
 import pytest
 import yaml
 
-from tests.cluster import wait
-from tests.corpus import ROOT
-from workflow import journal
+from tests.support.cluster import wait
+from tests.support.corpus import ROOT
+from workflow.run_directory import journal
 
 RUN = [sys.executable, str(ROOT / "workflow" / "run.py")]
 SMOKE = yaml.safe_load((ROOT / "workflow" / "studies" / "smoke.yaml").read_text())
