@@ -183,10 +183,8 @@ class Recipe(NamedTuple):
 
 MOLECULES = {
     "organic": Recipe("GFN2-xTB", {6: 0.62, 7: 0.18, 8: 0.20}, 8, 8, 10, (300, 1500), relaxed=False),
-    "small": Recipe(
-        "GFN1-xTB", {6: 0.60, 7: 0.14, 8: 0.14, 16: 0.07, 17: 0.05}, 7, 25, 16, (1500, 1500), relaxed=True
-    ),
-}  # fmt: skip
+    "small": Recipe("GFN1-xTB", {6: 0.60, 7: 0.14, 8: 0.14, 16: 0.07, 17: 0.05}, 7, 25, 16, (1500, 1500), relaxed=True),
+}
 
 
 def _molecules(options, place: tuple[int, int], rng, seen: set[str], skip: Skip, caps: Caps) -> Iterator[Structure]:

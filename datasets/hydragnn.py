@@ -46,7 +46,9 @@ def bp(options: Options) -> list[Path]:
 
 
 def inputs(options: Options) -> list[Path]:
-    return sorted(file for path in bp(options) for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+    return sorted(
+        file for path in bp(options) for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()
+    )
 
 
 def card(options: Options) -> DatasetCard:

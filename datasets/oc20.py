@@ -28,9 +28,17 @@ PATTERNS = ("*.extxyz.xz", "*.extxyz", "*.lmdb")
 FRAMES = 5000  # of an extended XYZ file, as published
 DOWNLOAD = "download and unpack a tar such as s2ef_train_200K.tar, named in fairchem's docs/catalysts/datasets/oc20.md"
 COUNTS = {  # training subsets are nested
-    "200K": 200_000, "2M": 2_000_000, "20M": 20_000_000, "all": 133_934_018, "val_id": 999_866,
-    "val_ood_ads": 999_838, "val_ood_cat": 999_809, "val_ood_both": 999_944, "rattled": 16_677_031, "md": 38_315_405,
-}  # fmt: skip
+    "200K": 200_000,
+    "2M": 2_000_000,
+    "20M": 20_000_000,
+    "all": 133_934_018,
+    "val_id": 999_866,
+    "val_ood_ads": 999_838,
+    "val_ood_cat": 999_809,
+    "val_ood_both": 999_944,
+    "rattled": 16_677_031,
+    "md": 38_315_405,
+}
 
 
 class Options(Spec):
@@ -41,8 +49,9 @@ class Options(Spec):
     energy: Literal["adsorption", "raw"] = Field(
         "adsorption", description="the benchmark's, less the energies of slab and gas, or VASP's total energy"
     )
-    subset: Literal["200K", "2M", "20M", "all", "val_id", "val_ood_ads", "val_ood_cat", "val_ood_both", "rattled",
-                    "md"] = Field("200K", description="which was downloaded; for the card")  # fmt: skip
+    subset: Literal[
+        "200K", "2M", "20M", "all", "val_id", "val_ood_ads", "val_ood_cat", "val_ood_both", "rattled", "md"
+    ] = Field("200K", description="which was downloaded; for the card")
 
 
 def inputs(options: Options) -> list[Path]:

@@ -172,7 +172,7 @@ def arrow(start: Place, end: Place) -> str:
 def drawing() -> str:
     """Return both packages side by side, as SVG."""
     shared = {name for room in rooms().values() if room.package == "workflow" for name in room.imports
-              if name.startswith("gnnscale")}  # fmt: skip
+              if name.startswith("gnnscale")}
     lines, left, bottom = [], float(MARGIN), 0.0
     for package in PACKAGES:
         at = places(package, left)
@@ -201,7 +201,7 @@ def main(arguments: list[str]) -> int:
     if arguments == ["--check"]:
         same = DRAWING.exists() and DRAWING.read_text() == drawing()
         print("the drawing is the present one" if same else f"{DRAWING.relative_to(ROOT)} is out of date; "
-              "run: python docs/draw_rooms.py")  # fmt: skip
+              "run: python docs/draw_rooms.py")
         return 0 if same else 1
     DRAWING.parent.mkdir(exist_ok=True)
     DRAWING.write_text(drawing())

@@ -167,12 +167,8 @@ class Sites(SphinxDirective):
             site = files.load_file(files.SITES / f"{name}.yaml")
             kind = {"none": "none", "slurm": "Slurm", "pbs": "PBS"}[site.scheduler.kind]
             runtime = "" if site.container.runtime == "none" else site.container.runtime
-            checked = {"docs": "read in its documentation", "dryrun": "accepted by its scheduler", "live": "ran here"}
-            rows.append(
-                [code(name), words(site.title), words(kind), words(runtime), words(checked[site.verified.level])]
-            )
-        head = ["--site", "machine", "scheduler", "containers", "how far it was tried"]
-        return [table(head, rows, [15, 35, 12, 15, 23], "settings")]
+            rows.append([code(name), words(site.title), words(kind), words(runtime), words(site.verified.level)])
+        return [table(["--site", "machine", "scheduler", "containers", "verified"], rows, [15, 43, 12, 18, 12], "settings")]
 
 
 class Datasets(SphinxDirective):
@@ -232,7 +228,7 @@ def with_fields(app: Sphinx, what: str, name: str, member: object, options: obje
 
 
 def without_fields(app: Sphinx, what: str, name: str, member: object, options: object, signature: str,
-                   returned: str) -> tuple[str, str] | None:  # fmt: skip
+                   returned: str) -> tuple[str, str] | None:
     """Leave out the signature of a record, as its fields are listed below it."""
     is_record = hasattr(member, "model_fields") or hasattr(member, "_fields")
     return ("", "") if what == "class" and is_record else None

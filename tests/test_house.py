@@ -112,7 +112,11 @@ def test_every_room_and_arrow_of_the_drawing_exists():
     found = {(room_of(m), room_of(i)) for m, p in MODULES.items() for i in imports(p) if i in MODULES}
     rooms = {room for arrow in found for room in arrow}
     assert {room for room in ARROWS} == rooms | {"gnnscale.schema"}
-    unused = {(a, b) for a, b in drawn - found if not (a.startswith("workflow") and b.startswith("gnnscale")) and b != "gnnscale.schema"}
+    unused = {
+        (a, b)
+        for a, b in drawn - found
+        if not (a.startswith("workflow") and b.startswith("gnnscale")) and b != "gnnscale.schema"
+    }
     assert not unused, f"arrows that nothing uses: {sorted(unused)}"
 
 

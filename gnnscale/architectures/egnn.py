@@ -150,5 +150,3 @@ class EGNNConfig(Spec):
 
         above = bisect_left(range(1_000_000), target, lo=2, key=lambda width: at(width).body_parameters())
         return min(at(above - 1), at(above), key=lambda config: abs(config.body_parameters() - target))
-
-

@@ -38,8 +38,16 @@ class MemoryLevers(NamedTuple):
     activation_checkpointing: bool = False
 
 
-def peak_bytes(config: ModelConfig, atoms: float, edges: float, levers: MemoryLevers, precision: str = "fp32",
-               ranks: int = 1, sources: int = 1, ema: bool = False) -> Memory:  # fmt: skip
+def peak_bytes(
+    config: ModelConfig,
+    atoms: float,
+    edges: float,
+    levers: MemoryLevers,
+    precision: str = "fp32",
+    ranks: int = 1,
+    sources: int = 1,
+    ema: bool = False,
+) -> Memory:
     """`atoms` and `edges` are those of a rank at a time: its share of a batch, or a micro-batch of that."""
     weights, zero = NUMBER * config.parameters(sources), levers.zero_stage
     part, bucket = -(-weights // ranks), min(weights, NUMBER * BUCKET)

@@ -86,20 +86,35 @@ def compiled() -> ctypes.CDLL | None:
     except OSError:  # made for another machine
         library = None
     if library is None:
-        warnings.warn("the compiled neighbour list is missing, vesin takes its place and several times as long; "
-                      "with a C++ compiler at hand, install gnnscale again", stacklevel=3)  # fmt: skip
+        warnings.warn(
+            "the compiled neighbour list is missing, vesin takes its place and several times as long; "
+            "with a C++ compiler at hand, install gnnscale again",
+            stacklevel=3,
+        )
         return None
     library.gnnscale_neighbors_source.restype = ctypes.c_char_p
     if SOURCE.exists() and library.gnnscale_neighbors_source().decode() != digest(SOURCE):
-        warnings.warn(f"{SOURCE.name} was changed since it was compiled, and vesin takes its place; install gnnscale "
-                      "again (python -m pip install --no-deps -e .)", stacklevel=3)  # fmt: skip
+        warnings.warn(
+            f"{SOURCE.name} was changed since it was compiled, and vesin takes its place; install gnnscale "
+            "again (python -m pip install --no-deps -e .)",
+            stacklevel=3,
+        )
         return None
     number, array = ctypes.c_int64, np.ctypeslib.ndpointer
     whole, real = array(np.int64, flags="C"), array(np.float64, flags="C")
     library.gnnscale_neighbors.argtypes = [
-        number, whole, real, real, array(np.uint8, flags="C"), ctypes.c_double,
-        number, whole, whole, array(np.float32, flags="C"), whole,
-    ]  # fmt: skip
+        number,
+        whole,
+        real,
+        real,
+        array(np.uint8, flags="C"),
+        ctypes.c_double,
+        number,
+        whole,
+        whole,
+        array(np.float32, flags="C"),
+        whole,
+    ]
     library.gnnscale_neighbors.restype = ctypes.c_int32
     return library
 
@@ -109,15 +124,26 @@ def digest(source: Path) -> str:
     return hashlib.sha256(source.read_bytes()).hexdigest()[:16]
 
 
-def _call(x: np.ndarray, ptr: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float, room: int,
-          receivers: np.ndarray, senders: np.ndarray, shifts: np.ndarray) -> np.ndarray:  # fmt: skip
+def _call(
+    x: np.ndarray,
+    ptr: np.ndarray,
+    cell: np.ndarray,
+    pbc: np.ndarray,
+    cutoff: float,
+    room: int,
+    receivers: np.ndarray,
+    senders: np.ndarray,
+    shifts: np.ndarray,
+) -> np.ndarray:
     ptr = np.ascontiguousarray(ptr, dtype=np.int64)
     cells = np.ascontiguousarray(cell, dtype=np.float64)
     periodic = np.ascontiguousarray(pbc, dtype=bool).view(np.uint8)
     structures = len(ptr) - 1
     if not (cells.shape == (structures, 3, 3) and periodic.shape == (structures, 3) and x.shape == (ptr[-1], 3)):
-        raise ValueError(f"{structures} structures with {ptr[-1]} atoms, but positions are {x.shape}, cells "
-                         f"{cells.shape}, pbc {periodic.shape}")  # fmt: skip
+        raise ValueError(
+            f"{structures} structures with {ptr[-1]} atoms, but positions are {x.shape}, cells "
+            f"{cells.shape}, pbc {periodic.shape}"
+        )
     edge_ptr = np.empty(structures + 1, np.int64)
     status = compiled().gnnscale_neighbors(
         structures, ptr, x, cells, periodic, cutoff, room, receivers, senders, shifts, edge_ptr

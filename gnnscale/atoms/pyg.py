@@ -17,8 +17,14 @@ def to_pyg(graphs: AtomGraphs, labels: Properties | None = None) -> list[Data]:
     for k in range(len(natoms)):
         atoms, edges = slice(int(first[k]), int(first[k] + natoms[k])), owner == k
         pair = torch.stack((graphs.senders[edges], graphs.receivers[edges])) - first[k]
-        data = Data(z=graphs.numbers[atoms], pos=graphs.positions[atoms], cell=graphs.cell[k : k + 1],
-                    source=graphs.source[k : k + 1], edge_index=pair, edge_shift=graphs.shifts[edges])  # fmt: skip
+        data = Data(
+            z=graphs.numbers[atoms],
+            pos=graphs.positions[atoms],
+            cell=graphs.cell[k : k + 1],
+            source=graphs.source[k : k + 1],
+            edge_index=pair,
+            edge_shift=graphs.shifts[edges],
+        )
         if labels is not None:
             data.energy, data.forces = labels.energy[k : k + 1], labels.forces[atoms]
             if labels.stress is not None:

@@ -96,8 +96,12 @@ class Audit(Spec):
     sources: dict[str, Described]
     findings: tuple[Finding, ...]
     leakage: Leakage
-    quarantined: int = Field(description="structures that would better be left out; those of quarantine.json that are new")
-    left_out: int = Field(0, description="structures that were quarantined before and are not here; quarantine.json has them")
+    quarantined: int = Field(
+        description="structures that would better be left out; those of quarantine.json that are new"
+    )
+    left_out: int = Field(
+        0, description="structures that were quarantined before and are not here; quarantine.json has them"
+    )
 
     def verdict(self, check: str) -> Severity | None:
         found = {finding.severity for finding in self.findings if finding.check == check}
@@ -146,14 +150,22 @@ def of_structures(
     if len(which) == 1:
         noun, sentence = "1 structure", sentence.replace("{} have", "{} has").replace("{} are", "{} is")
     finding = Finding(
-        check=check, severity=severity, source=source.name, count=len(which), of=len(source.shards),
-        sentence=sentence.replace("{}", noun), quarantined=len(wrong), examples=examples,
-    )  # fmt: skip
+        check=check,
+        severity=severity,
+        source=source.name,
+        count=len(which),
+        of=len(source.shards),
+        sentence=sentence.replace("{}", noun),
+        quarantined=len(wrong),
+        examples=examples,
+    )
     return Flagged(finding, source, wrong, reason)
 
 
 def of_source(check: str, severity: Severity, source: Source, sentence: str) -> Flagged:
-    finding = Finding(check=check, severity=severity, source=source.name, count=0, of=len(source.shards), sentence=sentence)
+    finding = Finding(
+        check=check, severity=severity, source=source.name, count=0, of=len(source.shards), sentence=sentence
+    )
     return Flagged(finding)
 
 
@@ -173,6 +185,9 @@ def joined(found: Iterable[Quarantined]) -> Quarantine:
     reasons: dict[tuple[str, str, int], set[str]] = {}
     for each in found:
         reasons.setdefault((each.source, each.unit, each.number), set()).update(each.reasons)
-    return Quarantine(structures=tuple(
-        Quarantined(source=s, unit=u, number=n, reasons=tuple(sorted(why))) for (s, u, n), why in sorted(reasons.items())
-    ))  # fmt: skip
+    return Quarantine(
+        structures=tuple(
+            Quarantined(source=s, unit=u, number=n, reasons=tuple(sorted(why)))
+            for (s, u, n), why in sorted(reasons.items())
+        )
+    )

@@ -64,7 +64,9 @@ class Leakage(Spec):
     structures: dict[str, dict[str, int]] = Field(description="source -> split -> how many there are")
     copies: int = Field(description="structures equal to an earlier one")
     contradictions: int = Field(description="pairs of equal ones in one source with energies over 1 meV/atom apart")
-    leaked: dict[str, dict[str, Found]] = Field(description="source -> held-out split -> with a twin in any training split")
+    leaked: dict[str, dict[str, Found]] = Field(
+        description="source -> held-out split -> with a twin in any training split"
+    )
     twins: tuple[Twins, ...] = Field(description="those that there are, also within one split")
 
 
@@ -118,11 +120,16 @@ def report(sources: Mapping[str, Shards], parts: Sequence[Described] | None = No
             for name in sources
         },
         twins=tuple(
-            Twins(source=named[k][0], split=named[k][1], twin_source=named[t][0], twin_split=named[t][1],
-                  count=_found(tables, (k, t)))
+            Twins(
+                source=named[k][0],
+                split=named[k][1],
+                twin_source=named[t][0],
+                twin_split=named[t][1],
+                count=_found(tables, (k, t)),
+            )
             for k, t in zip(*np.nonzero(tables["near"]))
         ),
-    )  # fmt: skip
+    )
 
 
 def _found(tables: dict[str, np.ndarray], place: int | tuple[int, int]) -> Found:
@@ -198,7 +205,9 @@ def _composition(packed: Packed) -> np.ndarray:
     counts = counts.astype(np.int64)
     periodic = packed.pbc.any(1)
     counts[periodic] //= np.maximum(1, np.gcd.reduce(counts[periodic], axis=1, initial=0))[:, None]
-    return _mixed((counts.astype(np.uint64) * OF_ELEMENT[elements]).sum(1, dtype=np.uint64) + periodic.astype(np.uint64))
+    return _mixed(
+        (counts.astype(np.uint64) * OF_ELEMENT[elements]).sum(1, dtype=np.uint64) + periodic.astype(np.uint64)
+    )
 
 
 def _drawn(name: str) -> np.ndarray:

@@ -77,9 +77,14 @@ def measured(name: str, path: Path, progress: Callable[[int], None] = lambda don
     described = duplicates.joined([part.described for part in parts])
     joined = {f: np.concatenate([getattr(p, f) for p in parts]) for f in Seen._fields if f != "described"}
     return Source(
-        name, shards, Seen(described=described, **joined), nearest, elements,
-        np.concatenate(rows)[first], np.searchsorted(key, described.composition),
-    )  # fmt: skip
+        name,
+        shards,
+        Seen(described=described, **joined),
+        nearest,
+        elements,
+        np.concatenate(rows)[first],
+        np.searchsorted(key, described.composition),
+    )
 
 
 def _block(shards: Shards, chosen: np.ndarray, cutoff: float, elements: np.ndarray) -> tuple:
@@ -96,7 +101,9 @@ def _block(shards: Shards, chosen: np.ndarray, cutoff: float, elements: np.ndarr
     if not whole:
         filled = {name: _spread(getattr(seen, name), sound, len(chosen), empty) for name, empty in _EMPTY.items()}
         described = duplicates.Described(*(_spread(array, sound, len(chosen), 0) for array in described))
-        described.composition[defects & BAD_GEOMETRY > 0] = UNKNOWN + chosen[defects & BAD_GEOMETRY > 0].astype(np.uint64)
+        described.composition[defects & BAD_GEOMETRY > 0] = UNKNOWN + chosen[defects & BAD_GEOMETRY > 0].astype(
+            np.uint64
+        )
         seen = seen._replace(described=described, **filled)
     present, counts = composition(packed)
     row = np.zeros((len(chosen), len(elements)), np.float32)
@@ -161,8 +168,9 @@ def _neighbours(packed: Packed, cutoff: float) -> tuple[np.ndarray, np.ndarray, 
                 isolated[k] = _nearest(packed, ptr, k, k + 1, cutoff)[1].sum()
         else:
             isolated[first:last] = np.add.reduceat(lonely.astype(np.int32), begin)
-        nearest += np.bincount(np.minimum(np.searchsorted(BINS, share, side="right") - 1, len(BINS) - 1),
-                               minlength=len(BINS))  # fmt: skip
+        nearest += np.bincount(
+            np.minimum(np.searchsorted(BINS, share, side="right") - 1, len(BINS) - 1), minlength=len(BINS)
+        )
     return contact, isolated, nearest
 
 

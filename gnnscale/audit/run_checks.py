@@ -17,10 +17,21 @@ from gnnscale.data.storage import splits
 from gnnscale.data.storage.packed import HAS_STRESS
 
 OF_A_SOURCE = (
-    structures.finite, structures.labels, structures.energy_outliers, structures.force_outliers, structures.overlap,
-    structures.isolated, structures.net_force, structures.periodicity, label_units.lengths, label_units.totals, label_units.slopes,
-    copies_and_splits.groups, copies_and_splits.shares, copies_and_splits.collinear,
-)  # fmt: skip
+    structures.finite,
+    structures.labels,
+    structures.energy_outliers,
+    structures.force_outliers,
+    structures.overlap,
+    structures.isolated,
+    structures.net_force,
+    structures.periodicity,
+    label_units.lengths,
+    label_units.totals,
+    label_units.slopes,
+    copies_and_splits.groups,
+    copies_and_splits.shares,
+    copies_and_splits.collinear,
+)
 OF_ALL = (label_units.between, copies_and_splits.unseen)
 OF_PAIRS = (copies_and_splits.copies, copies_and_splits.leaks)
 FAR = 1.5  # of the covalent radii: contacts beyond are drawn there
@@ -33,8 +44,14 @@ def audited(sources: Sequence[Source], asked: AuditSettings) -> tuple[Audit, Qua
     table = copies_and_splits.Table(sources)
     flagged += [found for check in OF_PAIRS for found in check(table, asked)]
     order = list(CHECKS)
-    flagged.sort(key=lambda f: (order.index(f.finding.check), SEVERITIES.index(f.finding.severity), f.finding.source,
-                                f.finding.sentence))  # fmt: skip
+    flagged.sort(
+        key=lambda f: (
+            order.index(f.finding.check),
+            SEVERITIES.index(f.finding.severity),
+            f.finding.source,
+            f.finding.sentence,
+        )
+    )
     left_out = quarantine(flagged)
     leaks = duplicates.report({s.name: s.shards for s in sources}, [s.seen.described for s in sources])
     audit = Audit(
@@ -92,7 +109,10 @@ def histogram(values: np.ndarray, whole: bool = False, bins: int = 32) -> Histog
         return None
     low, high = np.quantile(values, [0.001, 0.999])
     if whole:
-        low, high = values.min() - 0.5, max(values.max(), values.min() + 7) + 0.5  # one size alone is a bar, not a block
+        low, high = (
+            values.min() - 0.5,
+            max(values.max(), values.min() + 7) + 0.5,
+        )  # one size alone is a bar, not a block
         step = np.ceil((high - low) / bins)
         bins = int(np.ceil((high - low) / step))
         high = low + bins * step

@@ -19,39 +19,7 @@ from gnnscale.schema import Spec
 # ---------------------------------------------------------------------------------------------------------- data
 
 
-
-
-
-
-
-
-
-
-
-
-
-
 # ---------------------------------------------------------------------------------------------------------- stages
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 class OutputFile(Spec):
@@ -129,15 +97,15 @@ class Diverged(Spec):
     structures: tuple[str, ...] = Field(description="of the batch: index in the training set, source, formula")
 
 
-
-
 class Lever(Spec):
     """One way to take the same training step, and what it took."""
 
     name: str
     runtime: Runtime
     precision: Literal["fp32", "bf16"]
-    peak_bytes: int = Field(description="of all tensors of the fullest rank: weights, gradients, moments, activations, buffers")
+    peak_bytes: int = Field(
+        description="of all tensors of the fullest rank: weights, gradients, moments, activations, buffers"
+    )
     seconds: float = Field(description="of a step: the slowest rank's, median")
     relative: Estimate = Field(description="the same over that of the first way, turn by turn; ends: of all turns")
     loss: float = Field(description="before the second step, so that a wrong gradient is seen")
@@ -186,14 +154,6 @@ class Evaluation(Spec):
     all: Errors
     sources: dict[str, Errors]
     layers: tuple[LayerFeatures, ...] = Field(description="before the first layer and after each")
-
-
-
-
-
-
-
-
 
 
 class Metrics(Spec):

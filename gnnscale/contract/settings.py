@@ -20,8 +20,10 @@ class ConvertSettings(Spec):
     kind: Literal["convert"] = "convert"
     dataset: str = Field(description="a file in datasets/, without .py")
     name: str = Field(description="the source's name in this study")
-    options: dict[str, Scalar] = Field(default_factory=dict, description="what the dataset's script may be asked for; "
-                                       "`raw` is a path, and its files count instead of it")  # fmt: skip
+    options: dict[str, Scalar] = Field(
+        default_factory=dict,
+        description="what the dataset's script may be asked for; `raw` is a path, and its files count instead of it",
+    )
     split: Split = Split()
     cutoff: float = Field(5.0, gt=0, description="Angstrom, for the edge counts of the card")
     quarantine: str | None = Field(
@@ -41,7 +43,9 @@ class AuditSettings(Spec):
     """Settings of the stage `audit`: what is looked for in the data of a study."""
 
     kind: Literal["audit"] = "audit"
-    outlier: float = Field(20.0, gt=0, description="robust z of an energy per atom or a force, from which on it is told")
+    outlier: float = Field(
+        20.0, gt=0, description="robust z of an energy per atom or a force, from which on it is told"
+    )
     surely: float = Field(100.0, gt=0, description="the same, from which on it is quarantined")
 
 
@@ -60,9 +64,7 @@ Length = Annotated[
 class OptimSettings(Spec):
     """The training recipe: what is minimised, by which steps; warm-up, stable, decay."""
 
-    epochs: Length = Field(
-        4.0, description="passes over the training structures, or {flops: F}: as many as F pays for"
-    )
+    epochs: Length = Field(4.0, description="passes over the training structures, or {flops: F}: as many as F pays for")
     batch: int = Field(16, ge=1, description="structures in a global batch, over all ranks")
     optimizer: Literal["adamw", "muon"] = Field("adamw", description="of hidden matrices; all else learns by AdamW")
     learning_rate: float = Field(2e-3, gt=0, description="at width 64; see scale_rate")
@@ -97,7 +99,8 @@ class TrainSettings(Spec):
     structures: int | None = Field(None, ge=1, description="training structures over all sources; null = all")
     subset_seed: int = Field(0, ge=0, description="which nested subset; stratified by source")
     subset: Literal["random", "prefix"] = Field(
-        "random", description="which structures come first: in random order, or in that of the files, for comparison only"
+        "random",
+        description="which structures come first: in random order, or in that of the files, for comparison only",
     )
     optim: OptimSettings = OptimSettings()
     seed: int = Field(0, ge=0, description="of the weights and of the data order")
@@ -146,7 +149,13 @@ class ReportSettings(Spec):
 
 
 Settings = Annotated[
-    ConvertSettings | PartSettings | AuditSettings | TrainSettings | LeverSettings | EvaluateSettings | ScalingSettings
+    ConvertSettings
+    | PartSettings
+    | AuditSettings
+    | TrainSettings
+    | LeverSettings
+    | EvaluateSettings
+    | ScalingSettings
     | ReportSettings,
     Field(discriminator="kind"),
 ]

@@ -27,8 +27,11 @@ class Runtime(Spec):
         "map", description="structures: on disk, mapped; in each rank's memory; once in all nodes' memory (needs MPI)"
     )
     checkpoint_seconds: float = Field(30.0, gt=0, description="a checkpoint this often, in up to a tenth of the time")
-    shorter: tuple[str, ...] = Field((), description="trainings that differ in length alone, longest first: directories "
-                                     "relative to this one; this one may begin where they began their decay")  # fmt: skip
+    shorter: tuple[str, ...] = Field(
+        (),
+        description="trainings that differ in length alone, longest first: directories "
+        "relative to this one; this one may begin where they began their decay",
+    )
 
     @property
     def memory_levers(self) -> MemoryLevers:

@@ -65,7 +65,11 @@ class _Sums:
         self.energy = added(self.energy, dirichlet(h, graphs))
         self.origin = u[0] if self.origin is None else self.origin
         w = u - self.origin
-        self.atoms, self.total, self.squares = self.atoms + len(w), self.total + w.sum(0), self.squares + w.square().sum()
+        self.atoms, self.total, self.squares = (
+            self.atoms + len(w),
+            self.total + w.sum(0),
+            self.squares + w.square().sum(),
+        )
 
     def means(self) -> LayerFeatures:
         spread = float(self.squares - torch.as_tensor(self.total).square().sum() / max(self.atoms, 1))

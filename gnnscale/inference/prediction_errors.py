@@ -33,7 +33,9 @@ def restore(directory: Path, trained: TrainedModel) -> torch.nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def errors(model: torch.nn.Module, corpus: loader.Corpus, edges: int, run: stage_run.Run) -> tuple[np.ndarray, np.ndarray]:
+def errors(
+    model: torch.nn.Module, corpus: loader.Corpus, edges: int, run: stage_run.Run
+) -> tuple[np.ndarray, np.ndarray]:
     """Signed errors: energy per atom (S,) in eV, force components (A, 3) in eV/Angstrom."""
     device, energy, forces = next(model.parameters()).device, [], []
     make = partial(loader.share_of_rank, corpus, pin=device.type != "cpu")

@@ -41,8 +41,15 @@ class Check:
 
     def __init__(self, command: list[str], folder: Path, environ: dict[str, str]):
         self.said, self.began = tempfile.TemporaryFile(), time.monotonic()
-        self.process = subprocess.Popen(command, cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=self.said,
-                                        stderr=subprocess.DEVNULL, preexec_fn=in_child)  # fmt: skip
+        self.process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=self.said,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=in_child,
+        )
 
     def over(self) -> bool:
         if self.process.poll() is None and time.monotonic() - self.began < CHECK:
@@ -111,8 +118,15 @@ class Attempt:
     def launch(self) -> None:
         try:
             with open(self.place / "stdout", "wb") as out, open(self.place / "stderr", "wb") as err:
-                self.process = subprocess.Popen(self.command, cwd=self.folder, env=self.environ, stdin=subprocess.DEVNULL,
-                                                stdout=out, stderr=err, preexec_fn=in_child)  # fmt: skip
+                self.process = subprocess.Popen(
+                    self.command,
+                    cwd=self.folder,
+                    env=self.environ,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                    preexec_fn=in_child,
+                )
         except OSError as error:
             self.fail(error)
 
@@ -175,13 +189,31 @@ class Attempt:
         code = code if code is not None else STOPPED if self.told and launched in SWEPT else launched
         self.leave(code, rank, host, launched)
 
-    def leave(self, code: int, rank: int | None = None, host: str = "", launched: int = 0, *, begun: bool = True,
-              sick: dict[str, str] | None = None) -> None:  # fmt: skip
+    def leave(
+        self,
+        code: int,
+        rank: int | None = None,
+        host: str = "",
+        launched: int = 0,
+        *,
+        begun: bool = True,
+        sick: dict[str, str] | None = None,
+    ) -> None:
         self.code = code
         if not self.folder.is_dir():  # removed: nobody will look for how it ended
             return
-        said = {"code": code, "rank": rank, "host": host, "launcher": launched, "job": self.job, "hosts": self.hosts,
-                "begin": self.begin, "end": int(time.time()), "begun": begun, "sick": sick or {}}  # fmt: skip
+        said = {
+            "code": code,
+            "rank": rank,
+            "host": host,
+            "launcher": launched,
+            "job": self.job,
+            "hosts": self.hosts,
+            "begin": self.begin,
+            "end": int(time.time()),
+            "begun": begun,
+            "sick": sick or {},
+        }
         beside = self.place / ".exit.json"
         try:
             self.place.mkdir(parents=True, exist_ok=True)
@@ -241,9 +273,11 @@ class Work:
 
 def main() -> int:
     plan = json.load(sys.stdin)
-    job, hosts = (os.environ["SLURM_JOB_ID"], slurm_hosts()) if plan["scheduler"] == "slurm" else (
-        os.environ["PBS_JOBID"], list(dict.fromkeys(Path(os.environ["PBS_NODEFILE"]).read_text().split()))
-    )  # fmt: skip
+    job, hosts = (
+        (os.environ["SLURM_JOB_ID"], slurm_hosts())
+        if plan["scheduler"] == "slurm"
+        else (os.environ["PBS_JOBID"], list(dict.fromkeys(Path(os.environ["PBS_NODEFILE"]).read_text().split())))
+    )
     port = 10000 + int(re.sub(r"\D", "", job.split(".")[0]) or 0) % 20000
     meet = address(plan["interface"]) or hosts[0]
     attempts = [Attempt(each, job, hosts, meet, port + i) for i, each in enumerate(plan["stages"])]

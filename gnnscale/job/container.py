@@ -11,7 +11,11 @@ from gnnscale.contract.places import ROOT
 from gnnscale.contract.settings import Scalar
 
 HOME = Path("/opt/gnnscale")
-RUNTIMES = (("APPTAINER_CONTAINER", "apptainer"), ("SINGULARITY_CONTAINER", "singularity"), ("SHIFTER_RUNTIME", "shifter"))
+RUNTIMES = (
+    ("APPTAINER_CONTAINER", "apptainer"),
+    ("SINGULARITY_CONTAINER", "singularity"),
+    ("SHIFTER_RUNTIME", "shifter"),
+)
 
 
 def inside() -> dict | None:

@@ -33,14 +33,6 @@ from gnnscale.machine.rank_env import ranks
 PACKAGES = ("torch", "deepspeed", "adios2", "parsl", "numpy", "ase", "tblite")
 
 
-
-
-
-
-
-
-
-
 def run(main: Callable[[Run], Outputs]) -> None:
     """The whole life of a stage's process; never returns."""
     if len(sys.argv) != 2 or sys.argv[1] in ("-h", "--help"):

@@ -53,11 +53,27 @@ def take_hip(library: ctypes.CDLL, index: int) -> int:
 
 
 LIBRARIES = {
-    "nvidia": Library("libcuda.so.1", "/dev/nvidiactl", "cuInit", "cuDeviceGetCount", take_cuda,
-                      "cuMemAlloc_v2", "cuMemsetD32_v2", "cuMemcpyDtoH_v2"),
-    "amd": Library("libamdhip64.so", "/dev/kfd", "hipInit", "hipGetDeviceCount", take_hip,
-                   "hipMalloc", "hipMemsetD32", "hipMemcpyDtoH"),
-}  # fmt: skip
+    "nvidia": Library(
+        "libcuda.so.1",
+        "/dev/nvidiactl",
+        "cuInit",
+        "cuDeviceGetCount",
+        take_cuda,
+        "cuMemAlloc_v2",
+        "cuMemsetD32_v2",
+        "cuMemcpyDtoH_v2",
+    ),
+    "amd": Library(
+        "libamdhip64.so",
+        "/dev/kfd",
+        "hipInit",
+        "hipGetDeviceCount",
+        take_hip,
+        "hipMalloc",
+        "hipMemsetD32",
+        "hipMemcpyDtoH",
+    ),
+}
 
 
 def problems(attempt: Path, vendor: str, local_rank: int, local_size: int) -> Iterator[str]:

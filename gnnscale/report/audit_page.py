@@ -54,8 +54,11 @@ def page(audit: Audit) -> str:
 
 def lead(audit: Audit) -> str:
     counts = {severity: sum(audit.verdict(check) == severity for check in CHECKS) for severity in (*WORDS,)}
-    parts = [f"{counts[severity]} {'is' if counts[severity] == 1 else 'are'} {WORDS[severity]}"
-             for severity in ("error", "warning") if counts[severity]]  # fmt: skip
+    parts = [
+        f"{counts[severity]} {'is' if counts[severity] == 1 else 'are'} {WORDS[severity]}"
+        for severity in ("error", "warning")
+        if counts[severity]
+    ]
     said = f"Of {len(CHECKS)} checks, {' and '.join(parts)}." if parts else f"All {len(CHECKS)} checks are passed."
     left = audit.quarantined
     verb = "structure is" if left == 1 else "structures are"
@@ -92,7 +95,9 @@ def block(finding: Finding) -> str:
     text = f"{verdict(finding.severity)} <b>{escape(finding.source)}</b>: {escape(finding.sentence)}"
     more = ""
     if finding.examples:
-        rows = [[example.place, Raw(f'<div class="wide-text">{escape(example.said)}</div>')] for example in finding.examples]
+        rows = [
+            [example.place, Raw(f'<div class="wide-text">{escape(example.said)}</div>')] for example in finding.examples
+        ]
         few = "all of them" if finding.count == len(rows) else f"{len(rows)} of them, the worst first"
         listed = table(["place in the raw files", "what"], rows, numbers_from=9)
         more = f'<details class="note"><summary>{few}</summary>{listed}</details>'
@@ -117,10 +122,28 @@ def data(audit: Audit) -> str:
     for name, source in audit.sources.items():
         shares = " / ".join(f"{100 * n / source.structures:.3g}" for n in source.splits.values())
         labels = [percent(n, source.structures) for n in source.labels.values()]
-        rows.append([name, f"{source.structures:,}", f"{source.groups:,}", f"{source.atoms / source.structures:.1f}", shares,
-                     *labels, percent(source.periodic, source.structures)])  # fmt: skip
-    heads = ["source", "structures", "groups", "atoms each", "train / validation / test, %", "energy", "forces", "stress",
-             "periodic"]  # fmt: skip
+        rows.append(
+            [
+                name,
+                f"{source.structures:,}",
+                f"{source.groups:,}",
+                f"{source.atoms / source.structures:.1f}",
+                shares,
+                *labels,
+                percent(source.periodic, source.structures),
+            ]
+        )
+    heads = [
+        "source",
+        "structures",
+        "groups",
+        "atoms each",
+        "train / validation / test, %",
+        "energy",
+        "forces",
+        "stress",
+        "periodic",
+    ]
     return table(heads, rows)
 
 
@@ -150,7 +173,9 @@ def elements(source: Described) -> str:
     most = list(source.elements.items())[:MOST]
     wide, top = WIDTH / MOST, most[0][1]
     drawn = bars([n / top for _, n in most], wide)
-    names = "".join(f'<text x="{(k + 0.45) * wide:.1f}" y="{HEIGHT + 10}">{escape(z)}</text>' for k, (z, _) in enumerate(most))
+    names = "".join(
+        f'<text x="{(k + 0.45) * wide:.1f}" y="{HEIGHT + 10}">{escape(z)}</text>' for k, (z, _) in enumerate(most)
+    )
     return framed("atoms by element", drawn + names, HEIGHT + 12)
 
 
@@ -169,8 +194,9 @@ def plot(found: Histogram | None, what: str, powers: bool = False, whole: bool =
 def bars(shares: list[float], wide: float) -> str:
     return "".join(
         f'<rect x="{k * wide:.1f}" y="{HEIGHT * (1 - share):.1f}" width="{0.9 * wide:.1f}" height="{HEIGHT * share:.1f}"/>'
-        for k, share in enumerate(shares) if share
-    )  # fmt: skip
+        for k, share in enumerate(shares)
+        if share
+    )
 
 
 def framed(what: str, drawn: str, height: int, caption: str = "") -> str:
@@ -181,9 +207,15 @@ def framed(what: str, drawn: str, height: int, caption: str = "") -> str:
 
 def twins(audit: Audit) -> str:
     rows: Sequence = [
-        [f"{t.source}, {t.split}", f"{t.twin_source}, {t.twin_split}", f"{t.count.equal:,}",
-         f"{t.count.near - t.count.equal:,}"]
+        [
+            f"{t.source}, {t.split}",
+            f"{t.twin_source}, {t.twin_split}",
+            f"{t.count.equal:,}",
+            f"{t.count.near - t.count.equal:,}",
+        ]
         for t in audit.leakage.twins
-    ]  # fmt: skip
+    ]
     note = '<p class="note">Structures of the first that have a twin in the second, equal or nearly.</p>'
-    return note + table(["structures of", "with a twin in", "equal", "nearly"], list(rows), numbers_from=2) if rows else ""
+    return (
+        note + table(["structures of", "with a twin in", "equal", "nearly"], list(rows), numbers_from=2) if rows else ""
+    )

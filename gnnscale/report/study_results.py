@@ -67,12 +67,18 @@ class Study(NamedTuple):
 
 def mean(points: list[Point]) -> Point:
     values = {t: [getattr(p, t) for p in points] for t in TARGETS}
-    return points[0].model_copy(update={t: math.exp(fmean(map(math.log, v))) for t, v in values.items() if min(v) == min(v)})
+    return points[0].model_copy(
+        update={t: math.exp(fmean(map(math.log, v))) for t, v in values.items() if min(v) == min(v)}
+    )
 
 
 def sound(p: Point) -> bool:
     """Whether a run can be drawn on logarithmic axes; what is not known of others' points is not a number."""
-    return not p.diverged and p.loss == p.loss and not any(not 0 < getattr(p, t) < float("inf") for t in TARGETS if known(p, t))
+    return (
+        not p.diverged
+        and p.loss == p.loss
+        and not any(not 0 < getattr(p, t) < float("inf") for t in TARGETS if known(p, t))
+    )
 
 
 def known(p: Point, target: str) -> bool:

@@ -88,7 +88,9 @@ def data_or_parameters(study: Study) -> Answer:
 AXES = {"N": "body_parameters", "D": "structures"}
 
 
-def doubling(law: LawFit, n: float, d: float, confidence: float) -> tuple[Estimate, Estimate, tuple[float, float]] | None:
+def doubling(
+    law: LawFit, n: float, d: float, confidence: float
+) -> tuple[Estimate, Estimate, tuple[float, float]] | None:
     """Shares that twice D and twice N take off the target, and the interval of their difference; resamples say how sure."""
     form, at = LAWS[law.law], {"D": (n, 2 * d), "N": (2 * n, d)}
     base = predicted(law, np.array([n]), np.array([d]))[0, 0]
@@ -142,16 +144,22 @@ def by_seed(study: Study) -> list[str]:
     """What doublings are with each seed, and the scatter between seeds, against which they are to be seen."""
     said, shares = [], measured_doublings(study)
     each = [
-        f"{percent(x['D'], 1)} and {percent(x['N'], 1)} with seed {seed}" for seed, x in shares.items() if None not in x.values()
+        f"{percent(x['D'], 1)} and {percent(x['N'], 1)} with seed {seed}"
+        for seed, x in shares.items()
+        if None not in x.values()
     ]
     if each:
-        said.append(f"From the largest point to its smaller neighbours a doubling of data and one of parameters take off "
-                    f"{joined(each)}.".replace("-", "−"))  # fmt: skip
+        said.append(
+            f"From the largest point to its smaller neighbours a doubling of data and one of parameters take off "
+            f"{joined(each)}.".replace("-", "−")
+        )
     cells = repeated(study.replicas())
     if cells:
         scatter = [math.log(p.loss) - math.log(runs[0].loss) for runs in cells for p in runs[1:]]
         spread = math.sqrt(sum(x * x for x in scatter) / (2 * len(scatter)))
-        said.append(f"Seeds of one run scatter by {percent(spread, 1)} (standard deviation over {len(cells)} runs of the grid).")
+        said.append(
+            f"Seeds of one run scatter by {percent(spread, 1)} (standard deviation over {len(cells)} runs of the grid)."
+        )
     return said
 
 
@@ -159,7 +167,9 @@ def exponents(study: Study) -> list[str]:
     """Of the law that is gone by, or of those along one axis; each with what it was fitted to."""
     law, said = study.chosen("loss"), []
     for axis, name in (("D", "beta"), ("N", "alpha")):
-        alone = [one for one in study.fit.laws if one.target == "loss" and one.law in (f"Power{axis}", f"PurePower{axis}")]
+        alone = [
+            one for one in study.fit.laws if one.target == "loss" and one.law in (f"Power{axis}", f"PurePower{axis}")
+        ]
         candidates = [one for one in [law, *alone] if one and one.identified and axis in one.formula]
         sizes = sorted({getattr(p, AXES[axis]) for p in study.grid()})
         where = f"{len(sizes)} sizes over a factor of {number(sizes[-1] / sizes[0])}"
@@ -171,10 +181,15 @@ def exponents(study: Study) -> list[str]:
         e, floor = one.estimates.get(name) or one.estimates["gamma"], one.estimates.get("E")
         spot = "" if one is law else f", at {one.where.split(':')[0]}"
         low = f"down to a floor of {shown(floor)}" if floor and floor.value else "with no floor in sight"
-        text = f"The loss falls as a power of {axis} with exponent {shown(e)}{spot}, {low} ({where}; {greek(one.formula)}"
+        text = (
+            f"The loss falls as a power of {axis} with exponent {shown(e)}{spot}, {low} ({where}; {greek(one.formula)}"
+        )
         text += f", rms residual {percent(one.log_rms)}"
-        said.append(f"{text}; without the largest, these are foretold to {percent(one.held_out.worst)})." if one.held_out
-                    else f"{text}).")  # fmt: skip
+        said.append(
+            f"{text}; without the largest, these are foretold to {percent(one.held_out.worst)})."
+            if one.held_out
+            else f"{text})."
+        )
     return said
 
 
@@ -183,7 +198,9 @@ def compute(study: Study) -> list[str]:
     points = [p for p in study.points if sound(p) and p.flops > 0]
     costs = {"FLOP": {p.run: p.flops for p in points}}
     if points and all(study.spent.get(short(p.run)) for p in points):
-        costs["GPU-seconds (process-seconds where there are no GPUs)"] = {p.run: study.spent[short(p.run)] for p in points}
+        costs["GPU-seconds (process-seconds where there are no GPUs)"] = {
+            p.run: study.spent[short(p.run)] for p in points
+        }
     slopes, said = [], []
     for unit, cost in costs.items():
         best = envelope(points, cost)
@@ -197,7 +214,9 @@ def compute(study: Study) -> list[str]:
     joint = study.joint("loss")
     if joint and joint.identified and joint.allocation and joint.log_rms <= HOLDS:
         a = joint.allocation
-        said.append(f"The best N grows with exponent {shown(a)} of C ~ N D, the best D with {1 - a.value:.3g}, by the joint law.")
+        said.append(
+            f"The best N grows with exponent {shown(a)} of C ~ N D, the best D with {1 - a.value:.3g}, by the joint law."
+        )
     return said
 
 
@@ -224,14 +243,23 @@ def width_or_depth(study: Study) -> Answer:
         evidence = [said_line(x, "loss") for x in lines] + [s for x in lines if (s := said_features(x))]
         return Answer(question, lead, tuple(evidence), tuple(doubtful(lines)))
     if not pairs:
-        return Answer(question, "Not asked by this study: no two runs of different depth are of nearly equal size.", (), ())
+        return Answer(
+            question, "Not asked by this study: no two runs of different depth are of nearly equal size.", (), ()
+        )
     beyond = [x for x in pairs if x.wide.depth >= PAPER_DEPTH]
     deep = sum(x.gain("loss") > 0 for x in beyond)
     lead = f"The deeper network has the lower loss in {deep} of {len(beyond)} pairs of nearly equal size."
-    each = [f"Depth {x.deep.depth} against {x.wide.depth} at N ≈ {x.wide.body_parameters:,}, D = {x.deep.structures:,}: loss "
-            f"{percent(-x.gain('loss'), 1, sign=True)}." for x in pairs]  # fmt: skip
-    return Answer(question, lead if beyond else f"No pair is past {PAPER_DEPTH} layers.", tuple(each), (
-        "An interval, or which depth is best: there are pairs and no line of depths.",))  # fmt: skip
+    each = [
+        f"Depth {x.deep.depth} against {x.wide.depth} at N ≈ {x.wide.body_parameters:,}, D = {x.deep.structures:,}: loss "
+        f"{percent(-x.gain('loss'), 1, sign=True)}."
+        for x in pairs
+    ]
+    return Answer(
+        question,
+        lead if beyond else f"No pair is past {PAPER_DEPTH} layers.",
+        tuple(each),
+        ("An interval, or which depth is best: there are pairs and no line of depths.",),
+    )
 
 
 def by_model(lines: list[Line]) -> list[list[Line]]:
@@ -287,14 +315,25 @@ def used_by_trainings(study: Study, question: str) -> Answer:
     for name, runs in rows.items():
         done = [r for run in runs if (r := study.results.get(f"train/{run}"))]
         if done:
-            peak, n = [r.peak_bytes / 2**30 for r in done], [p.body_parameters for p in study.points if short(p.run) in runs]
+            peak, n = (
+                [r.peak_bytes / 2**30 for r in done],
+                [p.body_parameters for p in study.points if short(p.run) in runs],
+            )
             sizes = f", N up to {max(n):,}" if n else ""
             seconds, text = sum(r.seconds for r in done), f"{name[:1].upper()}{name[1:]}" if name else "None"
-            evidence.append(f"{text}: {len(done)} trainings{sizes}; peak memory of a rank {min(peak):.2f} to "
-                            f"{max(peak):.2f} GiB, all included; {seconds:,.0f} s in all.")  # fmt: skip
-    return Answer(question, lead, tuple(evidence), (
-        "What each technique saves or costs: no step was taken both with and without; `levers:` in the study's file asks "
-        "for that.",))  # fmt: skip
+            evidence.append(
+                f"{text}: {len(done)} trainings{sizes}; peak memory of a rank {min(peak):.2f} to "
+                f"{max(peak):.2f} GiB, all included; {seconds:,.0f} s in all."
+            )
+    return Answer(
+        question,
+        lead,
+        tuple(evidence),
+        (
+            "What each technique saves or costs: no step was taken both with and without; `levers:` in the study's file asks "
+            "for that.",
+        ),
+    )
 
 
 def techniques(study: Study) -> dict[str, list[str]]:
@@ -307,13 +346,15 @@ def techniques(study: Study) -> dict[str, list[str]]:
 
 def named(runtime: Runtime) -> str:
     return " with ".join(
-        name for name, used in (
+        name
+        for name, used in (
             (f"edges in chunks of {runtime.edge_chunk or 0:,}", runtime.edge_chunk is not None),
             ("activation checkpointing", runtime.activation_checkpointing),
             (f"ZeRO {runtime.zero_stage} over {runtime.ranks} ranks", runtime.zero_stage > 0),
             (f"micro-batches of {runtime.micro_batch_edges or 0:,} edges", runtime.micro_batch_edges is not None),
-        ) if used
-    )  # fmt: skip
+        )
+        if used
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------- page
@@ -326,7 +367,9 @@ def section_of(asked: list[Answer], prose: Callable[[str], str]) -> str:
             parts.append(f"<ul>{''.join(f'<li>{prose(s)}</li>' for s in a.evidence)}</ul>")
         if a.unsupported:
             items = "".join(f"<li>{prose(s)}</li>" for s in a.unsupported)
-            parts.append(f'<div class="limits"><p class="note">Not supported by this evidence:</p><ul>{items}</ul></div>')
+            parts.append(
+                f'<div class="limits"><p class="note">Not supported by this evidence:</p><ul>{items}</ul></div>'
+            )
     return "".join(parts)
 
 
@@ -339,6 +382,8 @@ def compared(laws: Iterable[LawFit]) -> str:
     rows = []
     for law in laws:
         held = [percent(law.held_out.mean), percent(law.held_out.worst)] if law.held_out else ["–", "–"]
-        rows.append([law.law, percent(law.log_rms), plain(law.aicc), plain(law.bic), *held, "yes" if law.identified else "no"])
+        rows.append(
+            [law.law, percent(law.log_rms), plain(law.aicc), plain(law.bic), *held, "yes" if law.identified else "no"]
+        )
     heads = ["law", "rms residual", "AICc", "BIC", "largest points missed by, mean", "at worst", "determined"]
     return table(heads, rows)

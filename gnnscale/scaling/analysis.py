@@ -21,8 +21,15 @@ def fit(points: list[Point], settings: ScalingSettings) -> Fit:
         if not kept:
             continue
 
-        def one(name: str, stream: int, where: str = WHERE_ALL, settings: ScalingSettings = settings,
-                kept: list[Point] = kept, target: str = target, excluded: dict[str, str] = excluded) -> Fitted:  # fmt: skip
+        def one(
+            name: str,
+            stream: int,
+            where: str = WHERE_ALL,
+            settings: ScalingSettings = settings,
+            kept: list[Point] = kept,
+            target: str = target,
+            excluded: dict[str, str] = excluded,
+        ) -> Fitted:
             return fit_law(LAWS[name], subset(kept, where), target, where, excluded, settings, stream)
 
         # a stream of random numbers per law: adding a law or a target does not move the intervals of the others

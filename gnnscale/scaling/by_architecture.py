@@ -12,7 +12,10 @@ from gnnscale.scaling.words import NAMES, greek, joined, percent, shown
 if TYPE_CHECKING:
     from gnnscale.scaling.fitting.fitted import Fitted
 
-EXPONENTS = {"Hoffmann": ("alpha", "beta"), "EqualPowers": ("gamma",)}  # the second for grids that do not determine the first
+EXPONENTS = {
+    "Hoffmann": ("alpha", "beta"),
+    "EqualPowers": ("gamma",),
+}  # the second for grids that do not determine the first
 
 
 def by_model(model: str, grid: Fitted, fitted: list[Fitted], others: list[Fitted]) -> list[str]:
@@ -28,12 +31,16 @@ def by_model(model: str, grid: Fitted, fitted: list[Fitted], others: list[Fitted
         return []
     known = {name: e.estimates for name, e in rows[law].items() if e.identified}
     unknown = [name for name in rows[law] if name not in known]
-    parts = [f"{name} {', '.join(f'{greek(x)} = {shown(e[x])}' for x in EXPONENTS[law])}{held(rows[law][name])}"
-             for name, e in known.items()]  # fmt: skip
+    parts = [
+        f"{name} {', '.join(f'{greek(x)} = {shown(e[x])}' for x in EXPONENTS[law])}{held(rows[law][name])}"
+        for name, e in known.items()
+    ]
     form = "" if law == "Hoffmann" or not known else f" in {greek(next(iter(rows[law].values())).formula)}"
     text = f"By model, exponents of the {NAMES[target]}{form}: {'; '.join(parts)}" if parts else ""
     if len(known) > 1 and all(e[x].low is not None for e in known.values() for x in EXPONENTS[law]):
-        same = all(max(e[x].low for e in known.values()) <= min(e[x].high for e in known.values()) for x in EXPONENTS[law])
+        same = all(
+            max(e[x].low for e in known.values()) <= min(e[x].high for e in known.values()) for x in EXPONENTS[law]
+        )
         text += ": the intervals overlap, so the difference is not resolved" if same else ": not all intervals overlap"
     if unknown:
         text += f"{'; ' if text else 'By model: '}not determined for {joined(unknown)}"

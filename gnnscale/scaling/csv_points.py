@@ -35,12 +35,24 @@ RIVALS = ("Hoffmann", "OverTraining", "Kaplan", "KaplanFloor")  # of laws of N a
 
 # what else a study's points say; a file with one of STUDIED is read as a study, of which not all rows are one grid
 MORE = {
-    "run": ("run", "name"), "model": ("model", "form", "architecture"), "width": ("width",), "depth": ("depth", "layers"),
-    "parameters": ("parameters",), "atoms": ("atoms",), "epochs": ("epochs",), "atoms_seen": ("atomsseen",),
-    "flops": ("flops", "c", "compute"), "learning_rate": ("learningrate", "lr"), "seed": ("seed",), "subset": ("subset",),
-    "diverged": ("diverged",), "energy_mae": ("energymae",), "force_mae": ("forcemae",),
-    "cosine_distance": ("cosinedistance",), "dirichlet_energy": ("dirichletenergy",),
-}  # fmt: skip
+    "run": ("run", "name"),
+    "model": ("model", "form", "architecture"),
+    "width": ("width",),
+    "depth": ("depth", "layers"),
+    "parameters": ("parameters",),
+    "atoms": ("atoms",),
+    "epochs": ("epochs",),
+    "atoms_seen": ("atomsseen",),
+    "flops": ("flops", "c", "compute"),
+    "learning_rate": ("learningrate", "lr"),
+    "seed": ("seed",),
+    "subset": ("subset",),
+    "diverged": ("diverged",),
+    "energy_mae": ("energymae",),
+    "force_mae": ("forcemae",),
+    "cosine_distance": ("cosinedistance",),
+    "dirichlet_energy": ("dirichletenergy",),
+}
 STUDIED = ("model", "depth", "epochs", "subset")
 ROUNDED = 1e-6  # by which share unique data may exceed those seen, as files have so many digits
 WORDY = ("run", "model", "subset", "diverged")
@@ -130,14 +142,18 @@ def table_of(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
         raise Wrong(f"{path}: several columns are called {twice[0]!r}; which is meant? Rename the others")
     if long := [line for line, row in rows if any(row[len(names) :])]:
         raise Wrong(f"{path}: line {long[0]}: more cells than the {len(names)} columns named in the first line")
-    return [(line, dict(zip_longest(names, row[: len(names)], fillvalue=""))) for line, row in rows], [*filter(None, names)]
+    return [(line, dict(zip_longest(names, row[: len(names)], fillvalue=""))) for line, row in rows], [
+        *filter(None, names)
+    ]
 
 
 def study_points(path: Path, asked: dict[str, str | None]) -> list[Point]:
     """The rows as points of a study, as far as their columns say; none if they do not say that they are of one."""
     rows, names = table_of(path)
     plain = {plainly(each): each for each in reversed(names)}
-    there = {field: found for field, usual in MORE.items() if (found := next((plain[u] for u in usual if u in plain), None))}
+    there = {
+        field: found for field, usual in MORE.items() if (found := next((plain[u] for u in usual if u in plain), None))
+    }
     if not set(STUDIED) & set(there):
         return []
     columns = {axis: column(path, axis, asked.get(axis), names) for axis in ("N", "D", "loss")}
@@ -150,21 +166,39 @@ def study_points(path: Path, asked: dict[str, str | None]) -> list[Point]:
             raise Wrong(f"{path}: line {line}: found {found}, expected sizes of 1 and more")
         said = {
             field: row[name] if field in WORDY else value(path, line, name, row[name])
-            for field, name in there.items() if row[name].strip()
-        }  # fmt: skip
+            for field, name in there.items()
+            if row[name].strip()
+        }
         cell = (n, d, *(said.get(field) for field in ("model", "width", "depth", "epochs", "learning_rate", "subset")))
         fields = {
-            "run": f"line {line}", "model": "", "width": n, "depth": 0, "parameters": n, "atoms": 0, "epochs": 0.0,
-            "atoms_seen": 0, "flops": 0.0, "learning_rate": 0.0, "seed": seeds[cell], "diverged": False, "energy_mae": math.nan,
-            "force_mae": math.nan, **said, "body_parameters": n, "structures": d, "loss": loss,
-        }  # fmt: skip
+            "run": f"line {line}",
+            "model": "",
+            "width": n,
+            "depth": 0,
+            "parameters": n,
+            "atoms": 0,
+            "epochs": 0.0,
+            "atoms_seen": 0,
+            "flops": 0.0,
+            "learning_rate": 0.0,
+            "seed": seeds[cell],
+            "diverged": False,
+            "energy_mae": math.nan,
+            "force_mae": math.nan,
+            **said,
+            "body_parameters": n,
+            "structures": d,
+            "loss": loss,
+        }
         seeds[cell] += 1
         try:
             points.append(Point.model_validate(fields))
         except ValidationError as error:
             first = error.errors()[0]
             name = there.get(str(first["loc"][0]), first["loc"][0])
-            raise Wrong(f"{path}: line {line}, column {name!r}: found {first['input']!r}; {first['msg'].lower()}") from None
+            raise Wrong(
+                f"{path}: line {line}, column {name!r}: found {first['input']!r}; {first['msg'].lower()}"
+            ) from None
     return points
 
 
@@ -225,9 +259,14 @@ def fit(table: Table, law: Law, settings: ScalingSettings) -> Fit:
         found.append(entry)
     said, unsaid = sentences(found, settings, len(table.loss), places)
     return Fit(
-        laws=tuple(found), bootstrap=settings.bootstrap, confidence=settings.confidence, seed=settings.seed,
-        drop_highest=settings.drop_highest, findings=said, unsupported=unsaid,
-    )  # fmt: skip
+        laws=tuple(found),
+        bootstrap=settings.bootstrap,
+        confidence=settings.confidence,
+        seed=settings.seed,
+        drop_highest=settings.drop_highest,
+        findings=said,
+        unsupported=unsaid,
+    )
 
 
 def sentences(
@@ -238,14 +277,18 @@ def sentences(
     values = ", ".join(f"{greek(name)} = {shown(e)}" for name, e in law.estimates.items())
     said = [f"{law.law}: L = {greek(law.formula)} with {values} ({percent(settings.confidence)} intervals)."]
     seeds = f", {places} different sizes" if places < points else ""
-    said.append(f"{points} points{seeds}; rms residual of log L {percent(law.log_rms)}; {percent(law.at_optimum)} of the "
-                "starts reach the optimum.")  # fmt: skip
+    said.append(
+        f"{points} points{seeds}; rms residual of log L {percent(law.log_rms)}; {percent(law.at_optimum)} of the "
+        "starts reach the optimum."
+    )
     if law.allocation and law.identified:
         said.append(f"The best N for compute C ~ N D grows as C^a with a = {shown(law.allocation)}.")
     if law.held_out:
         held = law.held_out
-        said.append(f"Fitted without the {held.points} largest points, it misses them by {percent(held.mean)} on average, "
-                    f"{percent(held.worst)} at worst; they reach {number(held.beyond)} times as far.")  # fmt: skip
+        said.append(
+            f"Fitted without the {held.points} largest points, it misses them by {percent(held.mean)} on average, "
+            f"{percent(held.worst)} at worst; they reach {number(held.beyond)} times as far."
+        )
     if rivals and law.aicc is not None:
         each = [f"{r.law} {r.aicc - law.aicc:+.1f} and {r.bic - law.bic:+.1f}" for r in rivals if r.aicc is not None]
         text = f"AICc and BIC of other laws on the same points, less its own (lower is better): {'; '.join(each)}."

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from gnnscale.scaling.grid import Grid
 
 
-
 def sentences(
     points: list[Point], grid: Grid, fitted: list[Fitted], settings: ScalingSettings
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -58,7 +57,12 @@ def sentences(
     said += traded
     said += contrasted if measurable else []
     said += [x for x in (basis(points, grid, joint[0]), units(joint[0].points), *seeds(points, settings.targets)) if x]
-    unsaid = [extrapolation(joint, chosen), undetermined(fitted, joint), no_allocation(joint), unique_data(grid, bool(traded))]
+    unsaid = [
+        extrapolation(joint, chosen),
+        undetermined(fitted, joint),
+        no_allocation(joint),
+        unique_data(grid, bool(traded)),
+    ]
     unsaid += [depth_limits(points), one_seed(points)]
     return tuple(said), tuple(x for x in unsaid if x)
 
@@ -126,8 +130,12 @@ def basis(points: list[Point], grid: Grid, joint: Fitted) -> str:
     diverged = sorted(p.run for p in points if p.diverged)
     outside = len(points) - len(joint.points) - len(diverged)
     dropped = sum("of largest" in rule for rule in joint.entry.excluded.values())
-    shared = [grid.model, grid.depth and f"depth {grid.depth}", grid.epochs and f"{grid.epochs:g} epochs",
-              seeds_of(joint.points)]  # as far as the points say  # fmt: skip
+    shared = [
+        grid.model,
+        grid.depth and f"depth {grid.depth}",
+        grid.epochs and f"{grid.epochs:g} epochs",
+        seeds_of(joint.points),
+    ]  # as far as the points say
     text = (
         f"The laws use {len(joint.points)} of {len(points)} runs: {len(n)} model sizes (N = {n[0]:,} to {n[-1]:,} body "
         f"parameters) by {len(d)} data sizes (D = {d[0]:,} to {d[-1]:,} unique structures), "
@@ -248,7 +256,10 @@ def repeated_data(fitted: list[Fitted]) -> list[str]:
     said = []
     for f in (f for f in fitted if f.entry.law == "DataConstrained"):
         epochs = sorted({p.epochs for p in f.points})
-        e, text = f.entry.estimates, f"Repeated data, {NAMES[f.entry.target]}: {len(f.points)} runs of {epochs[0]:g} to "
+        e, text = (
+            f.entry.estimates,
+            f"Repeated data, {NAMES[f.entry.target]}: {len(f.points)} runs of {epochs[0]:g} to ",
+        )
         text += f"{epochs[-1]:g} epochs "
         if f.entry.identified:
             text += f"tell that the worth of another epoch falls to a third over r_D = {shown(e['r_D'])} epochs"

@@ -79,7 +79,9 @@ def usable(
 ) -> tuple[list[Point], dict[str, str]]:
     """The points a law may use, by (N, D), and for each other run the rule that left it out."""
     kept, excluded, cells = [], {}, {}
-    values = sorted((getattr(p, target) for p in points if sound(p, target) and not grid.left_out(p, free)), reverse=True)
+    values = sorted(
+        (getattr(p, target) for p in points if sound(p, target) and not grid.left_out(p, free)), reverse=True
+    )
     above = values[drop_highest - 1] if 0 < drop_highest <= len(values) else math.inf
     for p in points:
         value, cell = getattr(p, target), tuple(getattr(p, name) for name in (*SHARED, "width", "structures", "subset"))

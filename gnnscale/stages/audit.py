@@ -69,8 +69,10 @@ def already(name: str, folder: Path) -> list[Quarantined]:
     except (OSError, ValueError, KeyError, TypeError):
         return []
     found = quarantined(Path(listed), name) if listed else {}
-    return [Quarantined(source=name, unit=unit, number=number, reasons=tuple(why.split("; ")))
-            for (unit, number), why in found.items()]  # fmt: skip
+    return [
+        Quarantined(source=name, unit=unit, number=number, reasons=tuple(why.split("; ")))
+        for (unit, number), why in found.items()
+    ]
 
 
 def leave(out: Path, audit: Audit, left_out: Quarantine) -> None:
@@ -81,7 +83,9 @@ def leave(out: Path, audit: Audit, left_out: Quarantine) -> None:
 
 # -------------------------------------------------------------------------------------------------------- by hand
 def by_hand(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m gnnscale.stages.audit", description="Is converted data beyond doubt?")
+    parser = argparse.ArgumentParser(
+        prog="python -m gnnscale.stages.audit", description="Is converted data beyond doubt?"
+    )
     parser.add_argument("data", metavar="DATA", nargs="+", type=Path, help="a folder with shards/ and card.json")
     parser.add_argument("--out", type=Path, default=Path("audit"), help="folder for what is found [audit]")
     given = parser.parse_args(arguments)

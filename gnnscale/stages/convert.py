@@ -34,21 +34,5 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
     return stage_run.Outputs(files=["shards", "card.json"], values=values)
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 if __name__ == "__main__":
     stage_process.run(main)

@@ -47,14 +47,6 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
     return stage_run.Outputs(files=["errors.json"], values=values)
 
 
-
-
-
-
-
-
-
-
 def sample(corpus: loader.Corpus) -> Iterator[AtomGraphs]:
     """Some structures at random, always the same of a split, in small batches: features of all layers are held at once."""
     chosen = np.random.default_rng(0).permutation(len(corpus))[:SAMPLE]
@@ -62,9 +54,17 @@ def sample(corpus: loader.Corpus) -> Iterator[AtomGraphs]:
         yield loader.batch(corpus, chosen[begin : begin + BATCH // 4])[0]
 
 
-def summarise(name: str, trained: TrainedModel, subset: str, settings: EvaluateSettings, corpus: loader.Corpus,
-              energy: np.ndarray, forces: np.ndarray, model: torch.nn.Module,
-              layers: tuple[LayerFeatures, ...]) -> Evaluation:  # fmt: skip
+def summarise(
+    name: str,
+    trained: TrainedModel,
+    subset: str,
+    settings: EvaluateSettings,
+    corpus: loader.Corpus,
+    energy: np.ndarray,
+    forces: np.ndarray,
+    model: torch.nn.Module,
+    layers: tuple[LayerFeatures, ...],
+) -> Evaluation:
     whole = statistics(energy, forces)
     parts = (
         (trained.optim.energy_weight, whole.energy_mae, model.energy_scale),
@@ -77,10 +77,16 @@ def summarise(name: str, trained: TrainedModel, subset: str, settings: EvaluateS
         by_source[source] = statistics(energy[mine], forces[np.repeat(mine, corpus.natoms)])
     shared = (set(Evaluation.model_fields) & set(TrainedModel.model_fields)) - {"sources"}  # names there, errors here
     return Evaluation(
-        run=name.removeprefix("evaluate/"), split=settings.split, loss=loss, all=whole, sources=by_source,
-        learning_rate=trained.optim.learning_rate, subset=subset, layers=layers,
+        run=name.removeprefix("evaluate/"),
+        split=settings.split,
+        loss=loss,
+        all=whole,
+        sources=by_source,
+        learning_rate=trained.optim.learning_rate,
+        subset=subset,
+        layers=layers,
         **{field: getattr(trained, field) for field in shared},
-    )  # fmt: skip
+    )
 
 
 def statistics(energy: np.ndarray, forces: np.ndarray) -> Errors:

@@ -46,10 +46,11 @@ LINES = 6  # curves of constant N that can be told apart
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
-        prog="python -m gnnscale.stages.fit_csv", description="Fit a scaling law to the points of a CSV file.",
+        prog="python -m gnnscale.stages.fit_csv",
+        description="Fit a scaling law to the points of a CSV file.",
         epilog=f"Laws: {', '.join(LAWS)}. Without --x, --y, --unique and --loss, columns are found by their usual names. A file "
         f"with a column {', '.join(csv_points.STUDIED[:-1])} or {csv_points.STUDIED[-1]} is read as a study, unless --law is given.",
-    )  # fmt: skip
+    )
     made.add_argument("points", type=Path)
     made.add_argument("--law", help="default: Hoffmann")
     made.add_argument("--x", metavar="COLUMN", help="size of the model, N")
@@ -69,10 +70,16 @@ def main(argv: list[str]) -> int:
     asked = parser().parse_args(argv)
     try:
         law = csv_points.law_named(asked.law or "Hoffmann")
-        for name, good in (("bootstrap", asked.bootstrap >= 0), ("confidence", 0 < asked.confidence < 1),
-                           ("drop-highest", asked.drop_highest >= 0), ("seed", asked.seed >= 0)):  # fmt: skip
+        for name, good in (
+            ("bootstrap", asked.bootstrap >= 0),
+            ("confidence", 0 < asked.confidence < 1),
+            ("drop-highest", asked.drop_highest >= 0),
+            ("seed", asked.seed >= 0),
+        ):
             if not good:
-                raise csv_points.Wrong(f"--{name}: found {getattr(asked, name.replace('-', '_'))}, which is out of range")
+                raise csv_points.Wrong(
+                    f"--{name}: found {getattr(asked, name.replace('-', '_'))}, which is out of range"
+                )
         settings = ScalingSettings(
             bootstrap=asked.bootstrap, confidence=asked.confidence, seed=asked.seed, drop_highest=asked.drop_highest
         )
@@ -90,7 +97,10 @@ def main(argv: list[str]) -> int:
         print(f"gnnscale.stages.fit_csv: {wrong}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"gnnscale.stages.fit_csv: {error.filename or asked.out}: {(error.strerror or str(error)).lower()}", file=sys.stderr)
+        print(
+            f"gnnscale.stages.fit_csv: {error.filename or asked.out}: {(error.strerror or str(error)).lower()}",
+            file=sys.stderr,
+        )
         return 2
     print("\n".join([*found.findings, *(f"Not supported: {s}" for s in found.unsupported), f"{asked.out}/report.html"]))
     return 0
@@ -112,7 +122,10 @@ def studied(path: Path, points: list[Point], settings: ScalingSettings, out: Pat
     files.write_model(out / "fit.json", found)
     for a in answers(study):
         print(f"{a.question}\n  {a.answer}")
-        print("".join(f"  - {text}\n" for text in a.evidence) + "".join(f"  - Not supported: {text}\n" for text in a.unsupported))
+        print(
+            "".join(f"  - {text}\n" for text in a.evidence)
+            + "".join(f"  - Not supported: {text}\n" for text in a.unsupported)
+        )
     print("\n".join([*found.findings, *(f"Not supported: {text}" for text in found.unsupported), f"{out}/report.html"]))
     return 0
 
@@ -184,10 +197,17 @@ def page(points: csv_points.Table, found: Fit, drawn: Drawn) -> str:
         f"<h1>{escape(title)}</h1>",
         f'<p class="lead">{prose(found.findings[0])}</p>',
         section("What the points say", bullets(found.findings[1:])),
-        section("What they do not support", f'<div class="limits">{bullets(found.unsupported)}</div>' * bool(found.unsupported)),
+        section(
+            "What they do not support",
+            f'<div class="limits">{bullets(found.unsupported)}</div>' * bool(found.unsupported),
+        ),
         section("Figure", figure(drawn).replace("<code>figures/", "<code>")),
-        section("Parameters", table(["parameter", "value and interval"], [[n, shown(e)] for n, e in law.estimates.items()])),
+        section(
+            "Parameters", table(["parameter", "value and interval"], [[n, shown(e)] for n, e in law.estimates.items()])
+        ),
         section("Laws compared", compared(found.laws)),
-        section("Points left out", table(["line", "rule"], [[line, why] for line, why in law.excluded.items()], None, 2)),
+        section(
+            "Points left out", table(["line", "rule"], [[line, why] for line, why in law.excluded.items()], None, 2)
+        ),
     ]
     return document(title, body)

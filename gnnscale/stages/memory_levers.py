@@ -62,7 +62,9 @@ class Step:
         torch.manual_seed(0)
         self.task, corpus = task, task.corpus
         self.optim = OptimSettings(precision=way.precision)
-        model = build(task.settings.model, len(corpus.names), corpus.edges / max(1, corpus.atoms), way.runtime.edge_chunk)
+        model = build(
+            task.settings.model, len(corpus.names), corpus.edges / max(1, corpus.atoms), way.runtime.edge_chunk
+        )
         normalisation = pooled(corpus.cards)
         model.set_normalisation(*normalisation)
         groups = parameter_groups(model, task.settings.model.width, self.optim)
@@ -107,15 +109,26 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
             seconds[k].append(max(process_group.gathered(timed(task, way))))
             told(way)
     found = LeverTable(
-        model=task.settings.model, parameters=task.settings.model.parameters(len(task.corpus.names)), ranks=here.size,
-        device=device(), structures=len(chosen), atoms=int(task.corpus.natoms[chosen].sum()),
+        model=task.settings.model,
+        parameters=task.settings.model.parameters(len(task.corpus.names)),
+        ranks=here.size,
+        device=device(),
+        structures=len(chosen),
+        atoms=int(task.corpus.natoms[chosen].sum()),
         edges=int(task.corpus.nedges[chosen].sum(dtype=np.int64)),
         ways=tuple(
-            Lever(name=way.name, runtime=way.runtime, precision=way.precision, peak_bytes=peak, loss=loss,
-                  seconds=statistics.median(mine), relative=relative(mine, seconds[0]))
+            Lever(
+                name=way.name,
+                runtime=way.runtime,
+                precision=way.precision,
+                peak_bytes=peak,
+                loss=loss,
+                seconds=statistics.median(mine),
+                relative=relative(mine, seconds[0]),
+            )
             for way, peak, loss, mine in zip(table, peaks, losses, seconds, strict=True)
         ),
-    )  # fmt: skip
+    )
     if here.rank == 0:
         run.write("levers.json", found.model_dump_json(indent=1) + "\n")
     return stage_run.Outputs(files=["levers.json"], values={"ways": len(table), "ranks": here.size})
@@ -127,8 +140,11 @@ def prepare(run: stage_run.Run, size: int, rank: int) -> tuple[Task, np.ndarray]
     sources = {need.removeprefix("convert/"): path for need, path in run.needs.items() if need.startswith("convert/")}
     corpus = loader.load(sources, "train", settings.model.cutoff, threads=run.spec.runtime.threads)
     if len(corpus) < settings.batch:
-        raise errors.Refusal(f"a batch of {settings.batch} structures asked for, the shards hold {len(corpus)}",
-                            "ask for a smaller batch, or convert more", "data")  # fmt: skip
+        raise errors.Refusal(
+            f"a batch of {settings.batch} structures asked for, the shards hold {len(corpus)}",
+            "ask for a smaller batch, or convert more",
+            "data",
+        )
     chosen = batch_plan.global_batch(0, len(corpus), settings.batch, 0)
     mine = batch_plan.share(corpus.costs(chosen), size)[rank]
     graphs, labels = loader.share_of_rank(corpus, chosen[mine])

@@ -70,9 +70,15 @@ def main(directory: Path) -> int:
 def standing(directory: Path) -> dict[str, Any]:
     here = ranks()
     return {
-        "host": platform.node(), "arch": platform.machine(), "rank": here.rank, "local_rank": here.local_rank,
-        "size": here.size, "launcher": here.launcher, "python": sys.executable, "began": time.time(),
-    }  # fmt: skip
+        "host": platform.node(),
+        "arch": platform.machine(),
+        "rank": here.rank,
+        "local_rank": here.local_rank,
+        "size": here.size,
+        "launcher": here.launcher,
+        "python": sys.executable,
+        "began": time.time(),
+    }
 
 
 def surroundings(directory: Path) -> dict[str, Any]:

@@ -45,8 +45,11 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
     model = build(settings.model, len(sources), degree, run.spec.runtime.edge_chunk)
     model.set_normalisation(*normalisation)
     under, progress = start(run, model, decay_begin(steps(settings, training), settings.optim))
-    print(f"{run.spec.id}: {settings.model.parameters(len(sources)):,} parameters, {len(training):,} structures "
-          f"with {training.atoms:,} atoms, {degree:.1f} neighbours; {here.size} rank(s)", flush=True)  # fmt: skip
+    print(
+        f"{run.spec.id}: {settings.model.parameters(len(sources)):,} parameters, {len(training):,} structures "
+        f"with {training.atoms:,} atoms, {degree:.1f} neighbours; {here.size} rank(s)",
+        flush=True,
+    )
     trainer = Trainer(run, under, normalisation, training, validation, here, progress)
     run.can_checkpoint = True
     try:
@@ -85,18 +88,25 @@ def start(run: stage_run.Run, model: torch.nn.Module, decay: int) -> tuple[deeps
 
 def check_data(settings: TrainSettings, train: corpus.Corpus, validation: corpus.Corpus) -> None:
     if settings.structures is not None and len(train) < settings.structures:
-        raise errors.Refusal(f"{settings.structures} training structures asked for, the shards hold {len(train)}",
-                            "ask for fewer, or convert more", "data")  # fmt: skip
+        raise errors.Refusal(
+            f"{settings.structures} training structures asked for, the shards hold {len(train)}",
+            "ask for fewer, or convert more",
+            "data",
+        )
     if not len(validation):
-        raise errors.Refusal("no structure falls into the validation split",
-                            "raise split.validation, or ask for more structures", "data")  # fmt: skip
+        raise errors.Refusal(
+            "no structure falls into the validation split", "raise split.validation, or ask for more structures", "data"
+        )
     if not weights(settings.optim).any():
         raise errors.Refusal("energy_weight, force_weight and stress_weight are all 0", "set one of them")
     for part, weight, count in zip(PARTS, weights(settings.optim), train.labels.sum(0)):
         field = {"forces": "force"}.get(part, part) + "_weight"
         if weight and not count:
-            raise errors.Refusal(f"{field} is {weight:g}, but none of the {len(train)} training structures has a label "
-                                f"of its {part}", f"set {field}: 0, or add a source that has them", "data")  # fmt: skip
+            raise errors.Refusal(
+                f"{field} is {weight:g}, but none of the {len(train)} training structures has a label of its {part}",
+                f"set {field}: 0, or add a source that has them",
+                "data",
+            )
 
 
 def check_runtime(settings: TrainSettings, runtime: Runtime) -> None:
@@ -104,13 +114,17 @@ def check_runtime(settings: TrainSettings, runtime: Runtime) -> None:
     if zero == 3 and settings.model.forces == "gradient":
         # Weights are freed after the forward pass and DeepSpeed's hooks bring them back for one backward pass; the
         # second derivative then meets empty tensors. Keeping all of them would be ZeRO 2.
-        raise errors.Refusal("ZeRO 3 cannot train gradient forces: it frees weights that their second derivative needs",
-                            "set zero_stage: 2, which shards all but the weights")  # fmt: skip
+        raise errors.Refusal(
+            "ZeRO 3 cannot train gradient forces: it frees weights that their second derivative needs",
+            "set zero_stage: 2, which shards all but the weights",
+        )
     if zero and optim.optimizer == "muon":
         raise errors.Refusal("muon needs whole matrices, which ZeRO cuts", "set zero_stage: 0, or optimizer: adamw")
     if zero == 3 and optim.ema:
-        raise errors.Refusal("a running mean of the weights (ema) is kept whole on every rank, which ZeRO 3 is to avoid",
-                            "set ema: 0, or zero_stage: 2")  # fmt: skip
+        raise errors.Refusal(
+            "a running mean of the weights (ema) is kept whole on every rank, which ZeRO 3 is to avoid",
+            "set ema: 0, or zero_stage: 2",
+        )
 
 
 def check_ranks(run: stage_run.Run) -> None:
@@ -121,34 +135,45 @@ def check_ranks(run: stage_run.Run) -> None:
         if digest != said[0][0]:
             raise errors.Refusal(
                 f"rank {rank} on {node} was started with another spec.json ({spec_id}) than rank 0 on {said[0][2]} "
-                f"({said[0][1]})", "give every rank the same directory, on a file system that all nodes see",
-            )  # fmt: skip
-
-
-
-
+                f"({said[0][1]})",
+                "give every rank the same directory, on a file system that all nodes see",
+            )
 
 
 def write(run: stage_run.Run, trainer: Trainer, progress: Progress, degree: float, here: Ranks) -> stage_run.Outputs:
     """The model as a file that needs no unpickling, and what it must be told to be rebuilt."""
     settings, sources = trainer.settings, trainer.train.names
     trained = TrainedModel(
-        model=settings.model, sources=sources, average_degree=degree, diverged=progress.diverged,
-        parameters=settings.model.parameters(len(sources)), body_parameters=settings.model.body_parameters(),
-        structures=len(trainer.train), atoms=trainer.train.atoms, epochs=epochs(settings, trainer.train),
-        steps=progress.step, structures_seen=progress.structures_seen, atoms_seen=progress.atoms_seen,
-        edges_seen=progress.edges_seen, flops=settings.model.flops(progress.atoms_seen, progress.edges_seen),
-        seed=settings.seed, optim=settings.optim,
-    )  # fmt: skip
+        model=settings.model,
+        sources=sources,
+        average_degree=degree,
+        diverged=progress.diverged,
+        parameters=settings.model.parameters(len(sources)),
+        body_parameters=settings.model.body_parameters(),
+        structures=len(trainer.train),
+        atoms=trainer.train.atoms,
+        epochs=epochs(settings, trainer.train),
+        steps=progress.step,
+        structures_seen=progress.structures_seen,
+        atoms_seen=progress.atoms_seen,
+        edges_seen=progress.edges_seen,
+        flops=settings.model.flops(progress.atoms_seen, progress.edges_seen),
+        seed=settings.seed,
+        optim=settings.optim,
+    )
     with trainer.engine.averaged():
         state = trainer.engine.weights()
         if here.rank == 0:
             run.write("model.safetensors", save({name: tensor.contiguous() for name, tensor in state.items()}))
             run.write("model.json", trained.model_dump_json(indent=1) + "\n")
     values = {
-        "parameters": trained.parameters, "structures": trained.structures, "steps": progress.step,
-        "flops": trained.flops, "train_seconds": progress.seconds, "diverged": progress.diverged,
-    }  # fmt: skip
+        "parameters": trained.parameters,
+        "structures": trained.structures,
+        "steps": progress.step,
+        "flops": trained.flops,
+        "train_seconds": progress.seconds,
+        "diverged": progress.diverged,
+    }
     also = ["metrics.jsonl", *(["diverged.json"] if progress.diverged else [])]
     return stage_run.Outputs(files=["model.safetensors", "model.json"], values=values, also=also)
 

@@ -25,10 +25,6 @@ from gnnscale.train.process_group import reduce_sum
 BETAS = (0.9, 0.95)
 
 
-
-
-
-
 class Engine:
     """A model with its optimiser under DeepSpeed: ZeRO, clipping, gradient reduction, and its state by name."""
 
@@ -125,8 +121,11 @@ class Engine:
         return ("momentum",) if id(p) in self.hidden else ("exp_avg", "exp_avg_sq")
 
     def layout(self) -> Layout:
-        return [(f"{name}|{key}", tuple(getattr(p, "ds_shape", p.shape)))
-                for name, p in self.named.items() for key in self._keys(p)]  # fmt: skip
+        return [
+            (f"{name}|{key}", tuple(getattr(p, "ds_shape", p.shape)))
+            for name, p in self.named.items()
+            for key in self._keys(p)
+        ]
 
     def _keys(self, p: Tensor) -> tuple[str, ...]:
         return ("weight", *self.slots(p), *(("mean",) if self.decay else ()))
@@ -196,5 +195,3 @@ class Engine:
         else:
             for mine, place in self._piece(p, key):
                 mine.copy_(value.view(-1)[place])
-
-

@@ -56,8 +56,16 @@ class Agreed(NamedTuple):
 class Trainer:
     """One run on one rank: the engine, the data, and where it has got to."""
 
-    def __init__(self, run: stage_run.Run, engine: Engine, normalisation: Normalisation, train: loader.Corpus,
-                 validation: loader.Corpus, here: Ranks, progress: Progress):  # fmt: skip
+    def __init__(
+        self,
+        run: stage_run.Run,
+        engine: Engine,
+        normalisation: Normalisation,
+        train: loader.Corpus,
+        validation: loader.Corpus,
+        here: Ranks,
+        progress: Progress,
+    ):
         self.run, self.engine, self.normalisation, self.here = run, engine, normalisation.to(engine.device), here
         self.settings: TrainSettings = run.spec.settings
         self.train, self.validation, self.progress = train, validation, progress
@@ -98,7 +106,9 @@ class Trainer:
             if last or agreed.stop or agreed.save or decaying:
                 self.save(pinned=decaying and not last)
             if agreed.stop and not last:
-                raise stage_run.Stopped(f"checkpoint at step {self.progress.step} of {self.steps}; run it again to go on")
+                raise stage_run.Stopped(
+                    f"checkpoint at step {self.progress.step} of {self.steps}; run it again to go on"
+                )
         return self.progress
 
     def batches(self, first: int) -> Iterator[tuple[np.ndarray, list[Callable]]]:
@@ -168,9 +178,16 @@ class Trainer:
     def record(self, loss: float, parts: np.ndarray, rate: float, gradient: float, validated: float | None) -> None:
         now = self.progress
         line = Metrics(
-            step=now.step, loss=loss, **dict(zip(PARTS, map(float, parts))), rate=rate, gradient=gradient,
-            structures_seen=now.structures_seen, atoms_seen=now.atoms_seen, seconds=now.seconds, validation=validated,
-        )  # fmt: skip
+            step=now.step,
+            loss=loss,
+            **dict(zip(PARTS, map(float, parts))),
+            rate=rate,
+            gradient=gradient,
+            structures_seen=now.structures_seen,
+            atoms_seen=now.atoms_seen,
+            seconds=now.seconds,
+            validation=validated,
+        )
         with open(self.run.directory / "metrics.jsonl", "a") as file:
             file.write(line.model_dump_json() + "\n")
 

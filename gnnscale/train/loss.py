@@ -25,12 +25,9 @@ PENALTIES: dict[str, Callable[..., Tensor]] = {
 }
 
 
-
-
-
-
-def penalties(potential: Callable, normalisation: Normalisation, graphs: AtomGraphs, labels: Properties,
-              optim: OptimSettings) -> Tensor:  # fmt: skip
+def penalties(
+    potential: Callable, normalisation: Normalisation, graphs: AtomGraphs, labels: Properties, optim: OptimSettings
+) -> Tensor:
     """Summed over all labels of a kind: these add up over batches and ranks. A NaN counts for nothing.  # (3,) float64
 
     Energy and virial are compared per atom, in eV/atom / energy scale, so one scale serves both; a stress error thus

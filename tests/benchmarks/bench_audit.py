@@ -48,11 +48,16 @@ def main() -> Table:
             audited([measure.measured("one", path)], AuditSettings())
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
-        rows.append({
-            "kind": name, "structures": count, "structures/s": count / (measuring + judging),
-            "share of fingerprints": describing / (measuring + judging), "share of checks": judging / (measuring + judging),
-            "peak, MB": peak / 1e6,
-        })  # fmt: skip
+        rows.append(
+            {
+                "kind": name,
+                "structures": count,
+                "structures/s": count / (measuring + judging),
+                "share of fingerprints": describing / (measuring + judging),
+                "share of checks": judging / (measuring + judging),
+                "peak, MB": peak / 1e6,
+            }
+        )
     return Table("Audit of converted data, one core (CPU time)", rows)
 
 
@@ -63,7 +68,12 @@ def structure(rng: np.random.Generator, number: int, atoms: int, volume: float |
     cell = np.zeros((3, 3)) if volume is None else np.eye(3) * spacing * side
     forces = rng.normal(size=(atoms, 3))
     return Structure(
-        rng.choice([1, 6, 7, 8], atoms), grid * spacing + rng.normal(size=(atoms, 3)) * 0.05, cell,
-        np.full(3, volume is not None), float(rng.normal()), forces - forces.mean(0), np.full((3, 3), np.nan),
+        rng.choice([1, 6, 7, 8], atoms),
+        grid * spacing + rng.normal(size=(atoms, 3)) * 0.05,
+        cell,
+        np.full(3, volume is not None),
+        float(rng.normal()),
+        forces - forces.mean(0),
+        np.full((3, 3), np.nan),
         f"group {number // 20}",
-    )  # fmt: skip
+    )

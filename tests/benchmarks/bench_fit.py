@@ -33,8 +33,14 @@ def main() -> Table:
         found = optimum(law, at, loss, exponents=exponents)
         fitted, wall = time.process_time(), time.perf_counter()
         resampled(law, at, loss, found, rng.multinomial(len(loss), np.full(len(loss), 1 / len(loss)), RESAMPLES))
-        rows.append({
-            "law": name, "points": whose, "200 starts, CPU s": fitted - start, "at the optimum, %": 100 * found.at_optimum,
-            f"{RESAMPLES} resamples, CPU s": time.process_time() - fitted, "wall s": time.perf_counter() - wall,
-        })  # fmt: skip
+        rows.append(
+            {
+                "law": name,
+                "points": whose,
+                "200 starts, CPU s": fitted - start,
+                "at the optimum, %": 100 * found.at_optimum,
+                f"{RESAMPLES} resamples, CPU s": time.process_time() - fitted,
+                "wall s": time.perf_counter() - wall,
+            }
+        )
     return Table(f"Fits of joint laws to {len(loss)} points: from random starts, and resampled.", rows)

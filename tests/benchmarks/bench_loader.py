@@ -45,20 +45,28 @@ def main() -> Table:
         order = [batch_plan.global_batch(step, STRUCTURES, BATCH, 0) for step in range(STRUCTURES // BATCH)]
         chosen = np.concatenate(order)
         runs: dict[str, Callable[[], object]] = {
-            "LMDB of pickled Data with their edges, DataLoader": lambda: consume(DataLoader(pickled, BATCH, sampler=chosen)),
+            "LMDB of pickled Data with their edges, DataLoader": lambda: consume(
+                DataLoader(pickled, BATCH, sampler=chosen)
+            ),
             "ours, shards mapped": lambda: consume(loader.batch(corpus, part) for part in order),
             "ours, in memory": (lambda held: lambda: consume(loader.batch(held, part) for part in order))(
                 of_all(mapped.open(root / "shards"), "memory")
             ),
             "ours, shards mapped, without edges": lambda: consume(corpus.select(part) for part in order),
-        }  # fmt: skip
+        }
         rows, base = [], None
         for name, timing in in_turn(runs, rounds=5).items():
             per_second = len(chosen) / timing.seconds.median
             base = base or per_second
             kind = "pickles" if "pickled" in name else "ours"
-            rows.append({"what": name, "structures / s": per_second, "to the first": per_second / base,
-                         "bytes / structure": size[kind] / STRUCTURES})  # fmt: skip
+            rows.append(
+                {
+                    "what": name,
+                    "structures / s": per_second,
+                    "to the first": per_second / base,
+                    "bytes / structure": size[kind] / STRUCTURES,
+                }
+            )
         rows += [waiting(corpus, workers) for workers in (0, 1, 2)]
     mean = corpus.atoms / STRUCTURES, corpus.edges / corpus.atoms
     title = (
@@ -70,14 +78,31 @@ def main() -> Table:
 
 def labelled(rng: np.random.Generator, k: int, atoms: Atoms) -> Structure:
     cell = atoms.cell.array if atoms.pbc.any() else np.zeros((3, 3))
-    return Structure(atoms.numbers, atoms.positions, cell, atoms.pbc, 1.0, rng.normal(size=(len(atoms), 3)),
-                     np.full((3, 3), np.nan), f"group {k}")  # fmt: skip
+    return Structure(
+        atoms.numbers,
+        atoms.positions,
+        cell,
+        atoms.pbc,
+        1.0,
+        rng.normal(size=(len(atoms), 3)),
+        np.full((3, 3), np.nan),
+        f"group {k}",
+    )
 
 
 def of_all(there: mapped.Shards, data: loader.Data) -> loader.Corpus:
     row = np.arange(len(there))
-    return loader.Corpus((loader.PLACES[data](there, row),), row, np.zeros(len(row), np.int64), ("all",), (), CUTOFF,
-                         there.natoms, there.nedges, loader.labelled(there, row))  # fmt: skip
+    return loader.Corpus(
+        (loader.PLACES[data](there, row),),
+        row,
+        np.zeros(len(row), np.int64),
+        ("all",),
+        (),
+        CUTOFF,
+        there.natoms,
+        there.nedges,
+        loader.labelled(there, row),
+    )
 
 
 class Pickles(Dataset):
@@ -97,8 +122,15 @@ def of_pickles(path: Path, corpus: loader.Corpus) -> Pickles:
     with lmdb.open(str(path), map_size=1 << 32) as environment, environment.begin(write=True) as writer:
         for k in range(STRUCTURES):
             graphs, labels = loader.batch(corpus, np.array([k]))
-            data = Data(x=graphs.numbers, pos=graphs.positions, cell=graphs.cell, energy=labels.energy, forces=labels.forces,
-                        edge_index=torch.stack([graphs.senders, graphs.receivers]), edge_shifts=graphs.shifts)  # fmt: skip
+            data = Data(
+                x=graphs.numbers,
+                pos=graphs.positions,
+                cell=graphs.cell,
+                energy=labels.energy,
+                forces=labels.forces,
+                edge_index=torch.stack([graphs.senders, graphs.receivers]),
+                edge_shifts=graphs.shifts,
+            )
             writer.put(k.to_bytes(4, "big"), pickle.dumps(data))
     return Pickles(path)
 
@@ -126,5 +158,8 @@ def waiting(corpus: loader.Corpus, workers: int) -> dict:
         (said.energy.sum() + (said.forces - labels.forces).abs().sum()).backward()
         if step:
             waited, worked = waited + ready - began, worked + time.perf_counter() - ready
-    return {"what": f"training step, {workers} thread(s) ahead", "waiting %": 100 * waited / (waited + worked),
-            "ms / step": 1e3 * (waited + worked) / (STEPS - 1)}  # fmt: skip
+    return {
+        "what": f"training step, {workers} thread(s) ahead",
+        "waiting %": 100 * waited / (waited + worked),
+        "ms / step": 1e3 * (waited + worked) / (STEPS - 1),
+    }

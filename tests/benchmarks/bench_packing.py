@@ -29,8 +29,15 @@ def main() -> Table:
                 load = rule(costs[chosen], atoms[chosen], ranks)
                 seconds.append(time.process_time() - began)
                 even.append(load.mean() / load.max())
-            rows.append({"ranks": ranks, "rule": name, "mean / greatest load": float(np.mean(even)),
-                         "worst step": min(even), "ms / step": 1e3 * float(np.median(seconds))})  # fmt: skip
+            rows.append(
+                {
+                    "ranks": ranks,
+                    "rule": name,
+                    "mean / greatest load": float(np.mean(even)),
+                    "worst step": min(even),
+                    "ms / step": 1e3 * float(np.median(seconds)),
+                }
+            )
         rows.append(plan(costs, edges, ranks))
     return Table(f"Equal work: {PER_RANK} structures a rank and step, of four kinds from 2 to 300 atoms", rows)
 
@@ -38,14 +45,24 @@ def main() -> Table:
 def mixture(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Atoms and edges like those of ANI-1x, QM7-X, MPtrj and OC20 in one data set."""
     kind = rng.choice(4, count, p=[0.35, 0.3, 0.2, 0.15])
-    atoms = np.choose(kind, [
-        rng.integers(4, 30, count), rng.integers(6, 24, count),
-        np.clip(rng.lognormal(3.2, 0.7, count), 2, 300).astype(int), rng.integers(30, 200, count),
-    ])  # fmt: skip
-    degree = np.choose(kind, [
-        rng.normal(14, 2, count), rng.normal(14, 2, count),
-        np.clip(rng.normal(45, 15, count), 10, 90), rng.normal(35, 6, count),
-    ])  # fmt: skip
+    atoms = np.choose(
+        kind,
+        [
+            rng.integers(4, 30, count),
+            rng.integers(6, 24, count),
+            np.clip(rng.lognormal(3.2, 0.7, count), 2, 300).astype(int),
+            rng.integers(30, 200, count),
+        ],
+    )
+    degree = np.choose(
+        kind,
+        [
+            rng.normal(14, 2, count),
+            rng.normal(14, 2, count),
+            np.clip(rng.normal(45, 15, count), 10, 90),
+            rng.normal(35, 6, count),
+        ],
+    )
     return atoms, (atoms * np.maximum(degree, 1)).astype(int)
 
 
@@ -85,4 +102,8 @@ def plan(costs: np.ndarray, edges: np.ndarray, ranks: int) -> dict:
         whole = batch_plan.global_batch(step, structures, batch, 0)
         batch_plan.micro_batches(edges[whole], batch_plan.share(costs[whole], ranks), budget, 0)
         seconds.append(time.process_time() - began)
-    return {"ranks": ranks, "rule": "whole plan of a step, with micro-batches", "ms / step": 1e3 * float(np.median(seconds))}
+    return {
+        "ranks": ranks,
+        "rule": "whole plan of a step, with micro-batches",
+        "ms / step": 1e3 * float(np.median(seconds)),
+    }

@@ -14,9 +14,13 @@ from tests.support.training import on_ranks
 
 CONFIG, ATOMS, DEGREE, RANKS, STEPS = EGNNConfig(form="edge", width=768, depth=3), 100, 30, 2, 3
 RUNTIMES = [
-    {"zero_stage": 0}, {"zero_stage": 1}, {"zero_stage": 2}, {"zero_stage": 3},
-    {"zero_stage": 1, "edge_chunk": 512}, {"zero_stage": 1, "activation_checkpointing": True},
-]  # fmt: skip
+    {"zero_stage": 0},
+    {"zero_stage": 1},
+    {"zero_stage": 2},
+    {"zero_stage": 3},
+    {"zero_stage": 1, "edge_chunk": 512},
+    {"zero_stage": 1, "activation_checkpointing": True},
+]
 
 
 def main() -> Table:

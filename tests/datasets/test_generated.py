@@ -26,9 +26,12 @@ def script():
 COUNT = 45  # structures: 3 or more groups of each source
 SOURCES = ("organic", "small", "adsorbate", "oxide", "bulk")
 PERIODICITY = {
-    "organic": [False] * 3, "small": [False] * 3, "bulk": [True] * 3,
-    "adsorbate": [True, True, False], "oxide": [True, True, False],
-}  # fmt: skip
+    "organic": [False] * 3,
+    "small": [False] * 3,
+    "bulk": [True] * 3,
+    "adsorbate": [True, True, False],
+    "oxide": [True, True, False],
+}
 
 
 def make(source: str, count: int, seed: int = 0, **more):

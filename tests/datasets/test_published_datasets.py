@@ -205,7 +205,9 @@ def test_a_limit_of_frames_holds_over_all_files(limit, tmp_path):
     [
         ("s2ef_train_200K/s2ef_train_200K", "s2ef_val_id/s2ef_val_id", "s2ef_val_ood_both/s2ef_val_ood_both"),
         ("s2ef/200K/train", "s2ef/all/val_id", "s2ef/all/val_ood_ads"),
-        tuple(f"s2ef_total_train_val_test_lmdbs/data/oc22/s2ef-total/{name}" for name in ("train", "val_id", "val_ood")),
+        tuple(
+            f"s2ef_total_train_val_test_lmdbs/data/oc22/s2ef-total/{name}" for name in ("train", "val_id", "val_ood")
+        ),
     ],
 )
 def test_a_published_split_is_kept_where_all_of_it_is_there(name, write, folders, tmp_path):
@@ -226,7 +228,9 @@ def test_a_published_split_is_kept_where_all_of_it_is_there(name, write, folders
     assert Counter(s.split for s in read(name, tmp_path, **options)[0])["train"] == 18
     (tmp_path / "other_train").mkdir()
     write(tmp_path / "other_train", layouts.crystals(stress=False))
-    with pytest.raises(BadFile, match=r"there is test, train, validation, told by .*; other_train/.* is in no such folder"):
+    with pytest.raises(
+        BadFile, match=r"there is test, train, validation, told by .*; other_train/.* is in no such folder"
+    ):
         script(name).inputs(script(name).Options(raw=str(tmp_path)))
 
 
@@ -259,8 +263,9 @@ def test_molecules_of_qm9_as_single_files(tmp_path, monkeypatch):
     assert len(alone) == 9 and all(same(one, two) and one.label == two.label for one, two in zip(alone, in_tar))
     units = script("qm9").units(script("qm9").Options(raw=str(tmp_path), limit=6))
     assert [unit.name for unit in units] == [
-        "dsgdb9nsd_000001.xyz to dsgdb9nsd_000004.xyz", "dsgdb9nsd_000005.xyz to dsgdb9nsd_000006.xyz",
-    ]  # fmt: skip
+        "dsgdb9nsd_000001.xyz to dsgdb9nsd_000004.xyz",
+        "dsgdb9nsd_000005.xyz to dsgdb9nsd_000006.xyz",
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------- what is left out

@@ -144,11 +144,13 @@ def test_qm9s_real_molecules_in_its_published_layout(tmp_path):
     template = layouts.molecules(forces=False)[0]
     known = [
         template._replace(
-            numbers=f.numbers, positions=f.columns["pos"], energy=float(f.info["U0"]) * layouts.HARTREE,
+            numbers=f.numbers,
+            positions=f.columns["pos"],
+            energy=float(f.info["U0"]) * layouts.HARTREE,
             forces=np.full_like(f.columns["pos"], np.nan),
         )
         for f in frames
-    ]  # fmt: skip
+    ]
     layouts.qm9(tmp_path, known)
     found, _ = read("qm9", tmp_path, uncharacterized="keep")
     assert len(found) == 100 and all(same(one, two) for one, two in zip(found, known))

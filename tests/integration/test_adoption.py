@@ -97,7 +97,16 @@ def test_a_hundred_jobs(run):
 
 def leave(attempt, code):
     now = int(time.time())
-    said = {"code": code, "rank": None, "host": "", "launcher": code, "job": "1", "hosts": ["n1"], "begin": now, "end": now}
+    said = {
+        "code": code,
+        "rank": None,
+        "host": "",
+        "launcher": code,
+        "job": "1",
+        "hosts": ["n1"],
+        "begin": now,
+        "end": now,
+    }
     files.write(attempt / "exit.json", json.dumps(said))
 
 

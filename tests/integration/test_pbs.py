@@ -84,11 +84,16 @@ def test_deleted_by_somebody_else(begin, pbs, preemptible, kind):
 
 def test_the_end_of_the_walltime(begin, pbs):
     """PBS says nothing before it, so the job's script keeps the time: here it has 80 s, start and all, for 90,000 steps."""
-    half = {"queues": {"default": QUEUES["default"] | {"max_walltime": "00:30:00"}},
-            "serial": {"queue": "default", "walltime": "00:30:00"}}  # fmt: skip
+    half = {
+        "queues": {"default": QUEUES["default"] | {"max_walltime": "00:30:00"}},
+        "serial": {"queue": "default", "walltime": "00:30:00"},
+    }
     run = begin(study(30000), scheduler={"signal_seconds": 1720}, **half)
-    later = run.wait(lambda: [p for p in run.root.glob("train/*/attempts/[2-9]/stdout") if "going on from step" in p.read_text()],
-                     "another job to go on", 500)  # fmt: skip
+    later = run.wait(
+        lambda: [p for p in run.root.glob("train/*/attempts/[2-9]/stdout") if "going on from step" in p.read_text()],
+        "another job to go on",
+        500,
+    )
     assert later and {e["kind"] for e in run.events("ended")} == {"stopped"}
 
 

@@ -88,13 +88,17 @@ def test_one_rank_told_to_stop_stops_all_and_nothing_is_lost(converted, tmp_path
 
 def test_ranks_with_different_specs_are_refused(converted, tmp_path):
     one, other = (prepare(tmp_path, converted, name, seed=seed) for name, seed in (("one", 0), ("other", 1)))
-    ranks = started(2, "-c", f"""
+    ranks = started(
+        2,
+        "-c",
+        f"""
 import os, sys
 from gnnscale.job import stage_process
 from gnnscale.stages.train import main
 sys.argv = ["train", [{str(one)!r}, {str(other)!r}][int(os.environ["RANK"])]]
 stage_process.run(main)
-""")  # fmt: skip
+""",
+    )
     for code, said in finished(ranks):
         assert code == 64, said
         assert "rank 1" in said and "another spec.json (train/other) than rank 0" in said and "Traceback" not in said

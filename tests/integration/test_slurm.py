@@ -52,7 +52,9 @@ def test_every_stage_is_done_and_each_training_was_one_job(finished):
         assert "#SBATCH --nodes=2" in script and "srun" in script and script.count("#SBATCH --job-name=") == 1
         assert "gnnscale.machine.node_check" in script, "on several nodes these are looked at first"
     kinds = sorted(tuple(id.split("/")[0] for id in job["stages"]) for job in jobs)
-    assert kinds == [("audit",), ("convert", "convert"), ("memory_levers",), *[("train", "evaluate")] * 4], "no second wait in the queue"
+    assert kinds == [("audit",), ("convert", "convert"), ("memory_levers",), *[("train", "evaluate")] * 4], (
+        "no second wait in the queue"
+    )
     assert len({job["name"] for job in jobs}) == len(jobs) == len(finished.submitted())
 
 

@@ -224,8 +224,13 @@ def test_a_run_directory_of_another_version_is_left_alone(finished, tmp_path):
 
 def in_namespace(script, **env):
     """A shell that may mount, in a namespace of its own."""
-    return subprocess.run(["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script], capture_output=True,
-                          text=True, timeout=900, env=os.environ | env)  # fmt: skip
+    return subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env=os.environ | env,
+    )
 
 
 def may_mount():

@@ -189,12 +189,24 @@ class Run:
         return [*RUN, *words, "--site", site or self.cluster.kind, "--study", str(self.study), "--root", str(self.root)]
 
     def call(self, *words: str, site: str = "", timeout: float = 300) -> subprocess.CompletedProcess:
-        return subprocess.run(self.command(*words, site=site), capture_output=True, text=True, timeout=timeout,
-                              env=self.env, cwd=self.root.parent)  # fmt: skip
+        return subprocess.run(
+            self.command(*words, site=site),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=self.env,
+            cwd=self.root.parent,
+        )
 
     def start(self, *words: str, **env: str) -> subprocess.Popen:
-        self.driver = subprocess.Popen(self.command("run", *words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                       text=True, env=self.env | env, cwd=self.root.parent)  # fmt: skip
+        self.driver = subprocess.Popen(
+            self.command("run", *words),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=self.env | env,
+            cwd=self.root.parent,
+        )
         return self.driver
 
     def end(self, code: int = 0, seconds: float = 900) -> str:

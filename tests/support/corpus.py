@@ -19,8 +19,9 @@ ENV = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 TINY = TrainSettings(
     model={"kind": "egnn", "width": 8, "depth": 2, "cutoff": 4.0},
-    structures=40, optim=OptimSettings(epochs=4, batch=8, warmup=2),
-)  # fmt: skip
+    structures=40,
+    optim=OptimSettings(epochs=4, batch=8, warmup=2),
+)
 
 
 def directory(root: Path, id: str, settings: Settings, needs: dict[str, Path] | None = None, **runtime: object) -> Path:
@@ -50,9 +51,12 @@ def convert(root: Path) -> dict[str, Path]:
     needs = {}
     for name in ("bulk", "organic"):
         settings = ConvertSettings(
-            dataset="generated", name=name, options={"source": name, "structures": 48},
-            split=Split(validation=0.15, test=0.2), cutoff=4.0,
-        )  # fmt: skip
+            dataset="generated",
+            name=name,
+            options={"source": name, "structures": 48},
+            split=Split(validation=0.15, test=0.2),
+            cutoff=4.0,
+        )
         made = directory(root, f"convert/{name}", settings)
         done = execute(made)
         assert done.returncode == 0, done.stderr

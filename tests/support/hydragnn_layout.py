@@ -65,7 +65,9 @@ def write(path: Path, splits: Mapping[str, Sequence[Graph]]) -> None:
                     "/variable_offset": offsets,
                 }
                 for suffix, array in parts.items():
-                    stream.write(f"{label}/{key}{suffix}", array, list(array.shape), [0] * array.ndim, list(array.shape))
+                    stream.write(
+                        f"{label}/{key}{suffix}", array, list(array.shape), [0] * array.ndim, list(array.shape)
+                    )
                 stream.write_attribute(f"{label}/{key}/variable_dim", np.array(along))
         stream.write_attribute("total_ndata", np.array(sum(map(len, splits.values()))))
         stream.write_attribute("dataset_name", "made for a test")

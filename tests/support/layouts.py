@@ -44,12 +44,16 @@ def molecules(forces: bool = True, seed: int = 0) -> list[Structure]:
         for _ in range(3):
             made.append(
                 Structure(
-                    numbers=np.array(numbers), positions=rng.normal(size=(len(numbers), 3)) * 2,
-                    cell=np.zeros((3, 3)), pbc=np.zeros(3, bool), energy=total + rng.normal(),
+                    numbers=np.array(numbers),
+                    positions=rng.normal(size=(len(numbers), 3)) * 2,
+                    cell=np.zeros((3, 3)),
+                    pbc=np.zeros(3, bool),
+                    energy=total + rng.normal(),
                     forces=rng.normal(size=(len(numbers), 3)) if forces else np.full((len(numbers), 3), NAN),
-                    stress=np.full((3, 3), NAN), group="",
+                    stress=np.full((3, 3), NAN),
+                    group="",
                 )
-            )  # fmt: skip
+            )
     return made
 
 
@@ -64,11 +68,16 @@ def crystals(stress: bool = True, seed: int = 0) -> list[Structure]:
             tension = rng.normal(size=(3, 3)) * 0.01
             made.append(
                 Structure(
-                    numbers=np.array(numbers), positions=rng.random((len(numbers), 3)) @ cell, cell=cell,
-                    pbc=np.ones(3, bool), energy=total + rng.normal() * 0.1, forces=rng.normal(size=(len(numbers), 3)),
-                    stress=(tension + tension.T) / 2 if stress else np.full((3, 3), NAN), group="",
+                    numbers=np.array(numbers),
+                    positions=rng.random((len(numbers), 3)) @ cell,
+                    cell=cell,
+                    pbc=np.ones(3, bool),
+                    energy=total + rng.normal() * 0.1,
+                    forces=rng.normal(size=(len(numbers), 3)),
+                    stress=(tension + tension.T) / 2 if stress else np.full((3, 3), NAN),
+                    group="",
                 )
-            )  # fmt: skip
+            )
     return made
 
 
@@ -122,10 +131,15 @@ def qm7x(path: Path, known: list[Structure]) -> Path:
 def pymatgen(s: Structure, forces: bool = False) -> dict:
     fractional = s.positions @ np.linalg.inv(s.cell)
     sites = [
-        {"species": [{"element": symbol, "occu": 1}], "abc": abc.tolist(), "xyz": xyz.tolist(), "label": symbol,
-         "properties": {"forces": force.tolist(), "magmom": 0.0} if forces else {}}
+        {
+            "species": [{"element": symbol, "occu": 1}],
+            "abc": abc.tolist(),
+            "xyz": xyz.tolist(),
+            "label": symbol,
+            "properties": {"forces": force.tolist(), "magmom": 0.0} if forces else {},
+        }
         for symbol, abc, xyz, force in zip(symbols(s), fractional, s.positions, s.forces)
-    ]  # fmt: skip
+    ]
     return {"@class": "Structure", "charge": 0.0, "lattice": {"matrix": s.cell.tolist()}, "sites": sites}
 
 
@@ -133,24 +147,40 @@ def mptrj(path: Path, known: list[Structure]) -> Path:
     content = {
         f"mp-{k}": {
             f"mp-{k}-0-{step}": {
-                "structure": pymatgen(s), "uncorrected_total_energy": s.energy,
-                "corrected_total_energy": s.energy - 3.0, "energy_per_atom": (s.energy - 3.0) / len(s.numbers),
-                "force": s.forces.tolist(), "stress": (-s.stress / KBAR).tolist(), "magmom": None, "mp_id": f"mp-{k}",
+                "structure": pymatgen(s),
+                "uncorrected_total_energy": s.energy,
+                "corrected_total_energy": s.energy - 3.0,
+                "energy_per_atom": (s.energy - 3.0) / len(s.numbers),
+                "force": s.forces.tolist(),
+                "stress": (-s.stress / KBAR).tolist(),
+                "magmom": None,
+                "mp_id": f"mp-{k}",
             }
             for step, s in enumerate(some)
         }
         for k, some in enumerate(triples(known))
-    }  # fmt: skip
+    }
     (path / "MPtrj_2022.9_full.json").write_text(json.dumps(content))
     return path / "MPtrj_2022.9_full.json"
 
 
 def alexandria(path: Path, known: list[Structure]) -> Path:
     content = {
-        f"agm{k}": [{"steps": [{"structure": pymatgen(s), "energy": s.energy, "forces": s.forces.tolist(),
-                                "stress": (-s.stress / KBAR).tolist()} for s in some]}]
+        f"agm{k}": [
+            {
+                "steps": [
+                    {
+                        "structure": pymatgen(s),
+                        "energy": s.energy,
+                        "forces": s.forces.tolist(),
+                        "stress": (-s.stress / KBAR).tolist(),
+                    }
+                    for s in some
+                ]
+            }
+        ]
         for k, some in enumerate(triples(known))
-    }  # fmt: skip
+    }
     with bz2.open(path / "alexandria_000.json.bz2", "wt") as file:
         json.dump(content, file)
     return path / "alexandria_000.json.bz2"
@@ -158,10 +188,13 @@ def alexandria(path: Path, known: list[Structure]) -> Path:
 
 def alexandria_relaxed(path: Path, known: list[Structure]) -> Path:
     content = [
-        {"structure": pymatgen(s, forces=True), "energy": s.energy,
-         "data": {"mat_id": f"agm{k}", "energy_total": s.energy, "stress": np.eye(3).tolist()}}
+        {
+            "structure": pymatgen(s, forces=True),
+            "energy": s.energy,
+            "data": {"mat_id": f"agm{k}", "energy_total": s.energy, "stress": np.eye(3).tolist()},
+        }
         for k, s in enumerate(known)
-    ]  # fmt: skip
+    ]
     with bz2.open(path / "alexandria_000.json.bz2", "wt") as file:
         json.dump({"entries": content}, file)
     return path / "alexandria_000.json.bz2"
@@ -228,10 +261,12 @@ def deepmd(path: Path, known: list[Structure]) -> Path:
         for name, part in (("set.000", some[:2]), ("set.001", some[2:])):
             (system / name).mkdir()
             save = {
-                "coord": [s.positions.ravel() for s in part], "box": [s.cell.ravel() for s in part],
-                "energy": [s.energy for s in part], "force": [s.forces.ravel() for s in part],
+                "coord": [s.positions.ravel() for s in part],
+                "box": [s.cell.ravel() for s in part],
+                "energy": [s.energy for s in part],
+                "force": [s.forces.ravel() for s in part],
                 "virial": [-s.stress.ravel() * np.linalg.det(s.cell) for s in part],
-            }  # fmt: skip
+            }
             for key, values in save.items():
                 np.save(system / name / f"{key}.npy", np.array(values))
     return path / "system1" / "set.000" / "coord.npy"
@@ -264,10 +299,16 @@ def pickled(attributes: dict[str, Any], version: int = 2) -> bytes:
 def graph(k: int, s: Structure) -> dict[str, Any]:
     """Of double precision, for an exact comparison; the published ones are single."""
     return {
-        "y": s.energy, "pos": torch.tensor(s.positions), "cell": torch.tensor(s.cell.T.copy()).T[None],  # strided
-        "atomic_numbers": torch.tensor(s.numbers, dtype=torch.float32), "natoms": len(s.numbers),
-        "force": torch.tensor(s.forces), "tags": torch.zeros(len(s.numbers)), "sid": k // 3, "fid": k % 3,
-    }  # fmt: skip
+        "y": s.energy,
+        "pos": torch.tensor(s.positions),
+        "cell": torch.tensor(s.cell.T.copy()).T[None],  # strided
+        "atomic_numbers": torch.tensor(s.numbers, dtype=torch.float32),
+        "natoms": len(s.numbers),
+        "force": torch.tensor(s.forces),
+        "tags": torch.zeros(len(s.numbers)),
+        "sid": k // 3,
+        "fid": k % 3,
+    }
 
 
 def oc22(path: Path, known: list[Structure]) -> Path:
@@ -279,8 +320,15 @@ def ase_row(s: Structure, data: dict) -> bytes:
     def array(values: np.ndarray) -> dict:
         return {"__ndarray__": [list(values.shape), str(values.dtype), values.ravel().tolist()]}
 
-    row = {"numbers": array(s.numbers), "positions": array(s.positions), "cell": array(s.cell), "pbc": array(s.pbc),
-           "energy": float(s.energy), "forces": array(s.forces), "data": data}  # fmt: skip
+    row = {
+        "numbers": array(s.numbers),
+        "positions": array(s.positions),
+        "cell": array(s.cell),
+        "pbc": array(s.pbc),
+        "energy": float(s.energy),
+        "forces": array(s.forces),
+        "data": data,
+    }
     if np.isfinite(s.stress).all():
         row["stress"] = array(s.stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]])  # xx yy zz yz xz xy
     return zlib.compress(orjson.dumps(row))

@@ -25,9 +25,14 @@ HOME = Path(os.environ["PBS_HOME"])
 SERVER = "standin"
 UNKNOWN_JOB, FINISHED, UNKNOWN_QUEUE, BAD_ACCOUNT, LIMITS, UNKNOWN_RESOURCE = 153, 35, 170, 30, 188, 187
 CONF = {
-    "nodes": 3, "ncpus": 8, "kill_delay": 30, "account": None, "filesystems": [],
-    "queues": {"workq": {"nodes": [1, 3], "walltime": "02:00:00"}}, "bugs": [],
-}  # fmt: skip
+    "nodes": 3,
+    "ncpus": 8,
+    "kill_delay": 30,
+    "account": None,
+    "filesystems": [],
+    "queues": {"workq": {"nodes": [1, 3], "walltime": "02:00:00"}},
+    "bugs": [],
+}
 RESOURCES = {"walltime", "select", "place", "filesystems", "mem"}
 CHUNK = {"ncpus", "mpiprocs", "ngpus", "mem", "system", "host"}
 
@@ -96,15 +101,33 @@ def qsub(words: list[str]) -> None:
     with locked():
         number = max([first_number(), *(int(each.stem) for each in (HOME / "jobs").glob("*.json"))]) + 1
         id = f"{number}.{SERVER}"
-        store({
-            "id": id, "name": options.get("-N", script.name), "state": "Q", "queue": options.get("-q", "workq"),
-            "account": options.get("-A"), "chunks": chunks, "walltime": resources.get("walltime", "01:00:00"),
-            "resources": resources, "script": script.read_text(), "cwd": os.getcwd(), "env": dict(os.environ),
-            "out": options.get("-o"), "err": options.get("-e"), "join": options.get("-j"), "ctime": time.time(),
-        })  # fmt: skip
+        store(
+            {
+                "id": id,
+                "name": options.get("-N", script.name),
+                "state": "Q",
+                "queue": options.get("-q", "workq"),
+                "account": options.get("-A"),
+                "chunks": chunks,
+                "walltime": resources.get("walltime", "01:00:00"),
+                "resources": resources,
+                "script": script.read_text(),
+                "cwd": os.getcwd(),
+                "env": dict(os.environ),
+                "out": options.get("-o"),
+                "err": options.get("-e"),
+                "join": options.get("-j"),
+                "ctime": time.time(),
+            }
+        )
     command = [sys.executable, __file__, "mom", id]
-    subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                     stderr=open(HOME / "mom.log", "a"))  # fmt: skip
+    subprocess.Popen(
+        command,
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=open(HOME / "mom.log", "a"),
+    )
     print(id)
 
 
@@ -166,14 +189,25 @@ def mom(id: str) -> None:
     (folder / "nodefile").write_text("".join(f"{host}\n" * job["chunks"]["mpiprocs"] for host in job["hosts"]))
     keep = ("PATH", "HOME", "LANG", "SHELL", "USER", "LOGNAME", "PBS_HOME", "TMPDIR")
     env = {name: job["env"][name] for name in keep if name in job["env"]} | {
-        "PBS_JOBID": id, "PBS_NODEFILE": str(folder / "nodefile"), "PBS_O_WORKDIR": job["cwd"], "PBS_JOBNAME": job["name"],
-        "PBS_QUEUE": job["queue"], "PBS_ENVIRONMENT": "PBS_BATCH", "NCPUS": str(job["chunks"]["ncpus"]),
-    }  # fmt: skip
+        "PBS_JOBID": id,
+        "PBS_NODEFILE": str(folder / "nodefile"),
+        "PBS_O_WORKDIR": job["cwd"],
+        "PBS_JOBNAME": job["name"],
+        "PBS_QUEUE": job["queue"],
+        "PBS_ENVIRONMENT": "PBS_BATCH",
+        "NCPUS": str(job["chunks"]["ncpus"]),
+    }
     out, err = folder / "out", folder / "err"
     with open(out, "w") as stdout, open(err, "w") as stderr:
         joined = job["join"] in ("oe", "eo")
-        process = subprocess.Popen(["bash", str(folder / "script")], cwd=env.get("HOME", "/"), env=env, stdout=stdout,
-                                   stderr=subprocess.STDOUT if joined else stderr, start_new_session=True)  # fmt: skip
+        process = subprocess.Popen(
+            ["bash", str(folder / "script")],
+            cwd=env.get("HOME", "/"),
+            env=env,
+            stdout=stdout,
+            stderr=subprocess.STDOUT if joined else stderr,
+            start_new_session=True,
+        )
     with locked():
         store(load(id) | {"process": process.pid})
     end, late = time.monotonic() + seconds(job["walltime"]), False
@@ -224,16 +258,26 @@ def qsig(words: list[str]) -> None:
 
 # ---------------------------------------------------------------------------------------------------- what is told
 def attributes(job: dict) -> dict:
-    when = {name: time.strftime("%a %b %d %H:%M:%S %Y", time.localtime(job[key]))
-            for name, key in (("ctime", "ctime"), ("stime", "stime")) if key in job}  # fmt: skip
-    said = {"Job_Name": job["name"], "Job_Owner": f"{getpass.getuser()}@{SERVER}", "job_state": job["state"],
-            "queue": job["queue"], "server": SERVER, **when}  # fmt: skip
+    when = {
+        name: time.strftime("%a %b %d %H:%M:%S %Y", time.localtime(job[key]))
+        for name, key in (("ctime", "ctime"), ("stime", "stime"))
+        if key in job
+    }
+    said = {
+        "Job_Name": job["name"],
+        "Job_Owner": f"{getpass.getuser()}@{SERVER}",
+        "job_state": job["state"],
+        "queue": job["queue"],
+        "server": SERVER,
+        **when,
+    }
     if "hosts" in job:
         said["exec_host"] = "+".join(f"{host}/0*{job['chunks']['ncpus']}" for host in job["hosts"])
     if "status" in job:
         said["Exit_status"] = job["status"]
         said["comment"] = f"Job run at {when.get('stime')} on ({said['exec_host']}) and " + (
-            "exceeded limit" if job["status"] == -29 else "finished" if job["status"] == 0 else "failed")  # fmt: skip
+            "exceeded limit" if job["status"] == -29 else "finished" if job["status"] == 0 else "failed"
+        )
     said["Resource_List"] = job["resources"] | {"nodect": job["chunks"]["count"]}
     said["Variable_List"] = {name: job["env"][name] for name in ("HOME", "PATH") if name in job["env"]}
     return said
@@ -245,9 +289,13 @@ def queues() -> dict:
     for name, said in conf()["queues"].items():
         low, high = said["nodes"]
         found[name] = {
-            "queue_type": "Execution", "total_jobs": 0, "enabled": "True", "started": "True",
-            "resources_max": {"nodect": high, "walltime": said["walltime"]}, "resources_min": {"nodect": low},
-        }  # fmt: skip
+            "queue_type": "Execution",
+            "total_jobs": 0,
+            "enabled": "True",
+            "started": "True",
+            "resources_max": {"nodect": high, "walltime": said["walltime"]},
+            "resources_min": {"nodect": low},
+        }
     return {"timestamp": int(time.time()), "pbs_version": "23.06.06", "pbs_server": SERVER, "Queue": found}
 
 
@@ -272,8 +320,11 @@ def qstat(words: list[str]) -> None:
     if "first-only" in conf()["bugs"]:
         found = dict(list(found.items())[:1])
     if as_json:
-        text = json.dumps({"timestamp": int(time.time()), "pbs_version": "23.06.06", "pbs_server": SERVER}
-                          | ({"Jobs": found} if found else {}), indent=4)  # fmt: skip
+        text = json.dumps(
+            {"timestamp": int(time.time()), "pbs_version": "23.06.06", "pbs_server": SERVER}
+            | ({"Jobs": found} if found else {}),
+            indent=4,
+        )
         print(text.replace('"PATH":', '"PROMPT":"\\e[0m", "PATH":') if "bad-json" in conf()["bugs"] else text)
     else:
         for id, said in found.items():
@@ -335,8 +386,15 @@ def mpiexec(words: list[str]) -> None:
     sys.exit(code if code >= 0 else 128 - code)
 
 
-VERBS = {"qsub": qsub, "qstat": qstat, "qselect": qselect, "qdel": qdel, "qsig": qsig, "mpiexec": mpiexec,
-         "mom": lambda words: mom(words[0])}  # fmt: skip
+VERBS = {
+    "qsub": qsub,
+    "qstat": qstat,
+    "qselect": qselect,
+    "qdel": qdel,
+    "qsig": qsig,
+    "mpiexec": mpiexec,
+    "mom": lambda words: mom(words[0]),
+}
 
 if __name__ == "__main__":
     (HOME / "jobs").mkdir(parents=True, exist_ok=True)

@@ -47,8 +47,9 @@ def random_graph(atoms: int, degree: int) -> tuple[AtomGraphs, Properties]:
     return graphs, Properties(torch.zeros(1, dtype=torch.float64), forces, torch.full((1, 3, 3), torch.nan))
 
 
-def step_of(config: EGNNConfig, atoms: int, degree: int, optim: OptimSettings, runtime: Runtime,
-            plain: bool = False) -> Callable[[], None]:  # fmt: skip
+def step_of(
+    config: EGNNConfig, atoms: int, degree: int, optim: OptimSettings, runtime: Runtime, plain: bool = False
+) -> Callable[[], None]:
     """`plain`: the paper's network with its layers in the way of HydraGNN, but for the first, which is small."""
     torch.manual_seed(0)
     model = build(config, 1, degree, runtime.edge_chunk)
@@ -73,8 +74,15 @@ def status(field: str) -> int:
     return 1024 * int(next(line for line in lines if line.startswith(field + ":")).split()[1])
 
 
-def measure(config: EGNNConfig, atoms: int, degree: int, optim: OptimSettings, runtime: Runtime,
-            steps: int = 1, plain: bool = False) -> dict[str, float]:  # fmt: skip
+def measure(
+    config: EGNNConfig,
+    atoms: int,
+    degree: int,
+    optim: OptimSettings,
+    runtime: Runtime,
+    steps: int = 1,
+    plain: bool = False,
+) -> dict[str, float]:
     """Resident bytes between steps and at their peak, above those of a tiny training; seconds of a step."""
     process_group.join(runtime.threads)
     tiny = step_of(config.model_copy(update={"width": 8}), 16, degree, optim, runtime)
@@ -95,8 +103,15 @@ def measure(config: EGNNConfig, atoms: int, degree: int, optim: OptimSettings, r
 
 if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
-    found = measure(EGNNConfig(**asked["config"]), asked["atoms"], asked["degree"], OptimSettings(**asked["optim"]),
-                    Runtime(**asked["runtime"]), asked.get("steps", 1), asked.get("plain", False))  # fmt: skip
+    found = measure(
+        EGNNConfig(**asked["config"]),
+        asked["atoms"],
+        asked["degree"],
+        OptimSettings(**asked["optim"]),
+        Runtime(**asked["runtime"]),
+        asked.get("steps", 1),
+        asked.get("plain", False),
+    )
     print(json.dumps(found | {"rank": int(os.environ["RANK"])}), flush=True)
     os._exit(0)  # as gnnscale/job/stage_process.py does, and for its reason
     os._exit(0)  # as gnnscale/job/stage_process.py does, and for its reason

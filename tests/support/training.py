@@ -35,8 +35,9 @@ os._exit(0)  # as gnnscale/job/stage_process.py does, and for its reason
 def settings(optim: dict | None = None, model: dict | None = None, **other: object):
     """TINY with changes, validated."""
     changed = TINY.model_dump() | other
-    return type(TINY).model_validate(changed | {"optim": changed["optim"] | (optim or {}),
-                                                "model": changed["model"] | (model or {})})  # fmt: skip
+    return type(TINY).model_validate(
+        changed | {"optim": changed["optim"] | (optim or {}), "model": changed["model"] | (model or {})}
+    )
 
 
 def prepare(
@@ -79,10 +80,16 @@ def started(ranks: int, *command: str) -> list[subprocess.Popen]:
         port = str(free.getsockname()[1])
     common = os.environ | ENV | {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return [
-        subprocess.Popen([sys.executable, *command], env=common | {"RANK": str(r), "LOCAL_RANK": str(r)}, text=True,
-                         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        subprocess.Popen(
+            [sys.executable, *command],
+            env=common | {"RANK": str(r), "LOCAL_RANK": str(r)},
+            text=True,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         for r in range(ranks)
-    ]  # fmt: skip
+    ]
 
 
 def finished(processes: list[subprocess.Popen], timeout: float = 400) -> list[tuple[int, str]]:

@@ -105,7 +105,9 @@ class Range(NamedTuple):
 def basis(root: Path, target: str, site: SiteConfig, name: str) -> Basis:
     """Read from the files at the top of a run directory; what they do not determine is refused in words."""
     if not (root / "fit.json").exists():
-        raise Problem(f"{root}: no fit.json, so there is no law yet", "`run` the study first; `status` shows how far it is")
+        raise Problem(
+            f"{root}: no fit.json, so there is no law yet", "`run` the study first; `status` shows how far it is"
+        )
     try:
         fit = files.read_model(root / "fit.json", Fit)
         with open(root / "points.csv", newline="") as file:
@@ -132,10 +134,19 @@ def basis(root: Path, target: str, site: SiteConfig, name: str) -> Basis:
     settings = settings_of(root, asked, largest)
     laws = [as_law(entry.law, dict(zip(list(entry.estimates), row))) for row in entry.replicas]
     return Basis(
-        entry, fit.confidence, as_law(entry.law, {name: e.value for name, e in entry.estimates.items()}), laws, points, settings,
-        len(asked.data), largest.epochs, largest.atoms / largest.structures, neighbours(settings.model, largest), site,
+        entry,
+        fit.confidence,
+        as_law(entry.law, {name: e.value for name, e in entry.estimates.items()}),
+        laws,
+        points,
+        settings,
+        len(asked.data),
+        largest.epochs,
+        largest.atoms / largest.structures,
+        neighbours(settings.model, largest),
+        site,
         speed(root, site, name, settings.optim.precision, points),
-    )  # fmt: skip
+    )
 
 
 def settings_of(root: Path, asked: study.Study, point: Point) -> TrainSettings:
@@ -210,7 +221,9 @@ def ladders(known: Basis) -> list[Ladder]:
     allowed = ranks_of(known)
     for ranks in allowed:
         fit = bisect_left(models, True, key=lambda model: bool(levers(model, ranks, known).refusal))
-        rungs = [Rung(model, model.body_parameters(), seconds(model, MANY, ranks, known) / MANY) for model in models[:fit]]
+        rungs = [
+            Rung(model, model.body_parameters(), seconds(model, MANY, ranks, known) / MANY) for model in models[:fit]
+        ]
         if rungs:
             end = "looked at" if fit == len(models) else "that fits into memory"
             longest = math.inf if ranks == allowed[-1] else 0.99 * known.site.train.hours  # steps are whole
@@ -291,16 +304,34 @@ def advice(root: Path, site: SiteConfig, name: str, hours: float, target: str, m
     twice = {what: 1 - law.loss(n * k, d * m) / loss for what, k, m in (("parameters", 2, 1), ("data", 1, 2))}
     twice["hours"] = 1 - chosen(made, 2 * hours, most, known)[0].loss / loss
     return {
-        "formula": known.entry.formula, "target": target, "log_rms": known.entry.log_rms, "confidence": confidence,
-        "gpu_hours": hours, "flops": spent, "flops_per_second": known.speed.flops, "speed": known.speed.origin,
+        "formula": known.entry.formula,
+        "target": target,
+        "log_rms": known.entry.log_rms,
+        "confidence": confidence,
+        "gpu_hours": hours,
+        "flops": spent,
+        "flops_per_second": known.speed.flops,
+        "speed": known.speed.origin,
         "fixed": 1 - spent / known.speed.flops / ranks / time,
-        "model": model.label, "depth": model.depth, "width": model.width, "end": ends.get(n, ""),
-        "parameters": sizes._asdict(), "structures": data._asdict(),
-        "epochs": known.epochs, "atoms": d * known.atoms, "atoms_seen": d * known.atoms * known.epochs,
+        "model": model.label,
+        "depth": model.depth,
+        "width": model.width,
+        "end": ends.get(n, ""),
+        "parameters": sizes._asdict(),
+        "structures": data._asdict(),
+        "epochs": known.epochs,
+        "atoms": d * known.atoms,
+        "atoms_seen": d * known.atoms * known.epochs,
         "loss": ranged(loss, [each.loss(n, d) for each in known.replicas], confidence)._asdict(),  # of this training
-        "floor": law.e, "of_model": law.a / n**law.alpha, "of_data": law.b / d**law.beta,
-        "nodes": ranks // site.ranks_per_node if site.batch else 1, "ranks": ranks, "hours": time / 3600,
-        "limited": limited, "memory": fits.said, "twice": twice,
+        "floor": law.e,
+        "of_model": law.a / n**law.alpha,
+        "of_data": law.b / d**law.beta,
+        "nodes": ranks // site.ranks_per_node if site.batch else 1,
+        "ranks": ranks,
+        "hours": time / 3600,
+        "limited": limited,
+        "memory": fits.said,
+        "twice": twice,
         "beyond": {
             "parameters": n / max(p.body_parameters for p in known.points),
             "structures": d / max(p.structures for p in known.points),
@@ -308,11 +339,7 @@ def advice(root: Path, site: SiteConfig, name: str, hours: float, target: str, m
         },
         "next_hours": hours_for(FAR * largest, made, hours, most, known) if spent > FAR * largest else None,
         "runs": len(known.points),
-    }  # fmt: skip
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------ in words
-
-
-
-

@@ -77,8 +77,10 @@ def drive(asked: Asked, holder: lease.Lease) -> int:
     """Do what is not done, show it, and say at the end what came of it."""
     planned = done.plan(asked.stages, asked.root)
     left = [p for p in planned.values() if p.state != "done" and p.stage.id in asked.wanted]
-    print(f"{asked.study.title}: {len(asked.wanted)} stages, {len(asked.wanted) - len(left)} done, {len(left)} to do"
-          + (f", about {output.duration(done.wall_seconds(planned, asked.site))}" if left else ""))  # fmt: skip
+    print(
+        f"{asked.study.title}: {len(asked.wanted)} stages, {len(asked.wanted) - len(left)} done, {len(left)} to do"
+        + (f", about {output.duration(done.wall_seconds(planned, asked.site))}" if left else "")
+    )
     print(f"results: {asked.root}", flush=True)
     output.warn(planned, asked.site, asked.root)
     status.write_plan(asked.root, asked.study_name, asked.site_name, asked.stages)
@@ -97,8 +99,10 @@ def drive(asked: Asked, holder: lease.Lease) -> int:
         print(f"new here; whether all is as it should be: {asked.command('doctor')}", flush=True)
     stale = [job for job in journal.unfinished(asked.root) if job.stale({s.folder for s in asked.stages.values()})]
     if stale:
-        print(f"{len(stale)} job(s) of stages that the study has no more may be in the queue; to end them: "
-              f"{asked.command('cancel')} --stale")  # fmt: skip
+        print(
+            f"{len(stale)} job(s) of stages that the study has no more may be in the queue; to end them: "
+            f"{asked.command('cancel')} --stale"
+        )
     requests = queueing.schedule([p.stage for p in left], asked.site)
     queueing.check_budget(requests, asked.site, asked.max_node_hours)
     from workflow.execute.dag import Dag  # Parsl takes half a second to import
@@ -240,19 +244,29 @@ def do_doctor(arguments: argparse.Namespace) -> int:
     if not arguments.json:
         print(f"{name}: {site.title}")
     first = [its_study(arguments)] if hasattr(arguments, "study") else []
-    asked = examine.examine(diagnosis.Where(name, settings, site), named_root(arguments), not arguments.no_job,
-                           arguments.queue, 60 * arguments.wait, say)  # fmt: skip
+    asked = examine.examine(
+        diagnosis.Where(name, settings, site),
+        named_root(arguments),
+        not arguments.no_job,
+        arguments.queue,
+        60 * arguments.wait,
+        say,
+    )
     try:
         for each in itertools.chain(first, asked):
             say("")
             found.append(each)
             if not arguments.json:
-                print(findings_output.text(each, live_table.coloured(sys.stdout), findings_output.width(site)), flush=True)
+                print(
+                    findings_output.text(each, live_table.coloured(sys.stdout), findings_output.width(site)), flush=True
+                )
     except KeyboardInterrupt:
         say("")
         print("stopped; its job was cancelled, if it had one", file=sys.stderr)
         return CTRL_C
-    print(json.dumps(findings_output.as_json(name, found), indent=1) if arguments.json else findings_output.summary(found))
+    print(
+        json.dumps(findings_output.as_json(name, found), indent=1) if arguments.json else findings_output.summary(found)
+    )
     return SOME_FAILED if any(each.state == "bad" for each in found) else OK
 
 
@@ -279,7 +293,9 @@ def do_image(arguments: argparse.Namespace) -> int:
 
     site = site_files.load(getattr(arguments, "site", "local"), [*settings_of(arguments), "container.use=true"])
     if not find.is_file(site):
-        raise Problem(f"{site.container.runtime} keeps its images itself; this makes files, for Apptainer and Singularity")
+        raise Problem(
+            f"{site.container.runtime} keeps its images itself; this makes files, for Apptainer and Singularity"
+        )
     if arguments.action == "build":
         build_image.build(site, arguments.base, say)
     elif arguments.action == "verify":
@@ -316,9 +332,16 @@ def do_sites(arguments: argparse.Namespace) -> int:
 
 
 VERBS = {
-    "run": do_run, "plan": do_plan, "status": do_status, "logs": do_logs, "explain": do_explain, "report": do_report,
+    "run": do_run,
+    "plan": do_plan,
+    "status": do_status,
+    "logs": do_logs,
+    "explain": do_explain,
+    "report": do_report,
     "advise": do_advise,
     "doctor": do_doctor,
     "cancel": do_cancel,
-    "clean": do_clean, "sites": do_sites, "image": do_image,
-}  # fmt: skip
+    "clean": do_clean,
+    "sites": do_sites,
+    "image": do_image,
+}

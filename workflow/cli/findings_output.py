@@ -32,7 +32,11 @@ def summary(found: Sequence[Finding]) -> str:
 
 
 def as_json(name: str, found: Sequence[Finding]) -> dict[str, Any]:
-    return {"site": name, "ready": not any(each.state == "bad" for each in found), "findings": [f._asdict() for f in found]}
+    return {
+        "site": name,
+        "ready": not any(each.state == "bad" for each in found),
+        "findings": [f._asdict() for f in found],
+    }
 
 
 def say_to(stream: Any) -> Callable[[str], None]:

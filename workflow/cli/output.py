@@ -63,8 +63,12 @@ def plan_text(name: str, asked: Study, planned: dict[str, Planned], site: SiteCo
         jobs_text(requests, site)
     print(f"\n{len(planned) - len(left)} of {len(planned)} stages done", end="")
     if left:
-        where = "in jobs, and the time that they wait" if site.batch else f"on {site.parallel_stages} stage(s) side by side"
-        print(f"; {len(left)} to do, about {duration(plan_done.wall_seconds(planned, site))} {where} (estimate)", end="")
+        where = (
+            "in jobs, and the time that they wait" if site.batch else f"on {site.parallel_stages} stage(s) side by side"
+        )
+        print(
+            f"; {len(left)} to do, about {duration(plan_done.wall_seconds(planned, site))} {where} (estimate)", end=""
+        )
     print()
     warn(planned, site, root)
 
@@ -74,7 +78,9 @@ def warn(planned: dict[str, Planned], site: SiteConfig, root: Path) -> None:
     if not site.batch and len(tempfile.gettempdir()) > diagnosis.SOCKET:
         print(f"warning: {diagnosis.long_path(tempfile.gettempdir())}; export TMPDIR=/tmp")
     if site.filesystems.purge_days is not None:
-        for line in scratch_lifetime.warnings(plan_done.outputs(planned, root), root, site, plan_done.wall_seconds(planned, site)):
+        for line in scratch_lifetime.warnings(
+            plan_done.outputs(planned, root), root, site, plan_done.wall_seconds(planned, site)
+        ):
             print(f"warning: {line}")
 
 
@@ -124,9 +130,16 @@ def plan_json(planned: dict[str, Planned], site: SiteConfig) -> dict[str, Any]:
     sources = sum(each.stage.kind == "convert" for each in planned.values())
     listed = []
     for each in planned.values():
-        entry = {"id": each.stage.id, "state": each.state, "reason": each.reason, "key": each.stage.key,
-                 "folder": each.stage.folder, "needs": each.stage.needs, "core_seconds": round(each.stage.core_seconds, 1),
-                 "settings": each.stage.settings.model_dump(mode="json")}  # fmt: skip
+        entry = {
+            "id": each.stage.id,
+            "state": each.state,
+            "reason": each.reason,
+            "key": each.stage.key,
+            "folder": each.stage.folder,
+            "needs": each.stage.needs,
+            "core_seconds": round(each.stage.core_seconds, 1),
+            "settings": each.stage.settings.model_dump(mode="json"),
+        }
         if isinstance(each.stage.settings, TrainSettings):
             entry["parameters"] = each.stage.settings.model.parameters(sources)
             entry["runtime"] = each.stage.levers.runtime.model_dump()
@@ -134,8 +147,10 @@ def plan_json(planned: dict[str, Planned], site: SiteConfig) -> dict[str, Any]:
         listed.append(entry)
     left = [each.stage for each in planned.values() if each.state not in ("done", "refused")]
     requests = queueing.schedule(left, site)
-    jobs = [request._asdict() | {"walltime": request.walltime, "node_hours": round(request.node_hours, 3)}
-            for request in dict.fromkeys(requests.values())]  # fmt: skip
+    jobs = [
+        request._asdict() | {"walltime": request.walltime, "node_hours": round(request.node_hours, 3)}
+        for request in dict.fromkeys(requests.values())
+    ]
     return {"stages": listed, "wall_seconds": round(plan_done.wall_seconds(planned, site), 1), "jobs": jobs}
 
 
@@ -231,8 +246,6 @@ def stopped(dag: Any, asked: Any) -> None:
     print(f"stopped; to go on: {asked.command()}", flush=True)
 
 
-
-
 def write_asked(root: Path, asked: Study, site: SiteConfig) -> None:
     """study.yaml and site.yaml as they were resolved, before anything is done."""
     for name, settings in (("study", asked), ("site", site)):
@@ -243,14 +256,4 @@ def as_yaml(settings: Spec) -> str:
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, width=120)
 
 
-
-
-
-
 # ------------------------------------------------------------------------------------------------------------ sites
-
-
-
-
-
-

@@ -29,7 +29,9 @@ def scripts(asked: Any, out: Path | None) -> None:
     """Of all jobs of a study, as if nothing of it were done."""
     config = asked.site
     if not config.batch:
-        raise Problem(f"site {asked.site_name} has no scheduler, so there are no jobs; `run` writes a command.sh a stage")
+        raise Problem(
+            f"site {asked.site_name} has no scheduler, so there are no jobs; `run` writes a command.sh a stage"
+        )
     if config.account is None and config.account_rule.required:
         example = config.account_rule.example or "ACCOUNT"
         print(f"no account is given; the scripts say {example}", file=sys.stderr)
@@ -53,8 +55,10 @@ def image(file: Path, found: dict[str, Any], as_json: bool) -> None:
     print(f"{file.resolve()}: {file.stat().st_size / 1e6:.0f} MB")
     for name in ("id", "accelerator", "arch", "python", "version", "commit", "base", "lock", "recipe"):
         print(f"  {name:12} {content[name]}")
-    print(f"  {len(content['code'])} files of code, {len(content['system'])} packages of the system, "
-          f"{len(content['packages'])} of Python:")  # fmt: skip
+    print(
+        f"  {len(content['code'])} files of code, {len(content['system'])} packages of the system, "
+        f"{len(content['packages'])} of Python:"
+    )
     print("\n".join(f"    {line}" for line in content["packages"]))
 
 

@@ -56,9 +56,13 @@ def warnings(paths: Iterable[Path], root: Path, site: SiteConfig, seconds_left: 
     if found is not None and found.days > (1 - MARGIN) * window:
         left = window - found.days
         when = f"in {left:.0f} days" if left >= 1 else "today or any time now"
-        said.append(f"{found.path.relative_to(root)} has not been touched for {found.days:.0f} days; files here are removed "
-                    f"after {window}: {when}. Copy the run directory to where they stay; it can be continued there")  # fmt: skip
+        said.append(
+            f"{found.path.relative_to(root)} has not been touched for {found.days:.0f} days; files here are removed "
+            f"after {window}: {when}. Copy the run directory to where they stay; it can be continued there"
+        )
     if seconds_left / DAY > (1 - MARGIN) * window:
-        said.append(f"the rest is expected to take {seconds_left / DAY:.0f} days, and files that are untouched for {window} "
-                    "days are removed here: copy results to where they stay as they come")  # fmt: skip
+        said.append(
+            f"the rest is expected to take {seconds_left / DAY:.0f} days, and files that are untouched for {window} "
+            "days are removed here: copy results to where they stay as they come"
+        )
     return said

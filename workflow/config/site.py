@@ -187,22 +187,29 @@ class Container(Spec):
 
     runtime: Literal["none", "apptainer", "singularity", "podman-hpc", "shifter", "ce"] = "none"
     use: bool = Field(False, description="every stage runs in the image; --container on the command line says the same")
-    image: str | None = Field(None, description="its file, or what podman-hpc, shifter and ce call it; null = the one that "
-                                                "`image build` made")  # fmt: skip
+    image: str | None = Field(
+        None, description="its file, or what podman-hpc, shifter and ce call it; null = the one that `image build` made"
+    )
     digest: str | None = Field(None, description="the id in it; null = as told by the record beside its file")
-    checkout: bool | None = Field(None, description="the code of this checkout over the image's; null = where they differ")
+    checkout: bool | None = Field(
+        None, description="the code of this checkout over the image's; null = where they differ"
+    )
     modules: tuple[str, ...] = Field((), description="that bring the runtime")
     flags: tuple[str, ...] = Field((), description="of its run or exec command; those of GPUs are added")
-    binds: tuple[str, ...] = Field((), description="SOURCE, SOURCE:DESTINATION or SOURCE:DESTINATION:ro, besides run directory, "
-                                                   "code and scratch")  # fmt: skip
+    binds: tuple[str, ...] = Field(
+        (), description="SOURCE, SOURCE:DESTINATION or SOURCE:DESTINATION:ro, besides run directory, code and scratch"
+    )
     data: tuple[str, ...] = Field((), description="what conversions may read; the raw data of the study are added")
     env: dict[str, str] = Field(default_factory=dict, description="set inside")
     pass_env: tuple[str, ...] = Field((), description="variables that are passed, besides those of containers.PASSED")
     scratch: Annotated[str, AfterValidator(is_directory)] = Field(
         "${TMPDIR:-/tmp}", description="of a node; it is /tmp inside, where caches are too"
     )
-    broadcast: int | None = Field(None, ge=1, description="jobs of so many nodes copy the image to `scratch`, which must be "
-                                                          "emptied after a job; Slurm only")  # fmt: skip
+    broadcast: int | None = Field(
+        None,
+        ge=1,
+        description="jobs of so many nodes copy the image to `scratch`, which must be emptied after a job; Slurm only",
+    )
 
 
 class Filesystems(Spec):

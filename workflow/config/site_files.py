@@ -32,7 +32,9 @@ def names() -> list[str]:
 
 def users_file(name: str) -> Path:
     """What is yours and not the site's: account, paths."""
-    config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # left as it is where nobody has a home
+    config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser(
+        "~/.config"
+    )  # left as it is where nobody has a home
     return Path(config) / "gnnscale" / f"{name}.yaml"
 
 

@@ -15,30 +15,78 @@ Problems = Iterator[tuple[list, str]]
 # What the planner and the driver decide for each job: a site's file that said it again would be obeyed or not by luck.
 DECIDED = {
     "slurm": {
-        "--account": "account:", "--partition": "queues.NAME.partition", "--qos": "queues.NAME.qos",
-        "--time": "the planner's estimate and queues.NAME.max_walltime", "--nodes": "train.nodes",
-        "--ntasks": "launch.ranks_per_node", "--ntasks-per-node": "launch.ranks_per_node", "--job-name": "the driver",
-        "--output": "the driver", "--error": "the driver", "--open-mode": "the driver", "--chdir": "the driver",
-        "--signal": "scheduler.signal_seconds", "--exclusive": "scheduler.exclusive", "--requeue": "the driver",
-        "--no-requeue": "the driver", "--array": "the driver", "--dependency": "the driver", "--wait": "the driver",
+        "--account": "account:",
+        "--partition": "queues.NAME.partition",
+        "--qos": "queues.NAME.qos",
+        "--time": "the planner's estimate and queues.NAME.max_walltime",
+        "--nodes": "train.nodes",
+        "--ntasks": "launch.ranks_per_node",
+        "--ntasks-per-node": "launch.ranks_per_node",
+        "--job-name": "the driver",
+        "--output": "the driver",
+        "--error": "the driver",
+        "--open-mode": "the driver",
+        "--chdir": "the driver",
+        "--signal": "scheduler.signal_seconds",
+        "--exclusive": "scheduler.exclusive",
+        "--requeue": "the driver",
+        "--no-requeue": "the driver",
+        "--array": "the driver",
+        "--dependency": "the driver",
+        "--wait": "the driver",
         "--cpus-per-task": "launch.threads_per_rank",
-        "--exclude": "the driver, when a node fails", "--comment": "the driver", "--wrap": "the driver",
-        "--parsable": "the driver", "--quiet": "the driver", "--test-only": "the driver", "--hold": "the driver",
+        "--exclude": "the driver, when a node fails",
+        "--comment": "the driver",
+        "--wrap": "the driver",
+        "--parsable": "the driver",
+        "--quiet": "the driver",
+        "--test-only": "the driver",
+        "--hold": "the driver",
     },
     "pbs": {
-        "-A": "account:", "-q": "queues.NAME.partition", "-N": "the driver", "-o": "the driver", "-e": "the driver",
-        "-j": "the driver", "-J": "the driver", "-r": "the driver", "-W": "the driver", "-z": "the driver",
-        "-I": "the driver", "-h": "the driver",
-        "-l walltime": "the planner's estimate and queues.NAME.max_walltime", "-l select": "scheduler.select and train.nodes",
-        "-l nodes": "train.nodes", "-l ncpus": "node.cores",
+        "-A": "account:",
+        "-q": "queues.NAME.partition",
+        "-N": "the driver",
+        "-o": "the driver",
+        "-e": "the driver",
+        "-j": "the driver",
+        "-J": "the driver",
+        "-r": "the driver",
+        "-W": "the driver",
+        "-z": "the driver",
+        "-I": "the driver",
+        "-h": "the driver",
+        "-l walltime": "the planner's estimate and queues.NAME.max_walltime",
+        "-l select": "scheduler.select and train.nodes",
+        "-l nodes": "train.nodes",
+        "-l ncpus": "node.cores",
     },
-}  # fmt: skip
+}
 SHORT = {
-    "-A": "--account", "-p": "--partition", "-q": "--qos", "-t": "--time", "-N": "--nodes", "-n": "--ntasks",
-    "-J": "--job-name", "-o": "--output", "-e": "--error", "-D": "--chdir", "-a": "--array", "-d": "--dependency",
-    "-W": "--wait", "-x": "--exclude", "-w": "--nodelist", "-C": "--constraint", "-c": "--cpus-per-task",
-    "-G": "--gpus", "-Q": "--quiet", "-H": "--hold", "-L": "--licenses", "-M": "--clusters", "-F": "--nodefile",
-}  # fmt: skip
+    "-A": "--account",
+    "-p": "--partition",
+    "-q": "--qos",
+    "-t": "--time",
+    "-N": "--nodes",
+    "-n": "--ntasks",
+    "-J": "--job-name",
+    "-o": "--output",
+    "-e": "--error",
+    "-D": "--chdir",
+    "-a": "--array",
+    "-d": "--dependency",
+    "-W": "--wait",
+    "-x": "--exclude",
+    "-w": "--nodelist",
+    "-C": "--constraint",
+    "-c": "--cpus-per-task",
+    "-G": "--gpus",
+    "-Q": "--quiet",
+    "-H": "--hold",
+    "-L": "--licenses",
+    "-M": "--clusters",
+    "-F": "--nodefile",
+}
 FILLED = ("ranks", "nodes", "per_node", "threads")
 
 
@@ -75,9 +123,12 @@ def queues(site: SiteConfig) -> Problems:
             yield ["queues", name, "qos"], f"queues.{name}.qos: PBS has no QOS; its queue goes into `partition`"
         signal, start = site.scheduler.signal_seconds, (queue.node or site.node).start_seconds
         if (queue.production or name in used) and queue.longest <= signal + start:
-            yield (["queues", name, "max_walltime"], f"queues.{name}.max_walltime: {queue.max_walltime} is not longer than "
-                   f"scheduler.signal_seconds ({signal}) and node.start_seconds ({start:g}): jobs would stop as they "
-                   "start")  # fmt: skip
+            yield (
+                ["queues", name, "max_walltime"],
+                f"queues.{name}.max_walltime: {queue.max_walltime} is not longer than "
+                f"scheduler.signal_seconds ({signal}) and node.start_seconds ({start:g}): jobs would stop as they "
+                "start",
+            )
 
 
 def directives(site: SiteConfig) -> Problems:
@@ -101,9 +152,15 @@ def machine(site: SiteConfig) -> Problems:
     if site.queues:
         yield ["queues"], "queues: this site has no scheduler"
     if launch.command != "none":
-        yield ["launch", "command"], "launch.command: without a scheduler the driver starts `launch.ranks` itself; remove it"
+        yield (
+            ["launch", "command"],
+            "launch.command: without a scheduler the driver starts `launch.ranks` itself; remove it",
+        )
     if gpus and launch.ranks > gpus.count:
-        yield ["launch", "ranks"], f"launch.ranks: {launch.ranks} ranks need a GPU each, node.gpus.count is {gpus.count}"
+        yield (
+            ["launch", "ranks"],
+            f"launch.ranks: {launch.ranks} ranks need a GPU each, node.gpus.count is {gpus.count}",
+        )
 
 
 def launches(site: SiteConfig) -> Problems:
@@ -114,8 +171,11 @@ def launches(site: SiteConfig) -> Problems:
             f"launch.command: {launch.command} is of Slurm, this site has {site.scheduler.kind}",
         )
     if launch.command == "none" and site.ranks_per_node * site.train.nodes[1] > 1:
-        yield (["launch", "command"], f"launch.command: none starts one rank, {site.ranks_per_node} on each of up to "
-               f"{site.train.nodes[1]} nodes are asked for; srun or mpiexec")  # fmt: skip
+        yield (
+            ["launch", "command"],
+            f"launch.command: none starts one rank, {site.ranks_per_node} on each of up to "
+            f"{site.train.nodes[1]} nodes are asked for; srun or mpiexec",
+        )
     for index, flag in enumerate(launch.flags):
         path, at = ["launch", "flags", index], f"launch.flags.{index}"
         try:
@@ -124,7 +184,10 @@ def launches(site: SiteConfig) -> Problems:
             field = error.args[0]
             yield path, f"{at}: {flag!r}: {{{field}}} is not known; {nearest(field, list(FILLED))}"
         except (ValueError, AttributeError, TypeError) as error:
-            yield path, f"{at}: {flag!r}: {error}; expected text with {{ranks}} or the like, a brace itself is {{{{ or }}}}"
+            yield (
+                path,
+                f"{at}: {flag!r}: {error}; expected text with {{ranks}} or the like, a brace itself is {{{{ or }}}}",
+            )
         if launch.command == "srun" and option(flag, "slurm") in site.scheduler.forbidden:
             yield path, f"{at}: {flag!r}: {site.scheduler.forbidden[option(flag, 'slurm')]}; remove it"
 
@@ -145,9 +208,7 @@ def jobs(site: SiteConfig) -> Problems:
     if queue.nodes[0] > 1:
         yield ["serial", "queue"], f"serial.queue: queue {serial.queue} takes {span(queue)}, these stages need one"
     if seconds(serial.walltime) > seconds(queue.max_walltime):
-        yield (["serial", "walltime"], f"serial.walltime: found {serial.walltime}, queue {serial.queue} allows "
-               f"{queue.max_walltime}")  # fmt: skip
-
-
-
-
+        yield (
+            ["serial", "walltime"],
+            f"serial.walltime: found {serial.walltime}, queue {serial.queue} allows {queue.max_walltime}",
+        )

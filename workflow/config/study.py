@@ -133,9 +133,13 @@ def conversions(study: Study) -> dict[str, ConvertSettings]:
         if isinstance(options.get("raw"), str):
             options = options | {"raw": absolute(options["raw"], s)}
         found[s.name] = ConvertSettings(
-            dataset=s.dataset, name=s.name, options=options, split=study.split, cutoff=cutoff,
+            dataset=s.dataset,
+            name=s.name,
+            options=options,
+            split=study.split,
+            cutoff=cutoff,
             quarantine=s.quarantine and absolute(s.quarantine, s),
-        )  # fmt: skip
+        )
     return found
 
 
@@ -196,7 +200,9 @@ def changed(settings: TrainSettings, changes: dict[str, Any], sweep: str) -> Tra
         made = TrainSettings.model_validate(data)
     except ValidationError as error:
         raise errors.Problem(*yaml_file.explain(error, TrainSettings, f"sweep {sweep!r} with {changes}")) from None
-    if endless := [path for path, value in leaves(made.model_dump()) if isinstance(value, float) and not math.isfinite(value)]:
+    if endless := [
+        path for path, value in leaves(made.model_dump()) if isinstance(value, float) and not math.isfinite(value)
+    ]:
         raise errors.Problem(f"sweep {sweep!r} with {changes}: {endless[0]}: found no finite number")
     if size is None:
         return made

@@ -17,8 +17,6 @@ SEXAGESIMAL = re.compile(r"^[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9]*)?$")
 NUMBER = re.compile(r"^[-+]?([0-9][0-9_]*)(\.[0-9_]*)?([eE][-+]?[0-9]+)?$")
 
 
-
-
 class Loader(yaml.SafeLoader):
     """PyYAML, but 3e-4 is a number, and a key that is given twice or is no word is an error."""
 
@@ -76,8 +74,10 @@ def read(path: Path, shown: str) -> tuple[dict, yaml.Node]:
         raise Problem(f"{shown}: not YAML for us: something in it is nested in itself, or too deeply") from None
     if not isinstance(data, dict):
         raise Problem(f"{shown}:1: found {type(data).__name__}, expected `name: value` lines")
-    unquoted = [f"{shown}:{line}: {value} is unquoted, which YAML reads as the number {number}; write \"{value}\""
-                for value, number, line in numbers]  # fmt: skip
+    unquoted = [
+        f'{shown}:{line}: {value} is unquoted, which YAML reads as the number {number}; write "{value}"'
+        for value, number, line in numbers
+    ]
     if unquoted:
         raise Problem(*unquoted)
     return data, root
@@ -90,12 +90,16 @@ def contents(path: Path, shown: str) -> str:
         raise Problem(f"{shown}: {error.strerror.lower()}") from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise Problem(f"{shown}:{line}: byte 0x{error.object[error.start]:02x} is not UTF-8; save the file as UTF-8") from None
+        raise Problem(
+            f"{shown}:{line}: byte 0x{error.object[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        ) from None
 
 
 def is_blank(path: Path) -> bool:
     """Whether there are only comments in it."""
-    return all(line.strip() in ("", "---") or line.lstrip().startswith("#") for line in contents(path, str(path)).splitlines())
+    return all(
+        line.strip() in ("", "---") or line.lstrip().startswith("#") for line in contents(path, str(path)).splitlines()
+    )
 
 
 def times(node: yaml.Node) -> list[tuple[str, int, int]]:
@@ -111,7 +115,20 @@ def times(node: yaml.Node) -> list[tuple[str, int, int]]:
     return [found for child in children for found in times(child)]
 
 
-TAGS = ("egnn", "convert", "audit", "train", "evaluate", "scaling", "report", "passes", "compute", "none", "slurm", "pbs")
+TAGS = (
+    "egnn",
+    "convert",
+    "audit",
+    "train",
+    "evaluate",
+    "scaling",
+    "report",
+    "passes",
+    "compute",
+    "none",
+    "slurm",
+    "pbs",
+)
 
 
 def explain(error: ValidationError, kind: type[BaseModel], shown: str, root: yaml.Node | None = None) -> list[str]:

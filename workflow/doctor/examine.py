@@ -28,13 +28,24 @@ from workflow.jobs import requests as queueing
 from workflow.plan.stage import Planned
 from workflow.scheduler import limits, query
 
-ROOM, FILES = 5e9, 10_000  # bytes and files that are left: the smallest study takes less, a paper's takes a hundred times that
+ROOM, FILES = (
+    5e9,
+    10_000,
+)  # bytes and files that are left: the smallest study takes less, a paper's takes a hundred times that
 SLOW = 10.0  # s of one question to the scheduler, worth a word
-FIRST = ("host", "architecture", "scheduler", "account", "run directory", "container")  # without these a job would tell nothing
+FIRST = (
+    "host",
+    "architecture",
+    "scheduler",
+    "account",
+    "run directory",
+    "container",
+)  # without these a job would tell nothing
 
 
-def examine(at: Where, root: Path, ask: bool, queue: str | None, wait: float,
-            say: Callable[[str], None]) -> Iterator[Finding]:  # fmt: skip
+def examine(
+    at: Where, root: Path, ask: bool, queue: str | None, wait: float, say: Callable[[str], None]
+) -> Iterator[Finding]:
     """All of it, each as soon as it is known. `ask`: whether a job may be submitted (or processes started)."""
     wrong, absent = set(), [path for path in (root, *root.parents) if not path.exists()]
     at, missing = imaged(at)
@@ -116,8 +127,11 @@ def queues(at: Where, known: limits.Known) -> Iterator[Finding]:
     for name, queue in at.site.queues.items():
         if found := limits.complaints(name, queue, at.site.account, known):
             lines = dict.fromkeys(at.line("queues", name, *filter(None, [each.field])) for each in found)
-            yield bad(f"queue {name}", "; ".join(each.found for each in found),
-                      f"{', '.join(lines)}: {', '.join(each.fix for each in found)}")  # fmt: skip
+            yield bad(
+                f"queue {name}",
+                "; ".join(each.found for each in found),
+                f"{', '.join(lines)}: {', '.join(each.fix for each in found)}",
+            )
         else:
             yield rehearsed(at, name, f"{capacity.span(queue)}, {queue.max_walltime}{use(at.site, name)}")
 
@@ -133,7 +147,9 @@ def rehearsed(at: Where, name: str, said: str) -> Finding:
     asked = trial_job.request(at.site, name)._replace(nodes=least, nodes_each=least, seconds=longest)
     with tempfile.TemporaryDirectory(prefix="gnnscale-doctor-") as folder:
         script = Path(folder) / "job.sh"
-        script.write_text(parsl_provider.text(parsl_provider.Job(asked, "gnnscale-doctor", Path(folder), "true"), at.site))
+        script.write_text(
+            parsl_provider.text(parsl_provider.Job(asked, "gnnscale-doctor", Path(folder), "true"), at.site)
+        )
         try:
             done = query.ask(["sbatch", "--test-only", str(script)], at.site.scheduler.command_timeout)
         except query.Unreachable as error:
@@ -171,7 +187,9 @@ def of_study(planned: dict[str, Planned], site: SiteConfig) -> Finding:
         requests = queueing.schedule([each.stage for each in left], site)
     except Problem as problem:
         return bad("study", str(problem).splitlines()[0], "another queue, or another study")
-    jobs = f" in {len(set(requests.values()))} jobs, {queueing.node_hours(requests):,.1f} node-hours" if requests else ""
+    jobs = (
+        f" in {len(set(requests.values()))} jobs, {queueing.node_hours(requests):,.1f} node-hours" if requests else ""
+    )
     return ok("study", f"{len(left)} of {len(planned)} stages to do{jobs}")
 
 
@@ -186,15 +204,20 @@ def directory(at: Where, root: Path) -> Iterator[Finding]:
         yield bad("run directory", f"{root}: {fault}", "another one: --root DIR")
         return
     above = scratch_lifetime.scratch(at.site)
-    aside = f"; not below {above}, where this site wants them" if above and not root.is_relative_to(above.resolve()) else ""
+    aside = (
+        f"; not below {above}, where this site wants them" if above and not root.is_relative_to(above.resolve()) else ""
+    )
     yield ok("run directory", f"{root}{aside}")
     yield room(root)
     if said := quota(root, at.site):
         yield said
     lead = directory_check.clock_lead(root)
     if abs(lead) > CLOCK:
-        yield bad("clock", f"the file server's differs from this machine's by {lead:+.0f} s",
-                  "ages of files will mislead; tell whoever runs the machines")  # fmt: skip
+        yield bad(
+            "clock",
+            f"the file server's differs from this machine's by {lead:+.0f} s",
+            "ages of files will mislead; tell whoever runs the machines",
+        )
     else:
         yield ok("clock", f"within {max(0.1, abs(lead)):.1f} s of the file server's")
     yield from purged(at, root)
@@ -229,7 +252,9 @@ def lustre(said: str) -> Finding:
     words = re.findall(r"\S+", said)
     if len(words) < 9:
         return unknown("quota", "lfs quota says nothing that could be read")
-    used, soft, hard, files, files_soft, files_hard = (int(re.sub(r"\D", "", words[k]) or 0) for k in (1, 2, 3, 5, 6, 7))
+    used, soft, hard, files, files_soft, files_hard = (
+        int(re.sub(r"\D", "", words[k]) or 0) for k in (1, 2, 3, 5, 6, 7)
+    )
     most, most_files = (hard or soft) * 1024, files_hard or files_soft
     text = f"{used * 1024 / 1e9:,.0f} GB of {most / 1e9:,.0f}" if most else "no limit of bytes"
     text += f", {files:,} files of {most_files:,}" if most_files else ""
@@ -246,10 +271,14 @@ def purged(at: Where, root: Path) -> Iterator[Finding]:
     folders = [path.parent for path in root.glob("*/*/result.json")]
     paths = [path for folder in folders for path in folder.iterdir() if path.is_file() and path.name != "result.json"]
     if warned := scratch_lifetime.warnings(paths, root, at.site):
-        yield bad("purge", warned[0].split(". ")[0], "copy the run directory to where files stay; it can be continued there")
+        yield bad(
+            "purge", warned[0].split(". ")[0], "copy the run directory to where files stay; it can be continued there"
+        )
     else:
         found = scratch_lifetime.oldest(paths, time.time())
-        yield ok("purge", f"after {days} days" + (f"; the oldest result was used {found.days:.0f} days ago" if found else ""))
+        yield ok(
+            "purge", f"after {days} days" + (f"; the oldest result was used {found.days:.0f} days ago" if found else "")
+        )
 
 
 def container(at: Where) -> Iterator[Finding]:
@@ -276,8 +305,9 @@ def imaged(at: Where) -> tuple[Where, list[Finding]]:
 
 
 # ------------------------------------------------------------------------------------------------- on the compute nodes
-def compute(at: Where, root: Path, queue: str | None, wait: float, say: Callable[[str], None],
-            wrong: set[str]) -> Iterator[Finding]:  # fmt: skip
+def compute(
+    at: Where, root: Path, queue: str | None, wait: float, say: Callable[[str], None], wrong: set[str]
+) -> Iterator[Finding]:
     if at.site.batch:
         if queue is not None and queue not in at.site.queues:
             yield bad("job", f"no queue {queue!r}", nearest(queue, list(at.site.queues)))
@@ -298,13 +328,3 @@ def compute(at: Where, root: Path, queue: str | None, wait: float, say: Callable
 
 
 # ----------------------------------------------------------------------------------------------------------- the screen
-
-
-
-
-
-
-
-
-
-

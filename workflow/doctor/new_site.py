@@ -23,10 +23,19 @@ SHORT = 1800  # s: a queue for tests
 SCRATCH = ("SCRATCH", "PSCRATCH")  # variables by which sites tell where run directories belong
 # name -> (memory in GB, dense TFLOP/s in fp32, in bf16), from the data sheets; None where a name has several sizes
 KNOWN = {
-    "gh200": (96, 67, 989), "h200": (141, 67, 989), "h100": (80, 67, 989), "a100": (None, 19.5, 312),
-    "a40": (48, 37, 150), "l40s": (48, 92, 362), "v100": (None, 15.7, 0), "mi300x": (192, 163, 1307),
-    "mi250x": (64, 23.9, 191.5), "mi210": (64, 22.6, 181), "max 1550": (64, 26, 416), "pvc": (64, 26, 416),
-}  # fmt: skip
+    "gh200": (96, 67, 989),
+    "h200": (141, 67, 989),
+    "h100": (80, 67, 989),
+    "a100": (None, 19.5, 312),
+    "a40": (48, 37, 150),
+    "l40s": (48, 92, 362),
+    "v100": (None, 15.7, 0),
+    "mi300x": (192, 163, 1307),
+    "mi250x": (64, 23.9, 191.5),
+    "mi210": (64, 22.6, 181),
+    "max 1550": (64, 26, 416),
+    "pvc": (64, 26, 416),
+}
 
 
 class Partition(NamedTuple):
@@ -63,11 +72,15 @@ def survey() -> str:
         found = pbs(said("pbsnodes", "-a", "-F", "json"), said("qstat", "-Q", "-f", "-F", "json"))
         kind = "pbs"
     else:
-        raise Problem("neither sinfo nor pbsnodes is here, so there is no cluster to describe",
-                      "run this on a login node; site `local` is for a machine without a scheduler")  # fmt: skip
+        raise Problem(
+            "neither sinfo nor pbsnodes is here, so there is no cluster to describe",
+            "run this on a login node; site `local` is for a machine without a scheduler",
+        )
     if not found:
-        raise Problem(f"{'sinfo' if kind == 'slurm' else 'pbsnodes'} tells of no partition with nodes, or does not answer",
-                      "copy sites/slurm.yaml or sites/pbs.yaml and fill it in")  # fmt: skip
+        raise Problem(
+            f"{'sinfo' if kind == 'slurm' else 'pbsnodes'} tells of no partition with nodes, or does not answer",
+            "copy sites/slurm.yaml or sites/pbs.yaml and fill it in",
+        )
     return text(kind, found, devices)
 
 
@@ -94,13 +107,25 @@ def slurm(sinfo: str, scontrol: str) -> list[Partition]:
         count, model = gres_gpus(gres)
         asked = limits.get(plain, {})
         mine = Partition(
-            plain, name.endswith("*"), max(1, number(asked.get("MinNodes", "1"))), number(nodes), slurm_seconds(limit),
-            number(cores), number(memory) / 1000, count, model,
-        )  # fmt: skip
+            plain,
+            name.endswith("*"),
+            max(1, number(asked.get("MinNodes", "1"))),
+            number(nodes),
+            slurm_seconds(limit),
+            number(cores),
+            number(memory) / 1000,
+            count,
+            model,
+        )
         if plain in found:  # nodes of another kind in the same partition: what all of them have
             other = found[plain]
-            mine = mine._replace(most=mine.most + other.most, cores=min(mine.cores, other.cores), gpus=min(mine.gpus, other.gpus),
-                                 memory_gb=min(mine.memory_gb, other.memory_gb), model=other.model or mine.model)  # fmt: skip
+            mine = mine._replace(
+                most=mine.most + other.most,
+                cores=min(mine.cores, other.cores),
+                gpus=min(mine.gpus, other.gpus),
+                memory_gb=min(mine.memory_gb, other.memory_gb),
+                model=other.model or mine.model,
+            )
         found[plain] = mine
     for name, one in found.items():
         most = limits.get(name, {}).get("MaxNodes", "UNLIMITED")
@@ -112,8 +137,6 @@ def number(text: str) -> int:
     """Slurm writes 8+ where there are several."""
     digits = re.match(r"\d+", text)
     return int(digits[0]) if digits else 0
-
-
 
 
 def gres_gpus(gres: str) -> tuple[int, str]:
@@ -196,14 +219,19 @@ def text(kind: str, partitions: list[Partition], devices: list[Device]) -> str:
     lines += ["queues:  # ??? production: false for those that the planner is not to choose"]
     lines += [queue_line(each, main) for each in partitions]
     if scratch := next((name for name in SCRATCH if os.environ.get(name)), None):
-        lines += [f"filesystems: {{scratch: ${scratch}}}  # ??? purge_days, if files that nobody touches are removed there"]
+        lines += [
+            f"filesystems: {{scratch: ${scratch}}}  # ??? purge_days, if files that nobody touches are removed there"
+        ]
     lines += [
-        "launch:", f"  command: {'srun' if kind == 'slurm' else 'mpiexec'}",
-        f"  threads_per_rank: {max(1, main.cores // ranks)}", f"  flags: {FLAGS[kind]}",
-        "  # interface: ???         # the network of the nodes, from `ip address` on one of them", "train: {nodes: [1, 1]}",
+        "launch:",
+        f"  command: {'srun' if kind == 'slurm' else 'mpiexec'}",
+        f"  threads_per_rank: {max(1, main.cores // ranks)}",
+        f"  flags: {FLAGS[kind]}",
+        "  # interface: ???         # the network of the nodes, from `ip address` on one of them",
+        "train: {nodes: [1, 1]}",
         *serial_line(main, partitions),
         f'verified: {{level: docs, date: "{time.strftime("%Y-%m-%d")}", note: written by sites new}}',
-    ]  # fmt: skip
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -222,9 +250,9 @@ def serial_line(main: Partition, partitions: Iterable[Partition]) -> list[str]:
 
 FLAGS = {
     "slurm": '["--nodes={nodes}", "--ntasks={ranks}", "--ntasks-per-node={per_node}", "--cpus-per-task={threads}", '
-             '"--kill-on-bad-exit=1"]',
+    '"--kill-on-bad-exit=1"]',
     "pbs": '["-n", "{ranks}", "-ppn", "{per_node}"]',
-}  # fmt: skip
+}
 
 
 def vendor_of(model: str) -> str:
@@ -240,8 +268,10 @@ def gpu_lines(main: Partition, devices: Iterable[Device]) -> list[str]:
     vendor = here.vendor if here else vendor_of(model.lower())
     rates = ", ".join(f"{k}: {v}" for k, v in (("fp32", fp32 or 10), ("bf16", bf16)) if v)
     doubt = "" if name and memory and (here or main.model) else "  # ??? from the data sheet"
-    return [f"  gpus: {{count: {main.gpus}, vendor: {vendor}, model: {quoted(model)}, memory_gb: {memory or 16}, "
-            f"peak_tflops: {{{rates}}}}}{doubt}"]  # fmt: skip
+    return [
+        f"  gpus: {{count: {main.gpus}, vendor: {vendor}, model: {quoted(model)}, memory_gb: {memory or 16}, "
+        f"peak_tflops: {{{rates}}}}}{doubt}"
+    ]
 
 
 def queue_line(each: Partition, main: Partition) -> str:

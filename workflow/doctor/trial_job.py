@@ -107,7 +107,9 @@ def request(site: SiteConfig, name: str) -> Request:
     two = queue.nodes[1] >= 2 and (site.train.nodes[1] >= 2 or site.ranks_per_node == 1)
     nodes = max(queue.nodes[0], 2 if two and site.launch.command != "none" else 1)
     asked = min(seconds(queue.max_walltime), LENGTH + site.scheduler.signal_seconds)
-    return Request(("doctor",), name, nodes, nodes, site.ranks_per_node, site.launch.threads_per_rank, asked, 1, float(LENGTH))
+    return Request(
+        ("doctor",), name, nodes, nodes, site.ranks_per_node, site.launch.threads_per_rank, asked, 1, float(LENGTH)
+    )
 
 
 def prepare(root: Path, threads: int) -> tuple[Path, str]:
@@ -163,8 +165,14 @@ def noted() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def followed(trial: Trial, asked: Request, site: SiteConfig, wait: float, say: Callable[[str], None],
-             interrupted: threading.Event) -> Trial:  # fmt: skip
+def followed(
+    trial: Trial,
+    asked: Request,
+    site: SiteConfig,
+    wait: float,
+    say: Callable[[str], None],
+    interrupted: threading.Event,
+) -> Trial:
     """Until the job is over, or there is no sense in waiting."""
     asked_of, timeout = query.KINDS[site.scheduler.kind], site.scheduler.command_timeout
     began, running, seen, id = time.monotonic(), False, None, trial.job
@@ -174,8 +182,11 @@ def followed(trial: Trial, asked: Request, site: SiteConfig, wait: float, say: C
             found = asked_of.look([id], timeout).jobs.get(id)
             seen = found or (seen._replace(state="COMPLETED") if seen else None)  # forgotten already
         running = running or (seen is not None and seen.state == "RUNNING")
-        say(f"job {id} in {trial.queue}: {(seen.state if seen else 'submitted').lower()}"
-            + (f" ({seen.reason})" if seen and seen.reason not in ("", "None") else "") + f", {elapsed:.0f} s")  # fmt: skip
+        say(
+            f"job {id} in {trial.queue}: {(seen.state if seen else 'submitted').lower()}"
+            + (f" ({seen.reason})" if seen and seen.reason not in ("", "None") else "")
+            + f", {elapsed:.0f} s"
+        )
         if seen is not None and not seen.active:
             break
         if (seen is not None and seen.hopeless) or (not running and elapsed > wait):
@@ -212,8 +223,12 @@ def left(folder: Path, attempt: Path) -> dict:
     except files.BadFile:
         exit = None
     printed = next(filter(None, (last_lines(attempt / name) for name in ("stderr", "stdout", "job.out"))), ())
-    return {"told": tuple(sorted(told, key=lambda rank: (rank.rank, rank.host))), "exit": exit, "printed": tuple(printed),
-            "clock_lead": directory_check.clock_lead(folder)}  # fmt: skip
+    return {
+        "told": tuple(sorted(told, key=lambda rank: (rank.rank, rank.host))),
+        "exit": exit,
+        "printed": tuple(printed),
+        "clock_lead": directory_check.clock_lead(folder),
+    }
 
 
 # ---------------------------------------------------------------------------------------------------- on this machine

@@ -26,12 +26,6 @@ LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here, no
 CONTINUE = 75  # exit code: stopped on request, run again to go on
 
 
-
-
-
-
-
-
 class Processes:
     """Runs stages, each in a process group of its own, and can stop them all."""
 
@@ -70,10 +64,14 @@ class Processes:
         with open(attempt / "stdout", "wb") as out, open(attempt / "stderr", "wb") as err:
             lifeline = {runtimes.LIFELINE: "1"} if stage.image else {}
             process = subprocess.Popen(
-                ["sh", str(folder / "command.sh")], env=os.environ | visible | lifeline, stdout=out, stderr=err,
-                stdin=subprocess.PIPE if lifeline else subprocess.DEVNULL, start_new_session=True,
+                ["sh", str(folder / "command.sh")],
+                env=os.environ | visible | lifeline,
+                stdout=out,
+                stderr=err,
+                stdin=subprocess.PIPE if lifeline else subprocess.DEVNULL,
+                start_new_session=True,
                 preexec_fn=die_with(os.getpid()),
-            )  # fmt: skip
+            )
             self.running[stage.id] = process
             try:
                 return process.wait()
@@ -120,8 +118,6 @@ class Gpus:
                 self.change.notify_all()
 
 
-
-
 def die_with(driver: int) -> Callable[[], None] | None:
     """A stage must not outlive its driver, however that dies; set in the child before anything else runs there."""
     if LIBC is None:
@@ -141,9 +137,3 @@ def signal_all(processes: list[subprocess.Popen], signum: int) -> None:
             os.killpg(process.pid, signum)
         except ProcessLookupError:
             pass
-
-
-
-
-
-

@@ -81,20 +81,27 @@ def requirements() -> tuple[str, ...]:
 def faults(site: SiteConfig, base: str, folder: Path, user: str | None = None) -> Iterator[Fault]:
     """What keeps an image from being built here; told before anything is fetched."""
     if shutil.which("apptainer") is None:
-        yield Fault("no apptainer on PATH", "install it (apptainer.org; `tests/support/apptainer.sh install` on a Debian machine)")
+        yield Fault(
+            "no apptainer on PATH",
+            "install it (apptainer.org; `tests/support/apptainer.sh install` on a Debian machine)",
+        )
     user = user or pwd.getpwuid(os.geteuid()).pw_name
     yield from mapping(user)
     lack = find.namespaces()
     if lack:
         yield Fault("no user namespaces", lack)
     if find.architecture(site) != os.uname().machine:
-        yield Fault(f"this machine is {os.uname().machine}, the site's nodes are {site.arch}", "build on one like its nodes")
+        yield Fault(
+            f"this machine is {os.uname().machine}, the site's nodes are {site.arch}", "build on one like its nodes"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for place in (folder, scratch(folder)):
         free = shutil.disk_usage(place).free / 1e9
         if free < GIGABYTES:
-            yield Fault(f"{place}: {free:.1f} GB are free, a build takes {GIGABYTES}",
-                        "make room, or set APPTAINER_TMPDIR to a directory with more")  # fmt: skip
+            yield Fault(
+                f"{place}: {free:.1f} GB are free, a build takes {GIGABYTES}",
+                "make room, or set APPTAINER_TMPDIR to a directory with more",
+            )
             break
     if base == "machine":
         if shutil.which("mmdebstrap") is None:
@@ -111,9 +118,11 @@ def mapping(user: str, etc: Path = Path("/etc")) -> Iterator[Fault]:
         except OSError:
             lines = []
         if not any(line.split(":")[0] in (user, str(os.geteuid())) for line in lines):
-            yield Fault(f"/etc/{name} gives {user} no subordinate ids, which an unprivileged build (fakeroot) takes",
-                        f"an administrator types: usermod --add-{name}s 100000-165535 {user}; or build elsewhere and copy "
-                        "the image here")  # fmt: skip
+            yield Fault(
+                f"/etc/{name} gives {user} no subordinate ids, which an unprivileged build (fakeroot) takes",
+                f"an administrator types: usermod --add-{name}s 100000-165535 {user}; or build elsewhere and copy "
+                "the image here",
+            )
             return
 
 
@@ -180,8 +189,21 @@ def fetch(made: Recipe, folder: Path, log: Path, say: Say) -> Path:
     wheels.mkdir(exist_ok=True)
     listed = wheels / "requirements.txt"
     listed.write_text("\n".join(made.requirements) + "\n")
-    command = [interpreter, "-m", "pip", "--disable-pip-version-check", "wheel", "--wheel-dir", str(wheels), "--cache-dir",
-               str(folder / "pip"), "--constraint", str(ROOT / "constraints.txt"), "--requirement", str(listed)]  # fmt: skip
+    command = [
+        interpreter,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "wheel",
+        "--wheel-dir",
+        str(wheels),
+        "--cache-dir",
+        str(folder / "pip"),
+        "--constraint",
+        str(ROOT / "constraints.txt"),
+        "--requirement",
+        str(listed),
+    ]
     run(command, log, "wheels, fetched by pip", say, env={"DS_BUILD_OPS": "0"})
     files.write(wheels / "complete", "")
     say(f"wheels: {count(wheels)}")
@@ -199,8 +221,10 @@ def interpreter_of(version: str) -> str:
         return sys.executable
     found = shutil.which(f"python{version}")
     if found is None:
-        raise Problem(f"the image has Python {version}, and no python{version} is here to fetch its packages with",
-                      f"install python{version}")  # fmt: skip
+        raise Problem(
+            f"the image has Python {version}, and no python{version} is here to fetch its packages with",
+            f"install python{version}",
+        )
     return found
 
 
@@ -217,18 +241,39 @@ def base_arguments(made: Recipe, base: str, folder: Path, log: Path, say: Say) -
         with tempfile.TemporaryDirectory(prefix="build-", dir=scratch(folder)) as work:
             os.chmod(work, 0o755)
             tree = Path(work) / "root"
-            sources = [str(p) for p in (Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*")))
-                       if p.suffix in (".list", ".sources") and p.exists() and p.stat().st_size]  # fmt: skip
-            run(["mmdebstrap", "--quiet", "--variant=minbase", f"--include={BASE}", suite, str(tree), *sources], log,
-                f"base: Debian {suite}, of the packages that this machine uses", say)  # fmt: skip
-            for path in [*(tree / "dev").iterdir(), *(tree / "var/cache/apt").iterdir(), *(tree / "var/lib/apt/lists").iterdir()]:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()  # unsquashfs makes no devices
-            run(["apptainer", "build", "--force", f"{target}.part", str(tree)], log, "base: packed", say, env=environment(folder))
+            sources = [
+                str(p)
+                for p in (Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*")))
+                if p.suffix in (".list", ".sources") and p.exists() and p.stat().st_size
+            ]
+            run(
+                ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={BASE}", suite, str(tree), *sources],
+                log,
+                f"base: Debian {suite}, of the packages that this machine uses",
+                say,
+            )
+            for path in [
+                *(tree / "dev").iterdir(),
+                *(tree / "var/cache/apt").iterdir(),
+                *(tree / "var/lib/apt/lists").iterdir(),
+            ]:
+                shutil.rmtree(
+                    path
+                ) if path.is_dir() and not path.is_symlink() else path.unlink()  # unsquashfs makes no devices
+            run(
+                ["apptainer", "build", "--force", f"{target}.part", str(tree)],
+                log,
+                "base: packed",
+                say,
+                env=environment(folder),
+            )
         os.replace(f"{target}.part", target)
     return {"bootstrap": "localimage", "base": str(target)}
 
 
-def assemble(made: Recipe, given: dict[str, str], base: str, wheels: Path, target: Path, work: Path, log: Path, say: Say) -> None:
+def assemble(
+    made: Recipe, given: dict[str, str], base: str, wheels: Path, target: Path, work: Path, log: Path, say: Say
+) -> None:
     """The definition, carried out, and a record beside what comes of it."""
     os.chmod(work, 0o755)
     context(made, base, work / "context")
@@ -267,7 +312,14 @@ def context(made: Recipe, base: str, place: Path) -> None:
         shutil.copy(ROOT / name, place / name)
     (place / "README.md").write_text("gnnscale\n")  # pyproject.toml wants one
     (place / "requirements.txt").write_text("\n".join(made.requirements) + "\n")
-    said = {"version": version(), "commit": commit(), "lock": made.lock, "recipe": made.digest, "code": made.code, "base": base}
+    said = {
+        "version": version(),
+        "commit": commit(),
+        "lock": made.lock,
+        "recipe": made.digest,
+        "code": made.code,
+        "base": base,
+    }
     (place / "recipe.json").write_text(json.dumps(said, indent=1))
 
 
@@ -288,12 +340,23 @@ def environment(place: Path) -> dict[str, str]:
     }
 
 
-def run(command: list[str], log: Path, what: str, say: Say, env: dict[str, str] | None = None, cwd: Path | None = None) -> None:
+def run(
+    command: list[str], log: Path, what: str, say: Say, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> None:
     """To its end, with a line for each step that it announces; what it says goes into the log, and its last words out."""
     began, lines = time.monotonic(), []
     say(f"{what} ...")
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,
-                               errors="replace", env=os.environ | (env or {}), cwd=cwd, start_new_session=True)  # fmt: skip
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
+        env=os.environ | (env or {}),
+        cwd=cwd,
+        start_new_session=True,
+    )
     try:
         with open(log, "a") as kept:
             for line in process.stdout:
@@ -307,8 +370,11 @@ def run(command: list[str], log: Path, what: str, say: Say, env: dict[str, str] 
         os.killpg(process.pid, signal.SIGKILL)
         raise
     if code:
-        raise Problem(f"{what}: {Path(command[0]).name} ended with code {code}", *(f"    | {line}" for line in lines if line),
-                      f"all it said: {log}; what was made so far is kept, so the same command goes on")  # fmt: skip
+        raise Problem(
+            f"{what}: {Path(command[0]).name} ended with code {code}",
+            *(f"    | {line}" for line in lines if line),
+            f"all it said: {log}; what was made so far is kept, so the same command goes on",
+        )
     say(f"{what}: done in {time.monotonic() - began:.0f} s")
 
 
@@ -323,13 +389,19 @@ def verify(site: SiteConfig, say: Say) -> None:
     content = find.known(file).content
     said = find.Content.model_validate(find.inspect(file)["content"])
     if said != content:
-        raise Problem(f"{file}: says of itself what its record does not", f"remove {find.record_of(file)}, and verify again")
+        raise Problem(
+            f"{file}: says of itself what its record does not", f"remove {find.record_of(file)}, and verify again"
+        )
     now = recipe(find.accelerator(site), content.base)
     say(f"{file}: whole, for {content.arch}, {content.accelerator}, id {content.id[:12]}")
     if content.lock != now.lock:
         say(f"its packages are those of another constraints.txt or pyproject.toml; {find.BUILD} makes one of these")
     changed = sum(now.code.get(name) != content.code.get(name) for name in now.code.keys() | content.code.keys())
-    say(f"{changed} files of code differ here; they are bound over the image's" if changed else "its code is this checkout's")
+    say(
+        f"{changed} files of code differ here; they are bound over the image's"
+        if changed
+        else "its code is this checkout's"
+    )
 
 
 def push(site: SiteConfig, to: str, say: Say) -> None:

@@ -77,7 +77,11 @@ def architecture(site: SiteConfig) -> str:
 def file_of(site: SiteConfig) -> Path:
     """The image that a site's stages run in; by default a link to the one that was built last."""
     given = site.container.image
-    return Path(os.path.expandvars(given)).expanduser() if given else IMAGES / f"{accelerator(site)}-{architecture(site)}.sif"
+    return (
+        Path(os.path.expandvars(given)).expanduser()
+        if given
+        else IMAGES / f"{accelerator(site)}-{architecture(site)}.sif"
+    )
 
 
 def record_of(file: Path) -> Path:
@@ -91,7 +95,9 @@ def is_file(site: SiteConfig) -> bool:
 # ------------------------------------------------------------------------------------------------------------- code
 def code_files() -> list[Path]:
     """Of this checkout: all that an image holds of it."""
-    found = [p for p in (ROOT / "gnnscale").rglob("*") if p.suffix in (".py", ".cpp")] + list((ROOT / "datasets").glob("*.py"))
+    found = [p for p in (ROOT / "gnnscale").rglob("*") if p.suffix in (".py", ".cpp")] + list(
+        (ROOT / "datasets").glob("*.py")
+    )
     return sorted(path for path in found if path.is_file())
 
 
@@ -104,7 +110,9 @@ def resolve(site: SiteConfig, reads: list[str]) -> SiteConfig:
     """The site with its image found and its id known, for plans; `faults` says whether it can be run."""
     container = site.container
     if container.runtime == "none":
-        raise Problem("this site says of no program that runs images", "set container.runtime in the site's file, or --set it")
+        raise Problem(
+            "this site says of no program that runs images", "set container.runtime in the site's file, or --set it"
+        )
     changes: dict[str, Any] = {"data": tuple(dict.fromkeys((*container.data, *reads)))}
     if is_file(site):
         file = file_of(site)
@@ -113,11 +121,15 @@ def resolve(site: SiteConfig, reads: list[str]) -> SiteConfig:
         if container.checkout is None:
             changes["checkout"] = record.content.code != code()
         elif not container.checkout and record.content.code != code():
-            raise Problem(f"{file}: holds other code than this checkout, whose digests are in the keys of stages",
-                          f"{BUILD} puts this code into one; container.checkout: true binds it over the image's")  # fmt: skip
+            raise Problem(
+                f"{file}: holds other code than this checkout, whose digests are in the keys of stages",
+                f"{BUILD} puts this code into one; container.checkout: true binds it over the image's",
+            )
     elif not container.image or not container.digest:
-        raise Problem(f"{container.runtime} needs container.image (what it calls the image) and container.digest (its id)",
-                      "the id is in /opt/gnnscale/image.json of the image, and `image inspect` shows it")  # fmt: skip
+        raise Problem(
+            f"{container.runtime} needs container.image (what it calls the image) and container.digest (its id)",
+            "the id is in /opt/gnnscale/image.json of the image, and `image inspect` shows it",
+        )
     else:
         changes["checkout"] = True if container.checkout is None else container.checkout
     return site.model_copy(update={"container": container.model_copy(update=changes)})
@@ -130,15 +142,21 @@ def known(file: Path, deep: bool = False) -> Record:
     try:
         record = files.read_model(record_of(file), Record)
     except files.BadFile as error:
-        raise Problem(f"{error}: what is in the image is not known",
-                      "python workflow/run.py image verify looks, and writes it down") from None  # fmt: skip
+        raise Problem(
+            f"{error}: what is in the image is not known",
+            "python workflow/run.py image verify looks, and writes it down",
+        ) from None
     state = file.stat()
     if state.st_size != record.size:
-        raise Problem(f"{file}: {state.st_size:,} bytes, {record.size:,} expected: cut off, or another one",
-                      f"copy it again, or remove it and make it: {BUILD}")  # fmt: skip
+        raise Problem(
+            f"{file}: {state.st_size:,} bytes, {record.size:,} expected: cut off, or another one",
+            f"copy it again, or remove it and make it: {BUILD}",
+        )
     if (deep or state.st_mtime_ns != record.mtime_ns) and sha256(file) != record.sha256:
-        raise Problem(f"{file}: not the file that {record_of(file).name} is of (same size, other content)",
-                      f"copy it again, or remove it and make it: {BUILD}")  # fmt: skip
+        raise Problem(
+            f"{file}: not the file that {record_of(file).name} is of (same size, other content)",
+            f"copy it again, or remove it and make it: {BUILD}",
+        )
     return record
 
 
@@ -156,8 +174,10 @@ def faults(site: SiteConfig, deep: bool = True) -> Iterator[Fault]:
     command = {"ce": "srun"}.get(runtime, runtime)
     there = shutil.which(command) is not None
     if not there and not site.container.modules:
-        yield Fault(f"no {command} on PATH, and container.runtime is {runtime}",
-                    "install it, name the modules that bring it in container.modules, or leave out --container")  # fmt: skip
+        yield Fault(
+            f"no {command} on PATH, and container.runtime is {runtime}",
+            "install it, name the modules that bring it in container.modules, or leave out --container",
+        )
     if not is_file(site):
         return
     file = file_of(site)
@@ -210,21 +230,36 @@ def probe(site: SiteConfig, file: Path) -> Iterator[Fault]:
     """Whether anything at all runs in it on this machine, and if not, the cause that is most likely."""
     words = runtimes.inside(site, "probe", None).prefix
     try:
-        done = subprocess.run([*words, "/opt/venv/bin/python", "-c", "import json; print(json.load(open("
-                               f"'{runtimes.HOME}/image.json'))['id'])"], capture_output=True, text=True,
-                              timeout=PROBE_SECONDS, cwd="/")  # fmt: skip
+        done = subprocess.run(
+            [
+                *words,
+                "/opt/venv/bin/python",
+                "-c",
+                f"import json; print(json.load(open('{runtimes.HOME}/image.json'))['id'])",
+            ],
+            capture_output=True,
+            text=True,
+            timeout=PROBE_SECONDS,
+            cwd="/",
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
-        yield Fault(f"{site.container.runtime} does not start: {error}", "try it by hand: apptainer exec " + str(file) + " true")
+        yield Fault(
+            f"{site.container.runtime} does not start: {error}", "try it by hand: apptainer exec " + str(file) + " true"
+        )
         return
     if done.returncode == 0 and done.stdout.strip() == site.container.digest:
         return
     if done.returncode == 0:
-        yield Fault(f"{file}: says of itself that it is {done.stdout.strip()[:12]}, its record {str(site.container.digest)[:12]}",
-                    "python workflow/run.py image verify")  # fmt: skip
+        yield Fault(
+            f"{file}: says of itself that it is {done.stdout.strip()[:12]}, its record {str(site.container.digest)[:12]}",
+            "python workflow/run.py image verify",
+        )
         return
     said = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
-    yield Fault(f"nothing runs in {file.name} here: {said[-1].strip()}", namespaces() or "try it by hand: apptainer exec "
-                f"{file} true; the log of the system may say more")  # fmt: skip
+    yield Fault(
+        f"nothing runs in {file.name} here: {said[-1].strip()}",
+        namespaces() or f"try it by hand: apptainer exec {file} true; the log of the system may say more",
+    )
 
 
 def namespaces(sysctl: Path = Path("/proc/sys")) -> str:
@@ -261,7 +296,9 @@ def asked(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS)
     if done.returncode:
         last = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]
-        raise Problem(f"{' '.join(command[:3])}: {last[-1].strip()}", "the image may be damaged, or nothing runs in images here")
+        raise Problem(
+            f"{' '.join(command[:3])}: {last[-1].strip()}", "the image may be damaged, or nothing runs in images here"
+        )
     return done.stdout
 
 

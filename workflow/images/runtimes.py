@@ -24,17 +24,58 @@ from workflow.config.site import Container, SiteConfig
 HOME, PYTHON = "/opt/gnnscale", "/opt/venv/bin/python"  # in every image; image.json in HOME says what it is
 CODE = ("gnnscale", "datasets")  # folders of a checkout that stages run
 READERS = ("convert", "convert_part")  # stages that read raw data
-PARALLEL = ("train", "memory_levers", "rank_report")  # stages of many ranks, those of one node sharing memory; all others are one process
+PARALLEL = (
+    "train",
+    "memory_levers",
+    "rank_report",
+)  # stages of many ranks, those of one node sharing memory; all others are one process
 FILES = ("apptainer", "singularity")  # runtimes whose images are files that we know how to check
 GPUS = {"nvidia": ("--nv",), "amd": ("--rocm",), "intel": ()}  # Intel's devices are in /dev, and need no more
 # Which rank this is and where the others are; networks, GPUs, threads; what our own tests and users set on purpose.
 PASSED = (
-    "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_*", "PBS_*", "PALS_*", "PMI_*", "PMIX_*",
-    "OMPI_*", "PRTE_*", "MV2_*", "HYDRA_*", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", "I_MPI_*", "MPICH_*", "MPIR_*", "MPI4PY_*",
-    "UCX_*", "FI_*", "NCCL_*", "RCCL_*", "CCL_*", "GLOO_*", "OMP_*", "KMP_*", "MALLOC_*", "CUDA_VISIBLE_DEVICES",
-    "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "HSA_*", "ZE_*", "SYCL_*", "ONEAPI_DEVICE_SELECTOR", "MIOPEN_*",
-    "TORCH_*", "PYTORCH_*", "GNNSCALE_*", "PYTHONUNBUFFERED", "TZ",
-)  # fmt: skip
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "SLURM_*",
+    "PBS_*",
+    "PALS_*",
+    "PMI_*",
+    "PMIX_*",
+    "OMPI_*",
+    "PRTE_*",
+    "MV2_*",
+    "HYDRA_*",
+    "MPI_LOCALRANKID",
+    "MPI_LOCALNRANKS",
+    "I_MPI_*",
+    "MPICH_*",
+    "MPIR_*",
+    "MPI4PY_*",
+    "UCX_*",
+    "FI_*",
+    "NCCL_*",
+    "RCCL_*",
+    "CCL_*",
+    "GLOO_*",
+    "OMP_*",
+    "KMP_*",
+    "MALLOC_*",
+    "CUDA_VISIBLE_DEVICES",
+    "ROCR_VISIBLE_DEVICES",
+    "HIP_VISIBLE_DEVICES",
+    "HSA_*",
+    "ZE_*",
+    "SYCL_*",
+    "ONEAPI_DEVICE_SELECTOR",
+    "MIOPEN_*",
+    "TORCH_*",
+    "PYTORCH_*",
+    "GNNSCALE_*",
+    "PYTHONUNBUFFERED",
+    "TZ",
+)
 SECRET = ("SLURM_JWT", "PBS_AUTH_*")  # though a pattern above has them
 SIF = "GNNSCALE_SIF"  # variable that tells where a node has its own copy of the image
 
@@ -42,9 +83,13 @@ SIF = "GNNSCALE_SIF"  # variable that tells where a node has its own copy of the
 LIFELINE = "GNNSCALE_LIFELINE"  # set by a driver that holds the other end of the stage's standard input
 # What runs inside ends with the runtime, if that is killed. And with its driver: Linux would tell a process that its parent
 # has died, but forgets to when it changes its credentials, as runtimes do. So it is told by the end of its input.
-TIED = "setpriv --pdeathsig KILL sh -c " + shlex.quote(
-    f'[ -z "${LIFELINE}" ] || {{ exec 3<&0; (cat <&3 >/dev/null; kill -KILL $$) & exec 3<&-; }}; exec "$@" </dev/null'
-) + " stage"  # fmt: skip
+TIED = (
+    "setpriv --pdeathsig KILL sh -c "
+    + shlex.quote(
+        f'[ -z "${LIFELINE}" ] || {{ exec 3<&0; (cat <&3 >/dev/null; kill -KILL $$) & exec 3<&-; }}; exec "$@" </dev/null'
+    )
+    + " stage"
+)
 
 
 class Mount(NamedTuple):
@@ -136,8 +181,10 @@ def fixed(site: SiteConfig) -> dict[str, str]:
 def clean(site: SiteConfig) -> list[str]:
     """For a runtime that passes the whole environment: what the image sets stays, of the rest what may be passed."""
     own = "PATH|HOME|PWD|SHLVL|LD_LIBRARY_PATH|PYTHONPATH|NVIDIA_*|CUDA_*"
-    lines = [f"for name in $(compgen -e); do case $name in {'|'.join(SECRET)}) unset \"$name\";; {own}|{passed(site)}) ;; "
-             "*) unset \"$name\";; esac; done"]  # fmt: skip
+    lines = [
+        f'for name in $(compgen -e); do case $name in {"|".join(SECRET)}) unset "$name";; {own}|{passed(site)}) ;; '
+        '*) unset "$name";; esac; done'
+    ]
     return lines + [f"export {name}={shlex.quote(value)}" for name, value in inside_fixed().items()]
 
 
@@ -158,18 +205,32 @@ def apptainer(site: SiteConfig, kind: str, binds: list[Mount]) -> list[str]:
         f"export {name}_SILENT=1",
     ]
     if container.runtime == "apptainer":
-        lines.append('[ "$(id -u)" != 0 ] || export APPTAINER_USERNS=1')  # root may lack capabilities; namespaces suffice
+        lines.append(
+            '[ "$(id -u)" != 0 ] || export APPTAINER_USERNS=1'
+        )  # root may lack capabilities; namespaces suffice
         if kind in PARALLEL and site.batch and site.ranks_per_node > 1:
             # Else MPI's ranks of one node cannot share memory. Shared by what has the same parent: the launcher's daemon
             # there; of stages that run side by side on a laptop that is their driver, and they are not to share anything.
             lines.append("export APPTAINER_SHARENS=1")
     lines += [f"scratch={double(container.scratch)}", 'mkdir -p "$scratch"']
     gpus = GPUS[site.node.gpus.vendor] if site.node.gpus else ()
-    words = [container.runtime, "exec", "--cleanenv", "--no-home", "--no-mount", "home,cwd,tmp,hostfs", *gpus, *container.flags]
+    words = [
+        container.runtime,
+        "exec",
+        "--cleanenv",
+        "--no-home",
+        "--no-mount",
+        "home,cwd,tmp,hostfs",
+        *gpus,
+        *container.flags,
+    ]
     for mount in binds:
         words += ["--mount", mount_option(mount)]
     lines.append(f'image=${SIF}; [ -n "$image" ] || image={shlex.quote(container.image)}')
-    return [*lines, f'exec {shlex.join(words)} --mount "type=bind,src=$scratch,dst=/tmp" --pwd "$PWD" "$image" {TIED} "$@"']
+    return [
+        *lines,
+        f'exec {shlex.join(words)} --mount "type=bind,src=$scratch,dst=/tmp" --pwd "$PWD" "$image" {TIED} "$@"',
+    ]
 
 
 def podman(site: SiteConfig, kind: str, binds: list[Mount]) -> list[str]:
@@ -179,7 +240,9 @@ def podman(site: SiteConfig, kind: str, binds: list[Mount]) -> list[str]:
     words += [f"--mount={mount_option(mount)}" for mount in binds]
     return [
         "args=()",
-        each_variable(site, 'args+=("--env=$name")'),  # podman takes the value from the environment, so no list shows it
+        each_variable(
+            site, 'args+=("--env=$name")'
+        ),  # podman takes the value from the environment, so no list shows it
         f"scratch={double(container.scratch)}",
         f'exec {shlex.join(words)} --mount="type=bind,src=$scratch,dst=/tmp" --workdir="$PWD" "${{args[@]}}" '
         f'{shlex.quote(container.image)} "$@"',
@@ -212,7 +275,13 @@ def edf(site: SiteConfig, kind: str, folder: Path, code: Path = ROOT) -> str:
     listed = [volume(mount) for mount in mounts(container, kind, folder, code)] + [f"{container.scratch}:/tmp"]
     annotations = {key: value for key, value in container.env.items() if key.startswith("com.")}
     env = inside_fixed() | {key: value for key, value in fixed(site).items() if key not in annotations}
-    lines = [f"image = {json.dumps(container.image)}", f"mounts = {json.dumps(listed)}", "writable = false", "", "[env]"]
+    lines = [
+        f"image = {json.dumps(container.image)}",
+        f"mounts = {json.dumps(listed)}",
+        "writable = false",
+        "",
+        "[env]",
+    ]
     lines += [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in env.items()]
     if annotations:
         lines += ["", "[annotations]", *(f"{key} = {json.dumps(value)}" for key, value in annotations.items())]
@@ -223,9 +292,17 @@ def job_lines(site: SiteConfig, nodes: int, stages: list[tuple[str, Path]], code
     """What a job does before any of its stages, given by kind and directory."""
     container = site.container
     if container.use and container.runtime == "ce":
-        return commit(container, code) + [line for kind, folder in stages for line in (
-            f"cat > {shlex.quote(str(edf_path(folder)))} <<'EDF'", edf(site, kind, folder, code) + "EDF")]  # fmt: skip
-    if not container.use or container.broadcast is None or nodes < container.broadcast or container.runtime not in FILES:
+        return commit(container, code) + [
+            line
+            for kind, folder in stages
+            for line in (f"cat > {shlex.quote(str(edf_path(folder)))} <<'EDF'", edf(site, kind, folder, code) + "EDF")
+        ]
+    if (
+        not container.use
+        or container.broadcast is None
+        or nodes < container.broadcast
+        or container.runtime not in FILES
+    ):
         return []
     return [
         f"scratch={double(container.scratch)}",
@@ -248,7 +325,9 @@ def mount_option(mount: Mount) -> str:
 def volume(mount: Mount) -> str:
     """SOURCE:TARGET[:ro], which cannot hold every path."""
     if ":" in mount.source + mount.target or "," in mount.source + mount.target:
-        raise Problem(f"{mount.source}: this container runtime binds no path with a colon or a comma", "choose another --root")
+        raise Problem(
+            f"{mount.source}: this container runtime binds no path with a colon or a comma", "choose another --root"
+        )
     return f"{mount.source}:{mount.target}" + (":ro" if mount.read_only else "")
 
 

@@ -45,8 +45,16 @@ class Gathering:
 class Jobs:
     """`run` for a stage on a thread of its own, as Processes has it."""
 
-    def __init__(self, root: Path, site: SiteConfig, site_name: str, stages: dict[str, Stage],
-                 requests: dict[str, Request], log: Journal, say: Callable[..., None]):  # fmt: skip
+    def __init__(
+        self,
+        root: Path,
+        site: SiteConfig,
+        site_name: str,
+        stages: dict[str, Stage],
+        requests: dict[str, Request],
+        log: Journal,
+        say: Callable[..., None],
+    ):
         self.office = Office(root, site, site_name, log, say)
         self.root, self.site, self.stages, self.requests = root, site, stages, requests
         asked = site.scheduler
@@ -213,8 +221,11 @@ class Jobs:
                 return
             if counted or self.slots.acquire(blocking=False):  # one that was adopted may be one too many
                 self.holding.add(job.name)
-            mine = {id: self.stages[id] for id, (folder, _) in job.stages.items() if id not in job.ended
-                    and id in self.stages and self.stages[id].folder == folder}  # fmt: skip
+            mine = {
+                id: self.stages[id]
+                for id, (folder, _) in job.stages.items()
+                if id not in job.ended and id in self.stages and self.stages[id].folder == folder
+            }
             self.open[job.name] = set(mine)
             self.riding |= {id: job for id, stage in mine.items() if set(stage.needs) & job.stages.keys()}
 
@@ -226,7 +237,9 @@ class Jobs:
             ids += [id for id in carried if stage.id in self.stages[id].needs]
         for id in ids:
             self.office.close(job, id)
-            self.office.note_end(id, job, ended if id == stage.id else Outcome("not-begun", f"{stage.id} did not end well"))
+            self.office.note_end(
+                id, job, ended if id == stage.id else Outcome("not-begun", f"{stage.id} did not end well")
+            )
         with self.guard:
             left = self.open.get(job.name, set())
             left.difference_update(ids)

@@ -32,6 +32,8 @@ def cancel(root: Path, site: SiteConfig, site_name: str, wanted: Callable[[Known
     except query.Unreachable as error:
         raise Problem(f"nothing was cancelled for certain: {error}", "type the same command again") from None
     return [
-        f"cancelled  job {active[job.name]}  {', '.join(job.stages)}" if job.name in active
-        else f"was not in the queue any more  {', '.join(job.stages)}" for job in jobs
-    ]  # fmt: skip
+        f"cancelled  job {active[job.name]}  {', '.join(job.stages)}"
+        if job.name in active
+        else f"was not in the queue any more  {', '.join(job.stages)}"
+        for job in jobs
+    ]

@@ -28,7 +28,9 @@ class Following:
     def __init__(self, office: Office, watch: Watch, stage: Stage, job: Known, preemptible: bool = False):
         self.office, self.watch, self.stage, self.job, self.preemptible = office, watch, stage, job, preemptible
         self.folder, self.attempt = office.root / stage.folder, office.attempt(job, stage.id)
-        self.quiet = Quiet(self.folder, self.attempt, endless=stage.kind != "train")  # others may compute long in silence
+        self.quiet = Quiet(
+            self.folder, self.attempt, endless=stage.kind != "train"
+        )  # others may compute long in silence
         self.seen: Seen | None = None
         self.sentence: Outcome | None = None  # how it will have ended, once we have ended it
         self.asked = 0.0  # when its ranks were asked where they are

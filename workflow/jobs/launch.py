@@ -40,8 +40,14 @@ class Attempt(NamedTuple):
     number: int
 
 
-def script(stage: Stage | Attempt, site: SiteConfig, root: Path = Path(), python: str = sys.executable, code: Path = ROOT,
-           ranks: int = 1) -> str:  # fmt: skip
+def script(
+    stage: Stage | Attempt,
+    site: SiteConfig,
+    root: Path = Path(),
+    python: str = sys.executable,
+    code: Path = ROOT,
+    ranks: int = 1,
+) -> str:
     """command.sh of a stage's directory; with several ranks, all of them on this machine."""
     words = [*runtimes.inside(site, stage.kind, root / stage.folder, code).prefix, runtimes.python(site, python)]
     env = {
@@ -83,8 +89,9 @@ def directives(request: Request, site: SiteConfig) -> list[str]:
     return [f"{word} {option}" for option in (*options, *scheduler.directives, *queue.directives)]
 
 
-def batch(request: Request, attempts: Sequence[Attempt], site: SiteConfig, python: str = sys.executable,
-          code: Path = ROOT) -> str:  # fmt: skip
+def batch(
+    request: Request, attempts: Sequence[Attempt], site: SiteConfig, python: str = sys.executable, code: Path = ROOT
+) -> str:
     """What follows the head: the environment, and the plan that gnnscale/job/batch_job.py carries out."""
     python = site.python or python
     told = seconds(request.walltime) - site.scheduler.signal_seconds
@@ -96,11 +103,17 @@ def batch(request: Request, attempts: Sequence[Attempt], site: SiteConfig, pytho
         "gpus": shared_gpus(request, site),
         "stages": [planned(each, [a.id for a in attempts], request, site, python, code) for each in attempts],
     }
-    return "\n".join([
-        *(f"# {each.id}, attempt {each.number}" for each in attempts), *environment(request, site, code),
-        *runtimes.job_lines(site, request.nodes, [(each.kind, each.folder) for each in attempts], code),
-        f"exec {shlex.quote(python)} -m gnnscale.job.batch_job <<'PLAN'", json.dumps(plan, indent=1), "PLAN", "",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            *(f"# {each.id}, attempt {each.number}" for each in attempts),
+            *environment(request, site, code),
+            *runtimes.job_lines(site, request.nodes, [(each.kind, each.folder) for each in attempts], code),
+            f"exec {shlex.quote(python)} -m gnnscale.job.batch_job <<'PLAN'",
+            json.dumps(plan, indent=1),
+            "PLAN",
+            "",
+        ]
+    )
 
 
 def shared_gpus(request: Request, site: SiteConfig) -> tuple[str, int] | None:
@@ -115,7 +128,11 @@ def planned(
     """`first` and `nodes` are its share of the hosts, `after` the place of the stage that must have ended well before."""
     before = dict(request.after).get(attempt.id)
     index = 0 if request.slots else request.stages.index(before or attempt.id)
-    several = attempt.kind in PARALLEL and attempt.kind != "rank_report" and (request.nodes_each > 1 or site.node.gpus is not None)
+    several = (
+        attempt.kind in PARALLEL
+        and attempt.kind != "rank_report"
+        and (request.nodes_each > 1 or site.node.gpus is not None)
+    )
     return {
         "folder": str(attempt.folder),
         "number": attempt.number,
@@ -140,7 +157,12 @@ def environment(request: Request, site: SiteConfig, code: Path) -> list[str]:
 
 
 def command(
-    attempt: Attempt, request: Request, site: SiteConfig, python: str, module: str = "job.rank_wrapper", code: Path = ROOT
+    attempt: Attempt,
+    request: Request,
+    site: SiteConfig,
+    python: str,
+    module: str = "job.rank_wrapper",
+    code: Path = ROOT,
 ) -> list[str]:
     """Of all ranks of a stage, in its directory. {hosts} becomes theirs, a part of the allocation."""
     own = [runtimes.python(site, python), "-m", f"gnnscale.{module}", f"attempts/{attempt.number}", attempt.kind]

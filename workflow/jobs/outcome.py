@@ -13,8 +13,25 @@ from gnnscale.contract.results import StageError
 from gnnscale.schema import Spec
 from workflow.scheduler.query import Seen
 
-Kind = Literal["done", "not-begun", "stopped", "walltime", "preempted", "cancelled", "withdrawn", "node", "lost", "stalled",
-               "memory", "disk-full", "busy", "configuration", "data", "permission", "application"]  # fmt: skip
+Kind = Literal[
+    "done",
+    "not-begun",
+    "stopped",
+    "walltime",
+    "preempted",
+    "cancelled",
+    "withdrawn",
+    "node",
+    "lost",
+    "stalled",
+    "memory",
+    "disk-full",
+    "busy",
+    "configuration",
+    "data",
+    "permission",
+    "application",
+]
 Action = Literal["continue", "again", "avoid", "shrink", "space", "fail"]
 
 # kind: (what is done, how often in a row without progress)
@@ -40,12 +57,14 @@ MEMORY_WORDS = re.compile(
 NODE_WORDS = re.compile(
     "uncorrectable ECC|NCCL.*(unhandled system error|internal error|remote process exited)|fell off the bus|\\bXid\\b"
     "|CUDA error: (device|unknown error|unspecified launch)|no CUDA-capable device|hipErrorNoDevice|Bus error"
-    "|Stale file handle|Transport endpoint|Input/output error|node failure|Communication connection failure", re.I,
-)  # fmt: skip
+    "|Stale file handle|Transport endpoint|Input/output error|node failure|Communication connection failure",
+    re.I,
+)
 
 ENDED_WORDS = re.compile(  # the launcher lost its job, which squeue may not know any more either
-    "job \\d+ has expired|invalid job id|unknown job id|already completing or completed|unable to confirm allocation", re.I,
-)  # fmt: skip
+    "job \\d+ has expired|invalid job id|unknown job id|already completing or completed|unable to confirm allocation",
+    re.I,
+)
 
 
 class Exit(Spec):
@@ -72,8 +91,9 @@ class Outcome(NamedTuple):
     tail: tuple[str, ...] = ()  # last words that say more than those in its files
 
 
-def classify(exit: Exit | None, seen: Seen | None, error: StageError | None, words: str, valid: str,
-             preemptible: bool = False) -> Outcome:  # fmt: skip
+def classify(
+    exit: Exit | None, seen: Seen | None, error: StageError | None, words: str, valid: str, preemptible: bool = False
+) -> Outcome:
     """`valid`: "" where the result is, else why it is not. `words`: the end of all that was printed. `preemptible`: its
     queue takes nodes back without a word, which PBS tells in no other way than that the job was deleted."""
     if not valid:
@@ -115,8 +135,11 @@ def classify(exit: Exit | None, seen: Seen | None, error: StageError | None, wor
         said = next((line.strip() for line in words.splitlines() if ENDED_WORDS.search(line)), "told to end")
         return Outcome("lost", f"ended from outside: {said[:200]}")
     if exit is None:
-        return Outcome("lost", f"the job ended without a trace{f' ({state})' if state else ''}",
-                       "if all do: `doctor` finds out whether compute nodes see the run directory")  # fmt: skip
+        return Outcome(
+            "lost",
+            f"the job ended without a trace{f' ({state})' if state else ''}",
+            "if all do: `doctor` finds out whether compute nodes see the run directory",
+        )
     if code == DISK:
         return Outcome("disk-full", "no space left on device")
     if code == REFUSED:
@@ -209,9 +232,10 @@ class Budget:
         self.used[counted] += 1
         if action == "continue" and self.used["stopped"] + self.used["walltime"] >= allowed:
             return "fail", outcome._replace(
-                kind="walltime", message=f"{allowed} jobs in a row ended ({outcome.message}) and got no further",
+                kind="walltime",
+                message=f"{allowed} jobs in a row ended ({outcome.message}) and got no further",
                 hint="a job must last for more than one checkpoint: a queue with a longer walltime, or more nodes",
-            )  # fmt: skip
+            )
         if self.used[counted] > allowed:
             return "fail", outcome._replace(message=f"{outcome.message}; so it was {self.used[counted]} times in a row")
         return action, outcome

@@ -28,15 +28,17 @@ SCRIPT = "job.sh"  # and beside it job.out: what the script itself prints
 TRANSIENT = re.compile(
     "unable to contact|connection (refused|reset|timed out)|connect failure|timed out|time.?out|temporarily|try again"
     "|cannot connect|cannot send|socket|communication|slurmctld|no permission to contact|server (is )?(busy|down)"
-    "|transport endpoint|zero bytes", re.I,
-)  # fmt: skip
+    "|transport endpoint|zero bytes",
+    re.I,
+)
 # A limit on the number of jobs, which time will lift. One on the size of a job it will not: Slurm names that, in front of a
 # sentence in which both are possible.
 SIZE = re.compile(r"\b(Assoc|QOS)\w*(PerJob|PerNode|WallDuration|Min(?!ute))\w*", re.I)
 LIMIT = re.compile(
     "maxsubmit|max_?queued|would exceed|exceeds? (the )?(queue|user|group|max).*(limit|number)|submit limit"
-    "|too many jobs|job limit|limit on .*jobs|maximum number of jobs", re.I,
-)  # fmt: skip
+    "|too many jobs|job limit|limit on .*jobs|maximum number of jobs",
+    re.I,
+)
 ID = re.compile(r"\d+\S*")  # 1234, 1234.server
 
 
@@ -102,8 +104,13 @@ def provider(job: Job, site: SiteConfig) -> Slurm | PBS:
         head += f"\n#SBATCH --exclude={','.join(job.avoid)}" if job.avoid else ""
         made = Slurm(nodes_per_block=request.nodes, scheduler_options=head, exclusive=False, **common)
     else:
-        made = PBS(nodes_per_block=request.nodes, scheduler_options=f"{head}\n#PBS -j oe", cpus_per_node=site.cores,
-                   select_options=select(request, site), **common)  # fmt: skip
+        made = PBS(
+            nodes_per_block=request.nodes,
+            scheduler_options=f"{head}\n#PBS -j oe",
+            cpus_per_node=site.cores,
+            select_options=select(request, site),
+            **common,
+        )
     made.job, made.script_dir, made.seconds = job, ".", site.scheduler.command_timeout
     return made
 

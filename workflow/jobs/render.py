@@ -11,8 +11,14 @@ from workflow.jobs.requests import Request
 from workflow.plan.stage import Stage
 
 
-def scripts(requests: dict[str, Request], stages: dict[str, Stage], site: SiteConfig, root: Path,
-            python: str = sys.executable, code: Path = launch.ROOT) -> dict[str, str]:  # fmt: skip
+def scripts(
+    requests: dict[str, Request],
+    stages: dict[str, Stage],
+    site: SiteConfig,
+    root: Path,
+    python: str = sys.executable,
+    code: Path = launch.ROOT,
+) -> dict[str, str]:
     """File name -> text. The first attempt of each stage."""
     from workflow.jobs import parsl_provider  # Parsl takes half a second to import
 

@@ -163,8 +163,6 @@ def nodes_of(stage: Stage, site: SiteConfig) -> int:
     return -(-stage.levers.runtime.ranks // site.ranks_per_node)
 
 
-
-
 # --------------------------------------------------------------------------------------------- which queue, and how
 def choose(nodes: int, trainings: list[Stage], site: SiteConfig) -> list[Request]:
     """All of one size. The plan that is over first, of those that take at most twice the node-hours of the cheapest."""
@@ -221,8 +219,9 @@ def request(name: str, queue: Queue, nodes: int, group: list[Stage], site: SiteC
     if len(group) == 1 and whole == nodes:
         why = why if jobs > 1 else ""
     threads = group[0].levers.runtime.threads
-    return Request(tuple(stage.id for stage in group), name, whole, nodes, site.ranks_per_node, threads, asked, jobs,
-                   expected, why)  # fmt: skip
+    return Request(
+        tuple(stage.id for stage in group), name, whole, nodes, site.ranks_per_node, threads, asked, jobs, expected, why
+    )
 
 
 def rounded(expected: float, site: SiteConfig) -> int:

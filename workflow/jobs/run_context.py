@@ -51,8 +51,17 @@ class Office:
 
     def note_end(self, id: str, job: Known, ended: Outcome) -> None:
         folder, number = job.stages[id]
-        self.log.note("ended", id, name=job.name, job=job.id, kind=ended.kind, message=ended.message, folder=folder,
-                      attempt=number, progress=progress(self.root / folder))  # fmt: skip
+        self.log.note(
+            "ended",
+            id,
+            name=job.name,
+            job=job.id,
+            kind=ended.kind,
+            message=ended.message,
+            folder=folder,
+            attempt=number,
+            progress=progress(self.root / folder),
+        )
 
     def tell(self, stages: list[Stage], seen: Seen) -> None:
         """To the screen, and to whoever reads the journal."""

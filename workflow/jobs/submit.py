@@ -62,8 +62,13 @@ class Submission:
         places = {stage.id: (stage.folder, each.number) for stage, each in zip(stages, attempts)}
         name = name_of(office.root, [stage.key for stage in stages], attempts[0].number)
         job, there = Known(name, str(office.root), office.site_name, places), attempts[0]
-        asked = parsl_provider.Job(request, name, there.folder / "attempts" / str(there.number),
-                             launch.batch(request, attempts, office.site), self.avoid)  # fmt: skip
+        asked = parsl_provider.Job(
+            request,
+            name,
+            there.folder / "attempts" / str(there.number),
+            launch.batch(request, attempts, office.site),
+            self.avoid,
+        )
         office.log.note("intend", name=name, root=job.root, site=job.site, stages=places, durable=True)
         job = job._replace(id=self.taken(asked, job, stages))
         try:
@@ -108,7 +113,9 @@ class Submission:
         """With the memory that it has been found to need."""
         spec = stage.spec(self.stages)
         for _ in range(self.shrunk[stage.folder]):
-            spec = spec.model_copy(update={"runtime": memory_fit.smaller(spec.runtime, stage.settings, self.edges(stage))})
+            spec = spec.model_copy(
+                update={"runtime": memory_fit.smaller(spec.runtime, stage.settings, self.edges(stage))}
+            )
         return spec
 
     def edges(self, stage: Stage) -> float:

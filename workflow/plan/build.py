@@ -48,10 +48,17 @@ def stages(name: str, asked: Study, site: SiteConfig, root: Path) -> dict[str, S
     share_steps(made)
     code, held_out = fingerprint.code_of("evaluate"), asked.split.over_training(asked.evaluate.split)
     evaluated = tuple(
-        add("evaluate", stage.name, asked.evaluate, (stage.id, *converted), code, made,
-            estimates.evaluate_seconds(stage.settings, sizes, held_out, site)).id
+        add(
+            "evaluate",
+            stage.name,
+            asked.evaluate,
+            (stage.id, *converted),
+            code,
+            made,
+            estimates.evaluate_seconds(stage.settings, sizes, held_out, site),
+        ).id
         for stage in trained
-    )  # fmt: skip
+    )
     cost = site.node.start_seconds
     fit = add("scaling", "all", asked.scaling, evaluated, fingerprint.code_of("scaling"), made, cost)
     page = ReportSettings(title=asked.title, study=name, description=asked.description)
@@ -71,7 +78,11 @@ def divide(whole: Stage, parts: int, start_seconds: float, root: Path, made: dic
     ids = []
     for part in range(parts):
         settings = PartSettings(**asked, part=part, parts=parts)
-        ids.append(make("convert_part", f"{whole.name}.{part}", settings, (), code, made, cost, whole.raw, image=whole.image).id)
+        ids.append(
+            make(
+                "convert_part", f"{whole.name}.{part}", settings, (), code, made, cost, whole.raw, image=whole.image
+            ).id
+        )
     made[whole.id] = whole._replace(needs=tuple(ids), core_seconds=start_seconds)
 
 
@@ -83,9 +94,18 @@ def share_steps(made: dict[str, Stage]) -> None:
         made[id] = made[id]._replace(shorter=before, core_seconds=made[id].core_seconds - paid)
 
 
-def make(kind: str, name: str, settings: Settings, needs: tuple[str, ...], code: dict[str, str],
-         made: dict[str, Stage], core_seconds: float, raw: dict[str, str] | None = None,
-         levers: Levers | None = None, image: str | None = None) -> Stage:  # fmt: skip
+def make(
+    kind: str,
+    name: str,
+    settings: Settings,
+    needs: tuple[str, ...],
+    code: dict[str, str],
+    made: dict[str, Stage],
+    core_seconds: float,
+    raw: dict[str, str] | None = None,
+    levers: Levers | None = None,
+    image: str | None = None,
+) -> Stage:
     """Adds to `made`. The key is a hash of all that determines the result, and of nothing else.
 
     So not of the parts of a conversion, which `divide` adds after this: however it is divided, it comes out the same.
@@ -96,21 +116,39 @@ def make(kind: str, name: str, settings: Settings, needs: tuple[str, ...], code:
         said["quarantine"] = None
     key = files.digest([said, code, raw or {}, keys, image])[:16]
     folder = f"{FOLDERS[kind]}/{name}-{key[:8]}"
-    stage = Stage(f"{kind}/{name}", kind, name, settings, needs, code, raw or {}, key, folder, core_seconds, levers,
-                  image=image)  # fmt: skip
+    stage = Stage(
+        f"{kind}/{name}", kind, name, settings, needs, code, raw or {}, key, folder, core_seconds, levers, image=image
+    )
     made[stage.id] = stage
     return stage
 
 
-def measure_levers(asked: Study, sizes: list[estimates.Size], site: SiteConfig, converted: tuple[str, ...],
-                   add: Callable[..., Stage], made: dict[str, Stage]) -> tuple[str, ...]:  # fmt: skip
+def measure_levers(
+    asked: Study,
+    sizes: list[estimates.Size],
+    site: SiteConfig,
+    converted: tuple[str, ...],
+    add: Callable[..., Stage],
+    made: dict[str, Stage],
+) -> tuple[str, ...]:
     """The stage that compares levers, if the study asks for it: on the fewest nodes that a training may have."""
     if asked.levers is None:
         return ()
     ranks = next(capacity.ranks(site))
     levers = compare(asked.levers, len(sizes), *estimates.per_structure(sizes), site, ranks)
     cost = estimates.lever_seconds(asked.levers, sizes, site, ranks)
-    return (add("memory_levers", "all", asked.levers, converted, fingerprint.code_of("memory_levers"), made, cost, levers=levers).id,)
+    return (
+        add(
+            "memory_levers",
+            "all",
+            asked.levers,
+            converted,
+            fingerprint.code_of("memory_levers"),
+            made,
+            cost,
+            levers=levers,
+        ).id,
+    )
 
 
 def dataset_script(settings: ConvertSettings) -> tuple[Any, Any]:
@@ -164,19 +202,3 @@ def fit_levers(settings: TrainSettings, sizes: list[estimates.Size], site: SiteC
 
 
 # -------------------------------------------------------------------------------------------------- what is done
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-

@@ -43,9 +43,10 @@ def judge(stage: Stage, root: Path, upstream: dict[str, Planned], deep: bool = F
 def cause(stage: Stage, root: Path) -> str | None:
     """Why a stage that has been run before is another one now, told against its newest earlier form."""
     earlier = [
-        path for path in (root / FOLDERS[stage.kind]).glob(f"{stage.name}-????????/spec.json")
+        path
+        for path in (root / FOLDERS[stage.kind]).glob(f"{stage.name}-????????/spec.json")
         if path.parent.name != Path(stage.folder).name
-    ]  # fmt: skip
+    ]
     for path in sorted(earlier, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
             return difference(files.read_model(path, StageSpec), stage)

@@ -23,8 +23,9 @@ class Levers(NamedTuple):
     refusal: str
 
 
-def choose(settings: TrainSettings, sources: int, atoms: float, edges: float, site: SiteConfig,
-           ranks: int | None = None) -> Levers:  # fmt: skip
+def choose(
+    settings: TrainSettings, sources: int, atoms: float, edges: float, site: SiteConfig, ranks: int | None = None
+) -> Levers:
     """`atoms` and `edges` are those of a mean structure; `ranks` of the training, None = as the site has them."""
     optim, room = settings.optim, site.rank_bytes - LIBRARIES
     batch = MARGIN * optim.batch
@@ -33,18 +34,29 @@ def choose(settings: TrainSettings, sources: int, atoms: float, edges: float, si
         whole = batch / runtime.ranks
         part = min(1.0, runtime.micro_batch_edges / (whole * edges)) if runtime.micro_batch_edges else 1.0
         return peak_bytes(
-            settings.model, part * whole * atoms, part * whole * edges, runtime.memory_levers, optim.precision, runtime.ranks, sources,
+            settings.model,
+            part * whole * atoms,
+            part * whole * edges,
+            runtime.memory_levers,
+            optim.precision,
+            runtime.ranks,
+            sources,
             ema=bool(optim.ema),
-        )  # fmt: skip
+        )
 
     for runtime, said in candidates(settings, site, batch * edges, ranks or site.launch.ranks):
         memory = peak(runtime)
         if memory.peak <= room:
             return Levers(runtime, memory, said, "")
     static = memory.parameters + memory.optimiser + memory.gradients
-    return Levers(runtime, memory, said, f"needs {gigabytes(memory.peak + LIBRARIES)} at its fullest with every lever "
-                  f"({gigabytes(static)} of it weights, gradients and moments), a rank here has "
-                  f"{gigabytes(site.rank_bytes)}; a smaller width, or a site with more memory")  # fmt: skip
+    return Levers(
+        runtime,
+        memory,
+        said,
+        f"needs {gigabytes(memory.peak + LIBRARIES)} at its fullest with every lever "
+        f"({gigabytes(static)} of it weights, gradients and moments), a rank here has "
+        f"{gigabytes(site.rank_bytes)}; a smaller width, or a site with more memory",
+    )
 
 
 def compare(settings: LeverSettings, sources: int, atoms: float, edges: float, site: SiteConfig, ranks: int) -> Levers:
@@ -54,9 +66,14 @@ def compare(settings: LeverSettings, sources: int, atoms: float, edges: float, s
     memory = peak_bytes(settings.model, share * atoms, share * edges, plain.memory_levers, ranks=ranks, sources=sources)
     runtime = plain.model_copy(update={"edge_chunk": chunk_edges(train, site.node.gpus is not None)})
     needed = memory.peak + LIBRARIES
-    refusal = "" if needed <= site.rank_bytes else (
-        f"the plain step of `levers` needs {gigabytes(needed)}, a rank here has {gigabytes(site.rank_bytes)}; a smaller "
-        "levers.batch or width")  # fmt: skip
+    refusal = (
+        ""
+        if needed <= site.rank_bytes
+        else (
+            f"the plain step of `levers` needs {gigabytes(needed)}, a rank here has {gigabytes(site.rank_bytes)}; a smaller "
+            "levers.batch or width"
+        )
+    )
     return Levers(runtime, memory, "", refusal)
 
 
@@ -90,10 +107,12 @@ def chunk_edges(settings: TrainSettings, gpu: bool) -> int:
 def smaller(runtime: Runtime, settings: TrainSettings, edges: float) -> Runtime:
     """The same training in less memory, after it has run out of it; `edges` of a mean structure."""
     share = max(1, int(settings.optim.batch * edges / runtime.ranks))
-    return runtime.model_copy(update={
-        "edge_chunk": runtime.edge_chunk or chunk_edges(settings, False),
-        "micro_batch_edges": max(1, (runtime.micro_batch_edges or share) // 2),
-    })  # fmt: skip
+    return runtime.model_copy(
+        update={
+            "edge_chunk": runtime.edge_chunk or chunk_edges(settings, False),
+            "micro_batch_edges": max(1, (runtime.micro_batch_edges or share) // 2),
+        }
+    )
 
 
 def gigabytes(bytes: float) -> str:

@@ -11,9 +11,15 @@ from gnnscale.contract.stage_spec import Runtime, StageSpec
 from workflow.plan.memory_fit import Levers
 
 FOLDERS = {  # in the order of the work
-    "convert_part": "data", "convert": "data", "audit": "audit", "memory_levers": "levers", "train": "train",
-    "evaluate": "evaluate", "scaling": "scaling", "report": "report",
-}  # fmt: skip
+    "convert_part": "data",
+    "convert": "data",
+    "audit": "audit",
+    "memory_levers": "levers",
+    "train": "train",
+    "evaluate": "evaluate",
+    "scaling": "scaling",
+    "report": "report",
+}
 
 
 State = Literal["done", "run", "resume", "check", "refused"]
@@ -42,9 +48,15 @@ class Stage(NamedTuple):
         before = tuple(os.path.relpath(stages[id].folder, self.folder) for id in self.shorter)
         runtime = runtime.model_copy(update={"shorter": before})
         return StageSpec(
-            id=self.id, key=self.key, settings=self.settings, code=self.code, raw=self.raw, image=self.image, needs=there,
+            id=self.id,
+            key=self.key,
+            settings=self.settings,
+            code=self.code,
+            raw=self.raw,
+            image=self.image,
+            needs=there,
             runtime=runtime,
-        )  # fmt: skip
+        )
 
 
 class Planned(NamedTuple):

@@ -9,8 +9,11 @@ from pathlib import Path
 from gnnscale.contract.errors import Problem
 from workflow.plan.stage import FOLDERS, Stage
 
-LINKED = {"report/all": ("report.html", "figures"), "scaling/all": ("fit.json", "points.csv"),
-          "audit/all": ("audit.html", "quarantine.json")}  # fmt: skip
+LINKED = {
+    "report/all": ("report.html", "figures"),
+    "scaling/all": ("fit.json", "points.csv"),
+    "audit/all": ("audit.html", "quarantine.json"),
+}
 
 
 def links(root: Path, stages: dict[str, Stage]) -> None:

@@ -146,8 +146,16 @@ def running(stage: PlannedStage, folder: Path) -> Row:
     eta = None
     if advanced > 0:
         eta = (said["total"] - said["done"]) * (said["time"] - said["began"]) / advanced - (time.time() - said["time"])
-    return Row(stage.id, stage.kind, "running", stage.folder, said["done"], said["total"], said.get("loss"),
-               max(0.0, eta) if eta is not None else None)  # fmt: skip
+    return Row(
+        stage.id,
+        stage.kind,
+        "running",
+        stage.folder,
+        said["done"],
+        said["total"],
+        said.get("loss"),
+        max(0.0, eta) if eta is not None else None,
+    )
 
 
 def counts(found: list[Row]) -> dict[str, tuple[int, int]]:

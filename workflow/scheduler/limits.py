@@ -100,8 +100,13 @@ def parse_qos(text: str) -> dict[str, Limit]:
     found = {}
     for line in text.splitlines():
         name, wall, most, fewest, running, queued, *_ = [*line.split("|"), *[""] * 6]
-        found[name] = Limit(tres_nodes(fewest), tres_nodes(most), query.slurm_seconds(wall) if wall else None,
-                            whole_number(running), whole_number(queued))  # fmt: skip
+        found[name] = Limit(
+            tres_nodes(fewest),
+            tres_nodes(most),
+            query.slurm_seconds(wall) if wall else None,
+            whole_number(running),
+            whole_number(queued),
+        )
     return found
 
 
@@ -140,11 +145,13 @@ def of_pbs(queues: str) -> Known:
         time = str(most.get("walltime", ""))
         shut = [word for word in ("enabled", "started") if str(said.get(word, "True")) != "True"]
         found[name] = Limit(
-            fewest=whole_number(str(least.get("nodect", ""))), most=whole_number(str(most.get("nodect", ""))),
+            fewest=whole_number(str(least.get("nodect", ""))),
+            most=whole_number(str(most.get("nodect", ""))),
             seconds=seconds(time) if re.fullmatch(r"\d+:\d\d:\d\d", time) else None,
-            running=each_user(str(said.get("max_run", ""))), queued=each_user(str(said.get("max_queued", ""))),
+            running=each_user(str(said.get("max_run", ""))),
+            queued=each_user(str(said.get("max_queued", ""))),
             closed=f"is not {shut[0]}" if shut else "",
-        )  # fmt: skip
+        )
         if said.get("queue_type") == "Route":
             routes[name] = tuple(filter(None, re.split(r"[\s,]+", str(said.get("route_destinations", "")))))
     return Known(found, "", routes=routes)
@@ -184,7 +191,9 @@ def complaints(name: str, queue: Queue, account: str | None, known: Known) -> li
     routed = [known.queues[n] for n in known.routes.get(there, ()) if n in known.queues]
     if routed and not any(fits(queue, each) for each in routed):
         listed = "; ".join(told(each) for each in routed)
-        found.append(Complaint("nodes", f"{there} leads to queues of {listed}", "no one of them takes all that the file allows"))
+        found.append(
+            Complaint("nodes", f"{there} leads to queues of {listed}", "no one of them takes all that the file allows")
+        )
     return found + beyond(queue, limit)
 
 
@@ -197,19 +206,35 @@ def beyond(queue: Queue, limit: Limit) -> list[Complaint]:
     found, (low, high) = [], queue.nodes
     if limit.seconds is not None and seconds(queue.max_walltime) > limit.seconds:
         longest = walltime(limit.seconds)
-        found.append(Complaint("max_walltime", f"max_walltime is {queue.max_walltime}, the scheduler allows {longest}",
-                               f'max_walltime: "{longest}"'))  # fmt: skip
+        found.append(
+            Complaint(
+                "max_walltime",
+                f"max_walltime is {queue.max_walltime}, the scheduler allows {longest}",
+                f'max_walltime: "{longest}"',
+            )
+        )
     if limit.most is not None and low > limit.most:
         found.append(Complaint("nodes", f"{low} nodes or more, the scheduler gives {limit.most}", "remove this queue"))
     elif limit.most is not None and high > limit.most:
-        found.append(Complaint("nodes", f"up to {high} nodes, the scheduler gives {limit.most}",
-                               f"nodes: [{low}, {limit.most}]"))  # fmt: skip
+        found.append(
+            Complaint("nodes", f"up to {high} nodes, the scheduler gives {limit.most}", f"nodes: [{low}, {limit.most}]")
+        )
     if limit.fewest is not None and low < limit.fewest:
-        found.append(Complaint("nodes", f"{low} nodes or more, the scheduler takes {limit.fewest} or more",
-                               f"nodes: [{limit.fewest}, {max(high, limit.fewest)}]"))  # fmt: skip
+        found.append(
+            Complaint(
+                "nodes",
+                f"{low} nodes or more, the scheduler takes {limit.fewest} or more",
+                f"nodes: [{limit.fewest}, {max(high, limit.fewest)}]",
+            )
+        )
     if limit.running is not None and (queue.max_running or 10**9) > limit.running:
-        found.append(Complaint("max_running", f"the scheduler runs {limit.running} jobs of a user at a time",
-                               f"max_running: {limit.running}"))  # fmt: skip
+        found.append(
+            Complaint(
+                "max_running",
+                f"the scheduler runs {limit.running} jobs of a user at a time",
+                f"max_running: {limit.running}",
+            )
+        )
     return found
 
 
@@ -222,7 +247,11 @@ def told(limit: Limit) -> str:
 def account(given: str | None, required: bool, known: Known) -> tuple[bool | None, str, str]:
     """(good, bad or cannot be told; what is; the fix)"""
     if known.accounts is None:
-        return None, f"{given or 'none is given'}; this scheduler tells nothing of accounts, its answer to a job will", ""
+        return (
+            None,
+            f"{given or 'none is given'}; this scheduler tells nothing of accounts, its answer to a job will",
+            "",
+        )
     listed = sorted(known.accounts)
     if given is None and known.own and not required:
         return True, f"{known.own}, which is yours by default", ""

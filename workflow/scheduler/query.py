@@ -13,29 +13,77 @@ from typing import NamedTuple
 
 # Active states are PENDING and RUNNING. A word that is not known here counts as active: nobody is declared dead by it.
 SLURM_STATES = {
-    "PENDING": "PENDING", "CONFIGURING": "PENDING", "REQUEUED": "PENDING", "REQUEUE_HOLD": "PENDING",
-    "REQUEUE_FED": "PENDING", "RESV_DEL_HOLD": "PENDING", "SPECIAL_EXIT": "PENDING",
-    "RUNNING": "RUNNING", "COMPLETING": "RUNNING", "STAGE_OUT": "RUNNING", "SIGNALING": "RUNNING",
-    "STOPPED": "RUNNING", "SUSPENDED": "RUNNING", "RESIZING": "RUNNING",
-    "COMPLETED": "COMPLETED", "FAILED": "FAILED", "CANCELLED": "CANCELLED", "REVOKED": "CANCELLED",
-    "TIMEOUT": "TIMEOUT", "DEADLINE": "TIMEOUT", "PREEMPTED": "PREEMPTED", "OUT_OF_MEMORY": "OUT_OF_MEMORY",
-    "NODE_FAIL": "NODE_FAIL", "BOOT_FAIL": "NODE_FAIL",
-}  # fmt: skip
-PBS_STATES = {"R": "RUNNING", "E": "RUNNING", "B": "RUNNING", "S": "RUNNING", "U": "RUNNING", "Q": "PENDING",
-              "T": "PENDING", "W": "PENDING", "H": "PENDING", "M": "PENDING"}  # fmt: skip
+    "PENDING": "PENDING",
+    "CONFIGURING": "PENDING",
+    "REQUEUED": "PENDING",
+    "REQUEUE_HOLD": "PENDING",
+    "REQUEUE_FED": "PENDING",
+    "RESV_DEL_HOLD": "PENDING",
+    "SPECIAL_EXIT": "PENDING",
+    "RUNNING": "RUNNING",
+    "COMPLETING": "RUNNING",
+    "STAGE_OUT": "RUNNING",
+    "SIGNALING": "RUNNING",
+    "STOPPED": "RUNNING",
+    "SUSPENDED": "RUNNING",
+    "RESIZING": "RUNNING",
+    "COMPLETED": "COMPLETED",
+    "FAILED": "FAILED",
+    "CANCELLED": "CANCELLED",
+    "REVOKED": "CANCELLED",
+    "TIMEOUT": "TIMEOUT",
+    "DEADLINE": "TIMEOUT",
+    "PREEMPTED": "PREEMPTED",
+    "OUT_OF_MEMORY": "OUT_OF_MEMORY",
+    "NODE_FAIL": "NODE_FAIL",
+    "BOOT_FAIL": "NODE_FAIL",
+}
+PBS_STATES = {
+    "R": "RUNNING",
+    "E": "RUNNING",
+    "B": "RUNNING",
+    "S": "RUNNING",
+    "U": "RUNNING",
+    "Q": "PENDING",
+    "T": "PENDING",
+    "W": "PENDING",
+    "H": "PENDING",
+    "M": "PENDING",
+}
 PBS_WALLTIME = -29  # Exit_status of a job that was ended at its limit
 # Reasons for which a job waits for ever, whatever others do.
 HOPELESS = {
-    "PartitionTimeLimit", "PartitionNodeLimit", "PartitionConfig", "BadConstraints", "InvalidAccount", "InvalidQOS",
-    "AssocMaxWallDurationPerJobLimit", "QOSMaxWallDurationPerJobLimit", "AssocMaxNodePerJobLimit",
-    "QOSMaxNodePerJobLimit", "DependencyNeverSatisfied",
-}  # fmt: skip
+    "PartitionTimeLimit",
+    "PartitionNodeLimit",
+    "PartitionConfig",
+    "BadConstraints",
+    "InvalidAccount",
+    "InvalidQOS",
+    "AssocMaxWallDurationPerJobLimit",
+    "QOSMaxWallDurationPerJobLimit",
+    "AssocMaxNodePerJobLimit",
+    "QOSMaxNodePerJobLimit",
+    "DependencyNeverSatisfied",
+}
 # What a shell, or the job in which the driver runs, says to these commands: above the script's own options, and inherited
 # by the job. What is kept says where the scheduler is, who asks, and what a site's modules make the default of its srun.
 OPTIONS = re.compile("(SLURM|SBATCH|SRUN|SQUEUE|SACCT|SCANCEL|PBS)_")
-KEPT = {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS", "SLURM_MPI_TYPE", "PBS_CONF_FILE", "PBS_EXEC",
-        "PBS_HOME", "PBS_SERVER", "PBS_DEFAULT", "PBS_PRIMARY", "PBS_SECONDARY", "PBS_AUTH_METHOD",
-        "PBS_ENCRYPT_METHOD"}  # fmt: skip
+KEPT = {
+    "SLURM_CONF",
+    "SLURM_CONF_SERVER",
+    "SLURM_JWT",
+    "SLURM_CLUSTERS",
+    "SLURM_MPI_TYPE",
+    "PBS_CONF_FILE",
+    "PBS_EXEC",
+    "PBS_HOME",
+    "PBS_SERVER",
+    "PBS_DEFAULT",
+    "PBS_PRIMARY",
+    "PBS_SECONDARY",
+    "PBS_AUTH_METHOD",
+    "PBS_ENCRYPT_METHOD",
+}
 
 
 class Unreachable(Exception):
@@ -80,8 +128,17 @@ class Scheduler(NamedTuple):
 def ask(command: list[str], seconds: float, cwd: Path | None = None) -> subprocess.CompletedProcess:
     env = {name: value for name, value in os.environ.items() if name in KEPT or not OPTIONS.match(name)}
     try:
-        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=seconds, cwd=cwd, env=env,
-                              stdin=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
     except subprocess.TimeoutExpired:
         raise Unreachable(f"{command[0]} has not answered for {seconds:.0f} s") from None
     except OSError as error:

@@ -65,14 +65,32 @@ def copies(table: Table, asked: AuditSettings) -> Iterator[Flagged]:
         same, other = (np.unique(b[which & (table.source[b] == index)]) for which in (within & ~differ, differ))
         if len(same):
             sentence = "{} are the same as another of this source, turned, moved or permuted perhaps."
-            yield _of(table, "copies", "warning", index, same, lambda k: f"the same as {table.place(twin[k])}", sentence,
-                      np.zeros(len(same)), "copy of another structure")  # fmt: skip
+            yield _of(
+                table,
+                "copies",
+                "warning",
+                index,
+                same,
+                lambda k: f"the same as {table.place(twin[k])}",
+                sentence,
+                np.zeros(len(same)),
+                "copy of another structure",
+            )
         if len(other):
-            sentence = (f"{{}} are the same as another, but with an energy more than {1e3 * duplicates.CONTRADICTION:g} "
-                        "meV/atom apart: a charge, a spin or a setting that is not told, or an error.")  # fmt: skip
-            yield _of(table, "copies", "warning", index, other,
-                      lambda k: f"the same as {table.place(twin[k])}, but {1e3 * gap[k]:.3g} meV/atom apart", sentence,
-                      np.array([gap[k] for k in other.tolist()]))  # fmt: skip
+            sentence = (
+                f"{{}} are the same as another, but with an energy more than {1e3 * duplicates.CONTRADICTION:g} "
+                "meV/atom apart: a charge, a spin or a setting that is not told, or an error."
+            )
+            yield _of(
+                table,
+                "copies",
+                "warning",
+                index,
+                other,
+                lambda k: f"the same as {table.place(twin[k])}, but {1e3 * gap[k]:.3g} meV/atom apart",
+                sentence,
+                np.array([gap[k] for k in other.tolist()]),
+            )
     for one in range(len(table.sources)):
         for two in range(one + 1, len(table.sources)):
             hit = np.minimum(table.source[a], table.source[b]) == one
@@ -80,8 +98,16 @@ def copies(table: Table, asked: AuditSettings) -> Iterator[Flagged]:
             if hit.any():
                 mine = np.unique(np.where(table.source[a[hit]] == one, a[hit], b[hit]))
                 sentence = f"{len(mine):,} structures are also in {table.sources[two].name}, with labels of its own."
-                yield Flagged(Finding(check="copies", severity="note", source=table.sources[one].name, count=len(mine),
-                                      of=len(table.sources[one].shards), sentence=sentence))  # fmt: skip
+                yield Flagged(
+                    Finding(
+                        check="copies",
+                        severity="note",
+                        source=table.sources[one].name,
+                        count=len(mine),
+                        of=len(table.sources[one].shards),
+                        sentence=sentence,
+                    )
+                )
 
 
 def leaks(table: Table, asked: AuditSettings) -> Iterator[Flagged]:
@@ -94,26 +120,54 @@ def leaks(table: Table, asked: AuditSettings) -> Iterator[Flagged]:
     order = np.lexsort((table.rank[twin], equal))[::-1]  # what is told last stands: an equal one, of lowest rank
     held, twin, equal = held[order], twin[order], equal[order]
     exact = np.unique(held[equal])
-    where = dict(zip(held[~equal].tolist(), twin[~equal].tolist())) | dict(zip(held[equal].tolist(), twin[equal].tolist()))
+    where = dict(zip(held[~equal].tolist(), twin[~equal].tolist())) | dict(
+        zip(held[equal].tolist(), twin[equal].tolist())
+    )
     for severity, which, words in (
-        ("error", exact, "{} held out for validation or test are trained on: the same geometry is in a training split."),
-        ("warning", np.setdiff1d(held, exact), "{} held out are nearly the same as one that is trained on (by less than a "
-                                               "rattle of some thousandths of an Å)."),
-    ):  # fmt: skip
+        (
+            "error",
+            exact,
+            "{} held out for validation or test are trained on: the same geometry is in a training split.",
+        ),
+        (
+            "warning",
+            np.setdiff1d(held, exact),
+            "{} held out are nearly the same as one that is trained on (by less than a "
+            "rattle of some thousandths of an Å).",
+        ),
+    ):
         for index in range(len(table.sources)):
             mine = which[table.source[which] == index]
             if len(mine):
-                yield _of(table, "leaks", severity, index, mine,
-                          lambda k: f"in {splits.NAMES[table.split[k]]}; in training: {table.place(where[k])}", words,
-                          np.zeros(len(mine)))  # fmt: skip
+                yield _of(
+                    table,
+                    "leaks",
+                    severity,
+                    index,
+                    mine,
+                    lambda k: f"in {splits.NAMES[table.split[k]]}; in training: {table.place(where[k])}",
+                    words,
+                    np.zeros(len(mine)),
+                )
 
 
-def _of(table: Table, check: str, severity: Severity, index: int, which: np.ndarray, said: Callable[[int], str],
-        sentence: str, badness: np.ndarray, reason: str = "") -> Flagged:  # fmt: skip
+def _of(
+    table: Table,
+    check: str,
+    severity: Severity,
+    index: int,
+    which: np.ndarray,
+    said: Callable[[int], str],
+    sentence: str,
+    badness: np.ndarray,
+    reason: str = "",
+) -> Flagged:
     """As of_structures, but by numbers in the table; with a reason, all of them are surely wrong."""
     source, start = table.sources[index], int(table.first[index])
     wrong = which - start if reason else None
-    return of_structures(check, severity, source, which - start, badness, lambda k: said(k + start), sentence, wrong, reason)
+    return of_structures(
+        check, severity, source, which - start, badness, lambda k: said(k + start), sentence, wrong, reason
+    )
 
 
 def groups(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
@@ -123,10 +177,13 @@ def groups(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
     astride = name[count > 1]
     if len(astride):
         which = np.flatnonzero(np.isin(group, astride))
-        sentence = (f"{len(astride):,} groups (molecules, trajectories, materials), {{}} in all, lie in more than one split: "
-                    "held-out errors will look better than they are.")  # fmt: skip
-        yield of_structures("groups", "warning", source, which, np.zeros(len(which)),
-                            lambda k: f"in {splits.NAMES[split[k]]}", sentence)
+        sentence = (
+            f"{len(astride):,} groups (molecules, trajectories, materials), {{}} in all, lie in more than one split: "
+            "held-out errors will look better than they are."
+        )
+        yield of_structures(
+            "groups", "warning", source, which, np.zeros(len(which)), lambda k: f"in {splits.NAMES[split[k]]}", sentence
+        )
 
 
 def shares(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
@@ -151,8 +208,15 @@ def unseen(sources: Sequence[Source], asked: AuditSettings) -> Iterator[Flagged]
             has = (source.formulas[:, columns] > 0).any(1)
             which = np.flatnonzero(has[source.formula] & (source.shards.split != TRAIN))
             named = ", ".join(chemical_symbols[z] for z in alone)
-            yield of_structures("splits", "warning", source, which, np.zeros(len(which)), lambda k, named=named: named,
-                                f"{{}} held out have elements that no training structure has: {named}.")  # fmt: skip
+            yield of_structures(
+                "splits",
+                "warning",
+                source,
+                which,
+                np.zeros(len(which)),
+                lambda k, named=named: named,
+                f"{{}} held out have elements that no training structure has: {named}.",
+            )
 
 
 def elements(source: Source, which: np.ndarray) -> set[int]:
@@ -171,8 +235,10 @@ def collinear(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
     absent = [name for name, one in zip(named, sets) if len(one) == 1]
     sentence = f"The energies of the training split determine {rank} of {len(energies.elements)} reference energies."
     if together:
-        sentence += (f" They cannot tell apart those of {'; '.join(together)}: what one has too much another has too "
-                     "little, and only their sum over a structure means something.")  # fmt: skip
+        sentence += (
+            f" They cannot tell apart those of {'; '.join(together)}: what one has too much another has too "
+            "little, and only their sum over a structure means something."
+        )
     if absent:
         sentence += f" They say nothing of {', '.join(absent)}, which no training structure with an energy has."
     yield of_source("references", "note", source, sentence)

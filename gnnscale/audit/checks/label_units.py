@@ -51,10 +51,14 @@ def lengths(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
     if BONDS[0] < median < BONDS[1]:
         return
     said = f"{median:.2f} times" if math.isfinite(median) else "over"
-    sentence = f"To its nearest neighbour the median atom has {said} the sum of their covalent radii, where about 1 is usual"
-    for factor, why in ((1 / units.BOHR, "lengths in Bohr would explain it"),
-                        (units.BOHR, "lengths in Å that were converted from Bohr would explain it"),
-                        (0.1, "lengths in nm would explain it")):  # fmt: skip
+    sentence = (
+        f"To its nearest neighbour the median atom has {said} the sum of their covalent radii, where about 1 is usual"
+    )
+    for factor, why in (
+        (1 / units.BOHR, "lengths in Bohr would explain it"),
+        (units.BOHR, "lengths in Å that were converted from Bohr would explain it"),
+        (0.1, "lengths in nm would explain it"),
+    ):
         if 0.8 < median / factor < 1.15:
             yield of_source("units", "error", source, f"{sentence}: {why}.")
             return
@@ -73,8 +77,13 @@ def totals(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
     median = float(np.median(ratio))
     for unit, size in units.ENERGY.items():
         if unit != "eV" and TOTAL[0] < median * size < TOTAL[1]:
-            yield of_source("units", "error", source, f"Energies look like {unit} taken for eV: in {unit} they are "
-                            f"{median * size:.3f} of the sum of their free atoms, all electrons counted.")  # fmt: skip
+            yield of_source(
+                "units",
+                "error",
+                source,
+                f"Energies look like {unit} taken for eV: in {unit} they are "
+                f"{median * size:.3f} of the sum of their free atoms, all electrons counted.",
+            )
 
 
 def slopes(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
@@ -82,8 +91,10 @@ def slopes(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
     if found is None:
         return
     low, high = found.quartiles
-    measured = (f"Over {found.pairs:,} pairs of near structures the energy changes by {found.value:.3g} times the work of "
-                f"the forces (half of the pairs: {low:.3g} to {high:.3g})")  # fmt: skip
+    measured = (
+        f"Over {found.pairs:,} pairs of near structures the energy changes by {found.value:.3g} times the work of "
+        f"the forces (half of the pairs: {low:.3g} to {high:.3g})"
+    )
     size = abs(found.value)
     if max(abs(low - found.value), abs(high - found.value)) > SURE * size:
         if not low < 1 < high:
@@ -113,11 +124,21 @@ def between(sources: Sequence[Source], asked: AuditSettings) -> Iterator[Flagged
             for other, mine, value in ((two, one, ratio), (one, two, 1 / ratio)):
                 factor = min(RATIOS[what], key=lambda f: abs(math.log(value / f)))
                 if abs(math.log(value / factor)) < near and not (what == "forces" and 1 / 3 < value < 3):
-                    sentence = (f"Of {shared} compositions that {mine.name} and {other.name} have in common, {what} of "
-                                f"{mine.name} are {value:.4g} of those of {other.name}: as {RATIOS[what][factor]} taken "
-                                f"for {'eV' if what == 'energies' else 'eV/Å'} would have it.")  # fmt: skip
-                    yield Flagged(Finding(check="units", severity="warning", source=mine.name, count=0,
-                                          of=len(mine.shards), sentence=sentence))  # fmt: skip
+                    sentence = (
+                        f"Of {shared} compositions that {mine.name} and {other.name} have in common, {what} of "
+                        f"{mine.name} are {value:.4g} of those of {other.name}: as {RATIOS[what][factor]} taken "
+                        f"for {'eV' if what == 'energies' else 'eV/Å'} would have it."
+                    )
+                    yield Flagged(
+                        Finding(
+                            check="units",
+                            severity="warning",
+                            source=mine.name,
+                            count=0,
+                            of=len(mine.shards),
+                            sentence=sentence,
+                        )
+                    )
 
 
 def common(one: Source, two: Source, what: str) -> tuple[float, int]:

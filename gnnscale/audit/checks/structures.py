@@ -33,8 +33,9 @@ def finite(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
         which = np.flatnonzero(source.seen.defects & bit)
         if len(which):
             sentence = f"In {{}} {what}."
-            yield of_structures("finite", "error", source, which, np.ones(len(which)), lambda k, what=what: what,
-                                sentence, which, what)  # fmt: skip
+            yield of_structures(
+                "finite", "error", source, which, np.ones(len(which)), lambda k, what=what: what, sentence, which, what
+            )
 
 
 def labels(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
@@ -54,13 +55,15 @@ def labels(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
         elif len(which):
             verb = "has" if len(which) == 1 else "have"
             sentence = f"{{}} of {among:,} {verb} no {label}, though others do."
-            yield of_structures("labels", "warning", source, which, np.zeros(len(which)),
-                                lambda k, label=label: f"no {label}", sentence)  # fmt: skip
+            yield of_structures(
+                "labels", "warning", source, which, np.zeros(len(which)), lambda k, label=label: f"no {label}", sentence
+            )
     still = np.flatnonzero((seen.unmoved == shards.natoms) & (shards.natoms > 1) & ~periodic)
     if len(still):
         sentence = "In {}, none of them periodic, every force is exactly zero, as where they were not computed."
-        yield of_structures("labels", "warning", source, still, shards.natoms[still],
-                            lambda k: "all forces are 0", sentence)  # fmt: skip
+        yield of_structures(
+            "labels", "warning", source, still, shards.natoms[still], lambda k: "all forces are 0", sentence
+        )
 
 
 # --------------------------------------------------------------------------------------------------------- outliers
@@ -108,20 +111,35 @@ def energy_outliers(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
             among = "in its composition" if found.kind[k] else "by elements"
             return f"{values[k]:.5g} eV/atom, z = {found.z[k]:+.0f} {among}"
 
-        sentence = (f"The energy of {{}} lies more than {asked.outlier:g} robust standard deviations from others of its "
-                    f"composition, or from what its elements have on the mean; {_beyond(wrong, asked)}.")  # fmt: skip
-        yield of_structures("energy outliers", "error" if len(wrong) else "warning", source, which, np.abs(found.z[which]),
-                            said, sentence, wrong, "energy outlier")  # fmt: skip
+        sentence = (
+            f"The energy of {{}} lies more than {asked.outlier:g} robust standard deviations from others of its "
+            f"composition, or from what its elements have on the mean; {_beyond(wrong, asked)}."
+        )
+        yield of_structures(
+            "energy outliers",
+            "error" if len(wrong) else "warning",
+            source,
+            which,
+            np.abs(found.z[which]),
+            said,
+            sentence,
+            wrong,
+            "energy outlier",
+        )
     odd = np.flatnonzero(np.abs(found.whole) > asked.outlier)
     if len(odd):
         which = np.flatnonzero(np.isin(source.formula, odd) & np.isfinite(values))
+
         def of_whole(k: int) -> str:
             return f"{values[k]:.5g} eV/atom, z = {found.whole[source.formula[k]]:+.0f} of its composition"
 
-        sentence = ("{} are of compositions that as a whole lie far from what their elements have on the mean: another "
-                    "reference, unit or level of theory?")  # fmt: skip
-        yield of_structures("energy outliers", "warning", source, which, np.abs(found.whole[source.formula[which]]),
-                            of_whole, sentence)  # fmt: skip
+        sentence = (
+            "{} are of compositions that as a whole lie far from what their elements have on the mean: another "
+            "reference, unit or level of theory?"
+        )
+        yield of_structures(
+            "energy outliers", "warning", source, which, np.abs(found.whole[source.formula[which]]), of_whole, sentence
+        )
 
 
 def force_outliers(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
@@ -134,14 +152,26 @@ def force_outliers(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
     z = (force - middle) / spread
     which, wrong = np.flatnonzero(z > asked.outlier), np.flatnonzero(z > asked.surely)
     if len(which):
+
         def said(k: int) -> str:
             return f"{force[k]:.4g} eV/Å on an atom, z = {z[k]:.0f}"
 
-        sentence = (f"The largest force of {{}} exceeds {middle + spread * asked.outlier:.3g} eV/Å, which is "
-                    f"{asked.outlier:g} robust standard deviations above the median of {middle:.3g}; "
-                    f"{_beyond(wrong, asked)}.")  # fmt: skip
-        yield of_structures("force outliers", "error" if len(wrong) else "warning", source, which, z[which], said,
-                            sentence, wrong, "force outlier")  # fmt: skip
+        sentence = (
+            f"The largest force of {{}} exceeds {middle + spread * asked.outlier:.3g} eV/Å, which is "
+            f"{asked.outlier:g} robust standard deviations above the median of {middle:.3g}; "
+            f"{_beyond(wrong, asked)}."
+        )
+        yield of_structures(
+            "force outliers",
+            "error" if len(wrong) else "warning",
+            source,
+            which,
+            z[which],
+            said,
+            sentence,
+            wrong,
+            "force outlier",
+        )
 
 
 def _beyond(wrong: np.ndarray, asked: AuditSettings) -> str:
@@ -153,19 +183,32 @@ def overlap(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
     contact = source.seen.contact
     which, wrong = np.flatnonzero(contact < CLOSE), np.flatnonzero(contact < OVERLAP)
     if len(which):
+
         def said(k: int) -> str:
             return f"two atoms at {contact[k]:.2f} of their covalent radii"
 
-        sentence = (f"In {{}} two atoms are nearer than {CLOSE:g} of the sum of their covalent radii; in "
-                    f"{len(wrong) or 'none'} nearer than {OVERLAP:g}, which no calculation survives.")  # fmt: skip
-        yield of_structures("overlap", "error" if len(wrong) else "warning", source, which, -contact[which], said,
-                            sentence, wrong, "overlapping atoms")  # fmt: skip
+        sentence = (
+            f"In {{}} two atoms are nearer than {CLOSE:g} of the sum of their covalent radii; in "
+            f"{len(wrong) or 'none'} nearer than {OVERLAP:g}, which no calculation survives."
+        )
+        yield of_structures(
+            "overlap",
+            "error" if len(wrong) else "warning",
+            source,
+            which,
+            -contact[which],
+            said,
+            sentence,
+            wrong,
+            "overlapping atoms",
+        )
 
 
 def isolated(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
     lonely = source.seen.isolated
     which = np.flatnonzero(lonely)
     if len(which):
+
         def said(k: int) -> str:
             return f"{lonely[k]} of {source.shards.natoms[k]} atoms"
 
@@ -179,13 +222,19 @@ def net_force(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
     which = np.flatnonzero(net > NET)
     if len(which):
         zeroed = int((source.seen.unmoved[which] > 0).sum())
-        why = ("; in most of them some forces are exactly zero, as where those of fixed atoms were left out"
-               if 2 * zeroed > len(which) else "")  # fmt: skip
+        why = (
+            "; in most of them some forces are exactly zero, as where those of fixed atoms were left out"
+            if 2 * zeroed > len(which)
+            else ""
+        )
+
         def said(k: int) -> str:
             return f"{1e3 * net[k]:.3g} meV/Å per atom"
 
-        sentence = (f"Forces of {{}} add up to more than {1e3 * NET:g} meV/Å per atom (median of the source "
-                    f"{1e3 * float(np.nanmedian(net)):.2g}): not the gradient of an energy{why}.")  # fmt: skip
+        sentence = (
+            f"Forces of {{}} add up to more than {1e3 * NET:g} meV/Å per atom (median of the source "
+            f"{1e3 * float(np.nanmedian(net)):.2g}): not the gradient of an energy{why}."
+        )
         yield of_structures("net force", "warning", source, which, net[which], said, sentence)
 
 
@@ -204,17 +253,40 @@ def periodicity(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
         return f"pbc {''.join('FT'[int(p)] for p in pbc[k])}, widest gaps {widest} Å, {seen.volume[k]:.0f} Å³ per atom"
 
     for which, severity, sentence, worst in (
-        (bulk, "warning", "{} are said not to be periodic, but have a cell that their atoms fill: crystals without "
-                          "their images?", -seen.volume),
-        (slab, "warning", "{} are said not to be periodic in a direction in which their atoms fill the cell: bulk "
-                          "labelled as a slab?", -seen.volume),
-        (pbc.all(1) & (layers == 1), "note", f"{{}} are periodic in three directions with more than {VACUUM:g} Å of "
-                                             "vacuum in one: slabs, as plane-wave codes have them.", gaps.max(1)),
-        (pbc.all(1) & (layers == 2), "note", f"{{}} are periodic in three directions with more than {VACUUM:g} Å of "
-                                             "vacuum in two: chains, or molecules that fill a box one way.", gaps.max(1)),
-        (pbc.all(1) & (layers == 3), "note", f"{{}} are periodic in three directions with more than {VACUUM:g} Å of "
-                                             "vacuum in each: molecules in a box.", gaps.max(1)),
-    ):  # fmt: skip
+        (
+            bulk,
+            "warning",
+            "{} are said not to be periodic, but have a cell that their atoms fill: crystals without their images?",
+            -seen.volume,
+        ),
+        (
+            slab,
+            "warning",
+            "{} are said not to be periodic in a direction in which their atoms fill the cell: bulk "
+            "labelled as a slab?",
+            -seen.volume,
+        ),
+        (
+            pbc.all(1) & (layers == 1),
+            "note",
+            f"{{}} are periodic in three directions with more than {VACUUM:g} Å of "
+            "vacuum in one: slabs, as plane-wave codes have them.",
+            gaps.max(1),
+        ),
+        (
+            pbc.all(1) & (layers == 2),
+            "note",
+            f"{{}} are periodic in three directions with more than {VACUUM:g} Å of "
+            "vacuum in two: chains, or molecules that fill a box one way.",
+            gaps.max(1),
+        ),
+        (
+            pbc.all(1) & (layers == 3),
+            "note",
+            f"{{}} are periodic in three directions with more than {VACUUM:g} Å of vacuum in each: molecules in a box.",
+            gaps.max(1),
+        ),
+    ):
         which = np.flatnonzero(which)
         if len(which):
             yield of_structures("periodicity", severity, source, which, np.nan_to_num(worst[which]), said, sentence)

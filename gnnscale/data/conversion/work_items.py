@@ -186,8 +186,15 @@ class Writer:
             path.parent.mkdir(parents=True, exist_ok=True)
             entry = adios.write_shard(path, self.held, settings.split, settings.cutoff, self.origins)
         self.kept += len(self.held)
-        note = Note(of=self.lot.of, entry=entry, unit=unit, number=number, kept=self.kept,
-                    skipped=dict(sorted(self.skipped.items())), done=done)  # fmt: skip
+        note = Note(
+            of=self.lot.of,
+            entry=entry,
+            unit=unit,
+            number=number,
+            kept=self.kept,
+            skipped=dict(sorted(self.skipped.items())),
+            done=done,
+        )
         files.write_model(note_path(self.folder, self.lot.number, self.shard), note)
         self.shard += 1
         self.held, self.origins, self.atoms = [], [], 0

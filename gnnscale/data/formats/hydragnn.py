@@ -102,8 +102,11 @@ def shape_of(reader: FileReader, name: str) -> list[int]:
 def structure(place: Place, sample: dict[str, np.ndarray], unit: float, split: str) -> Structure:
     """Molecules have the unit matrix as cell in HydraGNN, with pbc false."""
     positions = sample["pos"].reshape(-1, 3)
-    parts = {key: sample[key] if key in sample else sample["x"][:, columns]
-             for key, columns in COLUMNS.items() if key in sample or "x" in sample}  # fmt: skip
+    parts = {
+        key: sample[key] if key in sample else sample["x"][:, columns]
+        for key, columns in COLUMNS.items()
+        if key in sample or "x" in sample
+    }
     numbers = parts.get("atomic_numbers")
     if numbers is None or numbers.size != len(positions):
         raise place.fault(f"{len(positions)} positions, {0 if numbers is None else numbers.size} atomic numbers")

@@ -12,8 +12,6 @@ ENERGIES = (
 )
 
 
-
-
 def molecule(
     numbers: np.ndarray, positions: np.ndarray, energy: float, forces: np.ndarray | None, group: str, label: str
 ) -> Structure:

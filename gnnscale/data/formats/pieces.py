@@ -18,21 +18,35 @@ from typing import TYPE_CHECKING, NamedTuple
 from gnnscale.contract.files import BadFile
 
 if TYPE_CHECKING:
-
     pass
 
 # What the libraries that read files raise at a broken one. An OSError counts if the operating system did not say it.
 BROKEN = (
-    ValueError, LookupError, TypeError, AttributeError, ArithmeticError, EOFError, OSError, RuntimeError,
-    MemoryError, zlib.error, lzma.LZMAError, pickle.UnpicklingError,
-)  # fmt: skip
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    MemoryError,
+    zlib.error,
+    lzma.LZMAError,
+    pickle.UnpicklingError,
+)
 
 
 UNLABELLED = "published without labels"
 FOLDERS = {  # of the Open Catalyst Project -> split; what was rattled or heated is there to train with
-    "train": "train", "rattled": "train", "md": "train", "val_id": "validation", "val_ood": "test", "test_id": UNLABELLED,
+    "train": "train",
+    "rattled": "train",
+    "md": "train",
+    "val_id": "validation",
+    "val_ood": "test",
+    "test_id": UNLABELLED,
     "test_ood": UNLABELLED,
-}  # fmt: skip
+}
 ROWS = 1024  # keys of a database, or small files, in one unit
 
 

@@ -29,10 +29,30 @@ SIZES = ((2, 2, 3), (2, 2, 4), (3, 2, 3), (3, 3, 3), (2, 3, 4))  # atoms along b
 ADSORBATES = ("H", "O", "N", "C", "OH", "CO", "NH", "CH", "NO", "NH2", "CH3", "H2O", "NH3", "CH2_s1A1d", "N2", "O2")
 
 IONIC_RADII = {  # Angstrom, Shannon 1976, with O 1.38: only a start for the lattice constant
-    "Li": 0.76, "Na": 1.02, "K": 1.38, "Mg": 0.72, "Ca": 1.00, "Sr": 1.18, "Ba": 1.35, "Mn": 0.83, "Fe": 0.78,
-    "Co": 0.745, "Ni": 0.69, "Zn": 0.74, "Ti": 0.605, "Zr": 0.72, "Si": 0.40, "Ge": 0.53, "Sn": 0.69, "Al": 0.535,
-    "Cr": 0.615, "Sc": 0.745, "Nd": 0.983, "Gd": 0.938, "Er": 0.89,
-}  # fmt: skip
+    "Li": 0.76,
+    "Na": 1.02,
+    "K": 1.38,
+    "Mg": 0.72,
+    "Ca": 1.00,
+    "Sr": 1.18,
+    "Ba": 1.35,
+    "Mn": 0.83,
+    "Fe": 0.78,
+    "Co": 0.745,
+    "Ni": 0.69,
+    "Zn": 0.74,
+    "Ti": 0.605,
+    "Zr": 0.72,
+    "Si": 0.40,
+    "Ge": 0.53,
+    "Sn": 0.69,
+    "Al": 0.535,
+    "Cr": 0.615,
+    "Sc": 0.745,
+    "Nd": 0.983,
+    "Gd": 0.938,
+    "Er": 0.89,
+}
 OXYGEN = 1.38
 OXIDES = {  # prototype -> cations on each site
     "rocksalt": (("Mg", "Ca", "Sr", "Ba", "Mn", "Fe", "Co", "Ni", "Zn"),),

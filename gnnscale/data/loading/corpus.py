@@ -86,9 +86,15 @@ class Corpus(NamedTuple):
 
 
 def load(
-    directories: dict[str, Path], split: str, cutoff: float, structures: int | None = None, subset_seed: int = 0,
-    data: Data = "map", threads: int = 1, subset: Literal["random", "prefix"] = "random",
-) -> Corpus:  # fmt: skip
+    directories: dict[str, Path],
+    split: str,
+    cutoff: float,
+    structures: int | None = None,
+    subset_seed: int = 0,
+    data: Data = "map",
+    threads: int = 1,
+    subset: Literal["random", "prefix"] = "random",
+) -> Corpus:
     """One split of several converted datasets, or a nested subset of it."""
     names, cards, found, rows = tuple(directories), [], [], []
     for directory in directories.values():

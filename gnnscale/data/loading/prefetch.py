@@ -13,6 +13,7 @@ K = TypeVar("K")
 J = TypeVar("J")
 R = TypeVar("R")
 
+
 def ahead(
     plan: Iterable[tuple[K, list[J]]], make: Callable[[J], R], workers: int, depth: int = 2
 ) -> Iterator[tuple[K, list[Callable[[], R]]]]:

@@ -30,7 +30,19 @@ from gnnscale.data.storage.packed import Packed, concatenate, content, from_disk
 if TYPE_CHECKING:
     import adios2
 
-__all__ = ["Packed", "ShardEntry", "Shards", "content", "entry_of", "join", "open", "opened", "read", "write", "write_shard"]
+__all__ = [
+    "Packed",
+    "ShardEntry",
+    "Shards",
+    "content",
+    "entry_of",
+    "join",
+    "open",
+    "opened",
+    "read",
+    "write",
+    "write_shard",
+]
 
 SHARD = 8192  # structures
 ALIGNED = 64  # bytes that ADIOS2 may leave between two arrays, at most; 8 were seen
@@ -73,8 +85,14 @@ def write_packed(path: Path, packed: Packed, cutoff: float, units: tuple[str, ..
             name: Block(offset=offsets[name], dtype=array.dtype.str, shape=array.shape, crc32=checksums(_bytes(array)))
             for name, array in arrays.items()
         }
-        shard = Shard(name=path.name, structures=len(packed.natoms), atoms=len(packed.numbers), units=units,
-                      files={}, variables=blocks)  # fmt: skip
+        shard = Shard(
+            name=path.name,
+            structures=len(packed.natoms),
+            atoms=len(packed.numbers),
+            units=units,
+            files={},
+            variables=blocks,
+        )
         entry = ShardEntry(cutoff=cutoff, shard=shard, sums=sums)
         shutil.rmtree(beside, ignore_errors=True)
         _write_bp5(beside, arrays, entry.model_dump_json())
@@ -151,7 +169,9 @@ def join(path: Path, entries: Sequence[ShardEntry]) -> Manifest:
     total = manifests.add([entry.sums for entry in entries])
     made = Manifest(cutoff=cutoffs[0] if cutoffs else 0.0, shards=tuple(e.shard for e in entries), total=total)
     if entries:
-        made = made.model_copy(update={"total": total.model_copy(update={"counts": _groups(Shards(path, made), total)})})
+        made = made.model_copy(
+            update={"total": total.model_copy(update={"counts": _groups(Shards(path, made), total)})}
+        )
     files.write_model(path / MANIFEST, made)
     return made
 

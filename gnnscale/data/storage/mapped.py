@@ -252,5 +252,7 @@ def check_variables(file: Path, shard: Shard) -> None:
             wrong = next((k for k, (now, then) in enumerate(zip(found, block.crc32)) if now != then), None)
             if wrong is not None:
                 begin, end = wrong * MIB, min((wrong + 1) * MIB, nbytes(block))
-                raise files.BadFile(f"{file}: altered since it was written: variable {name}, "
-                                    f"between bytes {block.offset + begin} and {block.offset + end}")  # fmt: skip
+                raise files.BadFile(
+                    f"{file}: altered since it was written: variable {name}, "
+                    f"between bytes {block.offset + begin} and {block.offset + end}"
+                )

@@ -32,9 +32,18 @@ PRETEND = "GNNSCALE_RANKS_PER_NODE"  # so many ranks make a node, also where all
 
 # A structure is one record: this, then cell and stress if it has them, positions, forces, numbers, and up to 7 zeros.
 HEAD = np.dtype(
-    [("energy", "f8"), ("group", "i8"), ("natoms", "i4"), ("nedges", "u4"), ("unit", "u4"), ("number", "u4"),
-     ("split", "u1"), ("flags", "u1"), ("none", "V6")]
-)  # fmt: skip
+    [
+        ("energy", "f8"),
+        ("group", "i8"),
+        ("natoms", "i4"),
+        ("nedges", "u4"),
+        ("unit", "u4"),
+        ("number", "u4"),
+        ("split", "u1"),
+        ("flags", "u1"),
+        ("none", "V6"),
+    ]
+)
 MATRIX = 36  # bytes of a cell or stress
 
 
@@ -104,7 +113,9 @@ class Store:
         part = np.searchsorted(self.first, chosen[away], side="right") - 1
         offset = begin[away] - self.begin[self.first[part]]
         requests = [
-            self._remote.Rget(words[at[k] : at[k + 1]], int(self.rank_of[p]), (int(o), int(at[k + 1] - at[k]), MPI.INT64_T))
+            self._remote.Rget(
+                words[at[k] : at[k + 1]], int(self.rank_of[p]), (int(o), int(at[k + 1] - at[k]), MPI.INT64_T)
+            )
             for k, p, o in zip(away, part, offset)
         ]
         MPI.Request.Waitall(requests)
@@ -137,10 +148,13 @@ def communicators() -> tuple[MPI.Comm, MPI.Comm]:
                 f"{expected.size}: this MPI does not know this launcher",
                 "start with the MPI's own mpiexec, or tell srun which it is (srun --mpi=pmi2 for MPICH, pmix for "
                 "Open MPI), or set data: map",
-            )  # fmt: skip
+            )
         if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
-            raise errors.Refusal("data: store needs an MPI that threads may use at once (MPI_THREAD_MULTIPLE), and this one "
-                                f"is {MPI.Get_library_version().splitlines()[0]}", "set data: map")  # fmt: skip
+            raise errors.Refusal(
+                "data: store needs an MPI that threads may use at once (MPI_THREAD_MULTIPLE), and this one "
+                f"is {MPI.Get_library_version().splitlines()[0]}",
+                "set data: map",
+            )
         _known.extend([world.Dup(), node_of(world)])
     return _known[0], _known[1]
 

@@ -64,7 +64,9 @@ def pack(
         pbc=np.stack([s.pbc for s in structures]).astype(np.uint8),
         stress=np.stack([s.stress for s in structures]).astype(np.float32),
         group=np.array([_group(s.group) for s in structures], np.int64),
-        split=np.array([splits.published(s.split) if s.split else _drawn(s.group, split) for s in structures], np.uint8),
+        split=np.array(
+            [splits.published(s.split) if s.split else _drawn(s.group, split) for s in structures], np.uint8
+        ),
         nedges=np.zeros(len(structures), np.uint32),
         origin=np.array([(names[name], number) for name, number in origins], np.uint32),
     )

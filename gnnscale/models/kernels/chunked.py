@@ -269,9 +269,3 @@ class Tangents(torch.autograd.Function):
                 add_pairs(c, h_a, h_table)
         h_table = None if h_table is None else h_table.to(dtype)
         return None, g_table.to(dtype), h_table, None, None, None, None, *cast_like(weights, g)
-
-
-
-
-
-

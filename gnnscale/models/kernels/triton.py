@@ -104,9 +104,23 @@ def _inner(table, y, pair, basis, radial_t, p, e, c, on, inside, W, R: tl.conste
 
 @triton.jit
 def sums_kernel(
-    table, y, pair, basis, radial_t, scale, starts, sums, first, k, E, W,
-    R: tl.constexpr, MADE: tl.constexpr, BE: tl.constexpr, BW: tl.constexpr,
-):  # fmt: skip
+    table,
+    y,
+    pair,
+    basis,
+    radial_t,
+    scale,
+    starts,
+    sums,
+    first,
+    k,
+    E,
+    W,
+    R: tl.constexpr,
+    MADE: tl.constexpr,
+    BE: tl.constexpr,
+    BW: tl.constexpr,
+):
     """Four sums of w m over the edges of a receiver, m = SiLU(y); y is P_i + Q_j + W_r b unless it was MADE.  # (4, k, W)"""
     i = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BW + tl.arange(0, BW)
@@ -134,11 +148,34 @@ def sums_kernel(
 
 @triton.jit
 def receivers_kernel(
-    table, y, pair, basis, radial_t, scale, g_sums, starts, g_y, totals, m_sums, g_radial_parts, first, k, E, W,
-    R: tl.constexpr, MADE: tl.constexpr, GIVEN: tl.constexpr, KEEP: tl.constexpr, SUMS: tl.constexpr,
-    RADIAL: tl.constexpr, PRECISION: tl.constexpr, RP: tl.constexpr, AP: tl.constexpr, BE: tl.constexpr,
+    table,
+    y,
+    pair,
+    basis,
+    radial_t,
+    scale,
+    g_sums,
+    starts,
+    g_y,
+    totals,
+    m_sums,
+    g_radial_parts,
+    first,
+    k,
+    E,
+    W,
+    R: tl.constexpr,
+    MADE: tl.constexpr,
+    GIVEN: tl.constexpr,
+    KEEP: tl.constexpr,
+    SUMS: tl.constexpr,
+    RADIAL: tl.constexpr,
+    PRECISION: tl.constexpr,
+    RP: tl.constexpr,
+    AP: tl.constexpr,
+    BE: tl.constexpr,
     BW: tl.constexpr,
-):  # fmt: skip
+):
     """Back through SiLU for all edges of some receivers.
 
     The derivative by m = SiLU(y) follows from that by the four sums, or is GIVEN in g_y. That by y is summed over a
@@ -195,9 +232,28 @@ def receivers_kernel(
 
 @triton.jit
 def senders_kernel(
-    table, g_a, pair, basis, radial_t, scale, g_sums, by_sender, starts, senders, g_table, first, k, E, n, u, W,
-    R: tl.constexpr, MADE: tl.constexpr, BE: tl.constexpr, BW: tl.constexpr,
-):  # fmt: skip
+    table,
+    g_a,
+    pair,
+    basis,
+    radial_t,
+    scale,
+    g_sums,
+    by_sender,
+    starts,
+    senders,
+    g_table,
+    first,
+    k,
+    E,
+    n,
+    u,
+    W,
+    R: tl.constexpr,
+    MADE: tl.constexpr,
+    BE: tl.constexpr,
+    BW: tl.constexpr,
+):
     """The derivative by Q_j, added to its row of g_table: sums of g_a over the edges of a sender; g_a was MADE or is here."""
     place = tl.program_id(0)
     c = tl.program_id(1) * BW + tl.arange(0, BW)
@@ -228,10 +284,27 @@ def senders_kernel(
 
 @triton.jit
 def slopes_kernel(
-    table, y, pair, basis, radial_t, scale, g_sums, starts, g_scale, g_basis, first, k, E, W,
-    R: tl.constexpr, MADE: tl.constexpr, PRECISION: tl.constexpr, RP: tl.constexpr, BE: tl.constexpr,
+    table,
+    y,
+    pair,
+    basis,
+    radial_t,
+    scale,
+    g_sums,
+    starts,
+    g_scale,
+    g_basis,
+    first,
+    k,
+    E,
+    W,
+    R: tl.constexpr,
+    MADE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    RP: tl.constexpr,
+    BE: tl.constexpr,
     BW: tl.constexpr,
-):  # fmt: skip
+):
     """The derivatives by the scale (4, E), and unless y was MADE by the basis (E, R): sums over all channels."""
     i = tl.program_id(0).to(tl.int64)
     rp = tl.arange(0, RP)
@@ -354,31 +427,73 @@ def receivers_back(x: Inputs, g_sums: Tensor | None, y: Tensor | None, g_y: Tens
     m_sums = torch.empty_like(g_sums[1:]) if of_sums else None
     parts = totals.new_empty(programs, len(x.radial_t), width) if learning and whole else None
     receivers_kernel[programs, x.tiles](
-        x.table, x.table if y is None else y, x.pair, x.basis, x.radial_t, x.scale,
-        x.table if g_sums is None else g_sums, x.starts, totals if whole else g_y, totals,
-        totals if m_sums is None else m_sums, totals if parts is None else parts, *x.counts,
-        MADE=y is not None, GIVEN=g_sums is None, KEEP=not whole, SUMS=of_sums, RADIAL=parts is not None,
-        AP=ATOMS, **x.options, **x.products,
-    )  # fmt: skip
+        x.table,
+        x.table if y is None else y,
+        x.pair,
+        x.basis,
+        x.radial_t,
+        x.scale,
+        x.table if g_sums is None else g_sums,
+        x.starts,
+        totals if whole else g_y,
+        totals,
+        totals if m_sums is None else m_sums,
+        totals if parts is None else parts,
+        *x.counts,
+        MADE=y is not None,
+        GIVEN=g_sums is None,
+        KEEP=not whole,
+        SUMS=of_sums,
+        RADIAL=parts is not None,
+        AP=ATOMS,
+        **x.options,
+        **x.products,
+    )
     return Back(totals, m_sums, None if parts is None else parts.sum(0))
 
 
 def add_to_senders(x: Inputs, c: Chunk, g_sums: Tensor, g_a: Tensor | None, g_table: Tensor) -> None:
     """Chunks come one after the other, and in each a sender once, so no two programs add to a row."""
     senders_kernel[len(c.senders), x.tiles](
-        x.table, x.table if g_a is None else g_a, x.pair, x.basis, x.radial_t, x.scale, g_sums, c.by_sender,
-        c.sender_starts, c.senders, g_table, *x.counts[:3], x.n, len(c.senders), x.counts[3], MADE=g_a is not None,
+        x.table,
+        x.table if g_a is None else g_a,
+        x.pair,
+        x.basis,
+        x.radial_t,
+        x.scale,
+        g_sums,
+        c.by_sender,
+        c.sender_starts,
+        c.senders,
+        g_table,
+        *x.counts[:3],
+        x.n,
+        len(c.senders),
+        x.counts[3],
+        MADE=g_a is not None,
         **x.options,
-    )  # fmt: skip
+    )
 
 
 def slopes(x: Inputs, g_sums: Tensor, y: Tensor | None, g_scale: Tensor, g_basis: Tensor) -> None:
     """Into columns of g_scale (4, n) and, without a second matrix, rows of g_basis (n, R)."""
     assert g_scale.stride() == x.scale.stride()
     slopes_kernel[(x.k,)](
-        x.table, x.table if y is None else y, x.pair, x.basis, x.radial_t, x.scale, g_sums, x.starts, g_scale, g_basis,
-        *x.counts, MADE=y is not None, **x.options, **x.products,
-    )  # fmt: skip
+        x.table,
+        x.table if y is None else y,
+        x.pair,
+        x.basis,
+        x.radial_t,
+        x.scale,
+        g_sums,
+        x.starts,
+        g_scale,
+        g_basis,
+        *x.counts,
+        MADE=y is not None,
+        **x.options,
+        **x.products,
+    )
 
 
 class FusedSums(torch.autograd.Function):

@@ -13,7 +13,18 @@ from torch import Tensor
 from gnnscale.atoms.graph import AtomGraphs
 from gnnscale.models.kernels.chunked import Chunk, Sums, chunks
 
-DEGREES = (0, 1, 17, 3, 0, 2, 16, 1, 40, 0)  # neighbours of each atom: none, few, and more than a kernel takes at a time
+DEGREES = (
+    0,
+    1,
+    17,
+    3,
+    0,
+    2,
+    16,
+    1,
+    40,
+    0,
+)  # neighbours of each atom: none, few, and more than a kernel takes at a time
 WIDTH, RADIAL, OUT, AT_ONCE = 48, 8, 6, 30
 ENOUGH = {torch.float32: 5e-3, torch.bfloat16: 3e-2}  # of the norm; a GPU may round what it multiplies to ten bits
 
@@ -25,7 +36,9 @@ def disagreement(function: type[torch.autograd.Function], device: torch.device) 
             try:
                 got, expected = outcome(function, form, device, dtype), outcome(Sums, form, device, dtype)
             except Exception as error:  # whatever a compiler may say
-                return f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else 'no more is said'}"
+                return (
+                    f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else 'no more is said'}"
+                )
             worst = max(distance(a, b) for a, b in zip(got, expected, strict=True))
             if worst >= enough:
                 return f"their numbers in {str(dtype).removeprefix('torch.')} are off by {worst:.2g}"
@@ -50,8 +63,14 @@ def outcome(
 
     parts, atoms, edges = graph(device, random), len(DEGREES), sum(DEGREES)
     second = (draw(WIDTH, WIDTH) / WIDTH**0.5, draw(WIDTH)) if form == "edge" else (None, None)
-    given = [draw(2 * atoms, WIDTH), draw(edges, RADIAL), draw(4, edges) / 6, draw(WIDTH, RADIAL) / RADIAL**0.5, *second,
-             draw(OUT, WIDTH) / WIDTH**0.5]  # fmt: skip
+    given = [
+        draw(2 * atoms, WIDTH),
+        draw(edges, RADIAL),
+        draw(4, edges) / 6,
+        draw(WIDTH, RADIAL) / RADIAL**0.5,
+        *second,
+        draw(OUT, WIDTH) / WIDTH**0.5,
+    ]
     learning = [x.requires_grad_() for x in given if x is not None]
     values = function.apply(parts, given[0].to(dtype), *given[1:])
     gradients = torch.autograd.grad(sum((x.float() * draw(*x.shape)).sum() for x in values), learning)

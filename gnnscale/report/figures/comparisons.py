@@ -82,10 +82,23 @@ def subset_bias(study: Study) -> tuple[Figure, str] | None:
                 means = [factor * float(np.exp(np.log(of[size]).mean())) for size in sizes]
                 each = [(size, factor * value) for size in sizes for value in of[size]]
                 ax.plot(*zip(*each), ".", color=colour, alpha=0.45, markersize=3)
-                ax.plot(sizes, means, marker=marker, color=colour, linewidth=1, linestyle=style,
-                        markerfacecolor=colour if how == "random" else "white")  # fmt: skip
-            ends.append((max(line.random), factor * float(np.exp(np.log(line.random[max(line.random)]).mean())),
-                         f"W = {line.width}", colour))  # fmt: skip
+                ax.plot(
+                    sizes,
+                    means,
+                    marker=marker,
+                    color=colour,
+                    linewidth=1,
+                    linestyle=style,
+                    markerfacecolor=colour if how == "random" else "white",
+                )
+            ends.append(
+                (
+                    max(line.random),
+                    factor * float(np.exp(np.log(line.random[max(line.random)]).mean())),
+                    f"W = {line.width}",
+                    colour,
+                )
+            )
         logarithmic(ax, xs=[size for line in found for size in (*line.random, *line.prefix)])
         ax.set_xlabel(AXIS["structures"])
         title(ax, target)

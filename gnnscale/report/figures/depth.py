@@ -46,8 +46,12 @@ def depths(study: Study) -> tuple[Figure, str] | None:
             means = x.means(target)
             each = [(d, factor * getattr(p, target)) for d, runs in x.runs.items() for p in runs]
             ax.plot(*zip(*each), ".", color=colour, alpha=0.45, markersize=3, zorder=2)
-            ax.plot(list(means), [factor * v for v in means.values()], marker=marker, color=colour, linewidth=1, zorder=3)
-            ends.append((max(means), factor * means[max(means)], f"{x.model.removeprefix('egnn-')}, {si(x.size, 2)}", colour))
+            ax.plot(
+                list(means), [factor * v for v in means.values()], marker=marker, color=colour, linewidth=1, zorder=3
+            )
+            ends.append(
+                (max(means), factor * means[max(means)], f"{x.model.removeprefix('egnn-')}, {si(x.size, 2)}", colour)
+            )
         logarithmic(ax, xs=[d for x in lines for d in x.runs], exact=True)
         whole(ax, sorted({d for x in lines for d in x.runs}))
         ax.axvline(PAPER_DEPTH, color=FAINT, linewidth=0.7, linestyle=(0, (2, 2)), zorder=1)
@@ -58,10 +62,10 @@ def depths(study: Study) -> tuple[Figure, str] | None:
     return figure, (
         f"Held-out error against depth at equal parameters, one line for each form and size N. Small: each of {sizes} seeds; "
         f"lines: their geometric mean. Dashed: the {PAPER_DEPTH} layers past which arXiv 2504.08112 prefers width."
-        if sizes > 1 else
-        "Held-out error against depth at equal parameters, one line for each form and size N; one seed for each run. "
+        if sizes > 1
+        else "Held-out error against depth at equal parameters, one line for each form and size N; one seed for each run. "
         f"Dashed: the {PAPER_DEPTH} layers past which arXiv 2504.08112 prefers width."
-    )  # fmt: skip
+    )
 
 
 def layers(study: Study) -> tuple[Figure, str] | None:
@@ -70,7 +74,9 @@ def layers(study: Study) -> tuple[Figure, str] | None:
     for x in depth_lines(study.points):
         largest[x.model] = max(x, largest.get(x.model, x), key=lambda line: line.size)
     known = {short(name): e.layers for name, e in study.evaluations.items()}
-    models = [m for m in sorted(largest) if any(short(p.run) in known for runs in largest[m].runs.values() for p in runs)]
+    models = [
+        m for m in sorted(largest) if any(short(p.run) in known for runs in largest[m].runs.values() for p in runs)
+    ]
     if not models:
         return None
     width = WIDE if len(models) > 1 else HALF * 1.35
@@ -99,8 +105,16 @@ def unlike(ax: Axes, line: Line, field: str, known: dict) -> None:
             continue
         mean = np.maximum(np.mean(rows, axis=0), FLOOR)
         ax.plot(range(len(mean)), mean, "o-", color=colour, linewidth=1, markersize=2.6, zorder=3)
-        ax.annotate(f"{depth}", (len(mean) - 1, mean[-1]), (3, 0), textcoords="offset points", va="center", fontsize=7,
-                    color=colour, zorder=4)  # fmt: skip
+        ax.annotate(
+            f"{depth}",
+            (len(mean) - 1, mean[-1]),
+            (3, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7,
+            color=colour,
+            zorder=4,
+        )
     logarithmic(ax, xs=())
     ax.set_xscale("linear")
     ax.set_xlim(-0.4, max(line.runs) + 0.9)

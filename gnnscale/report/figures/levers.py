@@ -51,13 +51,17 @@ def evidence(found: LeverTable) -> list[str]:
         f"atoms, {found.edges:,} edges) with {found.parameters:,} parameters ({model.kind}-{model.form}, width {model.width}, "
         f"depth {model.depth}, {model.forces} forces). Plain: {plain.peak_bytes / 2**30:.3g} GiB and {plain.seconds:.2g} s. "
         "Brackets: least and most of three turns."
-    ]  # fmt: skip
+    ]
     said += [f"With {w.name}: {both(found, w)}." for w in found.ways if w.precision == "bf16"]
     apart = {p: max(abs(w.loss / plain.loss - 1) for w in found.ways if w.precision == p) for p in ("fp32", "bf16")}
     equal = f"within {number(apart['fp32'])}, relative" if apart["fp32"] else "to the last bit"
-    said.append(f"After a step the losses of all ways in fp32 are equal {equal}; in bf16 it differs by {number(apart['bf16'])}.")
-    said.append(f"arXiv 2504.08112 tells {percent(PAPER[1])} of the memory at {percent(PAPER[0])} of the time, with each layer "
-                "checkpointed and ZeRO, on GPUs.")  # fmt: skip
+    said.append(
+        f"After a step the losses of all ways in fp32 are equal {equal}; in bf16 it differs by {number(apart['bf16'])}."
+    )
+    said.append(
+        f"arXiv 2504.08112 tells {percent(PAPER[1])} of the memory at {percent(PAPER[0])} of the time, with each layer "
+        "checkpointed and ZeRO, on GPUs."
+    )
     return said
 
 
@@ -73,12 +77,20 @@ def rows(study: Study) -> str:
     if found is None:
         return ""
     cells = [
-        [w.name, f"{w.peak_bytes / 2**20:,.0f} MiB", percent(share(found, w)), f"{w.seconds:.3g} s", percent(w.relative.value),
-         f"{w.loss:.6f}"]
+        [
+            w.name,
+            f"{w.peak_bytes / 2**20:,.0f} MiB",
+            percent(share(found, w)),
+            f"{w.seconds:.3g} s",
+            percent(w.relative.value),
+            f"{w.loss:.6f}",
+        ]
         for w in found.ways
-    ]  # fmt: skip
+    ]
     note = '<p class="note">One training step with and without each lever; the plain one is 100 %.</p>'
-    return note + table(["lever", "peak memory of a rank", "of plain", "a step", "of plain", "loss after a step"], cells)
+    return note + table(
+        ["lever", "peak memory of a rank", "of plain", "a step", "of plain", "loss after a step"], cells
+    )
 
 
 def levers(study: Study) -> tuple[Figure, str] | None:
@@ -96,13 +108,26 @@ def levers(study: Study) -> tuple[Figure, str] | None:
         ax.barh(at, values, height=0.62, color=colours, zorder=2)
         ax.axvline(paper, color=INK, linewidth=0.8, linestyle=(0, (3, 2)), zorder=3)
         for y, value in zip(at, values):
-            ax.annotate(percent(value), (0, y), (4, -0.5), textcoords="offset points", va="center", fontsize=6.5, zorder=4,
-                        color="white" if value > 0.12 else INK)  # fmt: skip
+            ax.annotate(
+                percent(value),
+                (0, y),
+                (4, -0.5),
+                textcoords="offset points",
+                va="center",
+                fontsize=6.5,
+                zorder=4,
+                color="white" if value > 0.12 else INK,
+            )
         ax.set_xlim(0, 1.06 * max(paper, *values))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 * v:.0f} %"))
         ax.set_xlabel(words)
-    ends = [[w.relative.value - w.relative.low for w in found.ways], [w.relative.high - w.relative.value for w in found.ways]]
-    right.errorbar([w.relative.value for w in found.ways], at, xerr=ends, fmt="none", ecolor=INK, elinewidth=0.8, zorder=3)
+    ends = [
+        [w.relative.value - w.relative.low for w in found.ways],
+        [w.relative.high - w.relative.value for w in found.ways],
+    ]
+    right.errorbar(
+        [w.relative.value for w in found.ways], at, xerr=ends, fmt="none", ecolor=INK, elinewidth=0.8, zorder=3
+    )
     right.set_xlim(0, 1.06 * max(PAPER[0], *(w.relative.high for w in found.ways)))
     left.set_yticks(at, names)
     left.invert_yaxis()

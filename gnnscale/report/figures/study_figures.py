@@ -111,7 +111,9 @@ def curves(study: Study, along: str, across: str) -> tuple[Figure, str] | None:
     what = (
         "data, one line for each model size N" if along == "structures" else "model size, one line for each data size D"
     )
-    seeds = " Large: geometric mean over seeds; small: each of them." if len({p.seed for p in study.replicas()}) > 1 else ""
+    seeds = (
+        " Large: geometric mean over seeds; small: each of them." if len({p.seed for p in study.replicas()}) > 1 else ""
+    )
     return figure, f"Held-out error against {what}.{seeds} {law_words(study)}"
 
 
@@ -178,8 +180,15 @@ def frontier(ax: Axes, study: Study, points: list[Point], cost: dict[str, float]
     others = [p for p in points if p.run not in runs]
     ax.plot([cost[p.run] for p in others], [p.loss for p in others], "o", mfc="none", mec=FAINT, zorder=2)
     best = envelope(points, cost)
-    ax.plot([cost[p.run] for p in best], [p.loss for p in best], color=INK, linewidth=4.5, alpha=0.16,
-            solid_capstyle="round", zorder=1)  # fmt: skip
+    ax.plot(
+        [cost[p.run] for p in best],
+        [p.loss for p in best],
+        color=INK,
+        linewidth=4.5,
+        alpha=0.16,
+        solid_capstyle="round",
+        zorder=1,
+    )
     logarithmic(ax, xs=cost.values())
     for x, y, text, colour in ends:
         ax.annotate(text, (x, y), (0, -11), textcoords="offset points", ha="center", fontsize=7, color=colour)
@@ -201,15 +210,31 @@ def width_depth(study: Study) -> tuple[Figure, str] | None:
             xs, ys = [p.body_parameters for p in members], [scaled(p, target) for p in members]
             ax.plot(xs, ys, marker=MARKERS[k % len(MARKERS)], color=colour, linewidth=0.9)
             side = 1 if len(xs) > 1 else -1  # the label of a single point on its left, where the others' line is higher
-            ax.annotate(f"depth {depth}", (xs[-1], ys[-1]), (7 * side, 0), textcoords="offset points", va="center",
-                        ha="left" if side > 0 else "right", fontsize=7, color=colour)  # fmt: skip
+            ax.annotate(
+                f"depth {depth}",
+                (xs[-1], ys[-1]),
+                (7 * side, 0),
+                textcoords="offset points",
+                va="center",
+                ha="left" if side > 0 else "right",
+                fontsize=7,
+                color=colour,
+            )
         for pair in width_depth_pairs(points):  # an arrow from the wide to the deep one
             (x, y), end = ((p.body_parameters, scaled(p, target)) for p in pair)
             arrow = {"arrowstyle": "->", "color": FAINT, "linewidth": 0.8, "shrinkA": 4, "shrinkB": 4}
             ax.annotate("", end, (x, y), arrowprops=arrow)
             middle = (np.sqrt(x * end[0]), np.sqrt(y * end[1]))
-            ax.annotate(f"{-100 * pair.gain(target):+.1f} %", middle, (-5, 0), textcoords="offset points", ha="right",
-                        va="center", fontsize=7, color=INK)  # fmt: skip
+            ax.annotate(
+                f"{-100 * pair.gain(target):+.1f} %",
+                middle,
+                (-5, 0),
+                textcoords="offset points",
+                ha="right",
+                va="center",
+                fontsize=7,
+                color=INK,
+            )
         logarithmic(ax, xs=[p.body_parameters for p in points])
         ax.set_xlabel(AXIS["body_parameters"])
         title(ax, target)

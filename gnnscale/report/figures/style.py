@@ -9,7 +9,9 @@ import tempfile
 from collections.abc import Iterable
 from typing import NamedTuple
 
-if "MPLCONFIGDIR" not in os.environ:  # while it is imported, matplotlib writes its list of fonts: not into the user's home
+if (
+    "MPLCONFIGDIR" not in os.environ
+):  # while it is imported, matplotlib writes its list of fonts: not into the user's home
     os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="gnnscale-matplotlib-")
 
 import matplotlib
@@ -27,7 +29,9 @@ from gnnscale.report.figures.series import si
 from gnnscale.report.study_results import TARGETS
 
 if "gnnscale-matplotlib-" in os.environ["MPLCONFIGDIR"]:
-    shutil.rmtree(os.environ["MPLCONFIGDIR"], ignore_errors=True)  # now: stages end without the end of Python (os._exit)
+    shutil.rmtree(
+        os.environ["MPLCONFIGDIR"], ignore_errors=True
+    )  # now: stages end without the end of Python (os._exit)
 
 WIDE, HALF = 7.0, 3.4  # inches: two columns and one of a journal
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -82,7 +86,9 @@ def panels(
     count: int, width: float = WIDE, height: float = 2.45, sharey: bool | str = False, rows: int = 1
 ) -> tuple[Figure, list[Axes]]:
     """`count` in each row, row after row."""
-    figure, axes = plt.subplots(rows, count, figsize=(width, height), layout="constrained", squeeze=False, sharey=sharey)
+    figure, axes = plt.subplots(
+        rows, count, figsize=(width, height), layout="constrained", squeeze=False, sharey=sharey
+    )
     return figure, list(axes.flat)
 
 

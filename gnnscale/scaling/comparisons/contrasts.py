@@ -156,5 +156,7 @@ def said_growth(points: list[Point]) -> list[str]:
         if len(each) > 1:
             slope = growth_of([(c, x) for c, x in mine if x.inside]).exponent
             ends = "" if slope.low is None or len(each) < 4 else f" [{slope.low:.2f}, {slope.high:.2f}]"
-            said.append(f"The best size of {model} at equal compute is N = {joined(each)} FLOPs: N ~ C^{slope.value:.2f}{ends}.")
+            said.append(
+                f"The best size of {model} at equal compute is N = {joined(each)} FLOPs: N ~ C^{slope.value:.2f}{ends}."
+            )
     return said

@@ -27,7 +27,9 @@ class Trade(NamedTuple):
 
 def trades(points: list[Point], grid: Grid, target: str = "loss") -> list[Trade]:
     """All that runs of the grid's model allow, from neighbouring numbers of epochs."""
-    good = [p for p in points if p.epochs and not p.diverged and 0 < getattr(p, target) < math.inf and not differs(p, grid)]
+    good = [
+        p for p in points if p.epochs and not p.diverged and 0 < getattr(p, target) < math.inf and not differs(p, grid)
+    ]
     at = {(p.width, p.structures, p.epochs): p for p in averaged(good, target)}
     lengths = sorted({epochs for _, _, epochs in at})
     found = []
@@ -52,8 +54,10 @@ def said(found: list[Trade], target: str) -> list[str]:
     sentences = []
     for factor in sorted({x.factor for x in found}):
         here = [x for x in found if x.factor == factor]
-        data, epochs = (math.exp(sum(math.log(v) for v in each) / len(here)) - 1
-                        for each in ([x.by_data for x in here], [x.by_epochs for x in here]))  # fmt: skip
+        data, epochs = (
+            math.exp(sum(math.log(v) for v in each) / len(here)) - 1
+            for each in ([x.by_data for x in here], [x.by_epochs for x in here])
+        )
         share = math.log1p(epochs) / math.log1p(data) if data < 0 else math.nan
         widths = sorted({x.base.width for x in here})
         text = (

@@ -45,9 +45,13 @@ def minimum(sizes: np.ndarray, losses: np.ndarray) -> Minimum:
 
 
 def growth(
-    compute: np.ndarray, sizes: np.ndarray, spread: np.ndarray | None = None, resamples: int = 1000,
-    confidence: float = 0.95, seed: int = 0,
-) -> Growth:  # fmt: skip
+    compute: np.ndarray,
+    sizes: np.ndarray,
+    spread: np.ndarray | None = None,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Growth:
     """By least squares in logarithms, weighted by 1/spread^2 where the standard deviation of each log size is known.
 
     The interval: from sizes drawn with that spread; where it is not known, from resampled budgets.

@@ -48,7 +48,9 @@ def lines(points: list[Point], target: str = "loss") -> list[Line]:
     )
     for p in points:
         if not p.diverged and 0 < getattr(p, target) < math.inf:
-            found[p.model, p.width, p.depth, p.epochs, p.learning_rate][p.subset][p.structures].append(getattr(p, target))
+            found[p.model, p.width, p.depth, p.epochs, p.learning_rate][p.subset][p.structures].append(
+                getattr(p, target)
+            )
     made = [Line(*key[:4], **{how: dict(of) for how, of in both.items()}) for key, both in sorted(found.items())]
     return [line for line in made if len(line.shared) >= 2]
 
@@ -59,7 +61,9 @@ def sentences(points: list[Point], targets: tuple[str, ...]) -> list[str]:
         for line in lines(points, target):
             each = joined(f"{percent(line.excess(size), sign=True)} at D = {size:,}" for size in line.shared)
             seeds = max(len(cell) for cell in line.random.values())
-            scatter = f"seeds of one run differ by up to {percent(line.scatter())}" if seeds > 1 else "one seed for each run"
+            scatter = (
+                f"seeds of one run differ by up to {percent(line.scatter())}" if seeds > 1 else "one seed for each run"
+            )
             said.append(
                 f"Prefixes of the files in place of random subsets ({line.model}, width {line.width}): {NAMES[target]} {each}; "
                 f"{scatter}. As a power of D its exponent would come out as {line.exponent(line.prefix):.2f} in place of "

@@ -55,7 +55,9 @@ class Line(NamedTuple):
 
     def means(self, target: str) -> dict[int, float]:
         """Geometric, over seeds."""
-        return {d: math.exp(sum(math.log(getattr(p, target)) for p in runs) / len(runs)) for d, runs in self.runs.items()}
+        return {
+            d: math.exp(sum(math.log(getattr(p, target)) for p in runs) / len(runs)) for d, runs in self.runs.items()
+        }
 
     def best(self, target: str, beyond: int = 0) -> int:
         """Depth of least target, of those beyond some."""
@@ -76,7 +78,9 @@ class Line(NamedTuple):
         if not spare:
             return Estimate(value=math.expm1(change))
         variance = sum(((y - y.mean()) ** 2).sum() for y in logs.values()) / spare
-        reach = student.ppf((1 + CONFIDENCE) / 2, spare) * math.sqrt(variance * (1 / len(logs[deep]) + 1 / len(logs[shallow])))
+        reach = student.ppf((1 + CONFIDENCE) / 2, spare) * math.sqrt(
+            variance * (1 / len(logs[deep]) + 1 / len(logs[shallow]))
+        )
         return Estimate(value=math.expm1(change), low=math.expm1(change - reach), high=math.expm1(change + reach))
 
     def past(self, target: str) -> Estimate | None:
@@ -196,7 +200,9 @@ def smoothing(x: Line) -> str:
             return "not measured"
         shallow, deep = known[min(known)], known[max(known)]
         falls.append(deep < shallow / 2)
-    return "over-smoothing" if all(falls) else "over-smoothing by one measure alone" if any(falls) else "no over-smoothing"
+    return (
+        "over-smoothing" if all(falls) else "over-smoothing by one measure alone" if any(falls) else "no over-smoothing"
+    )
 
 
 def claim_pairs(pairs: list[Pair], targets: tuple[str, ...]) -> list[str]:

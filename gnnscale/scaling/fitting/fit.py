@@ -23,14 +23,6 @@ REPLICAS = 200  # resampled parameters kept in fit.json: enough for a 95 % band,
 SEEN = 0.01  # of the smallest target: a floor whose interval reaches below cannot be told from 0
 
 
-
-
-
-
-
-
-
-
 def choose(fitted: list[Fitted]) -> list[Fitted]:
     """Mark the law to go by: the joint one if the points determine it, else the determined part of it of least AICc."""
     determined = [f for f in fitted if f.entry.identified]

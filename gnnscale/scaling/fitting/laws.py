@@ -352,5 +352,9 @@ LAWS: dict[str, Law] = {
 
 
 # joint forms that are compared; only the first is gone by
-RIVALS = {"Hoffmann": "Hoffmann's", "OverTraining": "that with one exponent", "Kaplan": "Kaplan's",
-          "KaplanFloor": "Kaplan's with a floor"}  # fmt: skip
+RIVALS = {
+    "Hoffmann": "Hoffmann's",
+    "OverTraining": "that with one exponent",
+    "Kaplan": "Kaplan's",
+    "KaplanFloor": "Kaplan's with a floor",
+}

@@ -76,7 +76,9 @@ def optimum(
     x = raw - centre
     starts = law.starts(x, y, exponents)
     if law.coarse:
-        starts = minimise(one_weighting(objective(law, x, y, w[None], residual._replace(delta=1.0))), starts, steps=law.coarse)[0]
+        starts = minimise(
+            one_weighting(objective(law, x, y, w[None], residual._replace(delta=1.0))), starts, steps=law.coarse
+        )[0]
     theta, value, inverse = minimise(one_weighting(objective(law, x, y, w[None], residual)), starts)
     best = int(np.argmin(value))
     reached = value <= value[best] * (1 + 1e-4) + 1e-9

@@ -25,7 +25,9 @@ def step(monkeypatch, config, atoms, ranks=1, precision="fp32", **runtime):
     for code, said in on_ranks(ranks, "-m", "tests.support.synthetic", json.dumps(asked)):
         assert code == 0, said
         found.append(json.loads(said.splitlines()[-1]))
-    planned = peak_bytes(EGNNConfig(**config), atoms, atoms * DEGREE, Runtime(**runtime).memory_levers, precision, ranks)
+    planned = peak_bytes(
+        EGNNConfig(**config), atoms, atoms * DEGREE, Runtime(**runtime).memory_levers, precision, ranks
+    )
     return planned, max(each["kept"] for each in found), max(each["peak"] for each in found)
 
 
@@ -65,7 +67,9 @@ def test_weights_and_moments_by_hand(zero):
 def test_a_larger_machine_needs_no_more_of_each_rank():
     config = EGNNConfig(width=4096, depth=3)
     for zero in (1, 2, 3):
-        peaks = [peak_bytes(config, 100, 3000, MemoryLevers(zero_stage=zero), ranks=ranks).peak for ranks in (1, 2, 8, 64)]
+        peaks = [
+            peak_bytes(config, 100, 3000, MemoryLevers(zero_stage=zero), ranks=ranks).peak for ranks in (1, 2, 8, 64)
+        ]
         assert peaks == sorted(peaks, reverse=True)
     by_stage = [peak_bytes(config, 100, 3000, MemoryLevers(zero_stage=zero), ranks=64).peak for zero in (0, 1, 2)]
     assert by_stage == sorted(by_stage, reverse=True)

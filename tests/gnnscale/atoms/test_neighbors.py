@@ -44,8 +44,14 @@ def test_the_compiled_list_is_used():
     assert neighbors.compiled() is not None
 
 
-@given(generators, st.integers(1, 6), PERIODIC, st.sampled_from(("as is", "zero", "tiny")),
-       st.sampled_from((1.0, 4.0, 30.0)), st.sampled_from((2.0, 4.5)))  # fmt: skip
+@given(
+    generators,
+    st.integers(1, 6),
+    PERIODIC,
+    st.sampled_from(("as is", "zero", "tiny")),
+    st.sampled_from((1.0, 4.0, 30.0)),
+    st.sampled_from((2.0, 4.5)),
+)
 def test_same_as_brute_force(rng, count, pbc, missing, spread, cutoff):
     """Skew cells smaller than the cutoff, slabs and wires with or without the other vectors, atoms far outside."""
     positions, cell, pbc = drawn(rng, count, pbc, missing, spread, cutoff)
@@ -133,8 +139,13 @@ def test_what_has_no_neighbours_is_said_in_words(change, words):
     good = {"positions": np.array([[0, 0, 0], [0, 0, 1.0]]), "cell": np.eye(3) * 3}
     two = [good, good | change]
     with pytest.raises(ValueError, match=f"structure 1 of 2: .*{words}"):
-        neighbors.batch(np.concatenate([s["positions"] for s in two]), np.array([0, 2, 4]),
-                        np.stack([s["cell"] for s in two]), np.ones((2, 3), bool), 5.0)  # fmt: skip
+        neighbors.batch(
+            np.concatenate([s["positions"] for s in two]),
+            np.array([0, 2, 4]),
+            np.stack([s["cell"] for s in two]),
+            np.ones((2, 3), bool),
+            5.0,
+        )
 
 
 def test_shapes_that_disagree_are_told():
@@ -159,8 +170,13 @@ def test_without_the_compiled_list_vesin_serves_and_says_so_once(tmp_path, damag
         "import numpy as np; from gnnscale.atoms import neighbors\n"
         "for _ in range(2): print(len(neighbors.edges(np.eye(3), np.zeros((3, 3)), np.zeros(3, bool), 5.0)[0]))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path,
-                          env=os.environ | {"PYTHONPATH": str(tmp_path)})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
     assert done.stdout.split() == ["6", "6"], done.stderr
     assert done.stderr.count("UserWarning") == 1 and "vesin takes its place" in done.stderr
     assert "install gnnscale again" in " ".join(done.stderr.split())

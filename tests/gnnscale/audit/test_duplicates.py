@@ -25,13 +25,16 @@ def molecule(rng, atoms=9):
 def crystal(rng, atoms=4):
     sites = np.stack(np.meshgrid(*[np.arange(2)] * 3), -1).reshape(-1, 3)[rng.permutation(8)[:atoms]]
     cell = 4 * np.eye(3) + rng.normal(size=(3, 3)) * 0.3
-    return structure(rng.choice([8, 12, 26], atoms), (sites / 2) @ cell + rng.normal(size=(atoms, 3)) * 0.1, cell,
-                     np.ones(3, bool))  # fmt: skip
+    return structure(
+        rng.choice([8, 12, 26], atoms), (sites / 2) @ cell + rng.normal(size=(atoms, 3)) * 0.1, cell, np.ones(3, bool)
+    )
 
 
 def structure(numbers, positions, cell, pbc, energy=0.0, split="train"):
     atoms = len(numbers)
-    return Structure(numbers, positions, cell, pbc, energy, np.zeros((atoms, 3)), np.full((3, 3), np.nan), "g", "", split)
+    return Structure(
+        numbers, positions, cell, pbc, energy, np.zeros((atoms, 3)), np.full((3, 3), np.nan), "g", "", split
+    )
 
 
 def disguised(rng, one):
@@ -73,11 +76,19 @@ def test_elements_and_numbers_of_atoms_are_told_apart():
     one, box = molecule(rng), crystal(rng)
     other = one._replace(numbers=np.where(np.arange(9) == 3, 7, one.numbers))
     swapped = one._replace(numbers=np.roll(one.numbers, 1))
-    twice = one._replace(numbers=np.tile(one.numbers, 2), positions=np.concatenate([one.positions, one.positions + 99]),
-                         forces=np.zeros((18, 3)))  # fmt: skip
+    twice = one._replace(
+        numbers=np.tile(one.numbers, 2),
+        positions=np.concatenate([one.positions, one.positions + 99]),
+        forces=np.zeros((18, 3)),
+    )
     found = described([one, other, twice, swapped, box, box._replace(pbc=np.zeros(3, bool))])
-    assert len(set(found.composition[[0, 1, 2, 4, 5]])) == 5, "two molecules far apart are not one; a crystal is no molecule"
-    assert found.composition[0] == found.composition[3] and np.abs(found.values[0] - found.values[3]).max() > duplicates.NEAR
+    assert len(set(found.composition[[0, 1, 2, 4, 5]])) == 5, (
+        "two molecules far apart are not one; a crystal is no molecule"
+    )
+    assert (
+        found.composition[0] == found.composition[3]
+        and np.abs(found.values[0] - found.values[3]).max() > duplicates.NEAR
+    )
 
 
 def test_fingerprints_of_copies_agree_and_of_others_do_not():
@@ -99,7 +110,11 @@ def planted(tmp_path_factory):
     a = [s._replace(split=names[k % 3]) for k, s in enumerate(a)]
     copy = disguised(rng, a[0])._replace(split="test", energy=0.5)  # of a, train -> test of a, another energy
     near = a[3]._replace(positions=a[3].positions + 1e-5 * rng.normal(size=(9, 3)), split="validation")
-    b = [disguised(rng, a[42]), disguised(rng, a[42]), disguised(rng, a[43])]  # a crystal of train twice, one of validation
+    b = [
+        disguised(rng, a[42]),
+        disguised(rng, a[42]),
+        disguised(rng, a[43]),
+    ]  # a crystal of train twice, one of validation
     b = [s._replace(split="test", energy=9.0 * len(s.numbers)) for s in b]  # another theory, so no contradiction
     b += [molecule(rng)._replace(split=names[k % 3]) for k in range(10)]
     made = {}
@@ -113,15 +128,24 @@ def test_planted_copies_are_counted(planted):
     found = duplicates.report(planted)
     assert found.copies == 4 and found.contradictions == 1
     leaks = {(s, p): (c.equal, c.near) for s, parts in found.leaked.items() for p, c in parts.items()}
-    assert leaks == {("a", "validation"): (0, 1), ("a", "test"): (1, 1), ("b", "validation"): (0, 0), ("b", "test"): (2, 2)}
+    assert leaks == {
+        ("a", "validation"): (0, 1),
+        ("a", "test"): (1, 1),
+        ("b", "validation"): (0, 0),
+        ("b", "test"): (2, 2),
+    }
     twins = {(t.source, t.split, t.twin_source, t.twin_split): (t.count.equal, t.count.near) for t in found.twins}
     assert twins == {
-        ("a", "train", "a", "test"): (1, 1), ("a", "test", "a", "train"): (1, 1),
-        ("a", "train", "a", "validation"): (0, 1), ("a", "validation", "a", "train"): (0, 1),
-        ("a", "train", "b", "test"): (1, 1), ("b", "test", "a", "train"): (2, 2),
-        ("a", "validation", "b", "test"): (1, 1), ("b", "test", "a", "validation"): (1, 1),
+        ("a", "train", "a", "test"): (1, 1),
+        ("a", "test", "a", "train"): (1, 1),
+        ("a", "train", "a", "validation"): (0, 1),
+        ("a", "validation", "a", "train"): (0, 1),
+        ("a", "train", "b", "test"): (1, 1),
+        ("b", "test", "a", "train"): (2, 2),
+        ("a", "validation", "b", "test"): (1, 1),
+        ("b", "test", "a", "validation"): (1, 1),
         ("b", "test", "b", "test"): (2, 2),
-    }  # fmt: skip
+    }
     assert found.structures["b"] == dict(Counter(duplicates.splits.NAMES[k] for k in planted["b"].split))
     assert duplicates.Leakage.model_validate_json(found.model_dump_json()) == found
 
@@ -150,7 +174,10 @@ def test_copies_that_a_published_dataset_has(tmp_path):
         adios.write(tmp_path / name, frames, Split(), 3.0)
         made[name] = mapped.open(tmp_path / name)
     found = duplicates.report(made)
-    assert {(t.source, t.twin_source): t.count.near for t in found.twins} == {("300K", "mixedT"): 31, ("mixedT", "300K"): 31}
+    assert {(t.source, t.twin_source): t.count.near for t in found.twins} == {
+        ("300K", "mixedT"): 31,
+        ("mixedT", "300K"): 31,
+    }
     assert found.copies == 31
 
 

@@ -138,62 +138,160 @@ def sulphur(s):
 
 W = (3, 40, 81)  # of three groups, all trained on
 PLANTS = {  # name -> (kind, what is done, what is to be found: {(check, severity): count}, who is quarantined)
-    "infinite energy": ("molecules", lambda k: each(k, W, lambda s: s._replace(energy=np.inf)), {("finite", "error"): 3}, W),
+    "infinite energy": (
+        "molecules",
+        lambda k: each(k, W, lambda s: s._replace(energy=np.inf)),
+        {("finite", "error"): 3},
+        W,
+    ),
     "a hole in the forces": ("molecules", lambda k: each(k, W, holed), {("finite", "error"): 3}, W),
-    "no energy": ("molecules", lambda k: each(k, W, lambda s: s._replace(energy=np.nan)), {("labels", "warning"): 3}, ()),
-    "no forces": ("molecules", lambda k: each(k, W, lambda s: s._replace(forces=s.forces * np.nan)),
-                  {("labels", "warning"): 3}, ()),
-    "forces not computed": ("molecules", lambda k: each(k, W, lambda s: s._replace(forces=s.forces * 0)),
-                            {("labels", "warning"): 3}, ()),
-    "an energy too high": ("molecules", lambda k: each(k, W, lambda s: s._replace(energy=s.energy + 900.0)),
-                           {("energy outliers", "error"): 3}, W),
-    "an energy in Hartree": ("molecules", lambda k: each(k, W, lambda s: s._replace(energy=s.energy / units.HARTREE)),
-                             {("energy outliers", "error"): 3}, W),
-    "a force too large": ("crystals", lambda k: each(k, W, lambda s: s._replace(forces=s.forces * 1000)),
-                          {("force outliers", "error"): 3}, W),
-    "a force rather large": ("crystals", lambda k: each(k, W, lambda s: s._replace(forces=s.forces * 12)),
-                             {("force outliers", "warning"): 3}, ()),
+    "no energy": (
+        "molecules",
+        lambda k: each(k, W, lambda s: s._replace(energy=np.nan)),
+        {("labels", "warning"): 3},
+        (),
+    ),
+    "no forces": (
+        "molecules",
+        lambda k: each(k, W, lambda s: s._replace(forces=s.forces * np.nan)),
+        {("labels", "warning"): 3},
+        (),
+    ),
+    "forces not computed": (
+        "molecules",
+        lambda k: each(k, W, lambda s: s._replace(forces=s.forces * 0)),
+        {("labels", "warning"): 3},
+        (),
+    ),
+    "an energy too high": (
+        "molecules",
+        lambda k: each(k, W, lambda s: s._replace(energy=s.energy + 900.0)),
+        {("energy outliers", "error"): 3},
+        W,
+    ),
+    "an energy in Hartree": (
+        "molecules",
+        lambda k: each(k, W, lambda s: s._replace(energy=s.energy / units.HARTREE)),
+        {("energy outliers", "error"): 3},
+        W,
+    ),
+    "a force too large": (
+        "crystals",
+        lambda k: each(k, W, lambda s: s._replace(forces=s.forces * 1000)),
+        {("force outliers", "error"): 3},
+        W,
+    ),
+    "a force rather large": (
+        "crystals",
+        lambda k: each(k, W, lambda s: s._replace(forces=s.forces * 12)),
+        {("force outliers", "warning"): 3},
+        (),
+    ),
     "overlap": ("molecules", lambda k: each(k, W, lambda s: pushed(s, 0.3)), {("overlap", "error"): 3}, W),
     "overlap in a crystal": ("crystals", lambda k: each(k, W, lambda s: pushed(s, 0.3)), {("overlap", "error"): 3}, W),
     "close": ("molecules", lambda k: each(k, W, lambda s: pushed(s, 0.45)), {("overlap", "warning"): 3}, ()),
     "an atom apart": ("molecules", lambda k: each(k, W, away), {("isolated", "warning"): 3}, ()),
-    "net force": ("molecules", lambda k: each(k, W, lambda s: s._replace(forces=s.forces + 0.02)),
-                  {("net force", "warning"): 3}, ()),
+    "net force": (
+        "molecules",
+        lambda k: each(k, W, lambda s: s._replace(forces=s.forces + 0.02)),
+        {("net force", "warning"): 3},
+        (),
+    ),
     "a copy": ("molecules", lambda k: [*k, turned(k[3])], {("copies", "warning"): 1}, (250,)),
-    "a copy of a crystal, twice": ("crystals", lambda k: [*k, turned(k[3]), turned(k[3], 1)], {("copies", "warning"): 2},
-                                   (250, 251)),
-    "a copy that is held out": ("molecules", lambda k: [*k, turned(k[3], split="test", group="x")],
-                                {("copies", "warning"): 1, ("leaks", "error"): 1}, (3,)),
+    "a copy of a crystal, twice": (
+        "crystals",
+        lambda k: [*k, turned(k[3]), turned(k[3], 1)],
+        {("copies", "warning"): 2},
+        (250, 251),
+    ),
+    "a copy that is held out": (
+        "molecules",
+        lambda k: [*k, turned(k[3], split="test", group="x")],
+        {("copies", "warning"): 1, ("leaks", "error"): 1},
+        (3,),
+    ),
     "nearly a copy that is held out": (
-        "molecules", lambda k: [*k, k[3]._replace(positions=k[3].positions + 3e-4 * np.sin(np.arange(len(k[3].numbers) * 3)
-                                                                           ).reshape(-1, 3), split="test", group="x")],
-        {("leaks", "warning"): 1}, ()),
-    "a copy that contradicts": ("molecules", lambda k: [*k, turned(k[3], energy=k[3].energy + 0.1)],
-                                {("copies", "warning"): 1}, ()),
-    "a group in two splits": ("molecules", lambda k: each(k, range(5), lambda s: s._replace(split="test")),
-                              {("groups", "warning"): 25}, ()),
-    "no test": ("molecules", lambda k: every(k, lambda s: s._replace(split="train" if s.split == "test" else s.split)),
-                {("splits", "warning"): 0}, ()),
-    "an element held out alone": ("molecules", lambda k: each(k, range(225, 250), sulphur), {("splits", "warning"): 25}, ()),
-    "lengths in Bohr": ("molecules", lambda k: every(k, lambda s: s._replace(positions=s.positions / units.BOHR)),
-                        {("units", "error"): 0, ("slope", "error"): 0}, ()),
-    "energies in Hartree": ("molecules", lambda k: every(k, lambda s: s._replace(energy=s.energy / units.HARTREE)),
-                            {("units", "error"): 0, ("slope", "error"): 0}, ()),
-    "energies in kcal/mol": ("crystals", lambda k: every(k, lambda s: s._replace(energy=s.energy / units.KCAL_PER_MOL)),
-                             {("units", "error"): 0, ("slope", "error"): 0}, ()),
-    "forces in Hartree/Bohr": ("molecules", lambda k: every(k, lambda s: s._replace(
-        forces=s.forces / units.HARTREE * units.BOHR)), {("slope", "error"): 0}, ()),
+        "molecules",
+        lambda k: [
+            *k,
+            k[3]._replace(
+                positions=k[3].positions + 3e-4 * np.sin(np.arange(len(k[3].numbers) * 3)).reshape(-1, 3),
+                split="test",
+                group="x",
+            ),
+        ],
+        {("leaks", "warning"): 1},
+        (),
+    ),
+    "a copy that contradicts": (
+        "molecules",
+        lambda k: [*k, turned(k[3], energy=k[3].energy + 0.1)],
+        {("copies", "warning"): 1},
+        (),
+    ),
+    "a group in two splits": (
+        "molecules",
+        lambda k: each(k, range(5), lambda s: s._replace(split="test")),
+        {("groups", "warning"): 25},
+        (),
+    ),
+    "no test": (
+        "molecules",
+        lambda k: every(k, lambda s: s._replace(split="train" if s.split == "test" else s.split)),
+        {("splits", "warning"): 0},
+        (),
+    ),
+    "an element held out alone": (
+        "molecules",
+        lambda k: each(k, range(225, 250), sulphur),
+        {("splits", "warning"): 25},
+        (),
+    ),
+    "lengths in Bohr": (
+        "molecules",
+        lambda k: every(k, lambda s: s._replace(positions=s.positions / units.BOHR)),
+        {("units", "error"): 0, ("slope", "error"): 0},
+        (),
+    ),
+    "energies in Hartree": (
+        "molecules",
+        lambda k: every(k, lambda s: s._replace(energy=s.energy / units.HARTREE)),
+        {("units", "error"): 0, ("slope", "error"): 0},
+        (),
+    ),
+    "energies in kcal/mol": (
+        "crystals",
+        lambda k: every(k, lambda s: s._replace(energy=s.energy / units.KCAL_PER_MOL)),
+        {("units", "error"): 0, ("slope", "error"): 0},
+        (),
+    ),
+    "forces in Hartree/Bohr": (
+        "molecules",
+        lambda k: every(k, lambda s: s._replace(forces=s.forces / units.HARTREE * units.BOHR)),
+        {("slope", "error"): 0},
+        (),
+    ),
     "gradients": ("crystals", lambda k: every(k, lambda s: s._replace(forces=-s.forces)), {("slope", "error"): 0}, ()),
-    "crystals without images": ("crystals", lambda k: each(k, W, lambda s: s._replace(pbc=np.zeros(3, bool))),
-                                {("periodicity", "warning"): 3}, ()),
-    "bulk said to be a slab": ("crystals", lambda k: each(k, W, lambda s: s._replace(pbc=np.array([True, True, False]))),
-                               {("periodicity", "warning"): 3}, ()),
-}  # fmt: skip
+    "crystals without images": (
+        "crystals",
+        lambda k: each(k, W, lambda s: s._replace(pbc=np.zeros(3, bool))),
+        {("periodicity", "warning"): 3},
+        (),
+    ),
+    "bulk said to be a slab": (
+        "crystals",
+        lambda k: each(k, W, lambda s: s._replace(pbc=np.array([True, True, False]))),
+        {("periodicity", "warning"): 3},
+        (),
+    ),
+}
 SAID = {
-    "lengths in Bohr": ("lengths in Bohr", "positions in Bohr"), "energies in Hartree": ("Hartree", "energies in Hartree"),
-    "energies in kcal/mol": ("kcal/mol", "energies in kcal/mol"), "forces in Hartree/Bohr": ("forces in Hartree/Bohr",),
+    "lengths in Bohr": ("lengths in Bohr", "positions in Bohr"),
+    "energies in Hartree": ("Hartree", "energies in Hartree"),
+    "energies in kcal/mol": ("kcal/mol", "energies in kcal/mol"),
+    "forces in Hartree/Bohr": ("forces in Hartree/Bohr",),
     "gradients": ("gradients taken for forces",),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("plant", PLANTS)
@@ -229,7 +327,9 @@ def test_two_sources_in_other_units(clean, tmp_path):
     """Two theories, of which the second is given in kcal/mol throughout: nothing in it alone tells."""
     rng, other = np.random.default_rng(8), []
     for s in clean["molecules"][::2]:
-        moved = labelled(s.numbers, s.positions + rng.normal(size=s.positions.shape) * 0.02, s.cell, s.pbc, s.group, s.split)
+        moved = labelled(
+            s.numbers, s.positions + rng.normal(size=s.positions.shape) * 0.02, s.cell, s.pbc, s.group, s.split
+        )
         other.append(moved._replace(energy=moved.energy * 23.0605 * 1.003, forces=moved.forces * 23.0605))
     audit, _ = look(tmp_path, a=clean["molecules"], b=other)
     told = [f.sentence for f in audit.findings if f.check == "units" and "in common" in f.sentence]
@@ -267,7 +367,9 @@ def test_what_is_measured_is_what_brute_force_finds(tmp_path_factory, seed):
         atoms, cell = rng.integers(1, 7), np.diag(rng.uniform(4, 9, 3)) + rng.normal(size=(3, 3)) * 0.6
         positions = rng.uniform(-1, 2, (atoms, 3)) @ cell
         forces = rng.normal(size=(atoms, 3)) * (rng.random((atoms, 1)) < 0.7)
-        known.append(Structure(rng.choice([1, 8, 29], atoms), positions, cell, rng.random(3) < 0.6, 0.0, forces, NONE, "g"))
+        known.append(
+            Structure(rng.choice([1, 8, 29], atoms), positions, cell, rng.random(3) < 0.6, 0.0, forces, NONE, "g")
+        )
     path = tmp_path_factory.mktemp("brute")
     adios.write(path, known, Split(), CUTOFF)
     source = measure.measured("one", path)
@@ -361,8 +463,12 @@ def loop(tmp_path_factory):
     needs, audits = {}, []
     for number in range(2):
         quarantine = str(root / "audit" / "0" / "quarantine.json") if number else None
-        asked = ConvertSettings(dataset="extxyz", name="mine", options={"raw": str(root / "raw"), "group": "material"},
-                                quarantine=quarantine)  # fmt: skip
+        asked = ConvertSettings(
+            dataset="extxyz",
+            name="mine",
+            options={"raw": str(root / "raw"), "group": "material"},
+            quarantine=quarantine,
+        )
         made = directory(root / str(number), "convert/mine", asked)
         stage_process.finish(stage_run.Run(made), convert.main, first=True)
         needs = {"convert/mine": made}
@@ -377,8 +483,10 @@ def test_what_was_quarantined_is_gone_and_nothing_else(loop):
     listed = files.read_model(first / "quarantine.json", Quarantine).structures
     reasons = {(q.unit, q.number): set(q.reasons) for q in listed}
     assert {frozenset(why) for why in reasons.values()} == {
-        frozenset({"energy outlier"}), frozenset({"overlapping atoms"}), frozenset({"copy of another structure"}),
-    }  # fmt: skip
+        frozenset({"energy outlier"}),
+        frozenset({"overlapping atoms"}),
+        frozenset({"copy of another structure"}),
+    }
     assert len(reasons) == 4 and {5, 50} <= {number for _, number in reasons}
     assert result(root / "1" / "convert/mine").values["skipped"] == 4
     assert files.read_model(second / "quarantine.json", Quarantine).structures == listed, "they stay on the list"
@@ -393,8 +501,12 @@ def test_what_was_quarantined_is_gone_and_nothing_else(loop):
 def test_by_hand_the_same_is_found(loop, tmp_path):
     root, (first, _) = loop
     command = [sys.executable, "-m", "gnnscale.stages.audit"]
-    done = subprocess.run([*command, str(root / "0" / "convert/mine"), "--out", str(tmp_path / "out")],
-                          env=ENV, capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [*command, str(root / "0" / "convert/mine"), "--out", str(tmp_path / "out")],
+        env=ENV,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and "error    mine: " in done.stdout, done.stderr
     for name in ("audit.json", "quarantine.json", "audit.html"):
         assert (tmp_path / "out" / name).read_bytes() == (first / name).read_bytes()
@@ -445,7 +557,9 @@ def test_the_page_says_everything_and_needs_nothing(loop, clean, tmp_path):
 
 def test_the_report_says_it_in_a_line(loop):
     said = report_page.audited(SimpleNamespace(results={"audit/all": result(loop[1][0])}))
-    assert f"{result(loop[1][0]).values['found']}. More in" in said and not report_page.audited(SimpleNamespace(results={}))
+    assert f"{result(loop[1][0]).values['found']}. More in" in said and not report_page.audited(
+        SimpleNamespace(results={})
+    )
 
 
 def test_a_stage_without_data_is_refused(tmp_path):

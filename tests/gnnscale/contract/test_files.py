@@ -12,9 +12,18 @@ def finished(directory, key="k" * 16, names=("out.txt",)):
     outputs = files.describe(directory, list(names))
     files.write_model(
         directory / "result.json",
-        StageResult(id="train/x", key=key, outputs=outputs, digest="d", inputs={}, started=0, seconds=1, cpu_seconds=1,
-                    peak_bytes=1),
-    )  # fmt: skip
+        StageResult(
+            id="train/x",
+            key=key,
+            outputs=outputs,
+            digest="d",
+            inputs={},
+            started=0,
+            seconds=1,
+            cpu_seconds=1,
+            peak_bytes=1,
+        ),
+    )
 
 
 def test_a_failed_write_leaves_the_old_content_and_no_debris(tmp_path, monkeypatch):

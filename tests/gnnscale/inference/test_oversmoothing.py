@@ -70,16 +70,23 @@ def test_known_values():
         distance, energy = set_to(h, graphs)
         assert distance.tolist() == [0.0] * 4 and energy.tolist() == [0.0] * 4
     pair = AtomGraphs(*batch([molecule(rng, 2)]))._replace(receivers=torch.tensor([0, 1]), senders=torch.tensor([1, 0]))
-    for other, distance, energy in (([0.5, 0.75**0.5], 0.5, 0.5), ([0.0, 1.0], 1.0, 1.0), ([-1.0, 0.0], 2.0, 2.0),
-                                    ([3.0, 0.0], 0.0, 0.4), ([0.0, 0.0], 0.5, 1.0)):  # fmt: skip
+    for other, distance, energy in (
+        ([0.5, 0.75**0.5], 0.5, 0.5),
+        ([0.0, 1.0], 1.0, 1.0),
+        ([-1.0, 0.0], 2.0, 2.0),
+        ([3.0, 0.0], 0.0, 0.4),
+        ([0.0, 0.0], 0.5, 1.0),
+    ):
         found = set_to(torch.tensor([[1.0, 0.0], other], dtype=torch.float64), pair)
         assert [float(x) for x in found] == pytest.approx([distance, energy], abs=1e-15)
     large = graph(rng, *[8] * 60)
     unrelated = torch.from_numpy(rng.normal(size=(len(large.numbers), 64)))
     distance, _ = set_to(unrelated, large)
     assert float(distance.mean()) == pytest.approx(1, abs=0.01)
-    molecules = large._replace(receivers=large.receivers[large.structure[large.receivers] < 60],
-                               senders=large.senders[large.structure[large.receivers] < 60])  # fmt: skip
+    molecules = large._replace(
+        receivers=large.receivers[large.structure[large.receivers] < 60],
+        senders=large.senders[large.structure[large.receivers] < 60],
+    )
     assert float(dirichlet(unrelated, molecules)[:60].nanmean()) == pytest.approx(1, abs=0.03)
 
 
@@ -130,7 +137,9 @@ def test_a_place_for_every_layer_and_nothing_left_behind(name):
         assert torch.equal(net.energy(found[-1])[:, 0].detach(), net(graphs, edge_vectors(graphs))[0].detach())
     else:
         assert torch.equal(found[0], net.element(graphs.numbers) + net.source(graphs.source[graphs.structure]))
-        x = torch.nn.functional.silu(net.hidden(torch.nn.functional.rms_norm(found[-1], found[-1].shape[-1:], eps=1e-6)))
+        x = torch.nn.functional.silu(
+            net.hidden(torch.nn.functional.rms_norm(found[-1], found[-1].shape[-1:], eps=1e-6))
+        )
         out = net.readout(x) if net.heads == 1 else net.read_by_source(x, graphs)
         torch.testing.assert_close(out[:, 0], net(graphs, edge_vectors(graphs))[0])
     assert all(not module._forward_hooks and not module._forward_pre_hooks for module in net.modules())

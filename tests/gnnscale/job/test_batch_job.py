@@ -16,8 +16,16 @@ from tests.support.cluster import wait
 
 def planned(folder, line="", **more):
     (folder / "attempts" / "1").mkdir(parents=True, exist_ok=True)
-    return {"folder": str(folder), "number": 1, "first": 0, "nodes": 1, "per_node": 1, "after": None, "check": None,
-            "command": f"sh -c '{line}'"} | more  # fmt: skip
+    return {
+        "folder": str(folder),
+        "number": 1,
+        "first": 0,
+        "nodes": 1,
+        "per_node": 1,
+        "after": None,
+        "check": None,
+        "command": f"sh -c '{line}'",
+    } | more
 
 
 class Started:
@@ -29,8 +37,14 @@ class Started:
         (place / "nodes").write_text("n1\n")
         here = os.environ | corpus.ENV | {"PBS_JOBID": "7.server", "PBS_NODEFILE": str(place / "nodes")} | (env or {})
         self.place = place
-        self.process = subprocess.Popen([sys.executable, "-m", "gnnscale.job.batch_job"], stdin=open(place / "plan"), env=here,
-                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "gnnscale.job.batch_job"],
+            stdin=open(place / "plan"),
+            env=here,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
 
     def wait(self, *names):
         for name in names:

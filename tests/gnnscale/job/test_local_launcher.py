@@ -49,7 +49,11 @@ def begin(tmp_path):
     def start(how: str) -> subprocess.Popen:
         env = os.environ | ENV | {"PYTHONPATH": str(tmp_path), "HERE": str(tmp_path / "here")}
         count = str(how.count("="))
-        begun.append(subprocess.Popen([sys.executable, "-m", "gnnscale.job.local_launcher", count, "word", how], env=env, cwd=tmp_path))
+        begun.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "gnnscale.job.local_launcher", count, "word", how], env=env, cwd=tmp_path
+            )
+        )
         return begun[-1]
 
     start.pids = lambda: {path.name: int(path.read_text()) for path in (tmp_path / "here").glob("[0-9]")}
@@ -65,7 +69,9 @@ def gone(pid):
         return True
 
 
-@pytest.mark.parametrize(("how", "code"), [("0=0,1=0", 0), ("0=75,1=75", 75), ("0=wait,1=64", 64), ("0=3,1=wait,2=wait", 3)])
+@pytest.mark.parametrize(
+    ("how", "code"), [("0=0,1=0", 0), ("0=75,1=75", 75), ("0=wait,1=64", 64), ("0=3,1=wait,2=wait", 3)]
+)
 def test_it_ends_as_the_first_rank_that_did_not_end_well(begin, how, code):
     assert begin(how).wait(timeout=120) == code
     assert all(map(gone, begin.pids().values())), "nobody waits for one that has failed"
@@ -123,7 +129,7 @@ def test_the_driver_starts_as_many_ranks_as_were_planned(tmp_path):
 
 # ----------------------------------------------------------------------------------------------------------------- GPUs
 def machine(count, *more):
-    gpus = f'{{count: {count}, vendor: nvidia, model: H, memory_gb: 80, peak_tflops: {{fp32: 60, bf16: 900}}}}'
+    gpus = f"{{count: {count}, vendor: nvidia, model: H, memory_gb: 80, peak_tflops: {{fp32: 60, bf16: 900}}}}"
     return site_files.load("local", [f"node.gpus={gpus}", *more])
 
 

@@ -19,9 +19,12 @@ class StandIn:
     def __init__(self, monkeypatch, kind, count, uuids=True):
         self.taken, self.waited = None, 0
         for name, act in (
-            ("is_available", lambda: count > 0), ("device_count", lambda: count), ("set_device", self.take),
-            ("synchronize", self.wait), ("get_device_properties", lambda index: self.properties(index, uuids)),
-        ):  # fmt: skip
+            ("is_available", lambda: count > 0),
+            ("device_count", lambda: count),
+            ("set_device", self.take),
+            ("synchronize", self.wait),
+            ("get_device_properties", lambda index: self.properties(index, uuids)),
+        ):
             monkeypatch.setattr(getattr(torch, kind), name, act)
 
     def take(self, device):
@@ -69,9 +72,13 @@ def test_each_rank_takes_its_own(environ, monkeypatch, kind, backend, count, loc
 
 
 @pytest.mark.parametrize(("seen", "device"), [(1, "0"), (4, "3"), (0, "3")])
-@pytest.mark.parametrize("launcher", [{"RANK": "7", "LOCAL_RANK": "3", "WORLD_SIZE": "8"},
-                                      {"OMPI_COMM_WORLD_RANK": "7", "OMPI_COMM_WORLD_LOCAL_RANK": "3",
-                                       "OMPI_COMM_WORLD_SIZE": "8"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        {"RANK": "7", "LOCAL_RANK": "3", "WORLD_SIZE": "8"},
+        {"OMPI_COMM_WORLD_RANK": "7", "OMPI_COMM_WORLD_LOCAL_RANK": "3", "OMPI_COMM_WORLD_SIZE": "8"},
+    ],
+)
 def test_deepspeed_is_told_which_device_and_not_which_rank(environ, environment, monkeypatch, launcher, seen, device):
     """It sets the device of that number; on most sites each rank sees only its own."""
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"):

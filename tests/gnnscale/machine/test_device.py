@@ -27,10 +27,14 @@ from tests.support.synthetic import random_graph
 pytestmark = pytest.mark.usefixtures("environment")  # where a group of one rank tells of itself
 COUNTS, OPTIM = np.array([1, 40, 0]), OptimSettings()
 NETWORKS = {  # not gradients in chunks: their tangents, dual numbers, cannot be pretended
-    "edge": ({"form": "edge"}, None), "edge, chunks": ({"form": "edge"}, 64), "deferred": ({"form": "deferred"}, None),
-    "deferred, chunks": ({"form": "deferred"}, 64), "gradient": ({"form": "edge", "forces": "gradient"}, None),
-    "deferred gradient": ({"form": "deferred", "forces": "gradient"}, None), "paper": ({"form": "paper"}, None),
-}  # fmt: skip
+    "edge": ({"form": "edge"}, None),
+    "edge, chunks": ({"form": "edge"}, 64),
+    "deferred": ({"form": "deferred"}, None),
+    "deferred, chunks": ({"form": "deferred"}, 64),
+    "gradient": ({"form": "edge", "forces": "gradient"}, None),
+    "deferred gradient": ({"form": "deferred", "forces": "gradient"}, None),
+    "paper": ({"form": "paper"}, None),
+}
 
 
 def network(name):
@@ -135,7 +139,9 @@ def test_errors_and_over_smoothing_are_those_of_the_cpu(converted, tmp_path, mon
     with pretend.device() as device:
         pretend.moved(model)
         there = prediction_errors.errors(model, corpus, 10**6, run)
-        measured = oversmoothing.measured(model, (prediction_errors.on(graphs, device) for graphs in evaluate.sample(corpus)))
+        measured = oversmoothing.measured(
+            model, (prediction_errors.on(graphs, device) for graphs in evaluate.sample(corpus))
+        )
     np.testing.assert_allclose(there[0], energy, rtol=1e-5)
     np.testing.assert_allclose(there[1], forces, rtol=1e-5, atol=1e-6)
     for one, other in zip(layers, measured, strict=True):

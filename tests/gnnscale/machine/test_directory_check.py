@@ -17,7 +17,9 @@ def test_a_good_one_and_nothing_is_left_in_it(tmp_path):
     assert room.bytes == os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
 
 
-@pytest.mark.parametrize(("verb", "call"), [("lock", "flock"), ("rename", "replace"), ("link", "link"), ("write", "fsync")])
+@pytest.mark.parametrize(
+    ("verb", "call"), [("lock", "flock"), ("rename", "replace"), ("link", "link"), ("write", "fsync")]
+)
 def test_what_it_cannot_do_is_told(tmp_path, monkeypatch, verb, call):
     def refuse(*_):
         raise OSError(errno.ENOSYS, "Function not implemented")

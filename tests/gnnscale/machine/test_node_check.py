@@ -125,7 +125,10 @@ def test_how_many_ranks_a_node_has():
         (["fit n1", "fit n2", "fit n2", "fit n1"], {}),
         (["fit n1", "fit n2", "fit n2"], {"n1": "1 of 2 ranks did not answer"}),
         (["fit n1.cluster.org", "fit n2.cluster.org"] * 2, {}),
-        (["fit n1", "fit n1", "0: sick n2.cluster.org: no driver: libcuda: not there"], {"n2": "no driver: libcuda: not there"}),
+        (
+            ["fit n1", "fit n1", "0: sick n2.cluster.org: no driver: libcuda: not there"],
+            {"n2": "no driver: libcuda: not there"},
+        ),
         (["fit n1", "sick n1: GPU 1 does not work", "fit n2", "fit n2"], {"n1": "GPU 1 does not work"}),
         (["a word of greeting", "fit n1", "1: fit n1"], {"n2": "it did not answer"}),
         (["srun: error: nothing works"], {}),

@@ -9,19 +9,45 @@ BATCH = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "8", "SLURM_
 FOUND = {
     "slurm": {**BATCH, "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_ID": "0"},
     # srun with the PMI2 plugin: there is a PMI_RANK too, but not which rank of its node
-    "slurm, pmi2": {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "8", "PMI_RANK": "5", "PMI_SIZE": "8"},
+    "slurm, pmi2": {
+        "SLURM_PROCID": "5",
+        "SLURM_LOCALID": "1",
+        "SLURM_STEP_NUM_TASKS": "8",
+        "PMI_RANK": "5",
+        "PMI_SIZE": "8",
+    },
     # mpiexec starts one daemon a node by srun, whose variables its ranks inherit: 4 tasks, this is the third node
-    "hydra": {"PMI_RANK": "5", "PMI_SIZE": "8", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2", "SLURM_PROCID": "2",
-              "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "4"},
-    "openmpi": {"OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_SIZE": "8",
-                "SLURM_PROCID": "2", "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "4", "PMIX_RANK": "5"},
+    "hydra": {
+        "PMI_RANK": "5",
+        "PMI_SIZE": "8",
+        "MPI_LOCALRANKID": "1",
+        "MPI_LOCALNRANKS": "2",
+        "SLURM_PROCID": "2",
+        "SLURM_LOCALID": "0",
+        "SLURM_STEP_NUM_TASKS": "4",
+    },
+    "openmpi": {
+        "OMPI_COMM_WORLD_RANK": "5",
+        "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+        "OMPI_COMM_WORLD_SIZE": "8",
+        "SLURM_PROCID": "2",
+        "SLURM_LOCALID": "0",
+        "SLURM_STEP_NUM_TASKS": "4",
+        "PMIX_RANK": "5",
+    },
     "mvapich": {"MV2_COMM_WORLD_RANK": "5", "MV2_COMM_WORLD_LOCAL_RANK": "1", "MV2_COMM_WORLD_SIZE": "8", **BATCH},
     "pals": {"PALS_RANKID": "5", "PALS_LOCAL_RANKID": "1", "PALS_NRANKS": "8", "PALS_APID": "x"},
-    "pals, size by PMI": {"PALS_RANKID": "5", "PALS_LOCAL_RANKID": "1", "PALS_LOCAL_SIZE": "2", "PMI_RANK": "5",
-                          "PMI_LOCAL_RANK": "1", "PMI_SIZE": "8"},
+    "pals, size by PMI": {
+        "PALS_RANKID": "5",
+        "PALS_LOCAL_RANKID": "1",
+        "PALS_LOCAL_SIZE": "2",
+        "PMI_RANK": "5",
+        "PMI_LOCAL_RANK": "1",
+        "PMI_SIZE": "8",
+    },
     "cray": {"PMI_RANK": "5", "PMI_LOCAL_RANK": "1", "PMI_SIZE": "8"},
     "torch": {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8"},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", FOUND)

@@ -131,7 +131,9 @@ def test_heads_of_sources_that_are_alike_are_one_head(forces, chunk):
     for out in outs:
         (out.energy.square().sum() + out.forces.square().sum()).backward()
     split = several.backbone.readout.weight.grad.view(3, -1)
-    assert torch.count_nonzero(split.abs().sum(1)) == len(mixture().source.unique()), "each learns from its source alone"
+    assert torch.count_nonzero(split.abs().sum(1)) == len(mixture().source.unique()), (
+        "each learns from its source alone"
+    )
     torch.testing.assert_close(split.sum(0), one.backbone.readout.weight.grad.view(-1), rtol=1e-9, atol=1e-12)
     counted = config.model_copy(update={"source_heads": True}).parameters(3)
     assert counted == sum(p.numel() for p in several.parameters())

@@ -298,6 +298,9 @@ def test_a_stage_without_what_it_needs_refuses(tmp_path):
 
 def test_drawing_leaves_nothing_behind(tmp_path):
     code = "from gnnscale.report.figures import style; import os; style.plt.figure().savefig('x.png'); os._exit(0)"
-    env = {k: v for k, v in os.environ.items() if k != "MPLCONFIGDIR"} | {"TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
+    env = {k: v for k, v in os.environ.items() if k != "MPLCONFIGDIR"} | {
+        "TMPDIR": str(tmp_path),
+        "HOME": str(tmp_path),
+    }
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env | {"PYTHONPATH": str(ROOT)}, check=True)
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]

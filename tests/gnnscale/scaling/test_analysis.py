@@ -66,9 +66,7 @@ def law_of(found: Fit, name: str = "Hoffmann", target: str = "loss"):
 def test_fit_recovers_a_study():
     found = fit(grid(), ScalingSettings(bootstrap=100))
     assert {(law.target, law.law) for law in found.laws} == {
-        (t, name)
-        for t in ("loss", "energy_mae", "force_mae")
-        for name in FITTED
+        (t, name) for t in ("loss", "energy_mae", "force_mae") for name in FITTED
     }
     for target, unit in (("loss", 1), ("energy_mae", 0.02), ("force_mae", 0.15)):
         law = law_of(found, target=target)
@@ -203,18 +201,23 @@ def test_findings_follow_the_data():
     assert "is contradicted within this grid" in model.findings[1]
     noisy = fit(grid(law=lambda n, d: 0.1 + 0.2 / n**0.3 + 0.2 / d**0.3, noise=0.1), QUICK)
     assert "neither supported nor contradicted" in noisy.findings[1]
-    ends = re.search(r"a doubling of parameters takes ([\d.]+) to ([\d.]+) percentage points more off the loss than one of data",
-                     model.findings[1]).groups()  # fmt: skip
+    ends = re.search(
+        r"a doubling of parameters takes ([\d.]+) to ([\d.]+) percentage points more off the loss than one of data",
+        model.findings[1],
+    ).groups()
     assert 0 < float(ends[0]) < float(ends[1])
 
 
 def test_data_are_not_said_to_beat_the_model_where_both_help_alike():
     """Planted planes of equal slopes: of two by two runs nothing is said, of more about one in twenty is wrong."""
+
     def wrong(k, rng):
         n, d = (c.ravel() for c in np.meshgrid(range(k), range(k)))
         losses = np.exp(-0.22 * (n + d) + 0.05 * rng.normal(size=k * k))
-        points = tuple(run(body_parameters=1000 * 3**i, structures=500 * 3**j, run=f"{i}-{j}", loss=value)
-                       for i, j, value in zip(n.tolist(), d.tolist(), losses.tolist()))  # fmt: skip
+        points = tuple(
+            run(body_parameters=1000 * 3**i, structures=500 * 3**j, run=f"{i}-{j}", loss=value)
+            for i, j, value in zip(n.tolist(), d.tolist(), losses.tolist())
+        )
         return measured("loss", points, 0.95).verdict != "open"
 
     for k, least, most in ((2, 0, 0), (3, 0.02, 0.09), (4, 0.02, 0.09)):
@@ -354,8 +357,10 @@ def test_criteria_and_what_is_foretold():
 
 def test_every_model_with_a_grid_has_a_law_of_its_own():
     """Planted: another exponent of the data. The main law is what it is without the other model, and no figure's law moves."""
-    other = [p.model_copy(update={"run": f"other-{p.run}", "model": "other", "learning_rate": 1e-3})
-             for p in grid(law=lambda n, d: 0.2 + 30 / n**0.4 + 30 / d**0.8, seed=5)]  # fmt: skip
+    other = [
+        p.model_copy(update={"run": f"other-{p.run}", "model": "other", "learning_rate": 1e-3})
+        for p in grid(law=lambda n, d: 0.2 + 30 / n**0.4 + 30 / d**0.8, seed=5)
+    ]
     points = [*grid(), *other, run(32, 500, run="few", model="few", loss=1.0)]
     found, alone = fit(points, QUICK), fit(grid(), QUICK)
     assert law_of(found).estimates == law_of(alone).estimates and sum(law.chosen for law in found.laws) == 1
@@ -370,9 +375,12 @@ def test_every_model_with_a_grid_has_a_law_of_its_own():
 
 def test_models_are_compared_by_the_simpler_law_where_grids_are_too_small_for_the_joint_one():
     """Three sizes each, and pure powers with one exponent: neither a floor nor a difference of exponents can be told."""
+
     def three(gamma, seed, **more):
         law = grid(law=lambda n, d: 20 / n**gamma + 20 / d**gamma, seed=seed, noise=0.02)
-        return [p.model_copy(update=more | {"run": f"{seed}-{p.run}"}) for p in law if p.width < 128 and p.structures > 250]
+        return [
+            p.model_copy(update=more | {"run": f"{seed}-{p.run}"}) for p in law if p.width < 128 and p.structures > 250
+        ]
 
     found = fit([*three(0.4, 3), *three(0.8, 4, model="other")], QUICK).findings
     (said,) = [s for s in found if s.startswith("By model")]
@@ -384,6 +392,7 @@ def test_models_are_compared_by_the_simpler_law_where_grids_are_too_small_for_th
 
 def test_models_are_compared_by_intervals_alone_and_with_what_the_law_misses():
     """Without resamples there is no interval to compare; where a law misses by more than 5 % it is said."""
+
     def both(noise, bootstrap):
         law = {"law": lambda n, d: 20 / n**0.4 + 20 / d**0.4, "seed": 3}
         other = [p.model_copy(update={"run": f"o-{p.run}", "model": "other"}) for p in grid(**law, noise=noise)]

@@ -34,9 +34,14 @@ def test_chinchilla():
     np.testing.assert_allclose(np.quantile(a, [0.025, 0.975]), [0.4805, 0.5561], atol=0.006)
 
 
-@pytest.mark.parametrize(("name", "objective"), [
-    ("Hoffmann", 1.018275e-3), ("Kaplan", 2.663102e-3), ("KaplanFloor", 2.174729e-3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "objective"),
+    [
+        ("Hoffmann", 1.018275e-3),
+        ("Kaplan", 2.663102e-3),
+        ("KaplanFloor", 2.174729e-3),
+    ],
+)
 def test_chinchilla_has_one_optimum(name, objective):
     """Of 200 random starts at least 99 % reach it, of which Hoffmann's is known and those of Kaplan's forms were found here."""
     at, loss = chinchilla(dropped=5)
@@ -67,11 +72,14 @@ def test_chinchilla_prefers_the_sum_of_powers_to_kaplans():
     assert optimum(LAWS["Interaction"], at, loss, exponents=few).objective < 0.85 * fits["Hoffmann"].objective
 
 
-@pytest.mark.parametrize(("data", "law"), [
-    ("c4_original", (113.69, 189.52, -0.24247, 1.50826)),
-    ("rpj", (166.21, 366.69, -0.27285, 1.83665)),
-    ("rw_original", (125.10, 246.21, -0.25439, 1.73446)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("data", "law"),
+    [
+        ("c4_original", (113.69, 189.52, -0.24247, 1.50826)),
+        ("rpj", (166.21, 366.69, -0.27285, 1.83665)),
+        ("rw_original", (125.10, 246.21, -0.25439, 1.73446)),
+    ],
+)
 def test_gadre_over_training(data, law):
     """arXiv 2403.08540: least squares of the loss on five small runs foretell 1.4B at 640 tokens a parameter and 7B."""
     found = [row for row in rows("gadre2024_overtraining/models_losses.csv") if row["dataset"] == data]
@@ -131,7 +139,9 @@ def test_porian_exponents(index):
     """arXiv 2406.19146: log-log least squares of their optimal sizes, plain and weighted."""
     published = content("porian2024/fit_results.json")[index]
     names = ("dataset", "hparams", "warmup", "decay", "param_count", "val", "file", "exp")
-    pairs = [r for r in rows("porian2024/optimal_pairs.csv") if r["n"] and all(r[k] == str(published[k]) for k in names)]
+    pairs = [
+        r for r in rows("porian2024/optimal_pairs.csv") if r["n"] and all(r[k] == str(published[k]) for k in names)
+    ]
     c, n, spread = columns(pairs, "flops", "n", "n_star_std")
     assert growth(c, n).exponent.value == pytest.approx(published["fit"]["basic"]["n_exponent"], rel=1e-10)
     weighted = growth(c, n, spread).exponent

@@ -78,7 +78,9 @@ def here(made):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(work_items, "LOT", LOT)
         patch.setattr(adios, "SHARD", SHARD)
-        stage_process.finish(run, part_stage.main if run.spec.settings.kind == "convert_part" else convert.main, first=True)
+        stage_process.finish(
+            run, part_stage.main if run.spec.settings.kind == "convert_part" else convert.main, first=True
+        )
     return made
 
 
@@ -236,8 +238,12 @@ def test_memory_does_not_grow_with_the_data(tmp_path):
 
 # ------------------------------------------------------------------------------------------------------- what is left out
 def test_quarantined_structures_are_left_out_and_counted(undisturbed, raw, tmp_path):
-    rows = [("mine", "0/mine.extxyz", 1, ["net force", "outlier"]), ("mine", "5/mine.extxyz", 93, ["outlier"]),
-            ("other", "0/mine.extxyz", 2, ["outlier"]), ("mine", "0/mine.extxyz", 5, ["both this and too close"])]  # fmt: skip
+    rows = [
+        ("mine", "0/mine.extxyz", 1, ["net force", "outlier"]),
+        ("mine", "5/mine.extxyz", 93, ["outlier"]),
+        ("other", "0/mine.extxyz", 2, ["outlier"]),
+        ("mine", "0/mine.extxyz", 5, ["both this and too close"]),
+    ]
     listed = [dict(zip(("source", "unit", "number", "reasons"), row)) for row in rows]
     (tmp_path / "list.json").write_text(json.dumps({"structures": listed}), "utf-8-sig")  # as some editors do
     lines = ["source,unit,number,reasons", *(f"{s},{u},{n},{'; '.join(sorted(r))}" for s, u, n, r in rows)]
@@ -248,9 +254,12 @@ def test_quarantined_structures_are_left_out_and_counted(undisturbed, raw, tmp_p
         cards.append(outcome(here(made))[2])
     assert cards[0] == cards[1]
     assert cards[0].skipped == {
-        "atoms closer than 0.1 A": 17, "isolated atom: a reference, not a structure": 6,
-        "quarantined: both this and too close": 1, "quarantined: net force; outlier": 1, "quarantined: outlier": 1,
-    }  # fmt: skip
+        "atoms closer than 0.1 A": 17,
+        "isolated atom: a reference, not a structure": 6,
+        "quarantined: both this and too close": 1,
+        "quarantined: net force; outlier": 1,
+        "quarantined: outlier": 1,
+    }
     whole, less = adios.read(undisturbed / "shards"), adios.read(made / "shards")
     assert len(less.energy) == len(whole.energy) - 2
     np.testing.assert_array_equal(np.delete(whole.energy, [1, -1]), less.energy)

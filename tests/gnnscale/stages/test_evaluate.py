@@ -28,9 +28,23 @@ FORMS = {"paper": "paper", "egnn-edge-direct": "edge", "egnn-deferred-gradient":
 
 def of(model: EGNNConfig, sources: tuple[str, ...], optim: OptimSettings) -> TrainedModel:
     return TrainedModel(
-        model=model, sources=sources, average_degree=12.0, diverged=False, parameters=1, body_parameters=1, structures=4,
-        atoms=40, epochs=1.0, steps=1, structures_seen=4, atoms_seen=40, edges_seen=400, flops=1.0, seed=0, optim=optim,
-    )  # fmt: skip
+        model=model,
+        sources=sources,
+        average_degree=12.0,
+        diverged=False,
+        parameters=1,
+        body_parameters=1,
+        structures=4,
+        atoms=40,
+        epochs=1.0,
+        steps=1,
+        structures_seen=4,
+        atoms_seen=40,
+        edges_seen=400,
+        flops=1.0,
+        seed=0,
+        optim=optim,
+    )
 
 
 @pytest.fixture(params=FORMS)
@@ -96,7 +110,9 @@ def test_gradient_forces_keep_no_second_graph(evaluated, monkeypatch):
     there, potential, corpus = evaluated
     graphs, _ = loader.batch(corpus, np.arange(len(corpus)))
     seen = []
-    monkeypatch.setattr(models_potential, "predict", lambda *given: seen.append(torch.is_grad_enabled()) or predict(*given))
+    monkeypatch.setattr(
+        models_potential, "predict", lambda *given: seen.append(torch.is_grad_enabled()) or predict(*given)
+    )
     evaluate.main(stage_run.Run(there))
     assert seen and not any(seen)
     with torch.no_grad():
@@ -120,7 +136,7 @@ def test_layers_are_those_of_one_large_batch(evaluated):
 
 def test_energies_alone_have_a_loss(tmp_path):
     """Where forces are not asked for they need not be there, and the loss is that of what is."""
-    lines = [f"2\nenergy={-30 - 0.01 * k} pbc=\"F F F\"\nO 0 0 0\nO 0 0 {1.2 + 0.01 * k}\n" for k in range(60)]
+    lines = [f'2\nenergy={-30 - 0.01 * k} pbc="F F F"\nO 0 0 0\nO 0 0 {1.2 + 0.01 * k}\n' for k in range(60)]
     (tmp_path / "raw.xyz").write_text("".join(lines))
     settings = ConvertSettings(dataset="extxyz", name="o2", options={"raw": str(tmp_path / "raw.xyz")}, cutoff=3.0)
     data = directory(tmp_path, "convert/o2", settings)

@@ -37,7 +37,11 @@ def test_a_planted_law_comes_back_with_figure_and_page(tmp_path, capsys):
     for e, truth in zip(law.estimates.values(), TRUE):
         assert e.low < e.value < e.high and e.value == pytest.approx(truth, rel=0.3)
     assert law.estimates["alpha"].value == pytest.approx(0.35, abs=0.02)
-    assert law.chosen and law.identified and {other.law for other in found.laws[1:]} == {"OverTraining", "Kaplan", "KaplanFloor"}
+    assert (
+        law.chosen
+        and law.identified
+        and {other.law for other in found.laws[1:]} == {"OverTraining", "Kaplan", "KaplanFloor"}
+    )
     said = capsys.readouterr().out
     assert "The best N for compute C ~ N D grows as C^a with a = 0.5" in said and "report.html" in said
     page = (tmp_path / "out" / "report.html").read_text()
@@ -47,8 +51,18 @@ def test_a_planted_law_comes_back_with_figure_and_page(tmp_path, capsys):
 
 def test_same_points_same_fit_by_other_names_and_from_flops(tmp_path):
     one = fitted(tmp_path, written(tmp_path / "a.csv", 0.003), "--bootstrap", "20")
-    two = fitted(tmp_path, written(tmp_path / "b.csv", 0.003, ("Size of it", "seen", "val")), "--x", "Size of it",
-                 "--y", "seen", "--loss", "val", "--bootstrap", "20")  # fmt: skip
+    two = fitted(
+        tmp_path,
+        written(tmp_path / "b.csv", 0.003, ("Size of it", "seen", "val")),
+        "--x",
+        "Size of it",
+        "--y",
+        "seen",
+        "--loss",
+        "val",
+        "--bootstrap",
+        "20",
+    )
     assert two.laws[0].estimates == one.laws[0].estimates
     header, *rows = (tmp_path / "a.csv").read_text().splitlines()
     cells = [row.split(",") for row in rows]
@@ -76,8 +90,10 @@ def test_what_is_left_out_is_named_by_its_line(tmp_path):
     path = written(tmp_path / "points.csv", extra="x,1e7,1e9,nan\nx,1e7,0,3\nx,1e7,1e9,90\n")
     law = fitted(tmp_path, path, "--drop-highest", "1", "--bootstrap", "0").laws[0]
     assert law.excluded == {
-        "line 38": "loss is not finite", "line 39": "tokens is not positive", "line 40": "one of the 1 of largest loss",
-    }  # fmt: skip
+        "line 38": "loss is not finite",
+        "line 39": "tokens is not positive",
+        "line 40": "one of the 1 of largest loss",
+    }
     np.testing.assert_allclose([e.value for e in law.estimates.values()], TRUE, rtol=1e-5)
 
 
@@ -100,11 +116,18 @@ def test_no_datum_is_unique_that_was_not_seen(tmp_path):
     assert again.estimates["r_D"].value == pytest.approx(found.estimates["r_D"].value, rel=1e-3)
 
 
-@pytest.mark.parametrize("change", [
-    lambda text: "\ufeff" + text, lambda text: text.replace(",", ";"), lambda text: text.replace(",", "\t"),
-    lambda text: f"# made by, hand\n{text}# the end\n", lambda text: text.replace("\n", "\r\n"),
-    lambda text: "\n".join(f"{line}D+00" if k else line for k, line in enumerate(text.splitlines())),
-], ids=["a mark of byte order", "semicolons", "tabs", "comments", "of Windows", "of Fortran"])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "\ufeff" + text,
+        lambda text: text.replace(",", ";"),
+        lambda text: text.replace(",", "\t"),
+        lambda text: f"# made by, hand\n{text}# the end\n",
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: "\n".join(f"{line}D+00" if k else line for k, line in enumerate(text.splitlines())),
+    ],
+    ids=["a mark of byte order", "semicolons", "tabs", "comments", "of Windows", "of Fortran"],
+)
 def test_files_as_others_write_them(tmp_path, change):
     rows = [line.split(",", 1)[1] for line in written(tmp_path / "points.csv").read_text().splitlines()]
     path = tmp_path / "theirs.csv"
@@ -129,19 +152,26 @@ def test_seeds_count_once(tmp_path):
     assert "38 points, 36 different sizes" in found.findings[1]
 
 
-@pytest.mark.parametrize(("argv", "text", "words"), [
-    (["--x", "parms"], None, "no column 'parms'; nearest: 'params'; there are: name, params, tokens, loss"),
-    (["--law", "hofman"], None, "no law 'hofman'; nearest: 'Hoffmann'"),
-    (["--law", "DataConstrained"], None, "which column is how many data are unique? Name it with --unique"),
-    (["--confidence", "95"], None, "--confidence: found 95.0, which is out of range"),
-    ([], "params,tokens,loss\n1e6,1e8,three\n", "line 2, column 'loss': found 'three', expected a number"),
-    ([], "params,tokens,loss\n1e6,1e8,3\n", "1 different sizes for the 5 parameters of Hoffmann"),
-    ([], "params,tokens,loss\n1e6,1e8,-3\n", "none of 1 rows can be used: loss is not positive"),
-    ([], "", "no rows"),
-    ([], "# a note\n\nparams,tokens,loss\n\n1e6,1e8,three\n", "line 5, column 'loss': found 'three'"),
-    ([], "loss,params,tokens,loss\n1,1e6,1e8,3\n", "several columns are called 'loss'"),
-    ([], "params,tokens,loss\n1,000,100,000,2.5\n", "line 2: more cells than the 3 columns named in the first line"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("argv", "text", "words"),
+    [
+        (["--x", "parms"], None, "no column 'parms'; nearest: 'params'; there are: name, params, tokens, loss"),
+        (["--law", "hofman"], None, "no law 'hofman'; nearest: 'Hoffmann'"),
+        (["--law", "DataConstrained"], None, "which column is how many data are unique? Name it with --unique"),
+        (["--confidence", "95"], None, "--confidence: found 95.0, which is out of range"),
+        ([], "params,tokens,loss\n1e6,1e8,three\n", "line 2, column 'loss': found 'three', expected a number"),
+        ([], "params,tokens,loss\n1e6,1e8,3\n", "1 different sizes for the 5 parameters of Hoffmann"),
+        ([], "params,tokens,loss\n1e6,1e8,-3\n", "none of 1 rows can be used: loss is not positive"),
+        ([], "", "no rows"),
+        ([], "# a note\n\nparams,tokens,loss\n\n1e6,1e8,three\n", "line 5, column 'loss': found 'three'"),
+        ([], "loss,params,tokens,loss\n1,1e6,1e8,3\n", "several columns are called 'loss'"),
+        (
+            [],
+            "params,tokens,loss\n1,000,100,000,2.5\n",
+            "line 2: more cells than the 3 columns named in the first line",
+        ),
+    ],
+)
 def test_mistakes_are_one_line(tmp_path, capsys, argv, text, words):
     path = written(tmp_path / "points.csv")
     if text is not None:
@@ -154,4 +184,6 @@ def test_mistakes_are_one_line(tmp_path, capsys, argv, text, words):
 def test_as_a_command(tmp_path):
     command = [sys.executable, "-m", "gnnscale.stages.fit_csv", tmp_path / "nothing.csv"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 2 and done.stderr.startswith("gnnscale.stages.fit_csv: ") and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 2 and done.stderr.startswith("gnnscale.stages.fit_csv: ") and "Traceback" not in done.stderr
+    )

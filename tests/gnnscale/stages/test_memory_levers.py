@@ -32,7 +32,10 @@ def table(converted, tmp_path_factory):
     made = directory(tmp_path_factory.mktemp("one"), "memory_levers/all", ASKED, converted, edge_chunk=512)
     done = execute(made, timeout=400)
     assert done.returncode == 0, done.stderr
-    assert result(made).values == {"ways": 4, "ranks": 1} and json.loads((made / "progress.json").read_text())["done"] == 16
+    assert (
+        result(made).values == {"ways": 4, "ranks": 1}
+        and json.loads((made / "progress.json").read_text())["done"] == 16
+    )
     return files.read_model(made / "levers.json", LeverTable)
 
 
@@ -45,8 +48,12 @@ def test_every_way_takes_the_same_step(table):
 
 
 def test_each_lever_saves_memory_as_the_planner_foretells(table):
-    assert [w.name for w in table.ways] == ["plain", "each layer checkpointed", "edges in chunks of 512",
-                                            "edges in chunks of 512, bf16"]  # fmt: skip
+    assert [w.name for w in table.ways] == [
+        "plain",
+        "each layer checkpointed",
+        "edges in chunks of 512",
+        "edges in chunks of 512, bf16",
+    ]
     peaks = [w.peak_bytes for w in table.ways]
     assert sorted(peaks, reverse=True) == peaks
     for way in table.ways[:3]:
@@ -100,8 +107,14 @@ def test_a_study_that_asks_for_it_has_one_more_stage():
     without, with_it = stages(local), stages(local, levers={"model": MODEL})
     assert with_it.keys() - without.keys() == {"memory_levers/all"}
     mine, report = with_it["memory_levers/all"], with_it["report/all"]
-    assert mine.needs == ("convert/bulk",) and "memory_levers/all" in report.needs and report.key != without["report/all"].key
-    assert mine.levers.runtime.edge_chunk and not mine.levers.refusal and "gnnscale/stages/memory_levers.py" in mine.code
+    assert (
+        mine.needs == ("convert/bulk",)
+        and "memory_levers/all" in report.needs
+        and report.key != without["report/all"].key
+    )
+    assert (
+        mine.levers.runtime.edge_chunk and not mine.levers.refusal and "gnnscale/stages/memory_levers.py" in mine.code
+    )
     assert {id: s.key for id, s in with_it.items() if s.kind == "train"} == {
         id: s.key for id, s in without.items() if s.kind == "train"
     }
@@ -124,10 +137,17 @@ def test_a_step_that_does_not_fit_is_refused():
 # ------------------------------------------------------------------------------------------------------------ in words
 def ways(*rows, ranks=2):
     found = [
-        Lever(name=name, runtime=Runtime(ranks=ranks, **runtime), precision=precision, peak_bytes=peak, seconds=time,
-              relative=Estimate(value=time, low=0.9 * time, high=1.1 * time), loss=loss)
+        Lever(
+            name=name,
+            runtime=Runtime(ranks=ranks, **runtime),
+            precision=precision,
+            peak_bytes=peak,
+            seconds=time,
+            relative=Estimate(value=time, low=0.9 * time, high=1.1 * time),
+            loss=loss,
+        )
         for name, runtime, precision, peak, time, loss in rows
-    ]  # fmt: skip
+    ]
     size = {"parameters": 5_000_000, "structures": 64, "atoms": 999, "edges": 28_000}
     return LeverTable(model=MODEL, ranks=ranks, device="H", ways=found, **size)
 
@@ -161,4 +181,8 @@ def test_the_table_and_the_figure_have_a_row_each(tmp_path):
     asked = study(data_and_model()[:4])
     rows, drawn = told.rows(asked._replace(levers=TABLE)), figures.draw(asked._replace(levers=TABLE))
     assert rows.count("<tr") == 1 + len(TABLE.ways) and "40 %" in rows
-    assert "levers" in {f.name for f in drawn} and "levers" not in {f.name for f in figures.draw(asked)} and not told.rows(asked)
+    assert (
+        "levers" in {f.name for f in drawn}
+        and "levers" not in {f.name for f in figures.draw(asked)}
+        and not told.rows(asked)
+    )

@@ -62,8 +62,11 @@ def test_training_learns_and_says_what_it_took(undisturbed):
     assert trained.atoms_seen == 4 * trained.atoms, "four epochs see every atom four times"
     epochs = np.array([line.loss for line in lines]).reshape(4, 5).mean(1)  # each over the same forty structures
     assert epochs[-1] < 0.95 * epochs[0]
-    learnt = sum(t.numel() for n, t in weights(undisturbed).items()
-                 if n not in ("references", "energy_scale", "force_scale") and not n.endswith(".scale"))  # fmt: skip
+    learnt = sum(
+        t.numel()
+        for n, t in weights(undisturbed).items()
+        if n not in ("references", "energy_scale", "force_scale") and not n.endswith(".scale")
+    )
     assert learnt == trained.parameters
 
 

@@ -76,8 +76,14 @@ def test_who_may_begin_where():
         optim = TINY.optim.model_copy(update={"epochs": epochs} | changes)
         return TINY.model_copy(update={"optim": optim}), float(epochs)
 
-    runs = {"one": run(1), "four": run(4), "two": run(2), "fast": run(3, learning_rate=0.1),
-            "falling": run(3, cooldown=1.0), "falls": run(1, cooldown=1.0)}  # fmt: skip
+    runs = {
+        "one": run(1),
+        "four": run(4),
+        "two": run(2),
+        "fast": run(3, learning_rate=0.1),
+        "falling": run(3, cooldown=1.0),
+        "falls": run(1, cooldown=1.0),
+    }
     found = shared_steps.shorter(runs)
     assert found == {"one": (), "two": ("one",), "four": ("two", "one"), "fast": (), "falling": (), "falls": ()}
     assert shared_steps.saved(4.0, runs["four"][0], [2.0, 1.0]) == pytest.approx(2.0 * (1 - TINY.optim.cooldown))

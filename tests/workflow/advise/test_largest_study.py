@@ -37,7 +37,9 @@ WIDTHS, SIZES = [16, 32, 64, 128], [250, 500, 1000, 2000]
 def asked(**changes):
     """The default study with the grid of `planted`, all runs of which differ from `train` in `changes`."""
     over = {"model.width": WIDTHS, "structures": SIZES}
-    return study.load("default")[1].model_copy(update={"sweeps": [study.Sweep(name="grid", over=over, cases=[changes])]})
+    return study.load("default")[1].model_copy(
+        update={"sweeps": [study.Sweep(name="grid", over=over, cases=[changes])]}
+    )
 
 
 def planted(law=lambda n, d: 0.1 + 30 / n**0.4 + 8 / d**0.5, noise: float = 0.002, seed: int = 0, of=None):
@@ -47,9 +49,20 @@ def planted(law=lambda n, d: 0.1 + 30 / n**0.4 + 8 / d**0.5, noise: float = 0.00
         model, d = each.settings.model, each.settings.structures
         seen = int(d * ATOMS * EPOCHS)
         loss = law(model.body_parameters(), d) * math.exp(noise * rng.normal())
-        points.append(run(model.width, d, run=each.name, model=model.label, loss=loss, atoms=d * ATOMS,
-                          body_parameters=model.body_parameters(), atoms_seen=seen, epochs=EPOCHS,
-                          flops=model.flops(seen, seen * NEIGHBOURS)))  # fmt: skip
+        points.append(
+            run(
+                model.width,
+                d,
+                run=each.name,
+                model=model.label,
+                loss=loss,
+                atoms=d * ATOMS,
+                body_parameters=model.body_parameters(),
+                atoms_seen=seen,
+                epochs=EPOCHS,
+                flops=model.flops(seen, seen * NEIGHBOURS),
+            )
+        )
     return points
 
 
@@ -94,7 +107,9 @@ def test_the_advice_is_the_best_of_a_brute_search(root):
 def test_it_takes_as_long_as_plan_says(root, hours):
     x = advised(root, hours)
     d = x["structures"]["value"]
-    settings = TrainSettings(model=EGNNConfig(width=x["width"]), optim=OptimSettings(epochs=EPOCHS), structures=round(d))
+    settings = TrainSettings(
+        model=EGNNConfig(width=x["width"]), optim=OptimSettings(epochs=EPOCHS), structures=round(d)
+    )
     time, fits = build.fit_levers(settings, [cost.Size(d / 2, ATOMS, NEIGHBOURS)] * 5, PERLMUTTER)
     assert x["hours"] == pytest.approx(time / 3600, rel=0.02) and x["ranks"] == fits.runtime.ranks == 4 * x["nodes"]
     assert 0.95 * hours < x["ranks"] * time / 3600 < 1.001 * hours
@@ -155,9 +170,15 @@ def test_few_structures_leave_more_to_the_model(root):
 
 def test_where_the_looking_ends_is_no_best(root, monkeypatch):
     wide = advised(root, 9e11)
-    assert wide["end"] == "widest that fits into memory" and wide["parameters"]["low"] is wide["structures"]["high"] is None
+    assert (
+        wide["end"] == "widest that fits into memory"
+        and wide["parameters"]["low"] is wide["structures"]["high"] is None
+    )
     said = text.text(wide, root, PERLMUTTER, "perlmutter")
-    assert f"width {wide['width']:,} (the widest that fits into memory): N = {wide['parameters']['value']:.3g} body" in said
+    assert (
+        f"width {wide['width']:,} (the widest that fits into memory): N = {wide['parameters']['value']:.3g} body"
+        in said
+    )
     for widths, hours, end in (([16, 32], 1e3, "widest looked at"), ([4000, 8000], 1.0, "narrowest looked at")):
         monkeypatch.setattr(largest_study, "WIDTHS", widths)
         x = advised(root, hours)
@@ -191,8 +212,17 @@ def finished(root, tmp_path):
     stage = {"id": id, "kind": "train", "key": "0123abcd", "folder": folder, "needs": (), "core_seconds": 1.0}
     files.write_model(made / "plan.json", status.PlanFile(study="s", site="perlmutter", stages=[stage]))
     spec = StageSpec(id=id, key="0123abcd", settings=TrainSettings(), code={}, runtime={"ranks": 4})
-    done = StageResult(id=id, key="0123abcd", outputs={}, digest="d", inputs={}, started=1e9, seconds=250.0, cpu_seconds=1e3,
-                       peak_bytes=1)  # fmt: skip
+    done = StageResult(
+        id=id,
+        key="0123abcd",
+        outputs={},
+        digest="d",
+        inputs={},
+        started=1e9,
+        seconds=250.0,
+        cpu_seconds=1e3,
+        peak_bytes=1,
+    )
     files.write_model(made / folder / "spec.json", spec)
     files.write_model(made / folder / "result.json", done)
     return made, largest, folder
@@ -215,7 +245,9 @@ def test_a_speed_of_elsewhere_or_of_nothing_is_not_used(finished):
     made, _, folder = finished
     anvil = site_files.load("anvil", ())
     x = largest_study.advice(made, anvil, "anvil", 3.0, "loss", None)
-    assert x["speed"] == "assumed by the site's file" and x["flops_per_second"] == cost.flops_per_second(anvil, 1, "fp32")
+    assert x["speed"] == "assumed by the site's file" and x["flops_per_second"] == cost.flops_per_second(
+        anvil, 1, "fp32"
+    )
     for spoil in (lambda path: path.write_text("{"), lambda path: path.unlink()):
         spoil(made / folder / "result.json")
         x = advised(made, 3.0)
@@ -254,7 +286,16 @@ def test_mistakes_are_told_in_a_screen(root, tmp_path):
 
 
 def test_the_command(root):
-    command = [sys.executable, ROOT / "workflow" / "run.py", "advise", root, "--gpu-hours", "5000", "--site", "perlmutter"]
+    command = [
+        sys.executable,
+        ROOT / "workflow" / "run.py",
+        "advise",
+        root,
+        "--gpu-hours",
+        "5000",
+        "--site",
+        "perlmutter",
+    ]
     said = subprocess.run(command, capture_output=True, text=True)
     assert said.returncode == 0, said.stderr
     assert "5,000 GPU-hours on perlmutter" in said.stdout and "structures, 4 epochs" in said.stdout

@@ -125,8 +125,18 @@ def test_what_to_type_next_is_what_was_typed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my studies").mkdir()
     (tmp_path / "my studies" / "tiny-0.1.yaml").write_text(STUDY)
-    words = ["--study", "my studies/tiny-0.1.yaml", "--root", "a b", "--set", "env.X=a b", "--until", "train",
-             "--max-node-hours", "1234567.5"]  # fmt: skip
+    words = [
+        "--study",
+        "my studies/tiny-0.1.yaml",
+        "--root",
+        "a b",
+        "--set",
+        "env.X=a b",
+        "--until",
+        "train",
+        "--max-node-hours",
+        "1234567.5",
+    ]
     asked = Asked(parser().parse_args(words))
     said = f"--site local --study 'my studies/tiny-0.1.yaml' --root '{tmp_path}/a b' --set 'env.X=a b'"
     assert asked.command() == f"python workflow/run.py {said} --until train --max-node-hours 1234567.5"
@@ -146,8 +156,14 @@ LONG = STUDY.replace("structures: 10", "structures: 100000")
 def begun(tmp_path, text=LONG):
     """A driver with one conversion that lasts, once it has said where its results will be."""
     (tmp_path / "long.yaml").write_text(text)
-    command = [sys.executable, str(ROOT / "workflow" / "run.py"), "--study", str(tmp_path / "long.yaml"), "--root",
-               str(tmp_path / "run")]  # fmt: skip
+    command = [
+        sys.executable,
+        str(ROOT / "workflow" / "run.py"),
+        "--study",
+        str(tmp_path / "long.yaml"),
+        "--root",
+        str(tmp_path / "run"),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout.readline()
     return process
@@ -177,7 +193,9 @@ def test_a_driver_that_was_taken_for_dead_stops(tmp_path):
 @pytest.fixture
 def planned(tmp_path):
     """A run directory with one training, as if it had been begun."""
-    stage = PlannedStage(id="train/a", kind="train", key="0123abcd", folder="train/a-0123abcd", needs=(), core_seconds=1.0)
+    stage = PlannedStage(
+        id="train/a", kind="train", key="0123abcd", folder="train/a-0123abcd", needs=(), core_seconds=1.0
+    )
     files.write_model(tmp_path / "plan.json", PlanFile(study="s", site="local", stages=(stage,)))
     (tmp_path / stage.folder / "attempts" / "1").mkdir(parents=True)
     return tmp_path
@@ -192,8 +210,14 @@ def test_ctrl_c_while_somebody_watches(planned):
     holder = Lease(planned)
     holder.take()
     command = [sys.executable, str(ROOT / "workflow" / "run.py"), "status", "--watch", "--root", str(planned)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env=os.environ | {"PYTHONUNBUFFERED": "1"}, preexec_fn=heard)  # fmt: skip
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        preexec_fn=heard,
+    )
     assert "\033" not in process.stdout.readline(), "no terminal, nothing is written over"
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)

@@ -30,7 +30,9 @@ def aged(path, read, written):
 def test_what_nobody_has_touched_for_long(tmp_path, read, written, words):
     paths = [aged(tmp_path / "new", 0, 0), aged(tmp_path / "old", read, written), tmp_path / "absent"]
     said = scratch_lifetime.warnings(paths, tmp_path, site())
-    assert [words in line and line.startswith("old has not been touched") for line in said] == ([] if words is None else [True])
+    assert [words in line and line.startswith("old has not been touched") for line in said] == (
+        [] if words is None else [True]
+    )
 
 
 def test_where_nothing_is_removed_nothing_is_said(tmp_path):
@@ -38,7 +40,9 @@ def test_where_nothing_is_removed_nothing_is_said(tmp_path):
     assert scratch_lifetime.warnings([old], tmp_path, site(days=None)) == []
     assert scratch_lifetime.warnings([old], tmp_path, site(scratch=tmp_path / "elsewhere")) == []
     assert scratch_lifetime.warnings([old], tmp_path, site(scratch=tmp_path.parent))
-    assert scratch_lifetime.warnings([old], tmp_path, site(scratch="$NOT_SET_HERE")), "where it is cannot be told, so it may be here"
+    assert scratch_lifetime.warnings([old], tmp_path, site(scratch="$NOT_SET_HERE")), (
+        "where it is cannot be told, so it may be here"
+    )
 
 
 def test_a_study_that_lasts_longer_than_its_results(tmp_path):
@@ -50,6 +54,13 @@ def test_a_study_that_lasts_longer_than_its_results(tmp_path):
 def test_plan_tells_of_it(tmp_path):
     words = ("plan", "--site", "slurm", "--study", "smoke", "--root", str(tmp_path / "run"))
     assert "warning" not in call(*words, "--set", "filesystems.purge_days=30").stdout
-    slow = call(*words, "--set", "filesystems.purge_days=1", "--set", "node.start_seconds=90000", "--set",
-                "queues.default.max_walltime=48:00:00").stdout  # fmt: skip
+    slow = call(
+        *words,
+        "--set",
+        "filesystems.purge_days=1",
+        "--set",
+        "node.start_seconds=90000",
+        "--set",
+        "queues.default.max_walltime=48:00:00",
+    ).stdout
     assert "warning: the rest is expected to take" in slow

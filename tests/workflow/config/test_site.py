@@ -88,8 +88,9 @@ def test_the_scripts_are_as_they_were(name, tmp_path):
     stages += [training(site, letter, 1) for letter in "abcd"]
     stages += [stage("evaluate", name, 60, needs=(f"train/{name}",)) for name in ("large", "b", "c", "d")]
     requests = queueing.schedule(stages, site)
-    made = render.scripts(requests, {s.id: s for s in stages}, site, Path("/scratch/me/runs/mine"), "python",
-                          Path("/scratch/me/gnnscale"))  # fmt: skip
+    made = render.scripts(
+        requests, {s.id: s for s in stages}, site, Path("/scratch/me/runs/mine"), "python", Path("/scratch/me/gnnscale")
+    )
     shown = [file for file in made if file not in ("train-b.sh", "train-c.sh", "train-d.sh")]
     text = "\n".join(f"#-------- {file}\n{made[file]}" for file in shown)
     for file, script in made.items():
@@ -192,8 +193,16 @@ def test_no_stored_script_is_of_a_site_that_is_no_more():
             "account: abcd\naccount_rule:",
             "f.yaml:7: account: found 'abcd', which is no account of this site",
         ),
-        ('"-C gpu"', '"--parsable"', "f.yaml:6: scheduler.directives.0: '--parsable' is not for here: --parsable is decided"),
-        ('"-C gpu"', '"-Q"', "f.yaml:6: scheduler.directives.0: '-Q' is not for here: --quiet is decided by the driver"),
+        (
+            '"-C gpu"',
+            '"--parsable"',
+            "f.yaml:6: scheduler.directives.0: '--parsable' is not for here: --parsable is decided",
+        ),
+        (
+            '"-C gpu"',
+            '"-Q"',
+            "f.yaml:6: scheduler.directives.0: '-Q' is not for here: --quiet is decided by the driver",
+        ),
         ('"-C gpu"', '"--test-only"', "f.yaml:6: scheduler.directives.0: '--test-only' is not for here"),
         ('"-C gpu"', '"-H"', "f.yaml:6: scheduler.directives.0: '-H' is not for here: --hold is decided by the driver"),
         ("-n{ranks}", "{", "f.yaml:14: launch.flags.0: '{': "),
@@ -201,7 +210,11 @@ def test_no_stored_script_is_of_a_site_that_is_no_more():
         ("-n{ranks}", "{}", "f.yaml:14: launch.flags.0: '{}': Format string contains positional fields"),
         ("-n{ranks}", "{nodes.x}", "f.yaml:14: launch.flags.0: '{nodes.x}': 'int' object has no attribute 'x'"),
         ("-n{ranks}", "{nodes[0]}", "f.yaml:14: launch.flags.0: '{nodes[0]}': 'int' object is not subscriptable"),
-        ("title: t", "title: t\nmodule_paths: [soft]", "f.yaml:2: module_paths.0: found 'soft': expected an absolute path"),
+        (
+            "title: t",
+            "title: t\nmodule_paths: [soft]",
+            "f.yaml:2: module_paths.0: found 'soft': expected an absolute path",
+        ),
         ("host: ^login", 'host: "^login("', "f.yaml:2: host: found '^login(': not a regular expression"),
         ("production: false", "production: false, qos: [x]", "f.yaml:10: queues.debug.qos"),
         (
@@ -307,7 +320,11 @@ def test_a_missing_account_is_told_with_what_to_type(tmp_path):
 def test_a_driver_on_another_host_is_refused(tmp_path):
     done = call("run", "--site", "frontier", "--study", "smoke", "--root", str(tmp_path), "--set", "account=abc123")
     assert done.returncode == 2
-    assert "is run from hosts like" in done.stderr and "--set host=" in done.stderr and "(sites/frontier.yaml:6)" in done.stderr
+    assert (
+        "is run from hosts like" in done.stderr
+        and "--set host=" in done.stderr
+        and "(sites/frontier.yaml:6)" in done.stderr
+    )
     assert call("plan", "--site", "frontier", "--study", "smoke", "--root", str(tmp_path)).returncode == 0
 
 
@@ -358,7 +375,9 @@ def test_the_doctors_job_is_one_that_a_queue_takes(name, tmp_path):
         assert low <= asked.nodes <= high and asked.seconds <= seconds(site.queues[queue].max_walltime)
         assert asked.ranks >= 2 or high == 1
         attempt = launch.Attempt("doctor", "rank_report", Path("/scratch/me/runs/mine/doctor/1234"), 1)
-        text = parsl_provider.text(parsl_provider.Job(asked, "gnnscale-doctor", attempt.folder, launch.batch(asked, [attempt], site)), site)
+        text = parsl_provider.text(
+            parsl_provider.Job(asked, "gnnscale-doctor", attempt.folder, launch.batch(asked, [attempt], site)), site
+        )
         (tmp_path / "job.sh").write_text(text)
         assert subprocess.run(["bash", "-n", tmp_path / "job.sh"]).returncode == 0
         assert "gnnscale.job.rank_wrapper attempts/1 rank_report" in text and site.launch.command in text

@@ -16,11 +16,23 @@ def of(*sweeps, **train):
 
 
 def test_all_combinations_for_each_case():
-    asked = of({"name": "s", "over": {"model.width": [8, 16], "structures": [5, 9]},
-                "cases": [{"model.depth": 2}, {"model.depth": 4}]})  # fmt: skip
+    asked = of(
+        {
+            "name": "s",
+            "over": {"model.width": [8, 16], "structures": [5, 9]},
+            "cases": [{"model.depth": 2}, {"model.depth": 4}],
+        }
+    )
     assert [run.name for run in study.runs(asked)] == [
-        "w8-d2-n5", "w8-d2-n9", "w16-d2-n5", "w16-d2-n9", "w8-d4-n5", "w8-d4-n9", "w16-d4-n5", "w16-d4-n9",
-    ]  # fmt: skip
+        "w8-d2-n5",
+        "w8-d2-n9",
+        "w16-d2-n5",
+        "w16-d2-n9",
+        "w8-d4-n5",
+        "w8-d4-n9",
+        "w16-d4-n5",
+        "w16-d4-n9",
+    ]
 
 
 def test_a_run_that_two_sweeps_ask_for_is_one_run():
@@ -32,8 +44,11 @@ def test_a_run_that_two_sweeps_ask_for_is_one_run():
 def test_names_tell_whatever_else_is_swept():
     asked = of({"name": "s", "over": {"seed": [0, 1], "optim.learning_rate": [0.001, 0.002]}})
     assert [run.name for run in study.runs(asked)] == [
-        "w64-d3-nall-learning_rate0.001", "w64-d3-nall", "w64-d3-nall-learning_rate0.001-seed1", "w64-d3-nall-seed1",
-    ]  # fmt: skip
+        "w64-d3-nall-learning_rate0.001",
+        "w64-d3-nall",
+        "w64-d3-nall-learning_rate0.001-seed1",
+        "w64-d3-nall-seed1",
+    ]
 
 
 def test_a_width_can_be_asked_for_by_parameters():
@@ -111,17 +126,35 @@ def test_runs_that_differ_in_the_last_digits_have_names_of_their_own():
     near, nearer, far = (run.name for run in runs)
     assert far == "w64-d3-nall-learning_rate0.004" and near != nearer
     assert near.startswith("w64-d3-nall-learning_rate0.001-") and nearer.startswith("w64-d3-nall-learning_rate0.001-")
-    assert [run.name for run in study.runs(of({"name": "s", "over": {"optim.learning_rate": [0.0010000001, 0.004, 0.001]}}))] \
-        == [nearer, far, near], "in whichever order"  # fmt: skip
+    assert [
+        run.name for run in study.runs(of({"name": "s", "over": {"optim.learning_rate": [0.0010000001, 0.004, 0.001]}}))
+    ] == [nearer, far, near], "in whichever order"
 
 
 def test_a_name_fits_into_a_directory():
     """Of a run that differs in everything; with its key behind it."""
-    fields = {"model.form": "edge", "model.cutoff": 4.5, "model.radial": 9, "model.forces": "gradient", "subset": "prefix",
-              "model.source_heads": True, "subset_seed": 1, "seed": 2, "optim.batch": 8, "optim.optimizer": "muon",
-              "optim.learning_rate": 0.0123456, "optim.scale_rate": False, "optim.weight_decay": 0.01, "optim.warmup": 7,
-              "optim.cooldown": 0.3, "optim.clip": 3.0, "optim.precision": "bf16", "optim.ema": 0.9, "optim.loss": "huber",
-              "optim.energy_weight": 2.0}  # fmt: skip
+    fields = {
+        "model.form": "edge",
+        "model.cutoff": 4.5,
+        "model.radial": 9,
+        "model.forces": "gradient",
+        "subset": "prefix",
+        "model.source_heads": True,
+        "subset_seed": 1,
+        "seed": 2,
+        "optim.batch": 8,
+        "optim.optimizer": "muon",
+        "optim.learning_rate": 0.0123456,
+        "optim.scale_rate": False,
+        "optim.weight_decay": 0.01,
+        "optim.warmup": 7,
+        "optim.cooldown": 0.3,
+        "optim.clip": 3.0,
+        "optim.precision": "bf16",
+        "optim.ema": 0.9,
+        "optim.loss": "huber",
+        "optim.energy_weight": 2.0,
+    }
     over = {name: [value] for name, value in fields.items()} | {"optim.force_weight": [2, 3]}
     runs = study.runs(of({"name": "s", "over": over}))
     assert len({run.name for run in runs}) == 2 and all(len(run.name) <= 120 for run in runs)
@@ -134,7 +167,8 @@ def test_a_path_in_nobodys_home_is_told():
 
 
 @pytest.mark.parametrize(
-    ("typed", "name"), [("mine-0.1", "mine-0.1"), ("a/mine-0.1.yaml", "mine-0.1"), ("x.yml", "x"), ("default", "default")]
+    ("typed", "name"),
+    [("mine-0.1", "mine-0.1"), ("a/mine-0.1.yaml", "mine-0.1"), ("x.yml", "x"), ("default", "default")],
 )
 def test_what_a_study_is_called(typed, name):
     assert study.called(typed) == name

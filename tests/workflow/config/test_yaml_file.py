@@ -33,18 +33,29 @@ def test_exponents_are_numbers(tmp_path):
     ("old", "new", "expected"),
     [
         ("width: 8}", "widht: 8}", "f.yaml:5: unknown name 'widht'; did you mean 'width'?"),
-        ("dataset: generated", "dataset: generatd", "f.yaml:3: data.0.dataset: found 'generatd': no such file in datasets/; "
-         "did you mean 'generated'?"),
+        (
+            "dataset: generated",
+            "dataset: generatd",
+            "f.yaml:3: data.0.dataset: found 'generatd': no such file in datasets/; did you mean 'generated'?",
+        ),
         ("width: 8}", "width: eight}", "f.yaml:5: train.model.width: found 'eight': input should be a valid integer"),
         ("kind: egnn", "kind: egn", "f.yaml:5: train.model.kind: found 'egn'; did you mean 'egnn'?"),
         ("title: x\n", "", "f.yaml:1: title is missing"),
         ("sweeps:", "sweep:", "f.yaml:7: unknown name 'sweep'; did you mean 'sweeps'?"),
-        ("title: x", "title: 12:30:00", 'f.yaml:1: 12:30:00 is unquoted, which YAML reads as the number 45000; write "12:30:00"'),
+        (
+            "title: x",
+            "title: 12:30:00",
+            'f.yaml:1: 12:30:00 is unquoted, which YAML reads as the number 45000; write "12:30:00"',
+        ),
         ("title: x", "title: x\ntitle: y", "f.yaml:2: not YAML: 'title' is given twice"),
         ("title: x", "title: [x", "f.yaml:2: not YAML"),
-        ("learning_rate: 3e-4", "learning_rate: -1", "f.yaml:6: train.optim.learning_rate: found -1: input should be gr"),
+        (
+            "learning_rate: 3e-4",
+            "learning_rate: -1",
+            "f.yaml:6: train.optim.learning_rate: found -1: input should be gr",
+        ),
     ],
-)  # fmt: skip
+)
 def test_every_problem_is_told_with_its_line(tmp_path, old, new, expected):
     with pytest.raises(Problem) as caught:
         load(tmp_path, GOOD.replace(old, new))
@@ -82,7 +93,10 @@ def test_a_list_or_nothing_is_no_study(tmp_path):
         (b"title: x\ndescription: 2026-13-45\n", "f.yaml:2: not YAML: '2026-13-45' is no timestamp"),
         (b"title: x\ndescription: !!bool maybe\n", "f.yaml:2: not YAML: 'maybe' is no bool"),
         (b"title: &a [*a]\n", "f.yaml: not YAML for us: something in it is nested in itself"),
-        (b"title: " + 3000 * b"[" + 3000 * b"]", "f.yaml: not YAML for us: something in it is nested in itself, or too deeply"),
+        (
+            b"title: " + 3000 * b"[" + 3000 * b"]",
+            "f.yaml: not YAML for us: something in it is nested in itself, or too deeply",
+        ),
     ],
 )
 def test_what_is_no_yaml_is_told_in_words(tmp_path, text, expected):

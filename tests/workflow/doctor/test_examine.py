@@ -31,23 +31,49 @@ def at(*settings, name="slurm"):
 def rank(number=0, **said):
     """As it should be: two on each of the nodes n1, n2, ..., each with a GPU of its own."""
     usual = {
-        "step": "done", "token": TOKEN, "host": f"n{1 + number // 2}", "arch": examine.platform.machine(), "rank": number,
-        "local_rank": number % 2, "size": 4, "launcher": "slurm", "python": sys.executable, "began": 0.0, "cores": 8,
+        "step": "done",
+        "token": TOKEN,
+        "host": f"n{1 + number // 2}",
+        "arch": examine.platform.machine(),
+        "rank": number,
+        "local_rank": number % 2,
+        "size": 4,
+        "launcher": "slurm",
+        "python": sys.executable,
+        "began": 0.0,
+        "cores": 8,
         "memory": 64_000_000_000,
-        "temporary": "/tmp", "interfaces": {"lo": "127.0.0.1", "hsn0": f"10.0.0.{1 + number // 2}", "eth0": ""},
-        "packages": {"torch": "2.13.0", "deepspeed": "0.19.8", "adios2": "2.12"}, "accelerator": "cuda", "backend": "nccl",
-        "devices": (A100, A100), "device": f"id-{number % 2}", "met": ("n1", "n1", "n2", "n2"), "sum_is_right": True,
-        "seconds": 0.01 + 0.001 * number, "mebibytes": 64,
-    }  # fmt: skip
+        "temporary": "/tmp",
+        "interfaces": {"lo": "127.0.0.1", "hsn0": f"10.0.0.{1 + number // 2}", "eth0": ""},
+        "packages": {"torch": "2.13.0", "deepspeed": "0.19.8", "adios2": "2.12"},
+        "accelerator": "cuda",
+        "backend": "nccl",
+        "devices": (A100, A100),
+        "device": f"id-{number % 2}",
+        "met": ("n1", "n1", "n2", "n2"),
+        "sum_is_right": True,
+        "seconds": 0.01 + 0.001 * number,
+        "mebibytes": 64,
+    }
     return Rank(**usual | said)
 
 
 def trial(folder, told=None, **said):
     told = tuple(rank(k) for k in range(4)) if told is None else tuple(told)
     usual = {
-        "queue": "default", "job": "7", "nodes": 2, "ranks": 4, "folder": folder, "token": TOKEN, "waited": 12.0, "began": True,
-        "seen": Seen("7", "gnnscale-doctor", "COMPLETED", nodes="n[1-2]"), "told": told, "exit": None, "printed": (),
-    }  # fmt: skip
+        "queue": "default",
+        "job": "7",
+        "nodes": 2,
+        "ranks": 4,
+        "folder": folder,
+        "token": TOKEN,
+        "waited": 12.0,
+        "began": True,
+        "seen": Seen("7", "gnnscale-doctor", "COMPLETED", nodes="n[1-2]"),
+        "told": told,
+        "exit": None,
+        "printed": (),
+    }
     return Trial(**usual | said)
 
 
@@ -58,7 +84,17 @@ def found(where, done):
 def test_all_is_well(tmp_path):
     said = found(at(GPUS, "launch.interface=hsn0", "launch.threads_per_rank=8"), trial(tmp_path))
     assert {each.state for each in said.values()} == {"ok"}
-    assert set(said) == {"job", "shared files", "Python", "interface", "cores", "memory", "GPUs", "clock of nodes", "collective"}
+    assert set(said) == {
+        "job",
+        "shared files",
+        "Python",
+        "interface",
+        "cores",
+        "memory",
+        "GPUs",
+        "clock of nodes",
+        "collective",
+    }
     # the slowest rank took 13 ms; in a ring of four, each sends 3/2 of 64 MiB
     assert said["collective"].said == "nccl, 4 ranks on 2 nodes: 64 MiB in 13.0 ms, 7.74 GB/s each"
 
@@ -76,14 +112,26 @@ def test_all_is_well(tmp_path):
         ({"temporary": "/" + "x" * 90}, "temporary files", "has 91 characters"),
         ({"packages": {"torch": "2.13.0", "deepspeed": "", "adios2": "2.12"}}, "Python", "n2: no deepspeed"),
         ({"packages": {"torch": "2.12.0", "deepspeed": "0.19.8", "adios2": "2.12"}}, "Python", "different versions"),
-        ({"devices": (), "accelerator": "cpu", "device": ""}, "GPUs", "n2 shows none, the site's file says 2 x A100-40GB"),
+        (
+            {"devices": (), "accelerator": "cpu", "device": ""},
+            "GPUs",
+            "n2 shows none, the site's file says 2 x A100-40GB",
+        ),
         ({"devices": (A100,), "device": "id-0"}, "GPUs", "n2 gives its ranks 1"),
         ({"device": "id-0"}, "GPUs", "two ranks on n2 have the same one"),
-        ({"devices": (Device(name="AMD Instinct MI250X", memory=A100.memory),) * 2}, "GPUs", "n2 has AMD Instinct MI250X"),
+        (
+            {"devices": (Device(name="AMD Instinct MI250X", memory=A100.memory),) * 2},
+            "GPUs",
+            "n2 has AMD Instinct MI250X",
+        ),
         ({"devices": (Device(name="NVIDIA A100", memory=20_000_000_000),) * 2}, "GPUs", "of n2 has 20 GB"),
         ({"accelerator": "xpu"}, "GPUs", "the site's file says nvidia"),
         ({"sum_is_right": False}, "collective", "the sum over 4 ranks is wrong"),
-        ({"step": "meet", "error": "RuntimeError: no route"}, "collective", "ended as the ranks met: RuntimeError: no route"),
+        (
+            {"step": "meet", "error": "RuntimeError: no route"},
+            "collective",
+            "ended as the ranks met: RuntimeError: no route",
+        ),
         ({"size": 1, "launcher": "none"}, "collective", "each takes itself for one of 1 (launcher: none)"),
     ],
 )
@@ -118,9 +166,19 @@ def test_a_node_with_another_image(tmp_path, image, state, words):
     ("said", "what", "state", "words"),
     [
         ({"told": ()}, "shared files", "bad", "ended on n[1-2] (completed) and left nothing"),
-        ({"told": (), "printed": ("python: No such file or directory",)}, "job", "bad", "started no rank: python: No such file"),
+        (
+            {"told": (), "printed": ("python: No such file or directory",)},
+            "job",
+            "bad",
+            "started no rank: python: No such file",
+        ),
         ({"began": False, "seen": Seen("7", "d", "PENDING", "Priority")}, "compute nodes", "not checked", "(Priority)"),
-        ({"began": False, "seen": Seen("7", "d", "PENDING", "PartitionTimeLimit")}, "job", "bad", "would wait for ever"),
+        (
+            {"began": False, "seen": Seen("7", "d", "PENDING", "PartitionTimeLimit")},
+            "job",
+            "bad",
+            "would wait for ever",
+        ),
         ({"fault": "sbatch refuses the job", "hint": "mend it"}, "job", "bad", "sbatch refuses"),
     ],
 )
@@ -145,7 +203,17 @@ def test_a_job_that_gets_less_memory_than_plans_count_on(tmp_path, given, state)
 
 
 def test_fewer_ranks_than_asked_for(tmp_path):
-    said = found(at(GPUS), trial(tmp_path, [rank(0), rank(1), rank(2, step="meet"), ]))
+    said = found(
+        at(GPUS),
+        trial(
+            tmp_path,
+            [
+                rank(0),
+                rank(1),
+                rank(2, step="meet"),
+            ],
+        ),
+    )
     assert "3 of 4 ranks began, 2 came to their end" in said["job"].said and "collective" not in said
 
 
@@ -190,7 +258,9 @@ def test_what_can_be_said_here_without_a_job(tmp_path):
 
 
 def test_an_image_that_is_not_there(tmp_path):
-    done = call("doctor", "--root", str(tmp_path), "--set", "container.use=true", "--set", f"container.image={tmp_path}/x.sif")
+    done = call(
+        "doctor", "--root", str(tmp_path), "--set", "container.use=true", "--set", f"container.image={tmp_path}/x.sif"
+    )
     assert done.returncode == 1 and "x.sif" in done.stdout and "no job before the container is right" in done.stdout
 
 
@@ -205,7 +275,11 @@ def test_on_the_wrong_machine_no_job_is_tried(tmp_path):
 def test_a_run_directory_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("x")
     done = call("doctor", "--root", str(tmp_path / "file" / "run"))
-    assert done.returncode == 1 and "another one: --root DIR" in done.stdout and "no job before the run directory" in done.stdout
+    assert (
+        done.returncode == 1
+        and "another one: --root DIR" in done.stdout
+        and "no job before the run directory" in done.stdout
+    )
 
 
 def test_a_study_that_does_not_fit(tmp_path):

@@ -23,20 +23,27 @@ PartitionName=gpu AllowGroups=ALL Default=NO MaxNodes=UNLIMITED MaxTime=1-12:00:
 """
 PBSNODES = {
     "nodes": {
-        f"x{i}": {"state": "free" if i < 3 else "offline,down",
-                  "resources_available": {"arch": "linux", "host": f"x{i}", "mem": "527650700kb", "ncpus": 64, "ngpus": 4}}
+        f"x{i}": {
+            "state": "free" if i < 3 else "offline,down",
+            "resources_available": {"arch": "linux", "host": f"x{i}", "mem": "527650700kb", "ncpus": 64, "ngpus": 4},
+        }
         for i in range(4)
     }
-}  # fmt: skip
+}
 QSTAT = {
     "Queue": {
         "route": {"queue_type": "Route", "enabled": "True", "started": "True"},
-        "small": {"queue_type": "Execution", "enabled": "True", "started": "True",
-                  "resources_max": {"walltime": "06:00:00", "nodect": 24}, "resources_min": {"nodect": 10}},
+        "small": {
+            "queue_type": "Execution",
+            "enabled": "True",
+            "started": "True",
+            "resources_max": {"walltime": "06:00:00", "nodect": 24},
+            "resources_min": {"nodect": 10},
+        },
         "workq": {"queue_type": "Execution", "total_jobs": 0, "enabled": "True", "started": "True"},
         "closed": {"queue_type": "Execution", "enabled": "False"},
     }
-}  # fmt: skip
+}
 
 
 def valid(text, tmp_path):
@@ -118,8 +125,12 @@ def test_gpus_of_this_machine():
 
 @pytest.mark.parametrize(
     ("here", "there", "same"),
-    [("login03", "login12", True), ("login03", "logs", False), ("dt-login01.x.edu", "dt-login04.x.edu", True),
-     ("dt-login01.x.edu", "dt-login01-x.edu", False)],
-)  # fmt: skip
+    [
+        ("login03", "login12", True),
+        ("login03", "logs", False),
+        ("dt-login01.x.edu", "dt-login04.x.edu", True),
+        ("dt-login01.x.edu", "dt-login01-x.edu", False),
+    ],
+)
 def test_login_nodes_differ_in_their_numbers(here, there, same):
     assert bool(re.search(new_site.hosts_like(here), there)) == same

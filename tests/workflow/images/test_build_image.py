@@ -42,7 +42,9 @@ def test_ids_are_found_by_name_and_by_number(tmp_path):
 
 def test_an_image_is_named_after_all_that_goes_into_it(monkeypatch, tmp_path):
     before = build_image.recipe("cpu", "registry")
-    assert before == build_image.recipe("cpu", "registry") and before.digest != build_image.recipe("cpu", "machine").digest
+    assert (
+        before == build_image.recipe("cpu", "registry") and before.digest != build_image.recipe("cpu", "machine").digest
+    )
     monkeypatch.setattr(find, "code", lambda: before.code | {"gnnscale/new.py": "0"})
     assert build_image.recipe("cpu", "registry").digest != before.digest, "code"
     assert build_image.recipe("cpu", "registry").lock == before.lock, "for which no package is fetched again"
@@ -56,9 +58,16 @@ def test_what_is_copied_into_an_image_is_enough_to_run_and_no_more(tmp_path):
     build_image.context(made, "machine", tmp_path / "c")
     copied = {str(path.relative_to(tmp_path / "c")) for path in (tmp_path / "c").rglob("*") if path.is_file()}
     assert copied >= {*find.code(), "setup.py", "constraints.txt", "recipe.json", "containers/post.sh"}
-    assert not [name for name in copied if name.startswith(("workflow", "tests", ".git", "runs")) or name.endswith(".so")]
-    done = subprocess.run([sys.executable, "-c", "import gnnscale.stages.convert, gnnscale; print(gnnscale.__file__)"],
-                          env={"PYTHONPATH": str(tmp_path / "c")}, cwd="/", capture_output=True, text=True)  # fmt: skip
+    assert not [
+        name for name in copied if name.startswith(("workflow", "tests", ".git", "runs")) or name.endswith(".so")
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "import gnnscale.stages.convert, gnnscale; print(gnnscale.__file__)"],
+        env={"PYTHONPATH": str(tmp_path / "c")},
+        cwd="/",
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout.strip() == str(tmp_path / "c" / "gnnscale" / "__init__.py"), done.stderr
 
 
@@ -89,13 +98,17 @@ def test_definitions_differ_in_their_heads_alone(path):
 def test_scripts_of_the_build_are_sound():
     for path in (ROOT / "containers").iterdir():
         text = path.read_text() if path.is_file() else ""
-        assert not re.search(r"https?://|index-url\b(?!.*EXTRA)|\b[\w-]+\.(org|com|io|net)/", text), f"{path}: names a host"
+        assert not re.search(r"https?://|index-url\b(?!.*EXTRA)|\b[\w-]+\.(org|com|io|net)/", text), (
+            f"{path}: names a host"
+        )
         for line in text.splitlines():
             removed = re.search(r"\brm -\w+ (.*)", line)
             # A build has the /tmp, and may have the home, of the machine that builds: an `rm` there is everybody's loss.
             assert not removed or not re.search(r"(^|\s)\"?(/tmp|/home|/root|/mnt|/scratch|~|\$HOME)", removed[1]), line
     subprocess.run(["sh", "-n", ROOT / "containers" / "post.sh"], check=True)
-    assert "--no-index" in (ROOT / "containers" / "post.sh").read_text(), "versions are decided out here, by constraints.txt"
+    assert "--no-index" in (ROOT / "containers" / "post.sh").read_text(), (
+        "versions are decided out here, by constraints.txt"
+    )
 
 
 def test_everything_that_is_needed_is_pinned():

@@ -13,8 +13,20 @@ from workflow.images import build_image, find
 
 
 def content(**changes):
-    said = {"id": ID, "accelerator": "cpu", "arch": os.uname().machine, "python": "3.11.2", "version": "0.1.0", "commit": None,
-            "lock": "l", "recipe": "r", "base": "machine", "code": find.code(), "system": [], "packages": []}  # fmt: skip
+    said = {
+        "id": ID,
+        "accelerator": "cpu",
+        "arch": os.uname().machine,
+        "python": "3.11.2",
+        "version": "0.1.0",
+        "commit": None,
+        "lock": "l",
+        "recipe": "r",
+        "base": "machine",
+        "code": find.code(),
+        "system": [],
+        "packages": [],
+    }
     return find.Content(**said | changes)
 
 
@@ -23,12 +35,16 @@ def sif(tmp_path):
     """A file that begins as an image does, with its record; nothing runs in it."""
     arch = {value: key for key, value in find.ARCHITECTURES.items()}[os.uname().machine]
     file = tmp_path / "x.sif"
-    file.write_bytes(b"#!/usr/bin/env run-singularity\n".ljust(32, b"\0") + b"SIF_MAGIC\x0001\0" + arch + b"\0" + bytes(5000))
+    file.write_bytes(
+        b"#!/usr/bin/env run-singularity\n".ljust(32, b"\0") + b"SIF_MAGIC\x0001\0" + arch + b"\0" + bytes(5000)
+    )
     file.chmod(0o644)  # whatever the umask
     tmp_path.chmod(0o755)
     state = file.stat()
-    files.write_model(file.with_suffix(".json"), find.Record(sha256=files.sha256(file), size=state.st_size,
-                      mtime_ns=state.st_mtime_ns, content=content()))  # fmt: skip
+    files.write_model(
+        file.with_suffix(".json"),
+        find.Record(sha256=files.sha256(file), size=state.st_size, mtime_ns=state.st_mtime_ns, content=content()),
+    )
     return file
 
 
@@ -90,17 +106,20 @@ def damaged(sif, how):
         sif.parent.chmod(0o777)
 
 
-@pytest.mark.parametrize(("how", "message", "remedy"), [
-    ("missing", "no image there|no such file", "image build"),
-    ("truncated", "3,000 bytes, [0-9,]+ expected: cut off", "copy it again"),
-    ("altered", "same size, other content", "copy it again"),
-    ("touched", "same size, other content", "copy it again"),
-    ("other architecture", "made for (aarch64|x86_64), and nodes here are", "image build"),
-    ("no image", "not an image of Apptainer", "image build"),
-    ("no record", "what is in the image is not known", "image verify"),
-    ("world-writable", "x.sif: everybody may write there", "chmod o-w"),
-    ("world-writable above", "everybody may write there", "chmod o-w"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("how", "message", "remedy"),
+    [
+        ("missing", "no image there|no such file", "image build"),
+        ("truncated", "3,000 bytes, [0-9,]+ expected: cut off", "copy it again"),
+        ("altered", "same size, other content", "copy it again"),
+        ("touched", "same size, other content", "copy it again"),
+        ("other architecture", "made for (aarch64|x86_64), and nodes here are", "image build"),
+        ("no image", "not an image of Apptainer", "image build"),
+        ("no record", "what is in the image is not known", "image verify"),
+        ("world-writable", "x.sif: everybody may write there", "chmod o-w"),
+        ("world-writable above", "everybody may write there", "chmod o-w"),
+    ],
+)
 def test_a_bad_image_is_refused(sif, runtime_there, how, message, remedy):
     site = find.resolve(of(sif), [])
     damaged(sif, how)
@@ -112,8 +131,20 @@ def test_a_bad_image_is_refused(sif, runtime_there, how, message, remedy):
 @pytest.mark.parametrize("site", ["local", "slurm"])
 def test_it_is_refused_before_anything_is_submitted(sif, tmp_path, how, site):
     damaged(sif, how)
-    done = call("run", "--site", site, "--container", "--set", "container.runtime=apptainer", "--set", f"container.image={sif}",
-                "--study", "smoke", "--root", str(tmp_path / "run"))  # fmt: skip
+    done = call(
+        "run",
+        "--site",
+        site,
+        "--container",
+        "--set",
+        "container.runtime=apptainer",
+        "--set",
+        f"container.image={sif}",
+        "--study",
+        "smoke",
+        "--root",
+        str(tmp_path / "run"),
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr and str(sif) in done.stderr
     assert not (tmp_path / "run" / "events.jsonl").exists() and not (tmp_path / "run" / "data").exists()
 
@@ -121,8 +152,10 @@ def test_it_is_refused_before_anything_is_submitted(sif, tmp_path, how, site):
 def test_no_image_built_yet_is_told_with_what_to_type(tmp_path):
     missing = tmp_path / "none.sif"
     done = call("plan", "--container", "--set", f"container.image={missing}", "--root", str(tmp_path / "run"))
-    assert done.returncode == 2 and done.stderr == f"gnnscale: {missing}: no image there\n" \
-        "make one: python workflow/run.py image build\n"  # fmt: skip
+    assert (
+        done.returncode == 2
+        and done.stderr == f"gnnscale: {missing}: no image there\nmake one: python workflow/run.py image build\n"
+    )
     done = call("plan", "--container", "--site", "andes", "--root", str(tmp_path / "run"))
     assert done.returncode == 2 and "set container.runtime" in done.stderr
     done = call("plan", "--container", "--site", "perlmutter", "--root", str(tmp_path / "run"))
@@ -133,8 +166,13 @@ def test_no_runtime(sif, monkeypatch):
     site = find.resolve(of(sif), [])
     monkeypatch.setenv("PATH", "/nonexistent")
     (said,) = faults(site)
-    assert said.startswith("no apptainer on PATH, and container.runtime is apptainer") and "leave out --container" in said
-    assert faults(site.model_copy(update={"container": site.container.model_copy(update={"modules": ("apptainer",)})})) == []
+    assert (
+        said.startswith("no apptainer on PATH, and container.runtime is apptainer") and "leave out --container" in said
+    )
+    assert (
+        faults(site.model_copy(update={"container": site.container.model_copy(update={"modules": ("apptainer",)})}))
+        == []
+    )
 
 
 def test_an_image_in_which_nothing_runs(sif, runtime_there):

@@ -35,8 +35,13 @@ SAYS = f"""#!{sys.executable}
 import json, os, sys
 print(json.dumps([sys.argv, dict(os.environ), os.getcwd()]))
 """
-SECRETS = {"GITHUB_TOKEN": "hidden-1", "AWS_SECRET_ACCESS_KEY": "hidden-2", "SLURM_JWT": "hidden-3",
-           "APPTAINERENV_WANDB_API_KEY": "hidden-4", "SINGULARITYENV_X": "hidden-5"}  # fmt: skip
+SECRETS = {
+    "GITHUB_TOKEN": "hidden-1",
+    "AWS_SECRET_ACCESS_KEY": "hidden-2",
+    "SLURM_JWT": "hidden-3",
+    "APPTAINERENV_WANDB_API_KEY": "hidden-4",
+    "SINGULARITYENV_X": "hidden-5",
+}
 ODD = ["run", 'it\'s "a" run; $HOME `id` & co\\', "a,b=c}", "ü ß"]
 
 
@@ -98,10 +103,26 @@ def called(site, kind, folder, tmp_path, code=ROOT, more=None):
     program.chmod(0o755)
     folder.mkdir(parents=True, exist_ok=True)
     prefix = runtimes.inside(site, kind, folder, code).prefix
-    env = {"PATH": f"{program.parent}:{os.environ['PATH']}", "HOME": "/nobody", "SLURM_PROCID": "3", "PMI_RANK": "3",
-           "MASTER_ADDR": "a b;c", "CUDA_VISIBLE_DEVICES": "0,1", "TMPDIR": str(tmp_path)} | SECRETS | (more or {})  # fmt: skip
-    done = subprocess.run([*prefix, runtimes.PYTHON, "-m", "gnnscale.x", "it's; \"$HOME\""], env=env, cwd=folder,
-                          capture_output=True, text=True)  # fmt: skip
+    env = (
+        {
+            "PATH": f"{program.parent}:{os.environ['PATH']}",
+            "HOME": "/nobody",
+            "SLURM_PROCID": "3",
+            "PMI_RANK": "3",
+            "MASTER_ADDR": "a b;c",
+            "CUDA_VISIBLE_DEVICES": "0,1",
+            "TMPDIR": str(tmp_path),
+        }
+        | SECRETS
+        | (more or {})
+    )
+    done = subprocess.run(
+        [*prefix, runtimes.PYTHON, "-m", "gnnscale.x", 'it\'s; "$HOME"'],
+        env=env,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -134,17 +155,24 @@ def test_what_is_bound_and_passed(runtime, odd, tmp_path):
         return
     words, env, there = called(site, "train", folder, tmp_path, code=Path("/my/check out"), more={"SITES": odd})
     mounts = bound(words)
-    assert sorted(mounts) == sorted([
-        (str(root), str(root), "rw"), (str(tmp_path), "/tmp", "rw"),
-        ("/my/check out/gnnscale", "/opt/gnnscale/gnnscale", "ro"),
-        ("/my/check out/datasets", "/opt/gnnscale/datasets", "ro"),
-    ])  # fmt: skip
+    assert sorted(mounts) == sorted(
+        [
+            (str(root), str(root), "rw"),
+            (str(tmp_path), "/tmp", "rw"),
+            ("/my/check out/gnnscale", "/opt/gnnscale/gnnscale", "ro"),
+            ("/my/check out/datasets", "/opt/gnnscale/datasets", "ro"),
+        ]
+    )
     assert there == str(folder) and str(folder) in (word.removeprefix("--workdir=") for word in words)
-    assert words[-4:] == [runtimes.PYTHON, "-m", "gnnscale.x", "it's; \"$HOME\""]
+    assert words[-4:] == [runtimes.PYTHON, "-m", "gnnscale.x", 'it\'s; "$HOME"']
     assert image in (word.removeprefix("--image=") for word in words)
     inside = inside_of(runtime, words, env)
     assert inside["SLURM_PROCID"] == inside["PMI_RANK"] == "3" and inside["MASTER_ADDR"] == "a b;c"
-    assert inside["MINE"] == inside["SITES"] == odd and inside["TMPDIR"] == "/tmp" and inside["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert (
+        inside["MINE"] == inside["SITES"] == odd
+        and inside["TMPDIR"] == "/tmp"
+        and inside["CUDA_VISIBLE_DEVICES"] == "0,1"
+    )
     assert not [name for name, value in inside.items() if value.startswith("hidden")], "secrets"
     assert "hidden" not in " ".join(words), "nor in a list of processes"
     reading = bound(called(site, "convert", folder, tmp_path)[0])
@@ -173,9 +201,13 @@ def test_gpus_come_by_vendor(tmp_path):
 
 def test_ranks_of_a_node_share_memory_and_others_need_not(tmp_path):
     two = in_image("slurm", "container.runtime=apptainer", "launch.ranks_per_node=2")
-    for site, kind, expected in ((two, "train", "1"), (two, "rank_report", "1"), (two, "convert", None),
-                                 (in_image("slurm", "container.runtime=apptainer"), "train", None),
-                                 (in_image("local"), "train", None)):  # fmt: skip
+    for site, kind, expected in (
+        (two, "train", "1"),
+        (two, "rank_report", "1"),
+        (two, "convert", None),
+        (in_image("slurm", "container.runtime=apptainer"), "train", None),
+        (in_image("local"), "train", None),
+    ):
         env = called(site, kind, tmp_path / "run" / kind / "x", tmp_path)[1]
         assert env.get("APPTAINER_SHARENS") == expected
         assert env.get("APPTAINER_USERNS") == ("1" if os.geteuid() == 0 else None)
@@ -194,7 +226,9 @@ def test_an_image_copied_to_the_node_is_the_one_that_is_run(tmp_path):
         done = subprocess.run(["bash", "-c", lines], env=env, capture_output=True, text=True)
         assert done.stdout.strip() == expected, done.stderr
     local = str(tmp_path / "own 7" / "gnnscale-5.sif")
-    words = called(in_image("local"), "train", tmp_path / "run" / "train" / "x", tmp_path, more={runtimes.SIF: local})[0]
+    words = called(in_image("local"), "train", tmp_path / "run" / "train" / "x", tmp_path, more={runtimes.SIF: local})[
+        0
+    ]
     assert local in words and "/images/x.sif" not in words
 
 
@@ -205,11 +239,18 @@ def test_the_container_engine_gets_a_file(tmp_path):
     subprocess.run(["bash", "-c", "\n".join(lines)], check=True)
     said = tomllib.loads(runtimes.edf_path(folder).read_text())
     assert said["image"] == "me/gnnscale:cuda" and f"{folder.parent.parent}:{folder.parent.parent}" in said["mounts"]
-    assert "/raw:/raw:ro" not in said["mounts"] and said["annotations"]["com"]["hooks"]["aws_ofi_nccl"]["enabled"] == "true"
+    assert (
+        "/raw:/raw:ro" not in said["mounts"]
+        and said["annotations"]["com"]["hooks"]["aws_ofi_nccl"]["enabled"] == "true"
+    )
     inside = runtimes.inside(site, "train", folder)
     assert inside.launcher == [f"--environment={folder}/image.toml"]
-    shown = subprocess.run([*inside.prefix, "env", "-0"], env=SECRETS | {"PATH": os.environ["PATH"], "RANK": "1"},
-                           capture_output=True, text=True).stdout  # fmt: skip
+    shown = subprocess.run(
+        [*inside.prefix, "env", "-0"],
+        env=SECRETS | {"PATH": os.environ["PATH"], "RANK": "1"},
+        capture_output=True,
+        text=True,
+    ).stdout
     variables = dict(line.split("=", 1) for line in shown.rstrip("\0").split("\0"))
     assert variables["RANK"] == "1" and variables["PYTHONPATH"] == "/opt/gnnscale" and variables["PWD"] == str(folder)
     assert not set(SECRETS) & set(variables)
@@ -218,8 +259,10 @@ def test_the_container_engine_gets_a_file(tmp_path):
 def test_steps_of_the_container_engine_run_side_by_side_on_the_gpu_given_to_each(tmp_path):
     """Slurm lets a step wait for the node unless it overlaps, and sets anew which GPUs it sees."""
     program = tmp_path / "srun"
-    program.write_text('#!/bin/sh\nfor word; do case $word in --*) shift; echo "$word";; *) break;; esac; done\n'
-                       'CUDA_VISIBLE_DEVICES=0,1,2,3 exec "$@"\n')  # fmt: skip
+    program.write_text(
+        '#!/bin/sh\nfor word; do case $word in --*) shift; echo "$word";; *) break;; esac; done\n'
+        'CUDA_VISIBLE_DEVICES=0,1,2,3 exec "$@"\n'
+    )
     program.chmod(0o755)
     folder = tmp_path / 'a "run"' / "evaluate" / "x"
     alone = runtimes.inside(in_image("clariden"), "evaluate", folder).alone
@@ -232,8 +275,11 @@ def test_steps_of_the_container_engine_run_side_by_side_on_the_gpu_given_to_each
 
 def test_modules_of_a_runtime_are_found(tmp_path):
     site = in_image("polaris", scratch="${TMPDIR:-/tmp}")
-    made = launch.batch(queueing.schedule([training(site, "x")], site)["train/x"],
-                        [launch.Attempt("train/x", "train", Path("/r/train/x"), 1)], site)  # fmt: skip
+    made = launch.batch(
+        queueing.schedule([training(site, "x")], site)["train/x"],
+        [launch.Attempt("train/x", "train", Path("/r/train/x"), 1)],
+        site,
+    )
     assert "\nmodule use /soft/modulefiles\nmodule load spack-pe-base apptainer\n" in made
     prefix = runtimes.inside(site, "convert", Path("/r/convert/x")).prefix
     assert "|| { module use /soft/modulefiles; module load spack-pe-base apptainer; }\n" in prefix[2]
@@ -257,7 +303,8 @@ def test_the_image_is_in_every_key_and_in_every_spec():
     for id in plain:
         assert plain[id].key != one[id].key != other[id].key and one[id].key == same[id].key, id
     assert {id: s.key for id, s in stages_of(site_files.load("local", ["container.runtime=singularity"])).items()} == {
-        id: s.key for id, s in plain.items()}  # fmt: skip
+        id: s.key for id, s in plain.items()
+    }
 
 
 def test_a_part_of_a_conversion_is_of_the_image_too():
@@ -270,7 +317,9 @@ def test_a_part_of_a_conversion_is_of_the_image_too():
 def test_the_plan_says_that_the_image_changed(tmp_path):
     found = stages_of(in_image("local"))
     old = found["convert/bulk"].spec(found)
-    assert plan_done.difference(old, stages_of(site_files.load("local"))["convert/bulk"]) == "image: 555555555555 -> none"
+    assert (
+        plan_done.difference(old, stages_of(site_files.load("local"))["convert/bulk"]) == "image: 555555555555 -> none"
+    )
 
 
 def test_a_stage_of_an_image_runs_nowhere_else(tmp_path):

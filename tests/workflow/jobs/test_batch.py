@@ -137,10 +137,14 @@ something that another thread printed
 
 def test_where_ranks_hang_is_told():
     told = outcome.hanging(Outcome("stalled", "no sign of life"), STACKS)
-    assert told.message == ("no sign of life; rank 0 on n1: no answer: T (stopped); rank 1 on n2: all_reduce "
-                            "(distributed/distributed_c10d.py:2810), called from <lambda> (gnnscale/train/loop.py:7); "
-                            "rank 2 on n3: nowhere in Python")  # fmt: skip
-    assert "rank 1 on n2: <lambda> (gnnscale/train/loop.py:7)" in told.tail and not any("threading" in line for line in told.tail)
+    assert told.message == (
+        "no sign of life; rank 0 on n1: no answer: T (stopped); rank 1 on n2: all_reduce "
+        "(distributed/distributed_c10d.py:2810), called from <lambda> (gnnscale/train/loop.py:7); "
+        "rank 2 on n3: nowhere in Python"
+    )
+    assert "rank 1 on n2: <lambda> (gnnscale/train/loop.py:7)" in told.tail and not any(
+        "threading" in line for line in told.tail
+    )
     silent = Outcome("stalled", "no sign of life")
     assert outcome.hanging(silent, "nothing of the kind") == silent
 
@@ -175,8 +179,10 @@ def test_names_are_of_a_directory(tmp_path):
     assert len({name, journal.name_of(tmp_path / "copy", ["k1", "k2"], 3), journal.name_of(tmp_path, ["k1"], 3)}) == 3
 
 
-POLICY = ("\nsbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size "
-          "and/or time limits)")  # fmt: skip
+POLICY = (
+    "\nsbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size "
+    "and/or time limits)"
+)
 
 
 @pytest.mark.parametrize(
@@ -186,26 +192,40 @@ POLICY = ("\nsbatch: error: Batch job submission failed: Job violates accounting
         ("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation", query.Unreachable),
         ("sbatch: error: slurm_receive_msg: Zero Bytes were transmitted or received", query.Unreachable),
         ("qsub: cannot connect to server pbs (errno=111)", query.Unreachable),
-        ("sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates accounting/QOS "
-         "policy (job submit limit, user's size and/or time limits)", parsl_provider.Limit),
+        (
+            "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates accounting/QOS "
+            "policy (job submit limit, user's size and/or time limits)",
+            parsl_provider.Limit,
+        ),
         ("sbatch: error: QOSMaxSubmitJobPerUserLimit", parsl_provider.Limit),
         ("sbatch: error: AssocGrpCPUMinutesLimit" + POLICY, parsl_provider.Limit),
-        ("sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size "
-         "and/or time limits)", parsl_provider.Limit),
+        (
+            "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size "
+            "and/or time limits)",
+            parsl_provider.Limit,
+        ),
         ("sbatch: error: QOSMaxWallDurationPerJobLimit" + POLICY, parsl_provider.Refused),
         ("sbatch: error: AssocMaxNodePerJobLimit" + POLICY, parsl_provider.Refused),
         ("sbatch: error: QOSMinGRES" + POLICY, parsl_provider.Refused),
         ("qsub: would exceed queue generic's per-user limit of jobs in 'Q' state", parsl_provider.Limit),
-        ("sbatch: error: Batch job submission failed: Invalid account or account/partition combination", parsl_provider.Refused),
+        (
+            "sbatch: error: Batch job submission failed: Invalid account or account/partition combination",
+            parsl_provider.Refused,
+        ),
         ("sbatch: error: invalid partition specified: nope", parsl_provider.Refused),
-        ("sbatch: error: Batch job submission failed: Requested node configuration is not available", parsl_provider.Refused),
-        ("sbatch: error: Batch job submission failed: Requested time limit is invalid (missing or exceeds some limit)",
-         parsl_provider.Refused),
+        (
+            "sbatch: error: Batch job submission failed: Requested node configuration is not available",
+            parsl_provider.Refused,
+        ),
+        (
+            "sbatch: error: Batch job submission failed: Requested time limit is invalid (missing or exceeds some limit)",
+            parsl_provider.Refused,
+        ),
         ("qsub: Job violates queue and/or server resource limits", parsl_provider.Refused),
         ("qsub: Unknown queue", parsl_provider.Refused),
         ("", parsl_provider.Refused),
     ],
-)  # fmt: skip
+)
 def test_what_a_submission_was_answered(said, kind):
     found = parsl_provider.why(site_files.load("slurm"), said)
     assert type(found) is kind
@@ -248,11 +268,17 @@ QUICK = ["scheduler.poll_seconds=0.1", "scheduler.late_seconds=0.1"]
 # Silent, but for those who submit it again and again.
 TAKES = 'echo "taken" >>"$HERE/asked"; [ "$(wc -l <"$HERE/asked")" -lt 4 ] || echo'
 SILENT = {
-    "slurm": {"sbatch": f"{TAKES} Submitted batch job 9", "sacct": "exit 1",
-              "squeue": '[ ! -e "$HERE/asked" ] || echo "7|RUNNING|None|n1|gs-1"'},
-    "pbs": {"qsub": f"{TAKES} 9.server", "qselect": '[ ! -e "$HERE/asked" ] || echo 7.server',
-            "qstat": """echo '{"Jobs": {"7.server": {"Job_Name": "gs-1", "job_state": "R"}}}'"""},
-}  # fmt: skip
+    "slurm": {
+        "sbatch": f"{TAKES} Submitted batch job 9",
+        "sacct": "exit 1",
+        "squeue": '[ ! -e "$HERE/asked" ] || echo "7|RUNNING|None|n1|gs-1"',
+    },
+    "pbs": {
+        "qsub": f"{TAKES} 9.server",
+        "qselect": '[ ! -e "$HERE/asked" ] || echo 7.server',
+        "qstat": """echo '{"Jobs": {"7.server": {"Job_Name": "gs-1", "job_state": "R"}}}'""",
+    },
+}
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,9 @@ class Job:
     def __init__(
         self, attempts, settings=("launch.command=none",), python=None, hosts=(NODE,), nodes_each=1, **request
     ):
-        site = site_files.resolve([site_files.from_file(site_files.SITES / "pbs.yaml", "pbs.yaml"), *map(site_files.from_option, settings)])
+        site = site_files.resolve(
+            [site_files.from_file(site_files.SITES / "pbs.yaml", "pbs.yaml"), *map(site_files.from_option, settings)]
+        )
         self.attempts, self.begin = attempts, time.monotonic()
         place = attempts[0].folder.parent
         program, listed = place / "program", place / "nodes"
@@ -91,8 +93,14 @@ class Job:
         script = place / "script"
         script.write_text(launch.batch(asked._replace(**request), attempts, site, python or str(program), ROOT))
         env = os.environ | {"PBS_JOBID": "0123.server", "PBS_NODEFILE": str(listed)}
-        self.process = subprocess.Popen(["bash", script], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                        start_new_session=True)  # fmt: skip
+        self.process = subprocess.Popen(
+            ["bash", script],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
 
     def wait_for(self, *names):
         while not all((a.folder / name).exists() for a in self.attempts for name in names):
@@ -115,8 +123,16 @@ def test_a_stage_that_ends_well(folder):
     began = int(time.time())
     (left,) = Job([attempt(folder, "ok")]).end(0)
     assert began <= left.pop("begin") <= left.pop("end") <= time.time()
-    assert left == {"code": 0, "rank": None, "host": "", "launcher": 0, "job": "0123.server", "hosts": [NODE],
-                    "begun": True, "sick": {}}  # fmt: skip
+    assert left == {
+        "code": 0,
+        "rank": None,
+        "host": "",
+        "launcher": 0,
+        "job": "0123.server",
+        "hosts": [NODE],
+        "begun": True,
+        "sick": {},
+    }
     assert (folder / "began.0").read_text() == "127.0.0.1 10123"
     assert sorted(p.name for p in (folder / "attempts" / "1").iterdir()) == ["exit.json", "stderr", "stdout"]
 
@@ -179,10 +195,15 @@ def test_a_job_of_pbs_with_no_time_before_its_end_is_told_all_the_same(tmp_path)
 
 def test_stages_without_ranks_are_told_of_the_gpus_of_their_node():
     """On nodes of a queue without any, and of ranks, which have them from their launcher, nothing is said."""
-    for name, queue, slots, expected in (("lumi", "standard-g", 8, ["ROCR_VISIBLE_DEVICES", 8]),
-                                         ("lumi", "standard-g", 0, None), ("stampede3", "skx", 8, None)):  # fmt: skip
+    for name, queue, slots, expected in (
+        ("lumi", "standard-g", 8, ["ROCR_VISIBLE_DEVICES", 8]),
+        ("lumi", "standard-g", 0, None),
+        ("stampede3", "skx", 8, None),
+    ):
         asked = Request(("evaluate/x",), queue, 1, 1, 1, 1, 3600, 1, 1.0, slots=slots)
-        text = launch.batch(asked, [launch.Attempt("evaluate/x", "evaluate", Path("/r/evaluate/x"), 1)], site_files.load(name))
+        text = launch.batch(
+            asked, [launch.Attempt("evaluate/x", "evaluate", Path("/r/evaluate/x"), 1)], site_files.load(name)
+        )
         assert json.loads(text.partition("<<'PLAN'\n")[2].partition("PLAN\n")[0])["gpus"] == expected
 
 
@@ -195,7 +216,9 @@ def test_a_training_beside_others_has_its_nodes_whole():
 
 
 def test_where_modules_are_looked_for():
-    site = site_files.load("slurm", ["module_paths=['/soft/my modules', /other]", "modules=[a/1, b]", "setup=['export A=1']"])
+    site = site_files.load(
+        "slurm", ["module_paths=['/soft/my modules', /other]", "modules=[a/1, b]", "setup=['export A=1']"]
+    )
     lines = launch.environment(Request(("x",), "default", 1, 1, 1, 1, 3600, 1, 1.0), site, ROOT)
     assert lines[:3] == ["module use '/soft/my modules' /other", "module load a/1 b", "export A=1"]
     site = site.model_copy(update={"modules": ()})

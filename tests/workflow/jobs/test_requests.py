@@ -157,13 +157,17 @@ def test_a_training_that_no_queue_takes_is_refused_in_words():
 def test_stages_without_ranks_share_a_job_where_they_are_ready_together():
     site = SITES["stampede3"]
     stages = [stage("convert", f"c{i}", 60 * i, needs=("convert_part/s",) * (i == 1)) for i in range(1, 5)]
-    stages += [stage("convert_part", "s", 100), stage("audit", "all", 50, needs=tuple(f"convert/c{i}" for i in range(1, 5)))]
+    stages += [
+        stage("convert_part", "s", 100),
+        stage("audit", "all", 50, needs=tuple(f"convert/c{i}" for i in range(1, 5))),
+    ]
     stages += [stage("scaling", "all", 5), stage("report", "all", 5)]
     made = requests.schedule(stages, site)
     assert {r.stages: (r.slots, r.expected) for r in made.values()} == {
         ("convert/c4", "convert/c3", "convert/c2", "convert_part/s"): (4, 240.0),
-        ("convert/c1",): (1, 60.0), ("audit/all",): (1, 50.0),
-    }  # fmt: skip
+        ("convert/c1",): (1, 60.0),
+        ("audit/all",): (1, 50.0),
+    }
     assert {r.queue for r in made.values()} == {"skx"} and made["convert_part/s"].walltime == "02:00:00"
     assert set(requests.schedule(stages, site.model_copy(update={"serial": None}))) == set()
     assert requests.schedule(stages, site_files.load_file(places.SITES / "local.yaml")) == {}
@@ -193,7 +197,9 @@ def test_in_an_image_the_laws_and_the_report_are_of_a_job_too():
         assert set(alone) == {"evaluate/e"}, "the site wants no jobs of such stages"
 
 
-@pytest.mark.parametrize(("name", "slots"), [("perlmutter", 4), ("aurora", 12), ("vista", 1), ("stampede3", 48), ("andes", 32)])
+@pytest.mark.parametrize(
+    ("name", "slots"), [("perlmutter", 4), ("aurora", 12), ("vista", 1), ("stampede3", 48), ("andes", 32)]
+)
 def test_left_over_evaluations_have_a_gpu_each(name, slots):
     """Where the queue's nodes have any: stampede3 has a queue of CPUs for them."""
     made = jobs([stage("evaluate", f"e{i}", 600) for i in range(78)], SITES[name])

@@ -31,8 +31,17 @@ def finish(stage, all_stages, root, digest="d"):
         need: files.read_model(root / all_stages[need].folder / "result.json", StageResult).digest
         for need in stage.needs
     }
-    result = StageResult(id=stage.id, key=stage.key, outputs=files.describe(folder, ["out"]), digest=digest + stage.id,
-                         inputs=inputs, started=0, seconds=1, cpu_seconds=1, peak_bytes=1)  # fmt: skip
+    result = StageResult(
+        id=stage.id,
+        key=stage.key,
+        outputs=files.describe(folder, ["out"]),
+        digest=digest + stage.id,
+        inputs=inputs,
+        started=0,
+        seconds=1,
+        cpu_seconds=1,
+        peak_bytes=1,
+    )
     files.write_model(folder / "result.json", result)
 
 
@@ -117,11 +126,20 @@ def test_a_training_with_checkpoints_resumes(tmp_path):
 
 def test_code_is_followed_through_imports():
     train = keys.code_of("train")
-    assert {"gnnscale/stages/train.py", "gnnscale/train/loop.py", "gnnscale/models/egnn.py", "gnnscale/data/storage/mapped.py",
-            "gnnscale/atoms/neighbors.py"} <= set(train)  # fmt: skip
+    assert {
+        "gnnscale/stages/train.py",
+        "gnnscale/train/loop.py",
+        "gnnscale/models/egnn.py",
+        "gnnscale/data/storage/mapped.py",
+        "gnnscale/atoms/neighbors.py",
+    } <= set(train)
     assert not any("scaling" in name or "report" in name or "evaluate" in name for name in train)
     convert = keys.code_of("convert", "datasets/generated.py")
-    assert {"datasets/generated.py", "gnnscale/data/generate/molecules.py", "gnnscale/data/generate/potentials.py"} <= set(convert)
+    assert {
+        "datasets/generated.py",
+        "gnnscale/data/generate/molecules.py",
+        "gnnscale/data/generate/potentials.py",
+    } <= set(convert)
     assert not any("train" in name for name in convert)
 
 
@@ -177,4 +195,3 @@ def test_what_a_list_of_quarantined_structures_says_of_a_source_counts(tmp_path)
     assert write("b.json", ("bulk", "structures 0 to 59", 4)) != one != stages(tmp_path)["convert/bulk"].key
     with pytest.raises(errors.Problem, match=r"source 'bulk'.*no such list"):
         stages(tmp_path, with_source(1, quarantine=str(tmp_path / "nowhere.json")))
-

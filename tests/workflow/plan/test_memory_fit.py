@@ -54,4 +54,6 @@ def test_the_memory_told_is_that_of_the_choice(width):
     asked = settings(width)
     chosen = choose(asked, site(64))
     batch = memory_fit.MARGIN * asked.optim.batch
-    assert chosen.memory == peak_bytes(asked.model, batch * ATOMS, batch * EDGES, chosen.runtime.memory_levers, "fp32", 1, 5)
+    assert chosen.memory == peak_bytes(
+        asked.model, batch * ATOMS, batch * EDGES, chosen.runtime.memory_levers, "fp32", 1, 5
+    )

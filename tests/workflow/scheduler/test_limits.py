@@ -95,16 +95,34 @@ def test_accounts(given, required, accounts, good, words):
 
 
 # qstat -Q -f -F json, of PBS 23.06 with a queue that routes
-QUEUES = {"Queue": {
-    "prod": {"queue_type": "Route", "enabled": "True", "started": "True", "route_destinations": "small,medium"},
-    "small": {"queue_type": "Execution", "enabled": "True", "started": "True", "from_route_only": "True",
-              "resources_max": {"nodect": 24, "walltime": "03:00:00"}, "resources_min": {"nodect": 10}},
-    "medium": {"queue_type": "Execution", "enabled": "True", "started": "True",
-               "resources_max": {"nodect": 99, "walltime": "06:00:00"}, "resources_min": {"nodect": 25}},
-    "debug": {"queue_type": "Execution", "enabled": "True", "started": "True", "max_run": "[u:PBS_GENERIC=1]",
-              "resources_max": {"nodect": 2, "walltime": "01:00:00"}},
-    "shut": {"queue_type": "Execution", "enabled": "True", "started": "False"},
-}}  # fmt: skip
+QUEUES = {
+    "Queue": {
+        "prod": {"queue_type": "Route", "enabled": "True", "started": "True", "route_destinations": "small,medium"},
+        "small": {
+            "queue_type": "Execution",
+            "enabled": "True",
+            "started": "True",
+            "from_route_only": "True",
+            "resources_max": {"nodect": 24, "walltime": "03:00:00"},
+            "resources_min": {"nodect": 10},
+        },
+        "medium": {
+            "queue_type": "Execution",
+            "enabled": "True",
+            "started": "True",
+            "resources_max": {"nodect": 99, "walltime": "06:00:00"},
+            "resources_min": {"nodect": 25},
+        },
+        "debug": {
+            "queue_type": "Execution",
+            "enabled": "True",
+            "started": "True",
+            "max_run": "[u:PBS_GENERIC=1]",
+            "resources_max": {"nodect": 2, "walltime": "01:00:00"},
+        },
+        "shut": {"queue_type": "Execution", "enabled": "True", "started": "False"},
+    }
+}
 
 
 @pytest.mark.parametrize(

@@ -77,8 +77,20 @@ def test_no_answer_is_not_an_empty_answer(tmp_path, monkeypatch, script):
 def test_the_shell_has_no_say(monkeypatch):
     """Of what it holds for these commands, they hear just where the scheduler is; a job inherits what sbatch had."""
     heard = dict.fromkeys(["SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT", "PBS_SERVER", "PBS_CONF_FILE", "MINE"], "2")
-    unheard = ["SBATCH_JOB_NAME", "SBATCH_ACCOUNT", "SLURM_NTASKS", "SLURM_JOB_ID", "SLURM_MEM_PER_NODE", "SRUN_CPUS_PER_TASK",
-               "SQUEUE_FORMAT", "SACCT_FORMAT", "SCANCEL_USER", "PBS_JOBID", "PBS_O_QUEUE", "PBS_DPREFIX"]  # fmt: skip
+    unheard = [
+        "SBATCH_JOB_NAME",
+        "SBATCH_ACCOUNT",
+        "SLURM_NTASKS",
+        "SLURM_JOB_ID",
+        "SLURM_MEM_PER_NODE",
+        "SRUN_CPUS_PER_TASK",
+        "SQUEUE_FORMAT",
+        "SACCT_FORMAT",
+        "SCANCEL_USER",
+        "PBS_JOBID",
+        "PBS_O_QUEUE",
+        "PBS_DPREFIX",
+    ]
     for name, value in (heard | dict.fromkeys(unheard, "1")).items():
         monkeypatch.setenv(name, value)
     lines = query.ask(["env"], 60).stdout.splitlines()

@@ -13,9 +13,15 @@ from tests.support.structures import orthogonal
 def structure(positions, cell=None, pbc=(False,) * 3):
     positions = np.asarray(positions, float)
     return Structure(
-        numbers=np.ones(len(positions), int), positions=positions, cell=np.zeros((3, 3)) if cell is None else cell,
-        pbc=np.array(pbc), energy=0.0, forces=np.zeros_like(positions), stress=np.full((3, 3), np.nan), group="",
-    )  # fmt: skip
+        numbers=np.ones(len(positions), int),
+        positions=positions,
+        cell=np.zeros((3, 3)) if cell is None else cell,
+        pbc=np.array(pbc),
+        energy=0.0,
+        forces=np.zeros_like(positions),
+        stress=np.full((3, 3), np.nan),
+        group="",
+    )
 
 
 def drawn(rng):

@@ -20,8 +20,17 @@ def test_pieces_are_consecutive_and_of_like_size(sizes, pieces):
 
 
 def card(seconds):
-    return DatasetCard(name="x", title="x", theory="x", citation="x", licence="x", structures=1, atoms_per_structure=10,
-                       neighbours_per_atom=10, seconds_per_structure=seconds)  # fmt: skip
+    return DatasetCard(
+        name="x",
+        title="x",
+        theory="x",
+        citation="x",
+        licence="x",
+        structures=1,
+        atoms_per_structure=10,
+        neighbours_per_atom=10,
+        seconds_per_structure=seconds,
+    )
 
 
 @given(SIZES, st.sampled_from([1e-4, 1e-2, 10.0]))

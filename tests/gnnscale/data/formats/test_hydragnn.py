@@ -70,8 +70,10 @@ def test_features_alone_will_do(tmp_path):
     layout.write(tmp_path / "old.bp", {"trainset": [{k: layout.graph(s)[k] for k in keys} for s in made]})
     for (_, one), s in zip(read(tmp_path), made):
         same(one, s)
-    layout.write(tmp_path / "bare.bp", {"trainset": [{"x": g["x"][:, :4]} | {k: g[k] for k in keys[1:]}
-                                                     for g in map(layout.graph, made)]})  # fmt: skip
+    layout.write(
+        tmp_path / "bare.bp",
+        {"trainset": [{"x": g["x"][:, :4]} | {k: g[k] for k in keys[1:]} for g in map(layout.graph, made)]},
+    )
     assert all(np.isnan(s.forces).all() for _, s in read(tmp_path / "bare.bp"))
 
 

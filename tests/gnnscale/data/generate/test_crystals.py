@@ -18,10 +18,15 @@ def closest(atoms: Atoms) -> float:
 @pytest.mark.parametrize(
     "name, atoms",
     [
-        ("rocksalt", 8), ("rutile", 6), ("fluorite", 12), ("antifluorite", 12),
-        ("corundum", 30), ("perovskite", 5), ("spinel", 14),
+        ("rocksalt", 8),
+        ("rutile", 6),
+        ("fluorite", 12),
+        ("antifluorite", 12),
+        ("corundum", 30),
+        ("perovskite", 5),
+        ("spinel", 14),
     ],
-)  # fmt: skip
+)
 def test_oxide_prototypes(name, atoms):
     for seed in range(6):  # oxide() itself asserts that charges cancel
         made = oxide(np.random.default_rng(seed), (name,))

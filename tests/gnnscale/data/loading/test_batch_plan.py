@@ -10,7 +10,9 @@ from gnnscale.data.loading import batch_plan
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 5))
 def test_an_epoch_holds_every_structure_once(structures, batch, seed):
     size = min(batch, structures)
-    row = np.concatenate([batch_plan.global_batch(s, structures, batch, seed) for s in range(3 * structures // size + 1)])
+    row = np.concatenate(
+        [batch_plan.global_batch(s, structures, batch, seed) for s in range(3 * structures // size + 1)]
+    )
     for epoch in range(len(row) // structures):
         assert sorted(row[epoch * structures : (epoch + 1) * structures]) == list(range(structures))
 

@@ -50,10 +50,17 @@ def test_a_batch_is_what_adios2_reads(converted):
             atoms = slice(packed.ptr[k], packed.ptr[k + 1])
             graphs, labels = loader.batch(corpus, np.array([at]))
             i, j, shifts = edges(packed.positions[atoms], packed.cell[k], packed.pbc[k], 4.0)
-            for mine, theirs in ((graphs.numbers, packed.numbers[atoms]), (graphs.positions, packed.positions[atoms]),
-                                 (graphs.receivers, i), (graphs.senders, j), (graphs.shifts, shifts),
-                                 (graphs.cell[0], packed.cell[k]), (labels.forces, packed.forces[atoms]),
-                                 (labels.energy, packed.energy[k : k + 1]), (labels.stress[0], packed.stress[k])):  # fmt: skip
+            for mine, theirs in (
+                (graphs.numbers, packed.numbers[atoms]),
+                (graphs.positions, packed.positions[atoms]),
+                (graphs.receivers, i),
+                (graphs.senders, j),
+                (graphs.shifts, shifts),
+                (graphs.cell[0], packed.cell[k]),
+                (labels.forces, packed.forces[atoms]),
+                (labels.energy, packed.energy[k : k + 1]),
+                (labels.stress[0], packed.stress[k]),
+            ):
                 np.testing.assert_array_equal(mine.numpy(), theirs)
             assert graphs.source.tolist() == [index]
             at += 1

@@ -32,14 +32,16 @@ def random_structures(count, seed=0):
         periodic = bool(rng.integers(2))
         made.append(
             Structure(
-                numbers=rng.integers(1, 90, atoms), positions=rng.normal(size=(atoms, 3)),
-                cell=cell if periodic else np.zeros((3, 3)), pbc=rng.integers(2, size=3) > 0 if periodic else np.zeros(3, bool),
+                numbers=rng.integers(1, 90, atoms),
+                positions=rng.normal(size=(atoms, 3)),
+                cell=cell if periodic else np.zeros((3, 3)),
+                pbc=rng.integers(2, size=3) > 0 if periodic else np.zeros(3, bool),
                 energy=float(rng.normal() * 1e4) if k % 7 else float("nan"),
                 forces=forces if k % 5 else np.full((atoms, 3), np.nan),
                 stress=(stress if group % 2 else stress + stress.T) if periodic and k % 4 else np.full((3, 3), np.nan),
                 group=f"g{group}",
             )
-        )  # fmt: skip
+        )
     return made
 
 
@@ -146,7 +148,9 @@ def test_a_published_split_wins_and_an_unknown_one_is_told():
         storage_packed.pack([structures[0]._replace(split="dev")], Split(), 3.0)
 
 
-@pytest.mark.parametrize("module, name", [(adios, "locate"), (files, "sync_tree"), (os, "replace"), (files, "write_model")])
+@pytest.mark.parametrize(
+    "module, name", [(adios, "locate"), (files, "sync_tree"), (os, "replace"), (files, "write_model")]
+)
 def test_a_writer_that_is_killed_leaves_nothing_that_looks_like_shards(tmp_path, monkeypatch, module, name):
     path = tmp_path / "shards"
 
@@ -210,8 +214,12 @@ def test_a_flipped_bit_is_told_with_variable_and_place(tmp_path):
 def test_the_place_of_damage_is_told_to_the_mebibyte(tmp_path):
     packed, units = storage_packed.pack(random_structures(2), Split(), 3.0)
     atoms = 200_000
-    large = packed._replace(numbers=np.ones(atoms, np.uint8), positions=np.zeros((atoms, 3), np.float32),
-                            forces=np.zeros((atoms, 3), np.float32), natoms=np.array([1, atoms - 1], np.int32))  # fmt: skip
+    large = packed._replace(
+        numbers=np.ones(atoms, np.uint8),
+        positions=np.zeros((atoms, 3), np.float32),
+        forces=np.zeros((atoms, 3), np.float32),
+        natoms=np.array([1, atoms - 1], np.int32),
+    )
     entry = adios.write_packed(tmp_path / "00000.bp", large, 3.0, units)
     adios.join(tmp_path, [entry])
     begin = entry.shard.variables["forces"].offset + (1 << 20)
@@ -263,7 +271,9 @@ def test_sums_are_those_of_the_arrays(tmp_path):
     learnt = train & np.isfinite(packed.energy)
     direct = reference_energies.sums(elements, counts[learnt], packed.energy[learnt])
     assert total.energies.structures == learnt.sum() < len(learnt) and total.energies.elements == direct.elements
-    for found, expected in zip(reference_energies.fit(total.energies)[0].values(), reference_energies.fit(direct)[0].values()):
+    for found, expected in zip(
+        reference_energies.fit(total.energies)[0].values(), reference_energies.fit(direct)[0].values()
+    ):
         assert found == pytest.approx(expected, rel=1e-8)
     assert total.forces == np.isfinite(forces).sum()
     assert total.forces_squared == pytest.approx(np.nansum(forces**2), rel=1e-12)

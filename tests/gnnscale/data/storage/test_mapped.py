@@ -20,24 +20,38 @@ UNITS = [("a.h5: group C2H6", k) for k in range(20)] + [("b.h5: group H2", 3 * k
 def both(tmp_path_factory):
     """The same from the map and through ADIOS2: shards with and without crystals, with symmetric stresses and others."""
     made, structures = tmp_path_factory.mktemp("shards") / "made", random_structures(COUNT)
-    structures[8:16] = [s._replace(cell=s.cell * 0, pbc=s.pbc & False, stress=s.stress * np.nan) for s in structures[8:16]]
+    structures[8:16] = [
+        s._replace(cell=s.cell * 0, pbc=s.pbc & False, stress=s.stress * np.nan) for s in structures[8:16]
+    ]
     structures[24:32] = [s._replace(stress=s.stress + s.stress.T) for s in structures[24:32]]
     row = np.stack([np.arange(300.0), *np.zeros((2, 300))], axis=1)
-    structures[40] = structures[40]._replace(numbers=np.full(300, 6), positions=row, forces=-row)  # more than a byte counts
+    structures[40] = structures[40]._replace(
+        numbers=np.full(300, 6), positions=row, forces=-row
+    )  # more than a byte counts
     in_shards(made, structures, 8, units=UNITS)
     return storage_mapped.open(made, check=True), adios.read(made)
 
 
 def taken(whole, chosen):
-    parts = [packing.Packed(*(a[whole.ptr[k] : whole.ptr[k + 1]] if n in packing.PER_ATOM else a[k : k + 1]
-                              for n, a in whole._asdict().items())) for k in chosen]  # fmt: skip
+    parts = [
+        packing.Packed(
+            *(
+                a[whole.ptr[k] : whole.ptr[k + 1]] if n in packing.PER_ATOM else a[k : k + 1]
+                for n, a in whole._asdict().items()
+            )
+        )
+        for k in chosen
+    ]
     return packing.concatenate(parts)
 
 
 def test_all_of_it(both):
     mapped, whole = both
     equal(whole, mapped.select(np.arange(COUNT)))
-    assert len({shard.variables["stress"].shape[-1] for shard in mapped.manifest.shards if "stress" in shard.variables}) == 2
+    assert (
+        len({shard.variables["stress"].shape[-1] for shard in mapped.manifest.shards if "stress" in shard.variables})
+        == 2
+    )
     assert any("cell" not in shard.variables for shard in mapped.manifest.shards)
 
 

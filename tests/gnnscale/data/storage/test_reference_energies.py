@@ -39,7 +39,9 @@ def test_parts_give_what_a_direct_fit_gives(seed, cuts):
     np.testing.assert_allclose(list(found.values()), expected, rtol=1e-10)
     assert rank == same == 5
     left = (energy - counts @ expected) / counts.sum(1)
-    assert reference_energies.rms(in_parts(counts, energy, sorted(cuts)), found) == pytest.approx(np.sqrt(np.mean(left**2)), rel=1e-8)
+    assert reference_energies.rms(in_parts(counts, energy, sorted(cuts)), found) == pytest.approx(
+        np.sqrt(np.mean(left**2)), rel=1e-8
+    )
 
 
 def test_collinear_and_unseen_elements_stay_near_the_mean():
@@ -47,7 +49,9 @@ def test_collinear_and_unseen_elements_stay_near_the_mean():
     pairs = np.repeat(rng.integers(1, 9, (60, 1)), 2, axis=1).astype(float)  # MO: metal and oxygen in step
     counts, energy = np.hstack([pairs, np.zeros((60, 1))]), pairs @ np.array([-5.0, -9.0])
     whole = reference_energies.sums(np.array([8, 12, 99]), counts, energy)
-    found, rank = reference_energies.fit(reference_energies.add([whole, reference_energies.sums(np.array([3]), np.zeros((0, 1)), np.zeros(0))]))
+    found, rank = reference_energies.fit(
+        reference_energies.add([whole, reference_energies.sums(np.array([3]), np.zeros((0, 1)), np.zeros(0))])
+    )
     assert rank == 1 and list(found) == [3, 8, 12, 99]
     np.testing.assert_allclose(list(found.values()), -7.0, rtol=1e-9)
 

@@ -138,10 +138,17 @@ def judged(how: str) -> str:
     return verified.disagreement(Wrong if how else FusedSums, torch.device(DEVICE))
 
 
-@pytest.mark.parametrize(("how", "said"), [
-    ("", "^$"), ("forward", "float32 are off by 0.01"), ("backward", "off by 0.1"), ("nan", "off by inf"),
-    ("broken", "^RuntimeError: no such instruction$"), ("half", "bfloat16 are off by 0.2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("", "^$"),
+        ("forward", "float32 are off by 0.01"),
+        ("backward", "off by 0.1"),
+        ("nan", "off by inf"),
+        ("broken", "^RuntimeError: no such instruction$"),
+        ("half", "bfloat16 are off by 0.2"),
+    ],
+)
 def test_kernels_are_used_where_they_are_right(kernels, how, said):
     assert re.search(said, kernels(judged, how))
 

@@ -16,11 +16,18 @@ def valley(model, flops, best, loss, sizes, **changes):
     """Runs of equal compute whose log loss is a parabola of log N."""
     return [
         run(
-            round(math.sqrt(n)), 1000, run=f"{model}-{flops:g}-{n}", model=model, body_parameters=n, flops=flops * (1 + 0.01 * k),
-            epochs=1.0 + k, loss=loss * math.exp(0.1 * math.log(n / best) ** 2), **changes,
+            round(math.sqrt(n)),
+            1000,
+            run=f"{model}-{flops:g}-{n}",
+            model=model,
+            body_parameters=n,
+            flops=flops * (1 + 0.01 * k),
+            epochs=1.0 + k,
+            loss=loss * math.exp(0.1 * math.log(n / best) ** 2),
+            **changes,
         )
         for k, n in enumerate(sizes)
-    ]  # fmt: skip
+    ]
 
 
 SIZES = [1000, 2000, 4000, 8000]
@@ -79,8 +86,12 @@ def test_diverged_runs_are_left_out():
 
 def test_seeds_of_a_budget_are_one_valley_and_tell_how_well_its_bottom_is_known():
     """Bottoms 10 % to both sides of the planted ones: the mean is found, and the interval is that of their spread."""
-    points = [p for k in range(4) for s, shift in enumerate((1.1, 1 / 1.1))
-              for p in valley("a", 1e9 * 4**k, 1500 * 2**k * shift, 0.5 / 2**k, [s_ * 2**k for s_ in SIZES], seed=s)]  # fmt: skip
+    points = [
+        p
+        for k in range(4)
+        for s, shift in enumerate((1.1, 1 / 1.1))
+        for p in valley("a", 1e9 * 4**k, 1500 * 2**k * shift, 0.5 / 2**k, [s_ * 2**k for s_ in SIZES], seed=s)
+    ]
     found = contrasts.budgets(points)
     assert [b.models["a"].at for b in found] == pytest.approx([1500 * 2**k for k in range(4)], rel=1e-6)
     assert [b.models["a"].spread for b in found] == pytest.approx([math.log(1.1) * 2**0.5] * 4, rel=1e-6)
@@ -94,7 +105,9 @@ def test_seeds_of_a_budget_are_one_valley_and_tell_how_well_its_bottom_is_known(
 
 def test_prefixes_are_in_no_comparison():
     points = rates(64, 2.5e-3)
-    assert contrasts.rates([*points, points[0].model_copy(update={"subset": "prefix", "loss": 1e-3})]) == contrasts.rates(points)
+    assert contrasts.rates(
+        [*points, points[0].model_copy(update={"subset": "prefix", "loss": 1e-3})]
+    ) == contrasts.rates(points)
 
 
 def test_runs_whose_compute_is_not_known_are_at_no_equal_compute():

@@ -28,7 +28,10 @@ def test_the_planted_share_comes_back():
     for x in found:
         assert (x.factor, x.by_data, x.by_epochs) == (4, pytest.approx(4**-0.5), pytest.approx(4**-0.2))
     (said,) = data_vs_steps.said(found, "loss")
-    assert "4 times the structures change it by −50 %" in said and "on the same structures by −24 %, at as many steps" in said
+    assert (
+        "4 times the structures change it by −50 %" in said
+        and "on the same structures by −24 %, at as many steps" in said
+    )
     assert "means of 4 runs, width 32" in said
     assert "40 % of what more data seem to bring" in said
 
@@ -48,11 +51,16 @@ def test_seeds_are_averaged_and_strangers_left_out():
 
 def test_data_that_bring_nothing_are_called_so():
     points = studied(steps=0.3, data=0.0)
-    assert "nothing is seen to come of the data themselves" in data_vs_steps.said(data_vs_steps.trades(points, main_grid(points)), "loss")[0]
+    assert (
+        "nothing is seen to come of the data themselves"
+        in data_vs_steps.said(data_vs_steps.trades(points, main_grid(points)), "loss")[0]
+    )
     assert data_vs_steps.trades(grid(), main_grid(grid())) == [] and data_vs_steps.said([], "loss") == []
 
 
 def test_runs_that_do_not_say_how_long_they_were_are_traded_for_none():
     points = studied()
     untold = [p.model_copy(update={"epochs": 0.0, "run": f"{p.run}-0"}) for p in points if p.epochs == 1]
-    assert data_vs_steps.trades([*points, *untold], main_grid(points)) == data_vs_steps.trades(points, main_grid(points))
+    assert data_vs_steps.trades([*points, *untold], main_grid(points)) == data_vs_steps.trades(
+        points, main_grid(points)
+    )

@@ -44,9 +44,14 @@ def test_it_takes_both_kinds_at_two_sizes():
 def test_laws_are_of_random_subsets():
     """More prefixes than random subsets change nothing; each is named as what it is."""
     points = grid()
-    prefixes = [run(w, d, run=f"p{w}-{d}-{s}", seed=s, loss=3.0, subset="prefix") for w in WIDTHS for d in SIZES for s in (0, 1)]
+    prefixes = [
+        run(w, d, run=f"p{w}-{d}-{s}", seed=s, loss=3.0, subset="prefix") for w in WIDTHS for d in SIZES for s in (0, 1)
+    ]
     found = fit([*points, *prefixes], QUICK)
     assert law_of(found).estimates == law_of(fit(points, QUICK)).estimates
-    assert set(law_of(found).excluded.values()) == {"not a random subset of the structures"} and len(law_of(found).excluded) == 32
+    assert (
+        set(law_of(found).excluded.values()) == {"not a random subset of the structures"}
+        and len(law_of(found).excluded) == 32
+    )
     assert np.isfinite([law.objective for law in found.laws]).all()
     assert found.findings[0].startswith("Prefixes of the files in place of random subsets")

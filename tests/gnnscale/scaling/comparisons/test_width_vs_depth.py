@@ -13,16 +13,30 @@ from tests.gnnscale.scaling.test_analysis import run
 def line(by_depth: dict[int, float], scatter: float, **changes) -> list:
     """Two seeds, `scatter` to both sides in logarithms, at nearly equal size."""
     return [
-        run(round(64 * (3 / d) ** 0.5), 1000, d, loss * math.exp(s * scatter), run=f"d{d}{s}", seed=(s + 1) // 2,
-            body_parameters=90_000 + d, **changes)
-        for d, loss in by_depth.items() for s in (-1, 1)
-    ]  # fmt: skip
+        run(
+            round(64 * (3 / d) ** 0.5),
+            1000,
+            d,
+            loss * math.exp(s * scatter),
+            run=f"d{d}{s}",
+            seed=(s + 1) // 2,
+            body_parameters=90_000 + d,
+            **changes,
+        )
+        for d, loss in by_depth.items()
+        for s in (-1, 1)
+    ]
 
 
-@pytest.mark.parametrize(("deep", "scatter", "verdict", "word"), [
-    (0.52, 0.002, "width", "is seen here for"), (0.48, 0.002, "depth", "is contradicted for"),
-    (0.52, 0.05, "open", "is open for"), (0.48, 0.05, "open", "is open for"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("deep", "scatter", "verdict", "word"),
+    [
+        (0.52, 0.002, "width", "is seen here for"),
+        (0.48, 0.002, "depth", "is contradicted for"),
+        (0.52, 0.05, "open", "is open for"),
+        (0.48, 0.05, "open", "is open for"),
+    ],
+)
 def test_a_verdict_needs_more_than_the_scatter_of_seeds(deep, scatter, verdict, word):
     points = line({2: 0.55, 3: 0.5, 6: deep}, scatter)
     (found,) = depth_lines(points)
@@ -37,22 +51,31 @@ def test_a_verdict_needs_more_than_the_scatter_of_seeds(deep, scatter, verdict, 
 
 def test_lines_are_of_one_size_model_and_length():
     points = line({2: 0.55, 3: 0.5, 6: 0.5}, 0.01)
-    other = [line({2: 0.1, 3: 0.1}, 0.01, **change) for change in ({"model": "b"}, {"epochs": 9.0}, {"subset": "prefix"})]
+    other = [
+        line({2: 0.1, 3: 0.1}, 0.01, **change) for change in ({"model": "b"}, {"epochs": 9.0}, {"subset": "prefix"})
+    ]
     larger = [p.model_copy(update={"body_parameters": 200_000, "loss": 0.01}) for p in points]
     assert depth_lines([*points, *(p for more in other for p in more)]) == depth_lines(points)
     assert len(depth_lines([*points, *larger])) == 2
     assert depth_lines([p for p in points if p.depth > 2]) == []
 
 
-@pytest.mark.parametrize(("distance", "energy", "words"), [
-    ((0.5, 0.1), (0.4, 0.01), "over-smoothing"), ((0.5, 0.4), (0.4, 0.01), "over-smoothing by one measure alone"),
-    ((0.5, 0.4), (0.4, 0.3), "no over-smoothing"), ((None, None), (None, None), "not measured"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("distance", "energy", "words"),
+    [
+        ((0.5, 0.1), (0.4, 0.01), "over-smoothing"),
+        ((0.5, 0.4), (0.4, 0.01), "over-smoothing by one measure alone"),
+        ((0.5, 0.4), (0.4, 0.3), "no over-smoothing"),
+        ((None, None), (None, None), "not measured"),
+    ],
+)
 def test_smoothing_is_a_fall_of_both_measures(distance, energy, words):
     points = line({2: 0.5, 3: 0.5, 6: 0.5}, 0.01)
     ends = {2: 0, 3: 0, 6: 1}
-    points = [p.model_copy(update={"cosine_distance": distance[ends[p.depth]], "dirichlet_energy": energy[ends[p.depth]]})
-              for p in points]  # fmt: skip
+    points = [
+        p.model_copy(update={"cosine_distance": distance[ends[p.depth]], "dirichlet_energy": energy[ends[p.depth]]})
+        for p in points
+    ]
     (found,) = depth_lines(points)
     assert smoothing(found) == words
 
