@@ -1,0 +1,1 @@
+"""The networks, and what turns a network into a potential."""
