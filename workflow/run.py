@@ -11,8 +11,9 @@ from pathlib import Path
 # Started by path, Python puts workflow/ first; the packages lie one above.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from gnnscale.contract.exit_codes import DONE  # noqa: E402
 from workflow.cli.arguments import parser  # noqa: E402
-from workflow.cli.commands import OK, VERBS, told  # noqa: E402
+from workflow.cli.commands import VERBS, told  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         return code
     except (Exception, KeyboardInterrupt) as error:
         code = told(error)
-        return OK if isinstance(error, BrokenPipeError) and verb != "run" else code
+        return DONE if isinstance(error, BrokenPipeError) and verb != "run" else code
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from gnnscale.contract.files import BadFile
+from gnnscale.contract.errors import BadFile
 from gnnscale.contract.places import DATASETS
 
 

@@ -17,16 +17,13 @@ from typing import IO, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from gnnscale.contract.errors import BadFile, UserError, reason_of
 from gnnscale.contract.results import OutputFile, StageResult
 
 M = TypeVar("M", bound=BaseModel)
-TRIES = 20  # within a second: who only looks whether a lock is held, holds it for a moment
-HELD = (errno.EWOULDBLOCK, errno.EACCES)  # somebody has the lock; of all else, there are none on this file system
-UNLOCKABLE = "a run directory on another file system: --root DIR; a Lustre must be mounted with the option flock"
-
-
-class BadFile(Exception):
-    """A file that we wrote earlier cannot be read as what it should be."""
+LOCK_TRIES = 20  # within a second: a process that only looks at a lock holds it for a moment
+LOCKED = (errno.EWOULDBLOCK, errno.EACCES)  # another process has the lock; any other errno: locks do not work here
+LOCK_HINT = "a run directory on another file system: --root DIR; a Lustre must be mounted with the option flock"
 
 
 def write(path: Path, content: bytes | str) -> None:
@@ -103,32 +100,32 @@ def describe(directory: Path, names: list[str]) -> dict[str, OutputFile]:
     return outputs
 
 
-class Unlockable(Exception):
-    """There are no locks on this file system."""
-
-
-def taken(file: IO) -> bool:
-    """Whether the lock is this process's from here on, until it closes the file or ends; else another has it."""
-    for left in reversed(range(TRIES)):
+def try_lock(file: IO[str]) -> bool:
+    """Lock a file until this process closes it or ends; return False where another process holds the lock."""
+    for tries_left in reversed(range(LOCK_TRIES)):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except OSError as error:
-            if error.errno not in HELD:
-                raise Unlockable(f"files cannot be locked here ({error.strerror.lower()})") from None
-        if left:
+            if error.errno not in LOCKED:
+                raise UserError(
+                    f"{Path(file.name).parent}: files cannot be locked here ({reason_of(error)}), and only a lock keeps "
+                    "two writers apart",
+                    LOCK_HINT,
+                ) from None
+        if tries_left:
             time.sleep(0.05)
     return False
 
 
-def held(path: Path) -> bool:
-    """Whether a process has the lock on a file."""
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds the lock of a file."""
     try:
         with open(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False
     except OSError as error:
-        return error.filename is None and error.errno in HELD  # a name: it could not even be opened
+        return error.filename is None and error.errno in LOCKED  # a name: it could not even be opened
 
 
 def disk_is_full(directory: Path) -> bool:

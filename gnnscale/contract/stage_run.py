@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from gnnscale.contract import files
-from gnnscale.contract.errors import Refusal
+from gnnscale.contract import errors, files
+from gnnscale.contract.errors import UserError
 from gnnscale.contract.results import StageResult
 from gnnscale.contract.settings import Scalar
 from gnnscale.contract.stage_spec import StageSpec
@@ -35,8 +35,8 @@ class Run:
         self.directory = directory.resolve()
         try:
             self.spec = files.read_model(self.directory / "spec.json", StageSpec)
-        except files.BadFile as error:
-            raise Refusal(str(error), "let `python workflow/run.py` write it, or copy it whole") from None
+        except errors.BadFile as error:
+            raise UserError(str(error), "let `python workflow/run.py` write it, or copy it whole") from None
         self.needs = {need: (self.directory / path).resolve() for need, path in self.spec.needs.items()}
         self.can_checkpoint = False  # set by a stage that looks at stop_requested and keeps what it has
         self.stop_requested = False
@@ -50,8 +50,8 @@ class Run:
         for need, directory in self.needs.items():
             try:
                 digests[need] = files.read_model(directory / "result.json", StageResult).digest
-            except files.BadFile as error:
-                raise Refusal(
+            except errors.BadFile as error:
+                raise UserError(
                     f"{self.spec.id} needs {need}, which is not done: {error}", "run that stage first"
                 ) from None
         return digests

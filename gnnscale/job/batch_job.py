@@ -25,9 +25,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from gnnscale.job.rank_wrapper import BY_FILE, STOPPED, in_child
+from gnnscale.contract.errors import describe_os_error
+from gnnscale.contract.exit_codes import DISK, FAILED, STOPPED, UNFIT
+from gnnscale.job.rank_wrapper import BY_FILE, in_child
 
-FAILED, DISK, UNFIT = 1, 74, 76
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CHECK = 30.0  # s in which a node must have said that it is fit
 GRACE, MERCY = 5.0, 30.0  # s from the first failure to SIGTERM for the launcher, and from there to SIGKILL
@@ -300,7 +301,7 @@ def main() -> int:
 
 def say(error: OSError) -> None:
     """In job.out."""
-    print(f"{error.filename}: {error.strerror}", file=sys.stderr)
+    print(describe_os_error(error), file=sys.stderr)
 
 
 def slurm_hosts() -> list[str]:

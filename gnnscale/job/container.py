@@ -6,9 +6,9 @@ import json
 import os
 from pathlib import Path
 
-from gnnscale.contract.files import sha256
 from gnnscale.contract.places import ROOT
 from gnnscale.contract.settings import Scalar
+from gnnscale.contract.source_code import digest_source
 
 HOME = Path("/opt/gnnscale")
 RUNTIMES = (
@@ -41,7 +41,7 @@ def fault(wanted: str | None, code: dict[str, str]) -> str:
         return f"this stage is of image {wanted[:12]}, and runs {found}"
     if said is None:
         return ""
-    other = [name for name, digest in code.items() if not (ROOT / name).exists() or sha256(ROOT / name)[:16] != digest]
+    other = [name for name, digest in code.items() if not (ROOT / name).exists() or digest_source(ROOT / name) != digest]
     return f"the code in here is not the one that this stage is of: {', '.join(other[:3])}" if other else ""
 
 

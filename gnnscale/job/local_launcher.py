@@ -16,7 +16,8 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from gnnscale.job.rank_wrapper import STOPPED, in_child
+from gnnscale.contract.exit_codes import STOPPED
+from gnnscale.job.rank_wrapper import in_child
 
 GRACE = 5.0  # s for the others, once one has failed
 

@@ -20,9 +20,9 @@ import time
 from pathlib import Path
 from typing import IO
 
+from gnnscale.contract.exit_codes import STOPPED
 from gnnscale.machine.rank_env import ranks
 
-STOPPED = 75
 BY_FILE, LISTEN = "GNNSCALE_BY_FILE", 1.0  # s between two looks
 ANSWER = 2.0  # s in which a process that is not stopped, or stuck in the kernel, writes its stacks
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None

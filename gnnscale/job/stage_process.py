@@ -6,6 +6,7 @@ A stage is `python -m gnnscale.stages.STAGE DIRECTORY`. Exit codes: 0 done; 75 s
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import faulthandler
 import os
@@ -20,9 +21,8 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
-from gnnscale.contract import files
-from gnnscale.contract.errors import Refusal
-from gnnscale.contract.exit_codes import DONE, EXIT, FAILED, OUT_OF_MEMORY, REFUSED, STOPPED
+from gnnscale.contract import exit_codes, files
+from gnnscale.contract.errors import BadFile, UserError, describe_os_error, print_error, reason_of
 from gnnscale.contract.places import ROOT
 from gnnscale.contract.results import StageError, StageResult
 from gnnscale.contract.settings import Scalar
@@ -37,23 +37,23 @@ def run(main: Callable[[Run], Outputs]) -> None:
     """The whole life of a stage's process; never returns."""
     if len(sys.argv) != 2 or sys.argv[1] in ("-h", "--help"):
         print(f"usage: python -m {main.__module__} DIRECTORY   (which holds spec.json)", file=sys.stderr)
-        sys.exit(DONE if "-h" in sys.argv or "--help" in sys.argv else REFUSED)
-    directory, first, code = Path(sys.argv[1]), ranks().rank == 0, DONE
+        sys.exit(exit_codes.DONE if "-h" in sys.argv or "--help" in sys.argv else exit_codes.REFUSED)
+    directory, first, code = Path(sys.argv[1]), ranks().rank == 0, exit_codes.DONE
     if "GNNSCALE_STACKS" not in os.environ:  # else gnnscale/job/stack_dump.py has done so
         faulthandler.register(signal.SIGUSR2)  # `kill -USR2` shows on standard error where it is
     try:
         this = Run(directory)
         if fault := container.fault(this.spec.image, this.spec.code):
-            raise Refusal(fault, "start it as command.sh of its directory does, or with `python workflow/run.py`")
+            raise UserError(fault, "start it as command.sh of its directory does, or with `python workflow/run.py`")
         this.lock = hold(this.directory) if first else None  # to the end of the process
         for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(signum, this.stop)
         finish(this, main, first)
     except Stopped as stop:
         print(f"stopped: {stop}")
-        code = STOPPED
+        code = exit_codes.STOPPED
     except BaseException as error:
-        code = report(directory, error, first)
+        code = report_error(directory, error, first)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # gloo's threads were seen to abort a process that ends the long way, with its work done
@@ -94,53 +94,48 @@ def hold(directory: Path) -> object:
     try:
         lock = open(directory / "lock", "a+")
     except OSError as error:
-        raise Refusal(f"{directory}: {error.strerror.lower()}", "make it writable", "permission") from None
-    try:
-        free = files.taken(lock)
-    except files.Unlockable as error:
-        raise Refusal(f"{directory}: {error}", files.UNLOCKABLE) from None
-    if not free:
+        raise UserError(f"{directory}: {reason_of(error)}", "make it writable", kind="permission") from None
+    if not files.try_lock(lock):
         lock.seek(0)
         holder = lock.read().strip() or "another process"
-        raise Refusal(f"{directory} is in use by {holder}", "wait for it, or stop it")
+        raise UserError(f"{directory} is in use by {holder}", "wait for it, or stop it")
     lock.truncate(0)
     lock.write(f"{platform.node()} pid {os.getpid()}\n")
     lock.flush()
     return lock
 
 
-def report(directory: Path, error: BaseException, first: bool) -> int:
-    """Leave error.json and a log that ends with what to do; the traceback only where the mistake is ours."""
-    kind, message, hint = classify(error, directory)
-    if kind == "application":
+def report_error(directory: Path, error: BaseException, first: bool) -> int:
+    """Print the error (a traceback only for bugs), leave it in error.json, and return the exit code."""
+    explained = explain_error(error, directory)
+    if explained.kind == "application":
         traceback.print_exception(error)
-    print(f"error ({kind}): {message}" + (f"\n  {hint}" if hint else ""), file=sys.stderr, flush=True)
+    print_error(explained, f"error ({explained.kind})")
     if first and directory.is_dir():
-        spec_id = "/".join(directory.resolve().parts[-2:])
-        try:
-            files.write_model(directory / "error.json", StageError(id=spec_id, kind=kind, message=message, hint=hint))
-        except OSError:
-            pass  # a full disk cannot hold its own error; the exit code says it
-    return EXIT.get(kind, FAILED)
+        stage_id = "/".join(directory.resolve().parts[-2:])
+        words = StageError(id=stage_id, kind=explained.kind, message=explained.message, hint="; ".join(explained.hints))
+        with contextlib.suppress(OSError):  # a full disk cannot hold its own error; the exit code reports it
+            files.write_model(directory / "error.json", words)
+    return exit_codes.OF_KIND.get(explained.kind, exit_codes.FAILED)
 
 
-def classify(error: BaseException, directory: Path = Path()) -> tuple[str, str, str]:
-    """(kind, message, what to do)"""
-    number = error.errno if isinstance(error, OSError) else None
+def explain_error(error: BaseException, directory: Path = Path()) -> UserError:
+    """Return the error in words for its user; its kind is `application` where the mistake is ours."""
     words = str(error) or type(error).__name__
-    if isinstance(error, Refusal):
-        return error.kind, words, error.hint
-    if isinstance(error, files.BadFile):
-        return "data", words, getattr(error, "hint", "delete its directory; the next run makes it again")
-    if isinstance(error, FileNotFoundError) and error.errno is None:  # a converter's own: it says what to download
-        return "data", words, ""
-    if isinstance(error, MemoryError) or any(said in words for said in OUT_OF_MEMORY):
-        return "out-of-memory", words.splitlines()[0], "smaller batch or model, or more ranks"
+    if isinstance(error, UserError):
+        remake = ("delete its directory; the next run makes it again",) if isinstance(error, BadFile) else ()
+        return UserError(error.message, *(error.hints or remake), kind=error.kind)
+    if isinstance(error, FileNotFoundError) and error.errno is None:  # a converter's own: it names what to download
+        return UserError(words, kind="data")
+    if isinstance(error, MemoryError) or any(pattern in words for pattern in exit_codes.OUT_OF_MEMORY):
+        return UserError(words.splitlines()[0], "smaller batch or model, or more ranks", kind="out-of-memory")
+    number = error.errno if isinstance(error, OSError) else None
     if number in (errno.ENOSPC, errno.EDQUOT) or (directory.is_dir() and files.disk_is_full(directory)):
-        return "disk-full", "no space left on device", "free some space, then type the same command again"
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "permission", f"{error.filename}: {error.strerror.lower()}", "make it writable"
-    return "application", f"{type(error).__name__}: {error}", ""
+        hint = "free some space, then type the same command again"
+        return UserError("no space left on device", hint, kind="disk-full")
+    if isinstance(error, OSError) and number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(describe_os_error(error), "make it writable", kind="permission")
+    return UserError(f"{type(error).__name__}: {error}", kind="application")
 
 
 def provenance() -> dict[str, Scalar]:

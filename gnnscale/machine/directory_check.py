@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from gnnscale.contract.errors import reason_of
+
 
 class Room(NamedTuple):
     """What is left for this user; quotas are not in it."""
@@ -38,7 +40,7 @@ def fault(directory: Path) -> str:
         doing = "link a file"
         os.link(renamed, linked)
     except OSError as error:
-        return f"cannot {doing}: {(error.strerror or str(error)).lower()}"
+        return f"cannot {doing}: {reason_of(error)}"
     finally:
         for path in (mine, renamed, linked):
             path.unlink(missing_ok=True)

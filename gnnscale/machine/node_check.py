@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from gnnscale.contract.errors import reason_of
 from gnnscale.machine import directory_check
 from gnnscale.machine.rank_env import ranks
 
@@ -98,7 +99,7 @@ def run_directory(attempt: Path) -> Iterator[str]:
         probe.unlink()
         lead = directory_check.clock_lead(attempt)
     except OSError as error:
-        yield f"{attempt}: {(error.strerror or str(error)).lower()}"
+        yield f"{attempt}: {reason_of(error)}"
         return
     if read != b"fit" * 1000:
         yield f"{attempt}: what was written is not what is read"
@@ -113,7 +114,7 @@ def temporary(folder: Path) -> Iterator[str]:
             file.flush()
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        yield f"{folder}: {(error.strerror or str(error)).lower()}"
+        yield f"{folder}: {reason_of(error)}"
         return
     if free < LEAST_DISK:
         yield f"{folder}: {free / 1e6:.0f} MB left"

@@ -28,7 +28,7 @@ OUTPUTS = ["audit.json", "audit.html", "quarantine.json"]
 def main(run: stage_run.Run) -> stage_run.Outputs:
     folders = {need.split("/", 1)[1]: path for need, path in run.needs.items() if need.startswith("convert/")}
     if not folders:
-        raise errors.Refusal(f"{run.spec.id} needs converted data, and was given {', '.join(run.needs) or 'nothing'}")
+        raise errors.UserError(f"{run.spec.id} needs converted data, and was given {', '.join(run.needs) or 'nothing'}")
     audit, left_out = look(folders, run.spec.settings, run.progress)
     leave(run.directory, audit, left_out)
     print(audit.said(), flush=True)
@@ -94,11 +94,11 @@ def by_hand(arguments: list[str]) -> int:
         audit, left_out = look(folders, AuditSettings())
         leave(given.out, audit, left_out)
     except Exception as error:
-        kind, message, hint = stage_process.classify(error, given.out)
-        if kind == "application":
+        explained = stage_process.explain_error(error, given.out)
+        if explained.kind == "application":
             raise
-        print(f"error ({kind}): {message}" + (f"\n  {hint}" if hint else ""), file=sys.stderr)
-        return exit_codes.EXIT.get(kind, exit_codes.FAILED)
+        errors.print_error(explained, f"error ({explained.kind})")
+        return exit_codes.OF_KIND.get(explained.kind, exit_codes.FAILED)
     for finding in audit.findings:
         if finding.severity != "note":
             print(f"{finding.severity:8} {finding.source}: {finding.sentence}")
@@ -111,10 +111,14 @@ def named(folders: list[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in folders:
         if not (folder / "shards").is_dir():
-            raise errors.Refusal(f"{folder}: no shards/ in it", "name folders that a conversion has made", "data")
+            raise errors.UserError(
+                f"{folder}: no shards/ in it", "name folders that a conversion has made", kind="data"
+            )
         name = source_name(folder)
         if name in found:
-            raise errors.Refusal(f"{folder} and {found[name]} are both called {name!r}", "name one of them", "data")
+            raise errors.UserError(
+                f"{folder} and {found[name]} are both called {name!r}", "name one of them", kind="data"
+            )
         found[name] = folder
     return found
 

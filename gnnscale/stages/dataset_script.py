@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from gnnscale.contract import datasets, errors, files
+from gnnscale.contract import datasets, errors, exit_codes, files
 from gnnscale.contract.dataset_card import ShardCard
 from gnnscale.contract.settings import ConvertSettings
 from gnnscale.data.conversion import dataset, parallel, work_items
@@ -22,7 +22,6 @@ from gnnscale.data.storage import mapped, splits
 from gnnscale.data.storage.packed import HAS_STRESS
 from gnnscale.machine.rank_env import ranks
 
-REFUSED = 64  # as the stages have it
 ASKED = "asked.digest"  # which options and files an unfinished conversion has
 
 
@@ -30,14 +29,14 @@ def main(script: dict[str, Any]) -> None:
     """`script` is globals() of the dataset's script. Never returns."""
     try:
         run(script)
-    except (files.BadFile, errors.Refusal, OSError, ValueError) as error:
-        hint = getattr(error, "hint", "")
-        print(f"\nerror: {error}" + (f"\n  {hint}" if hint else ""), file=sys.stderr)
-        sys.exit(REFUSED)
+    except (errors.UserError, OSError, ValueError) as error:
+        print(file=sys.stderr)  # below the line of progress
+        errors.print_error(errors.UserError(str(error)) if isinstance(error, ValueError) else error, "error")
+        sys.exit(exit_codes.REFUSED)
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(0)
+        print("\nstopped; the same command continues", file=sys.stderr)
+        sys.exit(exit_codes.INTERRUPTED)
+    sys.exit(exit_codes.DONE)
 
 
 def run(script: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
     model = restore(trained_in, trained).to(device)
     sources = {name: run.needs[f"convert/{name}"] for name in trained.sources}
     corpus = loader.load(sources, settings.split, trained.model.cutoff)
-    energy, forces = errors(model, corpus, NUMBERS // trained.model.width, run)
+    energy, forces = errors(model, corpus, NUMBERS // trained.model.message_width, run)
     layers = oversmoothing.measured(model, (on(graphs, device) for graphs in sample(corpus)))
     subset = files.read_model(trained_in / "spec.json", StageSpec).settings.subset
     evaluation = summarise(run.spec.id, trained, subset, settings, corpus, energy, forces, model, layers)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from gnnscale.contract import files
+from gnnscale.contract.errors import UserError, print_error
 from gnnscale.contract.scaling_results import Fit, LawFit, Point
 from gnnscale.contract.settings import ReportSettings, ScalingSettings
 from gnnscale.report.figures import study_figures as figures
@@ -77,9 +78,7 @@ def main(argv: list[str]) -> int:
             ("seed", asked.seed >= 0),
         ):
             if not good:
-                raise csv_points.Wrong(
-                    f"--{name}: found {getattr(asked, name.replace('-', '_'))}, which is out of range"
-                )
+                raise UserError(f"--{name}: found {getattr(asked, name.replace('-', '_'))}, which is out of range")
         settings = ScalingSettings(
             bootstrap=asked.bootstrap, confidence=asked.confidence, seed=asked.seed, drop_highest=asked.drop_highest
         )
@@ -93,14 +92,8 @@ def main(argv: list[str]) -> int:
             files.write(asked.out / f"{drawn.name}.{suffix}", content)
         files.write(asked.out / "report.html", page(points, found, drawn))
         files.write_model(asked.out / "fit.json", found)
-    except csv_points.Wrong as wrong:
-        print(f"gnnscale.stages.fit_csv: {wrong}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(
-            f"gnnscale.stages.fit_csv: {error.filename or asked.out}: {(error.strerror or str(error)).lower()}",
-            file=sys.stderr,
-        )
+    except (UserError, OSError) as error:
+        print_error(error, "gnnscale.stages.fit_csv")
         return 2
     print("\n".join([*found.findings, *(f"Not supported: {s}" for s in found.unsupported), f"{asked.out}/report.html"]))
     return 0
@@ -110,7 +103,7 @@ def studied(path: Path, points: list[Point], settings: ScalingSettings, out: Pat
     """What the stages `scaling` and `report` make of these points; of trainings and data there is nothing to tell."""
     targets = tuple(t for t in settings.targets if any(math.isfinite(getattr(p, t)) for p in points))
     if not targets:
-        raise csv_points.Wrong(f"{path}: no row has a loss that is a number")
+        raise UserError(f"{path}: no row has a loss that is a number")
     found = fit(points, settings.model_copy(update={"targets": targets}))
     about = ReportSettings(title=path.name, study=path.stem)
     study = Study(about, points, found, evaluations={}, metrics={}, cards={}, results={}, runtimes={})
@@ -211,3 +204,7 @@ def page(points: csv_points.Table, found: Fit, drawn: Drawn) -> str:
         ),
     ]
     return document(title, body)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -67,7 +67,7 @@ class Step:
         )
         normalisation = pooled(corpus.cards)
         model.set_normalisation(*normalisation)
-        groups = parameter_groups(model, task.settings.model.width, self.optim)
+        groups = parameter_groups(model, task.settings.model.rate_width, self.optim)
         self.engine, self.number = deepspeed_engine.Engine(model, groups, self.optim, way.runtime), 0
         self.normalisation = normalisation.to(self.engine.device)
 
@@ -140,10 +140,10 @@ def prepare(run: stage_run.Run, size: int, rank: int) -> tuple[Task, np.ndarray]
     sources = {need.removeprefix("convert/"): path for need, path in run.needs.items() if need.startswith("convert/")}
     corpus = loader.load(sources, "train", settings.model.cutoff, threads=run.spec.runtime.threads)
     if len(corpus) < settings.batch:
-        raise errors.Refusal(
+        raise errors.UserError(
             f"a batch of {settings.batch} structures asked for, the shards hold {len(corpus)}",
             "ask for a smaller batch, or convert more",
-            "data",
+            kind="data",
         )
     chosen = batch_plan.global_batch(0, len(corpus), settings.batch, 0)
     mine = batch_plan.share(corpus.costs(chosen), size)[rank]
@@ -160,10 +160,10 @@ def ways(runtime: Runtime, settings: LeverSettings, edges: int) -> list[Way]:
     layers = plain.model_copy(update={"activation_checkpointing": True})
     found = [Way("plain", plain)]
     for name, base in (("each layer checkpointed", layers), (f"edges in chunks of {chunk:,}", chunked)):
-        if base is layers and settings.model.forces == "gradient":
-            continue  # of little use where forces are derivatives: their graph is kept
-        if base is chunked and settings.model.form == "paper":
-            continue  # which keeps all edges, as it did
+        if base is layers and not settings.model.can_checkpoint_layers:
+            continue
+        if base is chunked and not settings.model.can_chunk_edges:
+            continue
         found.append(Way(name, base))
         for zero in (1, 2) if runtime.ranks > 1 else ():
             found.append(Way(f"{name}, ZeRO {zero}", base.model_copy(update={"zero_stage": zero})))

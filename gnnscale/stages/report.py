@@ -11,7 +11,7 @@ from gnnscale.report.study_results import read
 
 def main(run: stage_run.Run) -> stage_run.Outputs:
     if not any(need.startswith("scaling/") for need in run.needs):
-        raise errors.Refusal(
+        raise errors.UserError(
             f"{run.spec.id} needs the stage scaling, and was given {', '.join(run.needs) or 'nothing'}"
         )
     study = read(run.needs, run.spec.settings)

@@ -12,7 +12,7 @@ from gnnscale.scaling.analysis import fit
 def main(run: stage_run.Run) -> stage_run.Outputs:
     evaluations = [path for need, path in run.needs.items() if need.startswith("evaluate/")]
     if not evaluations:
-        raise errors.Refusal(
+        raise errors.UserError(
             f"{run.spec.id} needs no evaluation, so there is nothing to fit", "add runs to the study's sweep"
         )
     points = [rows.point(files.read_model(path / "errors.json", Evaluation)) for path in evaluations]

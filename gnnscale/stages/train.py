@@ -72,7 +72,7 @@ def start(run: stage_run.Run, model: torch.nn.Module, decay: int) -> tuple[deeps
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(read(f"{name}|weight"))
-    groups = parameter_groups(model, settings.model.width, settings.optim)
+    groups = parameter_groups(model, settings.model.rate_width, settings.optim)
     under = deepspeed_engine.Engine(model, groups, settings.optim, run.spec.runtime)
     if found:
         under.load(read, progress.step)
@@ -88,24 +88,26 @@ def start(run: stage_run.Run, model: torch.nn.Module, decay: int) -> tuple[deeps
 
 def check_data(settings: TrainSettings, train: corpus.Corpus, validation: corpus.Corpus) -> None:
     if settings.structures is not None and len(train) < settings.structures:
-        raise errors.Refusal(
+        raise errors.UserError(
             f"{settings.structures} training structures asked for, the shards hold {len(train)}",
             "ask for fewer, or convert more",
-            "data",
+            kind="data",
         )
     if not len(validation):
-        raise errors.Refusal(
-            "no structure falls into the validation split", "raise split.validation, or ask for more structures", "data"
+        raise errors.UserError(
+            "no structure falls into the validation split",
+            "raise split.validation, or ask for more structures",
+            kind="data",
         )
     if not weights(settings.optim).any():
-        raise errors.Refusal("energy_weight, force_weight and stress_weight are all 0", "set one of them")
+        raise errors.UserError("energy_weight, force_weight and stress_weight are all 0", "set one of them")
     for part, weight, count in zip(PARTS, weights(settings.optim), train.labels.sum(0)):
         field = {"forces": "force"}.get(part, part) + "_weight"
         if weight and not count:
-            raise errors.Refusal(
+            raise errors.UserError(
                 f"{field} is {weight:g}, but none of the {len(train)} training structures has a label of its {part}",
                 f"set {field}: 0, or add a source that has them",
-                "data",
+                kind="data",
             )
 
 
@@ -114,14 +116,14 @@ def check_runtime(settings: TrainSettings, runtime: Runtime) -> None:
     if zero == 3 and settings.model.forces == "gradient":
         # Weights are freed after the forward pass and DeepSpeed's hooks bring them back for one backward pass; the
         # second derivative then meets empty tensors. Keeping all of them would be ZeRO 2.
-        raise errors.Refusal(
+        raise errors.UserError(
             "ZeRO 3 cannot train gradient forces: it frees weights that their second derivative needs",
             "set zero_stage: 2, which shards all but the weights",
         )
     if zero and optim.optimizer == "muon":
-        raise errors.Refusal("muon needs whole matrices, which ZeRO cuts", "set zero_stage: 0, or optimizer: adamw")
+        raise errors.UserError("muon needs whole matrices, which ZeRO cuts", "set zero_stage: 0, or optimizer: adamw")
     if zero == 3 and optim.ema:
-        raise errors.Refusal(
+        raise errors.UserError(
             "a running mean of the weights (ema) is kept whole on every rank, which ZeRO 3 is to avoid",
             "set ema: 0, or zero_stage: 2",
         )
@@ -133,7 +135,7 @@ def check_ranks(run: stage_run.Run) -> None:
     said = process_group.gathered((mine, run.spec.id, platform.node()))
     for rank, (digest, spec_id, node) in enumerate(said):
         if digest != said[0][0]:
-            raise errors.Refusal(
+            raise errors.UserError(
                 f"rank {rank} on {node} was started with another spec.json ({spec_id}) than rank 0 on {said[0][2]} "
                 f"({said[0][1]})",
                 "give every rank the same directory, on a file system that all nodes see",

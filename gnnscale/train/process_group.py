@@ -25,7 +25,7 @@ def join(threads: int) -> Ranks:
     if torch.distributed.is_initialized():
         return here
     if here.size > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
-        raise errors.Refusal(
+        raise errors.UserError(
             f"{here.size} ranks do not know where to meet",
             "set MASTER_ADDR (the host of rank 0) and MASTER_PORT, or on one machine use python -m gnnscale.job.local_launcher",
         )

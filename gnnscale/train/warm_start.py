@@ -19,7 +19,7 @@ def origin(run: stage_run.Run, decay: int) -> checkpoint.Found | None:
     root = run.directory / "checkpoints"
     found = checkpoint.newest(root)
     if found and found.key != run.spec.key:
-        raise errors.Refusal(
+        raise errors.UserError(
             f"{found.directory} belongs to another training (key {found.key}, this one has {run.spec.key})",
             f"remove {root} to begin anew, or bring back the spec.json that it was made with",
         )
@@ -38,7 +38,7 @@ def shared(run: stage_run.Run, other: Path, decay: int) -> checkpoint.Found | No
     """The state in which another training began its decay, if that training differs from this one in length alone."""
     try:
         theirs = files.read_model(other / "spec.json", StageSpec)
-    except files.BadFile:
+    except errors.BadFile:
         return None
     if way(theirs, other) != way(run.spec, run.directory):
         return None

@@ -14,10 +14,10 @@ import pytest
 from pydantic import ValidationError
 
 from gnnscale.contract.dataset_card import DatasetCard
-from gnnscale.contract.files import BadFile
+from gnnscale.contract.errors import BadFile
 from gnnscale.data.conversion.work_items import check
 from gnnscale.data.formats import pieces
-from gnnscale.data.formats.pieces import BadRaw
+from gnnscale.data.formats.pieces import DOWNLOAD_AGAIN
 from tests.support import layouts
 from tests.support.corpus import ENV, ROOT
 from tests.support.layouts import CASES, LAYOUTS
@@ -164,7 +164,7 @@ def test_a_text_that_is_wrong_in_one_place(name, before, after, words, tmp_path)
     path = layout.write(tmp_path, layout.known())
     path.write_text(path.read_text().replace(before, after, 1))
     _, fault = until_fault(name, tmp_path, **layout.options)
-    assert isinstance(fault, BadRaw)
+    assert isinstance(fault, BadFile) and fault.hints == (DOWNLOAD_AGAIN,)
     assert all(word in str(fault) for word in [str(path), *words]), str(fault)
 
 

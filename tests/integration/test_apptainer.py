@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gnnscale.contract.errors import Problem
+from gnnscale.contract.errors import UserError
 from tests.support import cluster
 from tests.support.cluster import Run
 from tests.support.corpus import ROOT
@@ -35,9 +35,9 @@ def site():
     if shutil.which("apptainer") is None:
         cluster.require("apptainer", "no apptainer: `tests/support/apptainer.sh install` brings it")
     try:
-        found = find.resolve(site_files.load("local", ["container.use=true"]), [])
-        find.check(found)
-    except Problem as problem:
+        found = find.with_image(site_files.load("local", ["container.use=true"]), [])
+        find.raise_if_faulty(found)
+    except UserError as problem:
         cluster.require("apptainer", str(problem))
     return found
 
@@ -78,7 +78,9 @@ def test_every_stage_ran_inside_and_says_so(site, finished):
     for folder, result in found.items():
         said = result["provenance"]
         assert said["image"] == site.container.digest == json.loads((folder / "spec.json").read_text())["image"]
-        assert said["runtime"] == "apptainer" and said["python"] == find.known(find.file_of(site)).content.python
+        assert (
+            said["runtime"] == "apptainer" and said["python"] == find.read_record(find.image_file(site)).content.python
+        )
         bound = "of a checkout, over the image's" if site.container.checkout else "of the image"
         assert said["code"] == bound, folder
         head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
@@ -87,7 +89,7 @@ def test_every_stage_ran_inside_and_says_so(site, finished):
 
 def test_no_path_of_the_image_and_no_secret_is_in_any_file(finished):
     """Results least of all: elsewhere the image lies elsewhere, and is run by another program."""
-    image = str(find.IMAGES)
+    image = str(find.IMAGES_FOLDER)
     for path in finished.rglob("*"):
         if path.is_file():
             content = path.read_bytes()
@@ -202,7 +204,7 @@ def test_no_stage_outlives_its_driver(site, tmp_path, how):
 
 # ------------------------------------------------------------------------------------------------------- on a Slurm
 def on_slurm(site, **more):
-    container = {"runtime": "apptainer", "use": True, "image": str(find.file_of(site))}
+    container = {"runtime": "apptainer", "use": True, "image": str(find.image_file(site))}
     return {"container": container, "train": {"nodes": [2, 2]}} | more
 
 
@@ -251,7 +253,7 @@ def trainings(run):
 def test_it_says_what_it_is(site):
     done = subprocess.run([*RUN, "image", "inspect", "--json"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    said, record = json.loads(done.stdout), find.known(find.file_of(site)).content
+    said, record = json.loads(done.stdout), find.read_record(find.image_file(site)).content
     assert said["content"] == json.loads(record.model_dump_json())
     for name in ("id", "version", "commit", "lock", "recipe", "accelerator"):
         assert said["labels"][f"gnnscale.{name}"] == str(said["content"][name]), name
@@ -267,14 +269,14 @@ def test_it_is_verified(site):
 
 
 def in_the_image(site, *command):
-    prefix = runtimes.inside(site, "probe", None).prefix
+    prefix = runtimes.wrap_stage(site, "probe", None).prefix
     return subprocess.run([*prefix, *command], capture_output=True, text=True, timeout=300, cwd="/")
 
 
 def test_it_has_no_compiler_and_nothing_of_the_machine_that_built_it(site):
     for tool in ("gcc", "g++", "cc", "make", "ld"):
         assert in_the_image(site, "which", tool).returncode != 0, tool
-    bare = ["apptainer", "exec", *find.options(), "--contain", find.file_of(site), "sh", "-c"]
+    bare = ["apptainer", "exec", *find.user_namespace_flags(), "--contain", find.image_file(site), "sh", "-c"]
     looked = subprocess.run(
         [*bare, "cat /etc/pip.conf ~/.config/pip/pip.conf ~/.netrc 2>/dev/null; ls -A /mnt /tmp; env"],
         capture_output=True,
@@ -295,7 +297,7 @@ def test_it_cannot_be_written_to_and_sees_no_home(site):
 
 def test_its_run_script_is_a_stage(site, tmp_path):
     done = subprocess.run(
-        ["apptainer", "run", *find.options(), find.file_of(site), "convert", str(tmp_path)],
+        ["apptainer", "run", *find.user_namespace_flags(), find.image_file(site), "convert", str(tmp_path)],
         capture_output=True,
         text=True,
         timeout=300,

@@ -13,7 +13,7 @@ import pytest
 
 from gnnscale.atoms.structure import Structure
 from gnnscale.contract import datasets
-from gnnscale.contract.files import BadFile
+from gnnscale.contract.errors import BadFile
 from tests.support.corpus import ROOT
 
 SCRIPTS = datasets.names()

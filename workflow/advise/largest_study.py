@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from gnnscale.architectures.registry import ModelConfig
-from gnnscale.contract import files
-from gnnscale.contract.errors import Problem
+from gnnscale.contract import errors, files
+from gnnscale.contract.errors import UserError
 from gnnscale.contract.results import StageResult
 from gnnscale.contract.scaling_results import Fit, LawFit, Point
 from gnnscale.contract.settings import TrainSettings
@@ -20,7 +20,7 @@ from gnnscale.contract.stage_spec import StageSpec
 from workflow.config import capacity, study
 from workflow.config.site import SiteConfig
 from workflow.plan import cost
-from workflow.plan.memory_fit import Levers, choose
+from workflow.plan.memory_fit import MemoryFit, choose_levers
 from workflow.run_directory import status
 
 FAR = 10.0  # times the compute of the largest run: beyond, advice is a direction and no plan
@@ -29,7 +29,6 @@ MANY = 1e9  # structures, beside which a training's start is nothing
 MOST_HOURS = 1e12  # ten thousand years of the largest machine that there is; numbers far above overflow
 HOLDS = 0.05  # rms residual of log L, as in gnnscale/scaling/fitting/identifiability.py
 JOINT = ("Hoffmann", "PurePowers", "EqualPowers", "OverTraining")  # laws by which model and data can be weighed
-WIDTHS = sorted({max(4, 8 * round(2 ** (k / 48) / 8)) for k in range(48 * 5, 48 * 17)} | set(range(4, 64)))
 
 
 class Law(NamedTuple):
@@ -105,25 +104,25 @@ class Range(NamedTuple):
 def basis(root: Path, target: str, site: SiteConfig, name: str) -> Basis:
     """Read from the files at the top of a run directory; what they do not determine is refused in words."""
     if not (root / "fit.json").exists():
-        raise Problem(
+        raise UserError(
             f"{root}: no fit.json, so there is no law yet", "`run` the study first; `status` shows how far it is"
         )
     try:
         fit = files.read_model(root / "fit.json", Fit)
         with open(root / "points.csv", newline="") as file:
             rows = [Point.model_validate(row) for row in csv.DictReader(file)]
-    except files.BadFile as error:
-        raise Problem(str(error), "`run` the study again: only what is old is made anew") from None
+    except errors.BadFile as error:
+        raise UserError(str(error), "`run` the study again: only what is old is made anew") from None
     except ValidationError as error:
         first = error.errors()[0]
         what = f"{root / 'points.csv'}: column {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
-        raise Problem(what, "`run` the study again: only what is old is made anew") from None
+        raise UserError(what, "`run` the study again: only what is old is made anew") from None
     entry = next((law for law in fit.laws if law.chosen and law.target == target), None)
     if entry is None or entry.law not in JOINT:
         joint = next((law for law in fit.laws if law.law == "Hoffmann" and law.target == target), None)
         why = "; ".join(joint.notes[:3]) if joint else f"no law was fitted to {target}"
         alone = f" What they determine is {entry.formula}, which weighs no model against data." if entry else ""
-        raise Problem(
+        raise UserError(
             f"{root}: the runs do not determine how {target} depends on model and data together: {why}.{alone}",
             "give the study more model sizes and data sizes, further apart: three of each and more",
         )
@@ -151,10 +150,10 @@ def basis(root: Path, target: str, site: SiteConfig, name: str) -> Basis:
 
 def settings_of(root: Path, asked: study.Study, point: Point) -> TrainSettings:
     """Of the run that made a point, but that all structures are taken, and epochs are as they were."""
-    settings = next((run.settings for run in study.runs(asked) if run.name == point.run), None)
+    settings = next((run.settings for run in study.expand_runs(asked) if run.name == point.run), None)
     if settings is None or settings.model.label != point.model:
         there = "has no such run" if settings is None else f"has {settings.model.label} there"
-        raise Problem(
+        raise UserError(
             f"{root}: the laws are from {point.run} of {point.model}, but study.yaml {there}: the study was changed since",
             "`run` the study again: only what is old is made anew",
         )
@@ -182,7 +181,7 @@ def speed(root: Path, site: SiteConfig, name: str, precision: str, points: list[
         try:
             result = files.read_model(root / stage.folder / "result.json", StageResult) if stage else None
             runtime = files.read_model(root / stage.folder / "spec.json", StageSpec).runtime if stage else None
-        except files.BadFile:
+        except errors.BadFile:
             continue
         if result and result.seconds > 0 and not runtime.shorter:  # or the seconds of a part of its steps are another's
             where = f"{runtime.ranks} ranks" if runtime.ranks > 1 else "one rank"
@@ -201,23 +200,23 @@ def seconds(model: ModelConfig, d: float, ranks: int, known: Basis) -> float:
     if known.speed.start is None:
         return flops(model, d, known) / known.speed.flops / ranks
     settings = known.settings.model_copy(update={"model": model})
-    return cost.train_seconds(settings, [cost.Size(d, known.atoms, known.neighbours)], known.site, ranks)
+    return cost.train_seconds(settings, [cost.SourceSize(d, known.atoms, known.neighbours)], known.site, ranks)
 
 
-def levers(model: ModelConfig, ranks: int, known: Basis) -> Levers:
+def levers(model: ModelConfig, ranks: int, known: Basis) -> MemoryFit:
     settings = known.settings.model_copy(update={"model": model})
-    return choose(settings, known.sources, known.atoms, known.atoms * known.neighbours, known.site, ranks)
+    return choose_levers(settings, known.sources, known.atoms, known.atoms * known.neighbours, known.site, ranks)
 
 
 def ranks_of(known: Basis) -> list[int]:
     """That a training may have, from few to many; no more than structures in a batch, as `plan` has it."""
-    few, *more = capacity.ranks(known.site)
+    few, *more = capacity.rank_counts(known.site)
     return [few, *(ranks for ranks in more if ranks <= known.settings.optim.batch)]
 
 
 def ladders(known: Basis) -> list[Ladder]:
     """One for each number of ranks on which anything fits into memory."""
-    models, made = [known.settings.model.model_copy(update={"width": width}) for width in WIDTHS], []
+    models, made = known.settings.model.at_all_widths(), []
     allowed = ranks_of(known)
     for ranks in allowed:
         fit = bisect_left(models, True, key=lambda model: bool(levers(model, ranks, known).refusal))
@@ -229,7 +228,7 @@ def ladders(known: Basis) -> list[Ladder]:
             longest = math.inf if ranks == allowed[-1] else 0.99 * known.site.train.hours  # steps are whole
             made.append(Ladder(ranks, longest, rungs, end))
     if not made:
-        raise Problem(f"not even the narrowest can be trained there: {levers(models[0], ranks, known).refusal}")
+        raise UserError(f"not even the narrowest can be trained there: {levers(models[0], ranks, known).refusal}")
     return made
 
 
@@ -253,7 +252,7 @@ def chosen(made: list[Ladder], hours: float, most: float | None, known: Basis) -
     return min((pair for pair in found if pair[0]), key=lambda pair: pair[0].loss, default=None)
 
 
-def job(model: ModelConfig, d: float, known: Basis) -> tuple[int, float, Levers]:
+def job(model: ModelConfig, d: float, known: Basis) -> tuple[int, float, MemoryFit]:
     """Ranks, seconds, and how it fits: on the fewest ranks on which it fits and ends in time, as `plan` has it."""
     for ranks in ranks_of(known):
         fits, time = levers(model, ranks, known), seconds(model, d, ranks, known)
@@ -284,14 +283,14 @@ def ranged(value: float, sample: list[float], confidence: float) -> Range:
 def advice(root: Path, site: SiteConfig, name: str, hours: float, target: str, most: float | None) -> dict[str, Any]:
     """Everything that is said, as numbers."""
     if not 0 < hours < MOST_HOURS:
-        raise Problem(f"--gpu-hours: found {hours:g}, expected more than 0 and less than {MOST_HOURS:g}")
+        raise UserError(f"--gpu-hours: found {hours:g}, expected more than 0 and less than {MOST_HOURS:g}")
     if most is not None and not 1 <= most < math.inf:
-        raise Problem(f"--structures: found {most:g}, expected 1 or more")
+        raise UserError(f"--structures: found {most:g}, expected 1 or more")
     known = basis(root, target, site, name)
     law, confidence, made = known.law, known.confidence, ladders(known)
     found = chosen(made, hours, most, known)
     if found is None:
-        raise Problem("the budget does not pay for the smallest model and one batch", "give more --gpu-hours")
+        raise UserError("the budget does not pay for the smallest model and one batch", "give more --gpu-hours")
     ((model, n, _), d, loss), ladder = found
     others = [best(each, ladder, hours, most, known) for each in known.replicas]
     sizes = ranged(n, [o.rung.n for o in others], confidence)

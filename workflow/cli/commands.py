@@ -14,7 +14,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from gnnscale.contract.errors import Problem
+from gnnscale.contract.errors import UserError, print_error
+from gnnscale.contract.exit_codes import DONE, FAILED, INTERRUPTED, STOPPED, USAGE
 from gnnscale.contract.places import ROOT
 from workflow.advise import largest_study, text
 from workflow.cli import findings_output, live_table, output, site_output
@@ -28,38 +29,33 @@ from workflow.plan import done
 from workflow.plan import stage as plan_stage
 from workflow.run_directory import journal, lease, links, status
 
-OK, SOME_FAILED, USAGE, STOPPED, CTRL_C = 0, 1, 2, 75, 130
-
 
 def told(error: BaseException) -> int:
     """In a line; the traceback only where the mistake is ours. The exit code."""
     if isinstance(error, KeyboardInterrupt):
-        return CTRL_C
+        return INTERRUPTED
     if isinstance(error, BrokenPipeError):  # the reader of a pipe, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return STOPPED
-    if isinstance(error, Problem):
-        print(f"gnnscale: {error}", file=sys.stderr)
-        return USAGE
-    if isinstance(error, OSError):
-        print(f"gnnscale: {error.filename or ''}: {(error.strerror or str(error)).lower()}", file=sys.stderr)
+    if isinstance(error, UserError | OSError):
+        print_error(error, "gnnscale")
         return USAGE
     traceback.print_exception(error)
-    return SOME_FAILED
+    return FAILED
 
 
 def named_root(arguments: argparse.Namespace) -> Path:
-    return run_root(arguments, study.called(getattr(arguments, "study", "default")))
+    return run_root(arguments, study.study_name(getattr(arguments, "study", "default")))
 
 
 def do_plan(arguments: argparse.Namespace) -> int:
     asked = Asked(arguments)
-    planned = done.plan(asked.stages, asked.root, arguments.deep)
+    planned = done.judge_stages(asked.stages, asked.root, arguments.deep)
     if arguments.json:
         print(json.dumps(output.plan_json(planned, asked.site), indent=1))
     else:
         output.plan_text(asked.study_name, asked.study, planned, asked.site, asked.root)
-    return OK
+    return DONE
 
 
 def do_run(arguments: argparse.Namespace) -> int:
@@ -75,11 +71,11 @@ def do_run(arguments: argparse.Namespace) -> int:
 
 def drive(asked: Asked, holder: lease.Lease) -> int:
     """Do what is not done, show it, and say at the end what came of it."""
-    planned = done.plan(asked.stages, asked.root)
+    planned = done.judge_stages(asked.stages, asked.root)
     left = [p for p in planned.values() if p.state != "done" and p.stage.id in asked.wanted]
     print(
         f"{asked.study.title}: {len(asked.wanted)} stages, {len(asked.wanted) - len(left)} done, {len(left)} to do"
-        + (f", about {output.duration(done.wall_seconds(planned, asked.site))}" if left else "")
+        + (f", about {output.duration(done.remaining_seconds(planned, asked.site))}" if left else "")
     )
     print(f"results: {asked.root}", flush=True)
     output.warn(planned, asked.site, asked.root)
@@ -88,13 +84,13 @@ def drive(asked: Asked, holder: lease.Lease) -> int:
     if not left:
         links.links(asked.root, asked.stages)
         print(f"nothing to do; report: {asked.root / 'report.html'}" if not asked.until else "nothing to do")
-        return OK
+        return DONE
     refuse(left, asked.site_name)
     site_files.check_host(asked.site_name, asked.site, asked.settings)
     site_files.check_arch(asked.site_name, asked.site, asked.settings)
     site_files.check_account(asked.site_name, asked.site)
     if asked.site.container.use:
-        find.check(asked.site)
+        find.raise_if_faulty(asked.site)
     if asked.site.batch and not (asked.root / "events.jsonl").exists():
         print(f"new here; whether all is as it should be: {asked.command('doctor')}", flush=True)
     stale = [job for job in journal.unfinished(asked.root) if job.stale({s.folder for s in asked.stages.values()})]
@@ -111,7 +107,7 @@ def drive(asked: Asked, holder: lease.Lease) -> int:
     dag = Dag(asked.wanted, asked.site, asked.site_name, asked.root, requests)
     try:
         watch(dag, asked, holder, stop)
-        code = OK
+        code = DONE
     except BaseException as error:
         dag.stop()
         code = told(error)
@@ -123,17 +119,17 @@ def drive(asked: Asked, holder: lease.Lease) -> int:
         os._exit(code)  # threads that wait for Parsl must not keep us
     links.links(asked.root, asked.stages)
     output.summary(dag, asked, time.monotonic() - began)
-    return SOME_FAILED if dag.failures else OK
+    return FAILED if dag.failures else DONE
 
 
-def refuse(left: list[plan_stage.Planned], site: str) -> None:
+def refuse(left: list[plan_stage.PlannedStage], site: str) -> None:
     """Before anything is started, what cannot be done."""
     refused = [p for p in left if p.state == "refused"]
     if refused:
-        raise Problem(
+        raise UserError(
             f"{len(refused)} training(s) do not fit into the memory of a rank of site {site}; nothing was started",
-            *(f"  {p.stage.id} {p.reason}" for p in refused[:5]),
-            *(["  ..."] if len(refused) > 5 else []),
+            *(f"{p.stage.id} {p.reason}" for p in refused[:5]),
+            *(["..."] if len(refused) > 5 else []),
         )
 
 
@@ -154,8 +150,8 @@ class Stop:
     """Ctrl-C or SIGTERM, noted; the loop looks at it."""
 
     def __init__(self):
-        self.asked, self.code = False, OK
-        signal.signal(signal.SIGINT, lambda *_: self.note(CTRL_C))
+        self.asked, self.code = False, DONE
+        signal.signal(signal.SIGINT, lambda *_: self.note(INTERRUPTED))
         signal.signal(signal.SIGTERM, lambda *_: self.note(STOPPED))
 
     def note(self, code: int) -> None:
@@ -172,7 +168,7 @@ def do_status(arguments: argparse.Namespace) -> int:
         else:
             output.status_text(root, found, rows, driver, clear=arguments.watch and live_table.live(sys.stdout))
         if not arguments.watch or driver is None:
-            return SOME_FAILED if any(row.state == "failed" for row in rows) else OK
+            return FAILED if any(row.state == "failed" for row in rows) else DONE
         time.sleep(1.0)
 
 
@@ -180,7 +176,7 @@ def do_logs(arguments: argparse.Namespace) -> int:
     root = named_root(arguments)
     stage = output.pick(arguments.id, {s.id: s for s in status.read_plan(root).stages})
     output.logs(root / stage.folder, stage.id)
-    return OK
+    return DONE
 
 
 def do_cancel(arguments: argparse.Namespace) -> int:
@@ -189,7 +185,7 @@ def do_cancel(arguments: argparse.Namespace) -> int:
     name = getattr(arguments, "site", found.site)
     site = site_files.load(name, getattr(arguments, "set", ()))
     if not site.batch:
-        raise Problem(f"site {name} has no batch jobs", "a driver is stopped with Ctrl-C, and its stages with it")
+        raise UserError(f"site {name} has no batch jobs", "a driver is stopped with Ctrl-C, and its stages with it")
     known = {stage.id: stage for stage in found.stages}
     named, folders = {output.pick(id, known).id for id in arguments.id}, {stage.folder for stage in found.stages}
 
@@ -200,22 +196,22 @@ def do_cancel(arguments: argparse.Namespace) -> int:
 
     said = cancel.cancel(root, site, name, wanted)
     print("\n".join(said) if said else "no job of this study is in the queue")
-    return OK
+    return DONE
 
 
 def do_explain(arguments: argparse.Namespace) -> int:
     asked = Asked(arguments)
     stage = output.pick(arguments.id, asked.stages)
-    output.explain(done.plan(asked.stages, asked.root), stage, asked.stages, asked.root)
-    return OK
+    output.explain(done.judge_stages(asked.stages, asked.root), stage, asked.stages, asked.root)
+    return DONE
 
 
 def do_report(arguments: argparse.Namespace) -> int:
     page = named_root(arguments) / "report.html"
     if not page.exists():
-        raise Problem(f"{page}: not made yet", "`run` makes it, `status` shows how far it is")
+        raise UserError(f"{page}: not made yet", "`run` makes it, `status` shows how far it is")
     print(page)
-    return OK
+    return DONE
 
 
 def do_advise(arguments: argparse.Namespace) -> int:
@@ -225,14 +221,14 @@ def do_advise(arguments: argparse.Namespace) -> int:
     site = site_files.load(name, getattr(arguments, "set", []))
     found = largest_study.advice(root, site, name, arguments.gpu_hours, arguments.target, arguments.structures)
     print(json.dumps(found, indent=1) if arguments.json else text.text(found, root, site, name))
-    return OK
+    return DONE
 
 
 def its_study(arguments: argparse.Namespace) -> diagnosis.Finding:
     try:
         asked = Asked(arguments)
-        return examine.of_study(done.plan(asked.stages, asked.root), asked.site)
-    except Problem as problem:
+        return examine.of_study(done.judge_stages(asked.stages, asked.root), asked.site)
+    except UserError as problem:
         said, *fix = str(problem).splitlines()
         return diagnosis.bad("study", said, fix[0] if fix else "")
 
@@ -263,37 +259,37 @@ def do_doctor(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         say("")
         print("stopped; its job was cancelled, if it had one", file=sys.stderr)
-        return CTRL_C
+        return INTERRUPTED
     print(
         json.dumps(findings_output.as_json(name, found), indent=1) if arguments.json else findings_output.summary(found)
     )
-    return SOME_FAILED if any(each.state == "bad" for each in found) else OK
+    return FAILED if any(each.state == "bad" for each in found) else DONE
 
 
 def do_clean(arguments: argparse.Namespace) -> int:
     asked = Asked(arguments)
     driver = lease.alive(asked.root)
     if driver is not None:
-        raise Problem(
+        raise UserError(
             f"{asked.root}: a driver is at work here (pid {driver['pid']} on {driver['host']})", "stop it first"
         )
     at_work = [job for job in journal.unfinished(asked.root) if not status.all_withdrawn(asked.root, job)]
     if at_work and arguments.yes:
-        raise Problem(
+        raise UserError(
             f"{asked.root}: {len(at_work)} job(s) may still be at work here "
             f"({', '.join(job.id or job.name for job in at_work[:8])})",
             f"end them first: {asked.command('cancel', at_work[0].site)}",
         )
     links.clean(asked.root, asked.stages, everything=arguments.all, do=arguments.yes)
-    return OK
+    return DONE
 
 
 def do_image(arguments: argparse.Namespace) -> int:
     from workflow.images import build_image
 
     site = site_files.load(getattr(arguments, "site", "local"), [*settings_of(arguments), "container.use=true"])
-    if not find.is_file(site):
-        raise Problem(
+    if not find.has_image_file(site):
+        raise UserError(
             f"{site.container.runtime} keeps its images itself; this makes files, for Apptainer and Singularity"
         )
     if arguments.action == "build":
@@ -301,12 +297,12 @@ def do_image(arguments: argparse.Namespace) -> int:
     elif arguments.action == "verify":
         build_image.verify(site, say)
     elif arguments.action == "inspect":
-        site_output.image(find.file_of(site), find.inspect(find.existing(site)), arguments.json)
+        site_output.image(find.image_file(site), find.inspect_image(find.require_image(site)), arguments.json)
     elif not arguments.to:
-        raise Problem("push: where? --to DIRECTORY or --to oras://HOST/NAME:TAG")
+        raise UserError("push: where? --to DIRECTORY or --to oras://HOST/NAME:TAG")
     else:
         build_image.push(site, arguments.to, say)
-    return OK
+    return DONE
 
 
 def say(line: str) -> None:
@@ -316,7 +312,7 @@ def say(line: str) -> None:
 def do_sites(arguments: argparse.Namespace) -> int:
     action, name, settings = arguments.action, arguments.name, getattr(arguments, "set", [])
     if action in ("show", "render") and not name:
-        raise Problem(f"which site? known: {', '.join(site_files.names())}")
+        raise UserError(f"which site? known: {', '.join(site_files.names())}")
     if action == "new":
         site_output.new_site(name, new_site.survey())
     elif action == "render":
@@ -328,7 +324,7 @@ def do_sites(arguments: argparse.Namespace) -> int:
     else:
         for each in [name] if name else site_files.names():
             site_output.site(each, site_files.load(each, settings), action)
-    return OK
+    return DONE
 
 
 VERBS = {

@@ -9,19 +9,19 @@ from typing import Any, TypeVar
 import yaml
 
 from gnnscale.contract import files
-from gnnscale.contract.errors import Problem
+from gnnscale.contract.errors import UserError
 from gnnscale.contract.settings import ConvertSettings, PartSettings, TrainSettings
 from gnnscale.schema import Spec
 from workflow.config import scratch_lifetime
 from workflow.config.site import SiteConfig
 from workflow.config.study import Study
-from workflow.config.yaml_file import nearest
+from workflow.config.yaml_file import suggest
 from workflow.doctor import diagnosis
 from workflow.jobs import requests as queueing
 from workflow.jobs.requests import Request
 from workflow.plan import build
 from workflow.plan import done as plan_done
-from workflow.plan.stage import FOLDERS, Planned, Stage
+from workflow.plan.stage import FOLDER_OF_KIND, PlannedStage, Stage
 from workflow.run_directory import status
 from workflow.run_directory.status import PlanFile, Row
 
@@ -44,11 +44,11 @@ def pick(name: str, known: dict[str, T]) -> T:
     close = [id for id in known if id.endswith(f"/{name}")]
     if len(close) == 1:
         return known[close[0]]
-    raise Problem(f"no stage {name!r}; {'it could be ' + ', '.join(close) if close else nearest(name, list(known))}")
+    raise UserError(f"no stage {name!r}; {'it could be ' + ', '.join(close) if close else suggest(name, list(known))}")
 
 
 # ------------------------------------------------------------------------------------------------------------- plan
-def plan_text(name: str, asked: Study, planned: dict[str, Planned], site: SiteConfig, root: Path) -> None:
+def plan_text(name: str, asked: Study, planned: dict[str, PlannedStage], site: SiteConfig, root: Path) -> None:
     print(f"{name}: {asked.title}\n{root}\n")
     width = max(len(id) for id in planned)
     for each in planned.values():
@@ -67,19 +67,20 @@ def plan_text(name: str, asked: Study, planned: dict[str, Planned], site: SiteCo
             "in jobs, and the time that they wait" if site.batch else f"on {site.parallel_stages} stage(s) side by side"
         )
         print(
-            f"; {len(left)} to do, about {duration(plan_done.wall_seconds(planned, site))} {where} (estimate)", end=""
+            f"; {len(left)} to do, about {duration(plan_done.remaining_seconds(planned, site))} {where} (estimate)",
+            end="",
         )
     print()
     warn(planned, site, root)
 
 
-def warn(planned: dict[str, Planned], site: SiteConfig, root: Path) -> None:
+def warn(planned: dict[str, PlannedStage], site: SiteConfig, root: Path) -> None:
     """Of what may be lost or go wrong, before it does."""
     if not site.batch and len(tempfile.gettempdir()) > diagnosis.SOCKET:
         print(f"warning: {diagnosis.long_path(tempfile.gettempdir())}; export TMPDIR=/tmp")
     if site.filesystems.purge_days is not None:
-        for line in scratch_lifetime.warnings(
-            plan_done.outputs(planned, root), root, site, plan_done.wall_seconds(planned, site)
+        for line in scratch_lifetime.purge_warnings(
+            plan_done.finished_outputs(planned, root), root, site, plan_done.remaining_seconds(planned, site)
         ):
             print(f"warning: {line}")
 
@@ -89,7 +90,12 @@ def jobs_text(requests: dict[str, Request], site: SiteConfig) -> None:
     alike: dict[tuple, list[Request]] = {}
     for request in dict.fromkeys(requests.values()):
         kinds = dict.fromkeys(id.split("/")[0] for id in request.all)
-        same = ("+".join(sorted(kinds, key=list(FOLDERS).index)), request.queue, request.nodes, len(request.stages))
+        same = (
+            "+".join(sorted(kinds, key=list(FOLDER_OF_KIND).index)),
+            request.queue,
+            request.nodes,
+            len(request.stages),
+        )
         alike.setdefault(same, []).append(request)
     print("\njobs                    queue            nodes  walltime              node-hours: expected, at most")
     for (kind, queue, nodes, together), group in alike.items():
@@ -104,7 +110,7 @@ def jobs_text(requests: dict[str, Request], site: SiteConfig) -> None:
     print(f"  expected in all: {total:,.1f} node-hours{charged}")
 
 
-def why(each: Planned) -> str:
+def why(each: PlannedStage) -> str:
     """The reason, and how a training is made to fit where it takes more than the plain way."""
     levers = each.stage.levers
     said = f"to fit: {levers.said}" if each.state not in ("done", "refused") and levers and levers.said else ""
@@ -114,7 +120,7 @@ def why(each: Planned) -> str:
     return "; ".join(part for part in (reason, said) if part)
 
 
-def size_text(each: Planned, sources: int) -> str:
+def size_text(each: PlannedStage, sources: int) -> str:
     settings = each.stage.settings
     if isinstance(settings, TrainSettings):
         structures = f"{settings.structures:,}" if settings.structures else "all"
@@ -126,7 +132,7 @@ def size_text(each: Planned, sources: int) -> str:
     return ""
 
 
-def plan_json(planned: dict[str, Planned], site: SiteConfig) -> dict[str, Any]:
+def plan_json(planned: dict[str, PlannedStage], site: SiteConfig) -> dict[str, Any]:
     sources = sum(each.stage.kind == "convert" for each in planned.values())
     listed = []
     for each in planned.values():
@@ -151,10 +157,10 @@ def plan_json(planned: dict[str, Planned], site: SiteConfig) -> dict[str, Any]:
         request._asdict() | {"walltime": request.walltime, "node_hours": round(request.node_hours, 3)}
         for request in dict.fromkeys(requests.values())
     ]
-    return {"stages": listed, "wall_seconds": round(plan_done.wall_seconds(planned, site), 1), "jobs": jobs}
+    return {"stages": listed, "wall_seconds": round(plan_done.remaining_seconds(planned, site), 1), "jobs": jobs}
 
 
-def explain(planned: dict[str, Planned], stage: Stage, stages: dict[str, Stage], root: Path) -> None:
+def explain(planned: dict[str, PlannedStage], stage: Stage, stages: dict[str, Stage], root: Path) -> None:
     """Follow the cause upstream as far as it goes."""
     print(
         f"{stage.id}: {planned[stage.id].state}" + (f": {planned[stage.id].reason}" if planned[stage.id].reason else "")
@@ -208,7 +214,7 @@ def status_json(rows: list[Row], driver: dict | None) -> dict[str, Any]:
 def logs(folder: Path, id: str) -> None:
     attempts = sorted((folder / "attempts").glob("[0-9]*"), key=lambda path: int(path.name))
     if not attempts:
-        raise Problem(f"{id}: has not been started yet")
+        raise UserError(f"{id}: has not been started yet")
     said = False
     for name in ("job.out", "stdout", "stderr"):
         path = attempts[-1] / name

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gnnscale.contract import files, places
-from gnnscale.contract.errors import Problem
+from gnnscale.contract.errors import UserError
 from workflow.cli.output import as_yaml
 from workflow.config.site import SiteConfig
 from workflow.jobs import render
@@ -29,7 +29,7 @@ def scripts(asked: Any, out: Path | None) -> None:
     """Of all jobs of a study, as if nothing of it were done."""
     config = asked.site
     if not config.batch:
-        raise Problem(
+        raise UserError(
             f"site {asked.site_name} has no scheduler, so there are no jobs; `run` writes a command.sh a stage"
         )
     if config.account is None and config.account_rule.required:
@@ -68,6 +68,6 @@ def new_site(name: str | None, text: str) -> None:
         return
     path = places.SITES / f"{name}.yaml"
     if path.exists():
-        raise Problem(f"{path}: exists; choose another name")
+        raise UserError(f"{path}: exists; choose another name")
     files.write(path, text)
     print(f"{path}: written; look at what it says, then: python workflow/run.py sites validate {name}")

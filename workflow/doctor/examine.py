@@ -15,17 +15,17 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gnnscale.contract.errors import Problem
+from gnnscale.contract.errors import UserError, describe_os_error
 from gnnscale.machine import directory_check
 from workflow.config import capacity, scratch_lifetime, site_files
 from workflow.config.site import SiteConfig
-from workflow.config.walltime import seconds
-from workflow.config.yaml_file import nearest
+from workflow.config.walltime import to_seconds
+from workflow.config.yaml_file import suggest
 from workflow.doctor import trial_job
 from workflow.doctor.diagnosis import CLOCK, COMPUTE, SOCKET, Finding, Where, bad, judge, long_path, ok, unknown
 from workflow.images import find
 from workflow.jobs import requests as queueing
-from workflow.plan.stage import Planned
+from workflow.plan.stage import PlannedStage
 from workflow.scheduler import limits, query
 
 ROOM, FILES = (
@@ -83,7 +83,7 @@ def machine(at: Where) -> Iterator[Finding]:
     for what, check in (("host", site_files.check_host), ("architecture", site_files.check_arch)):
         try:
             check(at.name, at.site, at.settings)
-        except Problem as problem:
+        except UserError as problem:
             said, *fix = str(problem).splitlines()
             yield bad(what, said, fix[0] if fix else "")
         else:
@@ -133,7 +133,7 @@ def queues(at: Where, known: limits.Known) -> Iterator[Finding]:
                 f"{', '.join(lines)}: {', '.join(each.fix for each in found)}",
             )
         else:
-            yield rehearsed(at, name, f"{capacity.span(queue)}, {queue.max_walltime}{use(at.site, name)}")
+            yield rehearsed(at, name, f"{capacity.format_node_range(queue)}, {queue.max_walltime}{use(at.site, name)}")
 
 
 def rehearsed(at: Where, name: str, said: str) -> Finding:
@@ -143,7 +143,7 @@ def rehearsed(at: Where, name: str, said: str) -> Finding:
     if at.site.scheduler.kind != "slurm":
         return ok(f"queue {name}", said)
     queue = at.site.queues[name]
-    least, longest = queue.nodes[0], seconds(queue.max_walltime)
+    least, longest = queue.nodes[0], to_seconds(queue.max_walltime)
     asked = trial_job.request(at.site, name)._replace(nodes=least, nodes_each=least, seconds=longest)
     with tempfile.TemporaryDirectory(prefix="gnnscale-doctor-") as folder:
         script = Path(folder) / "job.sh"
@@ -173,19 +173,19 @@ def moment(day: str, hour: str) -> str:
 
 def use(site: SiteConfig, name: str) -> str:
     """What is done there."""
-    uses = ["trainings"] if name in capacity.for_trainings(site) else []
+    uses = ["trainings"] if name in capacity.training_queues(site) else []
     uses += ["stages without ranks"] if site.serial and site.serial.queue == name else []
     return f"; {' and '.join(uses)}" if uses else ""
 
 
-def of_study(planned: dict[str, Planned], site: SiteConfig) -> Finding:
+def of_study(planned: dict[str, PlannedStage], site: SiteConfig) -> Finding:
     """Does all of it fit into memory and queues?"""
     left = [each for each in planned.values() if each.state != "done"]
     if refused := [each for each in left if each.state == "refused"]:
         return bad("study", f"{refused[0].stage.id} {refused[0].reason}", "`plan` tells of all")
     try:
         requests = queueing.schedule([each.stage for each in left], site)
-    except Problem as problem:
+    except UserError as problem:
         return bad("study", str(problem).splitlines()[0], "another queue, or another study")
     jobs = (
         f" in {len(set(requests.values()))} jobs, {queueing.node_hours(requests):,.1f} node-hours" if requests else ""
@@ -199,11 +199,11 @@ def directory(at: Where, root: Path) -> Iterator[Finding]:
         root.mkdir(parents=True, exist_ok=True)
         fault = directory_check.fault(root)
     except OSError as error:
-        fault = f"{error.filename}: {(error.strerror or str(error)).lower()}"
+        fault = describe_os_error(error)
     if fault:
         yield bad("run directory", f"{root}: {fault}", "another one: --root DIR")
         return
-    above = scratch_lifetime.scratch(at.site)
+    above = scratch_lifetime.scratch_directory(at.site)
     aside = (
         f"; not below {above}, where this site wants them" if above and not root.is_relative_to(above.resolve()) else ""
     )
@@ -265,17 +265,17 @@ def lustre(said: str) -> Finding:
 
 
 def purged(at: Where, root: Path) -> Iterator[Finding]:
-    if not scratch_lifetime.applies(root, at.site):
+    if not scratch_lifetime.is_purged(root, at.site):
         return
     days = at.site.filesystems.purge_days
     folders = [path.parent for path in root.glob("*/*/result.json")]
     paths = [path for folder in folders for path in folder.iterdir() if path.is_file() and path.name != "result.json"]
-    if warned := scratch_lifetime.warnings(paths, root, at.site):
+    if warned := scratch_lifetime.purge_warnings(paths, root, at.site):
         yield bad(
             "purge", warned[0].split(". ")[0], "copy the run directory to where files stay; it can be continued there"
         )
     else:
-        found = scratch_lifetime.oldest(paths, time.time())
+        found = scratch_lifetime.find_oldest(paths, time.time())
         yield ok(
             "purge", f"after {days} days" + (f"; the oldest result was used {found.days:.0f} days ago" if found else "")
         )
@@ -287,7 +287,7 @@ def container(at: Where) -> Iterator[Finding]:
     if not box.use:
         yield ok("container", f"none; the environment of {at.site.python or sys.executable}")
         return
-    found = list(find.faults(at.site))
+    found = list(find.find_faults(at.site))
     yield from (bad("container", fault.message, fault.hint) for fault in found)
     if not found:
         yield ok("container", f"{box.runtime}, {box.image}" + (f", {box.digest[:12]}" if box.digest else ""))
@@ -298,8 +298,8 @@ def imaged(at: Where) -> tuple[Where, list[Finding]]:
     if not at.site.container.use:
         return at, []
     try:
-        return at._replace(site=find.resolve(at.site, [])), []
-    except Problem as problem:
+        return at._replace(site=find.with_image(at.site, [])), []
+    except UserError as problem:
         said, *fix = str(problem).splitlines()
         return at, [bad("container", said, fix[0] if fix else "")]
 
@@ -310,7 +310,7 @@ def compute(
 ) -> Iterator[Finding]:
     if at.site.batch:
         if queue is not None and queue not in at.site.queues:
-            yield bad("job", f"no queue {queue!r}", nearest(queue, list(at.site.queues)))
+            yield bad("job", f"no queue {queue!r}", suggest(queue, list(at.site.queues)))
             return
         able = [name for name in trial_job.suited(at.site) if f"queue {name}" not in wrong]
         if not able and queue is None:

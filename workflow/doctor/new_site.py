@@ -15,8 +15,8 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from gnnscale.contract.errors import Problem
-from workflow.config.walltime import walltime
+from gnnscale.contract.errors import UserError
+from workflow.config.walltime import format_walltime
 from workflow.scheduler.query import DAY, slurm_seconds
 
 SHORT = 1800  # s: a queue for tests
@@ -72,12 +72,12 @@ def survey() -> str:
         found = pbs(said("pbsnodes", "-a", "-F", "json"), said("qstat", "-Q", "-f", "-F", "json"))
         kind = "pbs"
     else:
-        raise Problem(
+        raise UserError(
             "neither sinfo nor pbsnodes is here, so there is no cluster to describe",
             "run this on a login node; site `local` is for a machine without a scheduler",
         )
     if not found:
-        raise Problem(
+        raise UserError(
             f"{'sinfo' if kind == 'slurm' else 'pbsnodes'} tells of no partition with nodes, or does not answer",
             "copy sites/slurm.yaml or sites/pbs.yaml and fill it in",
         )
@@ -245,7 +245,7 @@ def serial_line(main: Partition, partitions: Iterable[Partition]) -> list[str]:
     found = next((each for each in (main, *partitions) if each.fewest <= 1), None)
     if found is None:
         return ["# serial: ???             # no queue gives a single node: conversions run where the driver runs"]
-    return [f'serial: {{queue: {quoted(found.name)}, walltime: "{walltime(min(3600, found.seconds or 3600))}"}}']
+    return [f'serial: {{queue: {quoted(found.name)}, walltime: "{format_walltime(min(3600, found.seconds or 3600))}"}}']
 
 
 FLAGS = {
@@ -275,7 +275,7 @@ def gpu_lines(main: Partition, devices: Iterable[Device]) -> list[str]:
 
 
 def queue_line(each: Partition, main: Partition) -> str:
-    limit = walltime(each.seconds or 7 * DAY)
+    limit = format_walltime(each.seconds or 7 * DAY)
     other = "" if (each.cores, each.gpus) == (main.cores, main.gpus) else f", node: {{cores: {each.cores}}}"
     other += ", production: false" if each is not main and (each.seconds or DAY) <= SHORT else ""
     known = "" if each.seconds else "  # no limit is told"

@@ -17,16 +17,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from gnnscale.contract import files
-from gnnscale.contract.errors import Problem
+from gnnscale.contract import errors, files
+from gnnscale.contract.errors import UserError
 from gnnscale.machine import directory_check
 from gnnscale.schema import Spec
 from workflow.config.site import Queue, SiteConfig
-from workflow.config.walltime import seconds
+from workflow.config.walltime import to_seconds
 from workflow.jobs import launch
-from workflow.jobs.outcome import Exit
 from workflow.jobs.requests import Request
-from workflow.run_directory.attempt import last_lines
+from workflow.run_directory.attempt import Exit, last_lines
 from workflow.scheduler import query
 from workflow.scheduler.query import Seen
 
@@ -97,8 +96,10 @@ class Trial(NamedTuple):
 def suited(site: SiteConfig) -> list[str]:
     """Queues that may take it, the one in which it waits least first: few nodes, short jobs."""
     notice = site.scheduler.signal_seconds  # a job of which nothing is left before it is told to stop is of no use
-    own = {n: queue for n, queue in site.queues.items() if queue.node is None and seconds(queue.max_walltime) > notice}
-    return sorted(own, key=lambda name: (own[name].nodes[0], own[name].preemptible, seconds(own[name].max_walltime)))
+    own = {
+        n: queue for n, queue in site.queues.items() if queue.node is None and to_seconds(queue.max_walltime) > notice
+    }
+    return sorted(own, key=lambda name: (own[name].nodes[0], own[name].preemptible, to_seconds(own[name].max_walltime)))
 
 
 def request(site: SiteConfig, name: str) -> Request:
@@ -106,7 +107,7 @@ def request(site: SiteConfig, name: str) -> Request:
     queue: Queue = site.queues[name]
     two = queue.nodes[1] >= 2 and (site.train.nodes[1] >= 2 or site.ranks_per_node == 1)
     nodes = max(queue.nodes[0], 2 if two and site.launch.command != "none" else 1)
-    asked = min(seconds(queue.max_walltime), LENGTH + site.scheduler.signal_seconds)
+    asked = min(to_seconds(queue.max_walltime), LENGTH + site.scheduler.signal_seconds)
     return Request(
         ("doctor",), name, nodes, nodes, site.ranks_per_node, site.launch.threads_per_rank, asked, 1, float(LENGTH)
     )
@@ -143,7 +144,7 @@ def in_queue(site: SiteConfig, name: str, root: Path, wait: float, say: Callable
             ended = followed(empty, asked, site, wait, say, interrupted)
         except BaseException as error:
             if fault := cancelled(site, empty.job):
-                raise Problem(fault, by_hand(site, empty.job)) from error
+                raise UserError(fault, by_hand(site, empty.job)) from error
             raise
     if not ended.began:
         return ended
@@ -216,11 +217,11 @@ def left(folder: Path, attempt: Path) -> dict:
     """What the job left in its directory."""
     told = []
     for path in sorted((folder / "ranks").glob("[!.]*.json")):
-        with contextlib.suppress(files.BadFile):
+        with contextlib.suppress(errors.BadFile):
             told.append(files.read_model(path, Rank))
     try:
         exit = files.read_model(attempt / "exit.json", Exit)
-    except files.BadFile:
+    except errors.BadFile:
         exit = None
     printed = next(filter(None, (last_lines(attempt / name) for name in ("stderr", "stdout", "job.out"))), ())
     return {

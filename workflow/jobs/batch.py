@@ -13,18 +13,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gnnscale.contract import files
-from gnnscale.contract.errors import Problem
+from gnnscale.contract.errors import UserError
 from gnnscale.contract.results import StageResult
 from workflow.config.site import SiteConfig
 from workflow.jobs import outcome
 from workflow.jobs import requests as queueing
 from workflow.jobs.follow import Following
-from workflow.jobs.outcome import Outcome
 from workflow.jobs.requests import Request
 from workflow.jobs.run_context import DISK_FULL, NAP, Office, progress
 from workflow.jobs.submit import Submission
 from workflow.plan.stage import Stage
-from workflow.run_directory.attempt import Failure, StageFailed, disk_failure, last_lines
+from workflow.run_directory.attempt import Failure, Outcome, StageFailed, disk_failure, last_lines
 from workflow.run_directory.journal import Journal, Known, unfinished
 from workflow.scheduler.poller import Watch
 from workflow.scheduler.query import Seen
@@ -74,7 +73,7 @@ class Jobs:
         for job in self.left:
             running = [id for id in job.stages if id not in job.ended and self.office.exit_of(job, id) is None]
             if job.site != self.office.site_name and job.id and running:
-                raise Problem(
+                raise UserError(
                     f"{self.root}: job {job.id} ({running[0]}) was submitted to site {job.site} and may still be there",
                     f"go on with --site {job.site}, or end it with: python workflow/run.py cancel --site {job.site}",
                     f"if this is a copy of what ran there: remove {self.office.log.path}",

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gnnscale.contract.errors import Problem
+from gnnscale.contract.errors import UserError
 from workflow.config.site import SiteConfig
 from workflow.run_directory import journal
 from workflow.run_directory.journal import Known
@@ -30,7 +30,7 @@ def cancel(root: Path, site: SiteConfig, site_name: str, wanted: Callable[[Known
         if active:
             asked.cancel(list(active.values()), seconds)
     except query.Unreachable as error:
-        raise Problem(f"nothing was cancelled for certain: {error}", "type the same command again") from None
+        raise UserError(f"nothing was cancelled for certain: {error}", "type the same command again") from None
     return [
         f"cancelled  job {active[job.name]}  {', '.join(job.stages)}"
         if job.name in active

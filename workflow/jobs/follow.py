@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from gnnscale.contract import files
+from gnnscale.contract import errors, files
 from gnnscale.contract.results import StageError
 from workflow.jobs import outcome
-from workflow.jobs.outcome import Exit, Outcome
 from workflow.jobs.run_context import DISK_FULL, Office
 from workflow.plan.stage import Stage
-from workflow.run_directory.attempt import last_lines
+from workflow.run_directory.attempt import Exit, Outcome, last_lines
 from workflow.run_directory.journal import WITHDRAWN, Known
 from workflow.scheduler import query
 from workflow.scheduler.poller import Watch
@@ -107,7 +106,7 @@ class Following:
             return Outcome("withdrawn", "cancelled with `run.py cancel`", "type the same command again to go on")
         try:
             error = files.read_model(self.folder / "error.json", StageError)
-        except files.BadFile:
+        except errors.BadFile:
             error = None
         words = "\n".join(line for name in ("job.out", "stdout", "stderr") for line in last_lines(self.attempt / name))
         if valid and exit is not None and exit.code == 0 and files.disk_is_full(self.folder):

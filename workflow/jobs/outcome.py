@@ -7,31 +7,13 @@ the state that the scheduler tells. Each of them may be missing.
 from __future__ import annotations
 
 import re
-from typing import Literal, NamedTuple
+from typing import Literal
 
+from gnnscale.contract.exit_codes import DISK, MEMORY, REFUSED, STOPPED, TERMINATED
 from gnnscale.contract.results import StageError
-from gnnscale.schema import Spec
+from workflow.run_directory.attempt import Exit, Outcome
 from workflow.scheduler.query import Seen
 
-Kind = Literal[
-    "done",
-    "not-begun",
-    "stopped",
-    "walltime",
-    "preempted",
-    "cancelled",
-    "withdrawn",
-    "node",
-    "lost",
-    "stalled",
-    "memory",
-    "disk-full",
-    "busy",
-    "configuration",
-    "data",
-    "permission",
-    "application",
-]
 Action = Literal["continue", "again", "avoid", "shrink", "space", "fail"]
 
 # kind: (what is done, how often in a row without progress)
@@ -49,7 +31,6 @@ RESPONSES: dict[str, tuple[Action, int]] = {
     "disk-full": ("space", 5),
     "busy": ("again", 5),  # another process still holds the directory
 }
-STOPPED, DISK, REFUSED = 75, 74, 64  # gnnscale/job/stage_process.py
 MEMORY_WORDS = re.compile(
     "out of memory|can't allocate memory|oom[-_ ]?kill|std::bad_alloc|CUDA_ERROR_OUT_OF_MEMORY|cannot allocate memory",
     re.I,
@@ -67,28 +48,8 @@ ENDED_WORDS = re.compile(  # the launcher lost its job, which squeue may not kno
 )
 
 
-class Exit(Spec):
-    """exit.json of an attempt, as the job's script leaves it."""
-
-    code: int
-    rank: int | None
-    host: str
-    launcher: int
-    job: str
-    hosts: tuple[str, ...]
-    begin: int
-    end: int
-    begun: bool = True
-    sick: dict[str, str] = {}  # node -> why it is not fit
 
 
-class Outcome(NamedTuple):
-    kind: Kind
-    message: str
-    hint: str = ""
-    hosts: tuple[str, ...] = ()  # to be avoided
-    begun: bool = True
-    tail: tuple[str, ...] = ()  # last words that say more than those in its files
 
 
 def classify(
@@ -127,11 +88,11 @@ def classify(
         host = exit.host if exit else ""
         said = next(line for line in words.splitlines() if NODE_WORDS.search(line)).strip()
         return Outcome("node", f"{host + ': ' if host else ''}{said[:200]}", hosts=(host,) if host else ())
-    if MEMORY_WORDS.search(words) or code == 137:
-        return memory("killed, most likely for want of memory" if code == 137 else "out of memory")
+    if MEMORY_WORDS.search(words) or code == MEMORY:
+        return memory("killed, most likely for want of memory" if code == MEMORY else "out of memory")
     if error:
         return Outcome("application", error.message, error.hint)
-    if code == 143 or ENDED_WORDS.search(words):
+    if code == TERMINATED or ENDED_WORDS.search(words):
         said = next((line.strip() for line in words.splitlines() if ENDED_WORDS.search(line)), "told to end")
         return Outcome("lost", f"ended from outside: {said[:200]}")
     if exit is None:

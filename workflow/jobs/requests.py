@@ -14,10 +14,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from gnnscale.contract.errors import Problem
+from gnnscale.contract.errors import UserError
 from workflow.config import capacity
 from workflow.config.site import Queue, SiteConfig
-from workflow.config.walltime import seconds, walltime
+from workflow.config.walltime import format_walltime, to_seconds
 
 if TYPE_CHECKING:  # plan.py asks here for sizes
     from workflow.plan.stage import Stage
@@ -58,7 +58,7 @@ class Request(NamedTuple):
 
     @property
     def walltime(self) -> str:
-        return walltime(self.seconds)
+        return format_walltime(self.seconds)
 
     @property
     def node_hours(self) -> float:
@@ -111,9 +111,9 @@ def evaluations(known: dict[str, Stage]) -> dict[str, list[str]]:
 # ----------------------------------------------------------------------------------------------- stages without ranks
 def serial(stages: Sequence[Stage], site: SiteConfig) -> list[Request]:
     """As few jobs as are over in `serial.walltime`, or as soon as the longest of the stages."""
-    name = site.serial.queue if site.serial else next(iter(capacity.for_trainings(site)))
+    name = site.serial.queue if site.serial else next(iter(capacity.training_queues(site)))
     queue = site.queues[name]
-    node, least = queue.node or site.node, seconds(site.serial.walltime) if site.serial else LEAST
+    node, least = queue.node or site.node, to_seconds(site.serial.walltime) if site.serial else LEAST
     room = max(1, int(node.memory_gb // STAGE_GB)) if node.memory_gb else len(stages)
     slots = min(len(stages), node.cores or site.node.cores or site.cores, room)
     if node.gpus and any(stage.kind == "evaluate" for stage in stages):  # on one each
@@ -167,12 +167,12 @@ def nodes_of(stage: Stage, site: SiteConfig) -> int:
 def choose(nodes: int, trainings: list[Stage], site: SiteConfig) -> list[Request]:
     """All of one size. The plan that is over first, of those that take at most twice the node-hours of the cheapest."""
     plans = []
-    for name, queue in capacity.for_trainings(site).items():
+    for name, queue in capacity.training_queues(site).items():
         if nodes <= queue.nodes[1]:
             plans.append(in_queue(name, queue, nodes, trainings, site))
     if not plans:
-        most = max(queue.nodes[1] for queue in capacity.for_trainings(site).values())
-        raise Problem(f"{trainings[0].id} needs {nodes} nodes, no queue of this site takes more than {most}")
+        most = max(queue.nodes[1] for queue in capacity.training_queues(site).values())
+        raise UserError(f"{trainings[0].id} needs {nodes} nodes, no queue of this site takes more than {most}")
     cheapest = min(sum(request.node_hours for request in plan) for plan in plans)
     able = [plan for plan in plans if sum(request.node_hours for request in plan) <= 2 * cheapest]
     return min(able, key=lambda plan: until_done(plan, site))  # the first of equals: the order of the site's file
@@ -198,7 +198,7 @@ def packed(name: str, queue: Queue, nodes: int, trainings: list[Stage], site: Si
         return 1, ""
     room = queue.nodes[1] // nodes
     if queue.nodes[0] > nodes:
-        return min(room, queue.nodes[0] // nodes), f"{name} takes {capacity.span(queue)}"
+        return min(room, queue.nodes[0] // nodes), f"{name} takes {capacity.format_node_range(queue)}"
     count, most = len(trainings), min(site.scheduler.max_jobs, queue.max_queued or site.scheduler.max_jobs)
     if queue.max_running and count > queue.max_running:
         return min(room, -(-count // queue.max_running)), f"{name} runs {queue.max_running} job(s) of a user at a time"
@@ -241,7 +241,7 @@ def check_budget(requests: dict[str, Request], site: SiteConfig, most: float | N
     expected = node_hours(requests)
     if most is not None and expected > most:
         largest = max(set(requests.values()), key=lambda request: request.node_hours)
-        raise Problem(
+        raise UserError(
             f"what is left to do is expected to take {expected:,.1f} node-hours, --max-node-hours allows {most:,.1f}; nothing "
             "was submitted",
             f"the largest job: {', '.join(largest.stages[:3])} with {largest.node_hours:,.1f}; a smaller sweep, or a larger "

@@ -6,11 +6,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from gnnscale.contract import files
+from gnnscale.contract import errors, files
 from workflow.config.site import SiteConfig
-from workflow.jobs.outcome import Exit, Outcome
 from workflow.plan.stage import Stage
-from workflow.run_directory.attempt import Interrupted
+from workflow.run_directory.attempt import Exit, Interrupted, Outcome
 from workflow.run_directory.journal import Journal, Known
 from workflow.scheduler import query
 from workflow.scheduler.query import Seen
@@ -37,7 +36,7 @@ class Office:
     def exit_of(self, job: Known, id: str) -> Exit | None:
         try:
             return files.read_model(self.attempt(job, id) / "exit.json", Exit)
-        except files.BadFile:
+        except errors.BadFile:
             return None
 
     def close(self, job: Known, *ids: str) -> None:

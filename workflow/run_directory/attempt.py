@@ -6,11 +6,13 @@ import errno
 import os
 import signal
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from gnnscale.contract import files
+from gnnscale.contract.errors import BadFile, describe_os_error, reason_of
 from gnnscale.contract.results import StageError
 from gnnscale.contract.stage_spec import StageSpec
+from gnnscale.schema import Spec
 from workflow.plan.stage import Stage
 
 TAIL_LINES = 12
@@ -54,7 +56,7 @@ def failure(stage: Stage, folder: Path, attempt: Path, code: int, verdict: str) 
     try:
         error = files.read_model(folder / "error.json", StageError)
         return Failure(stage.id, error.kind, error.message, error.hint, tail if error.kind == "application" else ())
-    except files.BadFile:
+    except BadFile:
         pass
     if files.disk_is_full(folder):
         return disk_failure(stage, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)))
@@ -69,7 +71,7 @@ def failure(stage: Stage, folder: Path, attempt: Path, code: int, verdict: str) 
 
 def disk_failure(stage: Stage, error: OSError) -> Failure:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    message = error.strerror.lower() if full else f"{error.filename}: {error.strerror.lower()}"
+    message = reason_of(error) if full else describe_os_error(error)
     hint = "free some space, then type the same command again" if full else "make it writable"
     return Failure(stage.id, "disk-full" if full else "permission", message, hint, ())
 
@@ -83,3 +85,48 @@ def last_lines(path: Path) -> tuple[str, ...]:
         return ()
     lines = [line.rstrip() for line in text.splitlines() if line.strip() and not line.startswith("error (")]
     return tuple(lines[-TAIL_LINES:])  # without the line that says the message again
+
+
+Kind = Literal[
+    "done",
+    "not-begun",
+    "stopped",
+    "walltime",
+    "preempted",
+    "cancelled",
+    "withdrawn",
+    "node",
+    "lost",
+    "stalled",
+    "memory",
+    "disk-full",
+    "busy",
+    "configuration",
+    "data",
+    "permission",
+    "application",
+]
+
+
+class Exit(Spec):
+    """exit.json of an attempt, as the job's script leaves it."""
+
+    code: int
+    rank: int | None
+    host: str
+    launcher: int
+    job: str
+    hosts: tuple[str, ...]
+    begin: int
+    end: int
+    begun: bool = True
+    sick: dict[str, str] = {}  # node -> why it is not fit
+
+
+class Outcome(NamedTuple):
+    kind: Kind
+    message: str
+    hint: str = ""
+    hosts: tuple[str, ...] = ()  # to be avoided
+    begun: bool = True
+    tail: tuple[str, ...] = ()  # last words that say more than those in its files

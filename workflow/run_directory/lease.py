@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from gnnscale.contract import files
-from gnnscale.contract.errors import Problem
+from gnnscale.contract.errors import UserError
 
 STALE_SECONDS = 60.0  # a driver on another host touches its lease every few seconds; after this it may be dead
 RENEW_SECONDS = 5.0
@@ -39,30 +39,27 @@ class Lease:
     def claim(self) -> None:
         """A lock that is held is the holder's, however silent: it may be suspended. One that is free says nothing of a
         driver on another host where locks do not reach over the file system; the file's time does."""
-        try:
-            free = files.taken(self.file)
-        except files.Unlockable as error:
-            raise Problem(f"{self.path.parent}: {error}, which keeps two drivers apart", files.UNLOCKABLE) from None
+        free = files.try_lock(self.file)
         holder, silent = read(self.path), silence(self.path)
         if free and not (elsewhere(holder) and silent <= STALE_SECONDS):
             return
         held = holder or {"host": "?", "pid": "?", "since": time.time()}
         since = time.strftime("%H:%M:%S", time.localtime(held["since"]))
         lost = elsewhere(holder) and silent > STALE_SECONDS
-        raise Problem(
+        raise UserError(
             f"{self.path.parent}: another driver is at work here, on host {held['host']}, pid {held['pid']}, since {since}",
             "wait for it, or stop it with Ctrl-C there; `status` shows how far it is",
             *([f"it has been silent for {silent:.0f} s: if that host is gone, remove {self.path}"] if lost else []),
         )
 
     def renew(self) -> None:
-        """At most every few seconds. A Problem if another driver has taken this one, silent for long, for dead."""
+        """At most every few seconds. A UserError if another driver has taken this one, silent for long, for dead."""
         if time.monotonic() - self.renewed < RENEW_SECONDS:
             return
         self.renewed = time.monotonic()
         holder = read(self.path)
         if holder not in (None, self.mine):
-            raise Problem(
+            raise UserError(
                 f"{self.path.parent}: another driver has taken over, on host {holder['host']}, pid {holder['pid']}: this one "
                 f"was silent for more than {STALE_SECONDS:.0f} s"
             )
@@ -99,5 +96,5 @@ def alive(root: Path) -> dict | None:
     holder = read(path)
     if holder is None:
         return None
-    at_work = files.held(path) or (elsewhere(holder) and silence(path) <= STALE_SECONDS)
+    at_work = files.is_locked(path) or (elsewhere(holder) and silence(path) <= STALE_SECONDS)
     return holder if at_work else None

@@ -6,8 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from gnnscale.contract.errors import Problem
-from workflow.plan.stage import FOLDERS, Stage
+from gnnscale.contract.errors import UserError
+from workflow.plan.stage import FOLDER_OF_KIND, Stage
 
 LINKED = {
     "report/all": ("report.html", "figures"),
@@ -31,12 +31,12 @@ def links(root: Path, stages: dict[str, Stage]) -> None:
 def clean(root: Path, stages: dict[str, Stage], everything: bool, do: bool) -> None:
     """Only what is plainly ours: directories named as stages are, in a directory that holds a plan."""
     if not (root / "plan.json").exists():
-        raise Problem(f"{root}: no study has been run here, so nothing is removed")
+        raise UserError(f"{root}: no study has been run here, so nothing is removed")
     if everything:
         gone = [root]
     else:
         current = {stage.folder for stage in stages.values()}
-        found = [path for folder in set(FOLDERS.values()) for path in (root / folder).glob("*-????????")]
+        found = [path for folder in set(FOLDER_OF_KIND.values()) for path in (root / folder).glob("*-????????")]
         gone = sorted(path for path in found if str(path.relative_to(root)) not in current)
     for path in gone:
         print(f"{'removing' if do else 'would remove'} {path}  ({megabytes(path):.1f} MB)")

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from gnnscale.contract import files
-from gnnscale.contract.errors import Problem
+from gnnscale.contract import errors, files
+from gnnscale.contract.errors import UserError
 from gnnscale.contract.results import StageError
 from gnnscale.contract.stage_spec import FORMAT
 from gnnscale.schema import Spec
-from workflow.plan.stage import FOLDERS, Stage
+from workflow.plan.stage import FOLDER_OF_KIND, Stage
 from workflow.run_directory import journal
 
 
@@ -66,12 +66,12 @@ def read_plan(root: Path) -> PlanFile:
     check_format(root)
     try:
         return files.read_model(root / "plan.json", PlanFile)
-    except files.BadFile as error:
+    except errors.BadFile as error:
         if (root / "plan.json").exists():
-            raise Problem(str(error), "`run` writes it anew") from None
+            raise UserError(str(error), "`run` writes it anew") from None
         known = sorted(p.parent.name for p in root.parent.glob("*/plan.json"))
         there = f"there is: {', '.join(known)} (--study)" if known else "start one with: python workflow/run.py"
-        raise Problem(f"{root}: no study has been run here; {there}") from None
+        raise UserError(f"{root}: no study has been run here; {there}") from None
 
 
 def check_format(root: Path) -> None:
@@ -81,7 +81,7 @@ def check_format(root: Path) -> None:
     except (OSError, ValueError, AttributeError):
         return
     if found != FORMAT:
-        raise Problem(
+        raise UserError(
             f"{root}: made by another version of gnnscale (format {found}; this one writes {FORMAT})",
             "use that version, or choose another directory with --root",
         )
@@ -117,12 +117,12 @@ def row(root: Path, stage: PlannedStage, job: journal.Known | None, failure: str
         found = running(stage, folder) if begun else Row(stage.id, stage.kind, "queued", stage.folder)
         reason = "" if reason == "None" else reason
         return found._replace(job=job.id or "?", nodes=nodes, attempt=job.stages[stage.id][1], reason=reason)
-    if files.held(folder / "lock"):
+    if files.is_locked(folder / "lock"):
         return running(stage, folder)
     try:
         error = files.read_model(folder / "error.json", StageError)
         return Row(stage.id, stage.kind, "failed", stage.folder, message=error.message)
-    except files.BadFile:
+    except errors.BadFile:
         return Row(stage.id, stage.kind, "failed" if failure else "waiting", stage.folder, message=failure)
 
 
@@ -162,6 +162,6 @@ def counts(found: list[Row]) -> dict[str, tuple[int, int]]:
     """Per kind: (done, all), in the order of the work."""
     return {
         kind: (sum(r.state == "done" for r in mine), len(mine))
-        for kind in FOLDERS
+        for kind in FOLDER_OF_KIND
         if (mine := [r for r in found if r.kind == kind])
     }

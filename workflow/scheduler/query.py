@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from gnnscale.contract.errors import reason_of
+
 # Active states are PENDING and RUNNING. A word that is not known here counts as active: nobody is declared dead by it.
 SLURM_STATES = {
     "PENDING": "PENDING",
@@ -142,7 +144,7 @@ def ask(command: list[str], seconds: float, cwd: Path | None = None) -> subproce
     except subprocess.TimeoutExpired:
         raise Unreachable(f"{command[0]} has not answered for {seconds:.0f} s") from None
     except OSError as error:
-        raise Unreachable(f"{command[0]}: {error.strerror.lower()}") from None
+        raise Unreachable(f"{command[0]}: {reason_of(error)}") from None
 
 
 def answer(command: list[str], seconds: float) -> str:

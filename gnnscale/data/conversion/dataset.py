@@ -24,12 +24,12 @@ def prepared(settings: ConvertSettings) -> Job:
     """The script, its options and what is to be left out; a mistake in them is told before anything is read."""
     if settings.dataset not in datasets.names():
         known = ", ".join(datasets.names())
-        raise errors.Refusal(f"no dataset {settings.dataset!r} in {places.DATASETS}", f"known: {known}")
+        raise errors.UserError(f"no dataset {settings.dataset!r} in {places.DATASETS}", f"known: {known}")
     script = datasets.script(settings.dataset)
     try:
         options = script.Options(**settings.options)
     except ValidationError as error:
-        raise errors.Refusal(f"options of dataset {settings.dataset!r}: {error}") from None
+        raise errors.UserError(f"options of dataset {settings.dataset!r}: {error}") from None
     listed = datasets.quarantined(Path(settings.quarantine), settings.name) if settings.quarantine else {}
     return Job(script, options, settings, script.card(options), listed)
 
@@ -74,7 +74,9 @@ def all_notes(directory: Path) -> list[Note]:
     while True:
         mine = work_items.notes(directory, number)
         if not mine or not mine[-1].done:
-            raise errors.Refusal(f"{directory}: lot {number} was never finished", "run the conversion again", "data")
+            raise errors.UserError(
+                f"{directory}: lot {number} was never finished", "run the conversion again", kind="data"
+            )
         found += mine
         number += 1
         if number == mine[-1].of:
@@ -95,10 +97,10 @@ def describe(total: Sums, job: Job, left_out: dict[str, int]) -> ShardCard:
     for name in ("train", "test"):
         if not total.counts[name].structures:
             groups = sum(count.groups for count in total.counts.values())
-            raise errors.Refusal(
+            raise errors.UserError(
                 f"{job.settings.name}: no structure falls into the {name} split ({groups} groups)",
                 "ask for more structures, a larger share, or another split seed",
-                "data",
+                kind="data",
             )
     fitted, rank = reference_energies.fit(total.energies)
     return ShardCard(

@@ -12,20 +12,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gnnscale.contract.files import BadFile
+from gnnscale.contract.errors import UserError
 from gnnscale.data.conversion import work_items
 from gnnscale.data.conversion.work_items import Job, Lot
 from gnnscale.machine.rank_env import Ranks, ranks
 
 START = 120.0  # seconds within which all ranks have begun
 SILENCE = 600.0  # seconds; a rank at work speaks twice a second, but a file system may take its time
+GO_ON = "run the same command again: what is done is kept"
 LINE = 20.0  # seconds between lines for people
-
-
-class Lost(BadFile):
-    """Another rank has failed or gone."""
-
-    hint = "run the same command again: what is done is kept"
 
 
 class Speaker:
@@ -109,11 +104,15 @@ def wait(mine: list[Lot], folder: Path, me: Ranks, speaker: Speaker) -> None:
             # An older error may be of an earlier attempt, which a rank takes back as it begins; or of one that was quicker.
             recent = said.get("time", 0) > speaker.began - 5.0
             if said.get("error") and (recent or now - speaker.began > START):
-                raise Lost(f"rank {rank}: {said['error']}")
+                raise UserError(f"rank {rank}: {said['error']}", GO_ON, kind="data")
             if rank not in last or said != last[rank][0]:
                 last[rank] = said, now
             elif now - last[rank][1] > SILENCE:
-                raise Lost(f"rank {rank} has said nothing for {SILENCE:.0f} s, and lot {waiting[0]} is not done")
+                raise UserError(
+                    f"rank {rank} has said nothing for {SILENCE:.0f} s, and lot {waiting[0]} is not done",
+                    GO_ON,
+                    kind="data",
+                )
         time.sleep(0.5)
         speaker.tell()
 

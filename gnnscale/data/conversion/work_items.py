@@ -20,11 +20,11 @@ import numpy as np
 from pydantic import Field
 
 from gnnscale.atoms.structure import Structure
-from gnnscale.contract import files
+from gnnscale.contract import errors, files
 from gnnscale.contract.dataset_card import DatasetCard
 from gnnscale.contract.settings import ConvertSettings
 from gnnscale.data.conversion.overlapping_atoms import NEAREST, coincident
-from gnnscale.data.formats.pieces import BadRaw, Unit
+from gnnscale.data.formats.pieces import DOWNLOAD_AGAIN, Unit
 from gnnscale.data.storage import adios
 from gnnscale.data.storage.manifest import ENTRY, ShardEntry
 from gnnscale.data.storage.mapped import examine
@@ -116,7 +116,7 @@ def whole(folder: Path, lot: int) -> list[Note]:
                 examine(path, note.entry.shard, check=True)
                 if (path / ENTRY).read_text() != note.entry.model_dump_json():
                     break
-        except (files.BadFile, OSError):
+        except (errors.BadFile, OSError):
             break
         kept.append(note)
     return kept
@@ -204,9 +204,9 @@ def check(structure: Structure, where: str) -> None:
     """A label may be NaN where it is lacking; a geometry may not, and shapes must agree."""
     atoms = len(structure.numbers)
     if not atoms or structure.positions.shape != (atoms, 3) or structure.forces.shape != (atoms, 3):
-        raise BadRaw(
-            f"{where}: {atoms} atoms, but positions {structure.positions.shape} and forces {structure.forces.shape}; "
-            "mend the dataset's script"
+        raise errors.BadFile(
+            f"{where}: {atoms} atoms, but positions {structure.positions.shape} and forces {structure.forces.shape}",
+            "correct the dataset's script",
         )
     if not np.isfinite(structure.positions).all() or not np.isfinite(structure.cell).all():
-        raise BadRaw(f"{where}: a position or the cell is not finite")
+        raise errors.BadFile(f"{where}: a position or the cell is not finite", DOWNLOAD_AGAIN)

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
-from gnnscale.contract.files import BadFile
+from gnnscale.contract.errors import BadFile
 
 if TYPE_CHECKING:
     pass
@@ -47,6 +47,7 @@ FOLDERS = {  # of the Open Catalyst Project -> split; what was rattled or heated
     "test_id": UNLABELLED,
     "test_ood": UNLABELLED,
 }
+DOWNLOAD_AGAIN = "compare its size and checksum with the published ones, and download it again if they differ"
 ROWS = 1024  # keys of a database, or small files, in one unit
 
 
@@ -63,20 +64,14 @@ class Unit(NamedTuple):
     span: tuple[int, int] | None = None  # first and end of a range of keys, bytes or molecules
 
 
-class BadRaw(BadFile):
-    """A downloaded file is not what it should be. We cannot make it again: its user must."""
-
-    hint = "compare its size and checksum with the published ones, and download it again if they differ"
-
-
 class Place:
     """Where in which file a reader is. Leaving it with an error tells that error with file and position."""
 
     def __init__(self, path: Path):
         self.path, self.where = path, "its beginning"
 
-    def fault(self, what: str) -> BadRaw:
-        return BadRaw(f"{self.path}: {self.where}: {what}")
+    def fault(self, what: str) -> BadFile:
+        return BadFile(f"{self.path}: {self.where}: {what}", DOWNLOAD_AGAIN)
 
     def __enter__(self) -> Place:
         return self

@@ -16,7 +16,7 @@ import torch
 
 from gnnscale.atoms import neighbors
 from gnnscale.atoms.graph import AtomGraphs, Properties
-from gnnscale.contract import files
+from gnnscale.contract import errors, files
 from gnnscale.contract.dataset_card import ShardCard
 from gnnscale.contract.results import StageResult
 from gnnscale.data.storage import mapped, splits
@@ -150,7 +150,7 @@ def unchanged(directory: Path) -> bool:
     try:
         outputs = files.read_model(directory / "result.json", StageResult).outputs
         return all((directory / name).stat().st_mtime_ns == file.mtime_ns for name, file in outputs.items())
-    except (OSError, files.BadFile):
+    except (OSError, errors.BadFile):
         return False
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field, ValidationError
 
-from gnnscale.contract import files
+from gnnscale.contract import errors
 from gnnscale.contract.dataset_card import SplitCount
 from gnnscale.data.storage import packed as packing
 from gnnscale.data.storage import reference_energies, splits
@@ -86,17 +86,17 @@ def read(path: Path, kind: type[Manifest] | type[ShardEntry]) -> Manifest | Shar
     try:
         text = path.read_bytes()
     except OSError:
-        raise files.BadFile(f"{path}: missing, so the writing of {path.parent.name} never ended; {REMAKE}") from None
+        raise errors.BadFile(f"{path}: missing, so the writing of {path.parent.name} never ended; {REMAKE}") from None
     try:
         found = kind.model_validate_json(text)
     except ValidationError as error:
         if b"gnnscale.shards/" in text and SCHEMA.encode() not in text:
-            raise files.BadFile(f"{path}: {OLDER}") from None
+            raise errors.BadFile(f"{path}: {OLDER}") from None
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise files.BadFile(f"{path}: unreadable: {where}: {first['msg']}; {REMAKE}") from None
+        raise errors.BadFile(f"{path}: unreadable: {where}: {first['msg']}; {REMAKE}") from None
     if found.format != SCHEMA:
-        raise files.BadFile(f"{path}: {found.format!r}, {SCHEMA!r} expected: {OLDER}")
+        raise errors.BadFile(f"{path}: {found.format!r}, {SCHEMA!r} expected: {OLDER}")
     return found
 
 

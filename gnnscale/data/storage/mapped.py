@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gnnscale.contract import files
+from gnnscale.contract import errors, files
 from gnnscale.data.storage.manifest import MANIFEST, REMAKE, Block, Manifest, Shard, read
 from gnnscale.data.storage.packed import HAS_CELL, HAS_STRESS, SYMMETRIC, Packed, periodic
 
@@ -222,7 +222,7 @@ def open(path: Path, check: bool = False) -> Shards:
     """The shards under `path`. Sizes are always compared with the manifest; every byte, at 4 GB/s, if `check`."""
     manifest = read(path / MANIFEST, Manifest)
     if not manifest.total.structures:
-        raise files.BadFile(f"{path}: holds no structures")
+        raise errors.BadFile(f"{path}: holds no structures")
     for shard in manifest.shards:
         examine(path / shard.name, shard, check)
     return Shards(path, manifest)
@@ -235,13 +235,13 @@ def examine(directory: Path, shard: Shard, check: bool) -> None:
         try:
             size = file.stat().st_size
         except OSError:
-            raise files.BadFile(f"{file}: missing; {REMAKE}") from None
+            raise errors.BadFile(f"{file}: missing; {REMAKE}") from None
         if size != expected.size:
-            raise files.BadFile(f"{file}: altered since it was written: {size} bytes, {expected.size} expected")
+            raise errors.BadFile(f"{file}: altered since it was written: {size} bytes, {expected.size} expected")
         if check and name == "data.0":
             check_variables(file, shard)
         elif check and files.sha256(file) != expected.sha256:
-            raise files.BadFile(f"{file}: altered since it was written")
+            raise errors.BadFile(f"{file}: altered since it was written")
 
 
 def check_variables(file: Path, shard: Shard) -> None:
@@ -252,7 +252,7 @@ def check_variables(file: Path, shard: Shard) -> None:
             wrong = next((k for k, (now, then) in enumerate(zip(found, block.crc32)) if now != then), None)
             if wrong is not None:
                 begin, end = wrong * MIB, min((wrong + 1) * MIB, nbytes(block))
-                raise files.BadFile(
+                raise errors.BadFile(
                     f"{file}: altered since it was written: variable {name}, "
                     f"between bytes {block.offset + begin} and {block.offset + end}"
                 )

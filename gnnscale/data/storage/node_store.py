@@ -21,7 +21,7 @@ from gnnscale.machine.rank_env import ranks
 try:
     from mpi4py import MPI
 except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py is there, but no MPI
-    raise errors.Refusal(
+    raise errors.UserError(
         f"data: store needs MPI, which cannot be loaded ({str(error).splitlines()[0]})",
         "install mpi4py and an MPI that your launcher knows (pip install mpi4py mpich), or set data: map",
     ) from None
@@ -143,14 +143,14 @@ def communicators() -> tuple[MPI.Comm, MPI.Comm]:
     if not _known:
         world, expected = MPI.COMM_WORLD, ranks()
         if world.size != expected.size or world.rank != expected.rank:
-            raise errors.Refusal(
+            raise errors.UserError(
                 f"MPI sees rank {world.rank} of {world.size}, the launcher ({expected.launcher}) rank {expected.rank} of "
                 f"{expected.size}: this MPI does not know this launcher",
                 "start with the MPI's own mpiexec, or tell srun which it is (srun --mpi=pmi2 for MPICH, pmix for "
                 "Open MPI), or set data: map",
             )
         if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
-            raise errors.Refusal(
+            raise errors.UserError(
                 "data: store needs an MPI that threads may use at once (MPI_THREAD_MULTIPLE), and this one "
                 f"is {MPI.Get_library_version().splitlines()[0]}",
                 "set data: map",

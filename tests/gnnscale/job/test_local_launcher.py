@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from gnnscale.contract.errors import Problem
+from gnnscale.contract.errors import UserError
 from gnnscale.job import local_launcher
 from tests.support import training
 from tests.support.cluster import RUN, SHORT, wait
@@ -180,7 +180,7 @@ def test_the_memory_of_a_rank_is_its_gpus():
 
 
 def test_more_ranks_than_gpus():
-    with pytest.raises(Problem, match="4 ranks need a GPU each"):
+    with pytest.raises(UserError, match="4 ranks need a GPU each"):
         machine(2, "launch.ranks=4")
-    with pytest.raises(Problem, match="without a scheduler the driver starts"):
+    with pytest.raises(UserError, match="without a scheduler the driver starts"):
         site_files.load("local", ["launch.command=mpiexec"])

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from gnnscale.contract import errors, files, stage_run
+from gnnscale.contract import errors, stage_run
 from gnnscale.contract.settings import EvaluateSettings
 from gnnscale.job import stage_process
 from gnnscale.machine import accelerator, rank_env
@@ -55,13 +55,15 @@ def test_usage_is_shown_for_no_directory(tmp_path):
         (OSError(errno.EROFS, "Read-only file system", "x"), "permission"),
         (MemoryError(), "out-of-memory"),
         (RuntimeError("CUDA out of memory. Tried to allocate"), "out-of-memory"),
-        (errors.Refusal("no", "do this"), "configuration"),
-        (files.BadFile("x: bad"), "data"),
+        (errors.UserError("no", "do this"), "configuration"),
+        (errors.BadFile("x: bad"), "data"),
+        (OSError("a library gives neither number nor file"), "application"),
+        (PermissionError(errno.EACCES, None), "permission"),
         (ValueError("our mistake"), "application"),
     ],
 )
 def test_errors_are_classified(error, kind):
-    assert stage_process.classify(error)[0] == kind
+    assert stage_process.explain_error(error).kind == kind
 
 
 @pytest.mark.parametrize(
@@ -101,6 +103,6 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, number):
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     monkeypatch.setattr(stage_process.time, "sleep", lambda _: None)
-    with pytest.raises(errors.Refusal, match="files cannot be locked here") as caught:
+    with pytest.raises(errors.UserError, match="files cannot be locked here") as caught:
         stage_process.hold(tmp_path)
-    assert "--root DIR" in caught.value.hint
+    assert "--root DIR" in caught.value.hints[0]

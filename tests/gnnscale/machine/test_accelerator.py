@@ -98,7 +98,7 @@ def test_ranks_that_do_not_know_where_to_meet(environ, environment, monkeypatch)
         monkeypatch.delenv(name, raising=False)
     for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(errors.Refusal, match="2 ranks do not know where to meet"):
+    with pytest.raises(errors.UserError, match="2 ranks do not know where to meet"):
         process_group.join(1)
 
 

@@ -135,7 +135,7 @@ def test_more_parts_than_lots_and_a_part_that_is_missing(undisturbed, raw, tmp_p
     assert sorted(result(made).values["structures"] for made in needs.values()) == [0, 0, 0, *[92] * 6]
     assert outcome(here(directory(tmp_path, "convert/mine", asked(raw), needs))) == outcome(undisturbed)
     del needs["convert_part/mine.0"]
-    with pytest.raises(errors.Refusal, match="lot 0 was never finished"):
+    with pytest.raises(errors.UserError, match="lot 0 was never finished"):
         here(directory(tmp_path, "convert/less", asked(raw), needs))
 
 
@@ -172,7 +172,7 @@ def test_an_error_from_before_the_first_rank_began(raw, tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(parallel, "START", 3.0)
     began = time.monotonic()
-    with pytest.raises(parallel.Lost, match="rank 1: no energy"):
+    with pytest.raises(errors.UserError, match="rank 1: no energy"):
         here(made)
     assert time.monotonic() - began > 3.0, "the time that the other rank has to begin"
     monkeypatch.setattr(parallel, "START", 600.0)
@@ -273,7 +273,7 @@ def test_a_list_that_is_none(raw, tmp_path, text, words):
     if text is not None:
         (tmp_path / "list.json").write_text(text)
     made = directory(tmp_path, "convert/mine", asked(raw, quarantine=str(tmp_path / "list.json")))
-    with pytest.raises(files.BadFile, match=words):
+    with pytest.raises(errors.BadFile, match=words):
         here(made)
 
 

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gnnscale.contract import files, stage_run
 from gnnscale.contract.dataset_card import ShardCard
-from gnnscale.contract.errors import Refusal
+from gnnscale.contract.errors import UserError
 from gnnscale.contract.results import Diverged, TrainedModel
 from gnnscale.contract.settings import OptimSettings
 from gnnscale.data.loading import corpus as loader
@@ -287,9 +287,9 @@ def test_a_source_without_forces_teaches_its_energies(converted, tmp_path):
 )
 def test_what_cannot_work_is_refused_in_words(converted, tmp_path, change, changes, runtime, words):
     needs = relabelled(converted, tmp_path, lambda _, packed: change(packed)) if change else converted
-    with pytest.raises(Refusal, match=words) as refusal:
+    with pytest.raises(UserError, match=words) as refusal:
         here(prepare(tmp_path, needs, runtime=runtime, **changes))
-    assert refusal.value.hint
+    assert refusal.value.hints
 
 
 def test_an_undone_need_is_named(tmp_path, converted):
@@ -302,7 +302,7 @@ def test_the_checkpoint_of_another_training_is_refused(converted, tmp_path):
     made = here(prepare(tmp_path, converted), stop_at=3)
     spec = stage_run.Run(made).spec
     files.write_model(made / "spec.json", spec.model_copy(update={"key": "f" * 16}))
-    with pytest.raises(Refusal, match="belongs to another training"):
+    with pytest.raises(UserError, match="belongs to another training"):
         here(made)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.contract import files
-from gnnscale.contract.errors import Problem
+from gnnscale.contract.errors import UserError
 from gnnscale.contract.results import StageResult
 from gnnscale.contract.settings import OptimSettings, ScalingSettings, TrainSettings
 from gnnscale.contract.stage_spec import StageSpec
@@ -45,7 +45,7 @@ def asked(**changes):
 def planted(law=lambda n, d: 0.1 + 30 / n**0.4 + 8 / d**0.5, noise: float = 0.002, seed: int = 0, of=None):
     """Runs of the network itself, with its exact parameters and FLOPs."""
     rng, points = np.random.default_rng(seed), []
-    for each in study.runs(of or asked()):
+    for each in study.expand_runs(of or asked()):
         model, d = each.settings.model, each.settings.structures
         seen = int(d * ATOMS * EPOCHS)
         loss = law(model.body_parameters(), d) * math.exp(noise * rng.normal())
@@ -110,7 +110,7 @@ def test_it_takes_as_long_as_plan_says(root, hours):
     settings = TrainSettings(
         model=EGNNConfig(width=x["width"]), optim=OptimSettings(epochs=EPOCHS), structures=round(d)
     )
-    time, fits = build.fit_levers(settings, [cost.Size(d / 2, ATOMS, NEIGHBOURS)] * 5, PERLMUTTER)
+    time, fits = build.fit_into_memory(settings, [cost.SourceSize(d / 2, ATOMS, NEIGHBOURS)] * 5, PERLMUTTER)
     assert x["hours"] == pytest.approx(time / 3600, rel=0.02) and x["ranks"] == fits.runtime.ranks == 4 * x["nodes"]
     assert 0.95 * hours < x["ranks"] * time / 3600 < 1.001 * hours
     assert x["ranks"] == 16 or x["hours"] < 24
@@ -132,7 +132,7 @@ def test_a_study_that_was_changed_since_is_told(tmp_path, changes, words):
     of = asked(**changes)
     edge = of.train.model_copy(update={"model": of.train.model.model_copy(update={"form": "edge"})})
     written(tmp_path, planted(), of=of if changes else of.model_copy(update={"train": edge}))
-    with pytest.raises(Problem, match=f"from w128-d3-n2000 of egnn-deferred, but study.yaml {words}"):
+    with pytest.raises(UserError, match=f"from w128-d3-n2000 of egnn-deferred, but study.yaml {words}"):
         advised(tmp_path, 3.0)
 
 
@@ -162,7 +162,7 @@ def test_few_structures_leave_more_to_the_model(root):
     losses = {}
     for width in largest_study.WIDTHS:
         settings = TrainSettings(model=EGNNConfig(width=width), optim=OptimSettings(epochs=EPOCHS))
-        if not memory_fit.choose(settings, 5, ATOMS, ATOMS * NEIGHBOURS, PERLMUTTER, 16).refusal:
+        if not memory_fit.choose_levers(settings, 5, ATOMS, ATOMS * NEIGHBOURS, PERLMUTTER, 16).refusal:
             losses[width] = known.law.loss(settings.model.body_parameters(), 5000)
     near = [width for width, loss in losses.items() if loss <= 1.01 * min(losses.values())]
     assert more["width"] == near[0] < max(losses) and more["ranks"] * more["hours"] < 100
@@ -266,22 +266,22 @@ def test_the_speed_of_half_a_training_is_not_used(finished):
 
 def test_what_the_runs_do_not_determine_is_refused(tmp_path):
     written(tmp_path, planted(law=lambda n, d: 8 / d**0.5, seed=1))
-    with pytest.raises(Problem, match=r"do not determine how loss .*B/D\^beta, which weighs no model against data"):
+    with pytest.raises(UserError, match=r"do not determine how loss .*B/D\^beta, which weighs no model against data"):
         largest_study.advice(tmp_path, PERLMUTTER, "perlmutter", 1.0, "loss", None)
 
 
 def test_mistakes_are_told_in_a_screen(root, tmp_path):
-    with pytest.raises(Problem, match=r"no fit\.json, so there is no law yet"):
+    with pytest.raises(UserError, match=r"no fit\.json, so there is no law yet"):
         largest_study.advice(tmp_path, PERLMUTTER, "perlmutter", 1.0, "loss", None)
-    with pytest.raises(Problem, match="expected more than 0"):
+    with pytest.raises(UserError, match="expected more than 0"):
         largest_study.advice(root, PERLMUTTER, "perlmutter", -1.0, "loss", None)
-    with pytest.raises(Problem, match="does not pay"):
+    with pytest.raises(UserError, match="does not pay"):
         largest_study.advice(root, PERLMUTTER, "perlmutter", 1e-18, "loss", None)
     for hours in (1e300, math.inf, math.nan):
-        with pytest.raises(Problem, match=r"--gpu-hours: found .* less than"):
+        with pytest.raises(UserError, match=r"--gpu-hours: found .* less than"):
             largest_study.advice(root, PERLMUTTER, "perlmutter", hours, "loss", None)
     for most in (0.0, -3.0, math.nan, math.inf):
-        with pytest.raises(Problem, match=r"--structures: found .* expected 1 or more"):
+        with pytest.raises(UserError, match=r"--structures: found .* expected 1 or more"):
             largest_study.advice(root, PERLMUTTER, "perlmutter", 1.0, "loss", most)
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from gnnscale.contract import places
-from gnnscale.contract.errors import Problem
+from gnnscale.contract.errors import UserError
 from tests.support.corpus import ROOT
 from tests.support.sweeps import stage, training
 from tests.workflow.cli.test_commands import call
 from workflow.config import site_files
-from workflow.config.walltime import seconds
+from workflow.config.walltime import to_seconds
 from workflow.doctor import trial_job
 from workflow.jobs import launch, render
 from workflow.jobs import requests as queueing
@@ -50,7 +50,7 @@ def nobodys_settings(monkeypatch, tmp_path):
 
 
 def told(act):
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         act()
     return str(caught.value)
 
@@ -257,7 +257,7 @@ def test_the_good_one_is_good(tmp_path):
 
 # ------------------------------------------------------------------------------------------------------------ layers
 def users(name, text):
-    path = site_files.users_file(name)
+    path = site_files.user_file(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
@@ -342,12 +342,12 @@ def test_a_machine_of_another_kind_is_refused(monkeypatch):
 
 def test_where_something_is_said():
     users("polaris", "account: mine\n# later\ntrain: {hours: 3}\n")
-    path = site_files.users_file("polaris")
-    assert site_files.where("polaris", [], ["train", "hours"]) == f"{path}:3"
-    assert site_files.where("polaris", ["train.hours=4"], ["train", "hours"]) == "--set train.hours=4"
-    line = site_files.where("polaris", [], ["queues", "debug", "nodes"])
+    path = site_files.user_file("polaris")
+    assert site_files.locate("polaris", [], ["train", "hours"]) == f"{path}:3"
+    assert site_files.locate("polaris", ["train.hours=4"], ["train", "hours"]) == "--set train.hours=4"
+    line = site_files.locate("polaris", [], ["queues", "debug", "nodes"])
     assert line.startswith("sites/polaris.yaml:") and "debug: {" in line_of("polaris", line)
-    assert site_files.where("polaris", [], ["queues", "debug", "qos"]) == line, "what is not said, at what holds it"
+    assert site_files.locate("polaris", [], ["queues", "debug", "qos"]) == line, "what is not said, at what holds it"
 
 
 def line_of(name, where):
@@ -372,7 +372,7 @@ def test_the_doctors_job_is_one_that_a_queue_takes(name, tmp_path):
     for queue in trial_job.suited(site):
         asked = trial_job.request(site, queue)
         low, high = site.queues[queue].nodes
-        assert low <= asked.nodes <= high and asked.seconds <= seconds(site.queues[queue].max_walltime)
+        assert low <= asked.nodes <= high and asked.seconds <= to_seconds(site.queues[queue].max_walltime)
         assert asked.ranks >= 2 or high == 1
         attempt = launch.Attempt("doctor", "rank_report", Path("/scratch/me/runs/mine/doctor/1234"), 1)
         text = parsl_provider.text(
@@ -429,7 +429,7 @@ def test_who_has_no_home_has_no_file(monkeypatch):
     for name in ("HOME", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name)
     monkeypatch.setattr(os, "getuid", lambda: 54321)
-    assert not site_files.users_file("local").exists() and site_files.load("local").title == "this machine"
+    assert not site_files.user_file("local").exists() and site_files.load("local").title == "this machine"
 
 
 @pytest.mark.parametrize("value", ["&a [*a]", "{[a]: 1}", "2026-13-45", 3000 * "["])

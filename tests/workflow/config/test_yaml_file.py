@@ -2,7 +2,7 @@
 
 import pytest
 
-from gnnscale.contract.errors import Problem
+from gnnscale.contract.errors import UserError
 from workflow.config import yaml_file
 from workflow.config.site import SiteConfig
 from workflow.config.study import Study
@@ -57,13 +57,13 @@ def test_exponents_are_numbers(tmp_path):
     ],
 )
 def test_every_problem_is_told_with_its_line(tmp_path, old, new, expected):
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         load(tmp_path, GOOD.replace(old, new))
     assert any(line.startswith(expected) for line in str(caught.value).splitlines()), str(caught.value)
 
 
 def test_all_problems_at_once(tmp_path):
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         load(tmp_path, GOOD.replace("width: 8}", "width: 0, deph: 3}").replace("title: x", "titel: x"))
     assert len(str(caught.value).splitlines()) == 4
 
@@ -74,13 +74,13 @@ scheduler: {kind: none}
 node: {core_gflops: 1, step_seconds: 0.1, start_seconds: 1}
 verified: {level: live, date: 2026-01-02}
 """
-    with pytest.raises(Problem, match=r"f.yaml:4: verified.date"):
+    with pytest.raises(UserError, match=r"f.yaml:4: verified.date"):
         load(tmp_path, text, SiteConfig)
 
 
 def test_a_list_or_nothing_is_no_study(tmp_path):
     for text in ("- a\n", "", "just words\n"):
-        with pytest.raises(Problem, match=r"f.yaml:1"):
+        with pytest.raises(UserError, match=r"f.yaml:1"):
             load(tmp_path, text)
 
 
@@ -102,11 +102,11 @@ def test_a_list_or_nothing_is_no_study(tmp_path):
 def test_what_is_no_yaml_is_told_in_words(tmp_path, text, expected):
     path = tmp_path / "f.yaml"
     path.write_bytes(text)
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         yaml_file.load(path, Study, "f.yaml")
     assert str(caught.value).startswith(expected)
 
 
 @pytest.mark.parametrize("text", ["{[a]: 1}", "a: \x07", "2026-13-45", 3000 * "["])
 def test_a_value_that_is_no_yaml_is_text(text):
-    assert yaml_file.value(text) == text
+    assert yaml_file.parse_value(text) == text

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from gnnscale.contract.errors import Problem
+from gnnscale.contract.errors import UserError
 from tests.workflow.cli.test_commands import call
 from workflow.cli import findings_output
 from workflow.config import site_files
@@ -351,7 +351,9 @@ def test_whatever_goes_wrong_its_job_does_not_stay(tmp_path, monkeypatch):
 
 def test_a_job_that_could_not_be_cancelled_is_told(tmp_path, monkeypatch):
     Stand(monkeypatch, RuntimeError("a mistake of ours"), cancels=False)
-    with pytest.raises(Problem, match="job 7 may still be in the queue: scancel: slurmctld is away\nend it: scancel 7"):
+    with pytest.raises(
+        UserError, match="job 7 may still be in the queue: scancel: slurmctld is away\nend it: scancel 7"
+    ):
         in_queue(tmp_path)
     Stand(monkeypatch, "PENDING", cancels=False)
     (first,) = diagnosis.judge(at(), in_queue(tmp_path, wait=-1.0))

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from gnnscale.contract import files
-from gnnscale.contract.errors import Problem
+from gnnscale.contract.errors import UserError
 from gnnscale.contract.settings import ConvertSettings
 from gnnscale.contract.stage_spec import StageSpec
 from tests.support import corpus
@@ -53,7 +53,7 @@ def in_image(name, *settings, **more):
 
 
 def told(act):
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         act()
     return str(caught.value)
 
@@ -102,7 +102,7 @@ def called(site, kind, folder, tmp_path, code=ROOT, more=None):
     program.write_text(SAYS)
     program.chmod(0o755)
     folder.mkdir(parents=True, exist_ok=True)
-    prefix = runtimes.inside(site, kind, folder, code).prefix
+    prefix = runtimes.wrap_stage(site, kind, folder, code).prefix
     env = (
         {
             "PATH": f"{program.parent}:{os.environ['PATH']}",
@@ -117,7 +117,7 @@ def called(site, kind, folder, tmp_path, code=ROOT, more=None):
         | (more or {})
     )
     done = subprocess.run(
-        [*prefix, runtimes.PYTHON, "-m", "gnnscale.x", 'it\'s; "$HOME"'],
+        [*prefix, runtimes.IMAGE_PYTHON, "-m", "gnnscale.x", 'it\'s; "$HOME"'],
         env=env,
         cwd=folder,
         capture_output=True,
@@ -151,7 +151,7 @@ def test_what_is_bound_and_passed(runtime, odd, tmp_path):
     site = site.model_copy(update={"env": {"SITES": odd}})
     folder = root / "train" / "x-1"
     if runtime == "shifter" and "," in odd:
-        assert "no path with a colon or a comma" in told(lambda: runtimes.inside(site, "train", folder))
+        assert "no path with a colon or a comma" in told(lambda: runtimes.wrap_stage(site, "train", folder))
         return
     words, env, there = called(site, "train", folder, tmp_path, code=Path("/my/check out"), more={"SITES": odd})
     mounts = bound(words)
@@ -164,7 +164,7 @@ def test_what_is_bound_and_passed(runtime, odd, tmp_path):
         ]
     )
     assert there == str(folder) and str(folder) in (word.removeprefix("--workdir=") for word in words)
-    assert words[-4:] == [runtimes.PYTHON, "-m", "gnnscale.x", 'it\'s; "$HOME"']
+    assert words[-4:] == [runtimes.IMAGE_PYTHON, "-m", "gnnscale.x", 'it\'s; "$HOME"']
     assert image in (word.removeprefix("--image=") for word in words)
     inside = inside_of(runtime, words, env)
     assert inside["SLURM_PROCID"] == inside["PMI_RANK"] == "3" and inside["MASTER_ADDR"] == "a b;c"
@@ -220,15 +220,15 @@ def test_an_image_copied_to_the_node_is_the_one_that_is_run(tmp_path):
     program.write_text('#!/bin/sh\n[ "$2" = /images/x.sif ] && touch "$3" && exit $CODE\n')
     program.chmod(0o755)
     (tmp_path / "own 7").mkdir()
-    lines = "\n".join([*runtimes.job_lines(site, 2, []), f'echo "${{{runtimes.SIF}:-none}}"'])
+    lines = "\n".join([*runtimes.job_lines(site, 2, []), f'echo "${{{runtimes.SIF_VARIABLE}:-none}}"'])
     for code, expected in ((0, str(tmp_path / "own 7" / "gnnscale-5.sif")), (1, "none")):
         env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "X": "7", "SLURM_JOB_ID": "5", "CODE": str(code)}
         done = subprocess.run(["bash", "-c", lines], env=env, capture_output=True, text=True)
         assert done.stdout.strip() == expected, done.stderr
     local = str(tmp_path / "own 7" / "gnnscale-5.sif")
-    words = called(in_image("local"), "train", tmp_path / "run" / "train" / "x", tmp_path, more={runtimes.SIF: local})[
-        0
-    ]
+    words = called(
+        in_image("local"), "train", tmp_path / "run" / "train" / "x", tmp_path, more={runtimes.SIF_VARIABLE: local}
+    )[0]
     assert local in words and "/images/x.sif" not in words
 
 
@@ -243,7 +243,7 @@ def test_the_container_engine_gets_a_file(tmp_path):
         "/raw:/raw:ro" not in said["mounts"]
         and said["annotations"]["com"]["hooks"]["aws_ofi_nccl"]["enabled"] == "true"
     )
-    inside = runtimes.inside(site, "train", folder)
+    inside = runtimes.wrap_stage(site, "train", folder)
     assert inside.launcher == [f"--environment={folder}/image.toml"]
     shown = subprocess.run(
         [*inside.prefix, "env", "-0"],
@@ -265,7 +265,7 @@ def test_steps_of_the_container_engine_run_side_by_side_on_the_gpu_given_to_each
     )
     program.chmod(0o755)
     folder = tmp_path / 'a "run"' / "evaluate" / "x"
-    alone = runtimes.inside(in_image("clariden"), "evaluate", folder).alone
+    alone = runtimes.wrap_stage(in_image("clariden"), "evaluate", folder).alone
     for given, seen in (("2", "2"), (None, "0,1,2,3")):
         env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"} | ({"CUDA_VISIBLE_DEVICES": given} if given else {})
         show = ["sh", "-c", 'echo "$CUDA_VISIBLE_DEVICES $1"', "x", "it's"]
@@ -281,7 +281,7 @@ def test_modules_of_a_runtime_are_found(tmp_path):
         site,
     )
     assert "\nmodule use /soft/modulefiles\nmodule load spack-pe-base apptainer\n" in made
-    prefix = runtimes.inside(site, "convert", Path("/r/convert/x")).prefix
+    prefix = runtimes.wrap_stage(site, "convert", Path("/r/convert/x")).prefix
     assert "|| { module use /soft/modulefiles; module load spack-pe-base apptainer; }\n" in prefix[2]
 
 
@@ -293,7 +293,7 @@ def test_scratch_is_a_path_and_no_program(scratch):
 # ------------------------------------------------------------------------------------------------------------ keys
 def stages_of(site):
     name, asked = study.load("smoke")
-    return build.stages(name, asked, site, Path("/nonexistent"))
+    return build.build_stages(name, asked, site, Path("/nonexistent"))
 
 
 def test_the_image_is_in_every_key_and_in_every_spec():
@@ -310,7 +310,7 @@ def test_the_image_is_in_every_key_and_in_every_spec():
 def test_a_part_of_a_conversion_is_of_the_image_too():
     name, asked = study.load("smoke")
     asked = asked.model_copy(update={"data": [asked.data[0].model_copy(update={"parts": 2}), *asked.data[1:]]})
-    found = build.stages(name, asked, in_image("local"), Path("/nonexistent"))
+    found = build.build_stages(name, asked, in_image("local"), Path("/nonexistent"))
     assert {s.image for s in found.values()} == {ID} and sum(s.kind == "convert_part" for s in found.values()) == 2
 
 
@@ -318,7 +318,8 @@ def test_the_plan_says_that_the_image_changed(tmp_path):
     found = stages_of(in_image("local"))
     old = found["convert/bulk"].spec(found)
     assert (
-        plan_done.difference(old, stages_of(site_files.load("local"))["convert/bulk"]) == "image: 555555555555 -> none"
+        plan_done.describe_difference(old, stages_of(site_files.load("local"))["convert/bulk"])
+        == "image: 555555555555 -> none"
     )
 
 

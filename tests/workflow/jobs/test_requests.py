@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gnnscale.contract import places
-from gnnscale.contract.errors import Problem
+from gnnscale.contract.errors import UserError
 from gnnscale.contract.settings import TrainSettings
 from tests.support.sweeps import stage, sweep, training
 from workflow.config import capacity, site_files
-from workflow.config.walltime import seconds
+from workflow.config.walltime import to_seconds
 from workflow.jobs import requests
 from workflow.plan import build, cost
 
@@ -32,7 +32,7 @@ def jobs(stages, site):
 )
 def test_policies_are_kept(name, sizes):
     site = SITES[name]
-    most = max(queue.nodes[1] for queue in capacity.for_trainings(site).values())
+    most = max(queue.nodes[1] for queue in capacity.training_queues(site).values())
     stages = [training(site, f"t{i}", hours, min(nodes, most)) for i, (nodes, hours) in enumerate(sizes)]
     made = requests.schedule(stages, site)
     assert set(made) == {s.id for s in stages}
@@ -40,7 +40,7 @@ def test_policies_are_kept(name, sizes):
         queue, mine = site.queues[request.queue], [s for s in stages if made[s.id] is request]
         assert request.stages == tuple(s.id for s in sorted(mine, key=lambda s: request.stages.index(s.id)))
         assert queue.production and queue.nodes[0] <= request.nodes <= queue.nodes[1]
-        assert 60 <= request.seconds <= seconds(queue.max_walltime) and request.seconds % 60 == 0
+        assert 60 <= request.seconds <= to_seconds(queue.max_walltime) and request.seconds % 60 == 0
         assert request.nodes >= request.nodes_each * len(mine)
         assert all(requests.nodes_of(s, site) == request.nodes_each for s in mine)
         useful = request.jobs * (request.seconds - site.scheduler.signal_seconds * (request.jobs > 1))
@@ -57,7 +57,7 @@ def test_no_more_is_paid_than_twice_the_least(name, count):
     paid = requests.node_hours(requests.schedule(stages, site))
     least = min(
         sum(r.node_hours for r in requests.in_queue(queue, site.queues[queue], 1, stages, site))
-        for queue in capacity.for_trainings(site)
+        for queue in capacity.training_queues(site)
     )
     assert paid <= 2 * least * (1 + 1e-9)
 
@@ -149,7 +149,7 @@ def test_a_queue_may_be_asked_for():
 
 
 def test_a_training_that_no_queue_takes_is_refused_in_words():
-    with pytest.raises(Problem, match="train/x needs 4000 nodes, no queue of this site takes more than 496"):
+    with pytest.raises(UserError, match="train/x needs 4000 nodes, no queue of this site takes more than 496"):
         requests.schedule([training(SITES["polaris"], nodes=4000)], SITES["polaris"])
 
 
@@ -219,10 +219,10 @@ def test_whatever_is_left_to_evaluate(lengths, name, cores):
     most = (room.node and room.node.cores) or site.node.cores
     for r in made:
         mine = [s.core_seconds for s in stages if s.id in r.stages]
-        assert 1 <= r.slots <= min(most, len(mine)) and r.seconds <= seconds(room.max_walltime)
+        assert 1 <= r.slots <= min(most, len(mine)) and r.seconds <= to_seconds(room.max_walltime)
         assert max(sum(mine) / r.slots, max(mine)) * (1 - 1e-9) <= r.expected <= sum(mine) / r.slots + longest
         assert r.expected <= r.seconds or r.jobs > 1 or r.why
-    fill = max(seconds(site.serial.walltime) / requests.MARGIN, longest)
+    fill = max(to_seconds(site.serial.walltime) / requests.MARGIN, longest)
     assert len(made) <= 1 + sum(lengths) / (fill * max(r.slots for r in made))
 
 
@@ -242,7 +242,7 @@ def test_an_evaluation_rides_in_the_job_of_its_training():
 def fitted(site, width, structures, hours=24.0, batch=256):
     site = site.model_copy(update={"train": site.train.model_copy(update={"hours": hours})})
     settings = TrainSettings(model={"form": "edge", "width": width}, optim={"batch": batch, "epochs": 10})
-    return build.fit_levers(settings, [cost.Size(structures, 30, 40)], site)
+    return build.fit_into_memory(settings, [cost.SourceSize(structures, 30, 40)], site)
 
 
 def test_more_nodes_where_a_training_would_take_too_long():
@@ -270,5 +270,5 @@ def test_a_budget_is_refused_before_it_is_passed():
     made = requests.schedule(sweep(site, 10, hours=2), site)
     requests.check_budget(made, site, 20.0)
     requests.check_budget(made, site, None)
-    with pytest.raises(Problem, match=r"expected to take 20\.0 node-hours, --max-node-hours allows 19\.9"):
+    with pytest.raises(UserError, match=r"expected to take 20\.0 node-hours, --max-node-hours allows 19\.9"):
         requests.check_budget(made, site, 19.9)

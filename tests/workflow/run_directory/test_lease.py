@@ -9,7 +9,7 @@ import time
 import pytest
 
 from gnnscale.contract import files
-from gnnscale.contract.errors import Problem
+from gnnscale.contract.errors import UserError
 from workflow.run_directory import lease
 from workflow.run_directory.lease import Lease
 
@@ -18,7 +18,7 @@ OTHER = {"host": "elsewhere", "pid": 7, "since": 1e9}
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    monkeypatch.setattr(files, "TRIES", 1)
+    monkeypatch.setattr(files, "LOCK_TRIES", 1)
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.0)
 
 
@@ -30,7 +30,7 @@ def left(root, holder=OTHER, silent=1e6):
 
 
 def refused(root):
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         Lease(root).take()
     return str(caught.value)
 
@@ -75,7 +75,7 @@ def test_who_was_taken_for_dead_notices(tmp_path):
     mine.take()
     mine.renew()
     path = left(tmp_path)
-    with pytest.raises(Problem, match="another driver has taken over, on host elsewhere, pid 7"):
+    with pytest.raises(UserError, match="another driver has taken over, on host elsewhere, pid 7"):
         mine.renew()
     mine.release()
     assert json.loads(path.read_text()) == OTHER, "and leaves it the other's"
@@ -109,7 +109,7 @@ def test_it_is_renewed_every_few_seconds_and_no_more_often(tmp_path, monkeypatch
 
 def test_a_look_does_not_keep_a_driver_out(tmp_path, monkeypatch):
     """`status` holds the lock for a moment."""
-    monkeypatch.setattr(files, "TRIES", 20)
+    monkeypatch.setattr(files, "LOCK_TRIES", 20)
     left(tmp_path)
     looking = open(tmp_path / "driver.lease")
     fcntl.flock(looking, fcntl.LOCK_SH)

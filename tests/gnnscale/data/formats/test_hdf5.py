@@ -3,7 +3,8 @@
 import h5py
 import pytest
 
-from gnnscale.data.formats.pieces import BadRaw
+from gnnscale.contract.errors import BadFile
+from gnnscale.data.formats.pieces import DOWNLOAD_AGAIN
 from tests.support.layouts import LAYOUTS
 from tests.support.raw import shared, until_fault
 
@@ -23,12 +24,14 @@ def test_a_missing_key_and_another_number_of_atoms(name, tmp_path):
         stored = file[place][()]
         del file[place]
     kept, fault = until_fault(name, tmp_path)
-    assert isinstance(fault, BadRaw) and all(word in str(fault) for word in (path.name, key, place.split("/")[0]))
-    assert "there is " in str(fault) and fault.hint and len(kept) % 3 == (1 if name == "qm7x" else 0)
+    assert isinstance(fault, BadFile) and fault.hints == (DOWNLOAD_AGAIN,)
+    assert all(word in fault.message for word in (path.name, key, place.split("/")[0]))
+    assert "there is " in str(fault) and len(kept) % 3 == (1 if name == "qm7x" else 0)
     with h5py.File(path, "a") as file:
         file[place] = stored[..., :-1, :]
     _, fault = until_fault(name, tmp_path)
-    assert isinstance(fault, BadRaw) and "disagrees" in str(fault)
+    assert isinstance(fault, BadFile) and fault.hints == (DOWNLOAD_AGAIN,)
+    assert "disagrees" in str(fault)
 
 
 def test_placeholder_labels_in_qm7xs_layout_are_not_taken_for_real():

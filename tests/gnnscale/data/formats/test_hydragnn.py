@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gnnscale.contract import datasets
+from gnnscale.contract.errors import BadFile
 from gnnscale.data.formats import hydragnn, pieces
-from gnnscale.data.formats.pieces import BadRaw
 from tests.gnnscale.data.storage.test_adios import random_structures
 from tests.support import hydragnn_layout as layout
 
@@ -82,12 +82,12 @@ def test_what_is_wrong_is_told(written, tmp_path):
         read(tmp_path)
     graphs = [layout.graph(s) for s in random_structures(3)]
     layout.write(tmp_path / "a.bp", {"other": graphs})
-    with pytest.raises(BadRaw, match=r"a\.bp.*no trainset"):
+    with pytest.raises(BadFile, match=r"a\.bp.*no trainset"):
         read(tmp_path / "a.bp")
     for graph in graphs:
         graph.pop("energy")
     layout.write(tmp_path / "b.bp", {"trainset": graphs})
-    with pytest.raises(BadRaw, match=r"b\.bp: trainset: no energy; there is .*forces, .*pos"):
+    with pytest.raises(BadFile, match=r"b\.bp: trainset: no energy; there is .*forces, .*pos"):
         read(tmp_path / "b.bp")
 
 
@@ -98,5 +98,5 @@ def test_a_truncated_file_is_told_and_not_waited_for(written, tmp_path, file, sh
     path = tmp_path / "cut" / "mine.bp" / file
     with path.open("r+b") as cut:
         cut.truncate(int(path.stat().st_size * share))
-    with pytest.raises(BadRaw, match=r"mine\.bp"):
+    with pytest.raises(BadFile, match=r"mine\.bp"):
         read(tmp_path / "cut")

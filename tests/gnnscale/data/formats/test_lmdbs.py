@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gnnscale.contract.errors import BadFile
 from gnnscale.data.formats import lmdbs
-from gnnscale.data.formats.pieces import BadRaw, Place
+from gnnscale.data.formats.pieces import Place
 from tests.support import layouts
 from tests.support.raw import read, until_fault
 
@@ -34,9 +35,9 @@ def test_pickles_that_would_execute_something_are_refused(tmp_path):
         (pickle.dumps(Evil(torch.storage._load_from_bytes, plain)), "system"),
         (pickle.dumps(Evil(torch.load, str(mark))), "torch.serialization.load"),
         (pickle.dumps(np.array([inside], dtype=object)), "system"),
-        (b"cgnnscale.files\nwrite\n.", "gnnscale.contract.files.write"),
+        (b"cgnnscale.contract.files\nwrite\n.", "gnnscale.contract.files.write"),
     ):
-        with pytest.raises(BadRaw, match="could execute anything") as told:
+        with pytest.raises(BadFile, match="could execute anything") as told:
             lmdbs.unpickled(Place(tmp_path / "data.lmdb"), graph)
         assert word in str(told.value)
     assert not mark.exists()

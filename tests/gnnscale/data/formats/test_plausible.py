@@ -3,7 +3,8 @@
 import pytest
 
 from gnnscale.atoms.units import ENERGY
-from gnnscale.data.formats.pieces import BadRaw
+from gnnscale.contract.errors import BadFile
+from gnnscale.data.formats.pieces import DOWNLOAD_AGAIN
 from tests.support import layouts
 from tests.support.layouts import LAYOUTS
 from tests.support.raw import RAW, read, until_fault
@@ -15,7 +16,12 @@ def test_energies_in_another_unit_are_noticed(name, unit, tmp_path):
     layout = LAYOUTS[name][0]
     layout.write(tmp_path, [s._replace(energy=s.energy / ENERGY[unit]) for s in layout.known()])
     _, fault = until_fault(name, tmp_path, **layout.options)
-    assert isinstance(fault, BadRaw) and f"in {unit} it would fit" in str(fault) and "eV per atom" in str(fault)
+    assert (
+        isinstance(fault, BadFile)
+        and fault.hints == (DOWNLOAD_AGAIN,)
+        and f"in {unit} it would fit" in str(fault)
+        and "eV per atom" in str(fault)
+    )
 
 
 def test_adsorption_energies_are_told_from_total_ones(tmp_path):

@@ -6,7 +6,7 @@ import torch
 
 from gnnscale.atoms.graph import edge_vectors
 from gnnscale.atoms.neighbors import edges
-from gnnscale.contract import files
+from gnnscale.contract import errors, files
 from gnnscale.contract.dataset_card import ShardCard
 from gnnscale.data.loading import corpus as loader
 from gnnscale.data.storage import adios, splits
@@ -138,5 +138,5 @@ def test_altered_shards_are_noticed_when_their_time_tells(converted, tmp_path):
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 1
     data.write_bytes(content)
-    with pytest.raises(files.BadFile, match="altered since it was written"):
+    with pytest.raises(errors.BadFile, match="altered since it was written"):
         loader.load({"bulk": made}, "train", 4.0)

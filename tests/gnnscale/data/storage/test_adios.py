@@ -12,7 +12,7 @@ import pytest
 
 from gnnscale.atoms import neighbors
 from gnnscale.atoms.structure import Structure
-from gnnscale.contract import files
+from gnnscale.contract import errors, files
 from gnnscale.contract.dataset_card import Split
 from gnnscale.data.storage import adios, manifest, mapped, reference_energies
 from gnnscale.data.storage import packed as storage_packed
@@ -174,7 +174,7 @@ def test_a_source_that_fails_leaves_nothing(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         adios.write(tmp_path / "shards", dying(), Split(), 3.0)
-    with pytest.raises(files.BadFile, match="never ended"):
+    with pytest.raises(errors.BadFile, match="never ended"):
         mapped.open(tmp_path / "shards")
 
 
@@ -191,11 +191,11 @@ def test_a_broken_file_is_named(tmp_path, file, harm):
     elif harm == "flip":
         whole[len(whole) // 2] ^= 1
         path.write_bytes(whole)
-    with pytest.raises(files.BadFile, match=f"00000.bp/{file}"):
+    with pytest.raises(errors.BadFile, match=f"00000.bp/{file}"):
         adios.read(tmp_path / "shards")
     if harm != "flip":
         for reading in (mapped.open, lambda path: adios.entry_of(path / "00000.bp")):
-            with pytest.raises(files.BadFile, match=f"00000.bp/{file}"):
+            with pytest.raises(errors.BadFile, match=f"00000.bp/{file}"):
                 reading(tmp_path / "shards")
 
 
@@ -207,7 +207,7 @@ def test_a_flipped_bit_is_told_with_variable_and_place(tmp_path):
         altered = bytearray(whole)
         altered[block.offset] ^= 4
         path.write_bytes(altered)
-        with pytest.raises(files.BadFile, match=f"variable {name}, between bytes {block.offset} and"):
+        with pytest.raises(errors.BadFile, match=f"variable {name}, between bytes {block.offset} and"):
             mapped.open(tmp_path / "shards", check=True)
 
 
@@ -226,20 +226,20 @@ def test_the_place_of_damage_is_told_to_the_mebibyte(tmp_path):
     with (tmp_path / "00000.bp" / "data.0").open("r+b") as data:
         data.seek(begin + 17)
         data.write(b"\1")
-    with pytest.raises(files.BadFile, match=f"variable forces, between bytes {begin} and {begin + (1 << 20)}"):
+    with pytest.raises(errors.BadFile, match=f"variable forces, between bytes {begin} and {begin + (1 << 20)}"):
         mapped.open(tmp_path, check=True)
 
 
 def test_older_shards_and_broken_manifests_are_refused_in_words(tmp_path):
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps({"schema": "gnnscale.shards/1", "files": {"00000.bp/data.0": "5e"}}))
-    with pytest.raises(files.BadFile, match="older version of gnnscale; run the same command again"):
+    with pytest.raises(errors.BadFile, match="older version of gnnscale; run the same command again"):
         mapped.open(tmp_path)
     path.write_text("")
-    with pytest.raises(files.BadFile, match=r"manifest\.json: unreadable"):
+    with pytest.raises(errors.BadFile, match=r"manifest\.json: unreadable"):
         mapped.open(tmp_path)
     path.unlink()
-    with pytest.raises(files.BadFile, match="never ended"):
+    with pytest.raises(errors.BadFile, match="never ended"):
         mapped.open(tmp_path)
 
 
