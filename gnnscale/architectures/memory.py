@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gnnscale.architectures.registry import ModelConfig
+from gnnscale.architectures.base import Architecture
 
 NUMBER = 4  # weights, gradients and moments are fp32 always; `precision` is of what is kept for the backward pass
 BUCKET = 50_000_000  # numbers that ZeRO reduces at a time; DeepSpeed's own 5e8 is a buffer of 2 GB
@@ -39,7 +39,7 @@ class MemoryLevers(NamedTuple):
 
 
 def peak_bytes(
-    config: ModelConfig,
+    config: Architecture,
     atoms: float,
     edges: float,
     levers: MemoryLevers,
@@ -68,10 +68,10 @@ def peak_bytes(
     return found
 
 
-def activation_bytes(config: ModelConfig, atoms: float, edges: float, levers: MemoryLevers, precision: str) -> int:
+def activation_bytes(config: Architecture, atoms: float, edges: float, levers: MemoryLevers, precision: str) -> int:
     """Of a step. Layers that are computed again keep only what goes from one to the next."""
     bytes_per_number = 2 if precision == "bf16" else NUMBER
-    if levers.activation_checkpointing and config.forces == "direct":  # of little use where forces are derivatives
+    if levers.activation_checkpointing and config.can_checkpoint_layers:
         one = config.model_copy(update={"depth": 1})
         between = 2 * NUMBER * config.depth * atoms * config.width
         return int(between + one.activation_bytes(atoms, edges, levers.edge_chunk, bytes_per_number))

@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from gnnscale.architectures.egnn import EGNNConfig
-from gnnscale.architectures.registry import ModelConfig
+from gnnscale.architectures.registry import ModelConfig, default_model
 from gnnscale.contract.dataset_card import Split
 from gnnscale.schema import Spec
 
@@ -95,7 +94,7 @@ class TrainSettings(Spec):
     """Settings of the stage `train`: one run of a sweep."""
 
     kind: Literal["train"] = "train"
-    model: ModelConfig = EGNNConfig()
+    model: ModelConfig = default_model()
     structures: int | None = Field(None, ge=1, description="training structures over all sources; null = all")
     subset_seed: int = Field(0, ge=0, description="which nested subset; stratified by source")
     subset: Literal["random", "prefix"] = Field(
@@ -107,7 +106,7 @@ class TrainSettings(Spec):
 
     @model_validator(mode="after")
     def _possible(self) -> TrainSettings:
-        if self.optim.stress_weight and self.model.forces == "direct":
+        if self.optim.stress_weight and not self.model.has_stress:
             raise ValueError("stress_weight needs a model with forces: gradient; direct forces have no stress")
         return self
 

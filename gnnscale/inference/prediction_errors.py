@@ -26,8 +26,8 @@ WIDE, CHUNK = 1024, 2**23  # above this width, and for gradient forces, so many 
 
 def restore(directory: Path, trained: TrainedModel) -> torch.nn.Module:
     """As it was trained; edges in chunks where they would need much memory."""
-    chunked = trained.model.width > WIDE or trained.model.forces == "gradient"
-    chunk = max(1, CHUNK // trained.model.width) if chunked else None
+    chunked = trained.model.message_width > WIDE or trained.model.forces == "gradient"
+    chunk = max(1, CHUNK // trained.model.message_width) if chunked else None
     model = build(trained.model, len(trained.sources), trained.average_degree, chunk)
     model.load_state_dict(load_file(directory / "model.safetensors"))
     return model.eval().requires_grad_(False)

@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gnnscale.architectures.egnn import ELEMENTS, EGNNConfig
+from gnnscale.architectures.base import ELEMENTS
+from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.atoms.graph import AtomGraphs
+from gnnscale.models.backbone import Backbone
 from gnnscale.models.kernels.chunked import Chunk, Weights, chunks
 from gnnscale.models.kernels.messages import chunked_messages, fusible
 from gnnscale.models.layers import Layout, Pattern, bessel, envelope, linear, product, rms_norm
@@ -106,11 +108,11 @@ class EGNNLayer(nn.Module):
         return h + self.step * self.update(F.silu(self.hidden(torch.cat((x, s, lengths), dim=1)))), vectors
 
 
-class EGNN(nn.Module):
-    """Backbone: (graphs, edge vectors) -> energy of each atom (A,) and its force (A, 3), or None, in unit scales."""
+class EGNN(Backbone):
+    """Layers between an embedding of elements and sources and a readout of energies and gates of vectors."""
 
     def __init__(self, config: EGNNConfig, sources: int, average_degree: float, edge_chunk: int | None = None):
-        super().__init__()
+        super().__init__(config, sources, average_degree)
         self.edge_chunk = edge_chunk
         # As kernels; then all edges are one chunk. Gradient forces are learned by tangents, which have no kernels.
         self.stores_no_edges = config.form == "deferred" and config.forces == "direct"
@@ -136,7 +138,8 @@ class EGNN(nn.Module):
             h, v = layer(h, v, edges)
         x = F.silu(self.hidden(rms_norm(h)))
         out = self.readout(x) if self.heads == 1 else self.read_by_source(x, graphs)  # (A, 1 + K): energy, gates
-        # A mean over channels, times those at width 64: so that widths move alike at one rate (tests/gnnscale/train/test_schedule.py)
+        # A mean over channels, times those at width 64: so that widths move alike at one rate, which
+        # tests/gnnscale/train/test_schedule.py shows.
         return out[:, 0], (v * out[:, 1:]).mean(2).t() * BASE_CHANNELS if self.direct else None
 
     def read_by_source(self, x: Tensor, graphs: AtomGraphs) -> Tensor:

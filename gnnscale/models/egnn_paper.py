@@ -2,8 +2,8 @@
 
 From ORNL/HydraGNN, models/EGCLStack.py and the authors' configuration: an atom begins as its atomic number and its
 Cartesian coordinates, as they are, so energies depend on the origin and forces do not rotate with the atoms
-(tests/gnnscale/models/test_physics.py shows it); no residual, no normalisation, no envelope, no basis; ReLU; sums over neighbours.
-Ours: energies are summed over atoms, where theirs are means, so that all models learn the same labels; each head has one
+(tests/gnnscale/models/test_physics.py shows it); no residual, no normalisation, no envelope, no basis; ReLU; sums over
+neighbours. Ours: energies are summed over atoms, where theirs are means, so that all models learn the same labels; each head has one
 hidden layer as wide as the network (theirs: fixed widths of 25 to 200); the first matrix is applied before the gather,
 which is the same function. Parameters at depth 3 without heads: 17 W^2, as counted for theirs.
 """
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.atoms.graph import AtomGraphs
+from gnnscale.models.backbone import Backbone
 
 INPUTS = 4  # Z, x, y, z
 
@@ -60,11 +61,11 @@ def mean(x: Tensor, i: Tensor, atoms: int) -> Tensor:
     return x.new_zeros(atoms, x.shape[1]).index_add(0, i, x) / torch.bincount(i, minlength=atoms).clamp(min=1)[:, None]
 
 
-class PaperEGNN(nn.Module):
-    """Backbone as EGNN is; edges are always kept, as in theirs, so `edge_chunk` says nothing here."""
+class PaperEGNN(Backbone):
+    """The layers and two heads. Edges are always kept, as in theirs, so `edge_chunk` has no effect."""
 
     def __init__(self, config: EGNNConfig, sources: int, average_degree: float, edge_chunk: int | None = None):
-        super().__init__()
+        super().__init__(config, sources, average_degree)
         width, last = config.width, config.depth - 1
         self.layers = nn.ModuleList(PaperLayer(width if n else INPUTS, width, n < last) for n in range(config.depth))
         self.energy, self.forces = (

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gnnscale.architectures.egnn import ELEMENTS
+from gnnscale.architectures.base import ELEMENTS
 from gnnscale.atoms.graph import AtomGraphs, Properties, edge_vectors
+from gnnscale.models.backbone import Backbone
 from gnnscale.models.force_gradients import energies_and_slopes
 
 
@@ -29,7 +30,7 @@ class Potential(nn.Module):
 
     NORMALISATION = ("references", "energy_scale", "force_scale")
 
-    def __init__(self, backbone: nn.Module, sources: int, gradient: bool, tangents: bool = False):
+    def __init__(self, backbone: Backbone, sources: int, gradient: bool, tangents: bool = False):
         super().__init__()
         self.backbone, self.gradient = backbone, gradient
         self.tangents = tangents  # how to learn gradient forces: by tangents or by a graph of the backward pass

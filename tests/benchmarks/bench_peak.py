@@ -18,7 +18,7 @@ from tests.support.training import on_ranks
 RANKS, ATOMS, DEGREE, STEPS, ROUNDS = 2, 496, 29, 2, 3
 PAPER = EGNNConfig(form="paper", width=512, depth=3)
 N = PAPER.body_parameters()
-EDGE, DEFERRED = (EGNNConfig.for_parameters(N, depth=3, form=form) for form in ("edge", "deferred"))
+EDGE, DEFERRED = (EGNNConfig(depth=3, form=form).for_parameters(N) for form in ("edge", "deferred"))
 CHUNKED = {"edge_chunk": 512}
 WAYS = [  # name, network, in the way of HydraGNN, runtime, precision
     ("the paper's, as it was", PAPER, True, {}, "fp32"),

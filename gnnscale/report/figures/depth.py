@@ -50,7 +50,7 @@ def depths(study: Study) -> tuple[Figure, str] | None:
                 list(means), [factor * v for v in means.values()], marker=marker, color=colour, linewidth=1, zorder=3
             )
             ends.append(
-                (max(means), factor * means[max(means)], f"{x.model.removeprefix('egnn-')}, {si(x.size, 2)}", colour)
+                (max(means), factor * means[max(means)], f"{x.model}, {si(x.size, 2)}", colour)
             )
         logarithmic(ax, xs=[d for x in lines for d in x.runs], exact=True)
         whole(ax, sorted({d for x in lines for d in x.runs}))

@@ -48,8 +48,8 @@ def evidence(found: LeverTable) -> list[str]:
     plain, model = found.ways[0], found.model
     said = [
         f"Measured in turn on {on_ranks(found)}, {found.device}: a step of {found.structures} structures ({found.atoms:,} "
-        f"atoms, {found.edges:,} edges) with {found.parameters:,} parameters ({model.kind}-{model.form}, width {model.width}, "
-        f"depth {model.depth}, {model.forces} forces). Plain: {plain.peak_bytes / 2**30:.3g} GiB and {plain.seconds:.2g} s. "
+        f"atoms, {found.edges:,} edges) with {found.parameters:,} parameters ({found.model.describe()}). "
+        f"Plain: {plain.peak_bytes / 2**30:.3g} GiB and {plain.seconds:.2g} s. "
         "Brackets: least and most of three turns."
     ]
     said += [f"With {w.name}: {both(found, w)}." for w in found.ways if w.precision == "bf16"]

@@ -160,7 +160,7 @@ def test_the_paper_s_layer_is_that_of_hydragnn(moves):
 @pytest.mark.parametrize("target", [1, 1e3, 1e5, 2e9])
 @pytest.mark.parametrize("depth, form, forces", [(3, "edge", "direct"), (6, "deferred", "gradient")])
 def test_the_nearest_width(target, depth, form, forces):
-    best = EGNNConfig.for_parameters(target, depth=depth, form=form, forces=forces)
+    best = EGNNConfig(depth=depth, form=form, forces=forces).for_parameters(target)
     assert (best.depth, best.form, best.forces) == (depth, form, forces)
     gaps = [
         abs(best.model_copy(update={"width": width}).body_parameters() - target)

@@ -52,7 +52,7 @@ def deep_and_wide(seeds=(0, 1)) -> tuple[list[Point], dict[str, Evaluation]]:
     for form in ("deferred", "paper"):
         for size in (20_000, 80_000):
             for depth in DEPTHS:
-                c = EGNNConfig.for_parameters(size, depth=depth, form=form)
+                c = EGNNConfig(depth=depth, form=form).for_parameters(size)
                 factor = depth**-0.03 if form == "deferred" else 2 + 0.1 * max(0, depth - 3)
                 keeps = 0.97 if form == "deferred" else 0.4
                 layers = [

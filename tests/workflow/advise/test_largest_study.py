@@ -160,8 +160,8 @@ def test_few_structures_leave_more_to_the_model(root):
     assert "All the structures" in text.text(x, root, PERLMUTTER, "perlmutter")
     known = largest_study.basis(root, "loss", PERLMUTTER, "perlmutter")
     losses = {}
-    for width in largest_study.WIDTHS:
-        settings = TrainSettings(model=EGNNConfig(width=width), optim=OptimSettings(epochs=EPOCHS))
+    for model in EGNNConfig().at_all_widths():
+        width, settings = model.width, TrainSettings(model=model, optim=OptimSettings(epochs=EPOCHS))
         if not memory_fit.choose_levers(settings, 5, ATOMS, ATOMS * NEIGHBOURS, PERLMUTTER, 16).refusal:
             losses[width] = known.law.loss(settings.model.body_parameters(), 5000)
     near = [width for width, loss in losses.items() if loss <= 1.01 * min(losses.values())]
@@ -180,7 +180,9 @@ def test_where_the_looking_ends_is_no_best(root, monkeypatch):
         in said
     )
     for widths, hours, end in (([16, 32], 1e3, "widest looked at"), ([4000, 8000], 1.0, "narrowest looked at")):
-        monkeypatch.setattr(largest_study, "WIDTHS", widths)
+        monkeypatch.setattr(
+            EGNNConfig, "at_all_widths", lambda self, widths=widths: [self.with_width(w) for w in widths]
+        )
         x = advised(root, hours)
         assert x["end"] == end and x["parameters"] == {"value": x["parameters"]["value"], "low": None, "high": None}
 
