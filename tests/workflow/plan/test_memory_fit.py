@@ -21,7 +21,7 @@ def site(gigabytes, ranks=1):
 
 
 def choose(asked, where):
-    return memory_fit.choose(asked, 5, ATOMS, EDGES, where)
+    return memory_fit.choose_levers(asked, 5, ATOMS, EDGES, where)
 
 
 def test_nothing_is_done_where_there_is_room():
@@ -35,7 +35,7 @@ def test_levers_come_one_by_one_as_memory_shrinks():
         chosen = choose(asked, site(gigabytes))
         if chosen.refusal:
             break
-        assert chosen.memory.peak + memory_fit.LIBRARIES <= gigabytes * 1e9
+        assert chosen.memory.peak + memory_fit.LIBRARY_BYTES <= gigabytes * 1e9
         said.append(chosen.said)
     assert said[0] == "" and any("at a time" in s for s in said) and any("micro-batches" in s for s in said)
     assert sorted(said, key=len) == said, "each lever on top of the one before"
@@ -53,7 +53,7 @@ def test_more_ranks_bring_zero_into_play():
 def test_the_memory_told_is_that_of_the_choice(width):
     asked = settings(width)
     chosen = choose(asked, site(64))
-    batch = memory_fit.MARGIN * asked.optim.batch
+    batch = memory_fit.LARGEST_OVER_MEAN_BATCH * asked.optim.batch
     assert chosen.memory == peak_bytes(
         asked.model, batch * ATOMS, batch * EDGES, chosen.runtime.memory_levers, "fp32", 1, 5
     )
