@@ -248,10 +248,11 @@ def run_name(settings: TrainSettings, common: TrainSettings) -> str:
     """Return w64-d3-n2000, then whatever else a sweep has changed."""
     model, n = settings.model, settings.structures
     name = f"{model.short_name()}-n{n if n is not None else 'all'}"
-    if model.kind != common.model.kind:
-        name, common = f"{model.kind}-{name}", common.model_copy(update={"model": type(model)()})
     named = {"structures", *(f"model.{field}" for field in model.size_fields)}
     mine, theirs = settings.model_dump(), common.model_dump()
+    if model.kind != common.model.kind:
+        name = f"{model.kind}-{name}"
+        theirs["model"] = complete_options(theirs["model"] | {"kind": model.kind})
     for path in dotted_paths(mine):
         value, usual = mine, theirs
         for part in path.split("."):
