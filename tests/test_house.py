@@ -32,7 +32,7 @@ ARROWS = {
     "gnnscale.models": "atoms architectures schema",
     "gnnscale.job": "machine contract schema",
     "gnnscale.contract": "architectures schema",
-    "gnnscale.machine": "schema",
+    "gnnscale.machine": "contract schema",
     "gnnscale.atoms": "schema",
     "gnnscale.architectures": "schema",
     "gnnscale.schema": "",

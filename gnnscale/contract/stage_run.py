@@ -7,13 +7,16 @@ import os
 import signal
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from gnnscale.contract import errors, files
 from gnnscale.contract.errors import UserError
 from gnnscale.contract.results import StageResult
 from gnnscale.contract.settings import Scalar
 from gnnscale.contract.stage_spec import StageSpec
+from gnnscale.schema import Spec
+
+S = TypeVar("S", bound=Spec)
 
 
 class Stopped(Exception):
@@ -44,6 +47,16 @@ class Run:
         self.earlier_attempts = 0
         self._last_progress, self._began = 0.0, {}
 
+    def require_settings(self, kind: type[S]) -> S:
+        """Return the settings of this stage; a UserError where spec.json is of another stage."""
+        if not isinstance(self.spec.settings, kind):
+            raise UserError(
+                f"{self.directory / 'spec.json'}: settings of the stage {self.spec.settings.kind}, expected those of "
+                f"{kind.model_fields['kind'].default}",
+                f"run it with python -m gnnscale.stages.{self.spec.settings.kind} {self.directory}",
+            )
+        return self.spec.settings
+
     def read_inputs(self) -> dict[str, str]:
         """The digests of what this stage needs. Each must be done; who runs a stage by hand is told which is not."""
         digests = {}
@@ -64,7 +77,7 @@ class Run:
         if not self.can_checkpoint:
             raise Stopped(f"{signal.Signals(signum).name}; run it again to do it again")
 
-    def progress(self, done: float, total: float, **numbers: float) -> None:
+    def progress(self, done: float, total: float, **numbers: float | None) -> None:
         """For people who watch; written at most twice a second, and worth no fsync."""
         now = time.time()
         self._began = self._began or {"began": now, "began_at": done}

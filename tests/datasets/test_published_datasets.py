@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from gnnscale.contract.dataset_card import DatasetCard
 from gnnscale.contract.errors import BadFile
-from gnnscale.data.conversion.work_items import check
+from gnnscale.data.conversion.reading import check_structure
 from gnnscale.data.formats import pieces
 from gnnscale.data.formats.pieces import DOWNLOAD_AGAIN
 from tests.support import layouts
@@ -85,7 +85,7 @@ def test_what_was_written_is_read(name, number, tmp_path):
     assert len(found) == len(known) and not skipped
     for k, (one, two) in enumerate(zip(found, known)):
         assert same(one, two), f"{name}: structure {k}: {one} is not {two}"
-        check(one, "here")
+        check_structure(one, ("here", 0))
         assert isinstance(one.energy, float) and one.pbc.dtype == bool and one.numbers.dtype.kind == "i"
         assert one.label and str(tmp_path) not in one.label + one.group
     assert len({s.group for s in found}) == layout.groups

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gnnscale.contract.dataset_card import Split
-from gnnscale.data.conversion.work_items import check
+from gnnscale.data.conversion.reading import check_structure
 from gnnscale.data.formats import extxyz
 from gnnscale.data.formats.pieces import Place
 from gnnscale.data.storage import splits
@@ -69,7 +69,7 @@ def test_real_files_are_read(sample):
     forces = np.concatenate([s.forces for s in found])
     assert np.sqrt((forces**2).mean()) == pytest.approx(sample.force_rms, rel=0.02)
     for s in found:
-        check(s, "here")
+        check_structure(s, ("here", 0))
         assert tuple(s.pbc) == sample.pbc
         assert np.isnan(s.stress).all() == (sample.pbc == NO or "oc20" in sample.path)
         nearest = np.linalg.norm(s.positions[:, None] - s.positions[None], axis=-1) + 9 * np.eye(len(s.numbers))

@@ -9,46 +9,46 @@ from pathlib import Path
 from gnnscale.contract import errors, files
 from workflow.config.site import SiteConfig
 from workflow.plan.stage import Stage
-from workflow.run_directory.attempt import Exit, Interrupted, Outcome
-from workflow.run_directory.journal import Journal, Known
+from workflow.run_directory.attempt import AttemptOutcome, ExitRecord, Interrupted
+from workflow.run_directory.journal import Journal, RecordedJob
 from workflow.scheduler import query
-from workflow.scheduler.query import Seen
+from workflow.scheduler.query import JobStatus
 
-NAP = 0.5  # s between two looks at files
-CLOSED = "closed"  # in an attempt's directory: should its job begin in spite of all, it ends at once
-DISK_FULL = Outcome("disk-full", "no space left on device", "free some space, then type the same command again")
+FILE_POLL_SECONDS = 0.5  # s between two looks at files
+CLOSED_MARKER = "closed"  # in an attempt's directory: should its job begin in spite of all, it ends at once
+DISK_FULL_OUTCOME = AttemptOutcome("disk-full", "no space left on device", "free some space, then type the same command again")
 
 
-class Office:
+class RunContext:
     """Where jobs are written down, and told of."""
 
     def __init__(self, root: Path, site: SiteConfig, site_name: str, log: Journal, say: Callable[..., None]):
         self.root, self.site, self.site_name, self.log, self.say = root, site, site_name, log, say
-        self.scheduler = query.KINDS[site.scheduler.kind]
+        self.scheduler = query.SCHEDULERS[site.scheduler.kind]
         self.stopping = threading.Event()
         self.submitting = threading.Lock()  # one command at a time of those that must not overlap
         self.out_of_reach = False
 
-    def attempt(self, job: Known, id: str) -> Path:
+    def attempt(self, job: RecordedJob, id: str) -> Path:
         folder, number = job.stages[id]
         return self.root / folder / "attempts" / str(number)
 
-    def exit_of(self, job: Known, id: str) -> Exit | None:
+    def exit_of(self, job: RecordedJob, id: str) -> ExitRecord | None:
         try:
-            return files.read_model(self.attempt(job, id) / "exit.json", Exit)
+            return files.read_model(self.attempt(job, id) / "exit.json", ExitRecord)
         except errors.BadFile:
             return None
 
-    def close(self, job: Known, *ids: str) -> None:
+    def close(self, job: RecordedJob, *ids: str) -> None:
         """Should it begin in spite of all, it ends at once."""
         for id in ids or job.stages:
             try:
                 self.attempt(job, id).mkdir(parents=True, exist_ok=True)
-                (self.attempt(job, id) / CLOSED).touch()
+                (self.attempt(job, id) / CLOSED_MARKER).touch()
             except OSError:
                 pass  # a full disk; the stage's lock is there too
 
-    def note_end(self, id: str, job: Known, ended: Outcome) -> None:
+    def note_end(self, id: str, job: RecordedJob, ended: AttemptOutcome) -> None:
         folder, number = job.stages[id]
         self.log.note(
             "ended",
@@ -59,10 +59,10 @@ class Office:
             message=ended.message,
             folder=folder,
             attempt=number,
-            progress=progress(self.root / folder),
+            progress=saved_progress(self.root / folder),
         )
 
-    def tell(self, stages: list[Stage], seen: Seen) -> None:
+    def tell(self, stages: list[Stage], seen: JobStatus) -> None:
         """To the screen, and to whoever reads the journal."""
         for stage in stages:
             self.say(stage.id, "running" if seen.state == "RUNNING" else "queued")
@@ -84,7 +84,7 @@ class Office:
         self.check()
 
 
-def progress(folder: Path) -> float:
+def saved_progress(folder: Path) -> float:
     """What cannot be lost any more: the last step of a training, or so many shards of a conversion."""
     steps = (int(p.name[5:]) for p in (folder / "checkpoints").glob("step-*") if p.name[5:].isdigit())
-    return max(steps, default=sum(1 for _ in (folder / "lots").glob("*.json")))
+    return max(steps, default=sum(1 for _ in (folder / "shard_notes").glob("*.json")))

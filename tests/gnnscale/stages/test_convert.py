@@ -1,4 +1,4 @@
-"""The stages convert and shards: whoever converts, in how many pieces and however often killed, the same comes out."""
+"""The stages convert and convert_part: on any number of ranks, in parts, and after a kill, the shards are the same."""
 
 import json
 import os
@@ -25,24 +25,25 @@ from gnnscale.stages import convert_part as part_stage
 from tests.support import layouts
 from tests.support.corpus import ENV, directory, execute, result
 
-LOT, SHARD = 96, 40  # structures: a lot of each file, in three shards
+ITEM, SHARD = 96, 40  # structures: a work item of each file, in three shards
 SMALL = f"""
 from gnnscale.data.conversion import work_items
 from gnnscale.data.storage import adios
 from gnnscale.job import stage_process
 from gnnscale.stages import convert
-work_items.LOT, adios.SHARD = {LOT}, {SHARD}
+work_items.STRUCTURES_PER_ITEM, adios.SHARD = {ITEM}, {SHARD}
 stage_process.run(convert.main)
 """
 SLOW = """
 import time
-from gnnscale.data.conversion import work_items
+from gnnscale.stages import convert
 
-def convert(*words, fast=work_items.convert):
-    time.sleep(0.5)
-    fast(*words)
+class SlowWriter(convert.ShardWriter):
+    def __init__(self, *words):
+        time.sleep(0.5)
+        super().__init__(*words)
 
-work_items.convert = convert
+convert.ShardWriter = SlowWriter
 """  # before SMALL, so that a kill comes in time
 
 
@@ -65,7 +66,7 @@ def asked(raw, kind=ConvertSettings, **more):
 
 
 def start(made, before="", **env):
-    """The stage with small lots and shards, in a process of its own."""
+    """The stage with small work items and shards, in a process of its own."""
     command = [sys.executable, "-c", before + SMALL, str(made)]
     return subprocess.Popen(
         command, env=os.environ | ENV | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -76,8 +77,8 @@ def here(made):
     """The same in this process, which has imported everything already."""
     run = stage_run.Run(made)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(work_items, "LOT", LOT)
-        patch.setattr(adios, "SHARD", SHARD)
+        patch.setattr(work_items, "STRUCTURES_PER_ITEM", ITEM)
+        patch.setattr(adios, "STRUCTURES_PER_SHARD", SHARD)
         stage_process.finish(
             run, part_stage.main if run.spec.settings.kind == "convert_part" else convert.main, first=True
         )
@@ -127,7 +128,7 @@ def test_in_parts(undisturbed, raw, tmp_path):
     assert sorted(result(made).values["structures"] for made in needs.values()) == [92, 92, 184, 184]
 
 
-def test_more_parts_than_lots_and_a_part_that_is_missing(undisturbed, raw, tmp_path):
+def test_more_parts_than_work_items_and_a_part_that_is_missing(undisturbed, raw, tmp_path):
     needs = {}
     for part in range(9):
         made = directory(tmp_path, f"convert_part/mine.{part}", asked(raw, PartSettings, part=part, parts=9))
@@ -135,7 +136,7 @@ def test_more_parts_than_lots_and_a_part_that_is_missing(undisturbed, raw, tmp_p
     assert sorted(result(made).values["structures"] for made in needs.values()) == [0, 0, 0, *[92] * 6]
     assert outcome(here(directory(tmp_path, "convert/mine", asked(raw), needs))) == outcome(undisturbed)
     del needs["convert_part/mine.0"]
-    with pytest.raises(errors.UserError, match="lot 0 was never finished"):
+    with pytest.raises(errors.UserError, match="work item 0 was never finished"):
         here(directory(tmp_path, "convert/less", asked(raw), needs))
 
 
@@ -167,15 +168,15 @@ def test_an_error_from_before_the_first_rank_began(raw, tmp_path, monkeypatch):
     """It stands, unless it was of an earlier attempt, whose rank takes it back as soon as it begins."""
     made = directory(tmp_path, "convert/mine", asked(raw))
     past = {"done": 0, "time": time.time() - 60, "error": "no energy"}
-    parallel.voice(made, 1).write_text(json.dumps(past))
+    parallel.heartbeat_path(made, 1).write_text(json.dumps(past))
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(parallel, "START", 3.0)
+    monkeypatch.setattr(parallel, "START_SECONDS", 3.0)
     began = time.monotonic()
     with pytest.raises(errors.UserError, match="rank 1: no energy"):
         here(made)
     assert time.monotonic() - began > 3.0, "the time that the other rank has to begin"
-    monkeypatch.setattr(parallel, "START", 600.0)
+    monkeypatch.setattr(parallel, "START_SECONDS", 600.0)
     other = start(made, RANK="1", LOCAL_RANK="1", WORLD_SIZE="2")
     assert result(here(made)).values["structures"] == 552
     finish(other)
@@ -188,13 +189,13 @@ def test_killed_at_random_points_it_goes_on(undisturbed, raw, tmp_path, seed):
     for _ in range(2):
         process = start(made, SLOW)
         wanted = seen + rng.randint(1, 4)
-        while process.poll() is None and len(list(made.glob("lots/*.json"))) < wanted:
+        while process.poll() is None and len(list(made.glob("shard_notes/*.json"))) < wanted:
             time.sleep(0.002)
         time.sleep(rng.random() * 0.05)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert not (made / "result.json").exists()
-        before, seen = seen, len(list(made.glob("lots/*.json")))
+        before, seen = seen, len(list(made.glob("shard_notes/*.json")))
         assert seen > before, "what was done is kept"
     kept = {path: path.stat().st_mtime_ns for path in sorted(made.glob("shards/*.bp/data.0"))[: seen - 1]}
     spoiled = rng.choice([*kept])
@@ -202,15 +203,15 @@ def test_killed_at_random_points_it_goes_on(undisturbed, raw, tmp_path, seed):
     content[rng.randrange(len(content))] ^= 1
     spoiled.write_bytes(content)
     assert outcome(here(made)) == outcome(undisturbed)
-    lot = spoiled.parent.name.split("-")[0]
+    item = spoiled.parent.name.split("-")[0]
     again = [path for path, when in kept.items() if path.stat().st_mtime_ns != when]
-    assert spoiled in again and all(path.parent.name.startswith(lot) for path in again)
+    assert spoiled in again and all(path.parent.name.startswith(item) for path in again)
 
 
 def test_told_to_stop_it_stops_and_goes_on(undisturbed, raw, tmp_path):
     made = directory(tmp_path, "convert/mine", asked(raw))
     process = start(made, SLOW)
-    while process.poll() is None and not list(made.glob("lots/*.json")):
+    while process.poll() is None and not list(made.glob("shard_notes/*.json")):
         time.sleep(0.002)
     process.terminate()
     assert process.wait(60) == 75 and "stopped" in process.communicate()[0]
@@ -232,7 +233,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path):
         tracemalloc.stop()
     shards_made = len(list(made.glob("shards/*.bp")))
     assert shards_made >= 45
-    metadata = sum(path.stat().st_size for path in made.glob("lots/*.json"))
+    metadata = sum(path.stat().st_size for path in made.glob("shard_notes/*.json"))
     assert peaks[2] < peaks[1] + 8 * metadata, f"{peaks}, metadata {metadata}"  # as objects larger than as text
 
 
@@ -282,7 +283,7 @@ def test_the_card_agrees_with_the_shards(converted):
     for made in converted.values():
         packed = adios.read(made / "shards")
         card = files.read_model(made / "card.json", ShardCard)
-        assert card.content == storage_packed.content(packed)
+        assert card.content == storage_packed.content_digest(packed)
         assert sum(count.structures for count in card.counts.values()) == len(packed.energy) == 48
         assert sum(count.atoms for count in card.counts.values()) == len(packed.numbers)
         assert card.force_rms > 0.1 and card.energy_rms > 0
