@@ -108,7 +108,7 @@ class Settings(SphinxDirective):
 
 # ------------------------------------------------------------------------------------------------------- command line
 def the_parser() -> argparse.ArgumentParser:
-    return import_module("workflow.cli.arguments").parser()
+    return import_module("workflow.cli.arguments").build_parser()
 
 
 def verbs() -> tuple[dict[str, argparse.ArgumentParser], dict[str, str]]:

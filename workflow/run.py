@@ -12,19 +12,19 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from gnnscale.contract.exit_codes import DONE  # noqa: E402
-from workflow.cli.arguments import parser  # noqa: E402
-from workflow.cli.commands import VERBS, told  # noqa: E402
+from workflow.cli.arguments import build_parser  # noqa: E402
+from workflow.cli.commands import VERBS, report_error  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
+    arguments = build_parser().parse_args(argv)
     verb = getattr(arguments, "verb", None) or "run"
     try:
         code = VERBS[verb](arguments)
         print(end="", flush=True)  # here, where a reader who has gone can be met
         return code
     except (Exception, KeyboardInterrupt) as error:
-        code = told(error)
+        code = report_error(error)
         return DONE if isinstance(error, BrokenPipeError) and verb != "run" else code
 
 

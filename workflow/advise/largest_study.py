@@ -23,15 +23,17 @@ from workflow.plan import cost
 from workflow.plan.memory_fit import MemoryFit, choose_levers
 from workflow.run_directory import status
 
-FAR = 10.0  # times the compute of the largest run: beyond, advice is a direction and no plan
-ENOUGH = 0.01  # of the least loss: a smaller model that comes so near is taken, where more hours find no more data
-MANY = 1e9  # structures, beside which a training's start is nothing
-MOST_HOURS = 1e12  # ten thousand years of the largest machine that there is; numbers far above overflow
-HOLDS = 0.05  # rms residual of log L, as in gnnscale/scaling/fitting/identifiability.py
-JOINT = ("Hoffmann", "PurePowers", "EqualPowers", "OverTraining")  # laws by which model and data can be weighed
+MAX_EXTRAPOLATION = 10.0  # times the compute of the largest run: beyond, advice is a direction and no plan
+LOSS_TOLERANCE = (
+    0.01  # of the least loss: a smaller model that comes so near is taken, where more hours find no more data
+)
+UNLIMITED_STRUCTURES = 1e9  # structures, beside which a training's start is nothing
+MAX_HOURS = 1e12  # ten thousand years of the largest machine that there is; numbers far above overflow
+MAX_RESIDUAL = 0.05  # rms residual of log L, as in gnnscale/scaling/fitting/identifiability.py
+JOINT_LAWS = ("Hoffmann", "PurePowers", "EqualPowers", "OverTraining")  # laws by which model and data can be weighed
 
 
-class Law(NamedTuple):
+class LossLaw(NamedTuple):
     """L = E + A/N^alpha + B/D^beta"""
 
     e: float
@@ -44,7 +46,7 @@ class Law(NamedTuple):
         return self.e + self.a / n**self.alpha + self.b / d**self.beta
 
 
-class Speed(NamedTuple):
+class TrainingSpeed(NamedTuple):
     """FLOP/s of one rank in training."""
 
     flops: float
@@ -52,13 +54,13 @@ class Speed(NamedTuple):
     start: float | None  # seconds before the first step, which comes to the rate; None = measured: all is in the rate
 
 
-class Basis(NamedTuple):
+class AdviceBasis(NamedTuple):
     """Of a finished study and of a site, all that advice rests on."""
 
     entry: LawFit
     confidence: float
-    law: Law
-    replicas: list[Law]
+    law: LossLaw
+    replicas: list[LossLaw]
     points: list[Point]  # of the law
     settings: TrainSettings  # of the largest of them
     sources: int
@@ -66,10 +68,10 @@ class Basis(NamedTuple):
     atoms: float  # per structure
     neighbours: float  # per atom
     site: SiteConfig
-    speed: Speed
+    speed: TrainingSpeed
 
 
-class Rung(NamedTuple):
+class ModelSize(NamedTuple):
     """A width that could be trained."""
 
     model: ModelConfig
@@ -77,31 +79,31 @@ class Rung(NamedTuple):
     seconds: float  # of one unique structure of many, over all epochs
 
 
-class Ladder(NamedTuple):
+class ModelSizes(NamedTuple):
     """The widths that fit into memory on so many ranks, the narrowest first."""
 
     ranks: int
     hours: float  # that a training may take on them, where it could have more
-    rungs: list[Rung]
+    rungs: list[ModelSize]
     top: str  # why there is none wider
 
 
 class Choice(NamedTuple):
     """The best that a budget buys."""
 
-    rung: Rung
+    rung: ModelSize
     d: float
     loss: float
 
 
-class Range(NamedTuple):
+class ValueRange(NamedTuple):
     value: float
     low: float | None
     high: float | None
 
 
 # ----------------------------------------------------------------------------------------------------- what is known
-def basis(root: Path, target: str, site: SiteConfig, name: str) -> Basis:
+def read_basis(root: Path, target: str, site: SiteConfig, name: str) -> AdviceBasis:
     """Read from the files at the top of a run directory; what they do not determine is refused in words."""
     if not (root / "fit.json").exists():
         raise UserError(
@@ -118,7 +120,7 @@ def basis(root: Path, target: str, site: SiteConfig, name: str) -> Basis:
         what = f"{root / 'points.csv'}: column {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"
         raise UserError(what, "`run` the study again: only what is old is made anew") from None
     entry = next((law for law in fit.laws if law.chosen and law.target == target), None)
-    if entry is None or entry.law not in JOINT:
+    if entry is None or entry.law not in JOINT_LAWS:
         joint = next((law for law in fit.laws if law.law == "Hoffmann" and law.target == target), None)
         why = "; ".join(joint.notes[:3]) if joint else f"no law was fitted to {target}"
         alone = f" What they determine is {entry.formula}, which weighs no model against data." if entry else ""
@@ -130,25 +132,25 @@ def basis(root: Path, target: str, site: SiteConfig, name: str) -> Basis:
     points = [p for p in rows if p.run in used]
     _, asked = study.load(str(root / "study.yaml"))
     largest = max(points, key=lambda p: p.flops)
-    settings = settings_of(root, asked, largest)
-    laws = [as_law(entry.law, dict(zip(list(entry.estimates), row))) for row in entry.replicas]
-    return Basis(
+    settings = settings_of_point(root, asked, largest)
+    laws = [to_law(entry.law, dict(zip(list(entry.estimates), row))) for row in entry.replicas]
+    return AdviceBasis(
         entry,
         fit.confidence,
-        as_law(entry.law, {name: e.value for name, e in entry.estimates.items()}),
+        to_law(entry.law, {name: e.value for name, e in entry.estimates.items()}),
         laws,
         points,
         settings,
         len(asked.data),
         largest.epochs,
         largest.atoms / largest.structures,
-        neighbours(settings.model, largest),
+        count_neighbours(settings.model, largest),
         site,
-        speed(root, site, name, settings.optim.precision, points),
+        find_speed(root, site, name, settings.optim.precision, points),
     )
 
 
-def settings_of(root: Path, asked: study.Study, point: Point) -> TrainSettings:
+def settings_of_point(root: Path, asked: study.Study, point: Point) -> TrainSettings:
     """Of the run that made a point, but that all structures are taken, and epochs are as they were."""
     settings = next((run.settings for run in study.expand_runs(asked) if run.name == point.run), None)
     if settings is None or settings.model.label != point.model:
@@ -161,18 +163,18 @@ def settings_of(root: Path, asked: study.Study, point: Point) -> TrainSettings:
     return settings.model_copy(update={"structures": None, "optim": optim})
 
 
-def as_law(name: str, values: dict[str, float]) -> Law:
+def to_law(name: str, values: dict[str, float]) -> LossLaw:
     alpha, beta = values.get("alpha", values.get("gamma")), values.get("beta", values.get("gamma"))
-    return Law(values.get("E", 0.0), values["A"], alpha, values["B"], beta)
+    return LossLaw(values.get("E", 0.0), values["A"], alpha, values["B"], beta)
 
 
-def neighbours(model: ModelConfig, p: Point) -> float:
+def count_neighbours(model: ModelConfig, p: Point) -> float:
     """Edges per atom: FLOPs are a count that is linear in atoms and edges, so that of a run tells its edges."""
     none, one = model.flops(p.atoms_seen, 0), model.flops(p.atoms_seen, p.atoms_seen)
     return (p.flops - none) / (one - none)
 
 
-def speed(root: Path, site: SiteConfig, name: str, precision: str, points: list[Point]) -> Speed:
+def find_speed(root: Path, site: SiteConfig, name: str, precision: str, points: list[Point]) -> TrainingSpeed:
     """As measured by the longest training of the study, if it ran on this site, else as the site's file assumes."""
     asked = status.read_plan(root) if (root / "plan.json").exists() else None
     stages = {s.id: s for s in asked.stages} if asked is not None and asked.site == name else {}
@@ -185,54 +187,67 @@ def speed(root: Path, site: SiteConfig, name: str, precision: str, points: list[
             continue
         if result and result.seconds > 0 and not runtime.shorter:  # or the seconds of a part of its steps are another's
             where = f"{runtime.ranks} ranks" if runtime.ranks > 1 else "one rank"
-            return Speed(point.flops / result.seconds / runtime.ranks, f"measured, {point.run} on {where}", None)
-    return Speed(cost.flops_per_second(site, 1, precision), "assumed by the site's file", site.node.start_seconds)
+            return TrainingSpeed(
+                point.flops / result.seconds / runtime.ranks, f"measured, {point.run} on {where}", None
+            )
+    return TrainingSpeed(
+        cost.flops_per_second(site, 1, precision), "assumed by the site's file", site.node.start_seconds
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ what is best
-def flops(model: ModelConfig, d: float, known: Basis) -> float:
+def training_flops(model: ModelConfig, d: float, known: AdviceBasis) -> float:
     """Of a training on `d` unique structures, over all epochs."""
     return known.epochs * model.flops(d * known.atoms, d * known.atoms * known.neighbours)
 
 
-def seconds(model: ModelConfig, d: float, ranks: int, known: Basis) -> float:
+def training_seconds(model: ModelConfig, d: float, ranks: int, known: AdviceBasis) -> float:
     """Of the same on so many ranks; where the speed was not measured as `plan` estimates them."""
     if known.speed.start is None:
-        return flops(model, d, known) / known.speed.flops / ranks
+        return training_flops(model, d, known) / known.speed.flops / ranks
     settings = known.settings.model_copy(update={"model": model})
     return cost.train_seconds(settings, [cost.SourceSize(d, known.atoms, known.neighbours)], known.site, ranks)
 
 
-def levers(model: ModelConfig, ranks: int, known: Basis) -> MemoryFit:
+def fit_into_memory(model: ModelConfig, ranks: int, known: AdviceBasis) -> MemoryFit:
     settings = known.settings.model_copy(update={"model": model})
     return choose_levers(settings, known.sources, known.atoms, known.atoms * known.neighbours, known.site, ranks)
 
 
-def ranks_of(known: Basis) -> list[int]:
+def allowed_ranks(known: AdviceBasis) -> list[int]:
     """That a training may have, from few to many; no more than structures in a batch, as `plan` has it."""
     few, *more = capacity.rank_counts(known.site)
     return [few, *(ranks for ranks in more if ranks <= known.settings.optim.batch)]
 
 
-def ladders(known: Basis) -> list[Ladder]:
+def list_model_sizes(known: AdviceBasis) -> list[ModelSizes]:
     """One for each number of ranks on which anything fits into memory."""
     models, made = known.settings.model.at_all_widths(), []
-    allowed = ranks_of(known)
+    allowed = allowed_ranks(known)
     for ranks in allowed:
-        fit = bisect_left(models, True, key=lambda model: bool(levers(model, ranks, known).refusal))
+        fit = bisect_left(models, True, key=lambda model: bool(fit_into_memory(model, ranks, known).refusal))
         rungs = [
-            Rung(model, model.body_parameters(), seconds(model, MANY, ranks, known) / MANY) for model in models[:fit]
+            ModelSize(
+                model,
+                model.body_parameters(),
+                training_seconds(model, UNLIMITED_STRUCTURES, ranks, known) / UNLIMITED_STRUCTURES,
+            )
+            for model in models[:fit]
         ]
         if rungs:
             end = "looked at" if fit == len(models) else "that fits into memory"
             longest = math.inf if ranks == allowed[-1] else 0.99 * known.site.train.hours  # steps are whole
-            made.append(Ladder(ranks, longest, rungs, end))
+            made.append(ModelSizes(ranks, longest, rungs, end))
     if not made:
-        raise UserError(f"not even the narrowest can be trained there: {levers(models[0], ranks, known).refusal}")
+        raise UserError(
+            f"not even the narrowest can be trained there: {fit_into_memory(models[0], ranks, known).refusal}"
+        )
     return made
 
 
-def best(law: Law, ladder: Ladder, hours: float, most: float | None, known: Basis) -> Choice | None:
+def choose_size(
+    law: LossLaw, ladder: ModelSizes, hours: float, most: float | None, known: AdviceBasis
+) -> Choice | None:
     """The width of least loss if all hours go into one training; `most`: structures that there are. None: too few hours."""
     choices, time = [], 3600 * min(hours / ladder.ranks, ladder.hours)
     for rung in ladder.rungs:
@@ -243,65 +258,69 @@ def best(law: Law, ladder: Ladder, hours: float, most: float | None, known: Basi
     least = min(choices, key=lambda c: c.loss, default=None)
     if least is None or least.d != most:
         return least
-    return next(c for c in choices if c.d == most and c.loss <= (1 + ENOUGH) * least.loss)
+    return next(c for c in choices if c.d == most and c.loss <= (1 + LOSS_TOLERANCE) * least.loss)
 
 
-def chosen(made: list[Ladder], hours: float, most: float | None, known: Basis) -> tuple[Choice, Ladder] | None:
+def choose_ranks(
+    made: list[ModelSizes], hours: float, most: float | None, known: AdviceBasis
+) -> tuple[Choice, ModelSizes] | None:
     """The best over all numbers of ranks; of equals on the fewest."""
-    found = [(best(known.law, ladder, hours, most, known), ladder) for ladder in made]
+    found = [(choose_size(known.law, ladder, hours, most, known), ladder) for ladder in made]
     return min((pair for pair in found if pair[0]), key=lambda pair: pair[0].loss, default=None)
 
 
-def job(model: ModelConfig, d: float, known: Basis) -> tuple[int, float, MemoryFit]:
+def plan_job(model: ModelConfig, d: float, known: AdviceBasis) -> tuple[int, float, MemoryFit]:
     """Ranks, seconds, and how it fits: on the fewest ranks on which it fits and ends in time, as `plan` has it."""
-    for ranks in ranks_of(known):
-        fits, time = levers(model, ranks, known), seconds(model, d, ranks, known)
+    for ranks in allowed_ranks(known):
+        fits, time = fit_into_memory(model, ranks, known), training_seconds(model, d, ranks, known)
         if not fits.refusal and time <= 3600 * known.site.train.hours:
             break
     return ranks, time, fits
 
 
-def hours_for(wanted: float, made: list[Ladder], hours: float, most: float | None, known: Basis) -> float:
+def hours_needed(wanted: float, made: list[ModelSizes], hours: float, most: float | None, known: AdviceBasis) -> float:
     """Which buy a best training of so many FLOPs; less than `hours`, which buy more."""
     low, high = 1e-9, hours
     for _ in range(20):
         middle = math.sqrt(low * high)
-        found = chosen(made, middle, most, known)
-        enough = found is not None and flops(found[0].rung.model, found[0].d, known) >= wanted
+        found = choose_ranks(made, middle, most, known)
+        enough = found is not None and training_flops(found[0].rung.model, found[0].d, known) >= wanted
         low, high = (low, middle) if enough else (middle, high)
     return high
 
 
-def ranged(value: float, sample: list[float], confidence: float) -> Range:
+def range_of(value: float, sample: list[float], confidence: float) -> ValueRange:
     if len(sample) < 20:
-        return Range(value, None, None)
+        return ValueRange(value, None, None)
     ordered, last = sorted(sample), len(sample) - 1
     low, high = (ordered[round(last * share)] for share in ((1 - confidence) / 2, (1 + confidence) / 2))
-    return Range(value, low, high)
+    return ValueRange(value, low, high)
 
 
-def advice(root: Path, site: SiteConfig, name: str, hours: float, target: str, most: float | None) -> dict[str, Any]:
+def compute_advice(
+    root: Path, site: SiteConfig, name: str, hours: float, target: str, most: float | None
+) -> dict[str, Any]:
     """Everything that is said, as numbers."""
-    if not 0 < hours < MOST_HOURS:
-        raise UserError(f"--gpu-hours: found {hours:g}, expected more than 0 and less than {MOST_HOURS:g}")
+    if not 0 < hours < MAX_HOURS:
+        raise UserError(f"--gpu-hours: found {hours:g}, expected more than 0 and less than {MAX_HOURS:g}")
     if most is not None and not 1 <= most < math.inf:
         raise UserError(f"--structures: found {most:g}, expected 1 or more")
-    known = basis(root, target, site, name)
-    law, confidence, made = known.law, known.confidence, ladders(known)
-    found = chosen(made, hours, most, known)
+    known = read_basis(root, target, site, name)
+    law, confidence, made = known.law, known.confidence, list_model_sizes(known)
+    found = choose_ranks(made, hours, most, known)
     if found is None:
         raise UserError("the budget does not pay for the smallest model and one batch", "give more --gpu-hours")
     ((model, n, _), d, loss), ladder = found
-    others = [best(each, ladder, hours, most, known) for each in known.replicas]
-    sizes = ranged(n, [o.rung.n for o in others], confidence)
+    others = [choose_size(each, ladder, hours, most, known) for each in known.replicas]
+    sizes = range_of(n, [o.rung.n for o in others], confidence)
     limited, ends = d == most, {ladder.rungs[0].n: "narrowest looked at", ladder.rungs[-1].n: f"widest {ladder.top}"}
     if set(sizes) & set(ends):  # where the looking ends is no end of an interval
-        sizes = Range(n, None, None)
-    data = Range(d, None, None) if limited or sizes.low is None else ranged(d, [o.d for o in others], confidence)
-    ranks, time, fits = job(model, d, known)
-    spent, largest = flops(model, d, known), max(p.flops for p in known.points)
+        sizes = ValueRange(n, None, None)
+    data = ValueRange(d, None, None) if limited or sizes.low is None else range_of(d, [o.d for o in others], confidence)
+    ranks, time, fits = plan_job(model, d, known)
+    spent, largest = training_flops(model, d, known), max(p.flops for p in known.points)
     twice = {what: 1 - law.loss(n * k, d * m) / loss for what, k, m in (("parameters", 2, 1), ("data", 1, 2))}
-    twice["hours"] = 1 - chosen(made, 2 * hours, most, known)[0].loss / loss
+    twice["hours"] = 1 - choose_ranks(made, 2 * hours, most, known)[0].loss / loss
     return {
         "formula": known.entry.formula,
         "target": target,
@@ -321,7 +340,7 @@ def advice(root: Path, site: SiteConfig, name: str, hours: float, target: str, m
         "epochs": known.epochs,
         "atoms": d * known.atoms,
         "atoms_seen": d * known.atoms * known.epochs,
-        "loss": ranged(loss, [each.loss(n, d) for each in known.replicas], confidence)._asdict(),  # of this training
+        "loss": range_of(loss, [each.loss(n, d) for each in known.replicas], confidence)._asdict(),  # of this training
         "floor": law.e,
         "of_model": law.a / n**law.alpha,
         "of_data": law.b / d**law.beta,
@@ -336,7 +355,9 @@ def advice(root: Path, site: SiteConfig, name: str, hours: float, target: str, m
             "structures": d / max(p.structures for p in known.points),
             "flops": spent / largest,
         },
-        "next_hours": hours_for(FAR * largest, made, hours, most, known) if spent > FAR * largest else None,
+        "next_hours": hours_needed(MAX_EXTRAPOLATION * largest, made, hours, most, known)
+        if spent > MAX_EXTRAPOLATION * largest
+        else None,
         "runs": len(known.points),
     }
 

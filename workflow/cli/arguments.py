@@ -8,14 +8,14 @@ from pathlib import Path
 from workflow.plan import stage
 
 
-def hours(text: str) -> float:
+def parse_hours(text: str) -> float:
     """`nan` would be no limit at all."""
     if not (value := float(text)) >= 0:
         raise argparse.ArgumentTypeError(f"found {text}; expected a number of hours")
     return value
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     common.add_argument("--site", help="a file in sites/, without .yaml (default: local)")
     common.add_argument("--study", help="a file in workflow/studies/, without .yaml, or a path (default: default)")
@@ -25,9 +25,9 @@ def parser() -> argparse.ArgumentParser:
     )
     common.add_argument("--container", action="store_true", help="every stage in the site's image (container.use=true)")
     common.add_argument(
-        "--max-node-hours", type=hours, metavar="H", help="refuse to begin what is expected to take more"
+        "--max-node-hours", type=parse_hours, metavar="H", help="refuse to begin what is expected to take more"
     )
-    common.add_argument("--until", choices=list(stage.FOLDERS), help="do no stage of a later kind")
+    common.add_argument("--until", choices=list(stage.FOLDER_OF_KIND), help="do no stage of a later kind")
     top = argparse.ArgumentParser(
         prog="workflow/run.py",
         parents=[common],

@@ -17,12 +17,12 @@ from typing import Any
 from gnnscale.contract.errors import UserError, print_error
 from gnnscale.contract.exit_codes import DONE, FAILED, INTERRUPTED, STOPPED, USAGE
 from gnnscale.contract.places import ROOT
-from workflow.advise import largest_study, text
+from workflow.advise import advice_text, largest_study
 from workflow.cli import findings_output, live_table, output, site_output
-from workflow.cli.invocation import Asked, run_root, settings_of
+from workflow.cli.invocation import Invocation, run_directory, site_settings
 from workflow.config import site_files, study
 from workflow.doctor import diagnosis, examine, new_site
-from workflow.images import find
+from workflow.images import apptainer, checks, image_file, push_image, verify_image
 from workflow.jobs import cancel
 from workflow.jobs import requests as queueing
 from workflow.plan import done
@@ -30,7 +30,7 @@ from workflow.plan import stage as plan_stage
 from workflow.run_directory import journal, lease, links, status
 
 
-def told(error: BaseException) -> int:
+def report_error(error: BaseException) -> int:
     """In a line; the traceback only where the mistake is ours. The exit code."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
@@ -44,22 +44,22 @@ def told(error: BaseException) -> int:
     return FAILED
 
 
-def named_root(arguments: argparse.Namespace) -> Path:
-    return run_root(arguments, study.study_name(getattr(arguments, "study", "default")))
+def named_run_directory(arguments: argparse.Namespace) -> Path:
+    return run_directory(arguments, study.study_name(getattr(arguments, "study", "default")))
 
 
 def do_plan(arguments: argparse.Namespace) -> int:
-    asked = Asked(arguments)
+    asked = Invocation(arguments)
     planned = done.judge_stages(asked.stages, asked.root, arguments.deep)
     if arguments.json:
-        print(json.dumps(output.plan_json(planned, asked.site), indent=1))
+        print(json.dumps(output.encode_plan(planned, asked.site), indent=1))
     else:
-        output.plan_text(asked.study_name, asked.study, planned, asked.site, asked.root)
+        output.print_plan(asked.study_name, asked.study, planned, asked.site, asked.root)
     return DONE
 
 
 def do_run(arguments: argparse.Namespace) -> int:
-    asked = Asked(arguments)
+    asked = Invocation(arguments)
     asked.root.mkdir(parents=True, exist_ok=True)
     holder = lease.Lease(asked.root)
     holder.take()
@@ -69,31 +69,31 @@ def do_run(arguments: argparse.Namespace) -> int:
         holder.release()
 
 
-def drive(asked: Asked, holder: lease.Lease) -> int:
+def drive(asked: Invocation, holder: lease.Lease) -> int:
     """Do what is not done, show it, and say at the end what came of it."""
     planned = done.judge_stages(asked.stages, asked.root)
     left = [p for p in planned.values() if p.state != "done" and p.stage.id in asked.wanted]
     print(
         f"{asked.study.title}: {len(asked.wanted)} stages, {len(asked.wanted) - len(left)} done, {len(left)} to do"
-        + (f", about {output.duration(done.remaining_seconds(planned, asked.site))}" if left else "")
+        + (f", about {output.format_duration(done.remaining_seconds(planned, asked.site))}" if left else "")
     )
     print(f"results: {asked.root}", flush=True)
-    output.warn(planned, asked.site, asked.root)
+    output.print_warnings(planned, asked.site, asked.root)
     status.write_plan(asked.root, asked.study_name, asked.site_name, asked.stages)
-    output.write_asked(asked.root, asked.study, asked.site)
+    output.write_resolved(asked.root, asked.study, asked.site)
     if not left:
-        links.links(asked.root, asked.stages)
+        links.link_results(asked.root, asked.stages)
         print(f"nothing to do; report: {asked.root / 'report.html'}" if not asked.until else "nothing to do")
         return DONE
-    refuse(left, asked.site_name)
+    raise_if_refused(left, asked.site_name)
     site_files.check_host(asked.site_name, asked.site, asked.settings)
     site_files.check_arch(asked.site_name, asked.site, asked.settings)
     site_files.check_account(asked.site_name, asked.site)
     if asked.site.container.use:
-        find.raise_if_faulty(asked.site)
+        checks.raise_if_faulty(asked.site)
     if asked.site.batch and not (asked.root / "events.jsonl").exists():
         print(f"new here; whether all is as it should be: {asked.command('doctor')}", flush=True)
-    stale = [job for job in journal.unfinished(asked.root) if job.stale({s.folder for s in asked.stages.values()})]
+    stale = [job for job in journal.unfinished_jobs(asked.root) if job.stale({s.folder for s in asked.stages.values()})]
     if stale:
         print(
             f"{len(stale)} job(s) of stages that the study has no more may be in the queue; to end them: "
@@ -103,26 +103,26 @@ def drive(asked: Asked, holder: lease.Lease) -> int:
     queueing.check_budget(requests, asked.site, asked.max_node_hours)
     from workflow.execute.dag import Dag  # Parsl takes half a second to import
 
-    stop, began = Stop(), time.monotonic()
+    stop, began = StopRequest(), time.monotonic()
     dag = Dag(asked.wanted, asked.site, asked.site_name, asked.root, requests)
     try:
-        watch(dag, asked, holder, stop)
+        run_until_finished(dag, asked, holder, stop)
         code = DONE
     except BaseException as error:
         dag.stop()
-        code = told(error)
+        code = report_error(error)
     dag.close()
     if code := stop.code or code:
         with contextlib.suppress(BrokenPipeError):  # `| tee` has had the same Ctrl-C
-            output.stopped(dag, asked)
+            output.print_stopped(dag, asked)
         holder.release()
         os._exit(code)  # threads that wait for Parsl must not keep us
-    links.links(asked.root, asked.stages)
-    output.summary(dag, asked, time.monotonic() - began)
+    links.link_results(asked.root, asked.stages)
+    output.print_summary(dag, asked, time.monotonic() - began)
     return FAILED if dag.failures else DONE
 
 
-def refuse(left: list[plan_stage.PlannedStage], site: str) -> None:
+def raise_if_refused(left: list[plan_stage.PlannedStage], site: str) -> None:
     """Before anything is started, what cannot be done."""
     refused = [p for p in left if p.state == "refused"]
     if refused:
@@ -133,9 +133,9 @@ def refuse(left: list[plan_stage.PlannedStage], site: str) -> None:
         )
 
 
-def watch(dag: Any, asked: Asked, holder: lease.Lease, stop: Stop) -> None:
+def run_until_finished(dag: Any, asked: Invocation, holder: lease.Lease, stop: StopRequest) -> None:
     """Until every stage has come to its end, or somebody wants it to stop."""
-    with live_table.Screen(asked.root, status.read_plan(asked.root)) as seen:
+    with live_table.ProgressDisplay(asked.root, status.read_plan(asked.root)) as seen:
         dag.submit()
         while not dag.complete and not stop.asked:
             seen.update(dag.states, dag.banner)
@@ -146,7 +146,7 @@ def watch(dag: Any, asked: Asked, holder: lease.Lease, stop: Stop) -> None:
         seen.update(dag.states)
 
 
-class Stop:
+class StopRequest:
     """Ctrl-C or SIGTERM, noted; the loop looks at it."""
 
     def __init__(self):
@@ -159,55 +159,57 @@ class Stop:
 
 
 def do_status(arguments: argparse.Namespace) -> int:
-    root = named_root(arguments)
+    root = named_run_directory(arguments)
     found = status.read_plan(root)
     while True:
-        rows, driver = status.rows(root, found), lease.alive(root)
+        rows, driver = status.read_statuses(root, found), lease.live_driver(root)
         if arguments.json:
-            print(json.dumps(output.status_json(rows, driver), indent=1))
+            print(json.dumps(output.encode_status(rows, driver), indent=1))
         else:
-            output.status_text(root, found, rows, driver, clear=arguments.watch and live_table.live(sys.stdout))
+            output.print_status(
+                root, found, rows, driver, clear=arguments.watch and live_table.can_rewrite_lines(sys.stdout)
+            )
         if not arguments.watch or driver is None:
             return FAILED if any(row.state == "failed" for row in rows) else DONE
         time.sleep(1.0)
 
 
 def do_logs(arguments: argparse.Namespace) -> int:
-    root = named_root(arguments)
-    stage = output.pick(arguments.id, {s.id: s for s in status.read_plan(root).stages})
-    output.logs(root / stage.folder, stage.id)
+    root = named_run_directory(arguments)
+    stage = output.find_stage(arguments.id, {s.id: s for s in status.read_plan(root).stages})
+    output.print_logs(root / stage.folder, stage.id)
     return DONE
 
 
 def do_cancel(arguments: argparse.Namespace) -> int:
-    root = named_root(arguments)
+    root = named_run_directory(arguments)
     found = status.read_plan(root)
     name = getattr(arguments, "site", found.site)
     site = site_files.load(name, getattr(arguments, "set", ()))
     if not site.batch:
         raise UserError(f"site {name} has no batch jobs", "a driver is stopped with Ctrl-C, and its stages with it")
     known = {stage.id: stage for stage in found.stages}
-    named, folders = {output.pick(id, known).id for id in arguments.id}, {stage.folder for stage in found.stages}
+    named, folders = {output.find_stage(id, known).id for id in arguments.id}, {stage.folder for stage in found.stages}
 
-    def wanted(job: journal.Known) -> bool:
+    def wanted(job: journal.RecordedJob) -> bool:
         if arguments.stale:
             return job.stale(folders)
         return not named or bool(named & (job.stages.keys() - job.ended))
 
-    said = cancel.cancel(root, site, name, wanted)
+    said = cancel.cancel_jobs(root, site, name, wanted)
     print("\n".join(said) if said else "no job of this study is in the queue")
     return DONE
 
 
 def do_explain(arguments: argparse.Namespace) -> int:
-    asked = Asked(arguments)
-    stage = output.pick(arguments.id, asked.stages)
-    output.explain(done.judge_stages(asked.stages, asked.root), stage, asked.stages, asked.root)
+    asked = Invocation(arguments)
+    stage = output.find_stage(arguments.id, asked.stages)
+    output.print_explanation(done.judge_stages(asked.stages, asked.root), stage, asked.stages, asked.root)
     return DONE
 
 
 def do_report(arguments: argparse.Namespace) -> int:
-    page = named_root(arguments) / "report.html"
+    page = named_run_directory(arguments) / "report.html"
     if not page.exists():
         raise UserError(f"{page}: not made yet", "`run` makes it, `status` shows how far it is")
     print(page)
@@ -219,30 +221,30 @@ def do_advise(arguments: argparse.Namespace) -> int:
     root = (named if named.is_dir() else ROOT / "runs" / arguments.of).resolve()
     name = getattr(arguments, "site", "local")
     site = site_files.load(name, getattr(arguments, "set", []))
-    found = largest_study.advice(root, site, name, arguments.gpu_hours, arguments.target, arguments.structures)
-    print(json.dumps(found, indent=1) if arguments.json else text.text(found, root, site, name))
+    found = largest_study.compute_advice(root, site, name, arguments.gpu_hours, arguments.target, arguments.structures)
+    print(json.dumps(found, indent=1) if arguments.json else advice_text.format_advice(found, root, site, name))
     return DONE
 
 
-def its_study(arguments: argparse.Namespace) -> diagnosis.Finding:
+def check_study(arguments: argparse.Namespace) -> diagnosis.Finding:
     try:
-        asked = Asked(arguments)
-        return examine.of_study(done.judge_stages(asked.stages, asked.root), asked.site)
+        asked = Invocation(arguments)
+        return examine.examine_study(done.judge_stages(asked.stages, asked.root), asked.site)
     except UserError as problem:
         said, *fix = str(problem).splitlines()
         return diagnosis.bad("study", said, fix[0] if fix else "")
 
 
 def do_doctor(arguments: argparse.Namespace) -> int:
-    name, settings = getattr(arguments, "site", "local"), settings_of(arguments)
+    name, settings = getattr(arguments, "site", "local"), site_settings(arguments)
     site, found = site_files.load(name, settings), []
-    say = findings_output.say_to(sys.stderr)
+    say = findings_output.progress_writer(sys.stderr)
     if not arguments.json:
         print(f"{name}: {site.title}")
-    first = [its_study(arguments)] if hasattr(arguments, "study") else []
+    first = [check_study(arguments)] if hasattr(arguments, "study") else []
     asked = examine.examine(
-        diagnosis.Where(name, settings, site),
-        named_root(arguments),
+        diagnosis.ChosenSite(name, settings, site),
+        named_run_directory(arguments),
         not arguments.no_job,
         arguments.queue,
         60 * arguments.wait,
@@ -254,58 +256,65 @@ def do_doctor(arguments: argparse.Namespace) -> int:
             found.append(each)
             if not arguments.json:
                 print(
-                    findings_output.text(each, live_table.coloured(sys.stdout), findings_output.width(site)), flush=True
+                    findings_output.format_finding(
+                        each, live_table.has_colours(sys.stdout), findings_output.label_width(site)
+                    ),
+                    flush=True,
                 )
     except KeyboardInterrupt:
         say("")
         print("stopped; its job was cancelled, if it had one", file=sys.stderr)
         return INTERRUPTED
     print(
-        json.dumps(findings_output.as_json(name, found), indent=1) if arguments.json else findings_output.summary(found)
+        json.dumps(findings_output.encode_findings(name, found), indent=1)
+        if arguments.json
+        else findings_output.summarize(found)
     )
     return FAILED if any(each.state == "bad" for each in found) else DONE
 
 
 def do_clean(arguments: argparse.Namespace) -> int:
-    asked = Asked(arguments)
-    driver = lease.alive(asked.root)
+    asked = Invocation(arguments)
+    driver = lease.live_driver(asked.root)
     if driver is not None:
         raise UserError(
             f"{asked.root}: a driver is at work here (pid {driver['pid']} on {driver['host']})", "stop it first"
         )
-    at_work = [job for job in journal.unfinished(asked.root) if not status.all_withdrawn(asked.root, job)]
+    at_work = [job for job in journal.unfinished_jobs(asked.root) if not status.is_fully_withdrawn(asked.root, job)]
     if at_work and arguments.yes:
         raise UserError(
             f"{asked.root}: {len(at_work)} job(s) may still be at work here "
             f"({', '.join(job.id or job.name for job in at_work[:8])})",
             f"end them first: {asked.command('cancel', at_work[0].site)}",
         )
-    links.clean(asked.root, asked.stages, everything=arguments.all, do=arguments.yes)
+    links.remove_results(asked.root, asked.stages, everything=arguments.all, do=arguments.yes)
     return DONE
 
 
 def do_image(arguments: argparse.Namespace) -> int:
     from workflow.images import build_image
 
-    site = site_files.load(getattr(arguments, "site", "local"), [*settings_of(arguments), "container.use=true"])
-    if not find.has_image_file(site):
+    site = site_files.load(getattr(arguments, "site", "local"), [*site_settings(arguments), "container.use=true"])
+    if not image_file.has_image_file(site):
         raise UserError(
             f"{site.container.runtime} keeps its images itself; this makes files, for Apptainer and Singularity"
         )
     if arguments.action == "build":
-        build_image.build(site, arguments.base, say)
+        build_image.build(site, arguments.base, print_line)
     elif arguments.action == "verify":
-        build_image.verify(site, say)
+        verify_image.verify(site, print_line)
     elif arguments.action == "inspect":
-        site_output.image(find.image_file(site), find.inspect_image(find.require_image(site)), arguments.json)
+        site_output.print_image(
+            image_file.image_file(site), apptainer.inspect_image(image_file.require_image(site)), arguments.json
+        )
     elif not arguments.to:
         raise UserError("push: where? --to DIRECTORY or --to oras://HOST/NAME:TAG")
     else:
-        build_image.push(site, arguments.to, say)
+        push_image.push(site, arguments.to, print_line)
     return DONE
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     print(line, flush=True)
 
 
@@ -314,16 +323,16 @@ def do_sites(arguments: argparse.Namespace) -> int:
     if action in ("show", "render") and not name:
         raise UserError(f"which site? known: {', '.join(site_files.names())}")
     if action == "new":
-        site_output.new_site(name, new_site.survey())
+        site_output.output_new_site(name, new_site.draft_site_file())
     elif action == "render":
         arguments.site, arguments.study = name, arguments.of or getattr(arguments, "study", "default")
-        site_output.scripts(Asked(arguments), arguments.out)
+        site_output.output_scripts(Invocation(arguments), arguments.out)
     elif action == "validate" and name and name.endswith((".yaml", ".yml")):
         site_files.load_file(Path(name))
         print(f"{name}: valid")
     else:
         for each in [name] if name else site_files.names():
-            site_output.site(each, site_files.load(each, settings), action)
+            site_output.print_site(each, site_files.load(each, settings), action)
     return DONE
 
 

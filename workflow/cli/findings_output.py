@@ -13,7 +13,7 @@ from workflow.doctor.diagnosis import Finding
 COLOURS = {"ok": "32", "bad": "31", "not checked": "33"}
 
 
-def text(finding: Finding, colour: bool, width: int) -> str:
+def format_finding(finding: Finding, colour: bool, width: int) -> str:
     """One line, and below it what to do."""
     word = f"{finding.state:11}"
     word = f"\033[{COLOURS[finding.state]}m{word}\033[0m" if colour else word
@@ -22,16 +22,16 @@ def text(finding: Finding, colour: bool, width: int) -> str:
     return "\n".join(lines)
 
 
-def width(site: SiteConfig) -> int:
+def label_width(site: SiteConfig) -> int:
     return max(15, *(len(f"queue {name}") for name in site.queues)) if site.queues else 15
 
 
-def summary(found: Sequence[Finding]) -> str:
+def summarize(found: Sequence[Finding]) -> str:
     counts = {state: sum(each.state == state for each in found) for state in COLOURS}
     return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
 
 
-def as_json(name: str, found: Sequence[Finding]) -> dict[str, Any]:
+def encode_findings(name: str, found: Sequence[Finding]) -> dict[str, Any]:
     return {
         "site": name,
         "ready": not any(each.state == "bad" for each in found),
@@ -39,9 +39,9 @@ def as_json(name: str, found: Sequence[Finding]) -> dict[str, Any]:
     }
 
 
-def say_to(stream: Any) -> Callable[[str], None]:
+def progress_writer(stream: Any) -> Callable[[str], None]:
     """What is being waited for, in a line that is written over; nothing where nobody watches."""
-    if not live_table.live(stream):
+    if not live_table.can_rewrite_lines(stream):
         return lambda words: None
 
     def say(words: str) -> None:

@@ -8,28 +8,28 @@ from pathlib import Path
 
 from gnnscale.contract.places import ROOT
 from workflow.config import site_files, study
-from workflow.images import find
+from workflow.images import image_file
 from workflow.plan import build
 from workflow.plan import stage as plan_stage
 from workflow.run_directory import status
 
 
-class Asked:
+class Invocation:
     """The study, the site and the run directory that the command line names."""
 
     def __init__(self, arguments: argparse.Namespace):
         self.site_name = getattr(arguments, "site", "local")
         self.typed = getattr(arguments, "study", "default")
         self.study_name, self.study = study.load(self.typed)
-        self.settings, self.max_node_hours = settings_of(arguments), getattr(arguments, "max_node_hours", None)
+        self.settings, self.max_node_hours = site_settings(arguments), getattr(arguments, "max_node_hours", None)
         self.site = site_files.load(self.site_name, self.settings)
         if self.site.container.use:
-            self.site = find.resolve(self.site, study.reads(self.study))
-        self.root = run_root(arguments, self.study_name)
+            self.site = image_file.with_image(self.site, study.paths_read(self.study))
+        self.root = run_directory(arguments, self.study_name)
         status.check_format(self.root)
-        self.stages = build.stages(self.study_name, self.study, self.site, self.root)
+        self.stages = build.build_stages(self.study_name, self.study, self.site, self.root)
         self.until = getattr(arguments, "until", None)
-        kinds = list(plan_stage.FOLDERS)
+        kinds = list(plan_stage.FOLDER_OF_KIND)
         kinds = kinds[: kinds.index(self.until) + 1] if self.until else kinds
         self.wanted = {id: stage for id, stage in self.stages.items() if stage.kind in kinds}
 
@@ -45,9 +45,9 @@ class Asked:
         return shlex.join(words)
 
 
-def run_root(arguments: argparse.Namespace, name: str) -> Path:
+def run_directory(arguments: argparse.Namespace, name: str) -> Path:
     return getattr(arguments, "root", ROOT / "runs" / name).resolve()
 
 
-def settings_of(arguments: argparse.Namespace) -> list[str]:
+def site_settings(arguments: argparse.Namespace) -> list[str]:
     return getattr(arguments, "set", []) + (["container.use=true"] if getattr(arguments, "container", False) else [])

@@ -23,13 +23,13 @@ from workflow.plan import build
 from workflow.plan import done as plan_done
 from workflow.plan.stage import FOLDER_OF_KIND, PlannedStage, Stage
 from workflow.run_directory import status
-from workflow.run_directory.status import PlanFile, Row
+from workflow.run_directory.status import PlanFile, StageStatus
 
 T = TypeVar("T")
-REASON = 120  # characters of it in a table
+MAX_REASON_LENGTH = 120  # characters of it in a table
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     for unit, length in (("min", 60), ("h", 3600), ("days", 86400), ("years", 31557600)):
@@ -37,7 +37,7 @@ def duration(seconds: float) -> str:
             return f"{seconds / length:,.0f} {unit}"
 
 
-def pick(name: str, known: dict[str, T]) -> T:
+def find_stage(name: str, known: dict[str, T]) -> T:
     """A stage by its id, or by the end of it where that is enough."""
     if name in known:
         return known[name]
@@ -48,36 +48,36 @@ def pick(name: str, known: dict[str, T]) -> T:
 
 
 # ------------------------------------------------------------------------------------------------------------- plan
-def plan_text(name: str, asked: Study, planned: dict[str, PlannedStage], site: SiteConfig, root: Path) -> None:
+def print_plan(name: str, asked: Study, planned: dict[str, PlannedStage], site: SiteConfig, root: Path) -> None:
     print(f"{name}: {asked.title}\n{root}\n")
     width = max(len(id) for id in planned)
     for each in planned.values():
-        core = duration(each.stage.core_seconds) if site.batch else f"{each.stage.core_seconds:7.0f} core-s"
+        core = format_duration(each.stage.core_seconds) if site.batch else f"{each.stage.core_seconds:7.0f} core-s"
         core = core if each.state != "done" else ""
         print(
-            f"  {each.stage.id:{width}}  {each.state:7}  {size_text(each, len(asked.data)):32}  {core:14}  {why(each)}".rstrip()
+            f"  {each.stage.id:{width}}  {each.state:7}  {describe_size(each, len(asked.data)):32}  {core:14}  {describe_reason(each)}".rstrip()
         )
     left = [each for each in planned.values() if each.state != "done"]
     requests = queueing.schedule([each.stage for each in left if each.state != "refused"], site)
     if requests:
-        jobs_text(requests, site)
+        print_jobs(requests, site)
     print(f"\n{len(planned) - len(left)} of {len(planned)} stages done", end="")
     if left:
         where = (
             "in jobs, and the time that they wait" if site.batch else f"on {site.parallel_stages} stage(s) side by side"
         )
         print(
-            f"; {len(left)} to do, about {duration(plan_done.remaining_seconds(planned, site))} {where} (estimate)",
+            f"; {len(left)} to do, about {format_duration(plan_done.remaining_seconds(planned, site))} {where} (estimate)",
             end="",
         )
     print()
-    warn(planned, site, root)
+    print_warnings(planned, site, root)
 
 
-def warn(planned: dict[str, PlannedStage], site: SiteConfig, root: Path) -> None:
+def print_warnings(planned: dict[str, PlannedStage], site: SiteConfig, root: Path) -> None:
     """Of what may be lost or go wrong, before it does."""
-    if not site.batch and len(tempfile.gettempdir()) > diagnosis.SOCKET:
-        print(f"warning: {diagnosis.long_path(tempfile.gettempdir())}; export TMPDIR=/tmp")
+    if not site.batch and len(tempfile.gettempdir()) > diagnosis.MAX_TEMPORARY_LENGTH:
+        print(f"warning: {diagnosis.describe_long_path(tempfile.gettempdir())}; export TMPDIR=/tmp")
     if site.filesystems.purge_days is not None:
         for line in scratch_lifetime.purge_warnings(
             plan_done.finished_outputs(planned, root), root, site, plan_done.remaining_seconds(planned, site)
@@ -85,7 +85,7 @@ def warn(planned: dict[str, PlannedStage], site: SiteConfig, root: Path) -> None
             print(f"warning: {line}")
 
 
-def jobs_text(requests: dict[str, Request], site: SiteConfig) -> None:
+def print_jobs(requests: dict[str, Request], site: SiteConfig) -> None:
     """The jobs that would be submitted; those of one kind and size in a line."""
     alike: dict[tuple, list[Request]] = {}
     for request in dict.fromkeys(requests.values()):
@@ -105,22 +105,22 @@ def jobs_text(requests: dict[str, Request], site: SiteConfig) -> None:
         notes += sorted({request.why for request in group if request.why}, key=len)[-1:]
         hours = f"{sum(r.node_hours for r in group):9,.1f} {sum(r.node_hours_at_most for r in group):9,.0f}"
         print(f"  {len(group):4} x {kind:14}  {queue:15}  {nodes:5}  {time:20}  {hours}  {'; '.join(notes)}".rstrip())
-    total, cost = queueing.node_hours(requests), site.cost
+    total, cost = queueing.total_node_hours(requests), site.cost
     charged = f" = {total * cost.factor:,.1f} {cost.unit}" if cost.factor != 1 else ""
     print(f"  expected in all: {total:,.1f} node-hours{charged}")
 
 
-def why(each: PlannedStage) -> str:
+def describe_reason(each: PlannedStage) -> str:
     """The reason, and how a training is made to fit where it takes more than the plain way."""
     levers = each.stage.levers
     said = f"to fit: {levers.said}" if each.state not in ("done", "refused") and levers and levers.said else ""
     reason = each.reason
-    if len(reason) > REASON and each.state != "refused":
-        reason = reason[:REASON].rsplit(", ", 1)[0] + ", ...: `explain` has all"
+    if len(reason) > MAX_REASON_LENGTH and each.state != "refused":
+        reason = reason[:MAX_REASON_LENGTH].rsplit(", ", 1)[0] + ", ...: `explain` has all"
     return "; ".join(part for part in (reason, said) if part)
 
 
-def size_text(each: PlannedStage, sources: int) -> str:
+def describe_size(each: PlannedStage, sources: int) -> str:
     settings = each.stage.settings
     if isinstance(settings, TrainSettings):
         structures = f"{settings.structures:,}" if settings.structures else "all"
@@ -132,7 +132,7 @@ def size_text(each: PlannedStage, sources: int) -> str:
     return ""
 
 
-def plan_json(planned: dict[str, PlannedStage], site: SiteConfig) -> dict[str, Any]:
+def encode_plan(planned: dict[str, PlannedStage], site: SiteConfig) -> dict[str, Any]:
     sources = sum(each.stage.kind == "convert" for each in planned.values())
     listed = []
     for each in planned.values():
@@ -160,7 +160,7 @@ def plan_json(planned: dict[str, PlannedStage], site: SiteConfig) -> dict[str, A
     return {"stages": listed, "wall_seconds": round(plan_done.remaining_seconds(planned, site), 1), "jobs": jobs}
 
 
-def explain(planned: dict[str, PlannedStage], stage: Stage, stages: dict[str, Stage], root: Path) -> None:
+def print_explanation(planned: dict[str, PlannedStage], stage: Stage, stages: dict[str, Stage], root: Path) -> None:
     """Follow the cause upstream as far as it goes."""
     print(
         f"{stage.id}: {planned[stage.id].state}" + (f": {planned[stage.id].reason}" if planned[stage.id].reason else "")
@@ -179,27 +179,27 @@ def explain(planned: dict[str, PlannedStage], stage: Stage, stages: dict[str, St
 
 
 # ----------------------------------------------------------------------------------------------------------- status
-def status_text(root: Path, found: PlanFile, rows: list[Row], driver: dict | None, clear: bool) -> None:
+def print_status(root: Path, found: PlanFile, rows: list[StageStatus], driver: dict | None, clear: bool) -> None:
     if clear:
         print("\033[H\033[J", end="")
     who = f"driver pid {driver['pid']} on {driver['host']}" if driver else "no driver at work"
     print(f"{found.study} on {found.site}: {who}\n{root}")
-    print("  ".join(f"{kind} {done}/{total}" for kind, (done, total) in status.counts(rows).items()))
+    print("  ".join(f"{kind} {done}/{total}" for kind, (done, total) in status.count_done(rows).items()))
     for row in rows:
         if row.state == "running":
             far = f"{row.done:,.0f}/{row.total:,.0f}" if row.total else ""
             loss = f"loss {row.loss:.4f}" if row.loss is not None else ""
-            left = f"{duration(row.eta)} left" if row.eta is not None else ""
-            print("  ".join(filter(None, ["  running", row.id, in_job(row), far, loss, left])))
+            left = f"{format_duration(row.eta)} left" if row.eta is not None else ""
+            print("  ".join(filter(None, ["  running", row.id, describe_job(row), far, loss, left])))
         elif row.state == "queued":
-            print("  ".join(filter(None, ["  queued ", row.id, in_job(row), row.reason])))
+            print("  ".join(filter(None, ["  queued ", row.id, describe_job(row), row.reason])))
         elif row.state == "failed":
             print(f"  failed   {row.id}: {row.message}")
     if driver is None and any(row.job for row in rows):
         print("jobs are as the last driver saw them; `run` follows them again, `cancel` ends them")
 
 
-def in_job(row: Row) -> str:
+def describe_job(row: StageStatus) -> str:
     """Where it is: job 1234 on n[1-2], attempt 3"""
     if not row.job:
         return ""
@@ -207,11 +207,11 @@ def in_job(row: Row) -> str:
     return f"job {row.job}{' on ' + row.nodes if row.nodes else ''}{again}"
 
 
-def status_json(rows: list[Row], driver: dict | None) -> dict[str, Any]:
+def encode_status(rows: list[StageStatus], driver: dict | None) -> dict[str, Any]:
     return {"driver": driver, "stages": [row._asdict() for row in rows]}
 
 
-def logs(folder: Path, id: str) -> None:
+def print_logs(folder: Path, id: str) -> None:
     attempts = sorted((folder / "attempts").glob("[0-9]*"), key=lambda path: int(path.name))
     if not attempts:
         raise UserError(f"{id}: has not been started yet")
@@ -227,10 +227,10 @@ def logs(folder: Path, id: str) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- the end
-def summary(dag: Any, asked: Any, seconds: float) -> None:
+def print_summary(dag: Any, asked: Any, seconds: float) -> None:
     """One line a failure, with its last words once where several have the same, and the command to type next."""
     states = list(dag.states.values())
-    print(f"{states.count('done')} of {len(dag.stages)} stages done in {duration(seconds)}")
+    print(f"{states.count('done')} of {len(dag.stages)} stages done in {format_duration(seconds)}")
     told: dict[str, str] = {}
     for failure in dag.failures.values():
         first = told.setdefault(failure.message, failure.id)
@@ -245,20 +245,20 @@ def summary(dag: Any, asked: Any, seconds: float) -> None:
         print(f"report: {asked.root / 'report.html'}")
 
 
-def stopped(dag: Any, asked: Any) -> None:
+def print_stopped(dag: Any, asked: Any) -> None:
     kept = dag.jobs.kept() if dag.jobs else 0
     if kept:
         print(f"{kept} job{' goes' if kept == 1 else 's go'} on without this driver; to end: {asked.command('cancel')}")
     print(f"stopped; to go on: {asked.command()}", flush=True)
 
 
-def write_asked(root: Path, asked: Study, site: SiteConfig) -> None:
+def write_resolved(root: Path, asked: Study, site: SiteConfig) -> None:
     """study.yaml and site.yaml as they were resolved, before anything is done."""
     for name, settings in (("study", asked), ("site", site)):
-        files.write(root / f"{name}.yaml", as_yaml(settings))
+        files.write(root / f"{name}.yaml", to_yaml(settings))
 
 
-def as_yaml(settings: Spec) -> str:
+def to_yaml(settings: Spec) -> str:
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, width=120)
 
 

@@ -9,23 +9,23 @@ from typing import Any
 
 from gnnscale.contract import files, places
 from gnnscale.contract.errors import UserError
-from workflow.cli.output import as_yaml
+from workflow.cli.output import to_yaml
 from workflow.config.site import SiteConfig
 from workflow.jobs import render
 from workflow.jobs import requests as queueing
 
 
-def site(name: str, config: SiteConfig, action: str) -> None:
+def print_site(name: str, config: SiteConfig, action: str) -> None:
     verified = f"{config.scheduler.kind}; verified: {config.verified.level} {config.verified.date}"
     if action == "list":
         print(f"{name:12} {config.title}  ({verified})")
     elif action == "show":
-        print(f"# sites/{name}.yaml and what is yours, with defaults\n{as_yaml(config)}", end="")
+        print(f"# sites/{name}.yaml and what is yours, with defaults\n{to_yaml(config)}", end="")
     else:
         print(f"sites/{name}.yaml: valid")
 
 
-def scripts(asked: Any, out: Path | None) -> None:
+def output_scripts(asked: Any, out: Path | None) -> None:
     """Of all jobs of a study, as if nothing of it were done."""
     config = asked.site
     if not config.batch:
@@ -37,7 +37,7 @@ def scripts(asked: Any, out: Path | None) -> None:
         print(f"no account is given; the scripts say {example}", file=sys.stderr)
         config = config.model_copy(update={"account": example})
     requests = queueing.schedule(list(asked.stages.values()), config)
-    for name, text in render.scripts(requests, asked.stages, config, asked.root).items():
+    for name, text in render.render_scripts(requests, asked.stages, config, asked.root).items():
         if out is None:
             print(f"#-------- {name}\n{text}")
         else:
@@ -46,7 +46,7 @@ def scripts(asked: Any, out: Path | None) -> None:
         print(f"{len(set(requests.values()))} scripts: {out}")
 
 
-def image(file: Path, found: dict[str, Any], as_json: bool) -> None:
+def print_image(file: Path, found: dict[str, Any], as_json: bool) -> None:
     """What an image says of itself."""
     if as_json:
         print(json.dumps(found, indent=1))
@@ -62,7 +62,7 @@ def image(file: Path, found: dict[str, Any], as_json: bool) -> None:
     print("\n".join(f"    {line}" for line in content["packages"]))
 
 
-def new_site(name: str | None, text: str) -> None:
+def output_new_site(name: str | None, text: str) -> None:
     if name is None:
         print(text, end="")
         return

@@ -10,16 +10,16 @@ from typing import Literal, NamedTuple
 
 from workflow.config import site_files
 from workflow.config.site import SiteConfig
-from workflow.doctor.trial_job import Rank, Trial
+from workflow.doctor.trial_job import RankReport, TrialResult
 
 State = Literal["ok", "bad", "not checked"]
-CLOCK = (
+MAX_CLOCK_SKEW_SECONDS = (
     5.0  # s: machines that keep their time are within milliseconds; files are judged by their age in tens of seconds
 )
-SOCKET = (
+MAX_TEMPORARY_LENGTH = (
     80  # characters of a temporary directory: a socket in it may have 107 in all, and libraries add names of their own
 )
-COMPUTE = "shared files, Python, modules, interface, GPUs, clocks and a collective over two ranks"
+CHECKED_BY_JOB = "shared files, Python, modules, interface, GPUs, clocks and a collective over two ranks"
 
 
 class Finding(NamedTuple):
@@ -29,7 +29,7 @@ class Finding(NamedTuple):
     fix: str = ""
 
 
-class Where(NamedTuple):
+class ChosenSite(NamedTuple):
     """The site as it was asked for, so that a fix can name the line that says it."""
 
     name: str
@@ -37,7 +37,7 @@ class Where(NamedTuple):
     site: SiteConfig
 
     def line(self, *path: str) -> str:
-        return site_files.where(self.name, self.settings, list(path))
+        return site_files.locate(self.name, self.settings, list(path))
 
 
 def ok(what: str, said: str) -> Finding:
@@ -48,15 +48,15 @@ def bad(what: str, said: str, fix: str) -> Finding:
     return Finding(what, "bad", said, fix)
 
 
-def unknown(what: str, said: str, fix: str = "") -> Finding:
+def not_checked(what: str, said: str, fix: str = "") -> Finding:
     return Finding(what, "not checked", said, fix)
 
 
-def long_path(text: str) -> str:
+def describe_long_path(text: str) -> str:
     return f"{text} has {len(text)} characters; a socket in it may have too long a name (107 are allowed)"
 
 
-def judge(at: Where, done: Trial) -> Iterator[Finding]:
+def judge(at: ChosenSite, done: TrialResult) -> Iterator[Finding]:
     """What came of the job. Pure: all that is known is in `done`."""
     job = f"job {done.job} in {done.queue}" if done.queue else f"{done.ranks} ranks on this machine"
     if done.fault:
@@ -67,18 +67,18 @@ def judge(at: Where, done: Trial) -> Iterator[Finding]:
         )
     elif not done.began:
         reason = f" ({done.seen.reason})" if done.seen and done.seen.reason not in ("", "None") else ""
-        yield unknown(
+        yield not_checked(
             "compute nodes",
-            f"{job} had not begun after {done.waited:.0f} s{reason} and was cancelled: {COMPUTE}",
+            f"{job} had not begun after {done.waited:.0f} s{reason} and was cancelled: {CHECKED_BY_JOB}",
             f"a longer --wait, or --queue with one of: {', '.join(at.site.queues)}",
         )
     else:
-        yield from ended(at, done, job)
+        yield from judge_ended(at, done, job)
 
 
-def ended(at: Where, done: Trial, job: str) -> Iterator[Finding]:
+def judge_ended(at: ChosenSite, done: TrialResult, job: str) -> Iterator[Finding]:
     told = done.told
-    where = f" on {hosts(done)}" if hosts(done) else ""
+    where = f" on {format_hosts(done)}" if format_hosts(done) else ""
     right = len(told) == done.ranks and all(rank.step == "done" for rank in told)
     last = done.printed[-1] if done.printed else ""
     if right:
@@ -86,12 +86,12 @@ def ended(at: Where, done: Trial, job: str) -> Iterator[Finding]:
     elif not told and not done.printed and done.exit is None:
         yield bad(
             "shared files",
-            f"{job} ended{where} ({state(done)}) and left nothing in {done.folder}",
+            f"{job} ended{where} ({final_state(done)}) and left nothing in {done.folder}",
             "a run directory that compute nodes see and may write: --root DIR on a shared file system",
         )
         return
     elif not told:
-        yield bad("job", f"{job}{where} started no rank: {last or state(done)}", start_fix(at, last))
+        yield bad("job", f"{job}{where} started no rank: {last or final_state(done)}", suggest_start_fix(at, last))
         return
     else:
         came = sum(rank.step == "done" for rank in told)
@@ -100,23 +100,23 @@ def ended(at: Where, done: Trial, job: str) -> Iterator[Finding]:
             f"{job}{where}: {len(told)} of {done.ranks} ranks began, {came} came to their end",
             f"what they printed: {done.folder}/attempts/1",
         )
-    yield from nodes(at, done)
+    yield from judge_nodes(at, done)
     if len(told) >= done.ranks:
-        yield from together(at, done)
+        yield from judge_collective(at, done)
 
 
-def hosts(done: Trial) -> str:
+def format_hosts(done: TrialResult) -> str:
     named = sorted({rank.host for rank in done.told}) or list(done.exit.hosts if done.exit else ())
     if not named and done.seen is not None:
         return done.seen.nodes
     return ", ".join(named[:4]) + (", ..." if len(named) > 4 else "")
 
 
-def state(done: Trial) -> str:
+def final_state(done: TrialResult) -> str:
     return done.seen.state.lower() if done.seen else "no word of its end"
 
 
-def start_fix(at: Where, last: str) -> str:
+def suggest_start_fix(at: ChosenSite, last: str) -> str:
     low = last.lower()
     if "no such file" in low or "not found" in low or "no module named" in low:
         python = at.site.python or sys.executable
@@ -126,14 +126,14 @@ def start_fix(at: Where, last: str) -> str:
     return f"{at.line('launch')}: launch"
 
 
-def each_host(told: Sequence[Rank]) -> dict[str, list[Rank]]:
-    found: dict[str, list[Rank]] = {}
+def group_by_host(told: Sequence[RankReport]) -> dict[str, list[RankReport]]:
+    found: dict[str, list[RankReport]] = {}
     for rank in told:
         found.setdefault(rank.host, []).append(rank)
     return found
 
 
-def nodes(at: Where, done: Trial) -> Iterator[Finding]:
+def judge_nodes(at: ChosenSite, done: TrialResult) -> Iterator[Finding]:
     """What the ranks see, one line a doubt; the first host at which it is not as it should be stands for all."""
     told, site = done.told, at.site
     foreign = [rank.host for rank in told if rank.token != done.token]
@@ -152,28 +152,30 @@ def nodes(at: Where, done: Trial) -> Iterator[Finding]:
             f"{at.line('arch')}: arch",
         )
     if site.container.use:
-        yield same_image(at, told)
-    yield packages(told)
+        yield judge_image(at, told)
+    yield judge_packages(told)
     if site.modules:
-        yield modules(at, told)
+        yield judge_modules(at, told)
     if site.launch.interface is not None:
-        yield interface(at, told)
-    yield cores(at, told)
-    yield memory(at, told)
+        yield judge_interface(at, told)
+    yield judge_cores(at, told)
+    yield judge_memory(at, told)
     if site.node.gpus is not None or any(rank.devices for rank in told):
-        yield gpus(at, told)
+        yield judge_gpus(at, told)
     if site.batch:
-        yield clocks(told, done.clock_lead)
-    if long := [rank for rank in told if len(rank.temporary) > SOCKET]:
+        yield judge_clocks(told, done.clock_lead)
+    if long := [rank for rank in told if len(rank.temporary) > MAX_TEMPORARY_LENGTH]:
         yield bad(
-            "temporary files", f"{long[0].host}: {long_path(long[0].temporary)}", "--set 'setup=[export TMPDIR=/tmp]'"
+            "temporary files",
+            f"{long[0].host}: {describe_long_path(long[0].temporary)}",
+            "--set 'setup=[export TMPDIR=/tmp]'",
         )
 
 
-def same_image(at: Where, told: Sequence[Rank]) -> Finding:
+def judge_image(at: ChosenSite, told: Sequence[RankReport]) -> Finding:
     wanted = at.site.container.digest or ""
     if early := [rank for rank in told if rank.step == "look around"]:
-        return unknown("image", f"rank {early[0].rank} did not come so far")
+        return not_checked("image", f"rank {early[0].rank} did not come so far")
     if other := [rank for rank in told if rank.image != wanted]:
         found = f"in image {other[0].image[:12]}" if other[0].image else "outside of any"
         return bad(
@@ -184,7 +186,7 @@ def same_image(at: Where, told: Sequence[Rank]) -> Finding:
     return ok("image", f"{wanted[:12]} on all nodes")
 
 
-def packages(told: Sequence[Rank]) -> Finding:
+def judge_packages(told: Sequence[RankReport]) -> Finding:
     lacking = [(rank, name) for rank in told for name, version in rank.packages.items() if not version]
     failed = [rank for rank in told if rank.step == "import" and rank.error]
     if failed:
@@ -201,16 +203,16 @@ def packages(told: Sequence[Rank]) -> Finding:
             "Python", "nodes have different versions of packages", "one environment for all, on a shared file system"
         )
     listed = ", ".join(f"{name} {version}" for name, version in next(iter(versions), ()))
-    return ok("Python", f"{told[0].python}: {listed}") if listed else unknown("Python", "no rank came so far")
+    return ok("Python", f"{told[0].python}: {listed}") if listed else not_checked("Python", "no rank came so far")
 
 
-def modules(at: Where, told: Sequence[Rank]) -> Finding:
+def judge_modules(at: ChosenSite, told: Sequence[RankReport]) -> Finding:
     loaded = told[0].modules
     absent = [
         name for name in at.site.modules if not any(each == name or each.startswith(f"{name}/") for each in loaded)
     ]
     if absent and told[0].image:
-        return unknown("modules", "inside of an image it cannot be seen which are loaded around it")
+        return not_checked("modules", "inside of an image it cannot be seen which are loaded around it")
     if absent:
         return bad(
             "modules",
@@ -220,7 +222,7 @@ def modules(at: Where, told: Sequence[Rank]) -> Finding:
     return ok("modules", ", ".join(at.site.modules))
 
 
-def interface(at: Where, told: Sequence[Rank]) -> Finding:
+def judge_interface(at: ChosenSite, told: Sequence[RankReport]) -> Finding:
     name = at.site.launch.interface
     for rank in told:
         if name not in rank.interfaces and rank.step != "look around":
@@ -242,11 +244,11 @@ def interface(at: Where, told: Sequence[Rank]) -> Finding:
     return ok("interface", f"{name}: {', '.join(sorted({rank.interfaces[name] for rank in told})[:4])}")
 
 
-def cores(at: Where, told: Sequence[Rank]) -> Finding:
+def judge_cores(at: ChosenSite, told: Sequence[RankReport]) -> Finding:
     """Threads of a rank against the cores that it was given."""
     threads, fewest = at.site.launch.threads_per_rank, min(told, key=lambda rank: rank.cores)
     if not fewest.cores:
-        return unknown("cores", "no rank came so far")
+        return not_checked("cores", "no rank came so far")
     if fewest.cores < threads:
         return bad(
             "cores",
@@ -256,11 +258,11 @@ def cores(at: Where, told: Sequence[Rank]) -> Finding:
     return ok("cores", f"{fewest.cores} or more a rank, {threads} threads")
 
 
-def memory(at: Where, told: Sequence[Rank]) -> Finding:
+def judge_memory(at: ChosenSite, told: Sequence[RankReport]) -> Finding:
     """Of a job on a node, against what plans count on; with GPUs they count on theirs."""
     least = min(told, key=lambda rank: rank.memory)
     if not least.memory:
-        return unknown("memory", "no rank came so far")
+        return not_checked("memory", "no rank came so far")
     planned = (
         0.0
         if at.site.node.gpus
@@ -277,12 +279,12 @@ def memory(at: Where, told: Sequence[Rank]) -> Finding:
     return ok("memory", f"{least.memory / 1e9:,.0f} GB a node")
 
 
-def gpus(at: Where, told: Sequence[Rank]) -> Finding:
+def judge_gpus(at: ChosenSite, told: Sequence[RankReport]) -> Finding:
     """Kind and number on each node, and that no two ranks have the same one."""
     said, gpus_line = at.site.node.gpus, f"{at.line('node', 'gpus')}: node.gpus"
     if not any(rank.accelerator for rank in told):
-        return unknown("GPUs", "no rank came so far")
-    for host, ranks in each_host(told).items():
+        return not_checked("GPUs", "no rank came so far")
+    for host, ranks in group_by_host(told).items():
         seen = max(ranks, key=lambda rank: len(rank.devices)).devices
         count = max(len(seen), len({rank.device for rank in ranks if rank.device}))
         if said is None and not at.site.batch:
@@ -305,7 +307,7 @@ def gpus(at: Where, told: Sequence[Rank]) -> Finding:
             return bad("GPUs", f"{host} has {seen[0].name}, the site's file says {said.vendor}", gpus_line)
         if count < said.count and len(ranks) >= said.count:
             return bad("GPUs", f"{host} gives its ranks {count}, the site's file says {said.count}", gpus_line)
-        if not alike(said.model, seen[0].name):
+        if not is_same_gpu(said.model, seen[0].name):
             return bad("GPUs", f"{host} has {seen[0].name}, the site's file says {said.model}", gpus_line)
         if seen[0].memory < 0.85e9 * said.memory_gb:
             return bad(
@@ -319,22 +321,22 @@ def gpus(at: Where, told: Sequence[Rank]) -> Finding:
     return ok("GPUs", f"{said.count} x {seen[0].name}, {seen[0].memory / 1e9:.0f} GB")
 
 
-def alike(said: str, found: str) -> bool:
+def is_same_gpu(said: str, found: str) -> bool:
     """Whether a word with a digit of what the file says, such as A100 or MI250X, is in what the GPU calls itself."""
     names = [word for word in re.findall(r"[A-Za-z]*\d+[A-Za-z]*", said) if not re.fullmatch(r"\d+GB", word, re.I)]
     return not names or any(name.lower() in found.lower().replace("graphics", "") for name in names)
 
 
-def clocks(told: Sequence[Rank], lead_here: float) -> Finding:
+def judge_clocks(told: Sequence[RankReport], lead_here: float) -> Finding:
     """Of the nodes against this machine, both by the file server's: so it does not matter when they were read."""
     far = max(told, key=lambda rank: abs(rank.clock_lead - lead_here))
     by = far.clock_lead - lead_here
-    if abs(by) > CLOCK:
+    if abs(by) > MAX_CLOCK_SKEW_SECONDS:
         return bad("clock of nodes", f"{far.host} is {by:+.0f} s from this machine", "tell whoever runs the machines")
     return ok("clock of nodes", f"within {max(0.1, abs(by)):.1f} s of this machine's")
 
 
-def together(at: Where, done: Trial) -> Iterator[Finding]:
+def judge_collective(at: ChosenSite, done: TrialResult) -> Iterator[Finding]:
     """Did the ranks meet, and do they add up?"""
     told = done.told
     first = told[0]
@@ -348,7 +350,7 @@ def together(at: Where, done: Trial) -> Iterator[Finding]:
         )
         return
     if done.ranks < 2:
-        yield unknown("collective", "a training has one rank here")
+        yield not_checked("collective", "a training has one rank here")
         return
     late = [rank for rank in told if rank.step not in ("done", "reduce")]
     if late or any(rank.step != "done" for rank in told):
@@ -375,7 +377,7 @@ def together(at: Where, done: Trial) -> Iterator[Finding]:
         return
     slowest = max(rank.seconds for rank in told)
     bytes = first.mebibytes * 2**20 * 2 * (done.ranks - 1) / done.ranks  # that each rank sends, in a ring
-    nodes = len(each_host(told))
+    nodes = len(group_by_host(told))
     yield ok(
         "collective",
         f"{first.backend}, {done.ranks} ranks on {nodes} node{'s' if nodes > 1 else ''}: "

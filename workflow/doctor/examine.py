@@ -22,18 +22,29 @@ from workflow.config.site import SiteConfig
 from workflow.config.walltime import to_seconds
 from workflow.config.yaml_file import suggest
 from workflow.doctor import trial_job
-from workflow.doctor.diagnosis import CLOCK, COMPUTE, SOCKET, Finding, Where, bad, judge, long_path, ok, unknown
-from workflow.images import find
+from workflow.doctor.diagnosis import (
+    CHECKED_BY_JOB,
+    MAX_CLOCK_SKEW_SECONDS,
+    MAX_TEMPORARY_LENGTH,
+    ChosenSite,
+    Finding,
+    bad,
+    describe_long_path,
+    judge,
+    not_checked,
+    ok,
+)
+from workflow.images import checks, image_file
 from workflow.jobs import requests as queueing
 from workflow.plan.stage import PlannedStage
 from workflow.scheduler import limits, query
 
-ROOM, FILES = (
+MIN_FREE_BYTES, MIN_FREE_FILES = (
     5e9,
     10_000,
 )  # bytes and files that are left: the smallest study takes less, a paper's takes a hundred times that
-SLOW = 10.0  # s of one question to the scheduler, worth a word
-FIRST = (
+SLOW_ANSWER_SECONDS = 10.0  # s of one question to the scheduler, worth a word
+REQUIRED_FOR_JOB = (
     "host",
     "architecture",
     "scheduler",
@@ -44,21 +55,21 @@ FIRST = (
 
 
 def examine(
-    at: Where, root: Path, ask: bool, queue: str | None, wait: float, say: Callable[[str], None]
+    at: ChosenSite, root: Path, ask: bool, queue: str | None, wait: float, say: Callable[[str], None]
 ) -> Iterator[Finding]:
     """All of it, each as soon as it is known. `ask`: whether a job may be submitted (or processes started)."""
     wrong, absent = set(), [path for path in (root, *root.parents) if not path.exists()]
-    at, missing = imaged(at)
+    at, missing = with_image(at)
     try:
-        for found in itertools.chain(from_here(at, root), missing or container(at)):
+        for found in itertools.chain(examine_from_here(at, root), missing or examine_container(at)):
             wrong |= {found.what} if found.state == "bad" else set()
             yield found
         if not ask:
-            yield unknown("compute nodes", f"{COMPUTE}: no job, as asked")
-        elif first := next((what for what in FIRST if what in wrong), None):
-            yield unknown("compute nodes", f"{COMPUTE}: no job before the {first} is right")
+            yield not_checked("compute nodes", f"{CHECKED_BY_JOB}: no job, as asked")
+        elif first := next((what for what in REQUIRED_FOR_JOB if what in wrong), None):
+            yield not_checked("compute nodes", f"{CHECKED_BY_JOB}: no job before the {first} is right")
         else:
-            yield from compute(at, root, queue, wait, say, wrong)
+            yield from examine_compute_nodes(at, root, queue, wait, say, wrong)
     finally:
         for path in absent:  # a doctor leaves nothing behind, unless it is to be looked at
             try:
@@ -67,19 +78,19 @@ def examine(
                 break
 
 
-def from_here(at: Where, root: Path) -> Iterator[Finding]:
-    yield from machine(at)
+def examine_from_here(at: ChosenSite, root: Path) -> Iterator[Finding]:
+    yield from examine_host(at)
     if at.site.batch:
-        found, known = reachable(at)
+        found, known = examine_scheduler(at)
         yield found
         if known is not None:
-            yield account(at, known)
-            yield from queues(at, known)
-    yield from directory(at, root)
+            yield examine_account(at, known)
+            yield from examine_queues(at, known)
+    yield from examine_run_directory(at, root)
 
 
 # ------------------------------------------------------------------------------------------------------ from this host
-def machine(at: Where) -> Iterator[Finding]:
+def examine_host(at: ChosenSite) -> Iterator[Finding]:
     for what, check in (("host", site_files.check_host), ("architecture", site_files.check_arch)):
         try:
             check(at.name, at.site, at.settings)
@@ -89,43 +100,47 @@ def machine(at: Where) -> Iterator[Finding]:
         else:
             yield ok(what, platform.node() if what == "host" else platform.machine())
     text = tempfile.gettempdir()
-    if len(text) > SOCKET:
-        yield bad("temporary files", long_path(text), "export TMPDIR=/tmp")
+    if len(text) > MAX_TEMPORARY_LENGTH:
+        yield bad("temporary files", describe_long_path(text), "export TMPDIR=/tmp")
 
 
-def reachable(at: Where) -> tuple[Finding, limits.Known | None]:
+def examine_scheduler(at: ChosenSite) -> tuple[Finding, limits.SchedulerLimits | None]:
     kind, timeout = at.site.scheduler.kind, at.site.scheduler.command_timeout
     program = "scontrol" if kind == "slurm" else "qstat"
     began = time.monotonic()
     try:
-        version = query.answer([program, "--version"], timeout).strip().splitlines()
-        query.KINDS[kind].look(["0"] if kind == "slurm" else [], timeout)
+        version = query.command_output([program, "--version"], timeout).strip().splitlines()
+        query.SCHEDULERS[kind].look(["0"] if kind == "slurm" else [], timeout)
         took = time.monotonic() - began
-        known = limits.KINDS[kind](timeout)
-    except query.Unreachable as error:
+        known = limits.QUERIES[kind](timeout)
+    except query.SchedulerUnreachable as error:
         words = re.sub(r"^(\w+): \1: ", r"\1: ", str(error))
         again = re.search("not answered|not be read", words)
         fix = "try again" if again else f"run this on a login node, where `{program}` answers"
         return bad("scheduler", words, fix), None
     told = (version or [kind])[0].removeprefix("pbs_version = ")
-    slow = f"; that is slow: {at.line('scheduler', 'poll_seconds')}: poll_seconds may be higher" if took > SLOW else ""
+    slow = (
+        f"; that is slow: {at.line('scheduler', 'poll_seconds')}: poll_seconds may be higher"
+        if took > SLOW_ANSWER_SECONDS
+        else ""
+    )
     return ok("scheduler", f"{told}, answered in {took:.2f} s{slow}"), known
 
 
-def account(at: Where, known: limits.Known) -> Finding:
+def examine_account(at: ChosenSite, known: limits.SchedulerLimits) -> Finding:
     rule = at.site.account_rule
-    good, said, fix = limits.account(at.site.account, rule.required, known)
+    good, said, fix = limits.check_account(at.site.account, rule.required, known)
     if good is None and at.site.account is None and rule.required:
         return bad("account", "none is given", f"--set account={rule.example or 'ACCOUNT'}")
     if good is None:
-        return unknown("account", said)
+        return not_checked("account", said)
     given = f"{at.line('account')}: " if at.site.account else ""
     return ok("account", said) if good else bad("account", said, given + fix)
 
 
-def queues(at: Where, known: limits.Known) -> Iterator[Finding]:
+def examine_queues(at: ChosenSite, known: limits.SchedulerLimits) -> Iterator[Finding]:
     for name, queue in at.site.queues.items():
-        if found := limits.complaints(name, queue, at.site.account, known):
+        if found := limits.find_mismatches(name, queue, at.site.account, known):
             lines = dict.fromkeys(at.line("queues", name, *filter(None, [each.field])) for each in found)
             yield bad(
                 f"queue {name}",
@@ -133,10 +148,12 @@ def queues(at: Where, known: limits.Known) -> Iterator[Finding]:
                 f"{', '.join(lines)}: {', '.join(each.fix for each in found)}",
             )
         else:
-            yield rehearsed(at, name, f"{capacity.format_node_range(queue)}, {queue.max_walltime}{use(at.site, name)}")
+            yield rehearse_longest_job(
+                at, name, f"{capacity.format_node_range(queue)}, {queue.max_walltime}{describe_use(at.site, name)}"
+            )
 
 
-def rehearsed(at: Where, name: str, said: str) -> Finding:
+def rehearse_longest_job(at: ChosenSite, name: str, said: str) -> Finding:
     """The smallest and longest job of the queue, shown to Slurm without being submitted: it says when it would begin."""
     from workflow.jobs import parsl_provider  # Parsl takes half a second to import
 
@@ -144,26 +161,28 @@ def rehearsed(at: Where, name: str, said: str) -> Finding:
         return ok(f"queue {name}", said)
     queue = at.site.queues[name]
     least, longest = queue.nodes[0], to_seconds(queue.max_walltime)
-    asked = trial_job.request(at.site, name)._replace(nodes=least, nodes_each=least, seconds=longest)
+    asked = trial_job.trial_request(at.site, name)._replace(nodes=least, nodes_each=least, seconds=longest)
     with tempfile.TemporaryDirectory(prefix="gnnscale-doctor-") as folder:
         script = Path(folder) / "job.sh"
         script.write_text(
-            parsl_provider.text(parsl_provider.Job(asked, "gnnscale-doctor", Path(folder), "true"), at.site)
+            parsl_provider.render_script(
+                parsl_provider.JobScript(asked, "gnnscale-doctor", Path(folder), "true"), at.site
+            )
         )
         try:
-            done = query.ask(["sbatch", "--test-only", str(script)], at.site.scheduler.command_timeout)
-        except query.Unreachable as error:
-            return unknown(f"queue {name}", str(error))
+            done = query.run_command(["sbatch", "--test-only", str(script)], at.site.scheduler.command_timeout)
+        except query.SchedulerUnreachable as error:
+            return not_checked(f"queue {name}", str(error))
     if done.returncode:
-        why = parsl_provider.why(at.site, done.stderr + done.stdout)
-        if isinstance(why, parsl_provider.Refused):
+        why = parsl_provider.submission_error(at.site, done.stderr + done.stdout)
+        if isinstance(why, parsl_provider.JobRefused):
             return bad(f"queue {name}", str(why), f"{at.line('queues', name)}: {why.hint}")
-        return unknown(f"queue {name}", str(why))
+        return not_checked(f"queue {name}", str(why))
     start = re.search(r"to start at (\d{4}-\d\d-\d\d)T(\d\d:\d\d)", done.stderr + done.stdout)
-    return ok(f"queue {name}", f"{said}; the longest would begin {moment(*start.groups())}" if start else said)
+    return ok(f"queue {name}", f"{said}; the longest would begin {format_start(*start.groups())}" if start else said)
 
 
-def moment(day: str, hour: str) -> str:
+def format_start(day: str, hour: str) -> str:
     """now, at 14:30, or on a later day."""
     now = time.localtime()
     if f"{day} {hour}" <= time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + 90)):
@@ -171,14 +190,14 @@ def moment(day: str, hour: str) -> str:
     return f"at {hour}" if day == time.strftime("%Y-%m-%d", now) else f"on {day}"
 
 
-def use(site: SiteConfig, name: str) -> str:
+def describe_use(site: SiteConfig, name: str) -> str:
     """What is done there."""
     uses = ["trainings"] if name in capacity.training_queues(site) else []
     uses += ["stages without ranks"] if site.serial and site.serial.queue == name else []
     return f"; {' and '.join(uses)}" if uses else ""
 
 
-def of_study(planned: dict[str, PlannedStage], site: SiteConfig) -> Finding:
+def examine_study(planned: dict[str, PlannedStage], site: SiteConfig) -> Finding:
     """Does all of it fit into memory and queues?"""
     left = [each for each in planned.values() if each.state != "done"]
     if refused := [each for each in left if each.state == "refused"]:
@@ -188,13 +207,15 @@ def of_study(planned: dict[str, PlannedStage], site: SiteConfig) -> Finding:
     except UserError as problem:
         return bad("study", str(problem).splitlines()[0], "another queue, or another study")
     jobs = (
-        f" in {len(set(requests.values()))} jobs, {queueing.node_hours(requests):,.1f} node-hours" if requests else ""
+        f" in {len(set(requests.values()))} jobs, {queueing.total_node_hours(requests):,.1f} node-hours"
+        if requests
+        else ""
     )
     return ok("study", f"{len(left)} of {len(planned)} stages to do{jobs}")
 
 
 # ---------------------------------------------------------------------------------------------------- the run directory
-def directory(at: Where, root: Path) -> Iterator[Finding]:
+def examine_run_directory(at: ChosenSite, root: Path) -> Iterator[Finding]:
     try:
         root.mkdir(parents=True, exist_ok=True)
         fault = directory_check.fault(root)
@@ -208,11 +229,11 @@ def directory(at: Where, root: Path) -> Iterator[Finding]:
         f"; not below {above}, where this site wants them" if above and not root.is_relative_to(above.resolve()) else ""
     )
     yield ok("run directory", f"{root}{aside}")
-    yield room(root)
-    if said := quota(root, at.site):
+    yield examine_space(root)
+    if said := examine_quota(root, at.site):
         yield said
     lead = directory_check.clock_lead(root)
-    if abs(lead) > CLOCK:
+    if abs(lead) > MAX_CLOCK_SKEW_SECONDS:
         yield bad(
             "clock",
             f"the file server's differs from this machine's by {lead:+.0f} s",
@@ -220,18 +241,18 @@ def directory(at: Where, root: Path) -> Iterator[Finding]:
         )
     else:
         yield ok("clock", f"within {max(0.1, abs(lead)):.1f} s of the file server's")
-    yield from purged(at, root)
+    yield from examine_purge(at, root)
 
 
-def room(root: Path) -> Finding:
+def examine_space(root: Path) -> Finding:
     found = directory_check.room(root)
     said = f"{found.bytes / 1e9:,.0f} GB" + (f", {found.files:,} files" if found.files is not None else "")
-    if found.bytes < ROOM or (found.files is not None and found.files < FILES):
+    if found.bytes < MIN_FREE_BYTES or (found.files is not None and found.files < MIN_FREE_FILES):
         return bad("space", f"{said} are left", "remove something, or another place: --root DIR")
     return ok("space", said)
 
 
-def quota(root: Path, site: SiteConfig) -> Finding | None:
+def examine_quota(root: Path, site: SiteConfig) -> Finding | None:
     """Of this user where the file system is a Lustre; others have no one command that tells it."""
     try:
         mounted = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
@@ -241,30 +262,30 @@ def quota(root: Path, site: SiteConfig) -> Finding | None:
     if not above or max(above, key=lambda words: len(words[1]))[2] != "lustre":
         return None
     try:
-        said = query.answer(["lfs", "quota", "-q", "-u", query.user(), str(root)], 20)
-    except query.Unreachable as error:
-        return unknown("quota", str(error))
-    return lustre(said)
+        said = query.command_output(["lfs", "quota", "-q", "-u", query.user_name(), str(root)], 20)
+    except query.SchedulerUnreachable as error:
+        return not_checked("quota", str(error))
+    return judge_lustre_quota(said)
 
 
-def lustre(said: str) -> Finding:
+def judge_lustre_quota(said: str) -> Finding:
     """PATH KBYTES[*] SOFT HARD GRACE FILES[*] SOFT HARD GRACE; 0 = no limit, * = beyond it."""
     words = re.findall(r"\S+", said)
     if len(words) < 9:
-        return unknown("quota", "lfs quota says nothing that could be read")
+        return not_checked("quota", "lfs quota says nothing that could be read")
     used, soft, hard, files, files_soft, files_hard = (
         int(re.sub(r"\D", "", words[k]) or 0) for k in (1, 2, 3, 5, 6, 7)
     )
     most, most_files = (hard or soft) * 1024, files_hard or files_soft
     text = f"{used * 1024 / 1e9:,.0f} GB of {most / 1e9:,.0f}" if most else "no limit of bytes"
     text += f", {files:,} files of {most_files:,}" if most_files else ""
-    full = (most and most - used * 1024 < ROOM) or (most_files and most_files - files < FILES)
+    full = (most and most - used * 1024 < MIN_FREE_BYTES) or (most_files and most_files - files < MIN_FREE_FILES)
     if full or "*" in words[1] or "*" in words[5]:
         return bad("quota", text, "remove something, or another place: --root DIR")
     return ok("quota", text)
 
 
-def purged(at: Where, root: Path) -> Iterator[Finding]:
+def examine_purge(at: ChosenSite, root: Path) -> Iterator[Finding]:
     if not scratch_lifetime.is_purged(root, at.site):
         return
     days = at.site.filesystems.purge_days
@@ -281,50 +302,50 @@ def purged(at: Where, root: Path) -> Iterator[Finding]:
         )
 
 
-def container(at: Where) -> Iterator[Finding]:
+def examine_container(at: ChosenSite) -> Iterator[Finding]:
     """Of an image: whether it is there, whole, for these processors, and may be run."""
     box = at.site.container
     if not box.use:
         yield ok("container", f"none; the environment of {at.site.python or sys.executable}")
         return
-    found = list(find.find_faults(at.site))
+    found = list(checks.find_faults(at.site))
     yield from (bad("container", fault.message, fault.hint) for fault in found)
     if not found:
         yield ok("container", f"{box.runtime}, {box.image}" + (f", {box.digest[:12]}" if box.digest else ""))
 
 
-def imaged(at: Where) -> tuple[Where, list[Finding]]:
+def with_image(at: ChosenSite) -> tuple[ChosenSite, list[Finding]]:
     """With the image found, if stages are to run in one."""
     if not at.site.container.use:
         return at, []
     try:
-        return at._replace(site=find.with_image(at.site, [])), []
+        return at._replace(site=image_file.with_image(at.site, [])), []
     except UserError as problem:
         said, *fix = str(problem).splitlines()
         return at, [bad("container", said, fix[0] if fix else "")]
 
 
 # ------------------------------------------------------------------------------------------------- on the compute nodes
-def compute(
-    at: Where, root: Path, queue: str | None, wait: float, say: Callable[[str], None], wrong: set[str]
+def examine_compute_nodes(
+    at: ChosenSite, root: Path, queue: str | None, wait: float, say: Callable[[str], None], wrong: set[str]
 ) -> Iterator[Finding]:
     if at.site.batch:
         if queue is not None and queue not in at.site.queues:
             yield bad("job", f"no queue {queue!r}", suggest(queue, list(at.site.queues)))
             return
-        able = [name for name in trial_job.suited(at.site) if f"queue {name}" not in wrong]
+        able = [name for name in trial_job.suitable_queues(at.site) if f"queue {name}" not in wrong]
         if not able and queue is None:
-            yield unknown("compute nodes", f"{COMPUTE}: no queue is right")
+            yield not_checked("compute nodes", f"{CHECKED_BY_JOB}: no queue is right")
             return
-        done = trial_job.in_queue(at.site, queue or able[0], root, wait, say)
+        done = trial_job.run_in_queue(at.site, queue or able[0], root, wait, say)
     else:
-        done = trial_job.here(at.site, root, say)
+        done = trial_job.run_here(at.site, root, say)
     found = list(judge(at, done))
     if all(each.state == "ok" for each in found) or not done.began:
-        trial_job.remove(done)
+        trial_job.remove_folder(done)
     yield from found
     if done.folder.exists():
-        yield unknown("its files", f"kept: {done.folder}")
+        yield not_checked("its files", f"kept: {done.folder}")
 
 
 # ----------------------------------------------------------------------------------------------------------- the screen

@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 from gnnscale.contract.errors import UserError
 from workflow.config.walltime import format_walltime
-from workflow.scheduler.query import DAY, slurm_seconds
+from workflow.scheduler.query import SECONDS_PER_DAY, parse_slurm_duration
 
-SHORT = 1800  # s: a queue for tests
-SCRATCH = ("SCRATCH", "PSCRATCH")  # variables by which sites tell where run directories belong
+TEST_QUEUE_SECONDS = 1800  # s: a queue for tests
+SCRATCH_VARIABLES = ("SCRATCH", "PSCRATCH")  # variables by which sites tell where run directories belong
 # name -> (memory in GB, dense TFLOP/s in fp32, in bf16), from the data sheets; None where a name has several sizes
-KNOWN = {
+GPU_DATA_SHEETS = {
     "gh200": (96, 67, 989),
     "h200": (141, 67, 989),
     "h100": (80, 67, 989),
@@ -38,7 +38,7 @@ KNOWN = {
 }
 
 
-class Partition(NamedTuple):
+class QueueFacts(NamedTuple):
     """One partition or queue, as the scheduler has it."""
 
     name: str
@@ -52,7 +52,7 @@ class Partition(NamedTuple):
     model: str  # "" = not told
 
 
-class Device(NamedTuple):
+class LocalGPU(NamedTuple):
     """A GPU of this very machine."""
 
     model: str
@@ -60,16 +60,18 @@ class Device(NamedTuple):
     vendor: str
 
 
-def survey() -> str:
+def draft_site_file() -> str:
     """The text of the file."""
-    devices = nvidia(said("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")) or rocm(
-        said("rocm-smi", "--showproductname", "--showmeminfo", "vram", "--json")
-    )
+    devices = parse_nvidia(
+        read_output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
+    ) or parse_rocm(read_output("rocm-smi", "--showproductname", "--showmeminfo", "vram", "--json"))
     if shutil.which("sinfo"):
-        found = slurm(said("sinfo", "-h", "-o", "%P|%a|%l|%D|%c|%m|%G"), said("scontrol", "show", "partition", "-o"))
+        found = parse_slurm(
+            read_output("sinfo", "-h", "-o", "%P|%a|%l|%D|%c|%m|%G"), read_output("scontrol", "show", "partition", "-o")
+        )
         kind = "slurm"
     elif shutil.which("pbsnodes"):
-        found = pbs(said("pbsnodes", "-a", "-F", "json"), said("qstat", "-Q", "-f", "-F", "json"))
+        found = parse_pbs(read_output("pbsnodes", "-a", "-F", "json"), read_output("qstat", "-Q", "-f", "-F", "json"))
         kind = "pbs"
     else:
         raise UserError(
@@ -81,10 +83,10 @@ def survey() -> str:
             f"{'sinfo' if kind == 'slurm' else 'pbsnodes'} tells of no partition with nodes, or does not answer",
             "copy sites/slurm.yaml or sites/pbs.yaml and fill it in",
         )
-    return text(kind, found, devices)
+    return format_site_file(kind, found, devices)
 
 
-def said(*command: str) -> str:
+def read_output(*command: str) -> str:
     """What a program prints; nothing if it is not there or fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
@@ -93,27 +95,27 @@ def said(*command: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------- what is said
-def slurm(sinfo: str, scontrol: str) -> list[Partition]:
+def parse_slurm(sinfo: str, scontrol: str) -> list[QueueFacts]:
     limits = {}
     for line in scontrol.splitlines():
         fields = dict(word.split("=", 1) for word in line.split() if "=" in word)
         limits[fields.get("PartitionName", "")] = fields
-    found: dict[str, Partition] = {}
+    found: dict[str, QueueFacts] = {}
     for line in sinfo.splitlines():
         name, up, limit, nodes, cores, memory, gres = (word.strip() for word in line.split("|"))
         plain = name.rstrip("*")
         if up != "up":
             continue
-        count, model = gres_gpus(gres)
+        count, model = parse_gres(gres)
         asked = limits.get(plain, {})
-        mine = Partition(
+        mine = QueueFacts(
             plain,
             name.endswith("*"),
-            max(1, number(asked.get("MinNodes", "1"))),
-            number(nodes),
-            slurm_seconds(limit),
-            number(cores),
-            number(memory) / 1000,
+            max(1, leading_number(asked.get("MinNodes", "1"))),
+            leading_number(nodes),
+            parse_slurm_duration(limit),
+            leading_number(cores),
+            leading_number(memory) / 1000,
             count,
             model,
         )
@@ -133,28 +135,28 @@ def slurm(sinfo: str, scontrol: str) -> list[Partition]:
     return list(found.values())
 
 
-def number(text: str) -> int:
+def leading_number(text: str) -> int:
     """Slurm writes 8+ where there are several."""
     digits = re.match(r"\d+", text)
     return int(digits[0]) if digits else 0
 
 
-def gres_gpus(gres: str) -> tuple[int, str]:
+def parse_gres(gres: str) -> tuple[int, str]:
     """gpu:4, gpu:a100:4(S:0-1), (null)"""
     found = re.findall(r"gpu(?::([A-Za-z][^:,(]*))?:(\d+)", gres)
     return sum(int(count) for _, count in found), next((model for model, _ in found if model), "")
 
 
-def pbs(nodes: str, queues: str) -> list[Partition]:
-    machines = [m for m in decoded(nodes).get("nodes", {}).values() if "offline" not in m.get("state", "")]
+def parse_pbs(nodes: str, queues: str) -> list[QueueFacts]:
+    machines = [m for m in parse_json(nodes).get("nodes", {}).values() if "offline" not in m.get("state", "")]
     if not machines:
         return []
     have = [machine.get("resources_available", {}) for machine in machines]
     cores = min(int(r.get("ncpus", 1)) for r in have)
-    memory = min(pbs_gb(str(r.get("mem", "0kb"))) for r in have)
+    memory = min(parse_pbs_gigabytes(str(r.get("mem", "0kb"))) for r in have)
     gpus = min(int(r.get("ngpus", 0)) for r in have)
     found = []
-    for name, queue in decoded(queues).get("Queue", {}).items():
+    for name, queue in parse_json(queues).get("Queue", {}).items():
         if queue.get("queue_type") != "Execution" or str(queue.get("enabled")) != "True":
             continue
         limit = str(queue.get("resources_max", {}).get("walltime", ""))
@@ -163,49 +165,51 @@ def pbs(nodes: str, queues: str) -> list[Partition]:
         )
         fewest = int(queue.get("resources_min", {}).get("nodect", 1))
         most = int(queue.get("resources_max", {}).get("nodect", len(machines)))
-        found.append(Partition(name, False, fewest, most, time_limit, cores, memory, gpus, ""))
+        found.append(QueueFacts(name, False, fewest, most, time_limit, cores, memory, gpus, ""))
     return found
 
 
-def decoded(text: str) -> dict:
+def parse_json(text: str) -> dict:
     try:
         return json.loads(text)
     except ValueError:
         return {}
 
 
-def pbs_gb(text: str) -> float:
+def parse_pbs_gigabytes(text: str) -> float:
     value = re.match(r"(\d+)([kmgt]?)b?", text.lower())
     return int(value[1]) * {"": 1e-9, "k": 1e-6, "m": 1e-3, "g": 1, "t": 1e3}[value[2]] if value else 0
 
 
-def nvidia(text: str) -> list[Device]:
+def parse_nvidia(text: str) -> list[LocalGPU]:
     pairs = (line.rsplit(",", 1) for line in text.splitlines() if "," in line)
-    return [Device(name.strip(), round(number(memory.strip()) * 2**20 / 1e9), "nvidia") for name, memory in pairs]
+    return [
+        LocalGPU(name.strip(), round(leading_number(memory.strip()) * 2**20 / 1e9), "nvidia") for name, memory in pairs
+    ]
 
 
-def rocm(text: str) -> list[Device]:
+def parse_rocm(text: str) -> list[LocalGPU]:
     found = []
-    for card in decoded(text).values():
+    for card in parse_json(text).values():
         name = card.get("Card Series") or card.get("Card series") or card.get("Card Model") or "unknown"
         memory = next((int(v) for k, v in card.items() if k.startswith("VRAM Total Memory")), 0)
-        found.append(Device(str(name), round(memory / 1e9), "amd"))
+        found.append(LocalGPU(str(name), round(memory / 1e9), "amd"))
     return found
 
 
 # --------------------------------------------------------------------------------------------------------- the file
-def text(kind: str, partitions: list[Partition], devices: list[Device]) -> str:
+def format_site_file(kind: str, partitions: list[QueueFacts], devices: list[LocalGPU]) -> str:
     main = max(partitions, key=lambda p: (p.gpus, p.default, p.most))
     ranks = main.gpus or 1
     lines = [
         f"# Written by `sites new` on {platform.node()}: what the scheduler says of itself. Lines with ??? want a look.",
         f"title: {platform.node()}",
-        f"host: {json.dumps(hosts_like(platform.node()))}  # ??? where a driver may run: are all login nodes called so?",
+        f"host: {json.dumps(host_pattern(platform.node()))}  # ??? where a driver may run: are all login nodes called so?",
         f"arch: {platform.machine()}" if platform.machine() in ("x86_64", "aarch64") else "# arch: ???",
         "scheduler:",
         f"  kind: {kind}",
     ]
-    if (main.seconds or DAY) <= SHORT:
+    if (main.seconds or SECONDS_PER_DAY) <= TEST_QUEUE_SECONDS:
         lines += [f"  signal_seconds: {max(10, main.seconds // 5)}"]
     if kind == "slurm":
         lines += ["  exclusive: false      # ??? true where jobs get whole nodes"]
@@ -218,7 +222,7 @@ def text(kind: str, partitions: list[Partition], devices: list[Device]) -> str:
     lines += gpu_lines(main, devices) if main.gpus else []
     lines += ["queues:  # ??? production: false for those that the planner is not to choose"]
     lines += [queue_line(each, main) for each in partitions]
-    if scratch := next((name for name in SCRATCH if os.environ.get(name)), None):
+    if scratch := next((name for name in SCRATCH_VARIABLES if os.environ.get(name)), None):
         lines += [
             f"filesystems: {{scratch: ${scratch}}}  # ??? purge_days, if files that nobody touches are removed there"
         ]
@@ -226,7 +230,7 @@ def text(kind: str, partitions: list[Partition], devices: list[Device]) -> str:
         "launch:",
         f"  command: {'srun' if kind == 'slurm' else 'mpiexec'}",
         f"  threads_per_rank: {max(1, main.cores // ranks)}",
-        f"  flags: {FLAGS[kind]}",
+        f"  flags: {LAUNCH_FLAGS[kind]}",
         "  # interface: ???         # the network of the nodes, from `ip address` on one of them",
         "train: {nodes: [1, 1]}",
         *serial_line(main, partitions),
@@ -235,20 +239,20 @@ def text(kind: str, partitions: list[Partition], devices: list[Device]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def hosts_like(name: str) -> str:
+def host_pattern(name: str) -> str:
     """Of the hosts that differ from this one in their numbers."""
     return "^" + re.sub(r"\d+", r"\\d+", re.escape(name)) + "$"
 
 
-def serial_line(main: Partition, partitions: Iterable[Partition]) -> list[str]:
+def serial_line(main: QueueFacts, partitions: Iterable[QueueFacts]) -> list[str]:
     """Conversions and evaluations need one node; the queue of the trainings will do if it gives one."""
     found = next((each for each in (main, *partitions) if each.fewest <= 1), None)
     if found is None:
         return ["# serial: ???             # no queue gives a single node: conversions run where the driver runs"]
-    return [f'serial: {{queue: {quoted(found.name)}, walltime: "{format_walltime(min(3600, found.seconds or 3600))}"}}']
+    return [f'serial: {{queue: {quote(found.name)}, walltime: "{format_walltime(min(3600, found.seconds or 3600))}"}}']
 
 
-FLAGS = {
+LAUNCH_FLAGS = {
     "slurm": '["--nodes={nodes}", "--ntasks={ranks}", "--ntasks-per-node={per_node}", "--cpus-per-task={threads}", '
     '"--kill-on-bad-exit=1"]',
     "pbs": '["-n", "{ranks}", "-ppn", "{per_node}"]',
@@ -259,29 +263,31 @@ def vendor_of(model: str) -> str:
     return "amd" if model.startswith("mi") else "intel" if model.startswith(("pvc", "max")) else "nvidia"
 
 
-def gpu_lines(main: Partition, devices: Iterable[Device]) -> list[str]:
+def gpu_lines(main: QueueFacts, devices: Iterable[LocalGPU]) -> list[str]:
     here = next(iter(devices), None)
     model = main.model or (here.model if here else "") or "unknown"
-    name = next((name for name in KNOWN if name in model.lower()), None)
-    memory, fp32, bf16 = KNOWN[name] if name else (None, None, None)
+    name = next((name for name in GPU_DATA_SHEETS if name in model.lower()), None)
+    memory, fp32, bf16 = GPU_DATA_SHEETS[name] if name else (None, None, None)
     memory = here.memory_gb if here else memory
     vendor = here.vendor if here else vendor_of(model.lower())
     rates = ", ".join(f"{k}: {v}" for k, v in (("fp32", fp32 or 10), ("bf16", bf16)) if v)
     doubt = "" if name and memory and (here or main.model) else "  # ??? from the data sheet"
     return [
-        f"  gpus: {{count: {main.gpus}, vendor: {vendor}, model: {quoted(model)}, memory_gb: {memory or 16}, "
+        f"  gpus: {{count: {main.gpus}, vendor: {vendor}, model: {quote(model)}, memory_gb: {memory or 16}, "
         f"peak_tflops: {{{rates}}}}}{doubt}"
     ]
 
 
-def queue_line(each: Partition, main: Partition) -> str:
-    limit = format_walltime(each.seconds or 7 * DAY)
+def queue_line(each: QueueFacts, main: QueueFacts) -> str:
+    limit = format_walltime(each.seconds or 7 * SECONDS_PER_DAY)
     other = "" if (each.cores, each.gpus) == (main.cores, main.gpus) else f", node: {{cores: {each.cores}}}"
-    other += ", production: false" if each is not main and (each.seconds or DAY) <= SHORT else ""
+    other += (
+        ", production: false" if each is not main and (each.seconds or SECONDS_PER_DAY) <= TEST_QUEUE_SECONDS else ""
+    )
     known = "" if each.seconds else "  # no limit is told"
     nodes = f"[{each.fewest}, {max(each.fewest, each.most)}]"
-    return f'  {quoted(each.name)}: {{nodes: {nodes}, max_walltime: "{limit}"{other}}}{known}'
+    return f'  {quote(each.name)}: {{nodes: {nodes}, max_walltime: "{limit}"{other}}}{known}'
 
 
-def quoted(name: str) -> str:
+def quote(name: str) -> str:
     return json.dumps(name) if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*", name) else name

@@ -21,7 +21,7 @@ from gnnscale.scaling.analysis import fit
 from gnnscale.scaling.points import table
 from tests.gnnscale.scaling.test_analysis import run
 from tests.support.corpus import ROOT
-from workflow.advise import largest_study, text
+from workflow.advise import advice_text, largest_study
 from workflow.cli import output
 from workflow.config import site_files, study
 from workflow.plan import build, cost, memory_fit
@@ -69,7 +69,7 @@ def planted(law=lambda n, d: 0.1 + 30 / n**0.4 + 8 / d**0.5, noise: float = 0.00
 def written(root, points, bootstrap=40, of=None):
     (root / "points.csv").write_text(table(points))
     files.write_model(root / "fit.json", fit(points, ScalingSettings(targets=("loss",), bootstrap=bootstrap)))
-    files.write(root / "study.yaml", output.as_yaml(of or asked()))
+    files.write(root / "study.yaml", output.to_yaml(of or asked()))
     return root
 
 
@@ -79,7 +79,7 @@ def root(tmp_path_factory):
 
 
 def advised(root, hours, most=None, site=PERLMUTTER):
-    return largest_study.advice(root, site, "perlmutter", hours, "loss", most)
+    return largest_study.compute_advice(root, site, "perlmutter", hours, "loss", most)
 
 
 def test_the_advice_is_the_best_of_a_brute_search(root):
@@ -121,7 +121,7 @@ def test_it_takes_as_long_as_plan_says(root, hours):
 def test_settings_are_those_of_the_runs(tmp_path):
     """Not those of `train`, which a sweep has changed: form, batch and cutoff decide about neighbours, memory and time."""
     of = asked(**{"model.form": "edge", "model.radial": 6, "optim.batch": 64, "model.cutoff": 4.0})
-    known = largest_study.basis(written(tmp_path, planted(of=of), of=of), "loss", PERLMUTTER, "perlmutter")
+    known = largest_study.read_basis(written(tmp_path, planted(of=of), of=of), "loss", PERLMUTTER, "perlmutter")
     assert known.neighbours == pytest.approx(NEIGHBOURS) and known.settings.optim.batch == 64
     assert known.settings.model == EGNNConfig(form="edge", radial=6, width=128, cutoff=4.0)
     assert advised(tmp_path, 3.0)["model"] == "egnn-edge"
@@ -138,10 +138,10 @@ def test_a_study_that_was_changed_since_is_told(tmp_path, changes, words):
 
 def test_intervals_hold_the_truth(root):
     """Of the planted law at the advised place, and of the best place by the planted law."""
-    x, known = advised(root, 3.0), largest_study.basis(root, "loss", PERLMUTTER, "perlmutter")
-    truth = largest_study.Law(0.1, 30.0, 0.4, 8.0, 0.5)
+    x, known = advised(root, 3.0), largest_study.read_basis(root, "loss", PERLMUTTER, "perlmutter")
+    truth = largest_study.LossLaw(0.1, 30.0, 0.4, 8.0, 0.5)
     assert x["loss"]["low"] < truth.loss(x["parameters"]["value"], x["structures"]["value"]) < x["loss"]["high"]
-    right = largest_study.best(truth, largest_study.ladders(known)[0], 3.0, None, known)
+    right = largest_study.choose_size(truth, largest_study.list_model_sizes(known)[0], 3.0, None, known)
     assert x["parameters"]["low"] <= right.rung.n <= x["parameters"]["high"]
     assert x["structures"]["low"] <= right.d <= x["structures"]["high"]
 
@@ -157,8 +157,8 @@ def test_few_structures_leave_more_to_the_model(root):
     x, free, more = advised(root, 3.0, 5000), advised(root, 3.0), advised(root, 1e5, 5000)
     assert x["structures"] == {"value": 5000, "low": None, "high": None} and x["limited"] and not free["limited"]
     assert x["loss"]["value"] > free["loss"]["value"]
-    assert "All the structures" in text.text(x, root, PERLMUTTER, "perlmutter")
-    known = largest_study.basis(root, "loss", PERLMUTTER, "perlmutter")
+    assert "All the structures" in advice_text.format_advice(x, root, PERLMUTTER, "perlmutter")
+    known = largest_study.read_basis(root, "loss", PERLMUTTER, "perlmutter")
     losses = {}
     for model in EGNNConfig().at_all_widths():
         width, settings = model.width, TrainSettings(model=model, optim=OptimSettings(epochs=EPOCHS))
@@ -174,7 +174,7 @@ def test_where_the_looking_ends_is_no_best(root, monkeypatch):
         wide["end"] == "widest that fits into memory"
         and wide["parameters"]["low"] is wide["structures"]["high"] is None
     )
-    said = text.text(wide, root, PERLMUTTER, "perlmutter")
+    said = advice_text.format_advice(wide, root, PERLMUTTER, "perlmutter")
     assert (
         f"width {wide['width']:,} (the widest that fits into memory): N = {wide['parameters']['value']:.3g} body"
         in said
@@ -188,21 +188,23 @@ def test_where_the_looking_ends_is_no_best(root, monkeypatch):
 
 
 def test_the_job_is_no_wider_than_its_batch(root):
-    known = largest_study.basis(root, "loss", PERLMUTTER, "perlmutter")
-    assert largest_study.ranks_of(known) == [4, 8, 16]
+    known = largest_study.read_basis(root, "loss", PERLMUTTER, "perlmutter")
+    assert largest_study.allowed_ranks(known) == [4, 8, 16]
     optim = known.settings.optim.model_copy(update={"batch": 4096})
     large = known._replace(settings=known.settings.model_copy(update={"optim": optim}))
-    assert largest_study.ranks_of(large) == [4, 8, 16, 32, 64]
+    assert largest_study.allowed_ranks(large) == [4, 8, 16, 32, 64]
 
 
 def test_a_far_budget_is_called_a_direction(root):
     """And what is to be trained first is ten times the largest."""
     far = advised(root, 5000.0)
-    said = text.text(far, root, PERLMUTTER, "perlmutter")
+    said = advice_text.format_advice(far, root, PERLMUTTER, "perlmutter")
     near = advised(root, far["next_hours"])
     assert f"a direction and no plan. Train first what {far['next_hours']:.3g} GPU-hours buy" in said
-    assert near["beyond"]["flops"] == pytest.approx(largest_study.FAR, rel=0.01)
-    assert "a direction" not in text.text(advised(root, 0.99 * far["next_hours"]), root, PERLMUTTER, "perlmutter")
+    assert near["beyond"]["flops"] == pytest.approx(largest_study.MAX_EXTRAPOLATION, rel=0.01)
+    assert "a direction" not in advice_text.format_advice(
+        advised(root, 0.99 * far["next_hours"]), root, PERLMUTTER, "perlmutter"
+    )
 
 
 @pytest.fixture
@@ -236,7 +238,7 @@ def test_the_measured_speed_of_a_site_is_used_and_said(finished):
     x = advised(made, 3.0)
     assert x["flops_per_second"] == pytest.approx(largest.flops / 250 / 4) and x["fixed"] == pytest.approx(0)
     assert x["flops"] == pytest.approx(3 * 3600 * largest.flops / 1000)
-    said = text.text(x, made, PERLMUTTER, "perlmutter")
+    said = advice_text.format_advice(x, made, PERLMUTTER, "perlmutter")
     assert f"TFLOP/s a GPU (measured, {largest.run} on 4 ranks)" in said
     model = EGNNConfig(width=x["width"])
     assert model.flops(x["atoms_seen"], x["atoms_seen"] * NEIGHBOURS) == pytest.approx(x["flops"], rel=1e-6)
@@ -246,7 +248,7 @@ def test_a_speed_of_elsewhere_or_of_nothing_is_not_used(finished):
     """Of another site, of a training that is not done, or of one whose result is torn: then the site's file is asked."""
     made, _, folder = finished
     anvil = site_files.load("anvil", ())
-    x = largest_study.advice(made, anvil, "anvil", 3.0, "loss", None)
+    x = largest_study.compute_advice(made, anvil, "anvil", 3.0, "loss", None)
     assert x["speed"] == "assumed by the site's file" and x["flops_per_second"] == cost.flops_per_second(
         anvil, 1, "fp32"
     )
@@ -269,22 +271,22 @@ def test_the_speed_of_half_a_training_is_not_used(finished):
 def test_what_the_runs_do_not_determine_is_refused(tmp_path):
     written(tmp_path, planted(law=lambda n, d: 8 / d**0.5, seed=1))
     with pytest.raises(UserError, match=r"do not determine how loss .*B/D\^beta, which weighs no model against data"):
-        largest_study.advice(tmp_path, PERLMUTTER, "perlmutter", 1.0, "loss", None)
+        largest_study.compute_advice(tmp_path, PERLMUTTER, "perlmutter", 1.0, "loss", None)
 
 
 def test_mistakes_are_told_in_a_screen(root, tmp_path):
     with pytest.raises(UserError, match=r"no fit\.json, so there is no law yet"):
-        largest_study.advice(tmp_path, PERLMUTTER, "perlmutter", 1.0, "loss", None)
+        largest_study.compute_advice(tmp_path, PERLMUTTER, "perlmutter", 1.0, "loss", None)
     with pytest.raises(UserError, match="expected more than 0"):
-        largest_study.advice(root, PERLMUTTER, "perlmutter", -1.0, "loss", None)
+        largest_study.compute_advice(root, PERLMUTTER, "perlmutter", -1.0, "loss", None)
     with pytest.raises(UserError, match="does not pay"):
-        largest_study.advice(root, PERLMUTTER, "perlmutter", 1e-18, "loss", None)
+        largest_study.compute_advice(root, PERLMUTTER, "perlmutter", 1e-18, "loss", None)
     for hours in (1e300, math.inf, math.nan):
         with pytest.raises(UserError, match=r"--gpu-hours: found .* less than"):
-            largest_study.advice(root, PERLMUTTER, "perlmutter", hours, "loss", None)
+            largest_study.compute_advice(root, PERLMUTTER, "perlmutter", hours, "loss", None)
     for most in (0.0, -3.0, math.nan, math.inf):
         with pytest.raises(UserError, match=r"--structures: found .* expected 1 or more"):
-            largest_study.advice(root, PERLMUTTER, "perlmutter", 1.0, "loss", most)
+            largest_study.compute_advice(root, PERLMUTTER, "perlmutter", 1.0, "loss", most)
 
 
 def test_the_command(root):

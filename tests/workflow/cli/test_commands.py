@@ -11,10 +11,10 @@ import pytest
 
 from gnnscale.contract import files
 from tests.support.corpus import ROOT
-from workflow.cli.arguments import parser
-from workflow.cli.commands import named_root
-from workflow.cli.invocation import Asked
-from workflow.run_directory.journal import WITHDRAWN, Journal
+from workflow.cli.arguments import build_parser
+from workflow.cli.commands import named_run_directory
+from workflow.cli.invocation import Invocation
+from workflow.run_directory.journal import WITHDRAWN_MARKER, Journal
 from workflow.run_directory.lease import Lease
 from workflow.run_directory.status import PlanFile, PlannedStage
 
@@ -137,16 +137,16 @@ def test_what_to_type_next_is_what_was_typed(tmp_path, monkeypatch):
         "--max-node-hours",
         "1234567.5",
     ]
-    asked = Asked(parser().parse_args(words))
+    asked = Invocation(build_parser().parse_args(words))
     said = f"--site local --study 'my studies/tiny-0.1.yaml' --root '{tmp_path}/a b' --set 'env.X=a b'"
     assert asked.command() == f"python workflow/run.py {said} --until train --max-node-hours 1234567.5"
     assert asked.command("cancel") == f"python workflow/run.py cancel {said}", "which take neither"
-    assert Asked(parser().parse_args([])).command() == "python workflow/run.py --site local"
+    assert Invocation(build_parser().parse_args([])).command() == "python workflow/run.py --site local"
 
 
 @pytest.mark.parametrize("typed", ["mine-0.1", "somewhere/mine-0.1.yaml"])
 def test_the_run_directory_has_the_whole_name(typed):
-    assert named_root(parser().parse_args(["status", "--study", typed])) == ROOT / "runs" / "mine-0.1"
+    assert named_run_directory(build_parser().parse_args(["status", "--study", typed])) == ROOT / "runs" / "mine-0.1"
 
 
 # ------------------------------------------------------------------------------------------------ ends of other kinds
@@ -235,7 +235,7 @@ def test_nothing_is_removed_under_a_job(planned):
         assert f"run.py cancel --site slurm --study smoke --root {planned}" in done.stderr
         assert (planned / "train" / "a-0123abcd").exists() and (planned / "events.jsonl").exists()
     assert "would remove" in call("clean", "--study", "smoke", "--root", str(planned)).stdout
-    (planned / "train" / "a-0123abcd" / "attempts" / "1" / WITHDRAWN).touch()  # as `cancel` leaves it
+    (planned / "train" / "a-0123abcd" / "attempts" / "1" / WITHDRAWN_MARKER).touch()  # as `cancel` leaves it
     assert call("clean", "--study", "smoke", "--root", str(planned), "--yes").returncode == 0
     assert not (planned / "train" / "a-0123abcd").exists()
 

@@ -13,19 +13,19 @@ from tests.workflow.cli.test_commands import call
 from workflow.cli import findings_output
 from workflow.config import site_files
 from workflow.doctor import diagnosis, examine
-from workflow.doctor.diagnosis import Where
-from workflow.doctor.trial_job import Device, Rank, Trial
-from workflow.doctor.trial_job import in_queue as in_a_queue
+from workflow.doctor.diagnosis import ChosenSite
+from workflow.doctor.trial_job import RankReport, SeenDevice, TrialResult
+from workflow.doctor.trial_job import run_in_queue as in_a_queue
 from workflow.scheduler import query
-from workflow.scheduler.query import Seen, Snapshot
+from workflow.scheduler.query import JobStatus, Snapshot
 
 GPUS = "node.gpus={count: 2, vendor: nvidia, model: A100-40GB, memory_gb: 40, peak_tflops: {fp32: 19.5}}"
-A100 = Device(name="NVIDIA A100-SXM4-40GB", memory=42_000_000_000)
+A100 = SeenDevice(name="NVIDIA A100-SXM4-40GB", memory=42_000_000_000)
 TOKEN = "01234567"
 
 
 def at(*settings, name="slurm"):
-    return Where(name, list(settings), site_files.load(name, list(settings)))
+    return ChosenSite(name, list(settings), site_files.load(name, list(settings)))
 
 
 def rank(number=0, **said):
@@ -55,7 +55,7 @@ def rank(number=0, **said):
         "seconds": 0.01 + 0.001 * number,
         "mebibytes": 64,
     }
-    return Rank(**usual | said)
+    return RankReport(**usual | said)
 
 
 def trial(folder, told=None, **said):
@@ -69,12 +69,12 @@ def trial(folder, told=None, **said):
         "token": TOKEN,
         "waited": 12.0,
         "began": True,
-        "seen": Seen("7", "gnnscale-doctor", "COMPLETED", nodes="n[1-2]"),
+        "seen": JobStatus("7", "gnnscale-doctor", "COMPLETED", nodes="n[1-2]"),
         "told": told,
         "exit": None,
         "printed": (),
     }
-    return Trial(**usual | said)
+    return TrialResult(**usual | said)
 
 
 def found(where, done):
@@ -120,11 +120,11 @@ def test_all_is_well(tmp_path):
         ({"devices": (A100,), "device": "id-0"}, "GPUs", "n2 gives its ranks 1"),
         ({"device": "id-0"}, "GPUs", "two ranks on n2 have the same one"),
         (
-            {"devices": (Device(name="AMD Instinct MI250X", memory=A100.memory),) * 2},
+            {"devices": (SeenDevice(name="AMD Instinct MI250X", memory=A100.memory),) * 2},
             "GPUs",
             "n2 has AMD Instinct MI250X",
         ),
-        ({"devices": (Device(name="NVIDIA A100", memory=20_000_000_000),) * 2}, "GPUs", "of n2 has 20 GB"),
+        ({"devices": (SeenDevice(name="NVIDIA A100", memory=20_000_000_000),) * 2}, "GPUs", "of n2 has 20 GB"),
         ({"accelerator": "xpu"}, "GPUs", "the site's file says nvidia"),
         ({"sum_is_right": False}, "collective", "the sum over 4 ranks is wrong"),
         (
@@ -172,9 +172,14 @@ def test_a_node_with_another_image(tmp_path, image, state, words):
             "bad",
             "started no rank: python: No such file",
         ),
-        ({"began": False, "seen": Seen("7", "d", "PENDING", "Priority")}, "compute nodes", "not checked", "(Priority)"),
         (
-            {"began": False, "seen": Seen("7", "d", "PENDING", "PartitionTimeLimit")},
+            {"began": False, "seen": JobStatus("7", "d", "PENDING", "Priority")},
+            "compute nodes",
+            "not checked",
+            "(Priority)",
+        ),
+        (
+            {"began": False, "seen": JobStatus("7", "d", "PENDING", "PartitionTimeLimit")},
             "job",
             "bad",
             "would wait for ever",
@@ -229,7 +234,7 @@ def test_fewer_ranks_than_asked_for(tmp_path):
     ],
 )
 def test_names_of_gpus(model, name, same):
-    assert diagnosis.alike(model, name) == same
+    assert diagnosis.is_same_gpu(model, name) == same
 
 
 @pytest.mark.parametrize(
@@ -243,7 +248,7 @@ def test_names_of_gpus(model, name, same):
     ],
 )
 def test_quota_of_a_lustre(said, state):
-    assert examine.lustre(said).state == state
+    assert examine.judge_lustre_quota(said).state == state
 
 
 # ------------------------------------------------------------------------------------------------- the command line
@@ -303,8 +308,8 @@ def test_a_long_place_for_temporary_files(tmp_path, monkeypatch):
 def test_when_a_job_would_begin():
     now = time.time()
     day, hour = time.strftime("%Y-%m-%d|%H:%M", time.localtime(now)).split("|")
-    assert examine.moment(day, hour) == "now"
-    assert examine.moment("2999-01-01", "12:00") == "on 2999-01-01"
+    assert examine.format_start(day, hour) == "now"
+    assert examine.format_start("2999-01-01", "12:00") == "on 2999-01-01"
 
 
 # ------------------------------------------------------------------------------------------- its job, and who waits for it
@@ -314,7 +319,7 @@ def test_what_is_waited_for_is_told_where_only_standard_output_is_a_pipe(monkeyp
     seen, terminal = os.openpty()
     with open(terminal, "w") as stream:
         termios.tcsetwinsize(terminal, (24, 40))
-        findings_output.say_to(stream)("job 7 " + 100 * "x")
+        findings_output.progress_writer(stream)("job 7 " + 100 * "x")
         assert os.read(seen, 1000).decode() == "\r\033[K  job 7 " + 31 * "x"
     os.close(seen)
 
@@ -324,17 +329,17 @@ class Stand:
 
     def __init__(self, monkeypatch, says, cancels=True):
         self.ended, self.says, self.cancels = [], says, cancels
-        monkeypatch.setitem(query.KINDS, "slurm", query.Scheduler(self.look, None, self.cancel))
+        monkeypatch.setitem(query.SCHEDULERS, "slurm", query.Scheduler(self.look, None, self.cancel))
         monkeypatch.setattr("workflow.jobs.parsl_provider.submit", lambda job, site: "7")
 
     def look(self, ids, seconds):
         if isinstance(self.says, BaseException):
             raise self.says
-        return Snapshot(0.0, {"7": Seen("7", "gnnscale-doctor", self.says)})
+        return Snapshot(0.0, {"7": JobStatus("7", "gnnscale-doctor", self.says)})
 
     def cancel(self, ids, seconds):
         if not self.cancels:
-            raise query.Unreachable("scancel: slurmctld is away")
+            raise query.SchedulerUnreachable("scancel: slurmctld is away")
         self.ended += ids
 
 
