@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from gnnscale import __version__
-from workflow.cli.arguments import parser
+from workflow.cli.arguments import build_parser
 from workflow.config import site_files, study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,7 +60,7 @@ def test_commands_parse(page, command):
     words = shlex.split(command)
     words = words[1:] if words[0] == "gnnscale" else words[2:]
     placeholders = {"VERB", "NAME", "RUN", "STAGE", "FILE", "DIR"} & set(words)
-    asked = parser().parse_args(["run" if word == "VERB" else word for word in words])
+    asked = build_parser().parse_args(["run" if word == "VERB" else word for word in words])
     site, named = getattr(asked, "site", "local"), getattr(asked, "study", "default")
     assert site in site_files.names() or site in INVENTED or placeholders, f"{page}: no site {site}"
     assert named in study.names() or named.endswith(".yaml") or placeholders, f"{page}: no study {named}"
@@ -87,7 +87,7 @@ def test_commands_were_found():
 
 
 def test_every_verb_is_shown_with_a_command():
-    verbs = re.findall(r"^    (\w+) ", parser().format_help(), re.M)
+    verbs = re.findall(r"^    (\w+) ", build_parser().format_help(), re.M)
     shown = {words[1] for _, command in OURS if len(words := shlex.split(command)) > 1}
     assert verbs and not set(verbs) - shown
 
