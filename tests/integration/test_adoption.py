@@ -53,7 +53,7 @@ def run(tmp_path):
     scheduler = {"max_jobs": 2 * JOBS, "poll_seconds": 60.0}
     made = Run(Shims(tmp_path / "bin"), tmp_path, asked, {"scheduler": scheduler})
     name, loaded = study.load(str(made.study))
-    made.stages = build.stages(name, loaded, site_files.load("slurm"), made.root)
+    made.stages = build.build_stages(name, loaded, site_files.load("slurm"), made.root)
     made.root.mkdir()
     for stage in made.stages.values():
         if stage.kind in ("convert", "audit"):
@@ -120,5 +120,5 @@ def test_what_ended_while_nobody_looked_is_closed_in_the_journal(run):
         finish(stage, run.stages, run.root)
     run.start("--until", "train")
     run.wait(lambda: len(run.events("ended")) == JOBS - 1, "all but one to be found", 300)
-    (left,) = journal.unfinished(run.root)
+    (left,) = journal.unfinished_jobs(run.root)
     assert set(left.stages) == {trained[0].id} and len(run.submitted()) == JOBS

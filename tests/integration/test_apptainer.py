@@ -21,7 +21,7 @@ from tests.support import cluster
 from tests.support.cluster import Run
 from tests.support.corpus import ROOT
 from workflow.config import site_files
-from workflow.images import find, runtimes
+from workflow.images import apptainer, checks, image_file, runtimes
 
 pytestmark = pytest.mark.apptainer
 RUN = [sys.executable, str(ROOT / "workflow" / "run.py")]
@@ -35,8 +35,8 @@ def site():
     if shutil.which("apptainer") is None:
         cluster.require("apptainer", "no apptainer: `tests/support/apptainer.sh install` brings it")
     try:
-        found = find.with_image(site_files.load("local", ["container.use=true"]), [])
-        find.raise_if_faulty(found)
+        found = image_file.with_image(site_files.load("local", ["container.use=true"]), [])
+        checks.raise_if_faulty(found)
     except UserError as problem:
         cluster.require("apptainer", str(problem))
     return found
@@ -79,7 +79,8 @@ def test_every_stage_ran_inside_and_says_so(site, finished):
         said = result["provenance"]
         assert said["image"] == site.container.digest == json.loads((folder / "spec.json").read_text())["image"]
         assert (
-            said["runtime"] == "apptainer" and said["python"] == find.read_record(find.image_file(site)).content.python
+            said["runtime"] == "apptainer"
+            and said["python"] == image_file.read_record(image_file.image_file(site)).content.python
         )
         bound = "of a checkout, over the image's" if site.container.checkout else "of the image"
         assert said["code"] == bound, folder
@@ -89,7 +90,7 @@ def test_every_stage_ran_inside_and_says_so(site, finished):
 
 def test_no_path_of_the_image_and_no_secret_is_in_any_file(finished):
     """Results least of all: elsewhere the image lies elsewhere, and is run by another program."""
-    image = str(find.IMAGES_FOLDER)
+    image = str(image_file.IMAGES_FOLDER)
     for path in finished.rglob("*"):
         if path.is_file():
             content = path.read_bytes()
@@ -204,7 +205,7 @@ def test_no_stage_outlives_its_driver(site, tmp_path, how):
 
 # ------------------------------------------------------------------------------------------------------- on a Slurm
 def on_slurm(site, **more):
-    container = {"runtime": "apptainer", "use": True, "image": str(find.image_file(site))}
+    container = {"runtime": "apptainer", "use": True, "image": str(image_file.image_file(site))}
     return {"container": container, "train": {"nodes": [2, 2]}} | more
 
 
@@ -253,7 +254,7 @@ def trainings(run):
 def test_it_says_what_it_is(site):
     done = subprocess.run([*RUN, "image", "inspect", "--json"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    said, record = json.loads(done.stdout), find.read_record(find.image_file(site)).content
+    said, record = json.loads(done.stdout), image_file.read_record(image_file.image_file(site)).content
     assert said["content"] == json.loads(record.model_dump_json())
     for name in ("id", "version", "commit", "lock", "recipe", "accelerator"):
         assert said["labels"][f"gnnscale.{name}"] == str(said["content"][name]), name
@@ -276,7 +277,15 @@ def in_the_image(site, *command):
 def test_it_has_no_compiler_and_nothing_of_the_machine_that_built_it(site):
     for tool in ("gcc", "g++", "cc", "make", "ld"):
         assert in_the_image(site, "which", tool).returncode != 0, tool
-    bare = ["apptainer", "exec", *find.user_namespace_flags(), "--contain", find.image_file(site), "sh", "-c"]
+    bare = [
+        "apptainer",
+        "exec",
+        *apptainer.user_namespace_flags(),
+        "--contain",
+        image_file.image_file(site),
+        "sh",
+        "-c",
+    ]
     looked = subprocess.run(
         [*bare, "cat /etc/pip.conf ~/.config/pip/pip.conf ~/.netrc 2>/dev/null; ls -A /mnt /tmp; env"],
         capture_output=True,
@@ -297,7 +306,7 @@ def test_it_cannot_be_written_to_and_sees_no_home(site):
 
 def test_its_run_script_is_a_stage(site, tmp_path):
     done = subprocess.run(
-        ["apptainer", "run", *find.user_namespace_flags(), find.image_file(site), "convert", str(tmp_path)],
+        ["apptainer", "run", *apptainer.user_namespace_flags(), image_file.image_file(site), "convert", str(tmp_path)],
         capture_output=True,
         text=True,
         timeout=300,

@@ -27,7 +27,7 @@ QUICK = {
     "late_seconds": 3.0,
     "signal_seconds": 60,
 }  # of a scheduler nearby
-BEFORE_TRAINING = list(stage.FOLDERS)[: list(stage.FOLDERS).index("audit") + 1]
+BEFORE_TRAINING = list(stage.FOLDER_OF_KIND)[: list(stage.FOLDER_OF_KIND).index("audit") + 1]
 
 
 def study(epochs: int) -> dict:
@@ -174,7 +174,7 @@ class Run:
         self.study.write_text(json.dumps(study))
         self.env = os.environ | cluster.env | {"XDG_CONFIG_HOME": str(place / "config")}
         self.layer(**(site or {}))
-        for folder in sorted({stage.FOLDERS[kind] for kind in BEFORE_TRAINING}) if before is not None else ():
+        for folder in sorted({stage.FOLDER_OF_KIND[kind] for kind in BEFORE_TRAINING}) if before is not None else ():
             shutil.copytree(before / folder, self.root / folder, symlinks=True)
 
     def layer(self, **said: Any) -> None:
@@ -229,7 +229,7 @@ class Run:
         return wait(looked, seconds, what)
 
     def events(self, kind: str = "") -> list[dict]:
-        return [e for e in journal.read(self.root / "events.jsonl") if not kind or e["event"] == kind]
+        return [e for e in journal.read_events(self.root / "events.jsonl") if not kind or e["event"] == kind]
 
     def submitted(self) -> list[str]:
         return [event["job"] for event in self.events("submit")]

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator
 
 from gnnscale.schema import Spec
-from workflow.config.walltime import Walltime, seconds, walltime
+from workflow.config.walltime import Walltime, format_walltime, to_seconds
 
 
 # ---------------------------------------------------------------------------------------------------- the scheduler
@@ -50,7 +50,7 @@ class PBS(BatchScheduler):
 Scheduler = Annotated[NoScheduler | Slurm | PBS, Field(discriminator="kind")]
 
 
-def is_expression(text: str | None) -> str | None:
+def require_expression(text: str | None) -> str | None:
     try:
         re.compile(text or "")
     except re.error as error:
@@ -58,7 +58,7 @@ def is_expression(text: str | None) -> str | None:
     return text
 
 
-Expression = Annotated[str | None, AfterValidator(is_expression)]
+Expression = Annotated[str | None, AfterValidator(require_expression)]
 
 
 class AccountRule(Spec):
@@ -119,7 +119,7 @@ class Queue(Spec):
     @property
     def longest(self) -> int:
         """Seconds that a job may ask for."""
-        return seconds(walltime(seconds(self.max_walltime)))
+        return to_seconds(format_walltime(to_seconds(self.max_walltime)))
 
     @field_validator("nodes")
     @classmethod
@@ -170,13 +170,13 @@ class Serial(Spec):
     walltime: Walltime = Field("01:00:00", description="of one job, at least: as many stages share it as fill it")
 
 
-def is_directory(text: str) -> str:
+def require_directory(text: str) -> str:
     if not re.fullmatch(r"(?:[\w/.:-]|\$\w+|\$\{\w+(:-[\w/.-]*)?\})+", text):
         raise ValueError("expected a path, in which only $NAME and ${NAME:-path} are filled in")
     return text
 
 
-def is_absolute(text: str) -> str:
+def require_absolute(text: str) -> str:
     if not text.startswith("/"):
         raise ValueError("expected an absolute path; variables are not filled in")
     return text
@@ -202,7 +202,7 @@ class Container(Spec):
     data: tuple[str, ...] = Field((), description="what conversions may read; the raw data of the study are added")
     env: dict[str, str] = Field(default_factory=dict, description="set inside")
     pass_env: tuple[str, ...] = Field((), description="variables that are passed, besides those of containers.PASSED")
-    scratch: Annotated[str, AfterValidator(is_directory)] = Field(
+    scratch: Annotated[str, AfterValidator(require_directory)] = Field(
         "${TMPDIR:-/tmp}", description="of a node; it is /tmp inside, where caches are too"
     )
     broadcast: int | None = Field(
@@ -217,7 +217,7 @@ class Filesystems(Spec):
     purge_days: int | None = Field(None, ge=1, description="files untouched for so long are removed")
 
 
-class Cost(Spec):
+class ChargeUnit(Spec):
     """What an allocation is charged."""
 
     unit: str = "node-hours"
@@ -232,7 +232,7 @@ class Quirk(Spec):
     source: str = Field(description="where it is written")
 
 
-class Verified(Spec):
+class Verification(Spec):
     """What was really done with this file; no more may be claimed."""
 
     level: Literal["docs", "dryrun", "live"] = Field(
@@ -256,7 +256,7 @@ class SiteConfig(Spec):
     train: Train = Train()
     serial: Serial | None = Field(None, description="null = conversions and the audit run where the driver runs")
     python: str | None = Field(None, description="the interpreter of jobs; null = the driver's")
-    module_paths: tuple[Annotated[str, AfterValidator(is_absolute)], ...] = Field(
+    module_paths: tuple[Annotated[str, AfterValidator(require_absolute)], ...] = Field(
         (), description="where modules are looked for too: `module use`, before any is loaded"
     )
     modules: tuple[str, ...] = Field((), description="loaded by every job")
@@ -264,9 +264,9 @@ class SiteConfig(Spec):
     env: dict[str, str] = Field(default_factory=dict, description="set for every stage")
     container: Container = Container()
     filesystems: Filesystems = Filesystems()
-    cost: Cost = Cost()
+    cost: ChargeUnit = ChargeUnit()
     quirks: tuple[Quirk, ...] = ()
-    verified: Verified
+    verified: Verification
 
     @property
     def batch(self) -> bool:

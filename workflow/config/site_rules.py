@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from workflow.config.capacity import for_trainings, span
+from workflow.config.capacity import format_node_range, training_queues
 from workflow.config.site import PBS, BatchScheduler, SiteConfig, Slurm
-from workflow.config.walltime import seconds
-from workflow.config.yaml_file import nearest
+from workflow.config.walltime import to_seconds
+from workflow.config.yaml_file import suggest
 
 Problems = Iterator[tuple[list, str]]
 
 # What the planner and the driver decide for each job: a site's file that said it again would be obeyed or not by luck.
-DECIDED = {
+DECIDED_ELSEWHERE = {
     "slurm": {
         "--account": "account:",
         "--partition": "queues.NAME.partition",
@@ -62,7 +62,7 @@ DECIDED = {
         "-l ncpus": "node.cores",
     },
 }
-SHORT = {
+LONG_OPTIONS = {
     "-A": "--account",
     "-p": "--partition",
     "-q": "--qos",
@@ -87,32 +87,38 @@ SHORT = {
     "-M": "--clusters",
     "-F": "--nodefile",
 }
-FILLED = ("ranks", "nodes", "per_node", "threads")
+FLAG_FIELDS = ("ranks", "nodes", "per_node", "threads")
 
 
-def option(text: str, kind: str) -> str:
+def option_name(text: str, kind: str) -> str:
     """The name of an option as the lists above have it, however it was written."""
     word = re.split(r"[=\s]", text.strip(), maxsplit=1)[0]
     if kind == "pbs":
         name = re.match(r"-l\s*(\w+)", text.strip())
         return f"-l {name[1]}" if name else word[:2]
-    return word if word.startswith("--") else SHORT.get(word[:2], word[:2])
+    return word if word.startswith("--") else LONG_OPTIONS.get(word[:2], word[:2])
 
 
-def problems(site: SiteConfig) -> list[tuple[list, str]]:
+def find_problems(site: SiteConfig) -> list[tuple[list, str]]:
     if not isinstance(site.scheduler, BatchScheduler):
-        return [*machine(site)]
-    return [*accounts(site), *queues(site), *directives(site), *launches(site), *jobs(site)]
+        return [*check_without_scheduler(site)]
+    return [
+        *check_account(site),
+        *check_queues(site),
+        *check_directives(site),
+        *check_launch(site),
+        *check_queue_choices(site),
+    ]
 
 
-def accounts(site: SiteConfig) -> Problems:
+def check_account(site: SiteConfig) -> Problems:
     rule = site.account_rule
     if site.account is not None and rule.pattern and not re.fullmatch(rule.pattern, site.account):
         such = f", such as {rule.example}" if rule.example else ""
         yield ["account"], f"account: found {site.account!r}, which is no account of this site ({rule.pattern}{such})"
 
 
-def queues(site: SiteConfig) -> Problems:
+def check_queues(site: SiteConfig) -> Problems:
     if not site.queues:
         yield ["queues"], "queues: a site with a scheduler has at least one"
     elif not any(queue.production for queue in site.queues.values()) and site.train.queue is None:
@@ -131,22 +137,25 @@ def queues(site: SiteConfig) -> Problems:
             )
 
 
-def directives(site: SiteConfig) -> Problems:
+def check_directives(site: SiteConfig) -> Problems:
     """Options that something else decides, or that would not be an option at all."""
     written = [(["scheduler", "directives", i], d) for i, d in enumerate(site.scheduler.directives)]
     written += [(["queues", n, "directives", i], d) for n, q in site.queues.items() for i, d in enumerate(q.directives)]
     kind = site.scheduler.kind
     for path, text in written:
-        at, name = ".".join(map(str, path)), option(text, kind)
+        at, name = ".".join(map(str, path)), option_name(text, kind)
         if not text.startswith("-") or "\n" in text:
             yield path, f"{at}: found {text!r}, expected an option such as -x or --name=value, without #SBATCH or #PBS"
-        elif name in DECIDED[kind]:
-            yield path, f"{at}: {text!r} is not for here: {name} is decided by {DECIDED[kind][name]}; remove it"
+        elif name in DECIDED_ELSEWHERE[kind]:
+            yield (
+                path,
+                f"{at}: {text!r} is not for here: {name} is decided by {DECIDED_ELSEWHERE[kind][name]}; remove it",
+            )
         elif name in site.scheduler.forbidden:
             yield path, f"{at}: {text!r}: {site.scheduler.forbidden[name]}; remove it"
 
 
-def machine(site: SiteConfig) -> Problems:
+def check_without_scheduler(site: SiteConfig) -> Problems:
     """One without a scheduler."""
     launch, gpus = site.launch, site.node.gpus
     if site.queues:
@@ -163,7 +172,7 @@ def machine(site: SiteConfig) -> Problems:
         )
 
 
-def launches(site: SiteConfig) -> Problems:
+def check_launch(site: SiteConfig) -> Problems:
     launch, slurm = site.launch, isinstance(site.scheduler, Slurm)
     if launch.command in ("srun", "ibrun") and not slurm:
         yield (
@@ -179,35 +188,38 @@ def launches(site: SiteConfig) -> Problems:
     for index, flag in enumerate(launch.flags):
         path, at = ["launch", "flags", index], f"launch.flags.{index}"
         try:
-            flag.format_map(dict.fromkeys(FILLED, 1))
+            flag.format_map(dict.fromkeys(FLAG_FIELDS, 1))
         except KeyError as error:
             field = error.args[0]
-            yield path, f"{at}: {flag!r}: {{{field}}} is not known; {nearest(field, list(FILLED))}"
+            yield path, f"{at}: {flag!r}: {{{field}}} is not known; {suggest(field, list(FLAG_FIELDS))}"
         except (ValueError, AttributeError, TypeError) as error:
             yield (
                 path,
                 f"{at}: {flag!r}: {error}; expected text with {{ranks}} or the like, a brace itself is {{{{ or }}}}",
             )
-        if launch.command == "srun" and option(flag, "slurm") in site.scheduler.forbidden:
-            yield path, f"{at}: {flag!r}: {site.scheduler.forbidden[option(flag, 'slurm')]}; remove it"
+        if launch.command == "srun" and option_name(flag, "slurm") in site.scheduler.forbidden:
+            yield path, f"{at}: {flag!r}: {site.scheduler.forbidden[option_name(flag, 'slurm')]}; remove it"
 
 
-def jobs(site: SiteConfig) -> Problems:
+def check_queue_choices(site: SiteConfig) -> Problems:
     """Trainings and serial stages against the queues that are to take them."""
     known, train, serial = site.queues, site.train, site.serial
     if train.queue is not None and train.queue not in known:
-        yield ["train", "queue"], f"train.queue: no queue {train.queue!r}; {nearest(train.queue, list(known))}"
-    elif 0 < (most := max((queue.nodes[1] for queue in for_trainings(site).values()), default=0)) < train.nodes[0]:
+        yield ["train", "queue"], f"train.queue: no queue {train.queue!r}; {suggest(train.queue, list(known))}"
+    elif 0 < (most := max((queue.nodes[1] for queue in training_queues(site).values()), default=0)) < train.nodes[0]:
         yield ["train", "nodes"], f"train.nodes: found {train.nodes[0]} or more, but no queue takes more than {most}"
     if serial is None:
         return
     if serial.queue not in known:
-        yield ["serial", "queue"], f"serial.queue: no queue {serial.queue!r}; {nearest(serial.queue, list(known))}"
+        yield ["serial", "queue"], f"serial.queue: no queue {serial.queue!r}; {suggest(serial.queue, list(known))}"
         return
     queue = known[serial.queue]
     if queue.nodes[0] > 1:
-        yield ["serial", "queue"], f"serial.queue: queue {serial.queue} takes {span(queue)}, these stages need one"
-    if seconds(serial.walltime) > seconds(queue.max_walltime):
+        yield (
+            ["serial", "queue"],
+            f"serial.queue: queue {serial.queue} takes {format_node_range(queue)}, these stages need one",
+        )
+    if to_seconds(serial.walltime) > to_seconds(queue.max_walltime):
         yield (
             ["serial", "walltime"],
             f"serial.walltime: found {serial.walltime}, queue {serial.queue} allows {queue.max_walltime}",

@@ -19,21 +19,21 @@ from workflow.config.site import SiteConfig
 from workflow.images import runtimes
 from workflow.jobs import launch
 from workflow.plan.stage import Stage
-from workflow.run_directory.attempt import Interrupted, StageFailed, disk_failure, failure, prepare
+from workflow.run_directory.attempt import Interrupted, StageFailed, disk_error_outcome, failure, prepare_attempt
 
-GRACE_SECONDS = 1.3  # from SIGTERM to SIGKILL; a training writes its checkpoint in this time, or falls back on its last
+SECONDS_TO_SIGKILL = 1.3  # from SIGTERM to SIGKILL; a training writes its checkpoint in this time, or falls back on its last
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here, not between fork and exec
 CONTINUE = 75  # exit code: stopped on request, run again to go on
 
 
-class Processes:
+class LocalProcesses:
     """Runs stages, each in a process group of its own, and can stop them all."""
 
     def __init__(self, root: Path, site: SiteConfig, stages: dict[str, Stage]):
         self.root, self.site, self.stages = root, site, stages
         self.stopping = threading.Event()
         self.running: dict[str, subprocess.Popen] = {}
-        self.gpus = Gpus(site, self.stopping)
+        self.gpus = GpuPool(site, self.stopping)
 
     def run(self, stage: Stage) -> StageResult:
         """Until the stage is done. A stage that stopped itself after keeping its work is run again."""
@@ -45,7 +45,7 @@ class Processes:
                     attempt = self.prepare(stage, folder, ranks)
                     code = self.execute(stage, folder, attempt, visible)
             except OSError as error:
-                raise StageFailed(disk_failure(stage, error)) from None
+                raise StageFailed(disk_error_outcome(stage, error)) from None
             if self.stopping.is_set():
                 raise Interrupted(stage.id)
             if code != CONTINUE:
@@ -58,11 +58,11 @@ class Processes:
     def prepare(self, stage: Stage, folder: Path, ranks: int) -> Path:
         if self.stopping.is_set():
             raise Interrupted(stage.id)
-        return prepare(folder, stage.spec(self.stages), launch.script(stage, self.site, self.root, ranks=ranks))
+        return prepare_attempt(folder, stage.spec(self.stages), launch.render_command(stage, self.site, self.root, ranks=ranks))
 
     def execute(self, stage: Stage, folder: Path, attempt: Path, visible: dict[str, str]) -> int:
         with open(attempt / "stdout", "wb") as out, open(attempt / "stderr", "wb") as err:
-            lifeline = {runtimes.LIFELINE: "1"} if stage.image else {}
+            lifeline = {runtimes.LIFELINE_VARIABLE: "1"} if stage.image else {}
             process = subprocess.Popen(
                 ["sh", str(folder / "command.sh")],
                 env=os.environ | visible | lifeline,
@@ -70,7 +70,7 @@ class Processes:
                 stderr=err,
                 stdin=subprocess.PIPE if lifeline else subprocess.DEVNULL,
                 start_new_session=True,
-                preexec_fn=die_with(os.getpid()),
+                preexec_fn=kill_with_driver(os.getpid()),
             )
             self.running[stage.id] = process
             try:
@@ -84,13 +84,13 @@ class Processes:
         """SIGTERM to every group, SIGKILL to what is left after the grace."""
         self.stopping.set()
         signal_all(list(self.running.values()), signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_SECONDS
+        deadline = time.monotonic() + SECONDS_TO_SIGKILL
         while self.running and time.monotonic() < deadline:
             time.sleep(0.02)
         signal_all(list(self.running.values()), signal.SIGKILL)
 
 
-class Gpus:
+class GpuPool:
     """Of this machine, if the site's file names any: each belongs to one stage at a time; a rank has one."""
 
     def __init__(self, site: SiteConfig, stopping: threading.Event):
@@ -118,7 +118,7 @@ class Gpus:
                 self.change.notify_all()
 
 
-def die_with(driver: int) -> Callable[[], None] | None:
+def kill_with_driver(driver: int) -> Callable[[], None] | None:
     """A stage must not outlive its driver, however that dies; set in the child before anything else runs there."""
     if LIBC is None:
         return None

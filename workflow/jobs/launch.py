@@ -24,14 +24,14 @@ from typing import NamedTuple
 
 from gnnscale.contract.places import ROOT
 from workflow.config.site import SiteConfig, Slurm
-from workflow.config.walltime import seconds
+from workflow.config.walltime import to_seconds
 from workflow.images import runtimes
-from workflow.images.runtimes import PARALLEL
+from workflow.images.runtimes import KINDS_WITH_RANKS
 from workflow.jobs.requests import Request
 from workflow.plan.stage import Stage
 
 
-class Attempt(NamedTuple):
+class StageAttempt(NamedTuple):
     """One stage in a job."""
 
     id: str
@@ -40,8 +40,8 @@ class Attempt(NamedTuple):
     number: int
 
 
-def script(
-    stage: Stage | Attempt,
+def render_command(
+    stage: Stage | StageAttempt,
     site: SiteConfig,
     root: Path = Path(),
     python: str = sys.executable,
@@ -49,7 +49,10 @@ def script(
     ranks: int = 1,
 ) -> str:
     """command.sh of a stage's directory; with several ranks, all of them on this machine."""
-    words = [*runtimes.inside(site, stage.kind, root / stage.folder, code).prefix, runtimes.python(site, python)]
+    words = [
+        *runtimes.wrap_stage(site, stage.kind, root / stage.folder, code).prefix,
+        runtimes.stage_interpreter(site, python),
+    ]
     env = {
         "OMP_NUM_THREADS": str(site.launch.threads_per_rank),
         "PYTHONUNBUFFERED": "1",
@@ -67,7 +70,7 @@ exec {shlex.join(words)} -m gnnscale.{module} .
 
 
 # ------------------------------------------------------------------------------------------------------- batch jobs
-def directives(request: Request, site: SiteConfig) -> list[str]:
+def render_directives(request: Request, site: SiteConfig) -> list[str]:
     """The lines at the head of the job's script, but for its name, outputs, nodes and walltime."""
     scheduler, queue = site.scheduler, site.queues[request.queue]
     partition = request.queue if queue.partition is None else queue.partition
@@ -89,24 +92,24 @@ def directives(request: Request, site: SiteConfig) -> list[str]:
     return [f"{word} {option}" for option in (*options, *scheduler.directives, *queue.directives)]
 
 
-def batch(
-    request: Request, attempts: Sequence[Attempt], site: SiteConfig, python: str = sys.executable, code: Path = ROOT
+def render_job_body(
+    request: Request, attempts: Sequence[StageAttempt], site: SiteConfig, python: str = sys.executable, code: Path = ROOT
 ) -> str:
     """What follows the head: the environment, and the plan that gnnscale/job/batch_job.py carries out."""
     python = site.python or python
-    told = seconds(request.walltime) - site.scheduler.signal_seconds
+    told = to_seconds(request.walltime) - site.scheduler.signal_seconds
     plan = {
         "scheduler": site.scheduler.kind,
         "interface": site.launch.interface,
         "seconds": None if isinstance(site.scheduler, Slurm) else max(1, told),  # of 0, an alarm would be none
         "slots": request.slots or None,
         "gpus": shared_gpus(request, site),
-        "stages": [planned(each, [a.id for a in attempts], request, site, python, code) for each in attempts],
+        "stages": [plan_stage(each, [a.id for a in attempts], request, site, python, code) for each in attempts],
     }
     return "\n".join(
         [
             *(f"# {each.id}, attempt {each.number}" for each in attempts),
-            *environment(request, site, code),
+            *render_environment(request, site, code),
             *runtimes.job_lines(site, request.nodes, [(each.kind, each.folder) for each in attempts], code),
             f"exec {shlex.quote(python)} -m gnnscale.job.batch_job <<'PLAN'",
             json.dumps(plan, indent=1),
@@ -122,14 +125,14 @@ def shared_gpus(request: Request, site: SiteConfig) -> tuple[str, int] | None:
     return (gpus.visible, gpus.count) if gpus and request.slots else None
 
 
-def planned(
-    attempt: Attempt, ids: list[str], request: Request, site: SiteConfig, python: str, code: Path
+def plan_stage(
+    attempt: StageAttempt, ids: list[str], request: Request, site: SiteConfig, python: str, code: Path
 ) -> dict[str, object]:
     """`first` and `nodes` are its share of the hosts, `after` the place of the stage that must have ended well before."""
     before = dict(request.after).get(attempt.id)
     index = 0 if request.slots else request.stages.index(before or attempt.id)
     several = (
-        attempt.kind in PARALLEL
+        attempt.kind in KINDS_WITH_RANKS
         and attempt.kind != "rank_report"
         and (request.nodes_each > 1 or site.node.gpus is not None)
     )
@@ -137,17 +140,17 @@ def planned(
         "folder": str(attempt.folder),
         "number": attempt.number,
         "first": index * request.nodes_each,
-        "nodes": request.nodes_each if attempt.kind in PARALLEL else 1,
-        "per_node": request.ranks_per_node if attempt.kind in PARALLEL else 1,
-        "command": shlex.join(command(attempt, request, site, python, code=code)),
-        "check": shlex.join(command(attempt, request, site, python, "machine.node_check", code)) if several else None,
+        "nodes": request.nodes_each if attempt.kind in KINDS_WITH_RANKS else 1,
+        "per_node": request.ranks_per_node if attempt.kind in KINDS_WITH_RANKS else 1,
+        "command": shlex.join(build_rank_command(attempt, request, site, python, code=code)),
+        "check": shlex.join(build_rank_command(attempt, request, site, python, "machine.node_check", code)) if several else None,
         "after": None if before is None else ids.index(before),
     } | ({"by_file": True} if site.container.use else {})
 
 
-def environment(request: Request, site: SiteConfig, code: Path) -> list[str]:
+def render_environment(request: Request, site: SiteConfig, code: Path) -> list[str]:
     names = (*site.modules, *(site.container.modules if site.container.use else ()))
-    lines = [*runtimes.modules(site, names), *site.setup]
+    lines = [*runtimes.module_lines(site, names), *site.setup]
     env = {"OMP_NUM_THREADS": str(request.threads), "PYTHONUNBUFFERED": "1"}
     if site.launch.interface is not None:  # of several networks, one by which nodes reach each other
         env |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), site.launch.interface)
@@ -156,8 +159,8 @@ def environment(request: Request, site: SiteConfig, code: Path) -> list[str]:
     return [*lines, f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"]
 
 
-def command(
-    attempt: Attempt,
+def build_rank_command(
+    attempt: StageAttempt,
     request: Request,
     site: SiteConfig,
     python: str,
@@ -165,13 +168,19 @@ def command(
     code: Path = ROOT,
 ) -> list[str]:
     """Of all ranks of a stage, in its directory. {hosts} becomes theirs, a part of the allocation."""
-    own = [runtimes.python(site, python), "-m", f"gnnscale.{module}", f"attempts/{attempt.number}", attempt.kind]
+    own = [
+        runtimes.stage_interpreter(site, python),
+        "-m",
+        f"gnnscale.{module}",
+        f"attempts/{attempt.number}",
+        attempt.kind,
+    ]
     if module == "machine.node_check":
         own[-1] = site.node.gpus.vendor if site.node.gpus else "none"
-    within = runtimes.inside(site, attempt.kind, attempt.folder, code)
+    within = runtimes.wrap_stage(site, attempt.kind, attempt.folder, code)
     own = [*within.prefix, *own]
     apart = request.nodes > request.nodes_each and not request.slots  # each on nodes of its own
-    follower = attempt.kind not in PARALLEL  # one process; beside others on the first of its nodes
+    follower = attempt.kind not in KINDS_WITH_RANKS  # one process; beside others on the first of its nodes
     if site.launch.command == "none" or (follower and not apart):
         return [*within.alone, *own]
     if site.launch.before_rank:

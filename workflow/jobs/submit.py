@@ -11,62 +11,61 @@ from gnnscale.contract import files
 from gnnscale.contract.dataset_card import ShardCard
 from gnnscale.contract.stage_spec import StageSpec
 from workflow.jobs import launch, parsl_provider
-from workflow.jobs.outcome import Outcome
 from workflow.jobs.requests import Request
-from workflow.jobs.run_context import Office
+from workflow.jobs.run_context import RunContext
 from workflow.plan import memory_fit
 from workflow.plan.stage import Stage
-from workflow.run_directory.attempt import Failure, StageFailed, prepare
-from workflow.run_directory.journal import Known, name_of, read
+from workflow.run_directory.attempt import AttemptOutcome, Failure, StageFailed, prepare_attempt
+from workflow.run_directory.journal import RecordedJob, job_name, read_events
 from workflow.scheduler import query
-from workflow.scheduler.query import Seen
+from workflow.scheduler.query import JobStatus
 
-MOST_AVOIDED = 16  # nodes; the last that failed
+MAX_AVOIDED_NODES = 16  # nodes; the last that failed
 
 
-class Submission:
+class JobSubmitter:
     """Submits, with what earlier jobs have taught: nodes to avoid, trainings that need less memory."""
 
-    def __init__(self, office: Office, stages: dict[str, Stage]):
+    def __init__(self, office: RunContext, stages: dict[str, Stage]):
         self.office, self.stages = office, stages
         self.avoid: tuple[str, ...] = ()
         self.shrunk = Counter(
-            e["folder"] for e in read(office.log.path) if e["event"] == "ended" and e["kind"] == "memory"
+            e["folder"] for e in read_events(office.log.path) if e["event"] == "ended" and e["kind"] == "memory"
         )
 
     def avoid_also(self, hosts: tuple[str, ...]) -> None:
-        self.avoid = tuple(dict.fromkeys((*self.avoid, *hosts)))[-MOST_AVOIDED:]
+        self.avoid = tuple(dict.fromkeys((*self.avoid, *hosts)))[-MAX_AVOIDED_NODES:]
 
-    def find(self, name: str) -> Seen | None:
+    def find(self, name: str) -> JobStatus | None:
         """A job by its name; asked until the scheduler answers."""
         office = self.office
-        for pause in pauses(office.site.scheduler.poll_seconds):
+        for pause in backoff_pauses(office.site.scheduler.poll_seconds):
             office.check()
             try:
                 with office.submitting:
                     jobs = office.scheduler.named({name}, office.site.scheduler.command_timeout)
-            except query.Unreachable as error:
+            except query.SchedulerUnreachable as error:
                 office.away(str(error))
                 office.sleep(pause)
                 continue
             office.away("")
             return next((job for job in jobs if job.active), jobs[-1] if jobs else None)
 
-    def submit(self, request: Request) -> Known:
+    def submit(self, request: Request) -> RecordedJob:
         """All that the request names. May take long: until the scheduler is there, and has room."""
         office, stages = self.office, [self.stages[id] for id in request.all]
         attempts = []
         for stage in stages:
-            made = prepare(office.root / stage.folder, self.spec(stage), launch.script(stage, office.site, office.root))
-            attempts.append(launch.Attempt(stage.id, stage.kind, office.root / stage.folder, int(made.name)))
+            made = prepare_attempt(office.root / stage.folder, self.spec(stage), launch.render_command(stage, office.site, office.root))
+            attempts.append(launch.StageAttempt(stage.id, stage.kind, office.root / stage.folder, int(made.name)))
         places = {stage.id: (stage.folder, each.number) for stage, each in zip(stages, attempts)}
-        name = name_of(office.root, [stage.key for stage in stages], attempts[0].number)
-        job, there = Known(name, str(office.root), office.site_name, places), attempts[0]
-        asked = parsl_provider.Job(
+        name = job_name(office.root, [stage.key for stage in stages], attempts[0].number)
+        job, there = RecordedJob(name, str(office.root), office.site_name, places), attempts[0]
+        asked = parsl_provider.JobScript(
             request,
             name,
             there.folder / "attempts" / str(there.number),
-            launch.batch(request, attempts, office.site),
+            launch.render_job_body(request, attempts, office.site),
             self.avoid,
         )
         office.log.note("intend", name=name, root=job.root, site=job.site, stages=places, durable=True)
@@ -75,32 +74,32 @@ class Submission:
             office.log.note("submit", name=name, job=job.id, durable=True)
         except OSError:
             pass  # the disk is full; the next driver finds the job by its name
-        office.tell(stages, Seen(job.id, name, "PENDING"))
+        office.tell(stages, JobStatus(job.id, name, "PENDING"))
         return job
 
-    def taken(self, asked: parsl_provider.Job, job: Known, stages: list[Stage]) -> str:
+    def taken(self, asked: parsl_provider.JobScript, job: RecordedJob, stages: list[Stage]) -> str:
         """The id, once the scheduler has taken it."""
         office = self.office
-        for pause in pauses(office.site.scheduler.poll_seconds):
+        for pause in backoff_pauses(office.site.scheduler.poll_seconds):
             office.check()
             id = None
             try:
-                failpoint("before-submit")
+                die_at_failpoint("before-submit")
                 with office.submitting:
                     id = parsl_provider.submit(asked, office.site)
-                failpoint("after-submit")
-            except parsl_provider.Refused as error:
+                die_at_failpoint("after-submit")
+            except parsl_provider.JobRefused as error:
                 if asked.avoid:  # too few nodes may be left without them
                     self.avoid, asked = (), asked._replace(avoid=())
                     continue
                 office.close(job)
                 for stage in stages:
-                    office.note_end(stage.id, job, Outcome("configuration", str(error)))
+                    office.note_end(stage.id, job, AttemptOutcome("configuration", str(error)))
                 raise StageFailed(Failure(stages[0].id, "configuration", str(error), error.hint, ())) from None
-            except parsl_provider.Limit as error:
-                office.tell(stages, Seen("", job.name, "PENDING", str(error)))
+            except parsl_provider.JobLimitReached as error:
+                office.tell(stages, JobStatus("", job.name, "PENDING", str(error)))
                 office.sleep(pause)
-            except query.Unreachable as error:
+            except query.SchedulerUnreachable as error:
                 office.away(str(error))
                 office.sleep(pause)
                 found = self.find(job.name)  # only the answer may have been lost
@@ -114,7 +113,7 @@ class Submission:
         spec = stage.spec(self.stages)
         for _ in range(self.shrunk[stage.folder]):
             spec = spec.model_copy(
-                update={"runtime": memory_fit.smaller(spec.runtime, stage.settings, self.edges(stage))}
+                update={"runtime": memory_fit.with_less_memory(spec.runtime, stage.settings, self.edges(stage))}
             )
         return spec
 
@@ -125,14 +124,14 @@ class Submission:
         return sum(count.edges for count in counts) / max(1, sum(count.structures for count in counts))
 
 
-def pauses(first: float) -> Iterator[float]:
+def backoff_pauses(first: float) -> Iterator[float]:
     pause = first
     while True:
         yield pause
         pause = min(300.0, 2 * pause)
 
 
-def failpoint(name: str) -> None:
+def die_at_failpoint(name: str) -> None:
     """For the tests: die here, as by kill -9."""
     if os.environ.get("GNNSCALE_DIE_AT") == name:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -7,7 +7,7 @@ from collections import defaultdict
 from gnnscale.contract.settings import TrainSettings
 
 
-def shorter(runs: dict[str, tuple[TrainSettings, float]]) -> dict[str, tuple[str, ...]]:
+def shorter_runs(runs: dict[str, tuple[TrainSettings, float]]) -> dict[str, tuple[str, ...]]:
     """For each id, of (settings, cost), those that go the same way and end before it; the longest of them first."""
     same = defaultdict(list)
     for id, (settings, cost) in runs.items():
@@ -21,6 +21,6 @@ def shorter(runs: dict[str, tuple[TrainSettings, float]]) -> dict[str, tuple[str
     return found
 
 
-def saved(cost: float, settings: TrainSettings, costs: list[float]) -> float:
+def shared_cost(cost: float, settings: TrainSettings, costs: list[float]) -> float:
     """What of a training's cost has been paid by the longest of the shorter ones."""
     return min(cost, (1 - settings.optim.cooldown) * max(costs, default=0.0))

@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple
 from gnnscale.contract.results import StageResult
 from gnnscale.contract.settings import Settings
 from gnnscale.contract.stage_spec import Runtime, StageSpec
-from workflow.plan.memory_fit import Levers
+from workflow.plan.memory_fit import MemoryFit
 
-FOLDERS = {  # in the order of the work
+FOLDER_OF_KIND = {  # in the order of the work
     "convert_part": "data",
     "convert": "data",
     "audit": "audit",
@@ -38,7 +38,7 @@ class Stage(NamedTuple):
     key: str
     folder: str  # relative to the run root
     core_seconds: float  # estimate; of a training on a cluster: of its job
-    levers: Levers | None = None  # of a stage with ranks: on how many, and how it fits into their memory
+    levers: MemoryFit | None = None  # of a stage with ranks: on how many, and how it fits into their memory
     shorter: tuple[str, ...] = ()  # trainings whose first steps are this one's; it waits for them, but needs none
     image: str | None = None  # id of the container image
 
@@ -59,7 +59,7 @@ class Stage(NamedTuple):
         )
 
 
-class Planned(NamedTuple):
+class PlannedStage(NamedTuple):
     stage: Stage
     state: State
     reason: str

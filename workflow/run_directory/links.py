@@ -16,7 +16,7 @@ LINKED = {
 }
 
 
-def links(root: Path, stages: dict[str, Stage]) -> None:
+def link_results(root: Path, stages: dict[str, Stage]) -> None:
     """report.html and the like at the top of the run directory, as links to the results that are current."""
     for id, names in LINKED.items():
         for name in names:
@@ -28,7 +28,7 @@ def links(root: Path, stages: dict[str, Stage]) -> None:
                 os.replace(beside, root / name)
 
 
-def clean(root: Path, stages: dict[str, Stage], everything: bool, do: bool) -> None:
+def remove_results(root: Path, stages: dict[str, Stage], everything: bool, do: bool) -> None:
     """Only what is plainly ours: directories named as stages are, in a directory that holds a plan."""
     if not (root / "plan.json").exists():
         raise UserError(f"{root}: no study has been run here, so nothing is removed")
@@ -39,7 +39,7 @@ def clean(root: Path, stages: dict[str, Stage], everything: bool, do: bool) -> N
         found = [path for folder in set(FOLDER_OF_KIND.values()) for path in (root / folder).glob("*-????????")]
         gone = sorted(path for path in found if str(path.relative_to(root)) not in current)
     for path in gone:
-        print(f"{'removing' if do else 'would remove'} {path}  ({megabytes(path):.1f} MB)")
+        print(f"{'removing' if do else 'would remove'} {path}  ({directory_megabytes(path):.1f} MB)")
         if do:
             shutil.rmtree(path)
     if not gone:
@@ -48,5 +48,5 @@ def clean(root: Path, stages: dict[str, Stage], everything: bool, do: bool) -> N
         print("nothing was removed; add --yes to do it")
 
 
-def megabytes(path: Path) -> float:
+def directory_megabytes(path: Path) -> float:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink()) / 1e6

@@ -36,7 +36,7 @@ class PlanFile(Spec):
     stages: tuple[PlannedStage, ...]
 
 
-class Row(NamedTuple):
+class StageStatus(NamedTuple):
     """One stage, as it is now."""
 
     id: str
@@ -87,14 +87,14 @@ def check_format(root: Path) -> None:
         )
 
 
-def rows(root: Path, plan: PlanFile) -> list[Row]:
-    events = journal.read(root / "events.jsonl")
-    jobs = {id: job for job in journal.unfinished(root) for id in job.stages if id not in job.ended}
-    failed = failures(events)
-    return [row(root, stage, jobs.get(stage.id), failed.get(stage.id, "")) for stage in plan.stages]
+def read_statuses(root: Path, plan: PlanFile) -> list[StageStatus]:
+    events = journal.read_events(root / "events.jsonl")
+    jobs = {id: job for job in journal.unfinished_jobs(root) for id in job.stages if id not in job.ended}
+    failed = failure_messages(events)
+    return [read_status(root, stage, jobs.get(stage.id), failed.get(stage.id, "")) for stage in plan.stages]
 
 
-def failures(events: list[dict]) -> dict[str, str]:
+def failure_messages(events: list[dict]) -> dict[str, str]:
     """What failed for the last driver, by its own words."""
     told: dict[str, str] = {}
     for event in events:
@@ -105,48 +105,48 @@ def failures(events: list[dict]) -> dict[str, str]:
     return told
 
 
-def row(root: Path, stage: PlannedStage, job: journal.Known | None, failure: str) -> Row:
+def read_status(root: Path, stage: PlannedStage, job: journal.RecordedJob | None, failure: str) -> StageStatus:
     folder = root / stage.folder
     verdict = files.verify(folder, stage.key)
     if verdict.done:
         loss = verdict.result.values.get("loss")
-        return Row(stage.id, stage.kind, "done", stage.folder, loss=loss, seconds=verdict.result.seconds)
-    if job is not None and job.stages[stage.id][0] == stage.folder and not withdrawn(root, job, stage.id):
+        return StageStatus(stage.id, stage.kind, "done", stage.folder, loss=loss, seconds=verdict.result.seconds)
+    if job is not None and job.stages[stage.id][0] == stage.folder and not is_withdrawn(root, job, stage.id):
         state, reason, nodes = job.seen
         begun = state == "RUNNING" and (folder / "attempts" / str(job.stages[stage.id][1]) / "stdout").exists()
-        found = running(stage, folder) if begun else Row(stage.id, stage.kind, "queued", stage.folder)
+        found = read_running(stage, folder) if begun else StageStatus(stage.id, stage.kind, "queued", stage.folder)
         reason = "" if reason == "None" else reason
         return found._replace(job=job.id or "?", nodes=nodes, attempt=job.stages[stage.id][1], reason=reason)
     if files.is_locked(folder / "lock"):
-        return running(stage, folder)
+        return read_running(stage, folder)
     try:
         error = files.read_model(folder / "error.json", StageError)
-        return Row(stage.id, stage.kind, "failed", stage.folder, message=error.message)
+        return StageStatus(stage.id, stage.kind, "failed", stage.folder, message=error.message)
     except errors.BadFile:
-        return Row(stage.id, stage.kind, "failed" if failure else "waiting", stage.folder, message=failure)
+        return StageStatus(stage.id, stage.kind, "failed" if failure else "waiting", stage.folder, message=failure)
 
 
-def withdrawn(root: Path, job: journal.Known, id: str) -> bool:
+def is_withdrawn(root: Path, job: journal.RecordedJob, id: str) -> bool:
     folder, attempt = job.stages[id]
-    return (root / folder / "attempts" / str(attempt) / journal.WITHDRAWN).exists()
+    return (root / folder / "attempts" / str(attempt) / journal.WITHDRAWN_MARKER).exists()
 
 
-def all_withdrawn(root: Path, job: journal.Known) -> bool:
+def is_fully_withdrawn(root: Path, job: journal.RecordedJob) -> bool:
     """Whether its user has cancelled the job."""
-    return all(withdrawn(root, job, id) for id in job.stages.keys() - job.ended)
+    return all(is_withdrawn(root, job, id) for id in job.stages.keys() - job.ended)
 
 
-def running(stage: PlannedStage, folder: Path) -> Row:
+def read_running(stage: PlannedStage, folder: Path) -> StageStatus:
     """With what the stage says of its progress, if it has said anything yet."""
     try:
         said = json.loads((folder / "progress.json").read_text())
     except (OSError, ValueError):
-        return Row(stage.id, stage.kind, "running", stage.folder)
+        return StageStatus(stage.id, stage.kind, "running", stage.folder)
     advanced = said["done"] - said["began_at"]
     eta = None
     if advanced > 0:
         eta = (said["total"] - said["done"]) * (said["time"] - said["began"]) / advanced - (time.time() - said["time"])
-    return Row(
+    return StageStatus(
         stage.id,
         stage.kind,
         "running",
@@ -158,7 +158,7 @@ def running(stage: PlannedStage, folder: Path) -> Row:
     )
 
 
-def counts(found: list[Row]) -> dict[str, tuple[int, int]]:
+def count_done(found: list[StageStatus]) -> dict[str, tuple[int, int]]:
     """Per kind: (done, all), in the order of the work."""
     return {
         kind: (sum(r.state == "done" for r in mine), len(mine))

@@ -20,7 +20,7 @@ from workflow.config import site_files
 from workflow.config.study import Study
 from workflow.jobs import requests as queueing
 from workflow.plan import build
-from workflow.plan.memory_fit import compare
+from workflow.plan.memory_fit import fit_lever_comparison
 
 MODEL = {"kind": "egnn", "form": "edge", "width": 32, "depth": 3, "cutoff": 4.0}
 ASKED = LeverSettings(model=MODEL, batch=48, steps=1)
@@ -99,7 +99,7 @@ def asked(**more):
 
 
 def stages(site, **more):
-    return build.stages("t", asked(**more), site, ROOT / "nowhere")
+    return build.build_stages("t", asked(**more), site, ROOT / "nowhere")
 
 
 def test_a_study_that_asks_for_it_has_one_more_stage():
@@ -130,7 +130,7 @@ def test_it_is_a_job_of_its_own_with_all_ranks():
 def test_a_step_that_does_not_fit_is_refused():
     site = site_files.load("local", ["node.memory_gb=2"])
     large = LeverSettings(model=MODEL | {"width": 2048}, batch=256)
-    said = compare(large, 1, 20.0, 400.0, site, 1).refusal
+    said = fit_lever_comparison(large, 1, 20.0, 400.0, site, 1).refusal
     assert "the plain step of `levers` needs" in said and "levers.batch" in said
 
 

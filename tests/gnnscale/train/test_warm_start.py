@@ -84,6 +84,6 @@ def test_who_may_begin_where():
         "falling": run(3, cooldown=1.0),
         "falls": run(1, cooldown=1.0),
     }
-    found = shared_steps.shorter(runs)
+    found = shared_steps.shorter_runs(runs)
     assert found == {"one": (), "two": ("one",), "four": ("two", "one"), "fast": (), "falling": (), "falls": ()}
-    assert shared_steps.saved(4.0, runs["four"][0], [2.0, 1.0]) == pytest.approx(2.0 * (1 - TINY.optim.cooldown))
+    assert shared_steps.shared_cost(4.0, runs["four"][0], [2.0, 1.0]) == pytest.approx(2.0 * (1 - TINY.optim.cooldown))

@@ -88,7 +88,7 @@ def test_the_scripts_are_as_they_were(name, tmp_path):
     stages += [training(site, letter, 1) for letter in "abcd"]
     stages += [stage("evaluate", name, 60, needs=(f"train/{name}",)) for name in ("large", "b", "c", "d")]
     requests = queueing.schedule(stages, site)
-    made = render.scripts(
+    made = render.render_scripts(
         requests, {s.id: s for s in stages}, site, Path("/scratch/me/runs/mine"), "python", Path("/scratch/me/gnnscale")
     )
     shown = [file for file in made if file not in ("train-b.sh", "train-c.sh", "train-d.sh")]
@@ -368,20 +368,23 @@ def test_the_doctors_job_is_one_that_a_queue_takes(name, tmp_path):
     site = site.model_copy(update={"account": site.account_rule.example or None})
     from workflow.jobs import parsl_provider
 
-    assert trial_job.suited(site), "there is a queue for it"
-    for queue in trial_job.suited(site):
-        asked = trial_job.request(site, queue)
+    assert trial_job.suitable_queues(site), "there is a queue for it"
+    for queue in trial_job.suitable_queues(site):
+        asked = trial_job.trial_request(site, queue)
         low, high = site.queues[queue].nodes
         assert low <= asked.nodes <= high and asked.seconds <= to_seconds(site.queues[queue].max_walltime)
         assert asked.ranks >= 2 or high == 1
-        attempt = launch.Attempt("doctor", "rank_report", Path("/scratch/me/runs/mine/doctor/1234"), 1)
-        text = parsl_provider.text(
-            parsl_provider.Job(asked, "gnnscale-doctor", attempt.folder, launch.batch(asked, [attempt], site)), site
+        attempt = launch.StageAttempt("doctor", "rank_report", Path("/scratch/me/runs/mine/doctor/1234"), 1)
+        text = parsl_provider.render_script(
+            parsl_provider.JobScript(
+                asked, "gnnscale-doctor", attempt.folder, launch.render_job_body(asked, [attempt], site)
+            ),
+            site,
         )
         (tmp_path / "job.sh").write_text(text)
         assert subprocess.run(["bash", "-n", tmp_path / "job.sh"]).returncode == 0
         assert "gnnscale.job.rank_wrapper attempts/1 rank_report" in text and site.launch.command in text
-    assert trial_job.request(site, trial_job.suited(site)[0]).nodes <= 2, "and it is a small one"
+    assert trial_job.trial_request(site, trial_job.suitable_queues(site)[0]).nodes <= 2, "and it is a small one"
 
 
 def test_a_budget_is_kept(tmp_path):

@@ -9,7 +9,7 @@ from gnnscale.contract import files
 from tests.workflow.cli.test_commands import call
 from tests.workflow.images.test_runtimes import ID, told
 from workflow.config import site_files
-from workflow.images import build_image, find
+from workflow.images import checks, image_file, push_image
 
 
 def content(**changes):
@@ -23,17 +23,17 @@ def content(**changes):
         "lock": "l",
         "recipe": "r",
         "base": "machine",
-        "code": find.code(),
+        "code": image_file.code_digests(),
         "system": [],
         "packages": [],
     }
-    return find.Content(**said | changes)
+    return image_file.ImageContent(**said | changes)
 
 
 @pytest.fixture
 def sif(tmp_path):
     """A file that begins as an image does, with its record; nothing runs in it."""
-    arch = {value: key for key, value in find.ARCHITECTURES.items()}[os.uname().machine]
+    arch = {value: key for key, value in checks.ARCHITECTURES.items()}[os.uname().machine]
     file = tmp_path / "x.sif"
     file.write_bytes(
         b"#!/usr/bin/env run-singularity\n".ljust(32, b"\0") + b"SIF_MAGIC\x0001\0" + arch + b"\0" + bytes(5000)
@@ -43,7 +43,9 @@ def sif(tmp_path):
     state = file.stat()
     files.write_model(
         file.with_suffix(".json"),
-        find.Record(sha256=files.sha256(file), size=state.st_size, mtime_ns=state.st_mtime_ns, content=content()),
+        image_file.ImageRecord(
+            sha256=files.sha256(file), size=state.st_size, mtime_ns=state.st_mtime_ns, content=content()
+        ),
     )
     return file
 
@@ -53,7 +55,7 @@ def of(file, *settings):
 
 
 def faults(site, deep=True):
-    return [f"{fault.message}; {fault.hint}" for fault in find.faults(site, deep)]
+    return [f"{fault.message}; {fault.hint}" for fault in checks.find_faults(site, deep)]
 
 
 @pytest.fixture
@@ -68,17 +70,21 @@ def runtime_there(monkeypatch, tmp_path):
 
 
 def test_a_good_image_has_no_faults(sif, runtime_there):
-    site = find.resolve(of(sif), [])
+    site = image_file.with_image(of(sif), [])
     assert site.container.digest == ID and site.container.checkout is False
     assert faults(site) == []
 
 
 def test_other_code_is_bound_over_the_images_and_never_silently_not(sif):
-    record = files.read_model(find.record_of(sif), find.Record)
+    record = files.read_model(image_file.record_file(sif), image_file.ImageRecord)
     older = {"gnnscale/job/stage_process.py": "0" * 16}
-    files.write_model(find.record_of(sif), record.model_copy(update={"content": content(code=content().code | older)}))
-    assert find.resolve(of(sif), []).container.checkout is True
-    assert "holds other code than this checkout" in told(lambda: find.resolve(of(sif, "container.checkout=false"), []))
+    files.write_model(
+        image_file.record_file(sif), record.model_copy(update={"content": content(code=content().code | older)})
+    )
+    assert image_file.with_image(of(sif), []).container.checkout is True
+    assert "holds other code than this checkout" in told(
+        lambda: image_file.with_image(of(sif, "container.checkout=false"), [])
+    )
 
 
 def damaged(sif, how):
@@ -99,7 +105,7 @@ def damaged(sif, how):
     elif how == "no image":
         sif.write_bytes(b"<html>not found</html>".ljust(state.st_size))
     elif how == "no record":
-        find.record_of(sif).unlink()
+        image_file.record_file(sif).unlink()
     elif how == "world-writable":
         sif.chmod(0o666)
     elif how == "world-writable above":
@@ -121,7 +127,7 @@ def damaged(sif, how):
     ],
 )
 def test_a_bad_image_is_refused(sif, runtime_there, how, message, remedy):
-    site = find.resolve(of(sif), [])
+    site = image_file.with_image(of(sif), [])
     damaged(sif, how)
     (said,) = faults(site)
     assert re.search(message, said) and remedy in said
@@ -163,7 +169,7 @@ def test_no_image_built_yet_is_told_with_what_to_type(tmp_path):
 
 
 def test_no_runtime(sif, monkeypatch):
-    site = find.resolve(of(sif), [])
+    site = image_file.with_image(of(sif), [])
     monkeypatch.setenv("PATH", "/nonexistent")
     (said,) = faults(site)
     assert (
@@ -176,7 +182,7 @@ def test_no_runtime(sif, monkeypatch):
 
 
 def test_an_image_in_which_nothing_runs(sif, runtime_there):
-    site = find.resolve(of(sif), [])
+    site = image_file.with_image(of(sif), [])
     runtime_there.write_text("#!/bin/sh\necho 'FATAL: could not open it' >&2\nexit 255\n")
     (said,) = faults(site)
     assert "nothing runs in x.sif here: FATAL: could not open it" in said
@@ -186,24 +192,24 @@ def test_an_image_in_which_nothing_runs(sif, runtime_there):
 
 
 def test_a_kernel_without_namespaces(tmp_path):
-    assert find.namespaces(tmp_path) == ""
+    assert checks.missing_namespaces(tmp_path) == ""
     (tmp_path / "user").mkdir()
     (tmp_path / "user" / "max_user_namespaces").write_text("0\n")
-    assert "an administrator sets user.max_user_namespaces above 0" in find.namespaces(tmp_path)
+    assert "an administrator sets user.max_user_namespaces above 0" in checks.missing_namespaces(tmp_path)
     (tmp_path / "user" / "max_user_namespaces").write_text("100\n")
     (tmp_path / "kernel").mkdir()
     (tmp_path / "kernel" / "unprivileged_userns_clone").write_text("0\n")
-    assert "kernel.unprivileged_userns_clone" in find.namespaces(tmp_path)
+    assert "kernel.unprivileged_userns_clone" in checks.missing_namespaces(tmp_path)
 
 
 def test_a_push_is_whole_or_absent(sif, tmp_path):
     said = []
     (tmp_path / "there").mkdir()
-    build_image.push(of(sif), str(tmp_path / "there"), said.append)
+    push_image.push(of(sif), str(tmp_path / "there"), said.append)
     arrived = tmp_path / "there" / "x.sif"
-    assert arrived.read_bytes() == sif.read_bytes() and find.known(arrived, deep=True).content == content()
-    assert f"container.image={arrived}" in said[-1] and find.resolve(of(arrived), []).container.digest == ID
-    assert "no directory" in told(lambda: build_image.push(of(sif), str(tmp_path / "nowhere"), said.append))
+    assert arrived.read_bytes() == sif.read_bytes() and image_file.read_record(arrived, deep=True).content == content()
+    assert f"container.image={arrived}" in said[-1] and image_file.with_image(of(arrived), []).container.digest == ID
+    assert "no directory" in told(lambda: push_image.push(of(sif), str(tmp_path / "nowhere"), said.append))
     os.truncate(sif, 3000)
-    assert "cut off" in told(lambda: build_image.push(of(sif), str(tmp_path / "there"), said.append))
-    assert find.known(arrived, deep=True), "the one that was there is untouched"
+    assert "cut off" in told(lambda: push_image.push(of(sif), str(tmp_path / "there"), said.append))
+    assert image_file.read_record(arrived, deep=True), "the one that was there is untouched"

@@ -67,11 +67,11 @@ def test_the_words_are_as_they_were(name):
         site = site.model_copy(update={"account": site.account_rule.example or None})
         stages = [stage("convert", "bulk", 60), training(site, "large", 2, min(16, site.train.nodes[1]))]
         requests = queueing.schedule(stages, site)
-        made = render.scripts(requests, {s.id: s for s in stages}, site, root, "python", code)
+        made = render.render_scripts(requests, {s.id: s for s in stages}, site, root, "python", code)
         text = "\n".join(f"#-------- {file}\n{body}" for file, body in made.items())
         text = text.replace("\\n", "\n").replace('\\"', '"')  # the plan is JSON; this is for people
     else:
-        text = launch.script(stage("convert", "bulk", 60), site, root, "python", code)
+        text = launch.render_command(stage("convert", "bulk", 60), site, root, "python", code)
     stored = STORED / f"{name}.txt"
     if os.environ.get("GNNSCALE_RENEW"):
         stored.parent.mkdir(exist_ok=True)
@@ -88,10 +88,10 @@ def test_without_an_image_nothing_changes(name):
     """Whatever the site says of containers: until they are asked for, scripts and keys know nothing of them."""
     site = site_files.load(name)
     bare = site.model_copy(update={"container": site_files.load("slurm").container})
-    attempt = launch.Attempt("train/x", "train", Path("/r/train/x"), 1)
+    attempt = launch.StageAttempt("train/x", "train", Path("/r/train/x"), 1)
     asked = queueing.schedule([training(site, "x", 1)], site)["train/x"]
-    assert launch.batch(asked, [attempt], site) == launch.batch(asked, [attempt], bare)
-    assert "apptainer" not in launch.batch(asked, [attempt], site).replace(str(ROOT), "")
+    assert launch.render_job_body(asked, [attempt], site) == launch.render_job_body(asked, [attempt], bare)
+    assert "apptainer" not in launch.render_job_body(asked, [attempt], site).replace(str(ROOT), "")
 
 
 # ---------------------------------------------------------------------------------------------------- run, by a stand-in
@@ -275,9 +275,9 @@ def test_steps_of_the_container_engine_run_side_by_side_on_the_gpu_given_to_each
 
 def test_modules_of_a_runtime_are_found(tmp_path):
     site = in_image("polaris", scratch="${TMPDIR:-/tmp}")
-    made = launch.batch(
+    made = launch.render_job_body(
         queueing.schedule([training(site, "x")], site)["train/x"],
-        [launch.Attempt("train/x", "train", Path("/r/train/x"), 1)],
+        [launch.StageAttempt("train/x", "train", Path("/r/train/x"), 1)],
         site,
     )
     assert "\nmodule use /soft/modulefiles\nmodule load spack-pe-base apptainer\n" in made

@@ -12,26 +12,27 @@ from tests.support.cluster import SHORT
 from tests.support.corpus import TINY
 from workflow.config import site_files, study
 from workflow.jobs import outcome, parsl_provider
-from workflow.jobs.batch import Jobs
-from workflow.jobs.follow import Following
-from workflow.jobs.outcome import Budget, Exit, Outcome, classify
+from workflow.jobs.batch import BatchJobs
+from workflow.jobs.follow import JobFollower
+from workflow.jobs.outcome import RetryBudget, classify
 from workflow.jobs.requests import Request
-from workflow.jobs.run_context import Office
-from workflow.jobs.submit import Submission
+from workflow.jobs.run_context import RunContext
+from workflow.jobs.submit import JobSubmitter
 from workflow.plan import build, memory_fit
 from workflow.run_directory import journal
-from workflow.run_directory.journal import Known
+from workflow.run_directory.attempt import ExitRecord, AttemptOutcome
+from workflow.run_directory.journal import RecordedJob
 from workflow.scheduler import query
-from workflow.scheduler.query import Seen
+from workflow.scheduler.query import JobStatus
 
 
 def ended(code, **more):
     facts = {"rank": 0, "host": "n1", "launcher": code, "job": "1", "hosts": ["n1"], "begin": 1, "end": 2}
-    return Exit(code=code, **(facts | more))
+    return ExitRecord(code=code, **(facts | more))
 
 
 def job(state, nodes="n[1-2]", code=None):
-    return Seen("1", "gs-1", state, "None", nodes, code)
+    return JobStatus("1", "gs-1", state, "None", nodes, code)
 
 
 def error(kind, message="said"):
@@ -88,37 +89,37 @@ def test_a_dead_node_is_named():
     assert classify(ended(1, host="n2"), None, None, "Bus error", "x").hosts == ("n2",)
     unfit = classify(ended(76, begun=False, sick={"n2": "no driver", "n4": "disk"}), None, None, "", "x")
     assert unfit.hosts == ("n2", "n4") and "n2: no driver" in unfit.message
-    assert outcome.expand("n[1-2,07-08],x,y[3]") == ["n1", "n2", "n07", "n08", "x", "y3"]
+    assert outcome.expand_hosts("n[1-2,07-08],x,y[3]") == ["n1", "n2", "n07", "n08", "x", "y3"]
 
 
 def test_what_makes_progress_may_go_on_for_ever():
-    budget = Budget(0)
+    budget = RetryBudget(0)
     for step in range(1, 100):
-        assert budget.decide(Outcome("stopped", ""), step)[0] == "continue"
-        assert budget.decide(Outcome("node", "", hosts=("n1",)), step)[0] == "avoid"
+        assert budget.decide(AttemptOutcome("stopped", ""), step)[0] == "continue"
+        assert budget.decide(AttemptOutcome("node", "", hosts=("n1",)), step)[0] == "avoid"
 
 
 def test_what_makes_none_is_ended():
-    budget = Budget(5)
-    assert budget.decide(Outcome("stopped", "told to stop"), 5)[0] == "continue"
-    action, told = budget.decide(Outcome("walltime", "ran into the end"), 5)
+    budget = RetryBudget(5)
+    assert budget.decide(AttemptOutcome("stopped", "told to stop"), 5)[0] == "continue"
+    action, told = budget.decide(AttemptOutcome("walltime", "ran into the end"), 5)
     assert action == "fail" and "2 jobs in a row" in told.message and told.hint
     for kind, times in (("node", 3), ("memory", 3), ("cancelled", 2), ("lost", 2), ("stalled", 1)):
-        budget = Budget(0)
-        actions = [budget.decide(Outcome(kind, "so"), 0)[0] for _ in range(times + 1)]
+        budget = RetryBudget(0)
+        actions = [budget.decide(AttemptOutcome(kind, "so"), 0)[0] for _ in range(times + 1)]
         assert "fail" not in actions[:-1] and actions[-1] == "fail", kind
     for kind in ("configuration", "data", "application", "permission", "withdrawn"):
-        assert Budget(0).decide(Outcome(kind, "so"), 0) == ("fail", Outcome(kind, "so"))
+        assert RetryBudget(0).decide(AttemptOutcome(kind, "so"), 0) == ("fail", AttemptOutcome(kind, "so"))
 
 
 def test_what_was_never_begun_costs_no_tries():
     """A node that is not fit is left out, and a turn that never came comes in the next job; but not for ever."""
-    budget, unfit = Budget(0), Outcome("node", "not fit", hosts=("n1",), begun=False)
+    budget, unfit = RetryBudget(0), AttemptOutcome("node", "not fit", hosts=("n1",), begun=False)
     assert [budget.decide(unfit, 0)[0] for _ in range(5)] == ["avoid"] * 5
-    assert budget.decide(Outcome("node", "died", hosts=("n1",)), 0)[0] == "avoid"
+    assert budget.decide(AttemptOutcome("node", "died", hosts=("n1",)), 0)[0] == "avoid"
     assert budget.decide(unfit, 0)[0] == "fail"
-    assert Budget(0).decide(Outcome("not-begun", "", begun=False), 0)[0] == "again"
-    assert Budget(0).decide(Outcome("stopped", "", begun=False), 0)[0] == "continue"
+    assert RetryBudget(0).decide(AttemptOutcome("not-begun", "", begun=False), 0)[0] == "again"
+    assert RetryBudget(0).decide(AttemptOutcome("stopped", "", begun=False), 0)[0] == "continue"
 
 
 STACKS = """\
@@ -136,7 +137,7 @@ something that another thread printed
 
 
 def test_where_ranks_hang_is_told():
-    told = outcome.hanging(Outcome("stalled", "no sign of life"), STACKS)
+    told = outcome.with_stacks(AttemptOutcome("stalled", "no sign of life"), STACKS)
     assert told.message == (
         "no sign of life; rank 0 on n1: no answer: T (stopped); rank 1 on n2: all_reduce "
         "(distributed/distributed_c10d.py:2810), called from <lambda> (gnnscale/train/loop.py:7); "
@@ -145,14 +146,14 @@ def test_where_ranks_hang_is_told():
     assert "rank 1 on n2: <lambda> (gnnscale/train/loop.py:7)" in told.tail and not any(
         "threading" in line for line in told.tail
     )
-    silent = Outcome("stalled", "no sign of life")
-    assert outcome.hanging(silent, "nothing of the kind") == silent
+    silent = AttemptOutcome("stalled", "no sign of life")
+    assert outcome.with_stacks(silent, "nothing of the kind") == silent
 
 
 def test_less_memory_each_time():
     runtime, asked = Runtime(ranks=2), TINY
-    first = memory_fit.smaller(runtime, asked, edges=100.0)
-    second = memory_fit.smaller(first, asked, edges=100.0)
+    first = memory_fit.with_less_memory(runtime, asked, edges=100.0)
+    second = memory_fit.with_less_memory(first, asked, edges=100.0)
     assert first.edge_chunk and first.micro_batch_edges == 8 * 100 // 2 // 2 and second.micro_batch_edges == 100
     assert first.ranks == second.ranks == 2
 
@@ -167,16 +168,16 @@ def test_what_a_journal_says_of_jobs(tmp_path):
     log.note("intend", name="c-1", stages={"train/w": ("train/w-1", 1)}, **here)
     log.note("ended", "train/w", name="c-1", kind="lost")
     log.note("intend", name="d-1", stages={"train/v": ("train/v-1", 1)}, root="of/which/this/is/a/copy", site="s")
-    first, second = journal.unfinished(tmp_path)
+    first, second = journal.unfinished_jobs(tmp_path)
     assert (first.id, first.ended, first.seen) == ("7", {"train/x"}, ("RUNNING", "None", "n1"))
     assert (second.name, second.id) == ("b-1", None)
     assert not first.stale({"train/y-1"}) and first.stale({"train/x-1", "train/z-1"})
 
 
 def test_names_are_of_a_directory(tmp_path):
-    name = journal.name_of(tmp_path, ["k1", "k2"], 3)
-    assert name == journal.name_of(tmp_path, ["k2", "k1"], 3) and len(name) <= 15
-    assert len({name, journal.name_of(tmp_path / "copy", ["k1", "k2"], 3), journal.name_of(tmp_path, ["k1"], 3)}) == 3
+    name = journal.job_name(tmp_path, ["k1", "k2"], 3)
+    assert name == journal.job_name(tmp_path, ["k2", "k1"], 3) and len(name) <= 15
+    assert len({name, journal.job_name(tmp_path / "copy", ["k1", "k2"], 3), journal.job_name(tmp_path, ["k1"], 3)}) == 3
 
 
 POLICY = (
@@ -188,48 +189,48 @@ POLICY = (
 @pytest.mark.parametrize(
     ("said", "kind"),
     [
-        ("sbatch: error: Unable to contact slurm controller (connect failure)", query.Unreachable),
-        ("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation", query.Unreachable),
-        ("sbatch: error: slurm_receive_msg: Zero Bytes were transmitted or received", query.Unreachable),
-        ("qsub: cannot connect to server pbs (errno=111)", query.Unreachable),
+        ("sbatch: error: Unable to contact slurm controller (connect failure)", query.SchedulerUnreachable),
+        ("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation", query.SchedulerUnreachable),
+        ("sbatch: error: slurm_receive_msg: Zero Bytes were transmitted or received", query.SchedulerUnreachable),
+        ("qsub: cannot connect to server pbs (errno=111)", query.SchedulerUnreachable),
         (
             "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates accounting/QOS "
             "policy (job submit limit, user's size and/or time limits)",
-            parsl_provider.Limit,
+            parsl_provider.JobLimitReached,
         ),
-        ("sbatch: error: QOSMaxSubmitJobPerUserLimit", parsl_provider.Limit),
-        ("sbatch: error: AssocGrpCPUMinutesLimit" + POLICY, parsl_provider.Limit),
+        ("sbatch: error: QOSMaxSubmitJobPerUserLimit", parsl_provider.JobLimitReached),
+        ("sbatch: error: AssocGrpCPUMinutesLimit" + POLICY, parsl_provider.JobLimitReached),
         (
             "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size "
             "and/or time limits)",
-            parsl_provider.Limit,
+            parsl_provider.JobLimitReached,
         ),
-        ("sbatch: error: QOSMaxWallDurationPerJobLimit" + POLICY, parsl_provider.Refused),
-        ("sbatch: error: AssocMaxNodePerJobLimit" + POLICY, parsl_provider.Refused),
-        ("sbatch: error: QOSMinGRES" + POLICY, parsl_provider.Refused),
-        ("qsub: would exceed queue generic's per-user limit of jobs in 'Q' state", parsl_provider.Limit),
+        ("sbatch: error: QOSMaxWallDurationPerJobLimit" + POLICY, parsl_provider.JobRefused),
+        ("sbatch: error: AssocMaxNodePerJobLimit" + POLICY, parsl_provider.JobRefused),
+        ("sbatch: error: QOSMinGRES" + POLICY, parsl_provider.JobRefused),
+        ("qsub: would exceed queue generic's per-user limit of jobs in 'Q' state", parsl_provider.JobLimitReached),
         (
             "sbatch: error: Batch job submission failed: Invalid account or account/partition combination",
-            parsl_provider.Refused,
+            parsl_provider.JobRefused,
         ),
-        ("sbatch: error: invalid partition specified: nope", parsl_provider.Refused),
+        ("sbatch: error: invalid partition specified: nope", parsl_provider.JobRefused),
         (
             "sbatch: error: Batch job submission failed: Requested node configuration is not available",
-            parsl_provider.Refused,
+            parsl_provider.JobRefused,
         ),
         (
             "sbatch: error: Batch job submission failed: Requested time limit is invalid (missing or exceeds some limit)",
-            parsl_provider.Refused,
+            parsl_provider.JobRefused,
         ),
-        ("qsub: Job violates queue and/or server resource limits", parsl_provider.Refused),
-        ("qsub: Unknown queue", parsl_provider.Refused),
-        ("", parsl_provider.Refused),
+        ("qsub: Job violates queue and/or server resource limits", parsl_provider.JobRefused),
+        ("qsub: Unknown queue", parsl_provider.JobRefused),
+        ("", parsl_provider.JobRefused),
     ],
 )
 def test_what_a_submission_was_answered(said, kind):
-    found = parsl_provider.why(site_files.load("slurm"), said)
+    found = parsl_provider.submission_error(site_files.load("slurm"), said)
     assert type(found) is kind
-    if kind is parsl_provider.Refused:
+    if kind is parsl_provider.JobRefused:
         assert found.hint
 
 
@@ -244,7 +245,7 @@ def test_what_a_submission_was_answered(said, kind):
 )
 def test_what_no_time_will_lift_is_told_as_what_it_is(reason, hint):
     """And not as a wrong account or queue, which Slurm's sentence speaks of too."""
-    assert hint in parsl_provider.why(site_files.load("slurm"), f"sbatch: error: {reason}{POLICY}").hint
+    assert hint in parsl_provider.submission_error(site_files.load("slurm"), f"sbatch: error: {reason}{POLICY}").hint
 
 
 # --------------------------------------------------------------------------------------- with a scheduler of small scripts
@@ -290,10 +291,10 @@ def test_a_job_whose_number_was_not_told_is_found_by_its_name(kind, more, tmp_pa
     verb = {"slurm": "sbatch", "pbs": "qsub"}[kind]
     place = commands(**SILENT[kind] | {verb: SILENT[kind][verb] + more})
     site, log = site_files.load(kind, QUICK), journal.Journal(tmp_path / "events.jsonl")
-    submission = Submission(Office(tmp_path, site, kind, log, lambda *told: None), {})
+    submission = JobSubmitter(RunContext(tmp_path, site, kind, log, lambda *told: None), {})
     request = Request(("train/x",), next(iter(site.queues)), 1, 1, 1, 1, 600, 1, 1.0)
-    asked = parsl_provider.Job(request, "gs-1", tmp_path, "true")
-    id = submission.taken(asked, Known("gs-1", str(tmp_path), kind, {}), [])
+    asked = parsl_provider.JobScript(request, "gs-1", tmp_path, "true")
+    id = submission.taken(asked, RecordedJob("gs-1", str(tmp_path), kind, {}), [])
     assert id.split(".")[0] == "7" and (place / "asked").read_text() == "taken\n"
 
 
@@ -304,19 +305,19 @@ def test_a_job_that_ended_before_its_number_was_written_down(left, tmp_path, com
     site, log = site_files.load("slurm", QUICK), journal.Journal(tmp_path / "events.jsonl")
     (tmp_path / "study.yaml").write_text(json.dumps(SHORT))
     name, asked = study.load(str(tmp_path / "study.yaml"))
-    stages = build.stages(name, asked, site, tmp_path)
+    stages = build.build_stages(name, asked, site, tmp_path)
     stage = next(stage for stage in stages.values() if stage.kind == "train")
     log.note("intend", name="gs-1", root=str(tmp_path), site="slurm", stages={stage.id: (stage.folder, 1)})
     if "exit.json" in left:
         files.write_model(tmp_path / stage.folder / "attempts" / "1" / "exit.json", ended(75))
-    jobs = Jobs(tmp_path, site, "slurm", stages, {}, log, lambda *told: None)
+    jobs = BatchJobs(tmp_path, site, "slurm", stages, {}, log, lambda *told: None)
     try:
         job = jobs.adopt(stage)
         if left == "nothing":
-            (end,) = [e for e in journal.read(log.path) if e["event"] == "ended"]
-            assert job is None and end["kind"] == "lost" and not journal.unfinished(tmp_path)
+            (end,) = [e for e in journal.read_events(log.path) if e["event"] == "ended"]
+            assert job is None and end["kind"] == "lost" and not journal.unfinished_jobs(tmp_path)
             return
-        assert job.id == "1" and journal.unfinished(tmp_path)[0].id == "1"
-        assert Following(jobs.office, jobs.watch, stage, job).outcome().kind == "stopped"
+        assert job.id == "1" and journal.unfinished_jobs(tmp_path)[0].id == "1"
+        assert JobFollower(jobs.office, jobs.watch, stage, job).outcome().kind == "stopped"
     finally:
         jobs.stop()

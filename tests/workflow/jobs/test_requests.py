@@ -42,21 +42,21 @@ def test_policies_are_kept(name, sizes):
         assert queue.production and queue.nodes[0] <= request.nodes <= queue.nodes[1]
         assert 60 <= request.seconds <= to_seconds(queue.max_walltime) and request.seconds % 60 == 0
         assert request.nodes >= request.nodes_each * len(mine)
-        assert all(requests.nodes_of(s, site) == request.nodes_each for s in mine)
+        assert all(requests.nodes_for(s, site) == request.nodes_each for s in mine)
         useful = request.jobs * (request.seconds - site.scheduler.signal_seconds * (request.jobs > 1))
         assert useful >= max(s.core_seconds for s in mine), "the work fits into the time that is asked for"
         assert request.expected == max(s.core_seconds for s in mine)
         assert len(mine) == 1 or site.launch.command in ("srun", "mpiexec")
     total = sum(request.node_hours for request in set(made.values()))
-    assert requests.node_hours(made) == pytest.approx(total)
+    assert requests.total_node_hours(made) == pytest.approx(total)
 
 
 @given(st.sampled_from(BATCH), st.integers(1, 300))
 def test_no_more_is_paid_than_twice_the_least(name, count):
     site, stages = SITES[name], sweep(SITES[name], count, hours=2.0)
-    paid = requests.node_hours(requests.schedule(stages, site))
+    paid = requests.total_node_hours(requests.schedule(stages, site))
     least = min(
-        sum(r.node_hours for r in requests.in_queue(queue, site.queues[queue], 1, stages, site))
+        sum(r.node_hours for r in requests.requests_in_queue(queue, site.queues[queue], 1, stages, site))
         for queue in capacity.training_queues(site)
     )
     assert paid <= 2 * least * (1 + 1e-9)
@@ -222,7 +222,7 @@ def test_whatever_is_left_to_evaluate(lengths, name, cores):
         assert 1 <= r.slots <= min(most, len(mine)) and r.seconds <= to_seconds(room.max_walltime)
         assert max(sum(mine) / r.slots, max(mine)) * (1 - 1e-9) <= r.expected <= sum(mine) / r.slots + longest
         assert r.expected <= r.seconds or r.jobs > 1 or r.why
-    fill = max(to_seconds(site.serial.walltime) / requests.MARGIN, longest)
+    fill = max(to_seconds(site.serial.walltime) / requests.WALLTIME_MARGIN, longest)
     assert len(made) <= 1 + sum(lengths) / (fill * max(r.slots for r in made))
 
 
@@ -235,7 +235,7 @@ def test_an_evaluation_rides_in_the_job_of_its_training():
     assert shared.stages == ("train/b", "train/a") and shared.all == ("train/b", "train/a", "evaluate/b", "evaluate/a")
     assert made["evaluate/a"] is made["evaluate/b"] is made["train/b"] is shared and shared.expected == 7200 + 360
     assert made["evaluate/x"].stages == ("evaluate/x",), "whose training is done already"
-    assert requests.node_hours(made) == pytest.approx((2 * 7560 + 360) / 3600)
+    assert requests.total_node_hours(made) == pytest.approx((2 * 7560 + 360) / 3600)
 
 
 # ------------------------------------------------------------------------------------------------------ how many nodes

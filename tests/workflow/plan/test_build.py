@@ -7,7 +7,8 @@ import pytest
 from gnnscale.contract import errors, files, places
 from gnnscale.contract.results import StageResult
 from workflow.config import site_files, study
-from workflow.plan import build, cost, keys
+from gnnscale.contract import source_code
+from workflow.plan import build, cost
 from workflow.plan import done as plan_done
 
 _, SMOKE = study.load("smoke")
@@ -87,9 +88,9 @@ def test_a_changed_setting_touches_exactly_what_depends_on_it(done):
 def test_changed_code_touches_exactly_what_depends_on_it(done, monkeypatch):
     _, root = done
     path = places.ROOT / "gnnscale" / "stages" / "evaluate.py"
-    read = keys.read_source
+    read = source_code.read_source
     monkeypatch.setattr(
-        keys, "read_source", lambda file: read(file)._replace(**({"digest": "changed"} if file == path else {}))
+        source_code, "read_source", lambda file: read(file)._replace(**({"digest": "changed"} if file == path else {}))
     )
     changed = stages(root)
     kinds = {id.split("/")[0] for id, state in states(changed, root).items() if state != "done"}

@@ -1,0 +1,150 @@
+"""TODO: say what a reader finds here."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from gnnscale.contract import files
+from gnnscale.contract.errors import BadFile, UserError
+from gnnscale.contract.files import sha256
+from gnnscale.contract.places import ROOT
+from gnnscale.contract.source_code import digest_source
+from gnnscale.schema import Spec
+from workflow.config.site import SiteConfig
+from workflow.images import runtimes
+
+IMAGES_FOLDER = ROOT / ".cache" / "images"
+
+
+ACCELERATORS = {"nvidia": "cuda", "amd": "rocm", "intel": "xpu"}
+
+
+BUILD_COMMAND = "python workflow/run.py image build"
+
+
+class ImageContent(Spec):
+    """image.json: what containers/identity.py found in the image at the end of its build."""
+
+    id: str
+    accelerator: str
+    arch: str
+    python: str
+    version: str
+    commit: str | None
+    lock: str
+    recipe: str
+    base: str
+    code: dict[str, str]
+    system: tuple[str, ...]
+    packages: tuple[str, ...]
+
+
+class ImageRecord(Spec):
+    """Beside the file of an image, and made of nothing but the image."""
+
+    sha256: str
+    size: int
+    mtime_ns: int
+    content: ImageContent
+
+
+def accelerator(site: SiteConfig) -> str:
+    return ACCELERATORS[site.node.gpus.vendor] if site.node.gpus else "cpu"
+
+
+def architecture(site: SiteConfig) -> str:
+    return site.arch or platform.machine()
+
+
+def image_file(site: SiteConfig) -> Path:
+    """The image that a site's stages run in; by default a link to the one that was built last."""
+    given = site.container.image
+    return (
+        Path(os.path.expandvars(given)).expanduser()
+        if given
+        else IMAGES_FOLDER / f"{accelerator(site)}-{architecture(site)}.sif"
+    )
+
+
+def record_file(file: Path) -> Path:
+    return file.resolve().with_suffix(".json")
+
+
+def has_image_file(site: SiteConfig) -> bool:
+    return site.container.runtime in runtimes.RUNTIMES_WITH_IMAGE_FILES
+
+
+def code_files() -> list[Path]:
+    """Of this checkout: all that an image holds of it."""
+    found = [p for p in (ROOT / "gnnscale").rglob("*") if p.suffix in (".py", ".cpp")] + list(
+        (ROOT / "datasets").glob("*.py")
+    )
+    return sorted(path for path in found if path.is_file())
+
+
+def code_digests() -> dict[str, str]:
+    return {str(path.relative_to(ROOT)): digest_source(path) for path in code_files()}
+
+
+def with_image(site: SiteConfig, reads: list[str]) -> SiteConfig:
+    """The site with its image found and its id known, for plans; `faults` says whether it can be run."""
+    container = site.container
+    if container.runtime == "none":
+        raise UserError(
+            "this site says of no program that runs images", "set container.runtime in the site's file, or --set it"
+        )
+    changes: dict[str, Any] = {"data": tuple(dict.fromkeys((*container.data, *reads)))}
+    if has_image_file(site):
+        file = image_file(site)
+        record = read_record(file)
+        changes |= {"image": str(file.resolve()), "digest": record.content.id}
+        if container.checkout is None:
+            changes["checkout"] = record.content.code != code_digests()
+        elif not container.checkout and record.content.code != code_digests():
+            raise UserError(
+                f"{file}: holds other code than this checkout, whose digests are in the keys of stages",
+                f"{BUILD_COMMAND} puts this code into one; container.checkout: true binds it over the image's",
+            )
+    elif not container.image or not container.digest:
+        raise UserError(
+            f"{container.runtime} needs container.image (what it calls the image) and container.digest (its id)",
+            "the id is in /opt/gnnscale/image.json of the image, and `image inspect` shows it",
+        )
+    else:
+        changes["checkout"] = True if container.checkout is None else container.checkout
+    return site.model_copy(update={"container": container.model_copy(update=changes)})
+
+
+def read_record(file: Path, deep: bool = False) -> ImageRecord:
+    """Its record, if the file is the one that it is of. Hashed where its time is another, or if `deep`."""
+    if not file.exists():
+        raise UserError(f"{file}: no image there", f"make one: {BUILD_COMMAND}")
+    try:
+        record = files.read_model(record_file(file), ImageRecord)
+    except BadFile as error:
+        raise UserError(
+            f"{error}: what is in the image is not known",
+            "python workflow/run.py image verify looks, and writes it down",
+        ) from None
+    state = file.stat()
+    if state.st_size != record.size:
+        raise UserError(
+            f"{file}: {state.st_size:,} bytes, {record.size:,} expected: cut off, or another one",
+            f"copy it again, or remove it and make it: {BUILD_COMMAND}",
+        )
+    if (deep or state.st_mtime_ns != record.mtime_ns) and sha256(file) != record.sha256:
+        raise UserError(
+            f"{file}: not the file that {record_file(file).name} is of (same size, other content)",
+            f"copy it again, or remove it and make it: {BUILD_COMMAND}",
+        )
+    return record
+
+
+def require_image(site: SiteConfig) -> Path:
+    file = image_file(site)
+    if not file.exists():
+        raise UserError(f"{file}: no image there", f"make one: {BUILD_COMMAND}")
+    return file
