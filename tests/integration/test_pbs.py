@@ -105,10 +105,10 @@ def test_ranks_tell_where_they_are(begin, pbs, monkeypatch):
     job = run.wait(run.running, "the training to run")
     query.pbs_signal(job, "USR2", 60)
     said = run.folder() / "attempts" / "1" / "stderr"
-    run.wait(lambda: len(outcome.stacks(said.read_text())) == 2, "both to say where they are")
+    run.wait(lambda: len(outcome.parse_stacks(said.read_text())) == 2, "both to say where they are")
     before = run.steps()
     run.wait(lambda: run.steps() > before, "it to go on")
-    assert all(frames for frames in outcome.stacks(said.read_text()).values()) and not run.events("ended")
+    assert all(frames for frames in outcome.parse_stacks(said.read_text()).values()) and not run.events("ended")
 
 
 @pytest.mark.parametrize(
@@ -134,6 +134,6 @@ def test_jobs_are_found_by_name_and_number(pbs, tmp_path, monkeypatch):
     (tmp_path / "job.sh").write_text("#PBS -N gs-one\n#PBS -l select=1:ncpus=1\nexit 7\n")
     ids = [pbs.call("qsub", "job.sh", cwd=tmp_path).strip() for _ in range(3)]
     wait(lambda: not pbs.active(), 120, "the jobs to end")
-    seen = query.pbs_look([*ids, "99999.standin"], 60).jobs
+    seen = query.pbs_find_by_id([*ids, "99999.standin"], 60).jobs
     assert {id: (job.state, job.code) for id, job in seen.items()} == dict.fromkeys(ids, ("FAILED", 7))
-    assert {job.id for job in query.pbs_named({"gs-one"}, 60)} == set(ids)
+    assert {job.id for job in query.pbs_find_by_name({"gs-one"}, 60)} == set(ids)

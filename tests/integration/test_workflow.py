@@ -34,7 +34,7 @@ def start(root, study="smoke"):
 
 
 def events(root):
-    return journal.read(root / "events.jsonl")
+    return journal.read_events(root / "events.jsonl")
 
 
 def variant(tmp_path, name="mine", **changes):

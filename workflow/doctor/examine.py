@@ -218,7 +218,7 @@ def examine_study(planned: dict[str, PlannedStage], site: SiteConfig) -> Finding
 def examine_run_directory(at: ChosenSite, root: Path) -> Iterator[Finding]:
     try:
         root.mkdir(parents=True, exist_ok=True)
-        fault = directory_check.fault(root)
+        fault = directory_check.find_fault(root)
     except OSError as error:
         fault = describe_os_error(error)
     if fault:
@@ -232,7 +232,7 @@ def examine_run_directory(at: ChosenSite, root: Path) -> Iterator[Finding]:
     yield examine_space(root)
     if said := examine_quota(root, at.site):
         yield said
-    lead = directory_check.clock_lead(root)
+    lead = directory_check.measure_clock_lead(root)
     if abs(lead) > MAX_CLOCK_SKEW_SECONDS:
         yield bad(
             "clock",
@@ -245,7 +245,7 @@ def examine_run_directory(at: ChosenSite, root: Path) -> Iterator[Finding]:
 
 
 def examine_space(root: Path) -> Finding:
-    found = directory_check.room(root)
+    found = directory_check.measure_free_space(root)
     said = f"{found.bytes / 1e9:,.0f} GB" + (f", {found.files:,} files" if found.files is not None else "")
     if found.bytes < MIN_FREE_BYTES or (found.files is not None and found.files < MIN_FREE_FILES):
         return bad("space", f"{said} are left", "remove something, or another place: --root DIR")

@@ -242,7 +242,7 @@ def read_results(folder: Path, attempt: Path) -> dict:
         "told": tuple(sorted(told, key=lambda rank: (rank.rank, rank.host))),
         "exit": exit,
         "printed": tuple(printed),
-        "clock_lead": directory_check.clock_lead(folder),
+        "clock_lead": directory_check.measure_clock_lead(folder),
     }
 
 

@@ -18,16 +18,20 @@ from parsl.dataflow.errors import DependencyError
 from gnnscale.contract.results import StageResult
 from workflow.config.site import SiteConfig
 from workflow.execute import parsl_config
-from workflow.execute.local_processes import Processes
-from workflow.jobs.batch import Jobs
+from workflow.execute.local_processes import LocalProcesses
+from workflow.jobs.batch import BatchJobs
 from workflow.jobs.requests import Request
 from workflow.plan.stage import Stage
 from workflow.run_directory.attempt import Failure, Interrupted, StageFailed
 from workflow.run_directory.journal import Journal
 
 
-def perform(
-    stage: Stage, runner: Processes | Jobs, note: Callable[..., None], inputs: list[StageResult], after: list[None]
+def run_stage(
+    stage: Stage,
+    runner: LocalProcesses | BatchJobs,
+    note: Callable[..., None],
+    inputs: list[StageResult],
+    after: list[None],
 ) -> StageResult:
     """`inputs` arrive as the results of what this stage needs: Parsl calls this when all of them are there, and all that
     it comes `after` has ended, well or not."""
@@ -45,16 +49,16 @@ class Dag:
         self.journal = Journal(root / "events.jsonl")
         self.states: dict[str, str] = {}
         self.banner = ""  # what keeps all stages waiting, if anything does
-        self.processes = Processes(root, site, stages)
-        self.jobs = Jobs(root, site, site_name, stages, requests, self.journal, self.say) if site.batch else None
+        self.processes = LocalProcesses(root, site, stages)
+        self.jobs = BatchJobs(root, site, site_name, stages, requests, self.journal, self.say) if site.batch else None
         self.failures: dict[str, Failure] = {}
         self.futures: dict[str, Future] = {}
         self.ended: dict[str, Future] = {id: Future() for id in stages}
         self.parsl_dir = root / ".parsl"
-        memory = parsl_config.Results(root, self.found)
-        self.kernel = parsl.load(parsl_config.config(site, len(requests), root, memory))
-        self.here = parsl.python_app(perform, executors=[parsl_config.HERE])
-        self.there = parsl.python_app(perform, executors=[parsl_config.JOBS])
+        memory = parsl_config.ResultMemoizer(root, self.found)
+        self.kernel = parsl.load(parsl_config.make_config(site, len(requests), root, memory))
+        self.here = parsl.python_app(run_stage, executors=[parsl_config.LOCAL_EXECUTOR])
+        self.there = parsl.python_app(run_stage, executors=[parsl_config.JOB_EXECUTOR])
 
     def note(self, event: str, stage: str = "", **facts: Any) -> None:
         names = {"start": "running", "found": "done", "done": "done", "failed": "failed", "blocked": "blocked"}

@@ -21,7 +21,9 @@ from workflow.jobs import launch
 from workflow.plan.stage import Stage
 from workflow.run_directory.attempt import Interrupted, StageFailed, disk_error_outcome, failure, prepare_attempt
 
-SECONDS_TO_SIGKILL = 1.3  # from SIGTERM to SIGKILL; a training writes its checkpoint in this time, or falls back on its last
+SECONDS_TO_SIGKILL = (
+    1.3  # from SIGTERM to SIGKILL; a training writes its checkpoint in this time, or falls back on its last
+)
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here, not between fork and exec
 CONTINUE = 75  # exit code: stopped on request, run again to go on
 
@@ -58,7 +60,9 @@ class LocalProcesses:
     def prepare(self, stage: Stage, folder: Path, ranks: int) -> Path:
         if self.stopping.is_set():
             raise Interrupted(stage.id)
-        return prepare_attempt(folder, stage.spec(self.stages), launch.render_command(stage, self.site, self.root, ranks=ranks))
+        return prepare_attempt(
+            folder, stage.spec(self.stages), launch.render_command(stage, self.site, self.root, ranks=ranks)
+        )
 
     def execute(self, stage: Stage, folder: Path, attempt: Path, visible: dict[str, str]) -> int:
         with open(attempt / "stdout", "wb") as out, open(attempt / "stderr", "wb") as err:

@@ -15,12 +15,12 @@ from gnnscale.contract.results import StageResult
 from workflow.config.site import SiteConfig
 from workflow.plan.stage import Stage
 
-HERE, JOBS = "here", "jobs"
-LOGIN_STAGES = 2  # at a time: the driver's host is shared with everybody
-MOST_JOBS = 1000  # followed at a time; a thread that waits costs some tens of kB
+LOCAL_EXECUTOR, JOB_EXECUTOR = "here", "jobs"
+MAX_LOGIN_STAGES = 2  # at a time: the driver's host is shared with everybody
+MAX_FOLLOWED_JOBS = 1000  # followed at a time; a thread that waits costs some tens of kB
 
 
-class Results(Memoizer):
+class ResultMemoizer(Memoizer):
     """A stage whose result is valid, for the inputs that it has now, is not run again.
 
     Parsl's own check-point file ignores changed code and deleted outputs, and a torn one stops it.
@@ -53,12 +53,12 @@ class Results(Memoizer):
         """Nothing is open."""
 
 
-def config(site: SiteConfig, jobs: int, root: Path, memoizer: Memoizer) -> Config:
+def make_config(site: SiteConfig, jobs: int, root: Path, memoizer: Memoizer) -> Config:
     """Threads of the driver, each of which waits for the process of one stage, or for its job."""
-    side_by_side = min(LOGIN_STAGES, site.cores) if site.batch else site.parallel_stages
-    executors = [ThreadPoolExecutor(label=HERE, max_threads=side_by_side)]
+    side_by_side = min(MAX_LOGIN_STAGES, site.cores) if site.batch else site.parallel_stages
+    executors = [ThreadPoolExecutor(label=LOCAL_EXECUTOR, max_threads=side_by_side)]
     if site.batch:
-        executors.append(ThreadPoolExecutor(label=JOBS, max_threads=max(1, min(jobs, MOST_JOBS))))
+        executors.append(ThreadPoolExecutor(label=JOB_EXECUTOR, max_threads=max(1, min(jobs, MAX_FOLLOWED_JOBS))))
     return Config(
         executors=executors,
         memoizer=memoizer,

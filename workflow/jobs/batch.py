@@ -18,30 +18,30 @@ from gnnscale.contract.results import StageResult
 from workflow.config.site import SiteConfig
 from workflow.jobs import outcome
 from workflow.jobs import requests as queueing
-from workflow.jobs.follow import Following
+from workflow.jobs.follow import JobFollower
 from workflow.jobs.requests import Request
-from workflow.jobs.run_context import DISK_FULL, NAP, Office, progress
-from workflow.jobs.submit import Submission
+from workflow.jobs.run_context import DISK_FULL_OUTCOME, FILE_POLL_SECONDS, RunContext, saved_progress
+from workflow.jobs.submit import JobSubmitter
 from workflow.plan.stage import Stage
-from workflow.run_directory.attempt import Failure, Outcome, StageFailed, disk_failure, last_lines
-from workflow.run_directory.journal import Journal, Known, unfinished
-from workflow.scheduler.poller import Watch
-from workflow.scheduler.query import Seen
+from workflow.run_directory.attempt import AttemptOutcome, Failure, StageFailed, disk_error_outcome, read_tail
+from workflow.run_directory.journal import Journal, RecordedJob, unfinished_jobs
+from workflow.scheduler.poller import SchedulerPoller
+from workflow.scheduler.query import JobStatus
 
-GATHERING = 5.0  # s at most in which the stages of one job come together
-SPACE = 256 * 2**20  # bytes that must be free before anything new is begun on a disk that was full
+GROUP_SECONDS = 5.0  # s at most in which the stages of one job come together
+MIN_FREE_BYTES = 256 * 2**20  # bytes that must be free before anything new is begun on a disk that was full
 
 
-class Gathering:
+class JobGroup:
     """Stages on their way into a job that they share, or into several."""
 
     def __init__(self):
         self.waiting: list[Stage] = []
-        self.jobs: dict[str, Known] = {}
+        self.jobs: dict[str, RecordedJob] = {}
         self.errors: dict[str, BaseException] = {}
 
 
-class Jobs:
+class BatchJobs:
     """`run` for a stage on a thread of its own, as Processes has it."""
 
     def __init__(
@@ -54,19 +54,19 @@ class Jobs:
         log: Journal,
         say: Callable[..., None],
     ):
-        self.office = Office(root, site, site_name, log, say)
+        self.office = RunContext(root, site, site_name, log, say)
         self.root, self.site, self.stages, self.requests = root, site, stages, requests
         asked = site.scheduler
-        self.watch = Watch(self.office.scheduler, asked.poll_seconds, asked.command_timeout, self.office.away)
-        self.submission = Submission(self.office, stages)
+        self.watch = SchedulerPoller(self.office.scheduler, asked.poll_seconds, asked.command_timeout, self.office.away)
+        self.submission = JobSubmitter(self.office, stages)
         self.slots = threading.Semaphore(asked.max_jobs)
         self.guard = threading.Lock()  # of what follows
-        self.gatherings: dict[tuple[str, ...], Gathering] = {}
+        self.gatherings: dict[tuple[str, ...], JobGroup] = {}
         self.open: dict[str, set[str]] = {}  # name of a job -> its stages of this study that have not ended
-        self.riding: dict[str, Known] = {}  # evaluation -> the job of its training, which will do it
+        self.riding: dict[str, RecordedJob] = {}  # evaluation -> the job of its training, which will do it
         self.alone: set[str] = set()  # stages without ranks that shall share no job any more
         self.holding: set[str] = set()  # names of jobs that count against `max_jobs`
-        self.left = unfinished(root)
+        self.left = unfinished_jobs(root)
         self.check_site()
 
     def check_site(self) -> None:
@@ -82,7 +82,7 @@ class Jobs:
     # ------------------------------------------------------------------------------------------------ a stage
     def run(self, stage: Stage) -> StageResult:
         """Until the stage is done, in as many jobs as it takes, or until there is no sense in another one."""
-        folder, budget = self.root / stage.folder, outcome.Budget(progress(self.root / stage.folder))
+        folder, budget = self.root / stage.folder, outcome.RetryBudget(saved_progress(self.root / stage.folder))
         adopted = None
         job = self.riding.get(stage.id) or (adopted := self.adopt(stage))
         while True:
@@ -90,11 +90,11 @@ class Jobs:
                 job = job or self.submit(stage)
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise StageFailed(disk_failure(stage, error)) from None
-                ended = DISK_FULL
+                    raise StageFailed(disk_error_outcome(stage, error)) from None
+                ended = DISK_FULL_OUTCOME
             else:
                 preemptible = self.site.queues[self.requests[stage.id].queue].preemptible
-                ended = Following(self.office, self.watch, stage, job, preemptible).outcome()
+                ended = JobFollower(self.office, self.watch, stage, job, preemptible).outcome()
                 self.end(stage, job, ended)
             if ended.kind == "done":
                 return files.verify(folder, stage.key).result
@@ -103,7 +103,7 @@ class Jobs:
                 continue
             if ended.kind in ("stopped", "walltime") and job and set(stage.needs) & job.stages.keys():
                 ended = ended._replace(begun=False)  # its training had used up the time
-            action, told = budget.decide(ended, progress(folder))
+            action, told = budget.decide(ended, saved_progress(folder))
             if action == "fail" or (action == "shrink" and (stage.kind == "memory_levers" or stage.id in self.alone)):
                 raise StageFailed(Failure(stage.id, told.kind, told.message, told.hint, self.tail(stage, job, told)))
             if told.hosts and self.site.scheduler.exclude_nodes:
@@ -120,19 +120,19 @@ class Jobs:
         """It needs no running, since it has a result: made by a job that ended while nobody looked, perhaps."""
         for job in filter(None, [self.riding.get(stage.id), *self.left]):
             if job.stages.get(stage.id, ("",))[0] == stage.folder and stage.id not in job.ended:
-                self.end(stage, job, Outcome("done", ""))
+                self.end(stage, job, AttemptOutcome("done", ""))
                 return
 
-    def tail(self, stage: Stage, job: Known | None, told: Outcome) -> tuple[str, ...]:
+    def tail(self, stage: Stage, job: RecordedJob | None, told: AttemptOutcome) -> tuple[str, ...]:
         """Last words, where the message alone does not say why."""
         if told.tail or job is None or told.kind not in ("application", "node", "lost"):
             return told.tail
         attempt = self.office.attempt(job, stage.id)
-        printed = (last_lines(attempt / name) for name in ("stderr", "stdout", "job.out"))
+        printed = (read_tail(attempt / name) for name in ("stderr", "stdout", "job.out"))
         return next(filter(None, printed), ())
 
     # ------------------------------------------------------------------------------------ found again, or submitted
-    def adopt(self, stage: Stage) -> Known | None:
+    def adopt(self, stage: Stage) -> RecordedJob | None:
         """The job that an earlier driver left for this stage, if the scheduler ever took it."""
         for job in self.left:
             if stage.id not in job.stages or stage.id in job.ended or job.stages[stage.id][0] != stage.folder:
@@ -143,7 +143,7 @@ class Jobs:
                 id = found.id if found else left.job if left else None
                 if id is None:
                     self.office.close(job)
-                    self.office.note_end(stage.id, job, Outcome("lost", "the scheduler never took it"))
+                    self.office.note_end(stage.id, job, AttemptOutcome("lost", "the scheduler never took it"))
                     continue
                 job = job._replace(id=id)
                 self.office.log.note("submit", name=job.name, job=id, durable=True)
@@ -152,27 +152,27 @@ class Jobs:
             return job
         return None
 
-    def submit(self, stage: Stage) -> Known:
+    def submit(self, stage: Stage) -> RecordedJob:
         """Alone, or with those that share its job: the first to come submits for all that came with it."""
         request = self.requests[stage.id]
         if stage.id in self.alone:
-            return self.send(queueing.serial([stage], self.site)[0], [stage])
+            return self.send(queueing.serial_requests([stage], self.site)[0], [stage])
         if stage.levers is None:  # and not in the job of its training, or it would be followed there
             return self.gather(("without ranks",), stage)
         return self.gather(request.stages, stage) if len(request.stages) > 1 else self.send(request, [stage])
 
-    def gather(self, key: tuple[str, ...], stage: Stage) -> Known:
+    def gather(self, key: tuple[str, ...], stage: Stage) -> RecordedJob:
         with self.guard:
-            meeting = self.gatherings.setdefault(key, Gathering())
+            meeting = self.gatherings.setdefault(key, JobGroup())
             meeting.waiting.append(stage)
             first = len(meeting.waiting) == 1
         if first:
-            self.office.sleep(min(GATHERING, self.site.scheduler.poll_seconds))
+            self.office.sleep(min(GROUP_SECONDS, self.site.scheduler.poll_seconds))
             with self.guard:
                 del self.gatherings[key]
             self.send_all(meeting)
         while stage.id not in meeting.jobs and stage.id not in meeting.errors:
-            self.office.sleep(NAP)
+            self.office.sleep(FILE_POLL_SECONDS)
         error = meeting.errors.get(stage.id)
         if isinstance(error, StageFailed):
             raise StageFailed(error.failure._replace(id=stage.id))
@@ -180,12 +180,12 @@ class Jobs:
             raise error
         return meeting.jobs[stage.id]
 
-    def send_all(self, meeting: Gathering) -> None:
+    def send_all(self, meeting: JobGroup) -> None:
         came = meeting.waiting
         if came[0].levers is not None:
-            requests = [fewer(self.requests[came[0].id], came, self.site)]
+            requests = [shrink_request(self.requests[came[0].id], came, self.site)]
         else:
-            requests = queueing.serial(came, self.site)
+            requests = queueing.serial_requests(came, self.site)
         for request in requests:
             try:
                 job = self.send(request, [stage for stage in came if stage.id in request.stages])
@@ -193,11 +193,11 @@ class Jobs:
             except BaseException as error:
                 meeting.errors |= dict.fromkeys(request.stages, error)
 
-    def send(self, request: Request, stages: list[Stage]) -> Known:
+    def send(self, request: Request, stages: list[Stage]) -> RecordedJob:
         """As soon as there may be one more job."""
         mine = {stage.id for stage in stages}
         after = [(id, before) for id, before in request.after if before in mine and self.wanted(id)]
-        while not self.slots.acquire(timeout=NAP):
+        while not self.slots.acquire(timeout=FILE_POLL_SECONDS):
             self.office.check()
         try:
             job = self.submission.submit(request._replace(after=tuple(after)))
@@ -213,7 +213,7 @@ class Jobs:
         return stage is not None and not files.verify(self.root / stage.folder, stage.key).done
 
     # --------------------------------------------------------------------------------------------- book-keeping
-    def enter(self, job: Known, counted: bool = False) -> None:
+    def enter(self, job: RecordedJob, counted: bool = False) -> None:
         """All that is wanted of it is open from now on."""
         with self.guard:
             if job.name in self.open:
@@ -228,7 +228,7 @@ class Jobs:
             self.open[job.name] = set(mine)
             self.riding |= {id: job for id, stage in mine.items() if set(stage.needs) & job.stages.keys()}
 
-    def end(self, stage: Stage, job: Known, ended: Outcome) -> None:
+    def end(self, stage: Stage, job: RecordedJob, ended: AttemptOutcome) -> None:
         """With it ends what would have followed it in its job, if there is nothing to follow."""
         ids = [stage.id]
         if ended.kind != "done":
@@ -237,7 +237,7 @@ class Jobs:
         for id in ids:
             self.office.close(job, id)
             self.office.note_end(
-                id, job, ended if id == stage.id else Outcome("not-begun", f"{stage.id} did not end well")
+                id, job, ended if id == stage.id else AttemptOutcome("not-begun", f"{stage.id} did not end well")
             )
         with self.guard:
             left = self.open.get(job.name, set())
@@ -252,8 +252,8 @@ class Jobs:
 
     def wait_for_space(self, stage: Stage) -> None:
         """Nothing new is begun while the disk is full."""
-        self.office.tell([stage], Seen("", "", "PENDING", "waits for space on the disk"))
-        while shutil.disk_usage(self.root).free < SPACE:
+        self.office.tell([stage], JobStatus("", "", "PENDING", "waits for space on the disk"))
+        while shutil.disk_usage(self.root).free < MIN_FREE_BYTES:
             self.office.sleep(5.0)
         self.office.sleep(5.0)
 
@@ -268,7 +268,7 @@ class Jobs:
         self.watch.stop()
 
 
-def fewer(request: Request, came: list[Stage], site: SiteConfig) -> Request:
+def shrink_request(request: Request, came: list[Stage], site: SiteConfig) -> Request:
     """When not all of them came."""
     ids = tuple(id for id in request.stages if id in {stage.id for stage in came})
     least = site.queues[request.queue].nodes[0]

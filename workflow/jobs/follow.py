@@ -8,42 +8,50 @@ from pathlib import Path
 from gnnscale.contract import errors, files
 from gnnscale.contract.results import StageError
 from workflow.jobs import outcome
-from workflow.jobs.run_context import DISK_FULL, Office
+from workflow.jobs.run_context import DISK_FULL_OUTCOME, RunContext
 from workflow.plan.stage import Stage
-from workflow.run_directory.attempt import Exit, Outcome, last_lines
-from workflow.run_directory.journal import WITHDRAWN, Known
+from workflow.run_directory.attempt import AttemptOutcome, ExitRecord, read_tail
+from workflow.run_directory.journal import WITHDRAWN_MARKER, RecordedJob
 from workflow.scheduler import query
-from workflow.scheduler.poller import Watch
-from workflow.scheduler.query import Seen
+from workflow.scheduler.poller import SchedulerPoller
+from workflow.scheduler.query import JobStatus
 
-LOOK = 2.0  # s at most between two looks for how it ended: all stages look, at a file system that many share
-STACKS = 5.0  # s in which the ranks of a training that hangs tell where they are
-GONE = ("CANCELLED", "NODE_FAIL", "PREEMPTED", "TIMEOUT", "OUT_OF_MEMORY")  # ends after which no file is waited for
+LOOK_SECONDS = 2.0  # s at most between two looks for how it ended: all stages look, at a file system that many share
+STACK_DUMP_SECONDS = 5.0  # s in which the ranks of a training that hangs tell where they are
+FINAL_STATES = (
+    "CANCELLED",
+    "NODE_FAIL",
+    "PREEMPTED",
+    "TIMEOUT",
+    "OUT_OF_MEMORY",
+)  # ends after which no file is waited for
 
 
-class Following:
+class JobFollower:
     """One stage in one job, until it has ended."""
 
-    def __init__(self, office: Office, watch: Watch, stage: Stage, job: Known, preemptible: bool = False):
+    def __init__(
+        self, office: RunContext, watch: SchedulerPoller, stage: Stage, job: RecordedJob, preemptible: bool = False
+    ):
         self.office, self.watch, self.stage, self.job, self.preemptible = office, watch, stage, job, preemptible
         self.folder, self.attempt = office.root / stage.folder, office.attempt(job, stage.id)
-        self.quiet = Quiet(
+        self.quiet = SilenceTimer(
             self.folder, self.attempt, endless=stage.kind != "train"
         )  # others may compute long in silence
-        self.seen: Seen | None = None
-        self.sentence: Outcome | None = None  # how it will have ended, once we have ended it
+        self.seen: JobStatus | None = None
+        self.sentence: AttemptOutcome | None = None  # how it will have ended, once we have ended it
         self.asked = 0.0  # when its ranks were asked where they are
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> AttemptOutcome:
         moment, missing, since, lingering = time.time(), 0, 0.0, 0
         self.watch.follow(self.job.id)
         hurry, patience = time.monotonic(), 1.0
-        look = min(LOOK, self.office.site.scheduler.poll_seconds)
+        look = min(LOOK_SECONDS, self.office.site.scheduler.poll_seconds)
         while True:
             self.office.check()
             exit = self.office.exit_of(self.job, self.stage.id)
             if exit and exit.code == 0 and not self.invalid():
-                return Outcome("done", "")
+                return AttemptOutcome("done", "")
             if exit and time.monotonic() >= hurry:  # the job is about to end, so it is asked about sooner
                 self.watch.hurry()
                 hurry, patience = time.monotonic() + patience, 2 * patience
@@ -60,7 +68,7 @@ class Following:
             if self.settled(exit, missing, time.monotonic() - since):
                 return self.sentenced() if self.sentence else self.judge(exit)
 
-    def active(self, seen: Seen | None) -> bool:
+    def active(self, seen: JobStatus | None) -> bool:
         """Whether the scheduler still has it. What can come to no good is ended."""
         before, self.seen = self.seen, seen
         if seen is None or seen.name != self.job.name:  # or the id of somebody else's, on another cluster or long after
@@ -74,43 +82,43 @@ class Following:
         if seen.hopeless and before is not None and before.hopeless:  # and not just while the scheduler is looking
             said = f"job {self.job.id} would wait for ever: {seen.reason}"
             hint = "ask for less, or for another queue: look at `queues` of the site's file"
-            self.sentence = Outcome("configuration", said, hint)
+            self.sentence = AttemptOutcome("configuration", said, hint)
         elif stalled and not self.sentence:
             said = f"no sign of life for {self.quiet.seconds():.0f} s; its job was cancelled"
-            self.sentence, self.asked = Outcome("stalled", said), time.monotonic()
+            self.sentence, self.asked = AttemptOutcome("stalled", said), time.monotonic()
             self.command(self.office.scheduler.signal, self.job.id, "USR2")
-        if self.sentence and time.monotonic() - self.asked >= STACKS:
+        if self.sentence and time.monotonic() - self.asked >= STACK_DUMP_SECONDS:
             self.command(self.office.scheduler.cancel, [self.job.id])
         return True
 
     def command(self, verb: object, *words: object) -> None:
         try:
             verb(*words, self.office.site.scheduler.command_timeout)
-        except query.Unreachable:
+        except query.SchedulerUnreachable:
             pass  # it is asked about again, and closed to any later beginning
 
-    def settled(self, exit: Exit | None, missing: int, seconds: float) -> bool:
+    def settled(self, exit: ExitRecord | None, missing: int, seconds: float) -> bool:
         """A job is over when the scheduler says so and its files had the time to be seen here."""
         if exit is not None and exit.code != 0:
             return self.seen is not None or missing >= 2
-        if self.seen is not None and self.seen.state in GONE:
+        if self.seen is not None and self.seen.state in FINAL_STATES:
             return True
         return missing >= 2 and seconds >= self.office.site.scheduler.late_seconds
 
-    def sentenced(self) -> Outcome:
-        return outcome.hanging(self.sentence, end_of(self.attempt / "stderr")) if self.asked else self.sentence
+    def sentenced(self) -> AttemptOutcome:
+        return outcome.with_stacks(self.sentence, end_of(self.attempt / "stderr")) if self.asked else self.sentence
 
-    def judge(self, exit: Exit | None) -> Outcome:
+    def judge(self, exit: ExitRecord | None) -> AttemptOutcome:
         valid = self.invalid()
-        if valid and (self.attempt / WITHDRAWN).exists():
-            return Outcome("withdrawn", "cancelled with `run.py cancel`", "type the same command again to go on")
+        if valid and (self.attempt / WITHDRAWN_MARKER).exists():
+            return AttemptOutcome("withdrawn", "cancelled with `run.py cancel`", "type the same command again to go on")
         try:
             error = files.read_model(self.folder / "error.json", StageError)
         except errors.BadFile:
             error = None
-        words = "\n".join(line for name in ("job.out", "stdout", "stderr") for line in last_lines(self.attempt / name))
+        words = "\n".join(line for name in ("job.out", "stdout", "stderr") for line in read_tail(self.attempt / name))
         if valid and exit is not None and exit.code == 0 and files.disk_is_full(self.folder):
-            return DISK_FULL
+            return DISK_FULL_OUTCOME
         return outcome.classify(exit, self.seen, error, words, valid, self.preemptible)
 
     def invalid(self) -> str:
@@ -118,7 +126,7 @@ class Following:
         return "" if verdict.done else verdict.reason
 
 
-class Quiet:
+class SilenceTimer:
     """For how long a stage has given no sign of life, by the driver's clock: those of other machines may differ."""
 
     def __init__(self, folder: Path, attempt: Path, endless: bool):

@@ -93,7 +93,11 @@ def render_directives(request: Request, site: SiteConfig) -> list[str]:
 
 
 def render_job_body(
-    request: Request, attempts: Sequence[StageAttempt], site: SiteConfig, python: str = sys.executable, code: Path = ROOT
+    request: Request,
+    attempts: Sequence[StageAttempt],
+    site: SiteConfig,
+    python: str = sys.executable,
+    code: Path = ROOT,
 ) -> str:
     """What follows the head: the environment, and the plan that gnnscale/job/batch_job.py carries out."""
     python = site.python or python
@@ -143,7 +147,9 @@ def plan_stage(
         "nodes": request.nodes_each if attempt.kind in KINDS_WITH_RANKS else 1,
         "per_node": request.ranks_per_node if attempt.kind in KINDS_WITH_RANKS else 1,
         "command": shlex.join(build_rank_command(attempt, request, site, python, code=code)),
-        "check": shlex.join(build_rank_command(attempt, request, site, python, "machine.node_check", code)) if several else None,
+        "check": shlex.join(build_rank_command(attempt, request, site, python, "machine.node_check", code))
+        if several
+        else None,
         "after": None if before is None else ids.index(before),
     } | ({"by_file": True} if site.container.use else {})
 

@@ -11,8 +11,8 @@ from typing import Literal
 
 from gnnscale.contract.exit_codes import DISK, MEMORY, REFUSED, STOPPED, TERMINATED
 from gnnscale.contract.results import StageError
-from workflow.run_directory.attempt import Exit, Outcome
-from workflow.scheduler.query import Seen
+from workflow.run_directory.attempt import AttemptOutcome, ExitRecord
+from workflow.scheduler.query import JobStatus
 
 Action = Literal["continue", "again", "avoid", "shrink", "space", "fail"]
 
@@ -48,78 +48,85 @@ ENDED_WORDS = re.compile(  # the launcher lost its job, which squeue may not kno
 )
 
 
-
-
-
-
 def classify(
-    exit: Exit | None, seen: Seen | None, error: StageError | None, words: str, valid: str, preemptible: bool = False
-) -> Outcome:
+    exit: ExitRecord | None,
+    seen: JobStatus | None,
+    error: StageError | None,
+    words: str,
+    valid: str,
+    preemptible: bool = False,
+) -> AttemptOutcome:
     """`valid`: "" where the result is, else why it is not. `words`: the end of all that was printed. `preemptible`: its
     queue takes nodes back without a word, which PBS tells in no other way than that the job was deleted."""
     if not valid:
-        return Outcome("done", "")
+        return AttemptOutcome("done", "")
     code, state = exit.code if exit else (seen.code if seen else None), seen.state if seen else ""
     if exit and exit.sick:
         said = "; ".join(f"{host}: {why}" for host, why in exit.sick.items())
         hint = "if all nodes are so it is not the nodes: look at `node` of the site's file, and try `doctor`"
-        return Outcome("node", f"not fit: {said[:400]}", hint, tuple(exit.sick), begun=False)
+        return AttemptOutcome("node", f"not fit: {said[:400]}", hint, tuple(exit.sick), begun=False)
     if exit and not exit.begun:
-        return Outcome("not-begun", "its job ended before its turn came", begun=False)
+        return AttemptOutcome("not-begun", "its job ended before its turn came", begun=False)
     if state == "PREEMPTED":
-        return Outcome("preempted", "preempted")
+        return AttemptOutcome("preempted", "preempted")
     if state == "CANCELLED":
-        return Outcome("preempted", "preempted") if preemptible else Outcome("cancelled", "cancelled by somebody else")
+        return (
+            AttemptOutcome("preempted", "preempted")
+            if preemptible
+            else AttemptOutcome("cancelled", "cancelled by somebody else")
+        )
     if exit and code == STOPPED:
-        return Outcome("stopped", "told to stop, and kept its work")
+        return AttemptOutcome("stopped", "told to stop, and kept its work")
     if state == "NODE_FAIL":
-        return Outcome("node", f"a node failed ({seen.nodes})", hosts=tuple(expand(seen.nodes)[:1]))
+        return AttemptOutcome("node", f"a node failed ({seen.nodes})", hosts=tuple(expand_hosts(seen.nodes)[:1]))
     if state == "OUT_OF_MEMORY":
-        return memory("the scheduler ended it for want of memory")
+        return memory_outcome("the scheduler ended it for want of memory")
     if state == "TIMEOUT":
-        return Outcome("walltime", "ran into the end of its time")
+        return AttemptOutcome("walltime", "ran into the end of its time")
     if error and "is in use by" in error.message:
-        return Outcome("busy", error.message)
+        return AttemptOutcome("busy", error.message)
     if error and error.kind == "out-of-memory":
-        return memory(error.message)
+        return memory_outcome(error.message)
     if error and error.kind != "application":
-        return Outcome(error.kind, error.message, error.hint)
+        return AttemptOutcome(error.kind, error.message, error.hint)
     if NODE_WORDS.search(words):
         host = exit.host if exit else ""
         said = next(line for line in words.splitlines() if NODE_WORDS.search(line)).strip()
-        return Outcome("node", f"{host + ': ' if host else ''}{said[:200]}", hosts=(host,) if host else ())
+        return AttemptOutcome("node", f"{host + ': ' if host else ''}{said[:200]}", hosts=(host,) if host else ())
     if MEMORY_WORDS.search(words) or code == MEMORY:
-        return memory("killed, most likely for want of memory" if code == MEMORY else "out of memory")
+        return memory_outcome("killed, most likely for want of memory" if code == MEMORY else "out of memory")
     if error:
-        return Outcome("application", error.message, error.hint)
+        return AttemptOutcome("application", error.message, error.hint)
     if code == TERMINATED or ENDED_WORDS.search(words):
         said = next((line.strip() for line in words.splitlines() if ENDED_WORDS.search(line)), "told to end")
-        return Outcome("lost", f"ended from outside: {said[:200]}")
+        return AttemptOutcome("lost", f"ended from outside: {said[:200]}")
     if exit is None:
-        return Outcome(
+        return AttemptOutcome(
             "lost",
             f"the job ended without a trace{f' ({state})' if state else ''}",
             "if all do: `doctor` finds out whether compute nodes see the run directory",
         )
     if code == DISK:
-        return Outcome("disk-full", "no space left on device")
+        return AttemptOutcome("disk-full", "no space left on device")
     if code == REFUSED:
-        return Outcome("configuration", last(words) or "the stage refused its input")
+        return AttemptOutcome("configuration", last_line(words) or "the stage refused its input")
     if code == 0:
-        return Outcome("application", f"ended without a valid result: {valid}")
+        return AttemptOutcome("application", f"ended without a valid result: {valid}")
     where = f" on {exit.host}" if exit.host else ""
-    return Outcome("application", f"exit code {code}{f' of rank {exit.rank}' if exit.rank is not None else ''}{where}")
+    return AttemptOutcome(
+        "application", f"exit code {code}{f' of rank {exit.rank}' if exit.rank is not None else ''}{where}"
+    )
 
 
-def memory(message: str) -> Outcome:
-    return Outcome("memory", message, "a smaller batch or model, more nodes, or a site with more memory")
+def memory_outcome(message: str) -> AttemptOutcome:
+    return AttemptOutcome("memory", message, "a smaller batch or model, more nodes, or a site with more memory")
 
 
-def last(words: str) -> str:
+def last_line(words: str) -> str:
     return next((line.strip() for line in reversed(words.splitlines()) if line.strip()), "")
 
 
-def expand(nodes: str) -> list[str]:
+def expand_hosts(nodes: str) -> list[str]:
     """n[1-2,07],x -> n1 n2 n07 x"""
     found = []
     for name, inner in re.findall(r"([^,\[]+)(?:\[([^\]]*)\])?,?", nodes):
@@ -131,20 +138,22 @@ def expand(nodes: str) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------------------- who hangs where
-LABEL = re.compile(r"^\[(rank \d+ on \S+)\] (.*)$", re.M)  # gnnscale/job/rank_wrapper.py, when it is asked where it is
-FRAME = re.compile(r'\s*File "([^"]*)", line (\d+) in (.*)')
+RANK_LABEL = re.compile(
+    r"^\[(rank \d+ on \S+)\] (.*)$", re.M
+)  # gnnscale/job/rank_wrapper.py, when it is asked where it is
+STACK_FRAME = re.compile(r'\s*File "([^"]*)", line (\d+) in (.*)')
 
 
-def stacks(words: str) -> dict[str, list[str]]:
+def parse_stacks(words: str) -> dict[str, list[str]]:
     """Rank -> where its main thread is, innermost first: `all_reduce (distributed_c10d.py:2810)`; or why it does not say."""
     found: dict[str, list[str]] = {}
     mine: dict[str, bool] = {}  # whether the lines that follow are of that thread
-    for rank, line in LABEL.findall(words):
+    for rank, line in RANK_LABEL.findall(words):
         if line.startswith(("Thread 0x", "Current thread 0x")):
             mine[rank] = line.startswith("Current")
             if mine[rank]:
                 found[rank] = []
-        elif frame := FRAME.match(line):
+        elif frame := STACK_FRAME.match(line):
             if mine.get(rank):
                 path, number, name = frame.groups()
                 _, ours, inner = path.rpartition("/gnnscale/")
@@ -156,18 +165,20 @@ def stacks(words: str) -> dict[str, list[str]]:
     return found
 
 
-def hanging(outcome: Outcome, words: str) -> Outcome:
+def with_stacks(outcome: AttemptOutcome, words: str) -> AttemptOutcome:
     """Told with where its ranks are: those that do not answer first, since the others may wait for them."""
-    found = sorted(stacks(words).items(), key=lambda each: not each[1][:1] or not each[1][0].startswith("no answer"))
+    found = sorted(
+        parse_stacks(words).items(), key=lambda each: not each[1][:1] or not each[1][0].startswith("no answer")
+    )
     if not found:
         return outcome
-    where = [f"{rank}: {called(frames)}" for rank, frames in found]
+    where = [f"{rank}: {describe_frames(frames)}" for rank, frames in found]
     more = f"; and {len(where) - 3} more" if len(where) > 3 else ""
     tail = tuple(f"{rank}: {frame}" for rank, frames in found[:3] for frame in frames[:5])
     return outcome._replace(message=f"{outcome.message}; {'; '.join(where[:3])}{more}", tail=tail)
 
 
-def called(frames: list[str]) -> str:
+def describe_frames(frames: list[str]) -> str:
     """The innermost frame, and the innermost of ours."""
     if not frames:
         return "nowhere in Python"
@@ -175,13 +186,13 @@ def called(frames: list[str]) -> str:
     return frames[0] if ours == frames[0] else f"{frames[0]}, called from {ours}"
 
 
-class Budget:
+class RetryBudget:
     """What may still be tried. Progress pays all of it back: on a large machine a node may fail every hour."""
 
     def __init__(self, progress: float):
         self.progress, self.used = progress, dict.fromkeys(RESPONSES, 0)
 
-    def decide(self, outcome: Outcome, progress: float) -> tuple[Action, Outcome]:
+    def decide(self, outcome: AttemptOutcome, progress: float) -> tuple[Action, AttemptOutcome]:
         """The action, and the outcome as it is to be told if that is to fail."""
         action, allowed = RESPONSES.get(outcome.kind, ("fail", 0))
         if progress > self.progress:

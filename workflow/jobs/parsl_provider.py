@@ -24,8 +24,8 @@ from workflow.scheduler import query
 
 logging.getLogger("parsl").addHandler(logging.NullHandler())  # its errors are told by us, in a line
 
-SCRIPT = "job.sh"  # and beside it job.out: what the script itself prints
-TRANSIENT = re.compile(
+SCRIPT_NAME = "job.sh"  # and beside it job.out: what the script itself prints
+TRANSIENT_WORDS = re.compile(
     "unable to contact|connection (refused|reset|timed out)|connect failure|timed out|time.?out|temporarily|try again"
     "|cannot connect|cannot send|socket|communication|slurmctld|no permission to contact|server (is )?(busy|down)"
     "|transport endpoint|zero bytes",
@@ -33,16 +33,16 @@ TRANSIENT = re.compile(
 )
 # A limit on the number of jobs, which time will lift. One on the size of a job it will not: Slurm names that, in front of a
 # sentence in which both are possible.
-SIZE = re.compile(r"\b(Assoc|QOS)\w*(PerJob|PerNode|WallDuration|Min(?!ute))\w*", re.I)
-LIMIT = re.compile(
+SIZE_LIMIT_WORDS = re.compile(r"\b(Assoc|QOS)\w*(PerJob|PerNode|WallDuration|Min(?!ute))\w*", re.I)
+JOB_COUNT_LIMIT_WORDS = re.compile(
     "maxsubmit|max_?queued|would exceed|exceeds? (the )?(queue|user|group|max).*(limit|number)|submit limit"
     "|too many jobs|job limit|limit on .*jobs|maximum number of jobs",
     re.I,
 )
-ID = re.compile(r"\d+\S*")  # 1234, 1234.server
+JOB_ID = re.compile(r"\d+\S*")  # 1234, 1234.server
 
 
-class Refused(Exception):
+class JobRefused(Exception):
     """The scheduler will not have this job: told once, in its own words."""
 
     def __init__(self, message: str, hint: str):
@@ -50,11 +50,11 @@ class Refused(Exception):
         self.hint = hint
 
 
-class Limit(Exception):
+class JobLimitReached(Exception):
     """The scheduler takes no more of our jobs for now."""
 
 
-class Job(NamedTuple):
+class JobScript(NamedTuple):
     """All that is submitted."""
 
     request: Request
@@ -64,14 +64,14 @@ class Job(NamedTuple):
     avoid: tuple[str, ...] = ()  # nodes
 
 
-class Commands:
+class ScriptProvider:
     """How a provider of Parsl writes and submits here; mixed into each of them.
 
     It names a script by the time of its submission. Here it has the name by which a later driver finds the job, in the
     directory of the attempt, where it is also submitted from: so no path goes into a directive, which could not quote it.
     """
 
-    job: Job
+    job: JobScript
     seconds: float
     dry = True
 
@@ -79,84 +79,84 @@ class Commands:
         configs |= {"job_stdout_path": "job.out", "job_stderr_path": "job.out"}
         self.text = string.Template(template).substitute(configs, jobname=self.job.name)
         if not self.dry:
-            files.write(self.job.folder / SCRIPT, self.text)
+            files.write(self.job.folder / SCRIPT_NAME, self.text)
 
     def execute_wait(self, cmd: str, timeout: float | None = None) -> tuple[int, str, str]:
         verb, *options = cmd.rpartition(" ")[0].split()  # the last word is the script that it thinks it wrote
         if verb not in ("sbatch", "qsub") or self.dry:  # `sacct`, when a provider is made; and what is only rendered
             return 0, "Submitted batch job 0\n", ""
-        done = query.ask([verb, *options, SCRIPT], self.seconds, self.job.folder)
+        done = query.run_command([verb, *options, SCRIPT_NAME], self.seconds, self.job.folder)
         return done.returncode, done.stdout, done.stderr
 
 
-class Slurm(Commands, SlurmProvider):
+class SlurmScriptProvider(ScriptProvider, SlurmProvider):
     pass
 
 
-class PBS(Commands, PBSProProvider):
+class PBSScriptProvider(ScriptProvider, PBSProProvider):
     pass
 
 
-def provider(job: Job, site: SiteConfig) -> Slurm | PBS:
-    request, head = job.request, "\n".join(launch.directives(job.request, site))
+def make_provider(job: JobScript, site: SiteConfig) -> SlurmScriptProvider | PBSScriptProvider:
+    request, head = job.request, "\n".join(launch.render_directives(job.request, site))
     common = {"walltime": request.walltime, "launcher": SimpleLauncher(debug=False)}
     if site.scheduler.kind == "slurm":
         head += f"\n#SBATCH --exclude={','.join(job.avoid)}" if job.avoid else ""
-        made = Slurm(nodes_per_block=request.nodes, scheduler_options=head, exclusive=False, **common)
+        made = SlurmScriptProvider(nodes_per_block=request.nodes, scheduler_options=head, exclusive=False, **common)
     else:
-        made = PBS(
+        made = PBSScriptProvider(
             nodes_per_block=request.nodes,
             scheduler_options=f"{head}\n#PBS -j oe",
             cpus_per_node=site.cores,
-            select_options=select(request, site),
+            select_options=pbs_select(request, site),
             **common,
         )
     made.job, made.script_dir, made.seconds = job, ".", site.scheduler.command_timeout
     return made
 
 
-def select(request: Request, site: SiteConfig) -> str:
+def pbs_select(request: Request, site: SiteConfig) -> str:
     """After select=N:ncpus=C."""
     parts = [f"mpiprocs={request.ranks_per_node}", *filter(None, [site.scheduler.select])]
     return ":".join(parts)
 
 
-def text(job: Job, site: SiteConfig) -> str:
+def render_script(job: JobScript, site: SiteConfig) -> str:
     """The script, to the letter as it would be submitted; nothing is asked of any scheduler, and nothing written."""
-    made = provider(job, site)
+    made = make_provider(job, site)
     made.submit(job.body, job.request.ranks_per_node)
     return made.text
 
 
-def submit(job: Job, site: SiteConfig) -> str:
+def submit(job: JobScript, site: SiteConfig) -> str:
     """The id that the scheduler gave. Raises Refused, Limit, scheduler.Unreachable, or OSError for the script."""
-    made = provider(job, site)
+    made = make_provider(job, site)
     made.dry = False
     try:
         id = made.submit(job.body, job.request.ranks_per_node)
     except SubmitException as error:
         if error.retcode != 0:  # the provider of PBS leaves it out, and raises for nothing else
-            raise why(site, (error.stderr or "") + (error.stdout or "")) from None
+            raise submission_error(site, (error.stderr or "") + (error.stdout or "")) from None
         id = None
-    if not ID.fullmatch(id or ""):  # options or a wrapper made it silent; by its name the job can be found
-        raise query.Unreachable("the scheduler took the job and gave no id")
+    if not JOB_ID.fullmatch(id or ""):  # options or a wrapper made it silent; by its name the job can be found
+        raise query.SchedulerUnreachable("the scheduler took the job and gave no id")
     return id
 
 
-def why(site: SiteConfig, said: str) -> Exception:
+def submission_error(site: SiteConfig, said: str) -> Exception:
     verb = "sbatch" if site.scheduler.kind == "slurm" else "qsub"
     lines = [re.sub(rf"^{verb}: (error: )?", "", line).strip() for line in said.splitlines() if line.strip()]
     words = "; ".join(dict.fromkeys(lines)) or "no reason given"
-    if not SIZE.search(words):
-        if LIMIT.search(words):
-            return Limit(f"{verb}: {words}")
-        if TRANSIENT.search(words):
-            return query.Unreachable(f"{verb}: {words}")
-    return Refused(f"{verb} refuses the job: {words}", advice(words, site))
+    if not SIZE_LIMIT_WORDS.search(words):
+        if JOB_COUNT_LIMIT_WORDS.search(words):
+            return JobLimitReached(f"{verb}: {words}")
+        if TRANSIENT_WORDS.search(words):
+            return query.SchedulerUnreachable(f"{verb}: {words}")
+    return JobRefused(f"{verb} refuses the job: {words}", suggest_fix(words, site))
 
 
-def advice(words: str, site: SiteConfig) -> str:
-    named = SIZE.search(words)
+def suggest_fix(words: str, site: SiteConfig) -> str:
+    named = SIZE_LIMIT_WORDS.search(words)
     low = (named[0] if named else words).lower()  # and not what Slurm says of all limits
     if "wall" in low or "time limit" in low:
         return "the walltime may be longer than the queue allows: look at `max_walltime` of the site's file"

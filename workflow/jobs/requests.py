@@ -22,12 +22,18 @@ from workflow.config.walltime import format_walltime, to_seconds
 if TYPE_CHECKING:  # plan.py asks here for sizes
     from workflow.plan.stage import Stage
 
-WALLTIME_MARGIN = 1.5  # walltime over estimate: an estimate is one, and a job that ends early is charged only for its time
-MIN_WALLTIME_SECONDS = 1800  # s of walltime: shorter requests start no earlier, and the first start of a stage compiles and loads
+WALLTIME_MARGIN = (
+    1.5  # walltime over estimate: an estimate is one, and a job that ends early is charged only for its time
+)
+MIN_WALLTIME_SECONDS = (
+    1800  # s of walltime: shorter requests start no earlier, and the first start of a stage compiles and loads
+)
 WALLTIME_STEP_SECONDS = 600  # s
 LOCAL_KINDS = ("scaling", "report")  # seconds on one core: not worth a job, unless in an image
 RESUMABLE_KINDS = ("train", "convert", "convert_part")  # keep what they have when their job ends, and go on in another
-MEMORY_GB_PER_STAGE = 4.0  # of memory for one stage without ranks; conversions are bounded, and a batch of an evaluation is small
+MEMORY_GB_PER_STAGE = (
+    4.0  # of memory for one stage without ranks; conversions are bounded, and a batch of an evaluation is small
+)
 
 
 class Request(NamedTuple):
@@ -83,7 +89,9 @@ def schedule(stages: Sequence[Stage], site: SiteConfig) -> dict[str, Request]:
     for stage in stages:
         if stage.levers is not None:
             whole = stage.core_seconds + sum(known[id].core_seconds for id in riding.get(stage.id, ()))
-            alike.setdefault((nodes_for(stage, site), count_shorter_before(stage, known)), []).append(stage._replace(core_seconds=whole))
+            alike.setdefault((nodes_for(stage, site), count_shorter_before(stage, known)), []).append(
+                stage._replace(core_seconds=whole)
+            )
         elif stage.kind in LOCAL_KINDS and not site.container.use:  # an image may run nowhere but on a node
             continue
         elif stage.id not in carried and (site.serial or stage.kind == "evaluate"):
@@ -175,14 +183,18 @@ def choose_queue(nodes: int, trainings: list[Stage], site: SiteConfig) -> list[R
         raise UserError(f"{trainings[0].id} needs {nodes} nodes, no queue of this site takes more than {most}")
     cheapest = min(sum(request.node_hours for request in plan) for plan in plans)
     able = [plan for plan in plans if sum(request.node_hours for request in plan) <= 2 * cheapest]
-    return min(able, key=lambda plan: seconds_until_done(plan, site))  # the first of equals: the order of the site's file
+    return min(
+        able, key=lambda plan: seconds_until_done(plan, site)
+    )  # the first of equals: the order of the site's file
 
 
 def seconds_until_done(plan: list[Request], site: SiteConfig) -> float:
     """Seconds until all are done, were there no one else; a chained job waits anew."""
     queue = site.queues[plan[0].queue]
     rounds = math.ceil(len(plan) / (queue.max_running or len(plan)))
-    return rounds * max(request.expected for request in plan) + MIN_WALLTIME_SECONDS * max(request.jobs for request in plan)
+    return rounds * max(request.expected for request in plan) + MIN_WALLTIME_SECONDS * max(
+        request.jobs for request in plan
+    )
 
 
 def requests_in_queue(name: str, queue: Queue, nodes: int, trainings: list[Stage], site: SiteConfig) -> list[Request]:
@@ -227,7 +239,9 @@ def training_request(name: str, queue: Queue, nodes: int, group: list[Stage], si
 def walltime_with_margin(expected: float, site: SiteConfig) -> int:
     """Seconds to ask for."""
     told = expected + site.scheduler.signal_seconds  # by then it must be done
-    return WALLTIME_STEP_SECONDS * math.ceil(max(MIN_WALLTIME_SECONDS, WALLTIME_MARGIN * expected, told) / WALLTIME_STEP_SECONDS)
+    return WALLTIME_STEP_SECONDS * math.ceil(
+        max(MIN_WALLTIME_SECONDS, WALLTIME_MARGIN * expected, told) / WALLTIME_STEP_SECONDS
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- the total

@@ -16,7 +16,9 @@ from workflow.scheduler.query import JobStatus
 
 FILE_POLL_SECONDS = 0.5  # s between two looks at files
 CLOSED_MARKER = "closed"  # in an attempt's directory: should its job begin in spite of all, it ends at once
-DISK_FULL_OUTCOME = AttemptOutcome("disk-full", "no space left on device", "free some space, then type the same command again")
+DISK_FULL_OUTCOME = AttemptOutcome(
+    "disk-full", "no space left on device", "free some space, then type the same command again"
+)
 
 
 class RunContext:

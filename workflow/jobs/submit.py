@@ -56,7 +56,9 @@ class JobSubmitter:
         office, stages = self.office, [self.stages[id] for id in request.all]
         attempts = []
         for stage in stages:
-            made = prepare_attempt(office.root / stage.folder, self.spec(stage), launch.render_command(stage, office.site, office.root))
+            made = prepare_attempt(
+                office.root / stage.folder, self.spec(stage), launch.render_command(stage, office.site, office.root)
+            )
             attempts.append(launch.StageAttempt(stage.id, stage.kind, office.root / stage.folder, int(made.name)))
         places = {stage.id: (stage.folder, each.number) for stage, each in zip(stages, attempts)}
         name = job_name(office.root, [stage.key for stage in stages], attempts[0].number)

@@ -38,7 +38,7 @@ class Interrupted(Exception):
     """The driver is stopping; the stage was not finished and not failed."""
 
 
-def prepare(folder: Path, spec: StageSpec, command: str) -> Path:
+def prepare_attempt(folder: Path, spec: StageSpec, command: str) -> Path:
     """The directory of the next attempt, and a stage's directory in which nothing speaks of an earlier one."""
     number = 1 + max((int(p.name) for p in (folder / "attempts").glob("[0-9]*")), default=0)
     attempt = folder / "attempts" / str(number)
@@ -52,14 +52,14 @@ def prepare(folder: Path, spec: StageSpec, command: str) -> Path:
 
 def failure(stage: Stage, folder: Path, attempt: Path, code: int, verdict: str) -> Failure:
     """From error.json where the stage could still write it, else from how it died and its last words."""
-    tail = last_lines(attempt / "stderr") or last_lines(attempt / "stdout")
+    tail = read_tail(attempt / "stderr") or read_tail(attempt / "stdout")
     try:
         error = files.read_model(folder / "error.json", StageError)
         return Failure(stage.id, error.kind, error.message, error.hint, tail if error.kind == "application" else ())
     except BadFile:
         pass
     if files.disk_is_full(folder):
-        return disk_failure(stage, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)))
+        return disk_error_outcome(stage, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)))
     if code < 0:
         name = signal.Signals(-code).name
         why = "; if nobody did that, the machine ran out of memory" if name == "SIGKILL" else ""
@@ -69,14 +69,14 @@ def failure(stage: Stage, folder: Path, attempt: Path, code: int, verdict: str) 
     return Failure(stage.id, "application", f"exit code {code}", "", tail)
 
 
-def disk_failure(stage: Stage, error: OSError) -> Failure:
+def disk_error_outcome(stage: Stage, error: OSError) -> Failure:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     message = reason_of(error) if full else describe_os_error(error)
     hint = "free some space, then type the same command again" if full else "make it writable"
     return Failure(stage.id, "disk-full" if full else "permission", message, hint, ())
 
 
-def last_lines(path: Path) -> tuple[str, ...]:
+def read_tail(path: Path) -> tuple[str, ...]:
     try:
         with open(path, "rb") as file:
             file.seek(max(0, path.stat().st_size - 8192))
@@ -87,7 +87,7 @@ def last_lines(path: Path) -> tuple[str, ...]:
     return tuple(lines[-TAIL_LINES:])  # without the line that says the message again
 
 
-Kind = Literal[
+OutcomeKind = Literal[
     "done",
     "not-begun",
     "stopped",
@@ -108,7 +108,7 @@ Kind = Literal[
 ]
 
 
-class Exit(Spec):
+class ExitRecord(Spec):
     """exit.json of an attempt, as the job's script leaves it."""
 
     code: int
@@ -123,8 +123,8 @@ class Exit(Spec):
     sick: dict[str, str] = {}  # node -> why it is not fit
 
 
-class Outcome(NamedTuple):
-    kind: Kind
+class AttemptOutcome(NamedTuple):
+    kind: OutcomeKind
     message: str
     hint: str = ""
     hosts: tuple[str, ...] = ()  # to be avoided

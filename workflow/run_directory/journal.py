@@ -15,20 +15,20 @@ from typing import Any, NamedTuple
 
 from gnnscale.contract import files
 
-WITHDRAWN = "withdrawn"  # in an attempt's directory: its user cancelled the job
+WITHDRAWN_MARKER = "withdrawn"  # in an attempt's directory: its user cancelled the job
 
 
 class Journal:
     """Appends. A `durable` line is on the disk when `note` returns, or `note` raises; others are lost without harm."""
 
     def __init__(self, path: Path):
-        self.path, self.lock, self.torn = path, threading.Lock(), ends_torn(path)
+        self.path, self.lock, self.torn = path, threading.Lock(), has_torn_end(path)
 
     def note(self, event: str, stage: str = "", *, durable: bool = False, **facts: Any) -> None:
         body = {"time": round(time.time(), 3), "event": event, **({"stage": stage} if stage else {}), **facts}
         try:
             with self.lock:
-                self.append(line(body), durable)
+                self.append(encode_line(body), durable)
         except OSError:
             if durable:
                 raise
@@ -48,29 +48,29 @@ class Journal:
             os.close(handle)
 
 
-def line(body: dict[str, Any]) -> bytes:
+def encode_line(body: dict[str, Any]) -> bytes:
     """JSON whose last field is the check sum of what stands before it."""
     text = json.dumps(body)[:-1]
     return f'{text}, "crc": "{zlib.crc32(text.encode()):08x}"}}\n'.encode()
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read_events(path: Path) -> list[dict[str, Any]]:
     """Every whole line. What a kill or a full disk tore is passed over: it was never acted upon."""
     try:
         text = path.read_bytes()
     except OSError:
         return []
-    return [body for part in text.split(b"\n") if (body := checked(part)) is not None]
+    return [body for part in text.split(b"\n") if (body := decode_line(part)) is not None]
 
 
-def checked(text: bytes) -> dict[str, Any] | None:
+def decode_line(text: bytes) -> dict[str, Any] | None:
     head, comma, tail = text.rpartition(b', "crc": "')
     if not comma or tail != b'%08x"}' % zlib.crc32(head):
         return None
     return json.loads(head + b"}")
 
 
-def ends_torn(path: Path) -> bool:
+def has_torn_end(path: Path) -> bool:
     try:
         with open(path, "rb") as file:
             file.seek(-1, os.SEEK_END)
@@ -80,7 +80,7 @@ def ends_torn(path: Path) -> bool:
 
 
 # ---------------------------------------------------------------------------------------------- jobs, as they are noted
-class Known(NamedTuple):
+class RecordedJob(NamedTuple):
     """A job, as the journal has it."""
 
     name: str
@@ -96,12 +96,12 @@ class Known(NamedTuple):
         return not any(folder in folders for id, (folder, _) in self.stages.items() if id not in self.ended)
 
 
-def known_jobs(events: list[dict]) -> dict[str, Known]:
-    jobs: dict[str, Known] = {}
+def collect_jobs(events: list[dict]) -> dict[str, RecordedJob]:
+    jobs: dict[str, RecordedJob] = {}
     for event in events:
         name = event.get("name", "")
         if event["event"] == "intend":
-            jobs[name] = Known(
+            jobs[name] = RecordedJob(
                 name, event["root"], event["site"], {id: tuple(place) for id, place in event["stages"].items()}
             )
         elif name in jobs and event["event"] == "submit":
@@ -113,12 +113,12 @@ def known_jobs(events: list[dict]) -> dict[str, Known]:
     return jobs
 
 
-def unfinished(root: Path) -> list[Known]:
+def unfinished_jobs(root: Path) -> list[RecordedJob]:
     """Jobs that may be at work in this directory."""
-    jobs = known_jobs(read(root / "events.jsonl")).values()
+    jobs = collect_jobs(read_events(root / "events.jsonl")).values()
     return [job for job in jobs if job.root == str(root) and job.stages.keys() - job.ended]
 
 
-def name_of(root: Path, keys: list[str], attempt: int) -> str:
+def job_name(root: Path, keys: list[str], attempt: int) -> str:
     """The same for every driver of this directory, another in a copy of it; short enough for every scheduler."""
     return f"gs{files.digest([str(root), sorted(keys)])[:8]}-{attempt}"

@@ -40,12 +40,12 @@ class Lease:
         """A lock that is held is the holder's, however silent: it may be suspended. One that is free says nothing of a
         driver on another host where locks do not reach over the file system; the file's time does."""
         free = files.try_lock(self.file)
-        holder, silent = read(self.path), silence(self.path)
-        if free and not (elsewhere(holder) and silent <= STALE_SECONDS):
+        holder, silent = read_holder(self.path), seconds_silent(self.path)
+        if free and not (is_elsewhere(holder) and silent <= STALE_SECONDS):
             return
         held = holder or {"host": "?", "pid": "?", "since": time.time()}
         since = time.strftime("%H:%M:%S", time.localtime(held["since"]))
-        lost = elsewhere(holder) and silent > STALE_SECONDS
+        lost = is_elsewhere(holder) and silent > STALE_SECONDS
         raise UserError(
             f"{self.path.parent}: another driver is at work here, on host {held['host']}, pid {held['pid']}, since {since}",
             "wait for it, or stop it with Ctrl-C there; `status` shows how far it is",
@@ -57,7 +57,7 @@ class Lease:
         if time.monotonic() - self.renewed < RENEW_SECONDS:
             return
         self.renewed = time.monotonic()
-        holder = read(self.path)
+        holder = read_holder(self.path)
         if holder not in (None, self.mine):
             raise UserError(
                 f"{self.path.parent}: another driver has taken over, on host {holder['host']}, pid {holder['pid']}: this one "
@@ -68,12 +68,12 @@ class Lease:
 
     def release(self) -> None:
         with contextlib.suppress(OSError):
-            if read(self.path) == self.mine:
+            if read_holder(self.path) == self.mine:
                 self.file.truncate(0)  # and not unlinked: another driver may have it open and be waiting
             self.file.close()
 
 
-def read(path: Path) -> dict | None:
+def read_holder(path: Path) -> dict | None:
     """Who holds or held the lease."""
     try:
         return json.loads(path.read_text())
@@ -81,20 +81,20 @@ def read(path: Path) -> dict | None:
         return None
 
 
-def elsewhere(holder: dict | None) -> bool:
+def is_elsewhere(holder: dict | None) -> bool:
     return holder is not None and holder["host"] != platform.node()
 
 
-def silence(path: Path) -> float:
+def seconds_silent(path: Path) -> float:
     """Seconds since the holder was last heard of."""
     return time.time() - path.stat().st_mtime
 
 
-def alive(root: Path) -> dict | None:
+def live_driver(root: Path) -> dict | None:
     """The driver at work in this run directory, if there is one; as `take` judges it."""
     path = root / "driver.lease"
-    holder = read(path)
+    holder = read_holder(path)
     if holder is None:
         return None
-    at_work = files.is_locked(path) or (elsewhere(holder) and silence(path) <= STALE_SECONDS)
+    at_work = files.is_locked(path) or (is_elsewhere(holder) and seconds_silent(path) <= STALE_SECONDS)
     return holder if at_work else None

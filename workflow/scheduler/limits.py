@@ -135,7 +135,9 @@ def query_pbs(timeout: float) -> SchedulerLimits:
     try:
         return parse_pbs(said)
     except (ValueError, AttributeError):  # some versions write what is not JSON
-        raise query.SchedulerUnreachable(f"qstat: its list of queues could not be read: {said[:60].strip()!r}") from None
+        raise query.SchedulerUnreachable(
+            f"qstat: its list of queues could not be read: {said[:60].strip()!r}"
+        ) from None
 
 
 def parse_pbs(queues: str) -> SchedulerLimits:

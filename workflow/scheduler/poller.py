@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from workflow.scheduler.query import Scheduler, Snapshot, Unreachable
+from workflow.scheduler.query import Scheduler, SchedulerUnreachable, Snapshot
 
-SETTLED = 0.3  # s without anybody new, after which those who came together are asked about together
-SLOWEST = 300.0  # s between two questions to a scheduler that does not answer
+SETTLE_SECONDS = 0.3  # s without anybody new, after which those who came together are asked about together
+MAX_PAUSE_SECONDS = 300.0  # s between two questions to a scheduler that does not answer
 
 
-class Watch:
+class SchedulerPoller:
     """Follows ids. Nothing is asked while there is nobody to ask for."""
 
     def __init__(self, scheduler: Scheduler, poll: float, timeout: float, away: Callable[[str], None]):
@@ -64,7 +64,7 @@ class Watch:
             if self.stopping:
                 return
             answered = self.query(ids)
-            pause = self.poll if answered else min(SLOWEST, 2 * pause)
+            pause = self.poll if answered else min(MAX_PAUSE_SECONDS, 2 * pause)
             least = min(1.0, self.poll)  # in a hurry, but not so often that anybody would mind
             with self.news:
                 self.news.wait_for(lambda: self.stopping, least)
@@ -74,13 +74,13 @@ class Watch:
         known = 0
         while not self.stopping and len(self.followed) > known:
             known = len(self.followed)
-            self.news.wait_for(lambda: self.stopping, SETTLED)
+            self.news.wait_for(lambda: self.stopping, SETTLE_SECONDS)
 
     def query(self, ids: list[str]) -> bool:
         try:
             seen = self.scheduler.look(ids, self.timeout)
         except Exception as error:  # of any kind: without this thread every stage would wait for ever, and in silence
-            self.away(str(error) if isinstance(error, Unreachable) else f"{type(error).__name__}: {error}")
+            self.away(str(error) if isinstance(error, SchedulerUnreachable) else f"{type(error).__name__}: {error}")
             return False
         self.away("")
         with self.news:

@@ -52,9 +52,9 @@ PBS_STATES = {
     "H": "PENDING",
     "M": "PENDING",
 }
-PBS_WALLTIME = -29  # Exit_status of a job that was ended at its limit
+PBS_WALLTIME_EXIT = -29  # Exit_status of a job that was ended at its limit
 # Reasons for which a job waits for ever, whatever others do.
-HOPELESS = {
+HOPELESS_REASONS = {
     "PartitionTimeLimit",
     "PartitionNodeLimit",
     "PartitionConfig",
@@ -69,8 +69,8 @@ HOPELESS = {
 }
 # What a shell, or the job in which the driver runs, says to these commands: above the script's own options, and inherited
 # by the job. What is kept says where the scheduler is, who asks, and what a site's modules make the default of its srun.
-OPTIONS = re.compile("(SLURM|SBATCH|SRUN|SQUEUE|SACCT|SCANCEL|PBS)_")
-KEPT = {
+OPTION_VARIABLES = re.compile("(SLURM|SBATCH|SRUN|SQUEUE|SACCT|SCANCEL|PBS)_")
+KEPT_VARIABLES = {
     "SLURM_CONF",
     "SLURM_CONF_SERVER",
     "SLURM_JWT",
@@ -88,11 +88,11 @@ KEPT = {
 }
 
 
-class Unreachable(Exception):
+class SchedulerUnreachable(Exception):
     """The scheduler did not answer; nothing is known, and nothing may be concluded."""
 
 
-class Seen(NamedTuple):
+class JobStatus(NamedTuple):
     """One job, as the scheduler tells it."""
 
     id: str
@@ -108,27 +108,31 @@ class Seen(NamedTuple):
 
     @property
     def hopeless(self) -> bool:
-        return self.state == "PENDING" and self.reason in HOPELESS
+        return self.state == "PENDING" and self.reason in HOPELESS_REASONS
 
 
 class Snapshot(NamedTuple):
     """All jobs that were asked for and are known. What was submitted after `began` may be missing."""
 
     began: float  # time.time() before the query was sent
-    jobs: dict[str, Seen]
+    jobs: dict[str, JobStatus]
 
 
 class Scheduler(NamedTuple):
     """The verbs that we need of it."""
 
     look: Callable[[Iterable[str], float], Snapshot]  # (ids, seconds)
-    named: Callable[[set[str], float], list[Seen]]  # jobs of ours with these names, ended ones too where it remembers
+    named: Callable[
+        [set[str], float], list[JobStatus]
+    ]  # jobs of ours with these names, ended ones too where it remembers
     cancel: Callable[[list[str], float], None]
     signal: Callable[[str, str, float], None] | None = None  # (id, name without SIG, seconds): to the job's script
 
 
-def ask(command: list[str], seconds: float, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    env = {name: value for name, value in os.environ.items() if name in KEPT or not OPTIONS.match(name)}
+def run_command(command: list[str], seconds: float, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    env = {
+        name: value for name, value in os.environ.items() if name in KEPT_VARIABLES or not OPTION_VARIABLES.match(name)
+    }
     try:
         return subprocess.run(
             command,
@@ -142,16 +146,16 @@ def ask(command: list[str], seconds: float, cwd: Path | None = None) -> subproce
             start_new_session=True,
         )
     except subprocess.TimeoutExpired:
-        raise Unreachable(f"{command[0]} has not answered for {seconds:.0f} s") from None
+        raise SchedulerUnreachable(f"{command[0]} has not answered for {seconds:.0f} s") from None
     except OSError as error:
-        raise Unreachable(f"{command[0]}: {reason_of(error)}") from None
+        raise SchedulerUnreachable(f"{command[0]}: {reason_of(error)}") from None
 
 
-def answer(command: list[str], seconds: float) -> str:
-    done = ask(command, seconds)
+def command_output(command: list[str], seconds: float) -> str:
+    done = run_command(command, seconds)
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise Unreachable(f"{command[0]}: {said[-1]}")
+        raise SchedulerUnreachable(f"{command[0]}: {said[-1]}")
     return done.stdout
 
 
@@ -160,49 +164,49 @@ SQUEUE = ["squeue", "--me", "--noheader", "--states=all", "--format=%i|%T|%r|%N|
 SACCT = ["sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,State,Reason,ExitCode,NodeList,JobName"]
 
 
-def slurm_look(ids: Iterable[str], seconds: float) -> Snapshot:
+def slurm_find_by_id(ids: Iterable[str], seconds: float) -> Snapshot:
     """squeue knows all that is active. How something ended that it has forgotten, sacct may know."""
     began, wanted = time.time(), set(ids)
-    jobs = {job.id: job for job in parse_squeue(answer(SQUEUE, seconds)) if job.id in wanted}
+    jobs = {job.id: job for job in parse_squeue(command_output(SQUEUE, seconds)) if job.id in wanted}
     if gone := sorted(wanted - jobs.keys()):
-        jobs |= {job.id: job for job in remembered(["--jobs", ",".join(gone)], seconds) if job.id in gone}
+        jobs |= {job.id: job for job in ask_accounting(["--jobs", ",".join(gone)], seconds) if job.id in gone}
     return Snapshot(began, jobs)
 
 
-def slurm_named(names: set[str], seconds: float) -> list[Seen]:
-    found = [job for job in parse_squeue(answer(SQUEUE, seconds)) if job.name in names]
+def slurm_find_by_name(names: set[str], seconds: float) -> list[JobStatus]:
+    found = [job for job in parse_squeue(command_output(SQUEUE, seconds)) if job.name in names]
     if missing := names - {job.name for job in found}:
-        found += remembered(["--starttime", "now-7days", "--name", ",".join(sorted(missing))], seconds)
+        found += ask_accounting(["--starttime", "now-7days", "--name", ",".join(sorted(missing))], seconds)
     return found
 
 
-def remembered(options: list[str], seconds: float) -> list[Seen]:
+def ask_accounting(options: list[str], seconds: float) -> list[JobStatus]:
     """From the accounting. It may be off, or away; and what it calls active, squeue has just denied."""
     try:
-        return [job for job in parse_sacct(answer([*SACCT, *options], seconds)) if not job.active]
-    except Unreachable:
+        return [job for job in parse_sacct(command_output([*SACCT, *options], seconds)) if not job.active]
+    except SchedulerUnreachable:
         return []
 
 
 def slurm_cancel(ids: list[str], seconds: float) -> None:
-    answer(["scancel", *ids], seconds)
+    command_output(["scancel", *ids], seconds)
 
 
 def slurm_signal(id: str, name: str, seconds: float) -> None:
-    answer(["scancel", "--batch", f"--signal={name}", id], seconds)
+    command_output(["scancel", "--batch", f"--signal={name}", id], seconds)
 
 
-def parse_squeue(text: str) -> list[Seen]:
+def parse_squeue(text: str) -> list[JobStatus]:
     found = []
     for line in text.splitlines():
         parts = line.split("|", 4)  # the name is last, as it may hold anything
         if len(parts) == 5:
             id, state, reason, nodes, name = parts
-            found.append(Seen(id, name, SLURM_STATES.get(state, "RUNNING"), reason, nodes))
+            found.append(JobStatus(id, name, SLURM_STATES.get(state, "RUNNING"), reason, nodes))
     return found
 
 
-def parse_sacct(text: str) -> list[Seen]:
+def parse_sacct(text: str) -> list[JobStatus]:
     found = []
     for line in text.splitlines():
         parts = line.split("|", 5)
@@ -212,79 +216,79 @@ def parse_sacct(text: str) -> list[Seen]:
             number, _, signal = code.partition(":")
             ended = int(number) if number.isdigit() else None
             ended = 128 + int(signal) if ended == 0 and signal.isdigit() and int(signal) else ended
-            found.append(Seen(id, name, SLURM_STATES.get(word, "RUNNING"), reason, nodes, ended))
+            found.append(JobStatus(id, name, SLURM_STATES.get(word, "RUNNING"), reason, nodes, ended))
     return found
 
 
 # -------------------------------------------------------------------------------------------------------------- PBS
-def pbs_look(ids: Iterable[str], seconds: float) -> Snapshot:
+def pbs_find_by_id(ids: Iterable[str], seconds: float) -> Snapshot:
     """All in one query; who is missing in the answer is asked for alone, as some versions print only the first."""
     began, wanted = time.time(), list(ids)
-    jobs = by_number(pbs_jobs(wanted, seconds)) if wanted else {}
+    jobs = index_by_number(query_pbs_jobs(wanted, seconds)) if wanted else {}
     for id in wanted:
-        if len(wanted) > 1 and number(id) not in jobs:
-            jobs |= by_number(pbs_jobs([id], seconds))
-    return Snapshot(began, {id: jobs[number(id)]._replace(id=id) for id in wanted if number(id) in jobs})
+        if len(wanted) > 1 and job_number(id) not in jobs:
+            jobs |= index_by_number(query_pbs_jobs([id], seconds))
+    return Snapshot(began, {id: jobs[job_number(id)]._replace(id=id) for id in wanted if job_number(id) in jobs})
 
 
-def pbs_jobs(ids: list[str], seconds: float) -> list[Seen]:
-    done = ask(["qstat", "-x", "-f", "-F", "json", *ids], seconds)
-    check(done, "Unknown Job Id")
+def query_pbs_jobs(ids: list[str], seconds: float) -> list[JobStatus]:
+    done = run_command(["qstat", "-x", "-f", "-F", "json", *ids], seconds)
+    raise_on_error(done, "Unknown Job Id")
     try:
         return parse_qstat(done.stdout)
     except ValueError:  # some versions write environments into it that are not JSON
-        return parse_qstat_text(ask(["qstat", "-x", "-f", *ids], seconds).stdout)
+        return parse_qstat_text(run_command(["qstat", "-x", "-f", *ids], seconds).stdout)
 
 
-def pbs_named(names: set[str], seconds: float) -> list[Seen]:
-    ids = answer(["qselect", "-x", "-u", user()], seconds).split()
-    return [job for job in pbs_look(ids, seconds).jobs.values() if job.name in names]
+def pbs_find_by_name(names: set[str], seconds: float) -> list[JobStatus]:
+    ids = command_output(["qselect", "-x", "-u", user_name()], seconds).split()
+    return [job for job in pbs_find_by_id(ids, seconds).jobs.values() if job.name in names]
 
 
 def pbs_cancel(ids: list[str], seconds: float) -> None:
-    check(ask(["qdel", *ids], seconds), "Unknown Job Id", "has finished")
+    raise_on_error(run_command(["qdel", *ids], seconds), "Unknown Job Id", "has finished")
 
 
 def pbs_signal(id: str, name: str, seconds: float) -> None:
-    check(ask(["qsig", "-s", f"SIG{name}", id], seconds), "Unknown Job Id", "has finished")
+    raise_on_error(run_command(["qsig", "-s", f"SIG{name}", id], seconds), "Unknown Job Id", "has finished")
 
 
-def check(done: subprocess.CompletedProcess, *harmless: str) -> None:
+def raise_on_error(done: subprocess.CompletedProcess, *harmless: str) -> None:
     """PBS exits with an error if one of many jobs is not there, and if nothing is."""
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     wrong = [line for line in lines if not any(words in line for words in harmless)]
     if done.returncode and (wrong or not lines):
         said = wrong[-1] if wrong else f"exit code {done.returncode}"
-        raise Unreachable(said if said.startswith(done.args[0]) else f"{done.args[0]}: {said}")
+        raise SchedulerUnreachable(said if said.startswith(done.args[0]) else f"{done.args[0]}: {said}")
 
 
-def user() -> str:
+def user_name() -> str:
     import getpass
 
     return getpass.getuser()
 
 
-def number(id: str) -> str:
+def job_number(id: str) -> str:
     """PBS shortens the server's name as it likes."""
     return id.split(".")[0]
 
 
-def by_number(jobs: list[Seen]) -> dict[str, Seen]:
-    return {number(job.id): job for job in jobs}
+def index_by_number(jobs: list[JobStatus]) -> dict[str, JobStatus]:
+    return {job_number(job.id): job for job in jobs}
 
 
-def parse_qstat(text: str) -> list[Seen]:
+def parse_qstat(text: str) -> list[JobStatus]:
     said = json.loads(text, strict=False) if text.strip() else {}
-    return [pbs_job(id, job) for id, job in said.get("Jobs", {}).items()]
+    return [parse_pbs_job(id, job) for id, job in said.get("Jobs", {}).items()]
 
 
-def parse_qstat_text(text: str) -> list[Seen]:
+def parse_qstat_text(text: str) -> list[JobStatus]:
     """`Job Id: X`, then `    name = value`, going on in lines that begin with a tab."""
     found, id, job = [], "", {}
     for line in [*text.replace("\n\t", "").splitlines(), "Job Id:"]:
         if line.startswith("Job Id:"):
             if id:
-                found.append(pbs_job(id, job))
+                found.append(parse_pbs_job(id, job))
             id, job = line.partition(":")[2].strip(), {}
         elif " = " in line:
             name, _, value = line.strip().partition(" = ")
@@ -292,35 +296,35 @@ def parse_qstat_text(text: str) -> list[Seen]:
     return found
 
 
-def pbs_job(id: str, said: dict) -> Seen:
+def parse_pbs_job(id: str, said: dict) -> JobStatus:
     code = int(said["Exit_status"]) if "Exit_status" in said else None
     word = str(said.get("job_state", ""))
-    state = pbs_end(code) if word in ("F", "X", "C") else PBS_STATES.get(word, "RUNNING")
+    state = pbs_end_state(code) if word in ("F", "X", "C") else PBS_STATES.get(word, "RUNNING")
     nodes = ",".join(dict.fromkeys(re.findall(r"(?:^|\+)\(?([^/+()]+)/", str(said.get("exec_host", "")))))
-    return Seen(id, str(said.get("Job_Name", "")), state, str(said.get("comment", "")), nodes, code)
+    return JobStatus(id, str(said.get("Job_Name", "")), state, str(said.get("comment", "")), nodes, code)
 
 
-def pbs_end(code: int | None) -> str:
+def pbs_end_state(code: int | None) -> str:
     """How a job ended whose state says no more than that it did."""
     if code is None or code in (256 + 15, 256 + 9):  # deleted before it began, or by qdel
         return "CANCELLED"
-    if code == PBS_WALLTIME:
+    if code == PBS_WALLTIME_EXIT:
         return "TIMEOUT"
     if code < 0:  # PBS could not start it, or lost it
         return "NODE_FAIL"
     return "FAILED" if code else "COMPLETED"
 
 
-KINDS = {
-    "slurm": Scheduler(slurm_look, slurm_named, slurm_cancel, slurm_signal),
-    "pbs": Scheduler(pbs_look, pbs_named, pbs_cancel, pbs_signal),
+SCHEDULERS = {
+    "slurm": Scheduler(slurm_find_by_id, slurm_find_by_name, slurm_cancel, slurm_signal),
+    "pbs": Scheduler(pbs_find_by_id, pbs_find_by_name, pbs_cancel, pbs_signal),
 }
 
 
-DAY = 86400
+SECONDS_PER_DAY = 86400
 
 
-def slurm_seconds(limit: str) -> int | None:
+def parse_slurm_duration(limit: str) -> int | None:
     """days-hours:minutes:seconds, of which the first parts may be missing; infinite."""
     days, _, rest = limit.rpartition("-")
     try:
@@ -330,4 +334,4 @@ def slurm_seconds(limit: str) -> int | None:
     if days:
         parts += [0] * (3 - len(parts))
     parts = [0] * (3 - len(parts)) + parts if len(parts) != 1 else [0, parts[0], 0]
-    return DAY * int(days or 0) + 3600 * parts[0] + 60 * parts[1] + parts[2]
+    return SECONDS_PER_DAY * int(days or 0) + 3600 * parts[0] + 60 * parts[1] + parts[2]

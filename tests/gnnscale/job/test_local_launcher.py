@@ -16,7 +16,7 @@ from tests.support import training
 from tests.support.cluster import RUN, SHORT, wait
 from tests.support.corpus import ENV, ROOT, execute
 from workflow.config import site_files
-from workflow.execute.local_processes import Gpus
+from workflow.execute.local_processes import GpuPool
 
 # A stage of its own: what each rank does is in the word that it is given
 STAGE = """
@@ -134,7 +134,7 @@ def machine(count, *more):
 
 
 def test_each_training_has_gpus_of_its_own():
-    pool, seen, most = Gpus(machine(3), threading.Event()), [], []
+    pool, seen, most = GpuPool(machine(3), threading.Event()), [], []
 
     def train(count):
         with pool.taken(count) as visible:
@@ -155,20 +155,20 @@ def test_each_training_has_gpus_of_its_own():
 
 def test_the_rest_of_the_machine_is_left_to_others(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    with Gpus(machine(4), threading.Event()).taken(1) as visible:
+    with GpuPool(machine(4), threading.Event()).taken(1) as visible:
         assert visible == {"CUDA_VISIBLE_DEVICES": "2"}
 
 
 def test_stages_without_ranks_and_machines_without_gpus_take_none():
-    with Gpus(machine(2), threading.Event()).taken(0) as visible:
+    with GpuPool(machine(2), threading.Event()).taken(0) as visible:
         assert visible == {}
-    with Gpus(site_files.load("local"), threading.Event()).taken(1) as visible:
+    with GpuPool(site_files.load("local"), threading.Event()).taken(1) as visible:
         assert visible == {}
 
 
 def test_a_driver_that_stops_waits_for_no_gpu():
     stopping = threading.Event()
-    pool = Gpus(machine(1), stopping)
+    pool = GpuPool(machine(1), stopping)
     with pool.taken(1):
         stopping.set()
         with pool.taken(1):

@@ -190,7 +190,10 @@ POLICY = (
     ("said", "kind"),
     [
         ("sbatch: error: Unable to contact slurm controller (connect failure)", query.SchedulerUnreachable),
-        ("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation", query.SchedulerUnreachable),
+        (
+            "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation",
+            query.SchedulerUnreachable,
+        ),
         ("sbatch: error: slurm_receive_msg: Zero Bytes were transmitted or received", query.SchedulerUnreachable),
         ("qsub: cannot connect to server pbs (errno=111)", query.SchedulerUnreachable),
         (

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from gnnscale.contract import files
+from gnnscale.contract import files, places
 from gnnscale.contract.results import StageResult
 from tests.support import corpus
 from tests.support.corpus import ROOT
@@ -78,8 +78,11 @@ class Job:
     def __init__(
         self, attempts, settings=("launch.command=none",), python=None, hosts=(NODE,), nodes_each=1, **request
     ):
-        site = site_files.resolve(
-            [site_files.from_file(site_files.SITES / "pbs.yaml", "pbs.yaml"), *map(site_files.from_option, settings)]
+        site = site_files.merge_layers(
+            [
+                site_files.layer_from_file(places.SITES / "pbs.yaml", "pbs.yaml"),
+                *map(site_files.layer_from_option, settings),
+            ]
         )
         self.attempts, self.begin = attempts, time.monotonic()
         place = attempts[0].folder.parent
@@ -91,7 +94,9 @@ class Job:
         ids = tuple(a.id for a in attempts if a.id not in dict(request.get("after", ())))
         asked = Request(ids, "default", len(hosts), nodes_each, site.ranks_per_node, 1, 3600, 1, 1.0)
         script = place / "script"
-        script.write_text(launch.batch(asked._replace(**request), attempts, site, python or str(program), ROOT))
+        script.write_text(
+            launch.render_job_body(asked._replace(**request), attempts, site, python or str(program), ROOT)
+        )
         env = os.environ | {"PBS_JOBID": "0123.server", "PBS_NODEFILE": str(listed)}
         self.process = subprocess.Popen(
             ["bash", script],
@@ -116,7 +121,7 @@ class Job:
 def attempt(folder, behave, name="x", kind="train"):
     folder.mkdir(exist_ok=True)
     (folder / "behave").write_text(behave)
-    return launch.Attempt(f"{kind}/{name}", kind, folder, 1)
+    return launch.StageAttempt(f"{kind}/{name}", kind, folder, 1)
 
 
 def test_a_stage_that_ends_well(folder):
@@ -201,8 +206,8 @@ def test_stages_without_ranks_are_told_of_the_gpus_of_their_node():
         ("stampede3", "skx", 8, None),
     ):
         asked = Request(("evaluate/x",), queue, 1, 1, 1, 1, 3600, 1, 1.0, slots=slots)
-        text = launch.batch(
-            asked, [launch.Attempt("evaluate/x", "evaluate", Path("/r/evaluate/x"), 1)], site_files.load(name)
+        text = launch.render_job_body(
+            asked, [launch.StageAttempt("evaluate/x", "evaluate", Path("/r/evaluate/x"), 1)], site_files.load(name)
         )
         assert json.loads(text.partition("<<'PLAN'\n")[2].partition("PLAN\n")[0])["gpus"] == expected
 
@@ -210,8 +215,8 @@ def test_stages_without_ranks_are_told_of_the_gpus_of_their_node():
 def test_a_training_beside_others_has_its_nodes_whole():
     """LUMI's cores of a rank are named one by one, so its step must have them all."""
     asked = Request(("train/a", "train/b"), "standard-g", 2, 1, 8, 6, 3600, 1, 1.0)
-    one = launch.Attempt("train/a", "train", Path("/r/train/a"), 1)
-    words = launch.command(one, asked, site_files.load("lumi"), "python")
+    one = launch.StageAttempt("train/a", "train", Path("/r/train/a"), 1)
+    words = launch.build_rank_command(one, asked, site_files.load("lumi"), "python")
     assert "--nodelist={hosts}" in words and "--exact" not in words
 
 
@@ -219,10 +224,10 @@ def test_where_modules_are_looked_for():
     site = site_files.load(
         "slurm", ["module_paths=['/soft/my modules', /other]", "modules=[a/1, b]", "setup=['export A=1']"]
     )
-    lines = launch.environment(Request(("x",), "default", 1, 1, 1, 1, 3600, 1, 1.0), site, ROOT)
+    lines = launch.render_environment(Request(("x",), "default", 1, 1, 1, 1, 3600, 1, 1.0), site, ROOT)
     assert lines[:3] == ["module use '/soft/my modules' /other", "module load a/1 b", "export A=1"]
     site = site.model_copy(update={"modules": ()})
-    lines = launch.environment(Request(("x",), "default", 1, 1, 1, 1, 3600, 1, 1.0), site, ROOT)
+    lines = launch.render_environment(Request(("x",), "default", 1, 1, 1, 1, 3600, 1, 1.0), site, ROOT)
     assert not [line for line in lines if line.startswith("module")]
 
 
@@ -241,7 +246,7 @@ def test_a_directory_that_is_no_more(tmp_path):
     mine = attempt(folder, "ok")
     job = Job([mine._replace(folder=tmp_path / "gone", id="train/y")])
     said, _ = job.process.communicate(timeout=120)
-    assert job.process.returncode == 1 and said.strip() == f"{tmp_path / 'gone'}: No such file or directory"
+    assert job.process.returncode == 1 and said.strip() == f"{tmp_path / 'gone'}: no such file or directory"
     assert not (tmp_path / "gone").exists()
 
 
@@ -337,7 +342,7 @@ def test_a_stage_tells_where_it_is(folder):
     assert job.end(0)[0]["code"] == 0
     lines = said.read_text().splitlines()
     assert all(line.startswith(f"[rank 0 on {NODE}] ") for line in lines)
-    ((label, frames),) = outcome.stacks(said.read_text()).items()
+    ((label, frames),) = outcome.parse_stacks(said.read_text()).items()
     assert label == f"rank 0 on {NODE}" and frames[0].startswith("<module> (") and "program:" in frames[0]
 
 
@@ -356,7 +361,7 @@ def test_a_node_that_is_not_fit_is_named(tmp_path):
 def test_a_real_stage(tmp_path, converted):
     """One that was told to stop and one that is left alone, through the same script."""
     made = corpus.directory(tmp_path, "train/x", corpus.TINY, converted)
-    (left,) = Job([launch.Attempt("train/x", "train", made, 1)], python=sys.executable).end(0)
+    (left,) = Job([launch.StageAttempt("train/x", "train", made, 1)], python=sys.executable).end(0)
     assert left["code"] == 0, (made / "attempts" / "1" / "stderr").read_text()
     assert files.read_model(made / "result.json", StageResult).id == "train/x"
 

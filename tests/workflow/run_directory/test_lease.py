@@ -40,23 +40,23 @@ def test_a_suspended_driver_on_another_host_is_not_robbed(tmp_path):
     with open(left(tmp_path)) as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert "on host elsewhere, pid 7" in (said := refused(tmp_path)) and "if that host is gone, remove" in said
-        assert lease.alive(tmp_path) == OTHER
-    assert lease.alive(tmp_path) is None
+        assert lease.live_driver(tmp_path) == OTHER
+    assert lease.live_driver(tmp_path) is None
     Lease(tmp_path).take()
 
 
 def test_where_locks_do_not_reach_the_files_time_decides(tmp_path):
     """So a lock that is free does not say that nobody is at work there."""
     left(tmp_path, silent=lease.STALE_SECONDS / 4)
-    assert "on host elsewhere" in refused(tmp_path) and lease.alive(tmp_path) == OTHER
+    assert "on host elsewhere" in refused(tmp_path) and lease.live_driver(tmp_path) == OTHER
 
 
 def test_a_dead_drivers_number_may_be_another_process_now(tmp_path):
     mine = Lease(tmp_path)
     mine.take()
-    assert lease.alive(tmp_path) == lease.read(mine.path)
+    assert lease.live_driver(tmp_path) == lease.read_holder(mine.path)
     mine.file.close()  # as a death does; and this process, whose number it has, goes on
-    assert lease.alive(tmp_path) is None
+    assert lease.live_driver(tmp_path) is None
     Lease(tmp_path).take()
 
 
@@ -92,7 +92,7 @@ def test_a_file_server_that_is_away_for_a_moment(tmp_path, monkeypatch):
     mine.renew()
     monkeypatch.undo()
     mine.release()
-    assert lease.read(mine.path) is None
+    assert lease.read_holder(mine.path) is None
 
 
 def test_it_is_renewed_every_few_seconds_and_no_more_often(tmp_path, monkeypatch):

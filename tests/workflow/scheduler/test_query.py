@@ -10,8 +10,8 @@ import pytest
 
 from tests.support.cluster import wait
 from workflow.scheduler import query
-from workflow.scheduler.poller import Watch
-from workflow.scheduler.query import Scheduler, Seen, Snapshot, Unreachable
+from workflow.scheduler.poller import SchedulerPoller
+from workflow.scheduler.query import Scheduler, JobStatus, Snapshot, SchedulerUnreachable
 
 SQUEUE = """\
 14|RUNNING|None|n[1-2]|gs052f16db-1
@@ -33,7 +33,7 @@ SACCT = """\
 
 def test_squeue_is_read():
     jobs = {job.id: job for job in query.parse_squeue(SQUEUE + "garbage\n\n")}
-    assert jobs["14"] == Seen("14", "gs052f16db-1", "RUNNING", "None", "n[1-2]")
+    assert jobs["14"] == JobStatus("14", "gs052f16db-1", "RUNNING", "None", "n[1-2]")
     assert jobs["15"].name == "gs|odd name" and not jobs["15"].hopeless
     assert jobs["16"].active and jobs["18"].active, "who may still be there is not given up"
     assert not jobs["19"].active
@@ -56,22 +56,22 @@ def commands(tmp_path, monkeypatch, **scripts):
 def test_what_squeue_has_forgotten_sacct_may_know(tmp_path, monkeypatch):
     said = f"cat <<'END'\n{SACCT}END"
     commands(tmp_path, monkeypatch, squeue=f"cat <<'END'\n{SQUEUE}END", sacct=said)
-    jobs = query.slurm_look(["14", "23", "24", "99"], 60).jobs
+    jobs = query.slurm_find_by_id(["14", "23", "24", "99"], 60).jobs
     assert jobs.keys() == {"14", "23"}, "what accounting calls running, squeue would have had"
     commands(tmp_path, monkeypatch, sacct="echo 'Slurm accounting storage is disabled' >&2; exit 1")
-    assert query.slurm_look(["14", "23"], 60).jobs.keys() == {"14"}
+    assert query.slurm_find_by_id(["14", "23"], 60).jobs.keys() == {"14"}
 
 
 @pytest.mark.parametrize("script", ["exit 1", "echo 'slurm_load_jobs error: Unable to contact' >&2; exit 1", "sleep 5"])
 def test_no_answer_is_not_an_empty_answer(tmp_path, monkeypatch, script):
     commands(tmp_path, monkeypatch, squeue=script, qstat=script)
-    with pytest.raises(Unreachable, match="squeue"):
-        query.slurm_look(["14"], 0.3)
-    with pytest.raises(Unreachable, match="qstat"):
-        query.pbs_look(["14"], 0.3)
+    with pytest.raises(SchedulerUnreachable, match="squeue"):
+        query.slurm_find_by_id(["14"], 0.3)
+    with pytest.raises(SchedulerUnreachable, match="qstat"):
+        query.pbs_find_by_id(["14"], 0.3)
     monkeypatch.setenv("PATH", str(tmp_path / "none"))
-    with pytest.raises(Unreachable, match="no such file"):
-        query.slurm_look(["14"], 0.3)
+    with pytest.raises(SchedulerUnreachable, match="no such file"):
+        query.slurm_find_by_id(["14"], 0.3)
 
 
 def test_the_shell_has_no_say(monkeypatch):
@@ -93,7 +93,7 @@ def test_the_shell_has_no_say(monkeypatch):
     ]
     for name, value in (heard | dict.fromkeys(unheard, "1")).items():
         monkeypatch.setenv(name, value)
-    lines = query.ask(["env"], 60).stdout.splitlines()
+    lines = query.run_command(["env"], 60).stdout.splitlines()
     assert {f"{name}={value}" for name, value in heard.items()} <= set(lines)
     assert not [line for line in lines if line.split("=")[0] in unheard]
 
@@ -129,14 +129,14 @@ class Fake:
     def look(self, ids, seconds):
         self.asked.append(time.monotonic())
         if self.fails:
-            raise Unreachable("squeue: away")
-        return Snapshot(time.time(), {id: Seen(id, "x", "RUNNING") for id in ids})
+            raise SchedulerUnreachable("squeue: away")
+        return Snapshot(time.time(), {id: JobStatus(id, "x", "RUNNING") for id in ids})
 
 
 @pytest.fixture
 def watched():
     fake = Fake()
-    watch = Watch(Scheduler(fake.look, None, None), 0.2, 1.0, fake.told.append)
+    watch = SchedulerPoller(Scheduler(fake.look, None, None), 0.2, 1.0, fake.told.append)
     yield fake, watch
     watch.stop()
 
