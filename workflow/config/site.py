@@ -273,6 +273,12 @@ class SiteConfig(Spec):
         return self.scheduler.kind != "none"
 
     @property
+    def batch_scheduler(self) -> Slurm | PBS:
+        """The settings of the scheduler, for code that runs only where there is one."""
+        assert not isinstance(self.scheduler, NoScheduler), f"{self.title} has no batch jobs"
+        return self.scheduler
+
+    @property
     def cores(self) -> int:
         return self.node.cores or len(os.sched_getaffinity(0))
 
