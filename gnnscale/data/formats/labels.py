@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
 
-from gnnscale.atoms.structure import Structure
+if TYPE_CHECKING:  # the planner imports this through the scripts in datasets/, on a login node
+    import numpy as np
+
+    from gnnscale.atoms.structure import Structure
 
 ENERGIES = (
     "which kind they are, to find a wrong unit: atoms = total ones of all electrons, crystals = as VASP has "

@@ -42,6 +42,7 @@ def begin(tmp_path):
     package = tmp_path / "gnnscale"  # first on the path is ours, of which one module is found here
     (package / "stages").mkdir(parents=True)
     (package / "__init__.py").write_text(f"__path__.append({str(ROOT / 'gnnscale')!r})\n")
+    (package / "stages" / "__init__.py").touch()
     (package / "stages" / "word.py").write_text(STAGE)
     (tmp_path / "here").mkdir()
     begun = []
@@ -88,8 +89,8 @@ def test_ranks_that_have_ended_unseen_are_not_lost_to_a_signal():
     ranks = [subprocess.Popen([sys.executable, "-c", "raise SystemExit(64)"]) for _ in range(3)]
     for rank in ranks:
         os.waitid(os.P_PID, rank.pid, os.WEXITED | os.WNOWAIT)
-    local_launcher.tell(ranks, signal.SIGTERM)
-    assert list(local_launcher.ends(ranks)) == [64, 64, 64]
+    local_launcher.send_signal(ranks, signal.SIGTERM)
+    assert list(local_launcher.wait_for_each(ranks)) == [64, 64, 64]
 
 
 def test_a_signal_reaches_all(begin):

@@ -44,34 +44,34 @@ def test_this_node_is_fit(tmp_path):
 
 
 def test_a_run_directory_that_is_not_there_or_not_writable(tmp_path):
-    assert list(node_check.run_directory(tmp_path / "gone")) == [f"{tmp_path / 'gone'}: no such file or directory"]
-    (said,) = node_check.run_directory(node_check.Path("/proc"))
+    assert list(node_check.check_run_directory(tmp_path / "gone")) == [f"{tmp_path / 'gone'}: no such file or directory"]
+    (said,) = node_check.check_run_directory(node_check.Path("/proc"))
     assert said.startswith("/proc: ")
 
 
 def test_a_clock_that_is_off(tmp_path, monkeypatch):
     now = time.time
     for off in (-300, 300):
-        monkeypatch.setattr(node_check.place.time, "time", lambda off=off: now() + off)
-        (said,) = node_check.run_directory(tmp_path)
+        monkeypatch.setattr(node_check.directory_check.time, "time", lambda off=off: now() + off)
+        (said,) = node_check.check_run_directory(tmp_path)
         number = re.fullmatch(r"its clock is ([+-]\d+) s off the file server's", said)[1]
         assert int(number) == pytest.approx(off, abs=20)
-    monkeypatch.setattr(node_check.place.time, "time", lambda: now() + 60)
-    assert list(node_check.run_directory(tmp_path)) == []
+    monkeypatch.setattr(node_check.directory_check.time, "time", lambda: now() + 60)
+    assert list(node_check.check_run_directory(tmp_path)) == []
 
 
 def test_memory_that_is_taken(tmp_path):
     said = "MemTotal:       527000000 kB\nMemFree:  1 kB\nMemAvailable:   {} kB\nHugePages_Total:       0\n"
     (tmp_path / "meminfo").write_text(said.format(3_000_000))
-    assert list(node_check.memory(tmp_path / "meminfo")) == ["3.1 of 540 GB of memory are free"]
+    assert list(node_check.check_memory(tmp_path / "meminfo")) == ["3.1 of 540 GB of memory are free"]
     (tmp_path / "meminfo").write_text(said.format(300_000_000))
-    assert list(node_check.memory(tmp_path / "meminfo")) == []
+    assert list(node_check.check_memory(tmp_path / "meminfo")) == []
 
 
 def test_a_temporary_directory_that_is_full_or_not_there(tmp_path, monkeypatch):
-    assert "no such file" in next(node_check.temporary(tmp_path / "gone"))
-    monkeypatch.setattr(node_check, "LEAST_DISK", shutil.disk_usage(tmp_path).free * 2)
-    assert next(node_check.temporary(tmp_path)).endswith(" MB left")
+    assert "no such file" in next(node_check.check_temporary(tmp_path / "gone"))
+    monkeypatch.setattr(node_check, "MIN_TEMPORARY_BYTES", shutil.disk_usage(tmp_path).free * 2)
+    assert next(node_check.check_temporary(tmp_path)).endswith(" MB left")
 
 
 @pytest.fixture(scope="module")
@@ -103,20 +103,20 @@ def test_a_gpu(driver, monkeypatch, gpus, broken, rank, size, said):
     # setenv as C sees it: os.environ writes through
     monkeypatch.setenv("FAKE_GPUS", str(gpus))
     monkeypatch.setenv("FAKE_BROKEN", broken)
-    found = list(node_check.gpu(driver, rank, size))
+    found = list(node_check.check_gpu(driver, rank, size))
     assert len(found) == len(said) and all(a.startswith(b) for a, b in zip(found, said)), found
 
 
 def test_no_driver_at_all():
     nothing = node_check.LIBRARIES["nvidia"]._replace(file="libnothing.so.1", device="/dev/nothing")
-    (said,) = node_check.gpu(nothing, 0, 1)
+    (said,) = node_check.check_gpu(nothing, 0, 1)
     assert said.startswith("no driver: libnothing.so.1")
-    assert list(node_check.gpu(nothing._replace(device="/dev/null"), 0, 1)) == [], "a library that lies elsewhere"
+    assert list(node_check.check_gpu(nothing._replace(device="/dev/null"), 0, 1)) == [], "a library that lies elsewhere"
 
 
 def test_how_many_ranks_a_node_has():
-    assert node_check.local_size({"SLURM_STEP_TASKS_PER_NODE": "4(x2)"}) == 4
-    assert node_check.local_size({"PALS_LOCAL_SIZE": "12"}) == 12 and node_check.local_size({}) == 1
+    assert node_check.count_local_ranks({"SLURM_STEP_TASKS_PER_NODE": "4(x2)"}) == 4
+    assert node_check.count_local_ranks({"PALS_LOCAL_SIZE": "12"}) == 12 and node_check.count_local_ranks({}) == 1
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_how_many_ranks_a_node_has():
 def test_who_is_sick(tmp_path, lines, sick):
     """Silence of one is a verdict, silence of all is none."""
     text = json.dumps("\n".join(lines))
-    check = batch_job.Check([sys.executable, "-c", f"print({text})"], tmp_path, dict(os.environ))
+    check = batch_job.NodeCheck([sys.executable, "-c", f"print({text})"], tmp_path, dict(os.environ))
     while not check.over():
         time.sleep(0.01)
     assert check.sick(["n1", "n2"], 2) == sick
@@ -147,8 +147,8 @@ def test_who_is_sick(tmp_path, lines, sick):
 
 def test_who_does_not_answer_is_not_waited_for(tmp_path, monkeypatch):
     program = "import time; print('fit n1', flush=True); time.sleep(600)"
-    check = batch_job.Check([sys.executable, "-c", program], tmp_path, dict(os.environ))
+    check = batch_job.NodeCheck([sys.executable, "-c", program], tmp_path, dict(os.environ))
     wait(lambda: os.pread(check.said.fileno(), 9, 0), 120, "the node that is fit to say so")
-    monkeypatch.setattr(batch_job, "CHECK", 0.0)
+    monkeypatch.setattr(batch_job, "CHECK_SECONDS", 0.0)
     assert check.over()
     assert check.sick(["n1", "n2"], 1) == {"n2": "it did not answer"} and check.process.wait() == -9

@@ -12,9 +12,8 @@ from gnnscale.contract import files, stage_run
 from gnnscale.contract.results import Evaluation, TrainedModel
 from gnnscale.contract.scaling_results import Point
 from gnnscale.contract.settings import ConvertSettings, EvaluateSettings, OptimSettings, TrainSettings
-from gnnscale.data.loading import corpus as loader
+from gnnscale.data.loading.corpus import load_corpus, make_batch
 from gnnscale.inference import oversmoothing, prediction_errors
-from gnnscale.models import potential as models_potential
 from gnnscale.models.potential import predict
 from gnnscale.models.registry import build
 from gnnscale.scaling import points
@@ -60,14 +59,14 @@ def evaluated(request, converted, tmp_path):
     there = directory(tmp_path, "evaluate/x", EvaluateSettings(), {"train/x": made, **converted})
     evaluate.main(stage_run.Run(there))
     sources = {need.removeprefix("convert/"): path for need, path in converted.items()}
-    yield there, potential, loader.load(sources, "test", 3.0)
+    yield there, potential, load_corpus(sources, "test", 3.0)
     potential.double()
 
 
 def test_errors_are_those_of_one_large_batch(evaluated):
     there, potential, corpus = evaluated
     said = files.read_model(there / "errors.json", Evaluation)
-    graphs, labels = loader.batch(corpus, np.arange(len(corpus)))
+    graphs, labels = make_batch(corpus, np.arange(len(corpus)))
     with torch.no_grad():
         found = predict(potential, graphs)
     energy = ((found.energy - labels.energy) / torch.from_numpy(corpus.natoms)).abs()
@@ -85,9 +84,9 @@ def test_errors_are_those_of_one_large_batch(evaluated):
 def test_a_wide_network_in_chunks_says_the_same(evaluated, monkeypatch):
     there, _, corpus = evaluated
     one = files.read_model(there / "errors.json", Evaluation)
-    monkeypatch.setattr(prediction_errors, "WIDE", 8)
-    monkeypatch.setattr(prediction_errors, "CHUNK", 16 * (corpus.edges // 7))
-    monkeypatch.setattr(prediction_errors, "NUMBERS", 16 * (corpus.edges // 3))
+    monkeypatch.setattr(prediction_errors, "WIDEST_UNCHUNKED", 8)
+    monkeypatch.setattr(prediction_errors, "NUMBERS_PER_CHUNK", 16 * (corpus.edges // 7))
+    monkeypatch.setattr(prediction_errors, "MAX_MESSAGE_NUMBERS", 16 * (corpus.edges // 3))
     evaluate.main(stage_run.Run(there))
     other = files.read_model(there / "errors.json", Evaluation)
     assert other.all.energy_mae == pytest.approx(one.all.energy_mae, rel=1e-4)
@@ -97,21 +96,21 @@ def test_a_wide_network_in_chunks_says_the_same(evaluated, monkeypatch):
 def test_batches_are_bounded_by_edges_and_by_structures():
     edges, most = np.random.default_rng(0).integers(0, 900, 1000).astype(np.uint32), 4000
     edges[[5, 999]] = 100_000
-    found = list(prediction_errors.batches(edges, most))
+    found = list(prediction_errors.split_by_edges(edges, most))
     assert np.array_equal(np.concatenate(found), np.arange(1000))
-    assert all(len(each) == 1 or (len(each) <= prediction_errors.BATCH and edges[each].sum() <= most) for each in found)
+    assert all(len(each) == 1 or (len(each) <= prediction_errors.MAX_STRUCTURES and edges[each].sum() <= most) for each in found)
     assert any(len(each) == 1 for each in found) and len(found) < 200
-    assert [len(each) for each in prediction_errors.batches(np.ones(150), 10**9)] == [64, 64, 22]
+    assert [len(each) for each in prediction_errors.split_by_edges(np.ones(150), 10**9)] == [64, 64, 22]
 
 
 @pytest.mark.parametrize("evaluated", ["egnn-deferred-gradient"], indirect=True)
 def test_gradient_forces_keep_no_second_graph(evaluated, monkeypatch):
     """It is a step of a training that does, and that is what memory is planned for."""
     there, potential, corpus = evaluated
-    graphs, _ = loader.batch(corpus, np.arange(len(corpus)))
+    graphs, _ = make_batch(corpus, np.arange(len(corpus)))
     seen = []
     monkeypatch.setattr(
-        models_potential, "predict", lambda *given: seen.append(torch.is_grad_enabled()) or predict(*given)
+        prediction_errors, "predict", lambda *given: seen.append(torch.is_grad_enabled()) or predict(*given)
     )
     evaluate.main(stage_run.Run(there))
     assert seen and not any(seen)
@@ -123,9 +122,9 @@ def test_gradient_forces_keep_no_second_graph(evaluated, monkeypatch):
 def test_layers_are_those_of_one_large_batch(evaluated):
     """Fewer are held out here than are looked at, so all of them are; and of the last a row of points.csv tells."""
     there, potential, corpus = evaluated
-    assert prediction_errors.BATCH // 4 < len(corpus) <= evaluate.SAMPLE  # in several batches
+    assert prediction_errors.MAX_STRUCTURES // 4 < len(corpus) <= evaluate.SAMPLE  # in several batches
     said = files.read_model(there / "errors.json", Evaluation)
-    expected = oversmoothing.measured(potential, [loader.batch(corpus, np.arange(len(corpus)))[0]])
+    expected = oversmoothing.measure_features(potential, [make_batch(corpus, np.arange(len(corpus)))[0]])
     assert len(said.layers) == 3
     for one, other in zip(said.layers, expected, strict=True):
         assert one.model_dump() == pytest.approx(other.model_dump(), rel=1e-4)
@@ -157,7 +156,7 @@ def test_energies_alone_have_a_loss(tmp_path):
 
 
 def test_the_sample_is_the_same_for_every_model(converted, monkeypatch):
-    corpus = loader.load({need.removeprefix("convert/"): path for need, path in converted.items()}, "train", 3.0)
+    corpus = load_corpus({need.removeprefix("convert/"): path for need, path in converted.items()}, "train", 3.0)
     monkeypatch.setattr(evaluate, "SAMPLE", 20)
     one, other = ([graphs.positions for graphs in evaluate.sample(corpus)] for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))

@@ -19,14 +19,14 @@ from gnnscale.contract.dataset_card import ShardCard
 from gnnscale.contract.errors import UserError
 from gnnscale.contract.results import Diverged, TrainedModel
 from gnnscale.contract.settings import OptimSettings
-from gnnscale.data.loading import corpus as loader
-from gnnscale.data.storage import adios, mapped
+from gnnscale.data.loading.corpus import load_corpus, make_batch
+from gnnscale.data.storage import adios, manifest, mapped
 from gnnscale.inference import prediction_errors
 from gnnscale.models.registry import build
 from gnnscale.train import checkpoint, deepspeed_engine, loop
 from gnnscale.train import loss as train_loss
 from gnnscale.train import normalisation as train_normalisation
-from gnnscale.train.loss import objective, penalties
+from gnnscale.train.loss import compute_loss, sum_penalties
 from gnnscale.train.muon import Muon, orthogonal
 from gnnscale.train.normalisation import Normalisation
 from tests.support.corpus import ENV, TINY, execute, result
@@ -75,13 +75,13 @@ def test_killed_and_torn_equals_uninterrupted(converted, undisturbed, tmp_path):
     command = [sys.executable, "-c", SLOW, str(made)]
     process = subprocess.Popen(command, env=os.environ | ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     root = made / "checkpoints"
-    while len(checkpoint.listed(root)) < 2:
+    while len(checkpoint.list_checkpoints(root)) < 2:
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.002)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert not (made / "result.json").exists()
-    newest = checkpoint.listed(root)[-1]
+    newest = checkpoint.list_checkpoints(root)[-1]
     part = next(newest.glob("*.safetensors"))
     part.write_bytes(part.read_bytes()[:-100])
     done = execute(made)
@@ -107,7 +107,7 @@ def test_stopped_equals_uninterrupted(converted, tmp_path, runtime, changes):
     whole = here(prepare(tmp_path, converted, "whole", runtime, **changes))
     made = prepare(tmp_path, converted, "stopped", runtime, **changes)
     here(made, stop_at=7)
-    assert [path.name for path in checkpoint.listed(made / "checkpoints")] == ["step-000000007"]
+    assert [path.name for path in checkpoint.list_checkpoints(made / "checkpoints")] == ["step-000000007"]
     here(made)
     assert losses(made) == losses(whole)
     for name, tensor in weights(whole).items():
@@ -187,10 +187,10 @@ def test_a_running_mean_is_what_is_validated_and_saved(converted, tmp_path, monk
         torch.testing.assert_close(saved[name], mean, rtol=1e-5, atol=1e-6)
         assert not torch.equal(saved[name], seen[-1][name])
     model = prediction_errors.restore(made, files.read_model(made / "model.json", TrainedModel))
-    corpus = loader.load({need.removeprefix("convert/"): path for need, path in converted.items()}, "validation", 4.0)
-    batch, optim = loader.batch(corpus, np.arange(len(corpus))), settings(optim={"ema": 0.8}).optim
-    sums = penalties(model, train_normalisation.pooled(corpus.cards), *batch, optim).detach().numpy()
-    expected, _ = objective(sums, corpus.labels.sum(0), optim)
+    corpus = load_corpus({need.removeprefix("convert/"): path for need, path in converted.items()}, "validation", 4.0)
+    batch, optim = make_batch(corpus, np.arange(len(corpus))), settings(optim={"ema": 0.8}).optim
+    sums = sum_penalties(model, train_normalisation.pool_normalisation(corpus.cards), *batch, optim).detach().numpy()
+    expected, _ = compute_loss(sums, corpus.labels.sum(0), optim)
     assert metrics(made)[-1].validation == pytest.approx(expected, rel=1e-6)
 
 
@@ -221,18 +221,18 @@ def test_a_diverged_run_is_a_result(converted, tmp_path):
 def test_a_gradient_that_is_not_finite_changes_nothing(converted, tmp_path, zero):
     before = here(prepare(tmp_path, converted, "before", {"zero_stage": zero}), stop_at=5)
     made = prepare(tmp_path, converted, "made", {"zero_stage": zero})
-    steps, share = iter(range(100)), train_loss.share
+    steps, share = iter(range(100)), train_loss.compute_local_loss
 
     def poisoned(sums, *others):
         bad = torch.sqrt(sums[0] - sums[0].detach())  # 0, with an infinite slope
         return share(sums, *others) + (bad if next(steps) == 5 else 0)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_loss, "share", poisoned)
+        patch.setattr(loop, "compute_local_loss", poisoned)
         here(made)
     said = files.read_model(made / "diverged.json", Diverged)
     assert (said.what, said.step) == ("gradient", 5)
-    read = checkpoint.look(checkpoint.listed(before / "checkpoints")[-1]).reader()
+    read = checkpoint.read_if_whole(checkpoint.list_checkpoints(before / "checkpoints")[-1]).reader()
     for name, tensor in weights(made).items():
         if name.startswith("backbone.") and not name.endswith(".scale"):
             assert torch.equal(tensor, read(f"{name}|weight")), name
@@ -244,18 +244,18 @@ def relabelled(converted, tmp_path, change, split=None):
     for need, path in converted.items():
         needs[need] = tmp_path / need
         shutil.copytree(path, needs[need])
-        packed = change(need, adios.read(path / "shards"))
+        packed = change(need, manifest.read(path / "shards"))
         write_packed(needs[need], packed)
     return needs
 
 
 def write_packed(made, packed):
     card, there = files.read_model(made / "card.json", ShardCard), made / "shards"
-    units, name = mapped.open(there).units, "00000.bp"
+    units, name = mapped.open_shards(there).units, "00000.bp"
     shutil.rmtree(there)
     there.mkdir()
     entry = adios.write_packed(there / name, packed, card.cutoff, units)
-    adios.join(there, [entry])
+    adios.write_manifest(there, [entry])
     rms = math.sqrt(entry.sums.forces_squared / entry.sums.forces) if entry.sums.forces else math.nan
     files.write_model(made / "card.json", card.model_copy(update={"force_rms": rms}))
 
@@ -313,14 +313,14 @@ def test_stress_needs_gradient_forces():
 
 # ------------------------------------------------------------------------------------------------------- the parts
 def batch_of(converted, config=TINY.model):
-    corpus = loader.load({need.removeprefix("convert/"): path for need, path in converted.items()}, "train", 4.0)
-    normalisation = train_normalisation.pooled(corpus.cards)
+    corpus = load_corpus({need.removeprefix("convert/"): path for need, path in converted.items()}, "train", 4.0)
+    normalisation = train_normalisation.pool_normalisation(corpus.cards)
     torch.manual_seed(0)
     model = build(config, 2, 12.0)
     for p in model.parameters():
         p.data += 0.05 * torch.randn_like(p)  # readouts begin at zero
     model.set_normalisation(*normalisation)
-    return model, normalisation, loader.batch(corpus, np.arange(12)), corpus.labels[:12]
+    return model, normalisation, make_batch(corpus, np.arange(12)), corpus.labels[:12]
 
 
 def test_missing_labels_count_for_nothing(converted):
@@ -328,8 +328,10 @@ def test_missing_labels_count_for_nothing(converted):
     optim = OptimSettings(stress_weight=1.0)
     energy, forces, stress = labels.energy.clone(), labels.forces.clone(), labels.stress.clone()
     energy[3], forces[graphs.structure == 5], stress[0] = torch.nan, torch.nan, torch.nan
-    sums = penalties(model, normalisation, graphs, labels._replace(energy=energy, forces=forces, stress=stress), optim)
-    whole = penalties(model, normalisation, graphs, labels, optim)
+    sums = sum_penalties(
+        model, normalisation, graphs, labels._replace(energy=energy, forces=forces, stress=stress), optim
+    )
+    whole = sum_penalties(model, normalisation, graphs, labels, optim)
     assert sums.isfinite().all() and (sums < whole).all(), "each kind has lost one"
     assert counts[0, 2] == 9 and (counts[:, 1] == 3 * torch.bincount(graphs.structure).numpy()).all()
     sums.sum().backward()
@@ -354,8 +356,8 @@ def test_the_objective_is_a_mean_over_labels_in_real_units(converted, loss):
     }[loss]
     expected = [float(by_hand(kind).mean().detach()) for kind in kinds]
     optim = OptimSettings(energy_weight=2.0, force_weight=3.0, stress_weight=5.0, loss=loss)
-    sums = penalties(model, normalisation, graphs, labels, optim).detach().numpy()
-    total, parts = objective(sums, counts.sum(0), optim)
+    sums = sum_penalties(model, normalisation, graphs, labels, optim).detach().numpy()
+    total, parts = compute_loss(sums, counts.sum(0), optim)
     assert parts == pytest.approx(expected, rel=1e-4)
     assert total == pytest.approx(2 * parts[0] + 3 * parts[1] + 5 * parts[2])
 
@@ -374,7 +376,7 @@ def test_a_checkpoint_part_is_a_safetensors_file_with_its_digest(tmp_path):
 def test_normalisation_survives_sources_that_lack_labels(converted):
     cards = [files.read_model(path / "card.json", ShardCard) for path in converted.values()]
     bare = cards[1].model_copy(update={"force_rms": float("nan"), "energy_rms": float("nan")})
-    pooled: Normalisation = train_normalisation.pooled((cards[0], bare))
+    pooled: Normalisation = train_normalisation.pool_normalisation((cards[0], bare))
     assert pooled.force_scale == pytest.approx(cards[0].force_rms)
     assert pooled.energy_scale == pytest.approx(cards[0].energy_rms)
 

@@ -5,7 +5,7 @@ import lzma
 import numpy as np
 import pytest
 
-from gnnscale.atoms.units import ENERGY
+from gnnscale.atoms.units import ENERGY_UNITS
 from gnnscale.data.formats import extxyz
 from gnnscale.data.formats.pieces import Place
 from tests.support import layouts
@@ -26,11 +26,11 @@ def test_extended_xyz_in_other_units_and_keys(tmp_path):
     volume = np.linalg.det(known.cell)
 
     def extra(k, s):
-        six = (-s.stress * volume / ENERGY["kcal/mol"])[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+        six = (-s.stress * volume / ENERGY_UNITS["kcal/mol"])[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
         words = " ".join(map(repr, six.tolist()))
-        return f'REF_energy={s.energy / ENERGY["kcal/mol"]!r} REF_virial="_JSON [{words.replace(" ", ", ")}]"'
+        return f'REF_energy={s.energy / ENERGY_UNITS["kcal/mol"]!r} REF_virial="_JSON [{words.replace(" ", ", ")}]"'
 
-    text = layouts.extended([known._replace(forces=known.forces / ENERGY["kcal/mol"])], extra)
+    text = layouts.extended([known._replace(forces=known.forces / ENERGY_UNITS["kcal/mol"])], extra)
     (tmp_path / "a.xyz").write_text(text.replace("forces:R:3", "REF_forces:R:3"))
     keys = {"energy": "REF_energy", "forces": "REF_forces", "virial": "REF_virial", "energy_unit": "kcal/mol"}
     (found,), _ = read("extxyz", tmp_path, **keys)

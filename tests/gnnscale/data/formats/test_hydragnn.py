@@ -7,7 +7,7 @@ import pytest
 
 from gnnscale.contract import datasets
 from gnnscale.contract.errors import BadFile
-from gnnscale.data.formats import hydragnn, pieces
+from gnnscale.data.formats import hydragnn
 from tests.gnnscale.data.storage.test_adios import random_structures
 from tests.support import hydragnn_layout as layout
 
@@ -43,7 +43,7 @@ def same(one, s):
 
 @pytest.mark.parametrize("rows", [1024, 7, 1])
 def test_what_was_written_is_read(written, rows, monkeypatch):
-    monkeypatch.setattr(pieces, "ROWS", rows)
+    monkeypatch.setattr(hydragnn, "ROWS", rows)
     folder, splits = written
     found = read(folder)
     expected = [(split, s) for split, structures in splits.items() for s in structures]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gnnscale.atoms.units import ENERGY
+from gnnscale.atoms.units import ENERGY_UNITS
 from gnnscale.contract.errors import BadFile
 from gnnscale.data.formats.pieces import DOWNLOAD_AGAIN
 from tests.support import layouts
@@ -14,7 +14,7 @@ from tests.support.raw import RAW, read, until_fault
 @pytest.mark.parametrize("unit", ["Hartree", "kcal/mol", "kJ/mol"])
 def test_energies_in_another_unit_are_noticed(name, unit, tmp_path):
     layout = LAYOUTS[name][0]
-    layout.write(tmp_path, [s._replace(energy=s.energy / ENERGY[unit]) for s in layout.known()])
+    layout.write(tmp_path, [s._replace(energy=s.energy / ENERGY_UNITS[unit]) for s in layout.known()])
     _, fault = until_fault(name, tmp_path, **layout.options)
     assert (
         isinstance(fault, BadFile)
@@ -43,7 +43,7 @@ def test_energies_of_ones_own_data_are_checked_if_their_kind_is_said(tmp_path, n
     kind = "atoms" if name == "extxyz" else "crystals"
     {"extxyz": layouts.extxyz, "deepmd": layouts.deepmd}[name](tmp_path, known())
     assert until_fault(name, tmp_path, energies=kind)[1] is None
-    wrong = [s._replace(energy=s.energy / ENERGY["Hartree"]) for s in known()]
+    wrong = [s._replace(energy=s.energy / ENERGY_UNITS["Hartree"]) for s in known()]
     (tmp_path / "wrong").mkdir()
     {"extxyz": layouts.extxyz, "deepmd": layouts.deepmd}[name](tmp_path / "wrong", wrong)
     assert until_fault(name, tmp_path / "wrong")[1] is None, "nothing is said of the kind"
