@@ -39,7 +39,7 @@ def imports() -> None:
         if module.name.endswith("._neighbors") or (needs and importlib.util.find_spec(needs) is None):
             continue  # a plain library, loaded by neighbors.py; a package that this image has not
         importlib.import_module(module.name)
-    assert neighbors.compiled() is not None, "the compiled neighbour list cannot be loaded"
+    assert neighbors.compiled_library() is not None, "the compiled neighbour list cannot be loaded"
 
 
 def stage(folder: Path, kind: str, settings: dict, needs: dict[str, str], ranks: int = 1) -> None:

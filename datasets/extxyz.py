@@ -76,7 +76,7 @@ def structure(options: Options, place: Place, frame: Frame, label: str) -> Struc
     from gnnscale.atoms.structure import Structure
     from gnnscale.data.formats import extxyz
 
-    unit = units.ENERGY[options.energy_unit]
+    unit = units.ENERGY_UNITS[options.energy_unit]
     (energy,) = extxyz.numbers_in(place, options.energy, value(place, frame, options.energy), (1,))
     forces = frame.columns.get(options.forces)
     others = [name for name in frame.columns if name != options.forces and "force" in name.lower()]

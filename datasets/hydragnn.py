@@ -62,12 +62,12 @@ def units(options: Options) -> list[Unit]:
 
 
 def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
-    from gnnscale.atoms.units import ENERGY
+    from gnnscale.atoms.units import ENERGY_UNITS
     from gnnscale.data.formats import hydragnn, plausible
 
     with Place(unit.path) as place:
         watch = plausible.Watch(place, None if options.energies == "any" else options.energies)
-        for structure in hydragnn.structures(place, unit, ENERGY[options.energy_unit], options.split == "theirs"):
+        for structure in hydragnn.structures(place, unit, ENERGY_UNITS[options.energy_unit], options.split == "theirs"):
             yield watch(structure)
         watch.done()
 

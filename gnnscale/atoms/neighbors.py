@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 SOURCE = Path(__file__).with_name("neighbors.cpp")
-ROOM = 64  # edges per atom for which there is room at the first try, where the caller knows no better
-MISTAKES = {
+FIRST_EDGES_PER_ATOM = 64  # edges per atom for which there is room at the first try, where the caller knows no better
+ERROR_MESSAGES = {
     1: "its periodic lattice vectors are linearly dependent",
     2: "a position or lattice vector is not finite, or an atom lies absurdly far away",
     3: "the cell is so small against the cutoff that its images would not fit into memory",
@@ -37,7 +37,7 @@ class Edges(NamedTuple):
     ptr: np.ndarray  # (S + 1,) int64: structure k owns the edges ptr[k] to ptr[k + 1]
 
 
-def batch(
+def batch_edges(
     positions: np.ndarray, ptr: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float, room: int | None = None
 ) -> Edges:
     """The edges of S structures in one call; structure k has the atoms ptr[k] to ptr[k + 1].
@@ -46,9 +46,9 @@ def batch(
     `room` is the number of edges, where it is known: it saves memory, and a second try where there are many.
     """
     x = np.ascontiguousarray(positions, dtype=np.float64)  # (A, 3) Angstrom
-    if compiled() is None:
+    if compiled_library() is None:
         return _by_vesin(x, ptr, cell, pbc, cutoff)
-    room = ROOM * len(x) if room is None else room
+    room = FIRST_EDGES_PER_ATOM * len(x) if room is None else room
     while True:
         receivers, senders, shifts = np.empty(room, np.int64), np.empty(room, np.int64), np.empty((room, 3), np.float32)
         edge_ptr = _call(x, ptr, cell, pbc, cutoff, room, receivers, senders, shifts)
@@ -58,10 +58,10 @@ def batch(
         room = count
 
 
-def count(positions: np.ndarray, ptr: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> np.ndarray:
+def count_edges(positions: np.ndarray, ptr: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> np.ndarray:
     """How many edges each structure has, without keeping them.  # (S,) int64"""
     x = np.ascontiguousarray(positions, dtype=np.float64)
-    if compiled() is None:
+    if compiled_library() is None:
         return np.diff(_by_vesin(x, ptr, cell, pbc, cutoff).ptr)
     nothing = np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 3), np.float32)
     return np.diff(_call(x, ptr, cell, pbc, cutoff, 0, *nothing))
@@ -72,13 +72,13 @@ def edges(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of one structure: receivers (E,) int32, senders (E,) int32, shifts (E, 3) int16, as in `Edges`."""
     ptr = np.array([0, len(positions)])
-    found = batch(positions, ptr, np.asarray(cell)[None], np.asarray(pbc)[None], cutoff)
+    found = batch_edges(positions, ptr, np.asarray(cell)[None], np.asarray(pbc)[None], cutoff)
     return found.receivers.astype(np.int32), found.senders.astype(np.int32), found.shifts.astype(np.int16)
 
 
 # ------------------------------------------------------------------------------------------------------ compiled
 @cache
-def compiled() -> ctypes.CDLL | None:
+def compiled_library() -> ctypes.CDLL | None:
     """The library made of neighbors.cpp when the package was installed. None: there is none, which is said once."""
     found = sorted(Path(__file__).parent.glob("_neighbors.*so"))
     try:
@@ -93,7 +93,7 @@ def compiled() -> ctypes.CDLL | None:
         )
         return None
     library.gnnscale_neighbors_source.restype = ctypes.c_char_p
-    if SOURCE.exists() and library.gnnscale_neighbors_source().decode() != digest(SOURCE):
+    if SOURCE.exists() and library.gnnscale_neighbors_source().decode() != source_digest(SOURCE):
         warnings.warn(
             f"{SOURCE.name} was changed since it was compiled, and vesin takes its place; install gnnscale "
             "again (python -m pip install --no-deps -e .)",
@@ -119,7 +119,7 @@ def compiled() -> ctypes.CDLL | None:
     return library
 
 
-def digest(source: Path) -> str:
+def source_digest(source: Path) -> str:
     """What setup.py compiles into the library, so that an old one is known."""
     return hashlib.sha256(source.read_bytes()).hexdigest()[:16]
 
@@ -145,12 +145,12 @@ def _call(
             f"{cells.shape}, pbc {periodic.shape}"
         )
     edge_ptr = np.empty(structures + 1, np.int64)
-    status = compiled().gnnscale_neighbors(
+    status = compiled_library().gnnscale_neighbors(
         structures, ptr, x, cells, periodic, cutoff, room, receivers, senders, shifts, edge_ptr
     )
     if status:
         kind = MemoryError if status == 4 else ValueError
-        raise kind(f"no neighbours of structure {edge_ptr[0]} of {structures}: {MISTAKES[status]}")
+        raise kind(f"no neighbours of structure {edge_ptr[0]} of {structures}: {ERROR_MESSAGES[status]}")
     return edge_ptr
 
 

@@ -45,11 +45,11 @@ def from_pyg(listed: list[Data]) -> tuple[AtomGraphs, Properties]:
         numbers=torch.cat([data.z for data in listed]),
         positions=torch.cat([data.pos for data in listed]),
         structure=torch.repeat_interleave(torch.arange(len(listed)), natoms),
-        cell=torch.cat([lattice(data) for data in listed]),
+        cell=torch.cat([lattice_or_zero(data) for data in listed]),
         source=torch.cat([data.get("source", zero) for data in listed]),
         receivers=receivers[order],
         senders=senders[order],
-        shifts=torch.cat([shifts(data) for data in listed])[order],
+        shifts=torch.cat([shifts_or_zero(data) for data in listed])[order],
     )
     missing = torch.full((1, 3, 3), torch.nan)
     return graphs, Properties(
@@ -59,10 +59,10 @@ def from_pyg(listed: list[Data]) -> tuple[AtomGraphs, Properties]:
     )
 
 
-def lattice(data: Data) -> torch.Tensor:
+def lattice_or_zero(data: Data) -> torch.Tensor:
     return data.get("cell", data.pos.new_zeros(3, 3)).reshape(1, 3, 3)
 
 
-def shifts(data: Data) -> torch.Tensor:
+def shifts_or_zero(data: Data) -> torch.Tensor:
     """Whole lattice translations; without them, edges stay in the cell."""
     return data.get("edge_shift", data.pos.new_zeros(data.edge_index.shape[1], 3))

@@ -18,7 +18,7 @@ from gnnscale.audit.run_checks import audited
 from gnnscale.contract import errors, exit_codes, files, stage_run
 from gnnscale.contract.datasets import quarantined
 from gnnscale.contract.settings import AuditSettings
-from gnnscale.data.storage.manifest import MANIFEST, Manifest, read
+from gnnscale.data.storage.manifest import MANIFEST, Manifest, read_checked
 from gnnscale.job import stage_process
 from gnnscale.report.audit_page import page
 
@@ -47,7 +47,7 @@ def look(
     folders: dict[str, Path], asked: AuditSettings, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> tuple[Audit, Quarantine]:
     """Source by source in the order of their names; the checks come when all have been measured."""
-    total = sum(read(path / "shards" / MANIFEST, Manifest).total.structures for path in folders.values())
+    total = sum(read_checked(path / "shards" / MANIFEST, Manifest).total.structures for path in folders.values())
     done, sources = 0, []
 
     def tell(more: int) -> None:

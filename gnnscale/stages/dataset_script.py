@@ -21,7 +21,7 @@ from gnnscale.data.conversion.dataset import join_shards, prepare_conversion
 from gnnscale.data.conversion.work_items import split_work
 from gnnscale.data.storage import mapped, splits
 from gnnscale.data.storage.packed import HAS_STRESS
-from gnnscale.machine.rank_env import ranks
+from gnnscale.machine.rank_env import read_ranks
 from gnnscale.stages.convert import convert_on_ranks
 
 REQUEST = "request.digest"  # of the options and files of an unfinished conversion
@@ -52,7 +52,7 @@ def convert_script(script: dict[str, Any]) -> None:
     conversion, raw = prepare_conversion(settings), datasets.script(settings.dataset).inputs(options)
     items = split_work(conversion)
     expected = sum(item.structures for item in items)
-    if ranks().rank == 0:
+    if read_ranks().rank == 0:
         size = sum(path.stat().st_size for path in raw) / 2**30
         print(f"{conversion.card.name}: {len(raw)} files, {size:.3g} GiB, about {expected:,.0f} structures, into {out}")
         begin(out, settings, [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in raw])
@@ -60,12 +60,12 @@ def convert_script(script: dict[str, Any]) -> None:
         while not (out / REQUEST).exists():
             time.sleep(0.1)
     convert_on_ranks(conversion, items, out, expected, print_progress)
-    if ranks().rank:
+    if read_ranks().rank:
         return
     print()
     card = join_shards(out, conversion)
     files.write_model(out / "card.json", card)
-    print_summary(mapped.open(out / "shards"), card)
+    print_summary(mapped.open_shards(out / "shards"), card)
 
 
 def begin(out: Path, settings: ConvertSettings, raw: list[list[str | int]]) -> None:

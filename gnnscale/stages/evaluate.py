@@ -16,9 +16,9 @@ from gnnscale.contract import files, stage_run
 from gnnscale.contract.results import Errors, Evaluation, LayerFeatures, TrainedModel
 from gnnscale.contract.settings import EvaluateSettings
 from gnnscale.contract.stage_spec import StageSpec
-from gnnscale.data.loading import corpus as loader
+from gnnscale.data.loading.corpus import Corpus, load_corpus, make_batch
 from gnnscale.inference import oversmoothing
-from gnnscale.inference.prediction_errors import BATCH, NUMBERS, errors, on, restore
+from gnnscale.inference.prediction_errors import MAX_MESSAGE_NUMBERS, MAX_STRUCTURES, measure_errors, restore, to_device
 from gnnscale.job import stage_process
 from gnnscale.machine import accelerator
 
@@ -30,12 +30,12 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
     torch.set_num_threads(run.spec.runtime.threads)
     trained_in = next(path for need, path in run.needs.items() if need.startswith("train/"))
     trained = files.read_model(trained_in / "model.json", TrainedModel)
-    device = accelerator.take(0)
+    device = accelerator.take_device(0)
     model = restore(trained_in, trained).to(device)
     sources = {name: run.needs[f"convert/{name}"] for name in trained.sources}
-    corpus = loader.load(sources, settings.split, trained.model.cutoff)
-    energy, forces = errors(model, corpus, NUMBERS // trained.model.message_width, run)
-    layers = oversmoothing.measured(model, (on(graphs, device) for graphs in sample(corpus)))
+    corpus = load_corpus(sources, settings.split, trained.model.cutoff)
+    energy, forces = measure_errors(model, corpus, MAX_MESSAGE_NUMBERS // trained.model.message_width, run)
+    layers = oversmoothing.measure_features(model, (to_device(graphs, device) for graphs in sample(corpus)))
     subset = files.read_model(trained_in / "spec.json", StageSpec).settings.subset
     evaluation = summarise(run.spec.id, trained, subset, settings, corpus, energy, forces, model, layers)
     run.write("errors.json", evaluation.model_dump_json(indent=1) + "\n")
@@ -47,11 +47,11 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
     return stage_run.Outputs(files=["errors.json"], values=values)
 
 
-def sample(corpus: loader.Corpus) -> Iterator[AtomGraphs]:
+def sample(corpus: Corpus) -> Iterator[AtomGraphs]:
     """Some structures at random, always the same of a split, in small batches: features of all layers are held at once."""
     chosen = np.random.default_rng(0).permutation(len(corpus))[:SAMPLE]
-    for begin in range(0, len(chosen), BATCH // 4):
-        yield loader.batch(corpus, chosen[begin : begin + BATCH // 4])[0]
+    for begin in range(0, len(chosen), MAX_STRUCTURES // 4):
+        yield make_batch(corpus, chosen[begin : begin + MAX_STRUCTURES // 4])[0]
 
 
 def summarise(
@@ -59,7 +59,7 @@ def summarise(
     trained: TrainedModel,
     subset: str,
     settings: EvaluateSettings,
-    corpus: loader.Corpus,
+    corpus: Corpus,
     energy: np.ndarray,
     forces: np.ndarray,
     model: torch.nn.Module,

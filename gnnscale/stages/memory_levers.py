@@ -25,13 +25,13 @@ from gnnscale.contract.scaling_results import Estimate
 from gnnscale.contract.settings import LeverSettings, OptimSettings
 from gnnscale.contract.stage_spec import Runtime
 from gnnscale.data.loading import batch_plan
-from gnnscale.data.loading import corpus as loader
+from gnnscale.data.loading.corpus import Corpus, load_corpus, make_batch_of_share
 from gnnscale.job import stage_process
 from gnnscale.machine import accelerator
 from gnnscale.models.registry import build
 from gnnscale.train import deepspeed_engine, process_group
-from gnnscale.train.loss import objective, penalties, share
-from gnnscale.train.normalisation import pooled
+from gnnscale.train.loss import compute_local_loss, compute_loss, sum_penalties
+from gnnscale.train.normalisation import pool_normalisation
 from gnnscale.train.schedule import parameter_groups
 
 TURNS = 3
@@ -48,7 +48,7 @@ class Task(NamedTuple):
     """What all ways do, as one rank sees it."""
 
     settings: LeverSettings
-    corpus: loader.Corpus
+    corpus: Corpus
     graphs: AtomGraphs
     labels: Properties
     counts: np.ndarray  # (3,) labels of the whole batch
@@ -65,7 +65,7 @@ class Step:
         model = build(
             task.settings.model, len(corpus.names), corpus.edges / max(1, corpus.atoms), way.runtime.edge_chunk
         )
-        normalisation = pooled(corpus.cards)
+        normalisation = pool_normalisation(corpus.cards)
         model.set_normalisation(*normalisation)
         groups = parameter_groups(model, task.settings.model.rate_width, self.optim)
         self.engine, self.number = deepspeed_engine.Engine(model, groups, self.optim, way.runtime), 0
@@ -76,15 +76,15 @@ class Step:
         device, task, self.number = self.engine.device, self.task, self.number + 1
         graphs = AtomGraphs(*(t.to(device) for t in task.graphs))
         labels = Properties(*(t.to(device) for t in task.labels))
-        sums = penalties(self.engine, self.normalisation, graphs, labels, self.optim)
-        self.engine.backward(share(sums, task.counts, self.optim, task.ranks), last=True)
+        sums = sum_penalties(self.engine, self.normalisation, graphs, labels, self.optim)
+        self.engine.backward(compute_local_loss(sums, task.counts, self.optim, task.ranks), last=True)
         whole = process_group.reduce_sum(sums.detach()).cpu().numpy()
         self.engine.step(RATE, self.number)
-        return objective(whole, task.counts, self.optim)[0]
+        return compute_loss(whole, task.counts, self.optim)[0]
 
 
 def main(run: stage_run.Run) -> stage_run.Outputs:
-    here = process_group.join(run.spec.runtime.threads)
+    here = process_group.join_ranks(run.spec.runtime.threads)
     task, chosen = prepare(run, here.size, here.rank)
     table = ways(run.spec.runtime, task.settings, int(task.graphs.senders.numel()))
     print(f"{run.spec.id}: {len(table)} ways to take one step; {here.size} rank(s)", flush=True)
@@ -100,13 +100,13 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
     peaks, losses = [], []
     for way in table:
         peak, loss = fullest(task, way)
-        peaks.append(max(process_group.gathered(peak)))
+        peaks.append(max(process_group.gather(peak)))
         losses.append(loss)
         told(way)
     seconds: list[list[float]] = [[] for _ in table]
     for _ in range(TURNS):
         for k, way in enumerate(table):
-            seconds[k].append(max(process_group.gathered(timed(task, way))))
+            seconds[k].append(max(process_group.gather(timed(task, way))))
             told(way)
     found = LeverTable(
         model=task.settings.model,
@@ -138,7 +138,7 @@ def prepare(run: stage_run.Run, size: int, rank: int) -> tuple[Task, np.ndarray]
     """The first batch that a training would take, and this rank's share of it."""
     settings: LeverSettings = run.spec.settings
     sources = {need.removeprefix("convert/"): path for need, path in run.needs.items() if need.startswith("convert/")}
-    corpus = loader.load(sources, "train", settings.model.cutoff, threads=run.spec.runtime.threads)
+    corpus = load_corpus(sources, "train", settings.model.cutoff, threads=run.spec.runtime.threads)
     if len(corpus) < settings.batch:
         raise errors.UserError(
             f"a batch of {settings.batch} structures asked for, the shards hold {len(corpus)}",
@@ -146,8 +146,8 @@ def prepare(run: stage_run.Run, size: int, rank: int) -> tuple[Task, np.ndarray]
             kind="data",
         )
     chosen = batch_plan.global_batch(0, len(corpus), settings.batch, 0)
-    mine = batch_plan.share(corpus.costs(chosen), size)[rank]
-    graphs, labels = loader.share_of_rank(corpus, chosen[mine])
+    mine = batch_plan.divide_batch(corpus.costs(chosen), size)[rank]
+    graphs, labels = make_batch_of_share(corpus, chosen[mine])
     counts = corpus.labels[chosen].sum(0, dtype=np.int64)
     return Task(settings, corpus, graphs, labels, counts, size), chosen
 
@@ -190,10 +190,10 @@ def timed(task: Task, way: Way) -> float:
     step, found = Step(task, way), []
     step()
     for _ in range(task.settings.steps):
-        accelerator.wait()
+        accelerator.synchronize()
         began = time.perf_counter()
         step()
-        accelerator.wait()
+        accelerator.synchronize()
         found.append(time.perf_counter() - began)
     del step
     gc.collect()
@@ -202,13 +202,13 @@ def timed(task: Task, way: Way) -> float:
 
 def peak_bytes(run: Callable[[], object]) -> int:
     """Most bytes of tensors that live at once while it runs, above those before."""
-    if accelerator.kind() != "cpu":
-        memory = accelerator.module(accelerator.kind())
+    if accelerator.detect_kind() != "cpu":
+        memory = accelerator.torch_module(accelerator.detect_kind())
         memory.empty_cache()
         memory.reset_peak_memory_stats()
         before = memory.memory_allocated()
         run()
-        accelerator.wait()
+        accelerator.synchronize()
         return memory.max_memory_allocated() - before
     from torch.profiler import ProfilerActivity, profile
 
@@ -228,8 +228,8 @@ def relative(mine: list[float], plain: list[float]) -> Estimate:
 
 
 def device() -> str:
-    found = accelerator.devices()
-    return found[0].name if found else stage_process.processor()
+    found = accelerator.list_devices()
+    return found[0].name if found else stage_process.read_processor_name()
 
 
 if __name__ == "__main__":

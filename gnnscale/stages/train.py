@@ -16,35 +16,35 @@ from gnnscale.contract.settings import TrainSettings
 from gnnscale.contract.stage_spec import Runtime
 from gnnscale.data.loading import corpus
 from gnnscale.job import stage_process
-from gnnscale.machine.rank_env import Ranks, ranks
+from gnnscale.machine.rank_env import Ranks, read_ranks
 from gnnscale.models.registry import build
 from gnnscale.train import deepspeed_engine, process_group
-from gnnscale.train.loop import Progress, Trainer, epochs, steps
-from gnnscale.train.loss import PARTS, weights
-from gnnscale.train.normalisation import pooled
-from gnnscale.train.schedule import decay_begin, parameter_groups
-from gnnscale.train.warm_start import origin
+from gnnscale.train.loop import Progress, Trainer, count_epochs, count_steps
+from gnnscale.train.loss import PARTS, part_weights
+from gnnscale.train.normalisation import pool_normalisation
+from gnnscale.train.schedule import parameter_groups, steps_before_decay
+from gnnscale.train.warm_start import find_start
 
 
 def main(run: stage_run.Run) -> stage_run.Outputs:
     settings: TrainSettings = run.spec.settings
-    run.can_checkpoint = ranks().size > 1  # a rank that left alone would keep the others waiting: they stop together
+    run.can_checkpoint = read_ranks().size > 1  # a rank that left alone would keep the others waiting: they stop together
     sources = {need.removeprefix("convert/"): path for need, path in run.needs.items() if need.startswith("convert/")}
     cutoff = settings.model.cutoff
     where, threads = run.spec.runtime.data, run.spec.runtime.threads
-    training = corpus.load(
+    training = corpus.load_corpus(
         sources, "train", cutoff, settings.structures, settings.subset_seed, where, threads, settings.subset
     )
-    validation = corpus.load(sources, "validation", cutoff, data=where, threads=threads)
+    validation = corpus.load_corpus(sources, "validation", cutoff, data=where, threads=threads)
     check_data(settings, training, validation)
     check_runtime(settings, run.spec.runtime)
-    normalisation, degree = pooled(training.cards), training.edges / max(1, training.atoms)
-    here = process_group.join(run.spec.runtime.threads)
+    normalisation, degree = pool_normalisation(training.cards), training.edges / max(1, training.atoms)
+    here = process_group.join_ranks(run.spec.runtime.threads)
     check_ranks(run)
     torch.manual_seed(settings.seed)
     model = build(settings.model, len(sources), degree, run.spec.runtime.edge_chunk)
     model.set_normalisation(*normalisation)
-    under, progress = start(run, model, decay_begin(steps(settings, training), settings.optim))
+    under, progress = start(run, model, steps_before_decay(count_steps(settings, training), settings.optim))
     print(
         f"{run.spec.id}: {settings.model.parameters(len(sources)):,} parameters, {len(training):,} structures "
         f"with {training.atoms:,} atoms, {degree:.1f} neighbours; {here.size} rank(s)",
@@ -55,18 +55,18 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
     try:
         progress = trainer.fit()
     except stage_run.Stopped:  # which all ranks are together
-        corpus.leave(training, validation)
+        corpus.close_corpora(training, validation)
         raise
     outputs = write(run, trainer, progress, degree, here)
     run.can_checkpoint = False
-    corpus.leave(training, validation)
+    corpus.close_corpora(training, validation)
     return outputs
 
 
 def start(run: stage_run.Run, model: torch.nn.Module, decay: int) -> tuple[deepspeed_engine.Engine, Progress]:
     """The model under DeepSpeed, as the checkpoint left it from which it may begin."""
     settings, progress = run.spec.settings, Progress()
-    found = origin(run, decay)
+    found = find_start(run, decay)
     if found:
         read, progress = found.reader(), Progress(**found.progress)
         with torch.no_grad():
@@ -81,7 +81,7 @@ def start(run: stage_run.Run, model: torch.nn.Module, decay: int) -> tuple[deeps
         run.earlier_seconds, run.earlier_attempts = progress.seconds, progress.attempts
     elif found:  # what a shorter training did counts to the steps of this one, not to its time or attempts
         progress = progress._replace(attempts=0, seconds=0.0)
-        if ranks().rank == 0:
+        if read_ranks().rank == 0:
             run.write("metrics.jsonl", (found.directory.parent.parent / "metrics.jsonl").read_bytes())
     return under, progress
 
@@ -99,9 +99,9 @@ def check_data(settings: TrainSettings, train: corpus.Corpus, validation: corpus
             "raise split.validation, or ask for more structures",
             kind="data",
         )
-    if not weights(settings.optim).any():
+    if not part_weights(settings.optim).any():
         raise errors.UserError("energy_weight, force_weight and stress_weight are all 0", "set one of them")
-    for part, weight, count in zip(PARTS, weights(settings.optim), train.labels.sum(0)):
+    for part, weight, count in zip(PARTS, part_weights(settings.optim), train.labels.sum(0)):
         field = {"forces": "force"}.get(part, part) + "_weight"
         if weight and not count:
             raise errors.UserError(
@@ -132,7 +132,7 @@ def check_runtime(settings: TrainSettings, runtime: Runtime) -> None:
 def check_ranks(run: stage_run.Run) -> None:
     """Ranks that read different specs would wait for each other for ever, or train nonsense."""
     mine = files.sha256(run.directory / "spec.json")
-    said = process_group.gathered((mine, run.spec.id, platform.node()))
+    said = process_group.gather((mine, run.spec.id, platform.node()))
     for rank, (digest, spec_id, node) in enumerate(said):
         if digest != said[0][0]:
             raise errors.UserError(
@@ -154,7 +154,7 @@ def write(run: stage_run.Run, trainer: Trainer, progress: Progress, degree: floa
         body_parameters=settings.model.body_parameters(),
         structures=len(trainer.train),
         atoms=trainer.train.atoms,
-        epochs=epochs(settings, trainer.train),
+        epochs=count_epochs(settings, trainer.train),
         steps=progress.step,
         structures_seen=progress.structures_seen,
         atoms_seen=progress.atoms_seen,

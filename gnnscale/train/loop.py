@@ -18,19 +18,19 @@ from gnnscale.contract import stage_run
 from gnnscale.contract.results import Diverged, Metrics
 from gnnscale.contract.settings import TrainSettings
 from gnnscale.data.loading import batch_plan
-from gnnscale.data.loading import corpus as loader
-from gnnscale.data.loading.prefetch import ahead
+from gnnscale.data.loading.corpus import Corpus, make_batch_of_share
+from gnnscale.data.loading.prefetch import make_ahead
 from gnnscale.machine.rank_env import Ranks
 from gnnscale.train import checkpoint
 from gnnscale.train.deepspeed_engine import Engine
-from gnnscale.train.loss import PARTS, objective, penalties, share
+from gnnscale.train.loss import PARTS, compute_local_loss, compute_loss, sum_penalties
 from gnnscale.train.normalisation import Normalisation
 from gnnscale.train.process_group import reduce_sum
-from gnnscale.train.schedule import decay_begin, rate
+from gnnscale.train.schedule import learning_rate, steps_before_decay
 
-LOGGED, VALIDATED = 100, 10  # how often in a run, at least
+MIN_LOG_LINES, MIN_VALIDATIONS = 100, 10  # how often in a run, at least
 VALIDATION_BATCH = 64  # structures a rank, at most
-KEPT = 2  # checkpoints: the newest and the one before it
+KEPT_CHECKPOINTS = 2  # checkpoints: the newest and the one before it
 
 
 class Progress(NamedTuple):
@@ -45,7 +45,7 @@ class Progress(NamedTuple):
     diverged: bool = False
 
 
-class Agreed(NamedTuple):
+class Agreement(NamedTuple):
     """What all ranks know after the one small collective of a step."""
 
     sums: np.ndarray  # (3,) over the global batch
@@ -61,23 +61,23 @@ class Trainer:
         run: stage_run.Run,
         engine: Engine,
         normalisation: Normalisation,
-        train: loader.Corpus,
-        validation: loader.Corpus,
+        train: Corpus,
+        validation: Corpus,
         here: Ranks,
         progress: Progress,
     ):
         self.run, self.engine, self.normalisation, self.here = run, engine, normalisation.to(engine.device), here
         self.settings: TrainSettings = run.spec.settings
         self.train, self.validation, self.progress = train, validation, progress
-        self.steps = steps(self.settings, train)
-        self.decay = decay_begin(self.steps, self.settings.optim)
-        self.make = partial(loader.share_of_rank, pin=engine.device.type != "cpu")
+        self.steps = count_steps(self.settings, train)
+        self.decay = steps_before_decay(self.steps, self.settings.optim)
+        self.make = partial(make_batch_of_share, pin=engine.device.type != "cpu")
         self.saved, self.pause = time.monotonic(), run.spec.runtime.checkpoint_seconds
 
     def fit(self) -> Progress:
         """From wherever the last whole checkpoint stands to the last step, or to a request to stop."""
-        optim, log_every = self.settings.optim, max(1, self.steps // LOGGED)
-        validate_every = max(1, self.steps // VALIDATED)
+        optim, log_every = self.settings.optim, max(1, self.steps // MIN_LOG_LINES)
+        validate_every = max(1, self.steps // MIN_VALIDATIONS)
         if self.here.rank == 0:
             self.keep_metrics()
         started = time.monotonic() - self.progress.seconds
@@ -86,13 +86,13 @@ class Trainer:
             sums = torch.zeros(len(PARTS), dtype=torch.float64, device=self.engine.device)
             for part in micro:
                 mine = self.penalties(*part())
-                self.engine.backward(share(mine, counts, optim, self.here.size), last=part is micro[-1])
+                self.engine.backward(compute_local_loss(mine, counts, optim, self.here.size), last=part is micro[-1])
                 sums += mine.detach()
             agreed = self.agree(sums)
-            loss, parts = objective(agreed.sums, counts, optim)
+            loss, parts = compute_loss(agreed.sums, counts, optim)
             if not math.isfinite(loss):
                 return self.diverge("loss", loss, chosen)
-            gradient = self.engine.step(rate(step, self.steps, optim), step + 1)
+            gradient = self.engine.step(learning_rate(step, self.steps, optim), step + 1)
             if not math.isfinite(gradient):
                 return self.diverge("gradient", gradient, chosen)
             self.progress = self.counted(chosen, time.monotonic() - started)
@@ -100,7 +100,7 @@ class Trainer:
             validated = self.validate() if self.progress.step % validate_every == 0 or last else None
             if self.here.rank == 0:
                 if self.progress.step % log_every == 0 or validated is not None:
-                    self.record(loss, parts, rate(step, self.steps, optim), gradient, validated)
+                    self.record(loss, parts, learning_rate(step, self.steps, optim), gradient, validated)
                 self.run.progress(self.progress.step, self.steps, loss=loss)
             decaying = self.progress.step == self.decay
             if last or agreed.stop or agreed.save or decaying:
@@ -113,7 +113,7 @@ class Trainer:
 
     def batches(self, first: int) -> Iterator[tuple[np.ndarray, list[Callable]]]:
         """Every global batch from step `first`, and this rank's share of it in micro-batches, made ahead."""
-        return ahead(self.plan(first), partial(self.make, self.train), self.run.spec.runtime.loader_workers)
+        return make_ahead(self.plan(first), partial(self.make, self.train), self.run.spec.runtime.loader_workers)
 
     def plan(self, first: int) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
         """What each of these batches consists of; all without asking other ranks."""
@@ -122,9 +122,9 @@ class Trainer:
             whole = batch_plan.global_batch(step, len(self.train), optim.batch, self.settings.seed)
             yield whole, self.parts(self.train, whole, budget)
 
-    def parts(self, corpus: loader.Corpus, whole: np.ndarray, budget: int | None) -> list[np.ndarray]:
+    def parts(self, corpus: Corpus, whole: np.ndarray, budget: int | None) -> list[np.ndarray]:
         """This rank's share of a global batch, in micro-batches."""
-        shares = batch_plan.share(corpus.costs(whole), self.here.size)
+        shares = batch_plan.divide_batch(corpus.costs(whole), self.here.size)
         edges = corpus.nedges[whole].astype(np.int64)
         return [whole[part] for part in batch_plan.micro_batches(edges, shares, budget, self.here.rank)]
 
@@ -132,13 +132,13 @@ class Trainer:
         device, optim = self.engine.device, self.settings.optim
         graphs = AtomGraphs(*(t.to(device, non_blocking=True) for t in graphs))
         labels = Properties(*(t.to(device, non_blocking=True) for t in labels))
-        return penalties(self.engine, self.normalisation, graphs, labels, optim)
+        return sum_penalties(self.engine, self.normalisation, graphs, labels, optim)
 
-    def agree(self, sums: Tensor) -> Agreed:
+    def agree(self, sums: Tensor) -> Agreement:
         due = self.here.rank == 0 and time.monotonic() - self.saved > self.pause
         wishes = torch.tensor([self.run.stop_requested, due], dtype=sums.dtype, device=sums.device)
         total = reduce_sum(torch.cat((sums, wishes))).cpu().numpy()
-        return Agreed(total[: len(PARTS)], bool(total[-2]), bool(total[-1]))
+        return Agreement(total[: len(PARTS)], bool(total[-2]), bool(total[-1]))
 
     def diverge(self, what: str, value: float, chosen: np.ndarray) -> Progress:
         """The end of a run whose next step could not be taken: a result, with what there is to find out why."""
@@ -169,11 +169,11 @@ class Trainer:
         chosen = (np.arange(k, min(k + at_once, len(corpus))) for k in range(0, len(corpus), at_once))
         plan = ((None, self.parts(corpus, whole, budget)) for whole in chosen)
         with torch.no_grad(), self.engine.averaged():
-            for _, micro in ahead(plan, partial(self.make, corpus), self.run.spec.runtime.loader_workers):
+            for _, micro in make_ahead(plan, partial(self.make, corpus), self.run.spec.runtime.loader_workers):
                 for part in micro:
                     sums += self.penalties(*part())
         total = reduce_sum(sums).cpu().numpy()
-        return objective(total, corpus.labels.sum(0, dtype=np.int64), self.settings.optim)[0]
+        return compute_loss(total, corpus.labels.sum(0, dtype=np.int64), self.settings.optim)[0]
 
     def record(self, loss: float, parts: np.ndarray, rate: float, gradient: float, validated: float | None) -> None:
         now = self.progress
@@ -199,7 +199,7 @@ class Trainer:
         if self.here.rank == 0:
             if pinned:
                 checkpoint.pin(there)
-            checkpoint.keep(root, KEPT)
+            checkpoint.remove_older(root, KEPT_CHECKPOINTS)
         self.saved = time.monotonic()  # a large checkpoint on a slow disk must not be all that a run does
         self.pause = max(self.run.spec.runtime.checkpoint_seconds, 9 * (self.saved - began))
 
@@ -216,14 +216,14 @@ class Trainer:
         self.run.write("metrics.jsonl", "".join(m.model_dump_json() + "\n" for m in kept))
 
 
-def epochs(settings: TrainSettings, train: loader.Corpus) -> float:
+def count_epochs(settings: TrainSettings, train: Corpus) -> float:
     """Passes over the data, from what one of them costs where the length is told in FLOPs."""
     return settings.optim.passes(settings.model.flops(train.atoms, train.edges))
 
 
-def steps(settings: TrainSettings, train: loader.Corpus) -> int:
-    return batch_plan.steps_for(len(train), settings.optim.batch, epochs(settings, train))
+def count_steps(settings: TrainSettings, train: Corpus) -> int:
+    return batch_plan.steps_for(len(train), settings.optim.batch, count_epochs(settings, train))
 
 
-def formula(corpus: loader.Corpus, k: int) -> str:
+def formula(corpus: Corpus, k: int) -> str:
     return Atoms(corpus.select(np.array([k])).numbers).get_chemical_formula()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gnnscale.job.local_launcher import free_port
+from gnnscale.job.local_launcher import find_free_port
 from tests.support.corpus import ENV, ROOT
 from tests.support.training import losses, prepare, weights
 
@@ -25,7 +25,7 @@ import numpy as np
 from gnnscale.data.storage import mapped
 from gnnscale.data.storage.node_store import Store, communicators
 
-there = mapped.open(Path(sys.argv[1]))
+there = mapped.open_shards(Path(sys.argv[1]))
 row = np.flatnonzero(there.split != 1)
 held = Store(there, row)
 world, node = communicators()
@@ -84,7 +84,7 @@ def test_a_training_from_the_store_is_the_training_from_the_map(converted, tmp_p
             str(made[data]),
             GNNSCALE_RANKS_PER_NODE="1",
             MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=str(free_port()),
+            MASTER_PORT=str(find_free_port()),
         )
         assert done.returncode == 0, done.stdout + done.stderr
     assert losses(made["map"]) == losses(made["store"])

@@ -36,8 +36,8 @@ FACTORS = {  # energy over work -> what would make it so
     units.KJ_PER_MOL: "forces in kJ/mol/Å beside energies in eV",
 }
 RATIOS = {  # of two sources -> what the first has, if the second has eV
-    "energies": {1 / size: f"{unit}" for unit, size in units.ENERGY.items() if unit != "eV"},
-    "forces": {1 / size: f"{unit}/Å" for unit, size in units.ENERGY.items() if unit != "eV"}
+    "energies": {1 / size: f"{unit}" for unit, size in units.ENERGY_UNITS.items() if unit != "eV"},
+    "forces": {1 / size: f"{unit}/Å" for unit, size in units.ENERGY_UNITS.items() if unit != "eV"}
     | {units.BOHR: "eV/Bohr", 1 / PER_BOHR: "Hartree/Bohr"},
 }
 
@@ -75,7 +75,7 @@ def totals(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
     if len(ratio) < 10:
         return
     median = float(np.median(ratio))
-    for unit, size in units.ENERGY.items():
+    for unit, size in units.ENERGY_UNITS.items():
         if unit != "eV" and TOTAL[0] < median * size < TOTAL[1]:
             yield of_source(
                 "units",

@@ -8,12 +8,14 @@ import numpy as np
 
 from gnnscale.atoms.structure import Structure
 
-NEAREST = 0.1  # Angstrom; the shortest bond there is, H-H, is 0.74
-BOX = 2.2 * NEAREST  # Angstrom: whatever is as near as NEAREST shares a box of one of eight grids, half a box apart
-PRIME = np.array([73856093, 19349663, 83492791], np.int64)
+MIN_DISTANCE = 0.1  # Angstrom; the shortest bond there is, H-H, is 0.74
+BOX_EDGE = (
+    2.2 * MIN_DISTANCE
+)  # Angstrom: whatever is as near as NEAREST shares a box of one of eight grids, half a box apart
+HASH_PRIMES = np.array([73856093, 19349663, 83492791], np.int64)
 
 
-def coincident(structures: Sequence[Structure]) -> np.ndarray:
+def find_overlapping(structures: Sequence[Structure]) -> np.ndarray:
     """(S,) bool: whether two atoms of a structure, or of it and its images, are nearer than NEAREST."""
     found = np.zeros(len(structures), bool)
     if not len(structures):
@@ -22,11 +24,11 @@ def coincident(structures: Sequence[Structure]) -> np.ndarray:
     positions = np.concatenate([s.positions for s in structures]).astype(np.float64)  # (A, 3)
     owner, positions = with_images(structures, owner, positions)
     for corner in np.ndindex(2, 2, 2):
-        boxes = np.floor(positions / BOX + np.array(corner) / 2).astype(np.int64)
-        key = (boxes * PRIME).sum(1) * 1000003 + owner  # equal ones share a box, or collide: looked at below
+        boxes = np.floor(positions / BOX_EDGE + np.array(corner) / 2).astype(np.int64)
+        key = (boxes * HASH_PRIMES).sum(1) * 1000003 + owner  # equal ones share a box, or collide: looked at below
         order = np.argsort(key, kind="stable")
         for who in np.unique(owner[order[1:][key[order[1:]] == key[order[:-1]]]]):
-            found[who] = found[who] or nearest(positions[owner == who]) < NEAREST
+            found[who] = found[who] or shortest_distance(positions[owner == who]) < MIN_DISTANCE
     return found
 
 
@@ -39,10 +41,10 @@ def with_images(
         return owner, positions
     cells = np.stack([s.cell for s in structures]).astype(np.float64)
     for k in np.flatnonzero(pbc.any(1)):  # what is not periodic gets a vector out of the way
-        cells[k] = completed(cells[k], pbc[k])
+        cells[k] = complete_cell(cells[k], pbc[k])
     cells[~pbc.any(1)] = np.eye(3)
     inverse = np.linalg.inv(cells)
-    within = NEAREST * np.linalg.norm(inverse, axis=1)  # (S, 3) the distance NEAREST from a face, fractional
+    within = MIN_DISTANCE * np.linalg.norm(inverse, axis=1)  # (S, 3) the distance NEAREST from a face, fractional
     fractional = np.einsum("ai,aij->aj", positions, inverse[owner])
     fractional -= np.floor(fractional) * pbc[owner]
     for axis in range(3):
@@ -53,7 +55,7 @@ def with_images(
     return owner, np.einsum("ai,aij->aj", fractional, cells[owner])
 
 
-def completed(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+def complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
     """The cell with vectors, for the directions in which it does not repeat, that are perpendicular to the others."""
     if pbc.all():
         return cell
@@ -63,7 +65,7 @@ def completed(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
     return made
 
 
-def nearest(positions: np.ndarray) -> float:
+def shortest_distance(positions: np.ndarray) -> float:
     """Angstrom, of any two; few structures come here."""
     best = np.inf
     for k in range(len(positions) - 1):

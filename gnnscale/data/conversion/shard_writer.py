@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gnnscale.atoms.structure import Structure
 from gnnscale.contract import files
-from gnnscale.data.conversion.overlapping_atoms import NEAREST, coincident
+from gnnscale.data.conversion.overlapping_atoms import MIN_DISTANCE, find_overlapping
 from gnnscale.data.conversion.reading import Origin
 from gnnscale.data.conversion.shard_notes import Note, Position, keep_whole_shards, note_path, shard_path
 from gnnscale.data.conversion.work_items import MAX_SHARD_ATOMS, Conversion, WorkItem
@@ -62,9 +62,9 @@ class ShardWriter:
 
     def drop_overlapping(self) -> None:
         """Leave out structures of which two atoms are nearly at one place."""
-        near = coincident(self.held)
+        near = find_overlapping(self.held)
         if near.any():
-            self.skipped[f"atoms closer than {NEAREST:g} A"] += int(near.sum())
+            self.skipped[f"atoms closer than {MIN_DISTANCE:g} A"] += int(near.sum())
             self.held = [structure for structure, out in zip(self.held, near) if not out]
             self.origins = [origin for origin, out in zip(self.origins, near) if not out]
 

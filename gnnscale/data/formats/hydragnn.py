@@ -34,7 +34,7 @@ def files(path: Path) -> list[Path]:
 def units(raw: str, path: Path, limit: int | None) -> list[Unit]:
     """Ranges of the samples of each split; the key says which."""
     found = []
-    with Place(path) as place, adios.opened(path) as reader:
+    with Place(path) as place, adios.open_bp(path) as reader:
         check(place, reader)
         for label in SPLITS:
             if f"{label}/ndata" in reader.available_attributes():
@@ -63,7 +63,7 @@ def check(place: Place, reader: FileReader) -> None:
 def structures(place: Place, unit: Unit, energy_unit: float, published: bool) -> Iterator[Structure]:
     """Of one unit. `energy_unit` in eV; forces are in it per Angstrom. With `published`, theirs is the split."""
     label, (first, end) = unit.key, unit.span
-    with adios.opened(place.path) as reader:
+    with adios.open_bp(place.path) as reader:
         have = set(reader.available_variables())
         columns = {}
         for key in NEEDED:

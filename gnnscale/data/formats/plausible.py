@@ -209,7 +209,7 @@ class Watch:
         ratio = energy / expected
         if low < ratio < high:
             return
-        fits = [unit for unit, size in units.ENERGY.items() if unit != "eV" and low < ratio * size < high]
+        fits = [unit for unit, size in units.ENERGY_UNITS.items() if unit != "eV" and low < ratio * size < high]
         guess = f"; in {fits[0]} it would fit" if fits and self.kind != "adsorption" else ""
         what = (
             "an energy of adsorption"

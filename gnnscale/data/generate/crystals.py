@@ -14,7 +14,7 @@ from ase.spacegroup import crystal
 from gnnscale.data.generate.potentials import HARDNESS, PEDONE, TOSI_FUMI, Label, emt, ionic, tersoff
 
 
-class Start(NamedTuple):
+class RelaxationStart(NamedTuple):
     """Where a relaxation begins."""
 
     atoms: Atoms
@@ -111,7 +111,7 @@ def oxide(rng: np.random.Generator, prototypes: tuple[str, ...] = tuple(OXIDES))
     return atoms
 
 
-def oxide_slab(rng: np.random.Generator) -> Start:
+def oxide_slab(rng: np.random.Generator) -> RelaxationStart:
     """A (100) or (110) slab, its lower half fixed; in a third of them one oxygen has moved off, so it stays neutral."""
     solid = oxide(rng, ("rocksalt", "rutile", "perovskite", "corundum", "antifluorite", "fluorite"))
     face = ((1, 0, 0), (1, 1, 0))[rng.integers(2)]
@@ -122,11 +122,11 @@ def oxide_slab(rng: np.random.Generator) -> Start:
         top = max(np.flatnonzero(slab.numbers == 8), key=lambda i: height[i])
         slab.positions[top] += [*rng.normal(0, 0.6, 2), rng.uniform(0.3, 1.2)]
     slab.positions += rng.normal(0, 0.05, (len(slab), 3))
-    return Start(slab, free, ionic, f"slab {slab.get_chemical_formula()}")
+    return RelaxationStart(slab, free, ionic, f"slab {slab.get_chemical_formula()}")
 
 
 # ----------------------------------------------------------------------------------------------------------- adsorbates
-def adsorbate_slab(rng: np.random.Generator) -> Start:
+def adsorbate_slab(rng: np.random.Generator) -> RelaxationStart:
     """A small molecule above an fcc metal or alloy slab, whose lower half is fixed."""
     metals = [str(m) for m in rng.choice(list(FCC), 2)]
     share = float(rng.choice([0.0, 0.25, 0.5]))
@@ -146,7 +146,7 @@ def adsorbate_slab(rng: np.random.Generator) -> Start:
     atoms = Atoms(slab) + molecule
     atoms.positions += rng.normal(0, 0.08, (len(atoms), 3))
     free = np.concatenate([free, np.ones(len(molecule), dtype=bool)])
-    return Start(atoms, free, emt, f"{molecule.get_chemical_formula()} on {slab.get_chemical_formula()}")
+    return RelaxationStart(atoms, free, emt, f"{molecule.get_chemical_formula()} on {slab.get_chemical_formula()}")
 
 
 # ------------------------------------------------------------------------------------------------------------- crystals
@@ -176,7 +176,7 @@ def _covalent(rng: np.random.Generator) -> tuple[Atoms, Callable]:
     return atoms, tersoff
 
 
-def strained_crystal(rng: np.random.Generator) -> Start:
+def strained_crystal(rng: np.random.Generator) -> RelaxationStart:
     """An alloy, oxide, alkali halide or covalent crystal, strained by some percent and rattled."""
     draw = (_alloy, _oxide, _halide, _covalent)[rng.choice(4, p=[0.35, 0.35, 0.18, 0.12])]
     atoms, label = draw(rng)
@@ -184,11 +184,13 @@ def strained_crystal(rng: np.random.Generator) -> Start:
     strain = (1 + rng.normal(0, 0.03)) * np.eye(3) + (shear + shear.T) / 2
     atoms.set_cell(atoms.cell.array @ strain, scale_atoms=True)
     atoms.positions += rng.choice([0.02, 0.08, 0.15, 0.25]) * rng.normal(size=(len(atoms), 3))  # Angstrom
-    return Start(atoms, np.ones(len(atoms), dtype=bool), label, atoms.get_chemical_formula())
+    return RelaxationStart(atoms, np.ones(len(atoms), dtype=bool), label, atoms.get_chemical_formula())
 
 
 # ----------------------------------------------------------------------------------------------------------- relaxation
-def relaxation(start: Start, rng: np.random.Generator, frames: int, every: int, step: float) -> Iterator[tuple]:
+def relaxation(
+    start: RelaxationStart, rng: np.random.Generator, frames: int, every: int, step: float
+) -> Iterator[tuple]:
     """(atoms, label) of every so many steps downhill: `step` Angstrom^2/eV along the forces, at most 0.12 Angstrom.
 
     Crystals (periodic in all directions) follow their stress as well. The noise keeps late frames from being copies.

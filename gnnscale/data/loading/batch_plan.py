@@ -37,15 +37,15 @@ def permutation(structures: int, seed: int, epoch: int) -> np.ndarray:
     return row
 
 
-def share(costs: np.ndarray, ranks: int) -> list[np.ndarray]:
+def divide_batch(costs: np.ndarray, ranks: int) -> list[np.ndarray]:
     """Positions of a batch for each rank, longest first onto the least loaded: equal work, not equal numbers."""
-    owner = owners(np.asarray(costs, float), ranks)
+    owner = assign_ranks(np.asarray(costs, float), ranks)
     order = np.argsort(owner, kind="stable")
     ends = np.searchsorted(owner[order], np.arange(ranks + 1)).tolist()
     return [order[a:b] for a, b in pairwise(ends)]
 
 
-def owners(costs: np.ndarray, ranks: int) -> np.ndarray:
+def assign_ranks(costs: np.ndarray, ranks: int) -> np.ndarray:
     """The rank of each position, many at a time.  # (n,)
 
     As long as the next rank, by load, has less than any that was just served will have, serving it is what longest

@@ -21,33 +21,33 @@ from gnnscale.contract.dataset_card import ShardCard
 from gnnscale.contract.results import StageResult
 from gnnscale.data.storage import mapped, splits
 from gnnscale.data.storage.packed import HAS_STRESS, PER_ATOM, Packed, concatenate
-from gnnscale.machine.rank_env import ranks
+from gnnscale.machine.rank_env import read_ranks
 
 ATOM_COST, EDGE_COST = 3.0, 2.0  # predicted time of a training step, in arbitrary units, per atom and per edge
-BLOCK = 8192  # structures that are looked through at a time
-Data = Literal["map", "memory", "store"]
+STRUCTURES_PER_BLOCK = 8192  # structures that are looked through at a time
+StorageBackend = Literal["map", "memory", "store"]
 
 
-class Place(Protocol):
+class StructureReader(Protocol):
     """Where the structures of one source are: shards on disk, arrays in memory, or the memory of several nodes."""
 
     def select(self, chosen: np.ndarray) -> Packed: ...
 
 
-class Held(NamedTuple):
+class LoadedSource(NamedTuple):
     """Structures in the memory of this process."""
 
     packed: Packed
     ptr: np.ndarray  # (S + 1,)
 
     def select(self, chosen: np.ndarray) -> Packed:
-        return select(self.packed, chosen, self.ptr)
+        return select_structures(self.packed, chosen, self.ptr)
 
 
 class Corpus(NamedTuple):
     """S structures of one split, subset or all, numbered through all sources; some 20 bytes of each are held here."""
 
-    places: tuple[Place, ...]  # one a source
+    places: tuple[StructureReader, ...]  # one a source
     row: np.ndarray  # (S,) which structure of its place; this and the next are as narrow as their values allow
     source: np.ndarray  # (S,) index into `names` and `places`
     names: tuple[str, ...]
@@ -82,16 +82,16 @@ class Corpus(NamedTuple):
             return found[0] if found else self.places[0].select(row)
         back = np.empty(len(order), np.int64)
         back[order] = np.arange(len(order))
-        return select(concatenate(found), back)
+        return select_structures(concatenate(found), back)
 
 
-def load(
+def load_corpus(
     directories: dict[str, Path],
     split: str,
     cutoff: float,
     structures: int | None = None,
     subset_seed: int = 0,
-    data: Data = "map",
+    data: StorageBackend = "map",
     threads: int = 1,
     subset: Literal["random", "prefix"] = "random",
 ) -> Corpus:
@@ -99,18 +99,20 @@ def load(
     names, cards, found, rows = tuple(directories), [], [], []
     for directory in directories.values():
         cards.append(files.read_model(directory / "card.json", ShardCard))
-        found.append(mapped.open(directory / "shards", check=ranks().rank == 0 and not unchanged(directory)))
+        found.append(
+            mapped.open_shards(directory / "shards", check=read_ranks().rank == 0 and not is_unchanged(directory))
+        )
         rows.append(np.flatnonzero(found[-1].split == splits.NAMES.index(split)))
     source = np.repeat(np.arange(len(names)), [len(row) for row in rows])
     if structures is not None and structures < len(source):
-        chosen = splits.subset(source, names, structures, subset_seed, subset)
+        chosen = splits.choose_subset(source, names, structures, subset_seed, subset)
         source, row = source[chosen], np.concatenate(rows)[chosen]
         rows = [row[source == index] for index in range(len(names))]
     places, new_rows, columns = [], [], []
     for there, card, row in zip(found, cards, rows):
-        nedges = there.nedges[row] if card.cutoff == cutoff else count(there, row, cutoff, threads)
-        columns.append((there.natoms[row], nedges, labelled(there, row)))
-        places.append(PLACES[data](there, row))
+        nedges = there.nedges[row] if card.cutoff == cutoff else count_edges(there, row, cutoff, threads)
+        columns.append((there.natoms[row], nedges, count_labels(there, row)))
+        places.append(STORAGE_BACKENDS[data](there, row))
         new_rows.append(row if data == "map" else np.arange(len(row)))
     natoms, nedges, labels = (np.concatenate(column) for column in zip(*columns))
     row, source, labels = narrow(np.concatenate(new_rows)), narrow(source), narrow(labels)
@@ -121,31 +123,31 @@ def narrow(values: np.ndarray) -> np.ndarray:
     return values.astype(np.min_scalar_type(values.max(initial=0)))
 
 
-def _store(there: mapped.Shards, row: np.ndarray) -> Place:
-    from gnnscale.data.storage.node_store import Store
+def _store(there: mapped.Shards, row: np.ndarray) -> StructureReader:
+    from gnnscale.data.storage.node_store import NodeStore
 
-    return Store(there, row)
+    return NodeStore(there, row)
 
 
-PLACES = {
+STORAGE_BACKENDS = {
     "map": lambda there, row: there,
-    "memory": lambda there, row: Held((packed := there.select(row)), packed.ptr),
+    "memory": lambda there, row: LoadedSource((packed := there.select(row)), packed.ptr),
     "store": _store,
 }
 
 
-def leave(*corpora: Corpus) -> None:
+def close_corpora(*corpora: Corpus) -> None:
     """Give back what is held together with other ranks; all of them must do so, and need no batch any more."""
     stores = [place for corpus in corpora for place in corpus.places if hasattr(place, "close")]
     for store in stores:
         store.close()
     if stores:
-        from gnnscale.data.storage import node_store as mpi
+        from gnnscale.data.storage.node_store import finalize_mpi
 
-        mpi.leave()
+        finalize_mpi()
 
 
-def unchanged(directory: Path) -> bool:
+def is_unchanged(directory: Path) -> bool:
     """Whether the stage's result.json vouches for the shards: sizes and times are as they were when it was written."""
     try:
         outputs = files.read_model(directory / "result.json", StageResult).outputs
@@ -154,20 +156,20 @@ def unchanged(directory: Path) -> bool:
         return False
 
 
-def count(there: Place, row: np.ndarray, cutoff: float, threads: int = 1) -> np.ndarray:
+def count_edges(there: StructureReader, row: np.ndarray, cutoff: float, threads: int = 1) -> np.ndarray:
     """Edges of each structure, at another cutoff than that of the conversion.  # (S,) uint32"""
-    blocks = [row[begin : begin + BLOCK] for begin in range(0, len(row), BLOCK)]
+    blocks = [row[begin : begin + STRUCTURES_PER_BLOCK] for begin in range(0, len(row), STRUCTURES_PER_BLOCK)]
     with ThreadPoolExecutor(max(1, threads)) as pool:
         found = list(pool.map(partial(_count, there, cutoff), blocks))
     return np.concatenate([np.empty(0, np.uint32), *found])
 
 
-def _count(there: Place, cutoff: float, row: np.ndarray) -> np.ndarray:
+def _count(there: StructureReader, cutoff: float, row: np.ndarray) -> np.ndarray:
     packed = there.select(row)
-    return neighbors.count(packed.positions, packed.ptr, packed.cell, packed.pbc, cutoff).astype(np.uint32)
+    return neighbors.count_edges(packed.positions, packed.ptr, packed.cell, packed.pbc, cutoff).astype(np.uint32)
 
 
-def labelled(there: mapped.Shards, row: np.ndarray) -> np.ndarray:
+def count_labels(there: mapped.Shards, row: np.ndarray) -> np.ndarray:
     """How many known labels of energy, forces and stress each structure has; a stress needs a cell.  # (S, 3) int32
 
     Structures are read only where what is known of all does not tell: in a source with forces of some atoms only, and
@@ -181,20 +183,20 @@ def labelled(there: mapped.Shards, row: np.ndarray) -> np.ndarray:
     known[:, 1] = 3 * natoms if whole else 0
     unsure = (there.flags[row] & HAS_STRESS > 0) | ~(whole or (train.all() and not total.forces))
     asked = np.flatnonzero(unsure)
-    for begin in range(0, len(asked), BLOCK):
-        block = asked[begin : begin + BLOCK]
-        known[block] = labels_of(there.select(row[block]))
+    for begin in range(0, len(asked), STRUCTURES_PER_BLOCK):
+        block = asked[begin : begin + STRUCTURES_PER_BLOCK]
+        known[block] = count_known(there.select(row[block]))
     return known
 
 
-def labels_of(packed: Packed) -> np.ndarray:
+def count_known(packed: Packed) -> np.ndarray:
     """How many known labels of each kind: what the sums of penalties are divided by.  # (S, 3)"""
     forces = np.concatenate([[0], np.cumsum(np.isfinite(packed.forces).sum(1))])  # (A + 1,)
     stress = np.isfinite(packed.stress) & (np.linalg.det(packed.cell) != 0)[:, None, None]
     return np.stack([np.isfinite(packed.energy), np.diff(forces[packed.ptr]), stress.sum((1, 2))], axis=1)
 
 
-def select(packed: Packed, chosen: np.ndarray, ptr: np.ndarray | None = None) -> Packed:
+def select_structures(packed: Packed, chosen: np.ndarray, ptr: np.ndarray | None = None) -> Packed:
     atoms = ranges(packed.ptr if ptr is None else ptr, chosen)
     return Packed(*(a[atoms] if n in PER_ATOM else a[chosen] for n, a in packed._asdict().items()))
 
@@ -206,10 +208,10 @@ def ranges(ptr: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     return np.arange(lengths.sum()) + np.repeat(ptr[chosen] - begins, lengths)
 
 
-def batch(corpus: Corpus, chosen: np.ndarray) -> tuple[AtomGraphs, Properties]:
+def make_batch(corpus: Corpus, chosen: np.ndarray) -> tuple[AtomGraphs, Properties]:
     """The chosen structures as one graph, with their labels in physical units (energy float64, the rest float32)."""
     packed, room = corpus.select(chosen), int(corpus.nedges[chosen].sum(dtype=np.int64))
-    found = neighbors.batch(packed.positions, packed.ptr, packed.cell, packed.pbc, corpus.cutoff, room)
+    found = neighbors.batch_edges(packed.positions, packed.ptr, packed.cell, packed.pbc, corpus.cutoff, room)
     graphs = AtomGraphs(
         numbers=torch.from_numpy(packed.numbers.astype(np.int64)),
         positions=torch.from_numpy(packed.positions),
@@ -228,9 +230,9 @@ def batch(corpus: Corpus, chosen: np.ndarray) -> tuple[AtomGraphs, Properties]:
     return graphs, labels
 
 
-def share_of_rank(corpus: Corpus, chosen: np.ndarray, pin: bool = False) -> tuple[AtomGraphs, Properties]:
+def make_batch_of_share(corpus: Corpus, chosen: np.ndarray, pin: bool = False) -> tuple[AtomGraphs, Properties]:
     """As `batch`, also of an empty share: that rank takes part in what all do together, with nothing to learn."""
-    graphs, labels = batch(corpus, chosen if len(chosen) else np.zeros(1, np.int64))
+    graphs, labels = make_batch(corpus, chosen if len(chosen) else np.zeros(1, np.int64))
     if not len(chosen):
         labels = Properties(*(torch.full_like(label, torch.nan) for label in labels))
     if pin:

@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-K = TypeVar("K")
-J = TypeVar("J")
-R = TypeVar("R")
+Key = TypeVar("K")
+Task = TypeVar("J")
+Made = TypeVar("R")
 
 
-def ahead(
-    plan: Iterable[tuple[K, list[J]]], make: Callable[[J], R], workers: int, depth: int = 2
-) -> Iterator[tuple[K, list[Callable[[], R]]]]:
+def make_ahead(
+    plan: Iterable[tuple[Key, list[Task]]], make: Callable[[Task], Made], workers: int, depth: int = 2
+) -> Iterator[tuple[Key, list[Callable[[], Made]]]]:
     """For every (key, jobs) of the plan, (key, functions that give what was made of the jobs).
 
     Threads serve, as making a batch is spent in NumPy's gathers and in the compiled neighbour list, which let others

@@ -15,8 +15,8 @@ import numpy as np
 
 from gnnscale.contract import errors
 from gnnscale.data.storage.mapped import Shards
-from gnnscale.data.storage.packed import HAS_CELL, HAS_STRESS, Packed, periodic
-from gnnscale.machine.rank_env import ranks
+from gnnscale.data.storage.packed import HAS_CELL, HAS_STRESS, Packed, unpack_pbc
+from gnnscale.machine.rank_env import read_ranks
 
 try:
     from mpi4py import MPI
@@ -26,12 +26,16 @@ except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py is there, b
         "install mpi4py and an MPI that your launcher knows (pip install mpi4py mpich), or set data: map",
     ) from None
 
-BLOCK = 8192  # structures that are read at a time
-PAUSE = 1e-3  # seconds between looks for what other ranks want, where the network cannot serve them by itself
-PRETEND = "GNNSCALE_RANKS_PER_NODE"  # so many ranks make a node, also where all are on one machine: for trying it out
+STRUCTURES_PER_READ = 8192  # structures that are read at a time
+SECONDS_BETWEEN_PROBES = (
+    1e-3  # seconds between looks for what other ranks want, where the network cannot serve them by itself
+)
+RANKS_PER_NODE_VARIABLE = (
+    "GNNSCALE_RANKS_PER_NODE"  # so many ranks make a node, also where all are on one machine: for trying it out
+)
 
 # A structure is one record: this, then cell and stress if it has them, positions, forces, numbers, and up to 7 zeros.
-HEAD = np.dtype(
+RECORD_HEAD = np.dtype(
     [
         ("energy", "f8"),
         ("group", "i8"),
@@ -44,14 +48,14 @@ HEAD = np.dtype(
         ("none", "V6"),
     ]
 )
-MATRIX = 36  # bytes of a cell or stress
+MATRIX_BYTES = 36  # bytes of a cell or stress
 
 
-class Store:
+class NodeStore:
     """The rows of some shards, numbered as in `row`, spread over all ranks. All ranks must make it, and close it."""
 
     def __init__(self, there: Shards, row: np.ndarray):
-        self.world, self.node = communicators()
+        self.world, self.node = communicators_of_ranks()
         sizes = record_sizes(there.natoms[row], there.flags[row])
         # ranks in the order of their nodes, so that a node's part is one piece
         places = sorted(self.world.allgather((self.node.bcast(self.world.rank), self.node.rank, self.world.rank)))
@@ -76,10 +80,10 @@ class Store:
         words = int(self.begin[last] - self.begin[first])
         self._memory = MPI.Win.Allocate_shared(words * 8, 8, comm=self.node)
         own = np.frombuffer(self._memory.tomemory(), np.int64, words) if words else np.empty(0, np.int64)
-        for a in range(first, last, BLOCK):
-            b = min(a + BLOCK, last)
+        for a in range(first, last, STRUCTURES_PER_READ):
+            b = min(a + STRUCTURES_PER_READ, last)
             place = slice(self.begin[a] - self.begin[first], self.begin[b] - self.begin[first])
-            own[place] = encode(there.select(row[a:b]), there.flags[row[a:b]])
+            own[place] = encode_records(there.select(row[a:b]), there.flags[row[a:b]])
         # a node's parts lie one behind the other, which MPI promises
         total = int(self.begin[self.local[1]] - self.begin[self.local[0]])
         parts = [self._memory.Shared_query(rank)[0] for rank in range(self.node.size)]
@@ -119,7 +123,7 @@ class Store:
             for k, p, o in zip(away, part, offset)
         ]
         MPI.Request.Waitall(requests)
-        return decode(words, 8 * at[:-1])
+        return decode_records(words, 8 * at[:-1])
 
     def close(self) -> None:
         """Once every rank has all that it will ever want."""
@@ -139,9 +143,9 @@ _over = threading.Event()  # set when Gets need no more serving
 _serving: list[threading.Thread] = []
 
 
-def communicators() -> tuple[MPI.Comm, MPI.Comm]:
+def communicators_of_ranks() -> tuple[MPI.Comm, MPI.Comm]:
     if not _known:
-        world, expected = MPI.COMM_WORLD, ranks()
+        world, expected = MPI.COMM_WORLD, read_ranks()
         if world.size != expected.size or world.rank != expected.rank:
             raise errors.UserError(
                 f"MPI sees rank {world.rank} of {world.size}, the launcher ({expected.launcher}) rank {expected.rank} of "
@@ -160,7 +164,7 @@ def communicators() -> tuple[MPI.Comm, MPI.Comm]:
 
 
 def node_of(world: MPI.Comm) -> MPI.Comm:
-    if size := int(os.environ.get(PRETEND, "0")):
+    if size := int(os.environ.get(RANKS_PER_NODE_VARIABLE, "0")):
         return world.Split(world.rank // size, world.rank)
     return world.Split_type(MPI.COMM_TYPE_SHARED, world.rank)
 
@@ -171,15 +175,15 @@ def _serve() -> None:
         return
 
     def look() -> None:
-        while not _over.wait(PAUSE):
+        while not _over.wait(SECONDS_BETWEEN_PROBES):
             _known[0].Iprobe()
 
     _serving.append(threading.Thread(target=look, name="mpi", daemon=True))
     _serving[0].start()
-    atexit.register(leave)
+    atexit.register(finalize_mpi)
 
 
-def leave() -> None:
+def finalize_mpi() -> None:
     """The end of MPI in this process, which some launchers take for a failure if it is left out."""
     _over.set()
     for thread in _serving:
@@ -192,40 +196,40 @@ def leave() -> None:
 def record_sizes(natoms: np.ndarray, flags: np.ndarray) -> np.ndarray:
     """(S,) bytes, multiples of 8"""
     matrices = (flags & HAS_CELL > 0).astype(np.int64) + (flags & HAS_STRESS > 0)
-    return (HEAD.itemsize + MATRIX * matrices + 25 * natoms.astype(np.int64) + 7) // 8 * 8
+    return (RECORD_HEAD.itemsize + MATRIX_BYTES * matrices + 25 * natoms.astype(np.int64) + 7) // 8 * 8
 
 
-def encode(packed: Packed, flags: np.ndarray) -> np.ndarray:
+def encode_records(packed: Packed, flags: np.ndarray) -> np.ndarray:
     """Records, one behind the other, as words of 8 bytes."""
     sizes = record_sizes(packed.natoms, flags)
     data = np.zeros(sizes.sum(), np.uint8)
     begin = np.cumsum(sizes) - sizes
-    head = np.zeros(len(begin), HEAD)
+    head = np.zeros(len(begin), RECORD_HEAD)
     for name in ("energy", "group", "natoms", "nedges", "split"):
         head[name] = getattr(packed, name)
     head["unit"], head["number"], head["flags"] = packed.origin[:, 0], packed.origin[:, 1], flags
-    _pieces(data, HEAD.itemsize)[begin] = head.view(f"V{HEAD.itemsize}")
+    _pieces(data, RECORD_HEAD.itemsize)[begin] = head.view(f"V{RECORD_HEAD.itemsize}")
     cell, stress, x, f, z = _offsets(begin, packed.natoms, flags)
     with_cell, with_stress = flags & HAS_CELL > 0, flags & HAS_STRESS > 0
-    _pieces(data, MATRIX)[cell[with_cell]] = _as_pieces(packed.cell[with_cell], MATRIX)
-    _pieces(data, MATRIX)[stress[with_stress]] = _as_pieces(packed.stress[with_stress], MATRIX)
+    _pieces(data, MATRIX_BYTES)[cell[with_cell]] = _as_pieces(packed.cell[with_cell], MATRIX_BYTES)
+    _pieces(data, MATRIX_BYTES)[stress[with_stress]] = _as_pieces(packed.stress[with_stress], MATRIX_BYTES)
     _pieces(data, 12)[x] = _as_pieces(packed.positions, 12)
     _pieces(data, 12)[f] = _as_pieces(packed.forces, 12)
     data[z] = packed.numbers
     return data.view(np.int64)
 
 
-def decode(words: np.ndarray, begin: np.ndarray) -> Packed:
+def decode_records(words: np.ndarray, begin: np.ndarray) -> Packed:
     """Of records that begin at these bytes."""
     data = words.view(np.uint8)
-    head = _pieces(data, HEAD.itemsize)[begin].view(HEAD)
+    head = _pieces(data, RECORD_HEAD.itemsize)[begin].view(RECORD_HEAD)
     natoms, flags = head["natoms"].astype(np.int32), head["flags"].copy()
     cell_at, stress_at, x, f, z = _offsets(begin, natoms, flags)
     with_cell, with_stress = flags & HAS_CELL > 0, flags & HAS_STRESS > 0
     cell = np.zeros((len(begin), 3, 3), np.float32)
     stress = np.full((len(begin), 3, 3), np.nan, np.float32)
-    cell[with_cell] = _pieces(data, MATRIX)[cell_at[with_cell]].view(np.float32).reshape(-1, 3, 3)
-    stress[with_stress] = _pieces(data, MATRIX)[stress_at[with_stress]].view(np.float32).reshape(-1, 3, 3)
+    cell[with_cell] = _pieces(data, MATRIX_BYTES)[cell_at[with_cell]].view(np.float32).reshape(-1, 3, 3)
+    stress[with_stress] = _pieces(data, MATRIX_BYTES)[stress_at[with_stress]].view(np.float32).reshape(-1, 3, 3)
     return Packed(
         numbers=data[z],
         positions=_pieces(data, 12)[x].view(np.float32).reshape(-1, 3),
@@ -233,7 +237,7 @@ def decode(words: np.ndarray, begin: np.ndarray) -> Packed:
         natoms=natoms,
         energy=head["energy"].copy(),
         cell=cell,
-        pbc=periodic(flags),
+        pbc=unpack_pbc(flags),
         stress=stress,
         group=head["group"].copy(),
         split=head["split"].copy(),
@@ -244,9 +248,9 @@ def decode(words: np.ndarray, begin: np.ndarray) -> Packed:
 
 def _offsets(begin: np.ndarray, natoms: np.ndarray, flags: np.ndarray) -> tuple[np.ndarray, ...]:
     """Bytes at which there are: cell and stress (S,), positions, forces and number of every atom (A,)."""
-    cell = begin + HEAD.itemsize
-    stress = cell + MATRIX * (flags & HAS_CELL > 0)
-    atoms = stress + MATRIX * (flags & HAS_STRESS > 0)
+    cell = begin + RECORD_HEAD.itemsize
+    stress = cell + MATRIX_BYTES * (flags & HAS_CELL > 0)
+    atoms = stress + MATRIX_BYTES * (flags & HAS_STRESS > 0)
     natoms = natoms.astype(np.int64)
     within = np.arange(natoms.sum()) - np.repeat(np.cumsum(natoms) - natoms, natoms)
     first, count = np.repeat(atoms, natoms), np.repeat(natoms, natoms)

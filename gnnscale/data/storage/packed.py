@@ -20,10 +20,10 @@ from gnnscale.data.storage import splits
 
 PER_ATOM = ("numbers", "positions", "forces")
 HAS_CELL, HAS_STRESS = 8, 16  # bits of `flags`; 1, 2, 4 are pbc
-SYMMETRIC = np.array([0, 5, 4, 5, 1, 3, 4, 3, 2])  # xx yy zz yz xz xy -> the nine of a matrix
-SIX = np.array([0, 4, 8, 5, 2, 1])  # and back
-MODULUS = 2**127 - 1  # prime
-STEP = int.from_bytes(hashlib.sha256(b"gnnscale content").digest()[:15], "little")
+SIX_TO_NINE = np.array([0, 5, 4, 5, 1, 3, 4, 3, 2])  # xx yy zz yz xz xy -> the nine of a matrix
+NINE_TO_SIX = np.array([0, 4, 8, 5, 2, 1])  # and back
+DIGEST_MODULUS = 2**127 - 1  # prime
+DIGEST_FACTOR = int.from_bytes(hashlib.sha256(b"gnnscale content").digest()[:15], "little")
 
 
 class Packed(NamedTuple):
@@ -65,12 +65,12 @@ def pack(
         stress=np.stack([s.stress for s in structures]).astype(np.float32),
         group=np.array([_group(s.group) for s in structures], np.int64),
         split=np.array(
-            [splits.published(s.split) if s.split else _drawn(s.group, split) for s in structures], np.uint8
+            [splits.published_split(s.split) if s.split else _drawn(s.group, split) for s in structures], np.uint8
         ),
         nedges=np.zeros(len(structures), np.uint32),
         origin=np.array([(names[name], number) for name, number in origins], np.uint32),
     )
-    counted = neighbors.count(packed.positions, packed.ptr, packed.cell, packed.pbc, cutoff)
+    counted = neighbors.count_edges(packed.positions, packed.ptr, packed.cell, packed.pbc, cutoff)
     return packed._replace(nedges=counted.astype(np.uint32)), tuple(names)
 
 
@@ -78,14 +78,14 @@ _group = lru_cache(1024)(splits.group_hash)  # groups come in rows
 _drawn = lru_cache(1024)(splits.split_of)
 
 
-def on_disk(packed: Packed) -> dict[str, np.ndarray]:
+def to_arrays(packed: Packed) -> dict[str, np.ndarray]:
     """The arrays of a shard, those without content left out; integers as narrow as their values allow."""
     cells, stresses = packed.cell.reshape(-1, 9), packed.stress.reshape(-1, 9)
     has_cell, has_stress = cells.any(1), ~np.isnan(stresses).all(1)
     unique, row = np.unique(cells[has_cell].view("V36").ravel(), return_inverse=True)
     stress = stresses[has_stress]
-    if np.array_equal(stress[:, SIX][:, SYMMETRIC].view(np.uint32), stress.view(np.uint32)):
-        stress = stress[:, SIX]
+    if np.array_equal(stress[:, NINE_TO_SIX][:, SIX_TO_NINE].view(np.uint32), stress.view(np.uint32)):
+        stress = stress[:, NINE_TO_SIX]
     arrays = {
         "positions": packed.positions,
         "forces": packed.forces,
@@ -95,9 +95,9 @@ def on_disk(packed: Packed) -> dict[str, np.ndarray]:
         "stress": stress,
         "nedges": packed.nedges,
         "number": packed.origin[:, 1],
-        "unit": _narrow(packed.origin[:, 0]),
-        "natoms": _narrow(packed.natoms),
-        "cell_row": _narrow(row.ravel()),
+        "unit": narrow(packed.origin[:, 0]),
+        "natoms": narrow(packed.natoms),
+        "cell_row": narrow(row.ravel()),
         "numbers": packed.numbers,
         "split": packed.split,
         "flags": (packed.pbc @ np.array([1, 2, 4]) + HAS_CELL * has_cell + HAS_STRESS * has_stress).astype(np.uint8),
@@ -105,14 +105,16 @@ def on_disk(packed: Packed) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(array) for name, array in arrays.items() if array.size}
 
 
-def from_disk(arrays: dict[str, np.ndarray]) -> Packed:
+def from_arrays(arrays: dict[str, np.ndarray]) -> Packed:
     flags = arrays["flags"]
     cell = np.zeros((len(flags), 9), np.float32)
     stress = np.full((len(flags), 9), np.nan, np.float32)
     if "cell" in arrays:
         cell[flags & HAS_CELL > 0] = arrays["cell"][arrays["cell_row"]]
     if "stress" in arrays:
-        stress[flags & HAS_STRESS > 0] = arrays["stress"][:, SYMMETRIC if arrays["stress"].shape[1] == 6 else slice(9)]
+        stress[flags & HAS_STRESS > 0] = arrays["stress"][
+            :, SIX_TO_NINE if arrays["stress"].shape[1] == 6 else slice(9)
+        ]
     return Packed(
         numbers=arrays["numbers"],
         positions=arrays["positions"],
@@ -120,7 +122,7 @@ def from_disk(arrays: dict[str, np.ndarray]) -> Packed:
         natoms=arrays["natoms"].astype(np.int32),
         energy=arrays["energy"],
         cell=cell.reshape(-1, 3, 3),
-        pbc=periodic(flags),
+        pbc=unpack_pbc(flags),
         stress=stress.reshape(-1, 3, 3),
         group=arrays["group"],
         split=arrays["split"],
@@ -129,16 +131,16 @@ def from_disk(arrays: dict[str, np.ndarray]) -> Packed:
     )
 
 
-def _narrow(values: np.ndarray) -> np.ndarray:
+def narrow(values: np.ndarray) -> np.ndarray:
     return values.astype(np.min_scalar_type(values.max(initial=0)))
 
 
-def periodic(flags: np.ndarray) -> np.ndarray:
+def unpack_pbc(flags: np.ndarray) -> np.ndarray:
     """(S, 3) uint8"""
     return (flags[:, None] >> np.arange(3, dtype=np.uint8)) & np.uint8(1)
 
 
-def content(packed: Packed) -> str:
+def content_digest(packed: Packed) -> str:
     """Digest of the row of structures, in order and in whatever shards they lie; origin and edge count apart.
 
     A polynomial in the digests of the structures, so the digests of two parts give that of the whole: see `join`.
@@ -151,15 +153,15 @@ def content(packed: Packed) -> str:
         one = hashlib.blake2b(rows[k].tobytes(), digest_size=16)
         for array in atoms:
             one.update(array[ptr[k] : ptr[k + 1]].tobytes())
-        value = (value * STEP + int.from_bytes(one.digest(), "little")) % MODULUS
+        value = (value * DIGEST_FACTOR + int.from_bytes(one.digest(), "little")) % DIGEST_MODULUS
     return f"{value:032x}"
 
 
-def join_content(parts: Sequence[tuple[str, int]]) -> str:
+def join_digests(parts: Sequence[tuple[str, int]]) -> str:
     """Of parts, each with its content and its number of structures, in order."""
     value = 0
     for digest, structures in parts:
-        value = (value * pow(STEP, structures, MODULUS) + int(digest, 16)) % MODULUS
+        value = (value * pow(DIGEST_FACTOR, structures, DIGEST_MODULUS) + int(digest, 16)) % DIGEST_MODULUS
     return f"{value:032x}"
 
 

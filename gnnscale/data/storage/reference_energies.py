@@ -29,7 +29,7 @@ class EnergySums(Spec):
     per_atom: str = Field(description="the same, each row divided by its structure's number of atoms")
 
 
-def sums(elements: np.ndarray, counts: np.ndarray, energy: np.ndarray) -> EnergySums:
+def sum_energies(elements: np.ndarray, counts: np.ndarray, energy: np.ndarray) -> EnergySums:
     """counts: (S, E) atoms of each of `elements`; energy: (S,) eV, finite."""
     rows = np.column_stack([counts, energy]).astype(np.float64)
     natoms = counts.sum(1)
@@ -44,7 +44,7 @@ def sums(elements: np.ndarray, counts: np.ndarray, energy: np.ndarray) -> Energy
     )
 
 
-def add(parts: Iterable[EnergySums]) -> EnergySums:
+def add_energy_sums(parts: Iterable[EnergySums]) -> EnergySums:
     parts = list(parts)
     elements = sorted({z for part in parts for z in part.elements})
     return EnergySums(
@@ -90,7 +90,7 @@ def undetermined(found: EnergySums) -> list[tuple[int, ...]]:
     return sets
 
 
-def rms(found: EnergySums, references: dict[int, float]) -> float:
+def residual_rms(found: EnergySums, references: dict[int, float]) -> float:
     """eV/atom: of what is left of the energy per atom when the references are taken off. NaN without energies."""
     if not found.structures:
         return float("nan")

@@ -25,14 +25,14 @@ def split_of(group: str, split: Split) -> int:
     return NAMES.index("validation" if draw < split.test + split.validation else "train")
 
 
-def published(name: str) -> int:
+def published_split(name: str) -> int:
     """Index into NAMES of a split that the source itself gives."""
     if name not in NAMES:
         raise ValueError(f"split {name!r} of a structure; known: {', '.join(NAMES)}, or empty for a split by hash")
     return NAMES.index(name)
 
 
-def subset(
+def choose_subset(
     sources: np.ndarray, names: tuple[str, ...], count: int, seed: int, how: Literal["random", "prefix"] = "random"
 ) -> np.ndarray:
     """`count` of the structures, as sorted indices; sources[k] says whose structure k is.

@@ -23,7 +23,7 @@ from gnnscale.contract.dataset_card import Split
 from gnnscale.contract.settings import AuditSettings, ConvertSettings
 from gnnscale.data.formats.plausible import ATOM
 from gnnscale.data.storage import adios, reference_energies
-from gnnscale.data.storage import packed as storage_packed
+from gnnscale.data.storage.packed import pack
 from gnnscale.job import stage_process
 from gnnscale.report import study_page as report_page
 from gnnscale.report.audit_page import page
@@ -311,14 +311,14 @@ def test_what_is_planted_is_found_and_nothing_else(plant, clean, tmp_path):
 
 def test_a_geometry_that_cannot_be(clean, tmp_path):
     """Such never comes through a conversion, so it is written past it: no place, no volume, no place in the cell."""
-    packed, names = storage_packed.pack(clean["crystals"], Split(), CUTOFF)
+    packed, names = pack(clean["crystals"], Split(), CUTOFF)
     positions, cell = packed.positions.copy(), packed.cell.copy()
     positions[packed.ptr[W[0]]] = np.nan
     cell[W[1], 2] = cell[W[1], 1]
     cell[W[2]] = 0
     broken = packed._replace(positions=positions, cell=cell)
     entry = adios.write_packed(tmp_path / "one" / "shards" / "0.bp", broken, CUTOFF, names)
-    adios.join(tmp_path / "one" / "shards", [entry])
+    adios.write_manifest(tmp_path / "one" / "shards", [entry])
     audit, left_out = of(tmp_path, "one")
     assert grave(audit) == {("finite", "error", "one", 3)} and [q.number for q in left_out.structures] == list(W)
 
@@ -414,7 +414,7 @@ def test_the_order_of_structures_and_shards_does_not_matter(clean, tmp_path_fact
             adios.write_shard(root / f"{n}.bp", [known[k] for k in part], Split(), CUTOFF, [origins[k] for k in part])
             for n, part in enumerate(np.split(order, cuts))
         ]
-        adios.join(root, entries)
+        adios.write_manifest(root, entries)
         outcomes.append(audited([measure.measured("one", root)], AuditSettings()))
     assert outcomes[0] == outcomes[1]
     assert outcomes[0][0].quarantined == 14
@@ -444,7 +444,7 @@ def test_references_that_cannot_be_told_apart():
     counts[:2, [0, 2]] = [[1, 1], [3, 3]]
     counts[2:, [1, 3]] = [[2, 2], [1, 1]]
     counts[:, 4] = [1, 4, 2, 0]
-    found = reference_energies.sums(elements, counts, np.arange(4.0))
+    found = reference_energies.sum_energies(elements, counts, np.arange(4.0))
     assert reference_energies.undetermined(found) == [(8, 12), (11, 17), (79,)]
     assert reference_energies.fit(found)[1] == 3
 
@@ -470,7 +470,7 @@ def loop(tmp_path_factory):
             quarantine=quarantine,
         )
         made = directory(root / str(number), "convert/mine", asked)
-        stage_process.finish(stage_run.Run(made), convert.main, first=True)
+        stage_process.run_and_record(stage_run.Run(made), convert.main, first=True)
         needs = {"convert/mine": made}
         audits.append(directory(root, f"audit/{number}", AuditSettings(), needs))
         done = execute(audits[-1])

@@ -11,15 +11,15 @@ from gnnscale.atoms.graph import AtomGraphs, Properties
 from gnnscale.contract import stage_run
 from gnnscale.contract.settings import EvaluateSettings, LeverSettings, OptimSettings
 from gnnscale.contract.stage_spec import Runtime
-from gnnscale.data.loading import corpus as loader
+from gnnscale.data.loading.corpus import load_corpus
 from gnnscale.inference import oversmoothing, prediction_errors
-from gnnscale.machine.rank_env import ranks
+from gnnscale.machine.rank_env import read_ranks
 from gnnscale.models.registry import build
 from gnnscale.stages import evaluate, memory_levers
 from gnnscale.train import deepspeed_engine, process_group
 from gnnscale.train.loop import Progress, Trainer
-from gnnscale.train.loss import penalties, share
-from gnnscale.train.normalisation import Normalisation, pooled
+from gnnscale.train.loss import compute_local_loss, sum_penalties
+from gnnscale.train.normalisation import Normalisation, pool_normalisation
 from tests.support import pretend, training
 from tests.support.corpus import TINY, directory
 from tests.support.synthetic import random_graph
@@ -44,7 +44,7 @@ def network(name):
 
 
 def gradients(model, normalisation, graphs, labels):
-    share(penalties(model, normalisation, graphs, labels, OPTIM), COUNTS, OPTIM, 1).backward()
+    compute_local_loss(sum_penalties(model, normalisation, graphs, labels, OPTIM), COUNTS, OPTIM, 1).backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -102,14 +102,14 @@ class Descent:
 def trained(made, device, move):
     """Losses and weights of the loop itself."""
     run = stage_run.Run(made)
-    process_group.join(1)
+    process_group.join_ranks(1)
     sources = {need.removeprefix("convert/"): path for need, path in run.needs.items()}
-    train, validation = (loader.load(sources, split, TINY.model.cutoff) for split in ("train", "validation"))
-    normalisation = pooled(train.cards)
+    train, validation = (load_corpus(sources, split, TINY.model.cutoff) for split in ("train", "validation"))
+    normalisation = pool_normalisation(train.cards)
     torch.manual_seed(0)
     model = build(TINY.model, len(sources), 10.0)
     model.set_normalisation(*normalisation)
-    Trainer(run, Descent(move(model), device), normalisation, train, validation, ranks(), Progress()).fit()
+    Trainer(run, Descent(move(model), device), normalisation, train, validation, read_ranks(), Progress()).fit()
     return training.losses(made), model
 
 
@@ -131,16 +131,16 @@ def test_the_loop_is_that_of_the_cpu(converted, tmp_path, monkeypatch):
 def test_errors_and_over_smoothing_are_those_of_the_cpu(converted, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     run = stage_run.Run(directory(tmp_path, "evaluate/x", EvaluateSettings(), converted))
-    corpus = loader.load({need.removeprefix("convert/"): path for need, path in converted.items()}, "test", 4.0)
+    corpus = load_corpus({need.removeprefix("convert/"): path for need, path in converted.items()}, "test", 4.0)
     torch.manual_seed(0)
     model = build(TINY.model, 2, 10.0).requires_grad_(False)
-    energy, forces = prediction_errors.errors(model, corpus, 10**6, run)
-    layers = oversmoothing.measured(model, evaluate.sample(corpus))
+    energy, forces = prediction_errors.measure_errors(model, corpus, 10**6, run)
+    layers = oversmoothing.measure_features(model, evaluate.sample(corpus))
     with pretend.device() as device:
         pretend.moved(model)
-        there = prediction_errors.errors(model, corpus, 10**6, run)
-        measured = oversmoothing.measured(
-            model, (prediction_errors.on(graphs, device) for graphs in evaluate.sample(corpus))
+        there = prediction_errors.measure_errors(model, corpus, 10**6, run)
+        measured = oversmoothing.measure_features(
+            model, (prediction_errors.to_device(graphs, device) for graphs in evaluate.sample(corpus))
         )
     np.testing.assert_allclose(there[0], energy, rtol=1e-5)
     np.testing.assert_allclose(there[1], forces, rtol=1e-5, atol=1e-6)
@@ -151,7 +151,7 @@ def test_errors_and_over_smoothing_are_those_of_the_cpu(converted, tmp_path, mon
 def test_the_step_of_a_lever_is_that_of_the_cpu(converted, tmp_path, monkeypatch):
     asked = LeverSettings(model=TINY.model, batch=16)
     run = stage_run.Run(directory(tmp_path, "memory_levers/x", asked, converted))
-    process_group.join(1)
+    process_group.join_ranks(1)
     task, _ = memory_levers.prepare(run, 1, 0)
     monkeypatch.setattr(deepspeed_engine, "Engine", lambda model, *_: Descent(model, "cpu"))
     expected = memory_levers.Step(task, memory_levers.Way("plain", Runtime()))

@@ -17,8 +17,8 @@ from gnnscale.contract.dataset_card import ShardCard
 from gnnscale.contract.settings import ConvertSettings, PartSettings
 from gnnscale.data.conversion import parallel, work_items
 from gnnscale.data.storage import adios, mapped
-from gnnscale.data.storage import packed as storage_packed
 from gnnscale.data.storage.manifest import composition
+from gnnscale.data.storage.packed import content_digest
 from gnnscale.job import stage_process
 from gnnscale.stages import convert
 from gnnscale.stages import convert_part as part_stage
@@ -31,7 +31,7 @@ from gnnscale.data.conversion import work_items
 from gnnscale.data.storage import adios
 from gnnscale.job import stage_process
 from gnnscale.stages import convert
-work_items.STRUCTURES_PER_ITEM, adios.SHARD = {ITEM}, {SHARD}
+work_items.STRUCTURES_PER_ITEM, adios.STRUCTURES_PER_SHARD = {ITEM}, {SHARD}
 stage_process.run(convert.main)
 """
 SLOW = """
@@ -79,7 +79,7 @@ def here(made):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(work_items, "STRUCTURES_PER_ITEM", ITEM)
         patch.setattr(adios, "STRUCTURES_PER_SHARD", SHARD)
-        stage_process.finish(
+        stage_process.run_and_record(
             run, part_stage.main if run.spec.settings.kind == "convert_part" else convert.main, first=True
         )
     return made
@@ -107,7 +107,7 @@ def test_what_is_expected_comes_out(undisturbed, raw):
     _, values, card = outcome(undisturbed)
     assert values["structures"] == 6 * (96 - 4) and values["skipped"] == 6 * 4
     assert card.skipped == {"atoms closer than 0.1 A": 18, "isolated atom: a reference, not a structure": 6}
-    made = mapped.open(undisturbed / "shards", check=True)
+    made = mapped.open_shards(undisturbed / "shards", check=True)
     assert len(made.manifest.shards) == 18 and made.manifest.shards[0].name == "00000-000.bp"
     origins = [made.origin(k) for k in range(len(made))]
     assert len(set(origins)) == len(made) and "0/mine.extxyz number 5" not in origins
@@ -283,7 +283,7 @@ def test_the_card_agrees_with_the_shards(converted):
     for made in converted.values():
         packed = adios.read(made / "shards")
         card = files.read_model(made / "card.json", ShardCard)
-        assert card.content == storage_packed.content_digest(packed)
+        assert card.content == content_digest(packed)
         assert sum(count.structures for count in card.counts.values()) == len(packed.energy) == 48
         assert sum(count.atoms for count in card.counts.values()) == len(packed.numbers)
         assert card.force_rms > 0.1 and card.energy_rms > 0

@@ -40,7 +40,7 @@ def test_items_hold_every_unit_once_and_no_more_than_they_should(sizes, seconds)
     assert [unit.name for item in cut for unit in item.units] == [unit.name for unit in units]
     assert [item.number for item in cut] == list(range(len(cut)))
     assert all(item.total == len(cut) and item.units for item in cut)
-    most = min(adios.STRUCTURES_PER_SHARD, work_items.STRUCTURES_PER_ITEM, max(1.0, work_items.SECONDS_PER_ITEM / seconds)) + max(
-        sizes
-    )
+    most = min(
+        adios.STRUCTURES_PER_SHARD, work_items.STRUCTURES_PER_ITEM, max(1.0, work_items.SECONDS_PER_ITEM / seconds)
+    ) + max(sizes)
     assert all(item.structures <= most + 1 for item in cut)
