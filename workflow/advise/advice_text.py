@@ -10,7 +10,7 @@ from workflow.config.site import SiteConfig
 
 
 def format_advice(x: dict[str, Any], root: Path, site: SiteConfig, name: str) -> str:
-    unit = "GPU" if site.node.gpus else "core" if not site.batch else "rank"
+    unit = "GPU" if site.node.gpus else "core" if not site.has_scheduler else "rank"
     shares = " + ".join(
         f"{x[part]:.3g} {words}"
         for part, words in (("floor", "floor"), ("of_model", "for want of parameters"), ("of_data", "for want of data"))

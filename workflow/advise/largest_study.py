@@ -344,7 +344,7 @@ def compute_advice(
         "floor": law.e,
         "of_model": law.a / n**law.alpha,
         "of_data": law.b / d**law.beta,
-        "nodes": ranks // site.ranks_per_node if site.batch else 1,
+        "nodes": ranks // site.ranks_per_node if site.has_scheduler else 1,
         "ranks": ranks,
         "hours": time / 3600,
         "limited": limited,

@@ -52,7 +52,9 @@ def print_plan(name: str, asked: Study, planned: dict[str, PlannedStage], site: 
     print(f"{name}: {asked.title}\n{root}\n")
     width = max(len(id) for id in planned)
     for each in planned.values():
-        core = format_duration(each.stage.core_seconds) if site.batch else f"{each.stage.core_seconds:7.0f} core-s"
+        core = (
+            format_duration(each.stage.core_seconds) if site.has_scheduler else f"{each.stage.core_seconds:7.0f} core-s"
+        )
         core = core if each.state != "done" else ""
         print(
             f"  {each.stage.id:{width}}  {each.state:7}  {describe_size(each, len(asked.data)):32}  {core:14}  {describe_reason(each)}".rstrip()
@@ -64,7 +66,9 @@ def print_plan(name: str, asked: Study, planned: dict[str, PlannedStage], site: 
     print(f"\n{len(planned) - len(left)} of {len(planned)} stages done", end="")
     if left:
         where = (
-            "in jobs, and the time that they wait" if site.batch else f"on {site.parallel_stages} stage(s) side by side"
+            "in jobs, and the time that they wait"
+            if site.has_scheduler
+            else f"on {site.parallel_stages} stage(s) side by side"
         )
         print(
             f"; {len(left)} to do, about {format_duration(plan_done.remaining_seconds(planned, site))} {where} (estimate)",
@@ -76,7 +80,7 @@ def print_plan(name: str, asked: Study, planned: dict[str, PlannedStage], site: 
 
 def print_warnings(planned: dict[str, PlannedStage], site: SiteConfig, root: Path) -> None:
     """Of what may be lost or go wrong, before it does."""
-    if not site.batch and len(tempfile.gettempdir()) > diagnosis.MAX_TEMPORARY_LENGTH:
+    if not site.has_scheduler and len(tempfile.gettempdir()) > diagnosis.MAX_TEMPORARY_LENGTH:
         print(f"warning: {diagnosis.describe_long_path(tempfile.gettempdir())}; export TMPDIR=/tmp")
     if site.filesystems.purge_days is not None:
         for line in scratch_lifetime.purge_warnings(
@@ -231,14 +235,14 @@ def print_summary(dag: Any, asked: Any, seconds: float) -> None:
     """One line a failure, with its last words once where several have the same, and the command to type next."""
     states = list(dag.states.values())
     print(f"{states.count('done')} of {len(dag.stages)} stages done in {format_duration(seconds)}")
-    told: dict[str, str] = {}
-    for failure in dag.failures.values():
-        first = told.setdefault(failure.message, failure.id)
-        print(f"failed: {failure.id}: {failure.message if first == failure.id else 'the same as ' + first}")
-        if first == failure.id:
-            for line in failure.tail:
+    first_with: dict[str, str] = {}  # message -> the first stage that it was printed of
+    for id, outcome in dag.failures.items():
+        first = first_with.setdefault(outcome.message, id)
+        print(f"failed: {id}: {outcome.message if first == id else 'the same as ' + first}")
+        if first == id:
+            for line in outcome.tail:
                 print(f"    | {line}")
-            print(f"    {failure.hint or 'all it printed: ' + asked.command('logs') + ' ' + failure.id}")
+            print(f"    {outcome.hint or 'all it printed: ' + asked.command('logs') + ' ' + id}")
     if dag.failures:
         print(f"{states.count('blocked')} stage(s) wait for what failed. When it is mended: {asked.command()}")
     elif "report/all" in dag.stages:
@@ -246,9 +250,9 @@ def print_summary(dag: Any, asked: Any, seconds: float) -> None:
 
 
 def print_stopped(dag: Any, asked: Any) -> None:
-    kept = dag.jobs.kept() if dag.jobs else 0
-    if kept:
-        print(f"{kept} job{' goes' if kept == 1 else 's go'} on without this driver; to end: {asked.command('cancel')}")
+    left = dag.jobs_left_running()
+    if left:
+        print(f"{left} job{' goes' if left == 1 else 's go'} on without this driver; to end: {asked.command('cancel')}")
     print(f"stopped; to go on: {asked.command()}", flush=True)
 
 

@@ -28,7 +28,7 @@ def print_site(name: str, config: SiteConfig, action: str) -> None:
 def output_scripts(asked: Any, out: Path | None) -> None:
     """Of all jobs of a study, as if nothing of it were done."""
     config = asked.site
-    if not config.batch:
+    if not config.has_scheduler:
         raise UserError(
             f"site {asked.site_name} has no scheduler, so there are no jobs; `run` writes a command.sh a stage"
         )

@@ -1,4 +1,4 @@
-"""TODO: say what a reader finds here."""
+"""How large the jobs of a site may be: numbers of ranks and queues that a training may have."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from workflow.config.site import Queue, SiteConfig
 
 
 def rank_counts(site: SiteConfig) -> Iterator[int]:
-    """Numbers of ranks that a training may have, from few to many."""
-    if not site.batch:
+    """Yield the numbers of ranks that a training may have, from few to many."""
+    if not site.has_scheduler:
         yield site.launch.ranks
         return
     most = max(queue.nodes[1] for queue in training_queues(site).values())
@@ -21,7 +21,7 @@ def rank_counts(site: SiteConfig) -> Iterator[int]:
 
 
 def training_queues(site: SiteConfig) -> dict[str, Queue]:
-    """The queues among which the planner may choose."""
+    """Return the queues from which the planner may choose one for a training."""
     if site.train.queue is not None:
         return {site.train.queue: site.queues[site.train.queue]}
     return {name: queue for name, queue in site.queues.items() if queue.production and queue.node is None}

@@ -1,4 +1,4 @@
-"""TODO: say what a reader finds here."""
+"""Walltimes in site files: checked text such as "12:00:00", converted from and to seconds."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ WALLTIME_PATTERN = re.compile(r"\d{1,4}:[0-5]\d:[0-5]\d")
 
 
 def require_walltime(value: object) -> object:
-    """Schedulers read the same digits differently (minutes, seconds, days), so there is one form."""
+    """Raise unless the value is written as HH:MM:SS: schedulers read other forms differently (minutes, seconds, days)."""
     if not isinstance(value, str) or not WALLTIME_PATTERN.fullmatch(value):
         raise ValueError('expected quoted hours, minutes and seconds, such as "12:00:00"')
     if to_seconds(value) < 60:
-        raise ValueError("shorter than a minute; some schedulers take that for no limit at all")
+        raise ValueError("shorter than a minute, which some schedulers read as no limit at all")
     return value
 
 
@@ -25,7 +25,8 @@ def to_seconds(walltime: str) -> int:
 
 
 def format_walltime(seconds: float) -> str:
-    minutes = int(seconds) // 60  # whole ones are what every scheduler understands; down, as it may be a limit
+    """Return HH:MM:00, rounded down, as it may be a limit; every scheduler understands whole minutes."""
+    minutes = int(seconds) // 60
     return f"{minutes // 60:02d}:{minutes % 60:02d}:00"
 
 

@@ -1,26 +1,35 @@
-"""YAML files written by people: read safely, checked strictly, and every problem told with its line."""
+"""YAML files written by people: read safely, checked strictly, and every problem reported with its line."""
 
 from __future__ import annotations
 
 import difflib
-import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from types import UnionType
+from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Tag, ValidationError
+from pydantic.fields import FieldInfo
 
 from gnnscale.contract.errors import UserError, reason_of
 
-M = TypeVar("M", bound=BaseModel)
+Model = TypeVar("Model", bound=BaseModel)
+FieldPath = Sequence[str | int]  # names of mappings and numbers in lists, from the top of a file
 SEXAGESIMAL_PATTERN = re.compile(r"^[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9]*)?$")
 NUMBER_PATTERN = re.compile(r"^[-+]?([0-9][0-9_]*)(\.[0-9_]*)?([eE][-+]?[0-9]+)?$")
 
 
+class FieldProblem(NamedTuple):
+    """A field that is wrong, and the sentence that says so."""
+
+    path: FieldPath
+    text: str
+
+
 class StrictLoader(yaml.SafeLoader):
-    """PyYAML, but 3e-4 is a number, and a key that is given twice or is no word is an error."""
+    """PyYAML's safe loader, except that 3e-4 is a number, and a key that is repeated or not a word is an error."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
@@ -43,14 +52,26 @@ class StrictLoader(yaml.SafeLoader):
 StrictLoader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER_PATTERN, list("-+.0123456789"))
 
 
-def suggest(word: str, known: list[str]) -> str:
-    """'; did you mean X?' where something is close, else what there is."""
+def suggest(word: str, known: Sequence[str]) -> str:
+    """Ask "did you mean X?" if a known word is close, and else list what is known."""
+    return did_you_mean(word, known) or f"known: {', '.join(sorted(known))}"
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+    return f"did you mean {close[0]!r}?" if close else ""
 
 
-def load(path: Path, kind: type[M], shown: str | None = None) -> M:
-    """The file as a model, or one Problem with all its problems."""
+def describe_choice(found: object, known: Sequence[str]) -> str:
+    """Say what was found in place of one of the known values."""
+    if len(known) == 1:
+        return f"found {found!r}, expected {known[0]!r}"
+    question = did_you_mean(str(found), known)
+    return f"found {found!r}, expected one of {', '.join(known)}" + (f"; {question}" if question else "")
+
+
+def load(path: Path, kind: type[Model], shown: str | None = None) -> Model:
+    """Read the file as a model, or raise one UserError with all its problems."""
     shown = shown or str(path)
     data, root = read_mapping(path, shown)
     try:
@@ -60,12 +81,12 @@ def load(path: Path, kind: type[M], shown: str | None = None) -> M:
 
 
 def read_mapping(path: Path, shown: str) -> tuple[dict, yaml.Node]:
-    """What the file says, and where it says it."""
+    """Return the values of the file, and the nodes that know their lines."""
     text = read_text(path, shown)
     try:
         root = yaml.compose(text, StrictLoader)
         data = yaml.load(text, StrictLoader)
-        numbers = unquoted_times(root) if isinstance(data, dict) else []
+        numbers = unquoted_times(root) if root is not None and isinstance(data, dict) else []
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise UserError(f"{shown}:{mark.line + 1 if mark else 1}: not YAML: {error.problem}") from None
@@ -74,7 +95,7 @@ def read_mapping(path: Path, shown: str) -> tuple[dict, yaml.Node]:
         raise UserError(f"{shown}:{line}: not YAML: the character U+{error.character:04X} may not be in it") from None
     except RecursionError:
         raise UserError(f"{shown}: not YAML for us: something in it is nested in itself, or too deeply") from None
-    if not isinstance(data, dict):
+    if root is None or not isinstance(data, dict):
         raise UserError(f"{shown}:1: found {type(data).__name__}, expected `name: value` lines")
     unquoted = [
         f'{shown}:{line}: {value} is unquoted, which YAML reads as the number {number}; write "{value}"'
@@ -98,14 +119,14 @@ def read_text(path: Path, shown: str) -> str:
 
 
 def is_blank(path: Path) -> bool:
-    """Whether there are only comments in it."""
+    """Return whether the file holds nothing but comments."""
     return all(
         line.strip() in ("", "---") or line.lstrip().startswith("#") for line in read_text(path, str(path)).splitlines()
     )
 
 
 def unquoted_times(node: yaml.Node) -> list[tuple[str, int, int]]:
-    """Unquoted 12:00:00 and the like: (as written, as YAML 1.1 reads it, line)"""
+    """List unquoted values like 12:00:00: (as written, the number that YAML 1.1 reads, line)."""
     if isinstance(node, yaml.ScalarNode):
         if node.style is None and SEXAGESIMAL_PATTERN.match(node.value):
             number = 0
@@ -114,71 +135,130 @@ def unquoted_times(node: yaml.Node) -> list[tuple[str, int, int]]:
             return [(node.value, number, node.start_mark.line + 1)]
         return []
     children = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
-    return [found for child in children for found in unquoted_times(child)]
-
-
-@functools.cache
-def union_tags(kind: type[BaseModel]) -> frozenset[str]:
-    """Return the tags of all unions in a model: pydantic puts them into locations, and a file has no such level."""
-    return frozenset(_tags(kind, set()))
-
-
-def _tags(annotation: Any, seen: set[type[BaseModel]]) -> Iterator[str]:
-    if isinstance(annotation, Tag):
-        yield annotation.tag
-    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        if annotation not in seen:
-            seen.add(annotation)
-            yield from kind_of(annotation)
-            for field in annotation.model_fields.values():
-                yield from _tags(field.annotation, seen)
-    else:
-        for argument in get_args(annotation):
-            yield from _tags(argument, seen)
-
-
-def kind_of(model: type[BaseModel]) -> tuple[str, ...]:
-    """Return the values that the field `kind` of a model may have."""
-    return get_args(model.model_fields["kind"].annotation) if "kind" in model.model_fields else ()
+    return [time for child in children for time in unquoted_times(child)]
 
 
 def describe_problems(
     error: ValidationError, kind: type[BaseModel], shown: str, root: yaml.Node | None = None
 ) -> list[str]:
-    """One line a problem: where, what was found, what was expected."""
+    """Return one line for each problem: where, what was found, what was expected."""
     return [
         f"{shown}:{line_of(root, path)}: {text}" if root is not None else f"{shown}: {text}"
         for path, text in find_problems(error, kind)
     ]
 
 
-def find_problems(error: ValidationError, kind: type[BaseModel]) -> list[tuple[list[str | int], str]]:
-    """(path, what was found and what was expected)"""
-    found_all = []
-    for problem in error.errors():
-        tags = union_tags(kind) - {problem["loc"][0]} if problem["loc"] else ()
-        path = [part for part in problem["loc"] if part not in tags]
-        name, found = ".".join(map(str, path)), problem.get("input")
-        if problem["type"] == "extra_forbidden":
-            text = f"unknown name {path[-1]!r}; {suggest(str(path[-1]), allowed_names(kind, problem['loc'][:-1]))}"
-        elif problem["type"] == "missing":
-            text = f"{name} is missing"
-        elif problem["type"] == "literal_error":
-            known = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
-            text = f"{name}: found {found!r}; {suggest(str(found), known)}"
-        elif problem["type"] == "union_tag_invalid":
-            path.append(problem["ctx"]["discriminator"].strip("'"))
-            known = re.findall(r"'([^']*)'", problem["ctx"]["expected_tags"])
-            text = f"{name}.{path[-1]}: found {problem['ctx']['tag']!r}; {suggest(problem['ctx']['tag'], known)}"
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            text = f"{name}: found {found!r}: {message[0].lower() + message[1:]}" if name else message
-        found_all.append((path, text))
-    return found_all
+def find_problems(error: ValidationError, kind: type[BaseModel]) -> list[FieldProblem]:
+    return [describe_problem(details, kind) for details in error.errors()]
 
 
-def line_of(node: yaml.Node, path: list[str | int]) -> int:
-    """The line of the deepest part of the path that is in the file."""
+def describe_problem(details: Any, kind: type[BaseModel]) -> FieldProblem:
+    """Put one of pydantic's errors (a dictionary) into words."""
+    location, context = details["loc"], details.get("ctx", {})
+    if details["type"] == "extra_forbidden":
+        *outer, name = location
+        place = find_place(kind, outer)
+        return FieldProblem([*place.path, name], f"unknown name {name!r}; {suggest(str(name), place.names)}")
+    path = find_place(kind, location).path
+    if details["type"].startswith("union_tag_"):
+        path.append(context["discriminator"].strip("'"))
+    at = ".".join(map(str, path))
+    match details["type"]:
+        case "missing" | "union_tag_not_found":
+            text = f"{at} is missing"
+        case "literal_error":
+            text = f"{at}: {describe_choice(details['input'], quoted_words(context['expected']))}"
+        case "union_tag_invalid":
+            text = f"{at}: {describe_choice(context['tag'], quoted_words(context['expected_tags']))}"
+        case _:
+            message = details["msg"].removeprefix("Value error, ")
+            text = f"{at}: found {details['input']!r}: {message[0].lower() + message[1:]}" if at else message
+    return FieldProblem(path, text)
+
+
+def quoted_words(text: str) -> list[str]:
+    return re.findall(r"'([^']*)'", text)
+
+
+# ------------------------------------------------------------------------------------- from pydantic's places to a file's
+class Place(NamedTuple):
+    """A place in a file, and the models whose fields may be written there."""
+
+    path: list[str | int]
+    models: list[type[BaseModel]]
+
+    @property
+    def names(self) -> list[str]:
+        return sorted({name for model in self.models for name in model.model_fields})
+
+
+class Alternative(NamedTuple):
+    """One of the types that a field may have; in a tagged union, with the tag that selects it."""
+
+    type: Any
+    tag: str | None = None
+
+
+def find_place(kind: type[BaseModel], location: FieldPath) -> Place:
+    """Return the place in the file of one of pydantic's locations.
+
+    A location also holds the tag of each tagged union that it passes, and the name of a type in a union of others.
+    """
+    path: list[str | int] = []
+    here = [Alternative(kind)]
+    for part in location:
+        chosen = [Alternative(each.type) for each in here if each.tag is not None and each.tag == part]
+        if chosen:
+            here = chosen
+            continue
+        inner = [found for each in here for found in alternatives_below(each.type, part)]
+        if not inner:
+            break
+        path.append(part)
+        here = inner
+    return Place(path, [each.type for each in here if is_model(each.type)])
+
+
+def alternatives_below(kind: Any, part: str | int) -> list[Alternative]:
+    """Return the types of a model's field, or of what a list or mapping holds; nothing for numbers and words."""
+    if is_model(kind):
+        field = kind.model_fields.get(part)
+        return [*alternatives(field.annotation, field.discriminator)] if field else []
+    if get_origin(kind) is dict:
+        return [*alternatives(get_args(kind)[1])]
+    if get_origin(kind) in (list, tuple):
+        return [found for each in get_args(kind) if each is not Ellipsis for found in alternatives(each)]
+    return []
+
+
+def alternatives(annotation: Any, discriminator: Any = None) -> Iterator[Alternative]:
+    """Yield the types that an annotation allows; `discriminator` names the field that holds a tagged union's tag."""
+    if get_origin(annotation) is Annotated:
+        inner, *metadata = get_args(annotation)
+        for each in metadata:
+            if isinstance(each, Tag):
+                yield Alternative(inner, each.tag)
+                return
+            if isinstance(each, FieldInfo) and each.discriminator:
+                discriminator = each.discriminator
+        yield from alternatives(inner, discriminator)
+    elif get_origin(annotation) in (Union, UnionType):
+        for each in get_args(annotation):
+            yield from alternatives(each, discriminator)
+    elif isinstance(discriminator, str) and is_model(annotation):
+        for tag in get_args(annotation.model_fields[discriminator].annotation):
+            yield Alternative(annotation, tag)
+    else:
+        yield Alternative(annotation)
+
+
+def is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+# ------------------------------------------------------------------------------------------------------------ lines
+def line_of(node: yaml.Node, path: FieldPath) -> int:
+    """Return the line of the deepest part of the path that is in the file."""
     line = node.start_mark.line
     for part in path:
         if isinstance(node, yaml.MappingNode):
@@ -194,20 +274,9 @@ def line_of(node: yaml.Node, path: list[str | int]) -> int:
     return line + 1
 
 
-def line_in(file: Path, path: list[str | int]) -> int:
-    return line_of(yaml.compose(read_text(file, str(file)), StrictLoader), path)
-
-
-def allowed_names(kind: Any, loc: tuple) -> list[str]:
-    """The names that are allowed where an unknown one was found."""
-    models = [kind]
-    for part in loc:
-        if isinstance(part, int):
-            continue
-        models = [model for model in models if part in kind_of(model)] or models  # one of a union
-        inner = [m.model_fields[part].annotation for m in models if part in m.model_fields]
-        models = [m for annotation in inner for m in models_of(annotation)] or models
-    return sorted({name for model in models for name in model.model_fields})
+def line_in(file: Path, path: FieldPath) -> int:
+    root = yaml.compose(read_text(file, str(file)), StrictLoader)
+    return line_of(root, path) if root is not None else 1
 
 
 def models_of(annotation: Any) -> list[type[BaseModel]]:
@@ -217,7 +286,7 @@ def models_of(annotation: Any) -> list[type[BaseModel]]:
 
 
 def parse_value(text: str) -> Any:
-    """One value, as it would be read after a colon."""
+    """Read one value as it would be read after a colon."""
     try:
         return yaml.load(text, StrictLoader)
     except (yaml.YAMLError, RecursionError):

@@ -80,7 +80,7 @@ def examine(
 
 def examine_from_here(at: ChosenSite, root: Path) -> Iterator[Finding]:
     yield from examine_host(at)
-    if at.site.batch:
+    if at.site.has_scheduler:
         found, known = examine_scheduler(at)
         yield found
         if known is not None:
@@ -105,7 +105,7 @@ def examine_host(at: ChosenSite) -> Iterator[Finding]:
 
 
 def examine_scheduler(at: ChosenSite) -> tuple[Finding, limits.SchedulerLimits | None]:
-    kind, timeout = at.site.scheduler.kind, at.site.scheduler.command_timeout
+    kind, timeout = at.site.batch_scheduler.kind, at.site.batch_scheduler.command_timeout
     program = "scontrol" if kind == "slurm" else "qstat"
     began = time.monotonic()
     try:
@@ -157,7 +157,7 @@ def rehearse_longest_job(at: ChosenSite, name: str, said: str) -> Finding:
     """The smallest and longest job of the queue, shown to Slurm without being submitted: it says when it would begin."""
     from workflow.jobs import parsl_provider  # Parsl takes half a second to import
 
-    if at.site.scheduler.kind != "slurm":
+    if at.site.batch_scheduler.kind != "slurm":
         return ok(f"queue {name}", said)
     queue = at.site.queues[name]
     least, longest = queue.nodes[0], to_seconds(queue.max_walltime)
@@ -170,7 +170,7 @@ def rehearse_longest_job(at: ChosenSite, name: str, said: str) -> Finding:
             )
         )
         try:
-            done = query.run_command(["sbatch", "--test-only", str(script)], at.site.scheduler.command_timeout)
+            done = query.run_command(["sbatch", "--test-only", str(script)], at.site.batch_scheduler.command_timeout)
         except query.SchedulerUnreachable as error:
             return not_checked(f"queue {name}", str(error))
     if done.returncode:
@@ -286,9 +286,9 @@ def judge_lustre_quota(said: str) -> Finding:
 
 
 def examine_purge(at: ChosenSite, root: Path) -> Iterator[Finding]:
-    if not scratch_lifetime.is_purged(root, at.site):
+    days = scratch_lifetime.days_until_purge(root, at.site)
+    if days is None:
         return
-    days = at.site.filesystems.purge_days
     folders = [path.parent for path in root.glob("*/*/result.json")]
     paths = [path for folder in folders for path in folder.iterdir() if path.is_file() and path.name != "result.json"]
     if warned := scratch_lifetime.purge_warnings(paths, root, at.site):
@@ -329,7 +329,7 @@ def with_image(at: ChosenSite) -> tuple[ChosenSite, list[Finding]]:
 def examine_compute_nodes(
     at: ChosenSite, root: Path, queue: str | None, wait: float, say: Callable[[str], None], wrong: set[str]
 ) -> Iterator[Finding]:
-    if at.site.batch:
+    if at.site.has_scheduler:
         if queue is not None and queue not in at.site.queues:
             yield bad("job", f"no queue {queue!r}", suggest(queue, list(at.site.queues)))
             return
@@ -341,7 +341,7 @@ def examine_compute_nodes(
     else:
         done = trial_job.run_here(at.site, root, say)
     found = list(judge(at, done))
-    if all(each.state == "ok" for each in found) or not done.began:
+    if all(each.state == "ok" for each in found) or not done.started:
         trial_job.remove_folder(done)
     yield from found
     if done.folder.exists():

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from gnnscale.contract.command_name import command_name
 from gnnscale.contract.errors import UserError, reason_of
 from gnnscale.contract.places import ROOT
 from workflow.config.site import SiteConfig
 from workflow.images import environment, runtimes
 from workflow.images.apptainer import PROBE_SECONDS
-from workflow.images.image_file import BUILD_COMMAND, architecture, has_image_file, image_file, read_record
+from workflow.images.image_file import architecture, build_command, has_image_file, image_file, read_record
 
 # In the header of a SIF: what it is, and for which processors.
 MAGIC, MAGIC_AT, ARCH_AT = b"SIF_MAGIC", 32, 45
@@ -55,7 +56,7 @@ def find_faults(site: SiteConfig, deep: bool = True) -> Iterator[Fault]:
     yield from find_writable_by_all(file.resolve())
     if site.container.checkout:
         yield from find_writable_by_all(ROOT / "gnnscale")
-    if there and not bad and not site.batch:
+    if there and not bad and not site.has_scheduler:
         yield from probe_image(site, file)
 
 
@@ -64,15 +65,15 @@ def find_file_faults(file: Path, wanted: str, deep: bool) -> Iterator[Fault]:
         with open(file, "rb") as opened:
             head = opened.read(64)
     except OSError as error:
-        yield Fault(f"{file}: {reason_of(error)}", f"make one: {BUILD_COMMAND}")
+        yield Fault(f"{file}: {reason_of(error)}", f"make one: {build_command()}")
         return
     if head[MAGIC_AT : MAGIC_AT + len(MAGIC)] != MAGIC:
-        yield Fault(f"{file}: not an image of Apptainer", f"remove it, and make one: {BUILD_COMMAND}")
+        yield Fault(f"{file}: not an image of Apptainer", f"remove it, and make one: {build_command()}")
         return
     arch = ARCHITECTURES.get(head[ARCH_AT : ARCH_AT + 2], "another architecture")
     if arch != wanted:
         yield Fault(
-            f"{file}: made for {arch}, and nodes here are {wanted}", f"make one on such a machine: {BUILD_COMMAND}"
+            f"{file}: made for {arch}, and nodes here are {wanted}", f"make one on such a machine: {build_command()}"
         )
         return
     try:
@@ -83,7 +84,7 @@ def find_file_faults(file: Path, wanted: str, deep: bool) -> Iterator[Fault]:
         return
     if record.content.arch != wanted:
         yield Fault(
-            f"{file}: holds programs for {record.content.arch}, nodes here are {wanted}", f"make one: {BUILD_COMMAND}"
+            f"{file}: holds programs for {record.content.arch}, nodes here are {wanted}", f"make one: {build_command()}"
         )
 
 
@@ -125,7 +126,7 @@ def probe_image(site: SiteConfig, file: Path) -> Iterator[Fault]:
     if done.returncode == 0:
         yield Fault(
             f"{file}: says of itself that it is {done.stdout.strip()[:12]}, its record {str(site.container.digest)[:12]}",
-            "python workflow/run.py image verify",
+            f"{command_name()} image verify",
         )
         return
     said = [line for line in done.stderr.splitlines() if line.strip()] or ["no reason given"]

@@ -70,7 +70,7 @@ def wrap_stage(site: SiteConfig, kind: str, folder: Path | None, code: Path = RO
 def wrap_in_step(site: SiteConfig, option: str) -> list[str]:
     """Of one process, beside others on its node: else each would wait until it has the node for itself, and all might be
     bound to one core. Slurm sets anew which GPUs a step sees, so what the job gave to this one is told behind it."""
-    shown = f'${{{gpus.visible}:+"{gpus.visible}=${gpus.visible}"}}' if (gpus := site.node.gpus) else ""
+    shown = f'${{{gpus.visible_variable}:+"{gpus.visible_variable}=${gpus.visible_variable}"}}' if (gpus := site.node.gpus) else ""
     return bash_words(
         [f'exec srun --nodes=1 --ntasks=1 --overlap --cpu-bind=none {shlex.quote(option)} env {shown} "$@"']
     )
@@ -114,7 +114,7 @@ def apptainer_lines(site: SiteConfig, kind: str, binds: list[Mount]) -> list[str
         lines.append(
             '[ "$(id -u)" != 0 ] || export APPTAINER_USERNS=1'
         )  # root may lack capabilities; namespaces suffice
-        if kind in KINDS_WITH_RANKS and site.batch and site.ranks_per_node > 1:
+        if kind in KINDS_WITH_RANKS and site.has_scheduler and site.ranks_per_node > 1:
             # Else MPI's ranks of one node cannot share memory. Shared by what has the same parent: the launcher's daemon
             # there; of stages that run side by side on a laptop that is their driver, and they are not to share anything.
             lines.append("export APPTAINER_SHARENS=1")

@@ -126,7 +126,7 @@ def render_job_body(
 def shared_gpus(request: Request, site: SiteConfig) -> tuple[str, int] | None:
     """Of a node on which stages without ranks run side by side: the variable that shows them, and how many."""
     gpus = (site.queues[request.queue].node or site.node).gpus
-    return (gpus.visible, gpus.count) if gpus and request.slots else None
+    return (gpus.visible_variable, gpus.count) if gpus and request.slots else None
 
 
 def plan_stage(

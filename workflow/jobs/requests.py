@@ -79,7 +79,7 @@ class Request(NamedTuple):
 
 def schedule(stages: Sequence[Stage], site: SiteConfig) -> dict[str, Request]:
     """Stage -> the job that is to do it; one that is not in it runs where the driver runs. `stages`: what is left to do."""
-    if not site.batch:
+    if not site.has_scheduler:
         return {}
     made, known = {}, {stage.id: stage for stage in stages}
     riding = group_evaluations(known)
@@ -135,7 +135,7 @@ def serial_requests(stages: Sequence[Stage], site: SiteConfig) -> list[Request]:
 def serial_request(stages: list[Stage], slots: int, name: str, least: int, site: SiteConfig) -> Request:
     """Longest first, the next as soon as one is done."""
     queue, expected, jobs, why = site.queues[name], side_by_side_seconds(stages, slots), 1, ""
-    longest, slots = queue.longest, min(slots, len(stages))
+    longest, slots = queue.longest_seconds, min(slots, len(stages))
     if stages[0].core_seconds > longest and not all(stage.kind in RESUMABLE_KINDS for stage in stages):
         why = f"longer than {name} allows: set serial.queue"
     elif expected > longest:
@@ -221,7 +221,7 @@ def trainings_per_job(name: str, queue: Queue, nodes: int, trainings: list[Stage
 
 def training_request(name: str, queue: Queue, nodes: int, group: list[Stage], site: SiteConfig, why: str) -> Request:
     expected = max(stage.core_seconds for stage in group)
-    longest, asked = queue.longest, walltime_with_margin(expected, site)
+    longest, asked = queue.longest_seconds, walltime_with_margin(expected, site)
     jobs = 1
     if asked > longest:
         useful = longest - site.scheduler.signal_seconds - site.node.start_seconds

@@ -21,7 +21,7 @@ from workflow.jobs import launch, render
 from workflow.jobs import requests as queueing
 
 STORED = ROOT / "tests" / "stored" / "jobs"
-BATCH = [name for name in site_files.names() if site_files.load(name).batch]
+BATCH = [name for name in site_files.names() if site_files.load(name).has_scheduler]
 CLUSTERS = [name for name in BATCH if name not in ("slurm", "pbs")]
 GOOD = """title: t
 host: ^login
@@ -156,17 +156,17 @@ def test_no_stored_script_is_of_a_site_that_is_no_more():
         (
             '"-C gpu"',
             '"-C gpu", "-t 10"',
-            "f.yaml:6: scheduler.directives.1: '-t 10' is not for here: --time is decided by the planner",
+            "f.yaml:6: scheduler.directives.1: '-t 10' does not belong here: --time is decided by the planner",
         ),
         (
             '"-C gpu"',
             '"--account=x"',
-            "f.yaml:6: scheduler.directives.0: '--account=x' is not for here: --account is decided by account:",
+            "f.yaml:6: scheduler.directives.0: '--account=x' does not belong here: --account is decided by account:",
         ),
         (
             '"-C gpu"',
             '"-N4"',
-            "f.yaml:6: scheduler.directives.0: '-N4' is not for here: --nodes is decided by train.nodes",
+            "f.yaml:6: scheduler.directives.0: '-N4' does not belong here: --nodes is decided by train.nodes",
         ),
         (
             '"-C gpu"',
@@ -183,11 +183,19 @@ def test_no_stored_script_is_of_a_site_that_is_no_more():
             '"-C gpu"]\n  forbidden: {--ntasks: never}',
             "f.yaml:15: launch.flags.0: '-n{ranks}': never; remove it",
         ),
-        ("kind: slurm", "kind: slrm", "f.yaml:5: scheduler.kind: found 'slrm'; did you mean 'slurm'?"),
-        ("kind: slurm", "kind: pbs", "f.yaml:12: launch.command: srun is of Slurm, this site has pbs"),
+        (
+            "kind: slurm",
+            "kind: slrm",
+            "f.yaml:5: scheduler.kind: found 'slrm', expected one of none, slurm, pbs; did you mean 'slurm'?",
+        ),
+        ("kind: slurm", "kind: pbs", "f.yaml:12: launch.command: srun belongs to Slurm, this site has pbs"),
         ("command: srun", "command: none", "f.yaml:12: launch.command: none starts one rank"),
         ("{ranks}", "{rank}", "f.yaml:14: launch.flags.0: '-n{rank}': {rank} is not known; did you mean 'ranks'?"),
-        ("arch: x86_64", "arch: x86", "f.yaml:3: arch: found 'x86'; did you mean 'x86_64'?"),
+        (
+            "arch: x86_64",
+            "arch: x86",
+            "f.yaml:3: arch: found 'x86', expected one of x86_64, aarch64; did you mean 'x86_64'?",
+        ),
         (
             "account_rule:",
             "account: abcd\naccount_rule:",
@@ -196,15 +204,19 @@ def test_no_stored_script_is_of_a_site_that_is_no_more():
         (
             '"-C gpu"',
             '"--parsable"',
-            "f.yaml:6: scheduler.directives.0: '--parsable' is not for here: --parsable is decided",
+            "f.yaml:6: scheduler.directives.0: '--parsable' does not belong here: --parsable is decided",
         ),
         (
             '"-C gpu"',
             '"-Q"',
-            "f.yaml:6: scheduler.directives.0: '-Q' is not for here: --quiet is decided by the driver",
+            "f.yaml:6: scheduler.directives.0: '-Q' does not belong here: --quiet is decided by the driver",
         ),
-        ('"-C gpu"', '"--test-only"', "f.yaml:6: scheduler.directives.0: '--test-only' is not for here"),
-        ('"-C gpu"', '"-H"', "f.yaml:6: scheduler.directives.0: '-H' is not for here: --hold is decided by the driver"),
+        ('"-C gpu"', '"--test-only"', "f.yaml:6: scheduler.directives.0: '--test-only' does not belong here"),
+        (
+            '"-C gpu"',
+            '"-H"',
+            "f.yaml:6: scheduler.directives.0: '-H' does not belong here: --hold is decided by the driver",
+        ),
         ("-n{ranks}", "{", "f.yaml:14: launch.flags.0: '{': "),
         ("-n{ranks}", "{nodes:zz}", "f.yaml:14: launch.flags.0: '{nodes:zz}': "),
         ("-n{ranks}", "{}", "f.yaml:14: launch.flags.0: '{}': Format string contains positional fields"),
@@ -235,7 +247,7 @@ def test_what_is_wrong_is_told_with_its_line(tmp_path, old, new, message):
 @pytest.mark.parametrize("flag", ["-z", "-I", "-h"])
 def test_what_would_keep_a_job_of_pbs_from_running(flag):
     said = told(lambda: site_files.load("polaris", [f'scheduler.directives=["{flag}"]']))
-    assert f"{flag!r} is not for here: {flag} is decided by the driver" in said
+    assert f"{flag!r} does not belong here: {flag} is decided by the driver" in said
 
 
 @pytest.mark.parametrize("setting", ["train.queue=debug", "serial.queue=debug"])

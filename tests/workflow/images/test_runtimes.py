@@ -63,7 +63,7 @@ def told(act):
 def test_the_words_are_as_they_were(name):
     site = in_image(name, data=("/data/raw",))
     root, code = Path("/scratch/me/runs/mine"), Path("/scratch/me/gnnscale")
-    if site.batch:
+    if site.has_scheduler:
         site = site.model_copy(update={"account": site.account_rule.example or None})
         stages = [stage("convert", "bulk", 60), training(site, "large", 2, min(16, site.train.nodes[1]))]
         requests = queueing.schedule(stages, site)
@@ -329,4 +329,4 @@ def test_a_stage_of_an_image_runs_nowhere_else(tmp_path):
     files.write_model(made / "spec.json", spec.model_copy(update={"image": ID}))
     done = corpus.execute(made)
     assert done.returncode == 64, done.stderr
-    assert f"this stage is of image {ID[:12]}, and runs outside of any image" in done.stderr
+    assert f"this stage needs image {ID[:12]}, and runs outside of any image" in done.stderr
