@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from gnnscale.contract import errors, files
+from gnnscale.contract.command_name import command_name
 from gnnscale.contract.errors import UserError
 from gnnscale.contract.results import StageResult
 from gnnscale.contract.settings import Scalar
@@ -39,7 +40,7 @@ class Run:
         try:
             self.spec = files.read_model(self.directory / "spec.json", StageSpec)
         except errors.BadFile as error:
-            raise UserError(str(error), "let `python workflow/run.py` write it, or copy it whole") from None
+            raise UserError(str(error), f"let `{command_name()}` write it, or copy it whole") from None
         self.needs = {need: (self.directory / path).resolve() for need, path in self.spec.needs.items()}
         self.can_checkpoint = False  # set by a stage that looks at stop_requested and keeps what it has
         self.stop_requested = False

@@ -16,14 +16,14 @@ from typing import NamedTuple
 from gnnscale.contract.errors import reason_of
 
 
-class Room(NamedTuple):
+class FreeSpace(NamedTuple):
     """What is left for this user; quotas are not in it."""
 
     bytes: int
     files: int | None  # None: the file system does not count them
 
 
-def fault(directory: Path) -> str:
+def find_fault(directory: Path) -> str:
     """Why no run can live here, or "": all that stages and driver do with files is done once."""
     mine = directory / f".trial.{platform.node()}.{os.getpid()}"
     renamed, linked = mine.with_name(f"{mine.name}.renamed"), mine.with_name(f"{mine.name}.linked")
@@ -47,7 +47,7 @@ def fault(directory: Path) -> str:
     return ""
 
 
-def clock_lead(directory: Path) -> float:
+def measure_clock_lead(directory: Path) -> float:
     """Seconds by which the clock of this machine is ahead of that of the file server, at least: writing may take its time."""
     mine = directory / f".clock.{platform.node()}.{os.getpid()}"
     try:
@@ -63,7 +63,7 @@ def clock_lead(directory: Path) -> float:
     return before - stamp if stamp < before else min(0.0, after - stamp)
 
 
-def memory(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int:
+def read_memory_limit(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int:
     """Bytes: of the machine, or fewer if this process is held to fewer, as a job of a shared node is."""
     line = next(line for line in (proc / "meminfo").read_text().splitlines() if line.startswith("MemTotal"))
     least = int(line.split()[1]) * 1024
@@ -85,6 +85,6 @@ def memory(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) ->
     return least
 
 
-def room(directory: Path) -> Room:
+def measure_free_space(directory: Path) -> FreeSpace:
     found = os.statvfs(directory)
-    return Room(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None)
+    return FreeSpace(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None)

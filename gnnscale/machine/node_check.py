@@ -20,14 +20,14 @@ from typing import NamedTuple
 
 from gnnscale.contract.errors import reason_of
 from gnnscale.machine import directory_check
-from gnnscale.machine.rank_env import ranks
+from gnnscale.machine.rank_env import read_ranks
 
-SKEW = 120.0  # s by which a clock may differ from the file server's; certificates and file times begin to fail there
-LEAST_DISK = 8 * 2**20  # bytes in the node's own temporary directory; some containers have but 64 MB there
-WORDS, PATTERN = 1 << 16, 0x5A5A1234  # what a GPU is to write and give back
+MAX_CLOCK_SKEW_SECONDS = 120.0  # s by which a clock may differ from the file server's; certificates and file times begin to fail there
+MIN_TEMPORARY_BYTES = 8 * 2**20  # bytes in the node's own temporary directory; some containers have but 64 MB there
+TEST_WORDS, TEST_PATTERN = 1 << 16, 0x5A5A1234  # what a GPU is to write and give back
 
 
-class Library(NamedTuple):
+class DriverNames(NamedTuple):
     """The names that a driver has for the same things."""
 
     file: str
@@ -54,7 +54,7 @@ def take_hip(library: ctypes.CDLL, index: int) -> int:
 
 
 LIBRARIES = {
-    "nvidia": Library(
+    "nvidia": DriverNames(
         "libcuda.so.1",
         "/dev/nvidiactl",
         "cuInit",
@@ -64,7 +64,7 @@ LIBRARIES = {
         "cuMemsetD32_v2",
         "cuMemcpyDtoH_v2",
     ),
-    "amd": Library(
+    "amd": DriverNames(
         "libamdhip64.so",
         "/dev/kfd",
         "hipInit",
@@ -77,18 +77,18 @@ LIBRARIES = {
 }
 
 
-def problems(attempt: Path, vendor: str, local_rank: int, local_size: int) -> Iterator[str]:
+def find_faults(attempt: Path, vendor: str, local_rank: int, local_size: int) -> Iterator[str]:
     """What is wrong, worst first."""
-    yield from run_directory(attempt)
-    yield from temporary(Path(tempfile.gettempdir()))
-    yield from memory(Path("/proc/meminfo"))
+    yield from check_run_directory(attempt)
+    yield from check_temporary(Path(tempfile.gettempdir()))
+    yield from check_memory(Path("/proc/meminfo"))
     if vendor in LIBRARIES:
-        yield from gpu(LIBRARIES[vendor], local_rank, local_size)
+        yield from check_gpu(LIBRARIES[vendor], local_rank, local_size)
     elif vendor == "intel" and not list(Path("/dev/dri").glob("renderD*")):
         yield "no GPU is to be seen in /dev/dri"
 
 
-def run_directory(attempt: Path) -> Iterator[str]:
+def check_run_directory(attempt: Path) -> Iterator[str]:
     """Written and read; and this clock against the file server's."""
     probe = attempt / f".fit.{platform.node()}.{os.getpid()}"
     try:
@@ -97,17 +97,17 @@ def run_directory(attempt: Path) -> Iterator[str]:
             os.fsync(file.fileno())
         read = probe.read_bytes()
         probe.unlink()
-        lead = directory_check.clock_lead(attempt)
+        lead = directory_check.measure_clock_lead(attempt)
     except OSError as error:
         yield f"{attempt}: {reason_of(error)}"
         return
     if read != b"fit" * 1000:
         yield f"{attempt}: what was written is not what is read"
-    if abs(lead) > SKEW:
+    if abs(lead) > MAX_CLOCK_SKEW_SECONDS:
         yield f"its clock is {lead:+.0f} s off the file server's"
 
 
-def temporary(folder: Path) -> Iterator[str]:
+def check_temporary(folder: Path) -> Iterator[str]:
     try:
         with tempfile.NamedTemporaryFile(dir=folder) as file:
             file.write(b"fit")
@@ -116,11 +116,11 @@ def temporary(folder: Path) -> Iterator[str]:
     except OSError as error:
         yield f"{folder}: {reason_of(error)}"
         return
-    if free < LEAST_DISK:
+    if free < MIN_TEMPORARY_BYTES:
         yield f"{folder}: {free / 1e6:.0f} MB left"
 
 
-def memory(path: Path) -> Iterator[str]:
+def check_memory(path: Path) -> Iterator[str]:
     """Full of what an earlier job left: a fiftieth of it is no more than the system itself needs."""
     said = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
     whole, free = (1024 * int(said[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
@@ -128,7 +128,7 @@ def memory(path: Path) -> Iterator[str]:
         yield f"{free / 1e9:.1f} of {whole / 1e9:.0f} GB of memory are free"
 
 
-def gpu(names: Library, local_rank: int, local_size: int) -> Iterator[str]:
+def check_gpu(names: DriverNames, local_rank: int, local_size: int) -> Iterator[str]:
     """The one that this rank will use: it is there, and gives back what it was told to write."""
     try:
         library = ctypes.CDLL(names.file)
@@ -144,20 +144,20 @@ def gpu(names: Library, local_rank: int, local_size: int) -> Iterator[str]:
     if 1 < found.value < local_size:  # one each, or all of them
         yield f"{found.value} of {local_size} GPUs are to be seen"
         return
-    index, held, back = local_rank % found.value, ctypes.c_void_p(), (ctypes.c_uint * WORDS)()
+    index, held, back = local_rank % found.value, ctypes.c_void_p(), (ctypes.c_uint * TEST_WORDS)()
     code = (
         names.take(library, index)
-        or getattr(library, names.allocate)(ctypes.byref(held), ctypes.c_size_t(4 * WORDS))
-        or getattr(library, names.fill)(held, ctypes.c_uint(PATTERN), ctypes.c_size_t(WORDS))
-        or getattr(library, names.fetch)(back, held, ctypes.c_size_t(4 * WORDS))
+        or getattr(library, names.allocate)(ctypes.byref(held), ctypes.c_size_t(4 * TEST_WORDS))
+        or getattr(library, names.fill)(held, ctypes.c_uint(TEST_PATTERN), ctypes.c_size_t(TEST_WORDS))
+        or getattr(library, names.fetch)(back, held, ctypes.c_size_t(4 * TEST_WORDS))
     )
     if code:
         yield f"GPU {index} does not work (error {code} of {names.file})"
-    elif any(word != PATTERN for word in back):
+    elif any(word != TEST_PATTERN for word in back):
         yield f"GPU {index} gives back other numbers than it was told to write"
 
 
-def local_size(environ: Mapping[str, str] = os.environ) -> int:
+def count_local_ranks(environ: Mapping[str, str] = os.environ) -> int:
     """Ranks of this node; 1 where nobody says."""
     for name in ("PALS_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE"):
         if digits := environ.get(name, "").split("(")[0].split(",")[0]:
@@ -166,7 +166,7 @@ def local_size(environ: Mapping[str, str] = os.environ) -> int:
 
 
 def main(attempt: Path, vendor: str) -> int:
-    wrong = next(problems(attempt, vendor, ranks().local_rank, local_size()), "")
+    wrong = next(find_faults(attempt, vendor, read_ranks().local_rank, count_local_ranks()), "")
     print(f"sick {platform.node()}: {wrong}" if wrong else f"fit {platform.node()}", flush=True)
     return 0  # a launcher would end the others, who have not spoken yet
 

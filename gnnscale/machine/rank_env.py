@@ -27,7 +27,7 @@ class Ranks(NamedTuple):
     launcher: str
 
 
-def ranks(environ: Mapping[str, str] = os.environ) -> Ranks:
+def read_ranks(environ: Mapping[str, str] = os.environ) -> Ranks:
     for launcher, *names in LAUNCHERS:
         if all(name in environ for name in names):
             rank, local_rank, size = (int(environ[name]) for name in names)

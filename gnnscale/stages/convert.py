@@ -20,7 +20,7 @@ from gnnscale.data.conversion.shard_notes import Position
 from gnnscale.data.conversion.shard_writer import ShardWriter
 from gnnscale.data.conversion.work_items import Conversion, WorkItem, share_of_rank, split_work
 from gnnscale.job import stage_process
-from gnnscale.machine.rank_env import ranks
+from gnnscale.machine.rank_env import read_ranks
 
 
 def main(run: stage_run.Run) -> stage_run.Outputs:
@@ -30,7 +30,7 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
     else:
         items = split_work(conversion)
         convert_on_ranks(conversion, items, run.directory, expect_structures(conversion, items, items), run.progress)
-        if ranks().rank:
+        if read_ranks().rank:
             return stage_run.Outputs([], {})  # the first rank's are taken
     card = join_shards(run.directory, conversion)
     run.write("card.json", card.model_dump_json(indent=1) + "\n")
@@ -66,7 +66,7 @@ def convert_on_ranks(
     conversion: Conversion, items: Sequence[WorkItem], folder: Path, expected: float, report_progress: ReportProgress
 ) -> None:
     """Convert this rank's share of the work items; the first rank returns when all of them are finished."""
-    here = ranks()
+    here = read_ranks()
     mine = share_of_rank(items, here)
     with Heartbeat(folder, here, mine, expected, report_progress) as heartbeat:
         convert_items(conversion, mine, folder, heartbeat.count_read)
@@ -79,7 +79,7 @@ def expect_structures(conversion: Conversion, mine: Sequence[WorkItem], items: S
     expected = sum(item.structures for item in mine)
     if len(mine) == len(items) and "raw" not in conversion.settings.options:
         expected = conversion.card.structures
-    if not ranks().rank:
+    if not read_ranks().rank:
         name = conversion.settings.name
         print(f"{name}: about {expected:,.0f} structures in {len(mine)} of {len(items)} work items", flush=True)
     return expected

@@ -11,7 +11,7 @@ from gnnscale.data.conversion.dataset import prepare_conversion
 from gnnscale.data.conversion.shard_notes import NOTES, count_skipped, read_notes
 from gnnscale.data.conversion.work_items import split_work, take_share
 from gnnscale.job import stage_process
-from gnnscale.machine.rank_env import ranks
+from gnnscale.machine.rank_env import read_ranks
 from gnnscale.stages.convert import convert_on_ranks, expect_structures
 
 
@@ -21,7 +21,7 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
     items = split_work(conversion)
     mine = take_share(items, settings.part, settings.parts)
     convert_on_ranks(conversion, mine, run.directory, expect_structures(conversion, mine, items), run.progress)
-    if ranks().rank:
+    if read_ranks().rank:
         return stage_run.Outputs([], {})  # the first rank's are taken
     for folder in ("shards", NOTES):
         (run.directory / folder).mkdir(exist_ok=True)  # a part may be empty

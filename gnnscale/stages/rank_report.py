@@ -23,7 +23,7 @@ from typing import Any
 from gnnscale.contract import files
 from gnnscale.job import container
 from gnnscale.machine import directory_check
-from gnnscale.machine.rank_env import ranks
+from gnnscale.machine.rank_env import read_ranks
 
 PACKAGES = ("torch", "deepspeed", "adios2")
 MEBIBYTES = 64  # of the measured collective: about the gradient of 17 million parameters
@@ -68,7 +68,7 @@ def main(directory: Path) -> int:
 
 
 def standing(directory: Path) -> dict[str, Any]:
-    here = ranks()
+    here = read_ranks()
     return {
         "host": platform.node(),
         "arch": platform.machine(),
@@ -83,14 +83,14 @@ def standing(directory: Path) -> dict[str, Any]:
 
 def surroundings(directory: Path) -> dict[str, Any]:
     return {
-        "fault": directory_check.fault(directory),
-        "clock_lead": directory_check.clock_lead(directory),
+        "fault": directory_check.find_fault(directory),
+        "clock_lead": directory_check.measure_clock_lead(directory),
         "cores": len(os.sched_getaffinity(0)),
-        "memory": directory_check.memory(),
+        "memory": directory_check.read_memory_limit(),
         "temporary": tempfile.gettempdir(),
         "interfaces": interfaces(),
         "modules": [name for name in os.environ.get("LOADEDMODULES", "").split(":") if name],
-        "image": (container.inside() or {}).get("id", ""),
+        "image": (container.read_image_record() or {}).get("id", ""),
     }
 
 
@@ -120,7 +120,7 @@ def versions() -> dict[str, str]:
 def accelerators() -> dict[str, Any]:
     from gnnscale.machine import accelerator
 
-    return {"accelerator": accelerator.kind(), "devices": [device._asdict() for device in accelerator.devices()]}
+    return {"accelerator": accelerator.detect_kind(), "devices": [device._asdict() for device in accelerator.list_devices()]}
 
 
 def meet(threads: int) -> dict[str, Any]:
@@ -128,9 +128,9 @@ def meet(threads: int) -> dict[str, Any]:
     from gnnscale.machine import accelerator
     from gnnscale.train import process_group
 
-    here = process_group.join(threads)
-    hosts = process_group.gathered(platform.node())
-    return {"backend": accelerator.backend(), "met": hosts, "device": accelerator.identity(here.local_rank)}
+    here = process_group.join_ranks(threads)
+    hosts = process_group.gather(platform.node())
+    return {"backend": accelerator.choose_backend(), "met": hosts, "device": accelerator.identify_device(here.local_rank)}
 
 
 def reduce() -> dict[str, Any]:
@@ -140,16 +140,16 @@ def reduce() -> dict[str, Any]:
     from gnnscale.machine import accelerator
 
     distributed = torch.distributed
-    device = torch.device(accelerator.kind())
+    device = torch.device(accelerator.detect_kind())
     numbers = torch.empty(MEBIBYTES * 2**20 // 4, device=device)
     size, seconds = distributed.get_world_size(), []
     for _ in range(WARM_UP + TIMED):
         numbers.fill_(distributed.get_rank() + 1)
-        accelerator.wait()
+        accelerator.synchronize()
         distributed.barrier()
         began = time.perf_counter()
         distributed.all_reduce(numbers)
-        accelerator.wait()
+        accelerator.synchronize()
         seconds.append(time.perf_counter() - began)
     right = bool((numbers == size * (size + 1) // 2).all())
     return {"sum_is_right": right, "seconds": min(seconds[WARM_UP:]), "mebibytes": MEBIBYTES}

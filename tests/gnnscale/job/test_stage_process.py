@@ -37,8 +37,8 @@ def test_a_spec_that_is_not_one_is_told_in_words(tmp_path, content):
 
 @pytest.mark.parametrize("gpus", [0, 4])
 def test_it_is_told_on_which_kind_of_gpu_a_result_was_made(monkeypatch, gpus):
-    monkeypatch.setattr(accelerator, "devices", lambda: [accelerator.Device("GPU of somebody", 1)] * gpus)
-    assert stage_process.provenance().get("accelerator") == ("GPU of somebody" if gpus else None)
+    monkeypatch.setattr(accelerator, "list_devices", lambda: [accelerator.Gpu("GPU of somebody", 1)] * gpus)
+    assert stage_process.collect_provenance().get("accelerator") == ("GPU of somebody" if gpus else None)
 
 
 def test_usage_is_shown_for_no_directory(tmp_path):
@@ -82,7 +82,7 @@ def test_errors_are_classified(error, kind):
     ],
 )
 def test_every_launcher_says_who_we_are(environ, expected):
-    assert tuple(rank_env.ranks(environ)) == expected
+    assert tuple(rank_env.read_ranks(environ)) == expected
 
 
 def test_progress_is_readable_at_any_moment(tmp_path):
@@ -104,5 +104,5 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, number):
     monkeypatch.setattr(fcntl, "flock", refuse)
     monkeypatch.setattr(stage_process.time, "sleep", lambda _: None)
     with pytest.raises(errors.UserError, match="files cannot be locked here") as caught:
-        stage_process.hold(tmp_path)
+        stage_process.lock_directory(tmp_path)
     assert "--root DIR" in caught.value.hints[0]

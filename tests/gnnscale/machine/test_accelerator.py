@@ -52,10 +52,10 @@ def chosen():
 
 
 def test_a_machine_without(environ):
-    assert (accelerator.kind(), accelerator.backend(), accelerator.count()) == ("cpu", "gloo", 0)
-    assert accelerator.take(3) == torch.device("cpu") and chosen() == "cpu"
-    assert accelerator.devices() == [] and accelerator.identity(0) == ""
-    accelerator.wait()
+    assert (accelerator.detect_kind(), accelerator.choose_backend(), accelerator.count_devices()) == ("cpu", "gloo", 0)
+    assert accelerator.take_device(3) == torch.device("cpu") and chosen() == "cpu"
+    assert accelerator.list_devices() == [] and accelerator.identify_device(0) == ""
+    accelerator.synchronize()
 
 
 @pytest.mark.parametrize(("kind", "backend"), [("cuda", "nccl"), ("xpu", "xccl")])
@@ -63,11 +63,11 @@ def test_a_machine_without(environ):
 def test_each_rank_takes_its_own(environ, monkeypatch, kind, backend, count, local_rank, index):
     """Where a launcher shows each rank only one GPU, that is the one."""
     there = StandIn(monkeypatch, kind, count)
-    assert (accelerator.kind(), accelerator.backend()) == (kind, backend)
-    assert accelerator.take(local_rank) == there.taken == torch.device(kind, index)
-    assert chosen() == kind and accelerator.identity(local_rank) == f"id-{index}"
-    assert [device.memory for device in accelerator.devices()] == [64 * GIBI] * count
-    accelerator.wait()
+    assert (accelerator.detect_kind(), accelerator.choose_backend()) == (kind, backend)
+    assert accelerator.take_device(local_rank) == there.taken == torch.device(kind, index)
+    assert chosen() == kind and accelerator.identify_device(local_rank) == f"id-{index}"
+    assert [device.memory for device in accelerator.list_devices()] == [64 * GIBI] * count
+    accelerator.synchronize()
     assert there.waited == 1
 
 
@@ -87,7 +87,7 @@ def test_deepspeed_is_told_which_device_and_not_which_rank(environ, environment,
         monkeypatch.setenv(name, value)
     StandIn(monkeypatch, "cuda", seen)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    assert process_group.join(1).rank == 7
+    assert process_group.join_ranks(1).rank == 7
     assert os.environ["LOCAL_RANK"] == os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", device) == device
 
 
@@ -99,26 +99,26 @@ def test_ranks_that_do_not_know_where_to_meet(environ, environment, monkeypatch)
     for name, value in {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(errors.UserError, match="2 ranks do not know where to meet"):
-        process_group.join(1)
+        process_group.join_ranks(1)
 
 
 @pytest.mark.parametrize(("gpus", "here", "backend"), [(1, "2", "gloo"), (2, "2", "nccl"), (0, "2", "gloo")])
 def test_ranks_that_share_a_gpu_talk_without_it(environ, monkeypatch, gpus, here, backend):
     StandIn(monkeypatch, "cuda", gpus)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
-    assert accelerator.backend() == backend
+    assert accelerator.choose_backend() == backend
 
 
 def test_what_the_user_has_set_for_deepspeed_stays(environ, monkeypatch):
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     StandIn(monkeypatch, "xpu", 2)
-    accelerator.take(0)
+    accelerator.take_device(0)
     assert chosen() == "cpu"
 
 
 def test_gpus_without_names_of_their_own_differ_by_number(environ, monkeypatch):
     StandIn(monkeypatch, "xpu", 2, uuids=False)
-    assert accelerator.identity(0) != accelerator.identity(1) != ""
+    assert accelerator.identify_device(0) != accelerator.identify_device(1) != ""
 
 
 def test_it_is_what_torch_and_deepspeed_call_them():

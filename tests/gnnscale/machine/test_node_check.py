@@ -44,7 +44,9 @@ def test_this_node_is_fit(tmp_path):
 
 
 def test_a_run_directory_that_is_not_there_or_not_writable(tmp_path):
-    assert list(node_check.check_run_directory(tmp_path / "gone")) == [f"{tmp_path / 'gone'}: no such file or directory"]
+    assert list(node_check.check_run_directory(tmp_path / "gone")) == [
+        f"{tmp_path / 'gone'}: no such file or directory"
+    ]
     (said,) = node_check.check_run_directory(node_check.Path("/proc"))
     assert said.startswith("/proc: ")
 
@@ -140,15 +142,15 @@ def test_who_is_sick(tmp_path, lines, sick):
     """Silence of one is a verdict, silence of all is none."""
     text = json.dumps("\n".join(lines))
     check = batch_job.NodeCheck([sys.executable, "-c", f"print({text})"], tmp_path, dict(os.environ))
-    while not check.over():
+    while not check.is_over():
         time.sleep(0.01)
-    assert check.sick(["n1", "n2"], 2) == sick
+    assert check.find_sick(["n1", "n2"], 2) == sick
 
 
 def test_who_does_not_answer_is_not_waited_for(tmp_path, monkeypatch):
     program = "import time; print('fit n1', flush=True); time.sleep(600)"
     check = batch_job.NodeCheck([sys.executable, "-c", program], tmp_path, dict(os.environ))
-    wait(lambda: os.pread(check.said.fileno(), 9, 0), 120, "the node that is fit to say so")
+    wait(lambda: os.pread(check.output.fileno(), 9, 0), 120, "the node that is fit to say so")
     monkeypatch.setattr(batch_job, "CHECK_SECONDS", 0.0)
-    assert check.over()
-    assert check.sick(["n1", "n2"], 1) == {"n2": "it did not answer"} and check.process.wait() == -9
+    assert check.is_over()
+    assert check.find_sick(["n1", "n2"], 1) == {"n2": "it did not answer"} and check.process.wait() == -9
