@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from gnnscale.contract import places
 from gnnscale.contract.errors import UserError
 from tests.support import cluster
 from tests.support.cluster import Run
@@ -90,7 +91,7 @@ def test_every_stage_ran_inside_and_says_so(site, finished):
 
 def test_no_path_of_the_image_and_no_secret_is_in_any_file(finished):
     """Results least of all: elsewhere the image lies elsewhere, and is run by another program."""
-    image = str(image_file.IMAGES_FOLDER)
+    image = str(places.images_folder())
     for path in finished.rglob("*"):
         if path.is_file():
             content = path.read_bytes()

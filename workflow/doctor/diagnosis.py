@@ -263,7 +263,7 @@ def judge_cores(at: ChosenSite, reports: Sequence[RankReport]) -> Finding:
     if fewest.cores < threads:
         return bad(
             "cores",
-            f"rank {fewest.rank} on {fewest.host} may use {fewest.cores} cores and starts {threads} threads",
+            f"rank {fewest.rank} on {fewest.host} starts {threads} threads on {fewest.cores} core(s)",
             f"{at.line('launch', 'threads_per_rank')}: threads_per_rank, or how launch.flags bind",
         )
     return ok("cores", f"{fewest.cores} or more per rank, {threads} threads")

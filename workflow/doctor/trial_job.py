@@ -1,6 +1,6 @@
-"""A real small job of a site, started as a training is, in which each rank tells what it sees; and what came of it.
+"""A small real job of a site, started as a training is, in which each rank reports what it sees.
 
-Where there is no scheduler: two processes of this machine. gnnscale/stages/rank_report.py is what they run.
+Without a scheduler, two processes of this machine take its place. They run gnnscale/stages/rank_report.py.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from workflow.scheduler.query import JobStatus
 MEETING_SECONDS = (
     120.0  # s for ranks to find each other; NCCL's first meeting on a thousand-node machine takes tens of them
 )
-TRIAL_SECONDS = 900  # s of walltime, and what the scheduler's early signal takes of it
-POLL_SECONDS = 0.5  # s
+TRIAL_SECONDS = 900  # of walltime, besides the time that the scheduler's early signal takes
+POLL_SECONDS = 0.5
 
 
 class SeenDevice(Spec):
@@ -42,7 +42,7 @@ class SeenDevice(Spec):
 
 
 class RankReport(Spec):
-    """ranks/HOST-PID.json, as gnnscale/stages/rank_report.py leaves it. What it did not come to is empty."""
+    """The content of ranks/HOST-PID.json, written by gnnscale/stages/rank_report.py; steps not reached leave fields empty."""
 
     step: str
     token: str = ""
@@ -57,7 +57,7 @@ class RankReport(Spec):
     fault: str = ""
     clock_lead: float = 0.0
     cores: int = 0
-    memory: int = 0  # bytes that it may have
+    memory: int = 0  # bytes that it may use
     temporary: str = ""
     interfaces: dict[str, str] = {}
     modules: tuple[str, ...] = ()
@@ -75,20 +75,20 @@ class RankReport(Spec):
 
 
 class TrialResult(NamedTuple):
-    """All that is known afterwards."""
+    """Everything that is known after a trial job."""
 
     queue: str  # "" where there is no scheduler
     job: str
     nodes: int
-    ranks: int  # that were asked for
+    ranks: int  # requested
     folder: Path
     token: str
-    seen: JobStatus | None  # how the job ended; None: no scheduler, or it did not end in time
+    status: JobStatus | None  # how the job ended; None: no scheduler, or it did not end in time
     waited: float  # seconds
-    began: bool  # whether it was ever seen to run
-    told: tuple[RankReport, ...]
+    started: bool  # it was seen running
+    reports: tuple[RankReport, ...]
     exit: ExitRecord | None
-    printed: tuple[str, ...]  # its last words
+    output_tail: tuple[str, ...]
     clock_lead: float = 0.0  # seconds by which this machine's clock is ahead of the file server's
     fault: str = ""  # of the submission
     hint: str = ""
@@ -96,8 +96,8 @@ class TrialResult(NamedTuple):
 
 # ------------------------------------------------------------------------------------------------------- which job
 def suitable_queues(site: SiteConfig) -> list[str]:
-    """Queues that may take it, the one in which it waits least first: few nodes, short jobs."""
-    notice = site.scheduler.signal_seconds  # a job of which nothing is left before it is told to stop is of no use
+    """Return the queues that accept the job, the one where it is likely to wait least first: few nodes, short jobs."""
+    notice = site.batch_scheduler.signal_seconds  # a job that is signalled at once is of no use
     own = {
         n: queue for n, queue in site.queues.items() if queue.node is None and to_seconds(queue.max_walltime) > notice
     }
@@ -105,11 +105,11 @@ def suitable_queues(site: SiteConfig) -> list[str]:
 
 
 def trial_request(site: SiteConfig, name: str) -> Request:
-    """Two nodes where a queue gives them and trainings may have them, so that the network between nodes is tried too."""
+    """Return the request for the job: two nodes where queue and trainings allow it, to test the network between nodes."""
     queue: Queue = site.queues[name]
     two = queue.nodes[1] >= 2 and (site.train.nodes[1] >= 2 or site.ranks_per_node == 1)
     nodes = max(queue.nodes[0], 2 if two and site.launch.command != "none" else 1)
-    asked = min(to_seconds(queue.max_walltime), TRIAL_SECONDS + site.scheduler.signal_seconds)
+    asked = min(to_seconds(queue.max_walltime), TRIAL_SECONDS + site.batch_scheduler.signal_seconds)
     return Request(
         ("doctor",),
         name,
@@ -124,7 +124,7 @@ def trial_request(site: SiteConfig, name: str) -> Request:
 
 
 def make_folder(root: Path, threads: int) -> tuple[Path, str]:
-    """A directory of its own, as deep in the run directory as a stage's; and what proves that it is this one that is seen."""
+    """Make the job's directory, as deep in the run directory as a stage's; return it and a token that identifies it."""
     token = secrets.token_hex(8)
     folder = root / "doctor" / token[:8]
     (folder / "ranks").mkdir(parents=True)
@@ -136,7 +136,7 @@ def make_folder(root: Path, threads: int) -> tuple[Path, str]:
 
 # ------------------------------------------------------------------------------------------------------ in a queue
 def run_in_queue(site: SiteConfig, name: str, root: Path, wait: float, say: Callable[[str], None]) -> TrialResult:
-    """Submitted, and followed to its end; cancelled if it has not begun after `wait` seconds, or if anything goes wrong."""
+    """Submit the job and follow it to its end; cancel it if it has not started after `wait` seconds, or on any error."""
     from workflow.jobs import parsl_provider  # Parsl takes half a second to import
 
     asked, (folder, token) = trial_request(site, name), make_folder(root, site.launch.threads_per_rank)
@@ -153,25 +153,25 @@ def run_in_queue(site: SiteConfig, name: str, root: Path, wait: float, say: Call
         except parsl_provider.JobRefused as error:
             return empty._replace(fault=str(error), hint=error.hint)
         except (parsl_provider.JobLimitReached, query.SchedulerUnreachable) as error:
-            return empty._replace(fault=str(error), hint="try again later, or leave the job out: --no-job")
+            return empty._replace(fault=str(error), hint="try again later, or skip the job: --no-job")
         try:
             ended = wait_for_end(empty, asked, site, wait, say, interrupted)
         except BaseException as error:
             if fault := try_to_cancel(site, empty.job):
                 raise UserError(fault, cancel_by_hand(site, empty.job)) from error
             raise
-    if not ended.began:
+    if not ended.started:
         return ended
-    say(f"job {ended.job} has ended; its files")
-    late = time.monotonic() + site.scheduler.late_seconds
-    while not (attempts / "exit.json").exists() and time.monotonic() < late:  # files may be seen late here
+    say(f"job {ended.job} has ended; waiting for its files")
+    late = time.monotonic() + site.batch_scheduler.late_seconds
+    while not (attempts / "exit.json").exists() and time.monotonic() < late:  # files may appear late here
         time.sleep(POLL_SECONDS)
     return ended._replace(**read_results(folder, attempts))
 
 
 @contextlib.contextmanager
 def deferred_interrupt() -> Iterator[threading.Event]:
-    """Ctrl-C is noted, not raised: in the midst of a submission it would leave a job that nobody knows."""
+    """Record Ctrl-C instead of raising it: during a submission it would leave a job whose id is unknown."""
     asked = threading.Event()
     before = signal.signal(signal.SIGINT, lambda *_: asked.set())
     try:
@@ -188,14 +188,16 @@ def wait_for_end(
     say: Callable[[str], None],
     interrupted: threading.Event,
 ) -> TrialResult:
-    """Until the job is over, or there is no sense in waiting."""
-    asked_of, timeout = query.SCHEDULERS[site.scheduler.kind], site.scheduler.command_timeout
+    """Poll the scheduler until the job has ended, or until waiting is pointless."""
+    asked_of, timeout = query.SCHEDULERS[site.batch_scheduler.kind], site.batch_scheduler.command_timeout
     began, running, seen, id = time.monotonic(), False, None, trial.job
     while True:
         elapsed = time.monotonic() - began
         with contextlib.suppress(query.SchedulerUnreachable):
             found = asked_of.look([id], timeout).jobs.get(id)
-            seen = found or (seen._replace(state="COMPLETED") if seen else None)  # forgotten already
+            seen = found or (
+                seen._replace(state="COMPLETED") if seen else None
+            )  # the scheduler has forgotten it already
         running = running or (seen is not None and seen.state == "RUNNING")
         say(
             f"job {id} in {trial.queue}: {(seen.state if seen else 'submitted').lower()}"
@@ -206,49 +208,52 @@ def wait_for_end(
             break
         if (seen is not None and seen.hopeless) or (not running and elapsed > wait):
             fault = try_to_cancel(site, id)
-            return trial._replace(seen=seen, waited=elapsed, fault=fault, hint=cancel_by_hand(site, id))
-        if elapsed > wait + asked.seconds + site.scheduler.late_seconds:  # and it knows nothing of its end
+            return trial._replace(status=seen, waited=elapsed, fault=fault, hint=cancel_by_hand(site, id))
+        if (
+            elapsed > wait + asked.seconds + site.batch_scheduler.late_seconds
+        ):  # and the scheduler does not report its end
             break
-        if interrupted.wait(min(5.0, max(POLL_SECONDS, site.scheduler.poll_seconds))):
+        if interrupted.wait(min(5.0, max(POLL_SECONDS, site.batch_scheduler.poll_seconds))):
             raise KeyboardInterrupt
-    return trial._replace(seen=seen, waited=time.monotonic() - began, began=True)
+    return trial._replace(status=seen, waited=time.monotonic() - began, started=True)
 
 
 def try_to_cancel(site: SiteConfig, id: str) -> str:
-    """Ends a job; why it may not be at its end, or ""."""
+    """Cancel the job; return why it may still be in the queue, or ""."""
     try:
-        query.SCHEDULERS[site.scheduler.kind].cancel([id], site.scheduler.command_timeout)
+        query.SCHEDULERS[site.batch_scheduler.kind].cancel([id], site.batch_scheduler.command_timeout)
     except query.SchedulerUnreachable as error:
         return f"job {id} may still be in the queue: {error}"
     return ""
 
 
 def cancel_by_hand(site: SiteConfig, id: str) -> str:
-    return f"end it: {'scancel' if site.scheduler.kind == 'slurm' else 'qdel'} {id}"
+    """Return the command that ends the job."""
+    return f"end it: {'scancel' if site.batch_scheduler.kind == 'slurm' else 'qdel'} {id}"
 
 
 def read_results(folder: Path, attempt: Path) -> dict:
-    """What the job left in its directory."""
-    told = []
+    """Return the fields of TrialResult that the job's directory holds."""
+    reports = []
     for path in sorted((folder / "ranks").glob("[!.]*.json")):
         with contextlib.suppress(errors.BadFile):
-            told.append(files.read_model(path, RankReport))
+            reports.append(files.read_model(path, RankReport))
     try:
         exit = files.read_model(attempt / "exit.json", ExitRecord)
     except errors.BadFile:
         exit = None
     printed = next(filter(None, (read_tail(attempt / name) for name in ("stderr", "stdout", "job.out"))), ())
     return {
-        "told": tuple(sorted(told, key=lambda rank: (rank.rank, rank.host))),
+        "reports": tuple(sorted(reports, key=lambda rank: (rank.rank, rank.host))),
         "exit": exit,
-        "printed": tuple(printed),
+        "output_tail": tuple(printed),
         "clock_lead": directory_check.measure_clock_lead(folder),
     }
 
 
 # ---------------------------------------------------------------------------------------------------- on this machine
 def run_here(site: SiteConfig, root: Path, say: Callable[[str], None], ranks: int = 2) -> TrialResult:
-    """As a stage is run here: same interpreter, same environment."""
+    """Run the ranks on this machine with the interpreter and the environment of a stage."""
     folder, token = make_folder(root, site.launch.threads_per_rank)
     attempts = folder / "attempts" / "1"
     attempts.mkdir(parents=True)
@@ -265,7 +270,7 @@ def run_here(site: SiteConfig, root: Path, say: Callable[[str], None], ranks: in
         except subprocess.TimeoutExpired:
             pass
         finally:
-            process.kill()  # and with it all ranks
+            process.kill()  # which ends all ranks
             process.wait()
     return TrialResult(
         "", "", 1, ranks, folder, token, None, time.monotonic() - began, True, **read_results(folder, attempts)
@@ -273,6 +278,7 @@ def run_here(site: SiteConfig, root: Path, say: Callable[[str], None], ranks: in
 
 
 def remove_folder(trial: TrialResult) -> None:
+    """Remove the job's directory."""
     shutil.rmtree(trial.folder, ignore_errors=True)
-    with contextlib.suppress(OSError):  # another doctor's
+    with contextlib.suppress(OSError):  # another doctor uses it
         trial.folder.parent.rmdir()

@@ -15,7 +15,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -24,9 +23,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gnnscale import __version__
 from gnnscale.contract import files
 from gnnscale.contract.errors import UserError
-from gnnscale.contract.places import ROOT
+from gnnscale.contract.places import DATA_ROOT, IS_INSTALLED, ROOT, source_files, source_name
 from workflow.config.site import SiteConfig
 from workflow.images import apptainer, image_file
 from workflow.images.build_checks import find_build_faults, temporary_folder
@@ -118,7 +118,7 @@ def fetch_wheels(made: Recipe, folder: Path, log: Path, say: Notify) -> Path:
         "--cache-dir",
         str(folder / "pip"),
         "--constraint",
-        str(ROOT / "constraints.txt"),
+        str(DATA_ROOT / "constraints.txt"),
         "--requirement",
         str(listed),
     ]
@@ -229,16 +229,16 @@ def assemble_image(
 
 def write_context(made: Recipe, base: str, place: Path) -> None:
     """What %files copies: the code, and all that post.sh reads."""
-    for path in image_file.code_files() + shared_files():
-        copied = place / path.relative_to(ROOT)
+    for path in source_files() + shared_files():
+        copied = place / source_name(path)
         copied.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copied)
     for name in ("constraints.txt", "setup.py", "pyproject.toml"):
-        shutil.copy(ROOT / name, place / name)
+        shutil.copy(DATA_ROOT / name, place / name)
     (place / "README.md").write_text("gnnscale\n")  # pyproject.toml wants one
     (place / "requirements.txt").write_text("\n".join(made.requirements) + "\n")
     said = {
-        "version": package_version(),
+        "version": __version__,
         "commit": current_commit(),
         "lock": made.lock,
         "recipe": made.digest,
@@ -248,11 +248,9 @@ def write_context(made: Recipe, base: str, place: Path) -> None:
     (place / "recipe.json").write_text(json.dumps(said, indent=1))
 
 
-def package_version() -> str:
-    return re.search(r'__version__ = "(.*)"', (ROOT / "gnnscale" / "__init__.py").read_text())[1]
-
-
 def current_commit() -> str | None:
+    if IS_INSTALLED:  # a repository around site-packages would be another one
+        return None
     done = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True)
     return done.stdout.strip() or None
 

@@ -8,21 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from gnnscale.contract import files
+from gnnscale.contract.command_name import command_name
 from gnnscale.contract.errors import BadFile, UserError
 from gnnscale.contract.files import sha256
-from gnnscale.contract.places import ROOT
+from gnnscale.contract.places import images_folder, source_files, source_name
 from gnnscale.contract.source_code import digest_source
 from gnnscale.schema import Spec
 from workflow.config.site import SiteConfig
 from workflow.images import runtimes
 
-IMAGES_FOLDER = ROOT / ".cache" / "images"
-
-
 ACCELERATORS = {"nvidia": "cuda", "amd": "rocm", "intel": "xpu"}
-
-
-BUILD_COMMAND = "python workflow/run.py image build"
 
 
 class ImageContent(Spec):
@@ -59,13 +54,17 @@ def architecture(site: SiteConfig) -> str:
     return site.arch or platform.machine()
 
 
+def build_command() -> str:
+    return f"{command_name()} image build"
+
+
 def image_file(site: SiteConfig) -> Path:
     """The image that a site's stages run in; by default a link to the one that was built last."""
     given = site.container.image
     return (
         Path(os.path.expandvars(given)).expanduser()
         if given
-        else IMAGES_FOLDER / f"{accelerator(site)}-{architecture(site)}.sif"
+        else images_folder() / f"{accelerator(site)}-{architecture(site)}.sif"
     )
 
 
@@ -77,16 +76,8 @@ def has_image_file(site: SiteConfig) -> bool:
     return site.container.runtime in runtimes.RUNTIMES_WITH_IMAGE_FILES
 
 
-def code_files() -> list[Path]:
-    """Of this checkout: all that an image holds of it."""
-    found = [p for p in (ROOT / "gnnscale").rglob("*") if p.suffix in (".py", ".cpp")] + list(
-        (ROOT / "datasets").glob("*.py")
-    )
-    return sorted(path for path in found if path.is_file())
-
-
 def code_digests() -> dict[str, str]:
-    return {str(path.relative_to(ROOT)): digest_source(path) for path in code_files()}
+    return {source_name(path): digest_source(path) for path in source_files()}
 
 
 def with_image(site: SiteConfig, reads: list[str]) -> SiteConfig:
@@ -106,7 +97,7 @@ def with_image(site: SiteConfig, reads: list[str]) -> SiteConfig:
         elif not container.checkout and record.content.code != code_digests():
             raise UserError(
                 f"{file}: holds other code than this checkout, whose digests are in the keys of stages",
-                f"{BUILD_COMMAND} puts this code into one; container.checkout: true binds it over the image's",
+                f"{build_command()} puts this code into one; container.checkout: true binds it over the image's",
             )
     elif not container.image or not container.digest:
         raise UserError(
@@ -121,24 +112,24 @@ def with_image(site: SiteConfig, reads: list[str]) -> SiteConfig:
 def read_record(file: Path, deep: bool = False) -> ImageRecord:
     """Its record, if the file is the one that it is of. Hashed where its time is another, or if `deep`."""
     if not file.exists():
-        raise UserError(f"{file}: no image there", f"make one: {BUILD_COMMAND}")
+        raise UserError(f"{file}: no image there", f"make one: {build_command()}")
     try:
         record = files.read_model(record_file(file), ImageRecord)
     except BadFile as error:
         raise UserError(
             f"{error}: what is in the image is not known",
-            "python workflow/run.py image verify looks, and writes it down",
+            f"to look into it and record it: {command_name()} image verify",
         ) from None
     state = file.stat()
     if state.st_size != record.size:
         raise UserError(
             f"{file}: {state.st_size:,} bytes, {record.size:,} expected: cut off, or another one",
-            f"copy it again, or remove it and make it: {BUILD_COMMAND}",
+            f"copy it again, or remove it and make it: {build_command()}",
         )
     if (deep or state.st_mtime_ns != record.mtime_ns) and sha256(file) != record.sha256:
         raise UserError(
             f"{file}: not the file that {record_file(file).name} is of (same size, other content)",
-            f"copy it again, or remove it and make it: {BUILD_COMMAND}",
+            f"copy it again, or remove it and make it: {build_command()}",
         )
     return record
 
@@ -146,5 +137,5 @@ def read_record(file: Path, deep: bool = False) -> ImageRecord:
 def require_image(site: SiteConfig) -> Path:
     file = image_file(site)
     if not file.exists():
-        raise UserError(f"{file}: no image there", f"make one: {BUILD_COMMAND}")
+        raise UserError(f"{file}: no image there", f"make one: {build_command()}")
     return file

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gnnscale.contract.errors import UserError
+from gnnscale.contract.places import source_file
 from workflow.config.site import Container
 from workflow.images.environment import IMAGE_HOME
 
@@ -28,7 +29,7 @@ def stage_mounts(container: Container, kind: str, folder: Path | None, code: Pat
     if folder is not None:
         found.append(Mount(str(folder.parent.parent), str(folder.parent.parent), False))
     if container.checkout:
-        found += [Mount(str(code / name), f"{IMAGE_HOME}/{name}", True) for name in CODE_FOLDERS]
+        found += [Mount(str(source_file(name, code)), f"{IMAGE_HOME}/{name}", True) for name in CODE_FOLDERS]
     if kind in KINDS_READING_RAW_DATA:
         found += [Mount(path, path, True) for path in container.data]
     for bind in container.binds:

@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gnnscale.contract import files
-from gnnscale.contract.places import ROOT
+from gnnscale.contract.places import CONTAINERS, DATA_ROOT
 from workflow.images import image_file
-
-CONTAINERS = ROOT / "containers"
-
 
 ARGUMENT_LINE = re.compile(r"^\s+(\w+)=(.*)$", re.M)
 
@@ -33,7 +30,7 @@ def read_recipe(accelerator: str, base: str) -> Recipe:
     text = definition.read_text()
     arguments = dict(ARGUMENT_LINE.findall(text[text.index("%arguments") : text.index("%files")]))
     wanted = python_requirements()
-    lock = files.digest([(ROOT / "constraints.txt").read_text(), wanted, arguments["python"], accelerator])
+    lock = files.digest([(DATA_ROOT / "constraints.txt").read_text(), wanted, arguments["python"], accelerator])
     code, shared = image_file.code_digests(), {path.name: files.sha256(path) for path in shared_files()}
     digest = files.digest([text, shared, lock, code, base])
     return Recipe(definition, arguments, wanted, lock, code, digest)
@@ -45,5 +42,5 @@ def shared_files() -> list[Path]:
 
 def python_requirements() -> tuple[str, ...]:
     """What pyproject.toml says that gnnscale needs, MPI included; setuptools compiles the neighbour list."""
-    said = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    said = tomllib.loads((DATA_ROOT / "pyproject.toml").read_text())["project"]
     return tuple(sorted([*said["dependencies"], *said["optional-dependencies"]["mpi"], "setuptools"]))

@@ -40,7 +40,7 @@ def verify(site: SiteConfig, say: Notify) -> None:
     say(f"{file}: whole, for {content.arch}, {content.accelerator}, id {content.id[:12]}")
     if content.lock != now.lock:
         say(
-            f"its packages are those of another constraints.txt or pyproject.toml; {image_file.BUILD_COMMAND} makes one of these"
+            f"its packages are those of another constraints.txt or pyproject.toml; {image_file.build_command()} makes one of these"
         )
     changed = sum(now.code.get(name) != content.code.get(name) for name in now.code.keys() | content.code.keys())
     say(

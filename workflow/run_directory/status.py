@@ -10,6 +10,7 @@ from typing import NamedTuple
 from pydantic import Field
 
 from gnnscale.contract import errors, files
+from gnnscale.contract.command_name import command_name
 from gnnscale.contract.errors import UserError
 from gnnscale.contract.results import StageError
 from gnnscale.contract.stage_spec import FORMAT
@@ -70,7 +71,7 @@ def read_plan(root: Path) -> PlanFile:
         if (root / "plan.json").exists():
             raise UserError(str(error), "`run` writes it anew") from None
         known = sorted(p.parent.name for p in root.parent.glob("*/plan.json"))
-        there = f"there is: {', '.join(known)} (--study)" if known else "start one with: python workflow/run.py"
+        there = f"there is: {', '.join(known)} (--study)" if known else f"start one with: {command_name()}"
         raise UserError(f"{root}: no study has been run here; {there}") from None
 
 

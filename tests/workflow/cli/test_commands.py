@@ -231,7 +231,7 @@ def test_nothing_is_removed_under_a_job(planned):
     log.note("submit", name="gs1", job="1234")
     for words in (["--yes"], ["--all", "--yes"]):
         done = call("clean", "--study", "smoke", "--root", str(planned), *words)
-        assert done.returncode == 2 and "1 job(s) may still be at work here (1234)" in done.stderr
+        assert done.returncode == 2 and "1 job(s) may still be running here (1234)" in done.stderr
         assert f"run.py cancel --site slurm --study smoke --root {planned}" in done.stderr
         assert (planned / "train" / "a-0123abcd").exists() and (planned / "events.jsonl").exists()
     assert "would remove" in call("clean", "--study", "smoke", "--root", str(planned)).stdout

@@ -58,8 +58,8 @@ def rank(number=0, **said):
     return RankReport(**usual | said)
 
 
-def trial(folder, told=None, **said):
-    told = tuple(rank(k) for k in range(4)) if told is None else tuple(told)
+def trial(folder, reports=None, **said):
+    reports = tuple(rank(k) for k in range(4)) if reports is None else tuple(reports)
     usual = {
         "queue": "default",
         "job": "7",
@@ -68,11 +68,11 @@ def trial(folder, told=None, **said):
         "folder": folder,
         "token": TOKEN,
         "waited": 12.0,
-        "began": True,
-        "seen": JobStatus("7", "gnnscale-doctor", "COMPLETED", nodes="n[1-2]"),
-        "told": told,
+        "started": True,
+        "status": JobStatus("7", "gnnscale-doctor", "COMPLETED", nodes="n[1-2]"),
+        "reports": reports,
         "exit": None,
-        "printed": (),
+        "output_tail": (),
     }
     return TrialResult(**usual | said)
 
@@ -107,15 +107,15 @@ def test_all_is_well(tmp_path):
         ({"arch": "riscv"}, "nodes", "n2 is riscv"),
         ({"interfaces": {"lo": "127.0.0.1", "ib0": "10.1.0.2"}}, "interface", "n2 has no hsn0; it has ib0"),
         ({"interfaces": {"hsn0": ""}}, "interface", "hsn0 of n2 has no IPv4 address"),
-        ({"cores": 1}, "cores", "may use 1, and starts 8 threads"),
+        ({"cores": 1}, "cores", "starts 8 threads on 1 core(s)"),
         ({"clock_lead": 30.0}, "clock of nodes", "n2 is +30 s"),
         ({"temporary": "/" + "x" * 90}, "temporary files", "has 91 characters"),
-        ({"packages": {"torch": "2.13.0", "deepspeed": "", "adios2": "2.12"}}, "Python", "n2: no deepspeed"),
+        ({"packages": {"torch": "2.13.0", "deepspeed": "", "adios2": "2.12"}}, "Python", "has no deepspeed"),
         ({"packages": {"torch": "2.12.0", "deepspeed": "0.19.8", "adios2": "2.12"}}, "Python", "different versions"),
         (
             {"devices": (), "accelerator": "cpu", "device": ""},
             "GPUs",
-            "n2 shows none, the site's file says 2 x A100-40GB",
+            "n2 shows none, the site's file has 2 x A100-40GB",
         ),
         ({"devices": (A100,), "device": "id-0"}, "GPUs", "n2 gives its ranks 1"),
         ({"device": "id-0"}, "GPUs", "two ranks on n2 have the same one"),
@@ -125,64 +125,64 @@ def test_all_is_well(tmp_path):
             "n2 has AMD Instinct MI250X",
         ),
         ({"devices": (SeenDevice(name="NVIDIA A100", memory=20_000_000_000),) * 2}, "GPUs", "of n2 has 20 GB"),
-        ({"accelerator": "xpu"}, "GPUs", "the site's file says nvidia"),
+        ({"accelerator": "xpu"}, "GPUs", "the site's file has nvidia"),
         ({"sum_is_right": False}, "collective", "the sum over 4 ranks is wrong"),
         (
             {"step": "meet", "error": "RuntimeError: no route"},
             "collective",
-            "ended as the ranks met: RuntimeError: no route",
+            "ended while the ranks connected: RuntimeError: no route",
         ),
-        ({"size": 1, "launcher": "none"}, "collective", "each takes itself for one of 1 (launcher: none)"),
+        ({"size": 1, "launcher": "none"}, "collective", "each believes to be one of 1 (launcher: none)"),
     ],
 )
 def test_each_thing_that_is_wrong_on_a_node(tmp_path, changed, what, words):
     """On the second node alone."""
-    told = [rank(0), rank(1), rank(2, **changed), rank(3, **changed)]
-    said = found(at(GPUS, "launch.interface=hsn0", "launch.threads_per_rank=8"), trial(tmp_path, told))
+    reports = [rank(0), rank(1), rank(2, **changed), rank(3, **changed)]
+    said = found(at(GPUS, "launch.interface=hsn0", "launch.threads_per_rank=8"), trial(tmp_path, reports))
     assert said[what].state == "bad" and words in said[what].said and said[what].fix
     assert {name for name, each in said.items() if each.state == "bad"} <= {what, "job"}
 
 
 def test_modules_that_are_not_loaded(tmp_path):
-    told = [rank(k, modules=("PrgEnv-gnu/8.7.0", "rocm/7.1.1")) for k in range(4)]
+    reports = [rank(k, modules=("PrgEnv-gnu/8.7.0", "rocm/7.1.1")) for k in range(4)]
     where = at("modules=[PrgEnv-gnu/8.7.0, rocm, cpe]", GPUS)
-    assert found(where, trial(tmp_path, told))["modules"].said == "n1: cpe not loaded"
+    assert found(where, trial(tmp_path, reports))["modules"].said == "n1: cpe not loaded"
     inside = [rank(k, image="1234") for k in range(4)]
     assert found(where, trial(tmp_path, inside))["modules"].state == "not checked"
 
 
 @pytest.mark.parametrize(
     ("image", "state", "words"),
-    [("7d155055", "ok", "7d155055"), ("other", "bad", "runs in image other"), ("", "bad", "outside of any")],
+    [("7d155055", "ok", "7d155055"), ("other", "bad", "runs in image other"), ("", "bad", "outside any image")],
 )
 def test_a_node_with_another_image(tmp_path, image, state, words):
     where = at(GPUS, "container.runtime=apptainer", "container.use=true", "container.digest=7d155055")
-    told = [rank(k, image="7d155055") for k in range(3)] + [rank(3, image=image)]
-    said = found(where, trial(tmp_path, told))["image"]
+    reports = [rank(k, image="7d155055") for k in range(3)] + [rank(3, image=image)]
+    said = found(where, trial(tmp_path, reports))["image"]
     assert said.state == state and words in said.said
 
 
 @pytest.mark.parametrize(
     ("said", "what", "state", "words"),
     [
-        ({"told": ()}, "shared files", "bad", "ended on n[1-2] (completed) and left nothing"),
+        ({"reports": ()}, "shared files", "bad", "ended on n[1-2] (completed) and wrote nothing"),
         (
-            {"told": (), "printed": ("python: No such file or directory",)},
+            {"reports": (), "output_tail": ("python: No such file or directory",)},
             "job",
             "bad",
             "started no rank: python: No such file",
         ),
         (
-            {"began": False, "seen": JobStatus("7", "d", "PENDING", "Priority")},
+            {"started": False, "status": JobStatus("7", "d", "PENDING", "Priority")},
             "compute nodes",
             "not checked",
             "(Priority)",
         ),
         (
-            {"began": False, "seen": JobStatus("7", "d", "PENDING", "PartitionTimeLimit")},
+            {"started": False, "status": JobStatus("7", "d", "PENDING", "PartitionTimeLimit")},
             "job",
             "bad",
-            "would wait for ever",
+            "would never start",
         ),
         ({"fault": "sbatch refuses the job", "hint": "mend it"}, "job", "bad", "sbatch refuses"),
     ],
@@ -196,15 +196,15 @@ def test_a_job_that_told_nothing(tmp_path, said, what, state, words):
     ("here", "there", "state"), [(25.0, 24.0, "ok"), (25.0, 0.0, "bad"), (0.0, -25.0, "bad"), (-9.0, -9.0, "ok")]
 )
 def test_clocks_are_compared_with_each_other_and_not_with_the_file_server(tmp_path, here, there, state):
-    told = [rank(k, clock_lead=there) for k in range(4)]
-    assert found(at(GPUS), trial(tmp_path, told, clock_lead=here))["clock of nodes"].state == state
+    reports = [rank(k, clock_lead=there) for k in range(4)]
+    assert found(at(GPUS), trial(tmp_path, reports, clock_lead=here))["clock of nodes"].state == state
 
 
 @pytest.mark.parametrize(("given", "state"), [(64, "ok"), (60, "ok"), (20, "bad")])
 def test_a_job_that_gets_less_memory_than_plans_count_on(tmp_path, given, state):
-    told = [rank(k, memory=given * 10**9, devices=(), accelerator="cpu") for k in range(4)]
-    said = found(at("node.memory_gb=64", "launch.ranks_per_node=2"), trial(tmp_path, told))["memory"]
-    assert said.state == state and ("plans count on 64.0" in said.said) == (state == "bad")
+    reports = [rank(k, memory=given * 10**9, devices=(), accelerator="cpu") for k in range(4)]
+    said = found(at("node.memory_gb=64", "launch.ranks_per_node=2"), trial(tmp_path, reports))["memory"]
+    assert said.state == state and ("plans assume 64.0" in said.said) == (state == "bad")
 
 
 def test_fewer_ranks_than_asked_for(tmp_path):
@@ -219,7 +219,7 @@ def test_fewer_ranks_than_asked_for(tmp_path):
             ],
         ),
     )
-    assert "3 of 4 ranks began, 2 came to their end" in said["job"].said and "collective" not in said
+    assert "3 of 4 ranks started, 2 finished" in said["job"].said and "collective" not in said
 
 
 @pytest.mark.parametrize(
