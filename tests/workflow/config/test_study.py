@@ -69,7 +69,7 @@ def test_a_width_can_be_asked_for_by_parameters():
         ({"model.width": ["x"]}, "found 'x'"),
         ({"model.width": [{"parametres": 3}]}, "parameters: N"),
         ({"optim.epochs": [-1]}, "optim.epochs: found -1"),
-        ({"nothing": [1]}, "nothing is called 'nothing'"),
+        ({"nothing": [1]}, "no setting is called 'nothing'"),
     ],
 )
 def test_a_wrong_sweep_is_told_in_words(changes, message):
@@ -93,7 +93,7 @@ def test_a_study_can_be_a_file_anywhere(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text((places.STUDIES / "smoke.yaml").read_text())
     assert study.load(str(path))[0] == "mine"
-    with pytest.raises(UserError, match="names directories"):
+    with pytest.raises(UserError, match="directories are named after"):
         study.load(str(tmp_path / "a; rm -rf.yaml"))
 
 
@@ -106,8 +106,8 @@ def test_a_study_can_be_a_file_anywhere(tmp_path):
         ({"model.width": {"parameters": True}}, "model.width.parameters: found True"),
         ({"model.kind": "x", "model.width": {"parameters": 5000}}, "model.kind: found 'x', expected "),
         ({"model": 5}, "model: found 5"),
-        ({"optim.epochs": float("inf")}, "optim.epochs: found no finite number"),
-        ({"optim.epochs": "inf"}, "optim.epochs: found no finite number"),
+        ({"optim.epochs": float("inf")}, "optim.epochs: found inf, expected a finite number"),
+        ({"optim.epochs": "inf"}, "optim.epochs: found inf, expected a finite number"),
     ],
 )
 def test_a_wrong_case_is_told_in_words(changes, message):
