@@ -31,8 +31,6 @@ from workflow.config import yaml_file
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 MAX_NAME_CHARACTERS = 120  # of a run: directories are named after it, and few file systems take more than 255
-    120  # characters of a run's name: directories are called after it, and few file systems take more than 255
-)
 
 
 class DataSource(Spec):

@@ -63,7 +63,7 @@ def test_wrong_words(words, message):
         (
             "{name: s}",
             "{name: s, over: {model.widht: [1]}}",
-            "mine.yaml:3: sweep 's': nothing is called 'model.widht'; did you mean 'model.width'?",
+            "mine.yaml:3: sweep 's': no setting is called 'model.widht'; did you mean 'model.width'?",
         ),
         (
             "{name: s}",
