@@ -1,4 +1,4 @@
-"""Which accelerator is taken, against stand-ins for torch's own answers: there is neither CUDA nor XPU where tests run."""
+"""The choice of an accelerator, against stand-ins for torch: there is neither CUDA nor XPU where tests run."""
 
 import os
 import types
@@ -14,7 +14,7 @@ GIBI = 2**30
 
 
 class StandIn:
-    """torch.cuda or torch.xpu with so many GPUs."""
+    """A stand-in for torch.cuda or torch.xpu with `count` GPUs."""
 
     def __init__(self, monkeypatch, kind, count, uuids=True):
         self.taken, self.waited = None, 0
@@ -61,7 +61,7 @@ def test_a_machine_without(environ):
 @pytest.mark.parametrize(("kind", "backend"), [("cuda", "nccl"), ("xpu", "xccl")])
 @pytest.mark.parametrize(("count", "local_rank", "index"), [(12, 7, 7), (1, 7, 0), (4, 4, 0)])
 def test_each_rank_takes_its_own(environ, monkeypatch, kind, backend, count, local_rank, index):
-    """Where a launcher shows each rank only one GPU, that is the one."""
+    """A rank takes the GPU of its number, or the only one that its launcher shows it."""
     there = StandIn(monkeypatch, kind, count)
     assert (accelerator.detect_kind(), accelerator.choose_backend()) == (kind, backend)
     assert accelerator.take_device(local_rank) == there.taken == torch.device(kind, index)
@@ -79,8 +79,10 @@ def test_each_rank_takes_its_own(environ, monkeypatch, kind, backend, count, loc
         {"OMPI_COMM_WORLD_RANK": "7", "OMPI_COMM_WORLD_LOCAL_RANK": "3", "OMPI_COMM_WORLD_SIZE": "8"},
     ],
 )
-def test_deepspeed_is_told_which_device_and_not_which_rank(environ, environment, monkeypatch, launcher, seen, device):
-    """It sets the device of that number; on most sites each rank sees only its own."""
+def test_deepspeed_gets_the_number_of_the_device_not_of_the_rank(
+    environ, environment, monkeypatch, launcher, seen, device
+):
+    """DeepSpeed sets the device of that number; on most sites each rank sees only its own."""
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     for name, value in launcher.items():
@@ -92,7 +94,7 @@ def test_deepspeed_is_told_which_device_and_not_which_rank(environ, environment,
 
 
 def test_ranks_that_do_not_know_where_to_meet(environ, environment, monkeypatch):
-    """`srun python -m gnnscale.stages.train` by hand."""
+    """Ranks started by hand, as `srun python -m gnnscale.stages.train`, are refused in words."""
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: False)
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
@@ -121,8 +123,8 @@ def test_gpus_without_names_of_their_own_differ_by_number(environ, monkeypatch):
     assert accelerator.identify_device(0) != accelerator.identify_device(1) != ""
 
 
-def test_it_is_what_torch_and_deepspeed_call_them():
-    """The names that could only be read: that torch knows the backends, and DeepSpeed the accelerators."""
+def test_torch_and_deepspeed_know_these_names():
+    """Names that no test can use here: torch knows the backends, DeepSpeed the accelerators."""
     from deepspeed.accelerator.real_accelerator import SUPPORTED_ACCELERATOR_LIST
 
     assert set(accelerator.BACKENDS) <= set(SUPPORTED_ACCELERATOR_LIST)

@@ -1,4 +1,4 @@
-"""What is said of a directory, against directories that are as bad as can be arranged."""
+"""The check of a directory, against directories with one fault each."""
 
 import errno
 import fcntl
@@ -10,7 +10,7 @@ import pytest
 from gnnscale.machine import directory_check
 
 
-def test_a_good_one_and_nothing_is_left_in_it(tmp_path):
+def test_a_good_directory_passes_and_is_left_empty(tmp_path):
     assert directory_check.find_fault(tmp_path) == "" and abs(directory_check.measure_clock_lead(tmp_path)) < 20
     assert list(tmp_path.iterdir()) == []
     room = directory_check.measure_free_space(tmp_path)
@@ -20,7 +20,7 @@ def test_a_good_one_and_nothing_is_left_in_it(tmp_path):
 @pytest.mark.parametrize(
     ("verb", "call"), [("lock", "flock"), ("rename", "replace"), ("link", "link"), ("write", "fsync")]
 )
-def test_what_it_cannot_do_is_told(tmp_path, monkeypatch, verb, call):
+def test_a_failing_call_is_named(tmp_path, monkeypatch, verb, call):
     def refuse(*_):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
@@ -30,7 +30,7 @@ def test_what_it_cannot_do_is_told(tmp_path, monkeypatch, verb, call):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_that_is_not_there(tmp_path):
+def test_a_missing_directory(tmp_path):
     assert directory_check.find_fault(tmp_path / "absent") == "cannot write a file: no such file or directory"
 
 

@@ -1,4 +1,4 @@
-"""A node is fit, or what is wrong with it is said: with directories, clocks, memory and a driver that really are so."""
+"""The node check, against directories, clocks, memory and a driver library that really have the fault."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from gnnscale.machine import node_check
 from tests.support.cluster import require, wait
 from tests.support.corpus import ENV
 
-# A driver of GPUs whose memory is the machine's. FAKE_GPUS: how many it has; FAKE_BROKEN: what of it does not work.
+# A driver of GPUs whose memory is the machine's. FAKE_GPUS: how many; FAKE_BROKEN: the function that fails.
 DRIVER = r"""
 #include <stdlib.h>
 #include <string.h>
@@ -84,7 +84,7 @@ def driver(tmp_path_factory):
     (place / "driver.c").write_text(DRIVER)
     made = place / "driver.so"
     subprocess.run(["gcc", "-shared", "-fPIC", "-w", "-o", made, place / "driver.c"], check=True, timeout=300)
-    return node_check.LIBRARIES["nvidia"]._replace(file=str(made))
+    return node_check.DRIVERS["nvidia"]._replace(file=str(made))
 
 
 @pytest.mark.parametrize(
@@ -93,9 +93,9 @@ def driver(tmp_path_factory):
         (4, "", 3, 4, []),
         (1, "", 3, 4, []),  # each sees its own
         (4, "", 0, 1, []),
-        (0, "", 0, 1, ["no GPU is to be seen (error 0"]),
-        (3, "", 0, 4, ["3 of 4 GPUs are to be seen"]),
-        (4, "init", 0, 4, ["no GPU is to be seen (error 100"]),
+        (0, "", 0, 1, ["no GPU is visible (error 0"]),
+        (3, "", 0, 4, ["3 of 4 GPUs are visible"]),
+        (4, "init", 0, 4, ["no GPU is visible (error 100"]),
         (4, "context", 2, 4, ["GPU 2 does not work (error 46"]),
         (4, "memory", 1, 4, ["GPU 1 does not work (error 2"]),
         (4, "words", 1, 4, ["GPU 1 gives back other numbers"]),
@@ -110,7 +110,7 @@ def test_a_gpu(driver, monkeypatch, gpus, broken, rank, size, said):
 
 
 def test_no_driver_at_all():
-    nothing = node_check.LIBRARIES["nvidia"]._replace(file="libnothing.so.1", device="/dev/nothing")
+    nothing = node_check.DRIVERS["nvidia"]._replace(file="libnothing.so.1", device="/dev/nothing")
     (said,) = node_check.check_gpu(nothing, 0, 1)
     assert said.startswith("no driver: libnothing.so.1")
     assert list(node_check.check_gpu(nothing._replace(device="/dev/null"), 0, 1)) == [], "a library that lies elsewhere"
@@ -138,8 +138,8 @@ def test_how_many_ranks_a_node_has():
         ([], {}),
     ],
 )
-def test_who_is_sick(tmp_path, lines, sick):
-    """Silence of one is a verdict, silence of all is none."""
+def test_sick_nodes_are_named(tmp_path, lines, sick):
+    """A silent node is sick, but if all are silent none is."""
     text = json.dumps("\n".join(lines))
     check = batch_job.NodeCheck([sys.executable, "-c", f"print({text})"], tmp_path, dict(os.environ))
     while not check.is_over():
@@ -147,7 +147,7 @@ def test_who_is_sick(tmp_path, lines, sick):
     assert check.find_sick(["n1", "n2"], 2) == sick
 
 
-def test_who_does_not_answer_is_not_waited_for(tmp_path, monkeypatch):
+def test_a_silent_node_is_not_waited_for(tmp_path, monkeypatch):
     program = "import time; print('fit n1', flush=True); time.sleep(600)"
     check = batch_job.NodeCheck([sys.executable, "-c", program], tmp_path, dict(os.environ))
     wait(lambda: os.pread(check.output.fileno(), 9, 0), 120, "the node that is fit to say so")
