@@ -12,7 +12,7 @@ from gnnscale.architectures.base import ELEMENTS, Architecture
 # for each edge in each layer, and once; for each edge of a chunk; numbers for each edge, whatever the width; and for each
 # weight of a square matrix in each layer. Fitted to the allocations of 283 steps in float32 (widths 64 to 1024, depths 1
 # to 5, 15 to 60 neighbours): the worst is 11 % off, without chunks 3 %.
-KEPT: dict[tuple[str, str, bool], tuple[float, ...]] = {
+NUMBERS_KEPT: dict[tuple[str, str, bool], tuple[float, ...]] = {
     ("edge", "direct", False): (11.6, -1.1, 3.0, 2.0, 0.0, 88, 0.0),
     ("edge", "direct", True): (9.6, 0.3, 0.0, 0.0, 7.1, 24, 0.4),
     ("edge", "gradient", False): (31.8, 8.2, 16.1, 1.9, 0.0, 152, 0.0),
@@ -71,7 +71,6 @@ class EGNNConfig(Architecture):
         return 1 + self.channels * (self.forces == "direct")
 
     def body_parameters(self) -> int:
-        """N of the scaling laws: all but the embeddings of elements and sources, and one head of several."""
         w, k = self.width, self.channels
         if self.form == "paper":
             return sum(self._paper_layers()) + 2 * (w * w + w) + 4 * w + 4
@@ -85,7 +84,7 @@ class EGNNConfig(Architecture):
         return self.body_parameters() + (ELEMENTS + sources) * self.width + heads
 
     def _paper_layers(self) -> list[int]:
-        """Parameters of each layer: the first sees Z, x, y, z, and atoms do not move in the last."""
+        """Return the parameters of each layer: the first sees Z, x, y, z, and atoms do not move in the last."""
         w, moving = self.width, self.width**2 + 2 * self.width
         later = [w] * (self.depth - 1)
         return [
@@ -101,7 +100,7 @@ class EGNNConfig(Architecture):
         return 2 * (2 * constant + 3 * (edge + node + atoms * (2 * w * w + 4 * w)))
 
     def flops(self, atoms: float, edges: float) -> float:
-        """Of one training step, forward and backward, in all matrix products; 2 per multiply-add.
+        """Return the FLOPs of one training step, forward and backward, in all matrix products; 2 per multiply-add.
 
         A product y = Wx costs three times its forward pass, for dL/dW and dL/dx. Gradient forces cost six: dE/dx once
         more, and both derivatives of that; less where the input does not depend on positions or the slope is constant.
@@ -123,12 +122,12 @@ class EGNNConfig(Architecture):
     def activation_bytes(
         self, atoms: float, edges: float, edge_chunk: int | None = None, bytes_per_number: int = 4
     ) -> int:
-        """Peak of a training step above its weights, gradients and optimiser; 2 bytes stand for autocast to bfloat16.
+        """Return the peak of a training step above weights, gradients and moments; 2 bytes per number mean bfloat16.
 
         Then norms, residuals and geometry stay float32 and weights are copied, which is known less well: to 15 %.
         """
         chunked, w = edge_chunk is not None and self.can_chunk_edges, self.width
-        atom, atom_once, edge, edge_once, scratch, small, square = KEPT[self.form, self.forces, chunked]
+        atom, atom_once, edge, edge_once, scratch, small, square = NUMBERS_KEPT[self.form, self.forces, chunked]
         node = atoms * w * (atom * self.depth + atom_once)
         wide = edges * w * (edge * self.depth + edge_once) + min(edge_chunk or 0, edges) * w * scratch
         square *= w * w * self.depth

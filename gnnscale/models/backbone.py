@@ -24,4 +24,4 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, graphs: AtomGraphs, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(graphs, edge vectors (E, 3)) -> energy of each atom (A,) and its force (A, 3), or None where it is dE/dx."""
+        """Return the energy of each atom (A,) and its force (A, 3), or None where it is dE/dx; vectors are (E, 3)."""

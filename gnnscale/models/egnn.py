@@ -18,14 +18,14 @@ from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.atoms.graph import AtomGraphs
 from gnnscale.models.backbone import Backbone
 from gnnscale.models.kernels.chunked import Chunk, Weights, chunks
-from gnnscale.models.kernels.messages import chunked_messages, fusible
-from gnnscale.models.layers import Layout, Pattern, bessel, envelope, linear, product, rms_norm
+from gnnscale.models.kernels.messages import can_fuse, chunked_messages
+from gnnscale.models.layers import Layout, Pattern, bessel, envelope, linear, rms_norm, sparse_product
 
 BASE_CHANNELS = 8
 
 
 class Edges(NamedTuple):
-    """What all layers share: the graph as sparse matrices, and its geometry."""
+    """The graph as sparse matrices and its geometry, shared by all layers."""
 
     basis: Tensor  # (E, R) radial functions of r_ij
     scale: Tensor  # (4, E) w_ij and the components of w_ij u_ij; w is the envelope / sqrt(average degree)
@@ -33,6 +33,8 @@ class Edges(NamedTuple):
 
 
 class Patterns(NamedTuple):
+    """Where the entries of the two sparse matrices of a graph are."""
+
     pair: Pattern  # (E, 2A): the row of an edge adds row i of P and row j of Q
     moment: Pattern  # (4A, E): four sums over the edges of each atom
 
@@ -64,7 +66,7 @@ def patterns(graphs: AtomGraphs) -> Patterns:
 
 
 def edge_messages(table: Tensor, weights: Weights, edges: Edges) -> tuple[Tensor, Tensor]:
-    """s_i = sum_j w_ij m_ij and, for fewer channels, v_i = sum_j w_ij u_ij W_v m_ij.  # (A, W), (3, A, K)
+    """Return s_i = sum_j w_ij m_ij (A, W) and, for fewer channels, v_i = sum_j w_ij u_ij W_v m_ij (3, A, K).
 
     m_ij = SiLU(P_i + Q_j + W_r b(r_ij)), then SiLU(W_2 m + b_2) if there is a `second`: equations 3 and 5 of the paper
     with the first matrix applied before the gather, to give P and Q, (A, 2W). All that is as large as edges x width is
@@ -74,16 +76,16 @@ def edge_messages(table: Tensor, weights: Weights, edges: Edges) -> tuple[Tensor
         return chunked_messages(edges.graph, table.view(-1, table.shape[1] // 2), edges.basis, edges.scale, weights)
     width = table.shape[1] // 2
     rows = table.view(-1, 2, width).transpose(0, 1).reshape(-1, width)  # P above Q
-    pairs = product(edges.graph.pair, None, rows)  # (E, W)
+    pairs = sparse_product(edges.graph.pair, None, rows)  # (E, W)
     m = F.silu(torch.addmm(pairs, edges.basis, weights.radial.t()))
     if weights.second is not None:
         m = F.silu(F.linear(m, weights.second, weights.bias))
-    sums = product(edges.graph.moment, edges.scale.view(-1), m).view(4, -1, width)  # (4, A, W)
+    sums = sparse_product(edges.graph.moment, edges.scale.view(-1), m).view(4, -1, width)  # (4, A, W)
     return sums[0], F.linear(sums[1:], weights.mix)
 
 
 class EGNNLayer(nn.Module):
-    """h_i += step * phi(x_i, sum_j m_ij, |V_i|) with x = norm(h), and V_i += sum_j u_ij m_ij W_v."""
+    """The update h_i += step * phi(x_i, sum_j m_ij, |V_i|) with x = norm(h), and V_i += sum_j u_ij m_ij W_v."""
 
     def __init__(self, config: EGNNConfig):
         super().__init__()
@@ -128,7 +130,7 @@ class EGNN(Backbone):
 
     def forward(self, graphs: AtomGraphs, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
         size = self.edge_chunk
-        if self.stores_no_edges and fusible(vectors):
+        if self.stores_no_edges and can_fuse(vectors):
             size = len(vectors)
         graph = patterns(graphs) if size is None else chunks(graphs, size)
         edges = embed_edges(vectors, self.cutoff, self.radial, self.scale, graph)
@@ -143,7 +145,7 @@ class EGNN(Backbone):
         return out[:, 0], (v * out[:, 1:]).mean(2).t() * BASE_CHANNELS if self.direct else None
 
     def read_by_source(self, x: Tensor, graphs: AtomGraphs) -> Tensor:
-        """Each atom's numbers from the head of its source."""
+        """Read each atom's numbers from the head of its source."""
         source, heads = graphs.source[graphs.structure], self.readout.weight.view(self.heads, -1, x.shape[1])
         out = x.new_zeros(len(x), heads.shape[1])
         for index, head in enumerate(heads):

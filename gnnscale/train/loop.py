@@ -1,4 +1,4 @@
-"""The training loop, in sight."""
+"""The training loop: batches, steps, checkpoints, validation and the end of a run that diverges."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from gnnscale.train.normalisation import Normalisation
 from gnnscale.train.process_group import reduce_sum
 from gnnscale.train.schedule import learning_rate, steps_before_decay
 
-MIN_LOG_LINES, MIN_VALIDATIONS = 100, 10  # how often in a run, at least
-VALIDATION_BATCH = 64  # structures a rank, at most
-KEPT_CHECKPOINTS = 2  # checkpoints: the newest and the one before it
+MIN_LOG_LINES, MIN_VALIDATIONS = 100, 10  # of a run that has as many steps
+MAX_VALIDATION_BATCH = 64  # structures of a rank
+KEPT_CHECKPOINTS = 2  # the newest and the one before it
 
 
 class Progress(NamedTuple):
-    """What a checkpoint holds besides weights and optimiser: the data order is a function of the step."""
+    """Everything in a checkpoint besides weights and moments: the order of the data follows from the step."""
 
     step: int = 0
     structures_seen: int = 0
@@ -46,15 +46,15 @@ class Progress(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """What all ranks know after the one small collective of a step."""
+    """Sums and decisions that all ranks share after the one small collective of a step."""
 
     sums: np.ndarray  # (3,) over the global batch
-    stop: bool  # whether any rank was told to; the scheduler's signal may reach only one of them
+    stop: bool  # a rank was asked to; the scheduler's signal may reach only one of them
     save: bool  # by the first rank's clock
 
 
 class Trainer:
-    """One run on one rank: the engine, the data, and where it has got to."""
+    """One run on one rank: the engine, the data and the progress."""
 
     def __init__(
         self,
@@ -67,7 +67,8 @@ class Trainer:
         progress: Progress,
     ):
         self.run, self.engine, self.normalisation, self.here = run, engine, normalisation.to(engine.device), here
-        self.settings: TrainSettings = run.spec.settings
+        assert isinstance(run.spec.settings, TrainSettings)
+        self.settings = run.spec.settings
         self.train, self.validation, self.progress = train, validation, progress
         self.steps = count_steps(self.settings, train)
         self.decay = steps_before_decay(self.steps, self.settings.optim)
@@ -75,13 +76,13 @@ class Trainer:
         self.saved, self.pause = time.monotonic(), run.spec.runtime.checkpoint_seconds
 
     def fit(self) -> Progress:
-        """From wherever the last whole checkpoint stands to the last step, or to a request to stop."""
+        """Train from the last whole checkpoint to the last step, or to a request to stop."""
         optim, log_every = self.settings.optim, max(1, self.steps // MIN_LOG_LINES)
         validate_every = max(1, self.steps // MIN_VALIDATIONS)
         if self.here.rank == 0:
-            self.keep_metrics()
+            self.truncate_metrics()
         started = time.monotonic() - self.progress.seconds
-        for chosen, micro in self.batches(self.progress.step):
+        for chosen, micro in self.make_batches(self.progress.step):
             step, counts = self.progress.step, self.train.labels[chosen].sum(0, dtype=np.int64)
             sums = torch.zeros(len(PARTS), dtype=torch.float64, device=self.engine.device)
             for part in micro:
@@ -91,39 +92,41 @@ class Trainer:
             agreed = self.agree(sums)
             loss, parts = compute_loss(agreed.sums, counts, optim)
             if not math.isfinite(loss):
-                return self.diverge("loss", loss, chosen)
+                return self.end_diverged("loss", loss, chosen)
             gradient = self.engine.step(learning_rate(step, self.steps, optim), step + 1)
             if not math.isfinite(gradient):
-                return self.diverge("gradient", gradient, chosen)
-            self.progress = self.counted(chosen, time.monotonic() - started)
+                return self.end_diverged("gradient", gradient, chosen)
+            self.progress = self.progress_after(chosen, time.monotonic() - started)
             last = self.progress.step == self.steps
             validated = self.validate() if self.progress.step % validate_every == 0 or last else None
             if self.here.rank == 0:
                 if self.progress.step % log_every == 0 or validated is not None:
-                    self.record(loss, parts, learning_rate(step, self.steps, optim), gradient, validated)
+                    self.log_metrics(loss, parts, learning_rate(step, self.steps, optim), gradient, validated)
                 self.run.progress(self.progress.step, self.steps, loss=loss)
             decaying = self.progress.step == self.decay
             if last or agreed.stop or agreed.save or decaying:
-                self.save(pinned=decaying and not last)
+                self.save_checkpoint(pinned=decaying and not last)
             if agreed.stop and not last:
                 raise stage_run.Stopped(
                     f"checkpoint at step {self.progress.step} of {self.steps}; run it again to go on"
                 )
         return self.progress
 
-    def batches(self, first: int) -> Iterator[tuple[np.ndarray, list[Callable]]]:
-        """Every global batch from step `first`, and this rank's share of it in micro-batches, made ahead."""
-        return make_ahead(self.plan(first), partial(self.make, self.train), self.run.spec.runtime.loader_workers)
+    def make_batches(self, first: int) -> Iterator[tuple[np.ndarray, list[Callable]]]:
+        """Make every global batch from step `first`, and this rank's share of it in micro-batches, ahead of its use."""
+        return make_ahead(
+            self.choose_batches(first), partial(self.make, self.train), self.run.spec.runtime.loader_workers
+        )
 
-    def plan(self, first: int) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-        """What each of these batches consists of; all without asking other ranks."""
+    def choose_batches(self, first: int) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+        """Choose the structures of these batches; every rank chooses alike, without exchange."""
         optim, budget = self.settings.optim, self.run.spec.runtime.micro_batch_edges
         for step in range(first, self.steps):
             whole = batch_plan.global_batch(step, len(self.train), optim.batch, self.settings.seed)
-            yield whole, self.parts(self.train, whole, budget)
+            yield whole, self.split_share(self.train, whole, budget)
 
-    def parts(self, corpus: Corpus, whole: np.ndarray, budget: int | None) -> list[np.ndarray]:
-        """This rank's share of a global batch, in micro-batches."""
+    def split_share(self, corpus: Corpus, whole: np.ndarray, budget: int | None) -> list[np.ndarray]:
+        """Return this rank's share of a global batch, in micro-batches."""
         shares = batch_plan.divide_batch(corpus.costs(whole), self.here.size)
         edges = corpus.nedges[whole].astype(np.int64)
         return [whole[part] for part in batch_plan.micro_batches(edges, shares, budget, self.here.rank)]
@@ -136,22 +139,22 @@ class Trainer:
 
     def agree(self, sums: Tensor) -> Agreement:
         due = self.here.rank == 0 and time.monotonic() - self.saved > self.pause
-        wishes = torch.tensor([self.run.stop_requested, due], dtype=sums.dtype, device=sums.device)
-        total = reduce_sum(torch.cat((sums, wishes))).cpu().numpy()
+        requests = torch.tensor([self.run.stop_requested, due], dtype=sums.dtype, device=sums.device)
+        total = reduce_sum(torch.cat((sums, requests))).cpu().numpy()
         return Agreement(total[: len(PARTS)], bool(total[-2]), bool(total[-1]))
 
-    def diverge(self, what: str, value: float, chosen: np.ndarray) -> Progress:
-        """The end of a run whose next step could not be taken: a result, with what there is to find out why."""
+    def end_diverged(self, what: str, value: float, chosen: np.ndarray) -> Progress:
+        """End a run whose next step cannot be taken: a result, with the batch to find out why."""
         corpus, step = self.train, self.progress.step
         names = tuple(f"{k} {corpus.names[corpus.source[k]]} {formula(corpus, k)}" for k in chosen)
         if self.here.rank == 0:
-            said = Diverged(step=step, what=what, value=value, structures=names)
-            self.run.write("diverged.json", said.model_dump_json(indent=1) + "\n")
+            report = Diverged(step=step, what=what, value=value, structures=names)
+            self.run.write("diverged.json", report.model_dump_json(indent=1) + "\n")
         print(f"step {step}: the {what} is {value}; the run has diverged, see diverged.json", flush=True)
         self.progress = self.progress._replace(diverged=True)
         return self.progress
 
-    def counted(self, chosen: np.ndarray, seconds: float) -> Progress:
+    def progress_after(self, chosen: np.ndarray, seconds: float) -> Progress:
         before = self.progress
         return before._replace(
             step=before.step + 1,
@@ -162,12 +165,14 @@ class Trainer:
         )
 
     def validate(self) -> float:
-        """The objective on the validation split; every rank does as many forward passes, which ZeRO 3 needs."""
+        """Return the loss on the validation split; all ranks make equally many forward passes, which ZeRO 3 needs."""
         corpus, size, budget = self.validation, self.here.size, self.run.spec.runtime.micro_batch_edges
         sums = torch.zeros(len(PARTS), dtype=torch.float64, device=self.engine.device)
-        at_once = min(size * VALIDATION_BATCH, max(size, self.settings.optim.batch))  # never more memory than a step
+        at_once = min(
+            size * MAX_VALIDATION_BATCH, max(size, self.settings.optim.batch)
+        )  # never more memory than a step
         chosen = (np.arange(k, min(k + at_once, len(corpus))) for k in range(0, len(corpus), at_once))
-        plan = ((None, self.parts(corpus, whole, budget)) for whole in chosen)
+        plan = ((None, self.split_share(corpus, whole, budget)) for whole in chosen)
         with torch.no_grad(), self.engine.averaged():
             for _, micro in make_ahead(plan, partial(self.make, corpus), self.run.spec.runtime.loader_workers):
                 for part in micro:
@@ -175,7 +180,9 @@ class Trainer:
         total = reduce_sum(sums).cpu().numpy()
         return compute_loss(total, corpus.labels.sum(0, dtype=np.int64), self.settings.optim)[0]
 
-    def record(self, loss: float, parts: np.ndarray, rate: float, gradient: float, validated: float | None) -> None:
+    def log_metrics(
+        self, loss: float, parts: np.ndarray, rate: float, gradient: float, validated: float | None
+    ) -> None:
         now = self.progress
         line = Metrics(
             step=now.step,
@@ -191,8 +198,8 @@ class Trainer:
         with open(self.run.directory / "metrics.jsonl", "a") as file:
             file.write(line.model_dump_json() + "\n")
 
-    def save(self, pinned: bool) -> None:
-        """Pinned: a longer training may begin there."""
+    def save_checkpoint(self, pinned: bool) -> None:
+        """Save a checkpoint; from a pinned one a longer training may begin."""
         began, root = time.monotonic(), self.run.directory / "checkpoints"
         there = root / f"step-{self.progress.step:09d}"
         checkpoint.save(there, self.run.spec.key, self.progress._asdict(), self.engine.layout(), self.engine.tensors())
@@ -203,8 +210,8 @@ class Trainer:
         self.saved = time.monotonic()  # a large checkpoint on a slow disk must not be all that a run does
         self.pause = max(self.run.spec.runtime.checkpoint_seconds, 9 * (self.saved - began))
 
-    def keep_metrics(self) -> None:
-        """Drop the lines beyond the checkpoint, and a last one that was cut off: those steps are done again."""
+    def truncate_metrics(self) -> None:
+        """Drop the lines beyond the checkpoint and a last one that was cut off: those steps are taken again."""
         path, kept = self.run.directory / "metrics.jsonl", []
         for line in path.read_text().splitlines() if path.exists() else []:
             try:
@@ -217,7 +224,7 @@ class Trainer:
 
 
 def count_epochs(settings: TrainSettings, train: Corpus) -> float:
-    """Passes over the data, from what one of them costs where the length is told in FLOPs."""
+    """Return the passes over the data, from the cost of one where the length is given in FLOPs."""
     return settings.optim.passes(settings.model.flops(train.atoms, train.edges))
 
 

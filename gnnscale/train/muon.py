@@ -12,25 +12,25 @@ import torch
 from torch import Tensor
 
 A, B, C = 3.4445, -4.7750, 2.0315  # the quintic of the post: steepest at 0, singular values end in 0.7 to 1.2
-STEPS = 5
+NEWTON_SCHULZ_STEPS = 5
 MOMENTUM = 0.95
 # A step of the size that Adam's has at width 64: rms 0.2 of its elements (Liu et al. 2025, arXiv 2502.16982, section 2.2),
 # so that learning_rate and weight_decay keep their meaning. Elements of an orthogonal matrix have rms 1/sqrt(width).
-SIZE = 0.2 * math.sqrt(64)
+UPDATE_SCALE = 0.2 * math.sqrt(64)
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The nearest matrix with all singular values 1, roughly, by Newton-Schulz."""
+    """Return roughly the nearest matrix with all singular values 1, by Newton-Schulz."""
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     x = x / x.norm().clamp(min=1e-7)
-    for _ in range(STEPS):
+    for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.T
         x = A * x + (B * gram + C * gram @ gram) @ x
     return x.T if matrix.shape[0] > matrix.shape[1] else x
 
 
 class Muon(torch.optim.Optimizer):
-    """Groups with `muon` set hold matrices; the others are updated by AdamW with the same betas as elsewhere here."""
+    """The optimiser: groups with `muon` set hold matrices; AdamW with the betas of all trainings updates the others."""
 
     def __init__(self, groups: list[dict], betas: tuple[float, float], weight_decay: float):
         super().__init__(groups, {"lr": 0.0, "weight_decay": weight_decay, "betas": betas, "eps": 1e-8, "muon": False})
@@ -49,7 +49,7 @@ class Muon(torch.optim.Optimizer):
         momentum = state.setdefault("momentum", torch.zeros_like(p))
         momentum.lerp_(p.grad, 1 - MOMENTUM)
         ahead = p.grad.lerp(momentum, MOMENTUM)  # Nesterov
-        return orthogonal(ahead) * (SIZE * math.sqrt(max(1.0, p.shape[0] / p.shape[1])))
+        return orthogonal(ahead) * (UPDATE_SCALE * math.sqrt(max(1.0, p.shape[0] / p.shape[1])))
 
     def _adam(self, p: Tensor, group: dict) -> Tensor:
         state, (b1, b2) = self.state[p], group["betas"]

@@ -21,7 +21,7 @@ from gnnscale.stages.memory_levers import peak_bytes
 from tests.benchmarks.measure import Table, in_turn
 from tests.benchmarks.plain import HydraLayer, PlainEGNN
 from tests.support.structures import Sample, batch
-from workflow.plan.memory_fit import chunk_edges
+from workflow.plan.memory_fit import edges_per_chunk
 
 CUTOFF = 5.0  # Angstrom
 DEGREE = 29.0
@@ -85,7 +85,7 @@ def steps(forces: str, width: int, boxes: int, rates: dict[bool, float]) -> list
     graphs, config = liquid(boxes), EGNNConfig(form="edge", width=width, forces=forces)
     deferred = config.model_copy(update={"form": "deferred"})
     size, size_half = (
-        chunk_edges(TrainSettings(model=config, optim=OptimSettings(precision=p)), False) for p in ("fp32", "bf16")
+        edges_per_chunk(TrainSettings(model=config, optim=OptimSettings(precision=p)), False) for p in ("fp32", "bf16")
     )
     models = {
         "plain": plain(config),

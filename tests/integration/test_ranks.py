@@ -62,7 +62,7 @@ def test_a_run_goes_on_with_other_ranks_and_zero_stages(converted, tmp_path):
     for zero, stop_at in ((1, 9), (3, 12), (2, 16)):
         restaged(made, zero)
         several(2, f"{made}@{stop_at}", again)
-        newest = checkpoint.listed(made / "checkpoints")[-1]
+        newest = checkpoint.list_checkpoints(made / "checkpoints")[-1]
         assert newest.name == f"step-{stop_at:09d}" and len(list(newest.glob("*.safetensors"))) == 2
     restaged(made, 0)
     assert_equal(alone, here(made))

@@ -7,7 +7,7 @@ import pytest
 
 from gnnscale.architectures import memory
 from gnnscale.architectures.egnn import EGNNConfig
-from gnnscale.architectures.memory import BUCKET, Memory, MemoryLevers, peak_bytes
+from gnnscale.architectures.memory import BUCKET_NUMBERS, Memory, MemoryLevers, peak_bytes
 from gnnscale.contract.stage_spec import Runtime
 from tests.support.synthetic import MAPPED
 from tests.support.training import on_ranks
@@ -76,4 +76,4 @@ def test_a_larger_machine_needs_no_more_of_each_rank():
 
 
 def test_the_plan_knows_the_engines_bucket():
-    assert BUCKET == memory.BUCKET
+    assert BUCKET_NUMBERS == memory.BUCKET_NUMBERS

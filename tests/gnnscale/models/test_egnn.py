@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.atoms.graph import AtomGraphs, edge_vectors
 from gnnscale.models.egnn_paper import PaperLayer
-from gnnscale.models.layers import Layout, Pattern, product
+from gnnscale.models.layers import Layout, Pattern, sparse_product
 from gnnscale.models.potential import Potential, hidden_matrices, predict
 from gnnscale.models.registry import build
 from tests.benchmarks.plain import HydraLayer
@@ -222,7 +222,7 @@ def test_sparse_products_and_their_derivatives():
     x = torch.randn(5, 3, generator=generator, dtype=torch.float64)
 
     def multiply(x, values):
-        return product(pattern, values, x)
+        return sparse_product(pattern, values, x)
 
     dense = torch.zeros(4, 5, dtype=torch.float64).index_put((rows, columns), values, accumulate=True)
     ones = torch.zeros(4, 5, dtype=torch.float64).index_put((rows, columns), torch.ones(6).double(), accumulate=True)

@@ -13,7 +13,7 @@ from gnnscale.architectures.base import Architecture
 from gnnscale.architectures.registry import ARCHITECTURES, complete_options, default_model
 from gnnscale.atoms.graph import AtomGraphs
 from gnnscale.contract.settings import TrainSettings
-from gnnscale.inference.oversmoothing import features
+from gnnscale.inference.oversmoothing import layer_features
 from gnnscale.models.potential import hidden_matrices
 from gnnscale.models.registry import build
 from tests.support.architectures import small_variants
@@ -58,7 +58,7 @@ def test_flops_are_counted_exactly(config: Architecture):
 
 @every_variant
 def test_the_features_of_atoms_are_seen_before_and_after_each_layer(config: Architecture):
-    found = features(build(config, 2, 10.0).double(), mixture())
+    found = layer_features(build(config, 2, 10.0).double(), mixture())
     assert len(found) == config.depth + 1
     assert {len(h) for h in found} == {len(mixture().numbers)} and {h.shape[1] for h in found[1:]} == {config.width}
 

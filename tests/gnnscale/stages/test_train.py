@@ -20,7 +20,7 @@ from gnnscale.contract.errors import UserError
 from gnnscale.contract.results import Diverged, TrainedModel
 from gnnscale.contract.settings import OptimSettings
 from gnnscale.data.loading.corpus import load_corpus, make_batch
-from gnnscale.data.storage import adios, manifest, mapped
+from gnnscale.data.storage import adios, mapped
 from gnnscale.inference import prediction_errors
 from gnnscale.models.registry import build
 from gnnscale.train import checkpoint, deepspeed_engine, loop
@@ -244,7 +244,7 @@ def relabelled(converted, tmp_path, change, split=None):
     for need, path in converted.items():
         needs[need] = tmp_path / need
         shutil.copytree(path, needs[need])
-        packed = change(need, manifest.read(path / "shards"))
+        packed = change(need, adios.read(path / "shards"))
         write_packed(needs[need], packed)
     return needs
 
