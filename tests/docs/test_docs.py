@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from gnnscale import __version__
+from gnnscale.stages import fit_csv
 from workflow.cli.arguments import build_parser
 from workflow.config import site_files, study
 
@@ -50,6 +51,10 @@ def commands():
     return sorted({each for each in found if each[1] and not each[1].startswith("#")})
 
 
+def verbs():
+    return set(re.findall(r"^    (\w+) ", build_parser().format_help(), re.M))
+
+
 OURS = [each for each in commands() if each[1].startswith(PROGRAMS)]
 OTHERS = [each for each in commands() if not each[1].startswith(PROGRAMS)]
 
@@ -59,14 +64,20 @@ OTHERS = [each for each in commands() if not each[1].startswith(PROGRAMS)]
 def test_commands_parse(page, command):
     words = shlex.split(command)
     words = words[1:] if words[0] == "gnnscale" else words[2:]
+    if len(words) < 2:  # the program or a verb is named, and no command given
+        assert not words or words[0].startswith("-") or words[0] in verbs(), f"{page}: {command}"
+        return
     placeholders = {"VERB", "NAME", "RUN", "STAGE", "FILE", "DIR"} & set(words)
     asked = build_parser().parse_args(["run" if word == "VERB" else word for word in words])
     site, named = getattr(asked, "site", "local"), getattr(asked, "study", "default")
     assert site in site_files.names() or site in INVENTED or placeholders, f"{page}: no site {site}"
     assert named in study.names() or named.endswith(".yaml") or placeholders, f"{page}: no study {named}"
-    if asked.verb == "sites" and asked.action in ("show", "render") and not placeholders:
-        assert asked.name in site_files.names()
-        assert asked.of is None or asked.of in study.names()
+    if words[:2] in (["sites", "show"], ["sites", "render"]) and not placeholders:
+        _, action, *named = words
+        assert not named or named[0] in site_files.names(), f"{page}: {command}"
+        assert action == "show" or not named[1:] or named[1] in study.names(), f"{page}: {command}"
+    if words[0] == "fit":
+        fit_csv.parser().parse_args(words[1:])
 
 
 @pytest.mark.parametrize(("page", "command"), OTHERS)
@@ -87,9 +98,8 @@ def test_commands_were_found():
 
 
 def test_every_verb_is_shown_with_a_command():
-    verbs = re.findall(r"^    (\w+) ", build_parser().format_help(), re.M)
     shown = {words[1] for _, command in OURS if len(words := shlex.split(command)) > 1}
-    assert verbs and not set(verbs) - shown
+    assert verbs() and not verbs() - shown
 
 
 # ----------------------------------------------------------------------------------------------------- links and names
