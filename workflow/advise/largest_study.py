@@ -348,7 +348,7 @@ def compute_advice(
         "ranks": ranks,
         "hours": time / 3600,
         "limited": limited,
-        "memory": fits.said,
+        "memory": fits.description,
         "twice": twice,
         "beyond": {
             "parameters": n / max(p.body_parameters for p in known.points),

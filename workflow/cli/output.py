@@ -10,7 +10,7 @@ import yaml
 
 from gnnscale.contract import files
 from gnnscale.contract.errors import UserError
-from gnnscale.contract.settings import ConvertSettings, PartSettings, TrainSettings
+from gnnscale.contract.settings import ConversionSettings, PartSettings, TrainSettings
 from gnnscale.schema import Spec
 from workflow.config import scratch_lifetime
 from workflow.config.site import SiteConfig
@@ -19,7 +19,7 @@ from workflow.config.yaml_file import suggest
 from workflow.doctor import diagnosis
 from workflow.jobs import requests as queueing
 from workflow.jobs.requests import Request
-from workflow.plan import build
+from workflow.plan import dataset_scripts
 from workflow.plan import done as plan_done
 from workflow.plan.stage import FOLDER_OF_KIND, PlannedStage, Stage
 from workflow.run_directory import status
@@ -117,7 +117,7 @@ def print_jobs(requests: dict[str, Request], site: SiteConfig) -> None:
 def describe_reason(each: PlannedStage) -> str:
     """The reason, and how a training is made to fit where it takes more than the plain way."""
     levers = each.stage.levers
-    said = f"to fit: {levers.said}" if each.state not in ("done", "refused") and levers and levers.said else ""
+    said = f"to fit: {levers.description}" if each.state not in ("done", "refused") and levers and levers.description else ""
     reason = each.reason
     if len(reason) > MAX_REASON_LENGTH and each.state != "refused":
         reason = reason[:MAX_REASON_LENGTH].rsplit(", ", 1)[0] + ", ...: `explain` has all"
@@ -129,9 +129,9 @@ def describe_size(each: PlannedStage, sources: int) -> str:
     if isinstance(settings, TrainSettings):
         structures = f"{settings.structures:,}" if settings.structures else "all"
         return f"{settings.model.parameters(sources):>11,} parameters, {structures:>6} structures"
-    if isinstance(settings, ConvertSettings):
+    if isinstance(settings, ConversionSettings):
         parts = settings.parts if isinstance(settings, PartSettings) else 1
-        made = each.result.values["structures"] if each.result else build.dataset_card(settings).structures // parts
+        made = each.result.values["structures"] if each.result else dataset_scripts.dataset_card(settings).structures // parts
         return f"{made:>11,} structures"
     return ""
 

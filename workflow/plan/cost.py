@@ -1,10 +1,10 @@
-"""How long stages take: exact FLOPs at the rate of a site, and what comes to them. Pure, but for the cards of converted data."""
+"""Estimates how long stages take: exact FLOPs at a site's rate plus fixed costs. Reads only cards of converted data."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from gnnscale.architectures.registry import ModelConfig
 from gnnscale.contract import errors, files
@@ -12,15 +12,14 @@ from gnnscale.contract.dataset_card import DatasetCard, ShardCard
 from gnnscale.contract.settings import LeverSettings, TrainSettings
 from workflow.config.site import SiteConfig
 
-STEPS_PER_LEVER_STEP = (
-    40  # steps of `levers` for each that its settings name: some nine ways, three turns, and more to begin with
-)
-FORWARD_SHARE = 0.5  # of the FLOPs of a training step, at most: a third of direct forces', more of gradients
-AUDITED_PER_SECOND = 4000  # structures a second, of 30 atoms
+# Steps of a comparison of levers for each that its settings name: about nine choices, three turns, and steps to warm up.
+STEPS_PER_LEVER_STEP = 40
+FORWARD_SHARE = 0.5  # of the FLOPs of a training step, at most: a third for direct forces, more for gradients
+AUDITED_PER_SECOND = 4000  # structures of 30 atoms
 
 
 class SourceSize(NamedTuple):
-    """Means of a source, from its converted card or else from the estimate of its script."""
+    """Number of structures and mean sizes of a source."""
 
     structures: float  # of the training split
     atoms: float  # per structure
@@ -28,6 +27,7 @@ class SourceSize(NamedTuple):
 
 
 def source_size(card: DatasetCard, folder: Path, held_out: float) -> SourceSize:
+    """Return a source's size from its converted data, or else from the card of its script."""
     try:
         train = files.read_model(folder / "card.json", ShardCard).counts["train"]
         return SourceSize(train.structures, train.atoms / train.structures, train.edges / train.atoms)
@@ -36,14 +36,14 @@ def source_size(card: DatasetCard, folder: Path, held_out: float) -> SourceSize:
 
 
 def mean_structure(sizes: list[SourceSize]) -> tuple[float, float]:
-    """Mean atoms and edges."""
+    """Return the mean numbers of atoms and edges of a structure."""
     structures = sum(s.structures for s in sizes)
     atoms = sum(s.structures * s.atoms for s in sizes) / structures
     return atoms, sum(s.structures * s.atoms * s.neighbours for s in sizes) / structures
 
 
-def flops_per_second(site: SiteConfig, ranks: int, precision: str) -> float:
-    """Of a training with so many ranks."""
+def flops_per_second(site: SiteConfig, ranks: int, precision: Literal["fp32", "bf16"]) -> float:
+    """Return the FLOP/s of a training on `ranks` ranks."""
     gpus = site.node.gpus
     if gpus is None:
         return ranks * site.launch.threads_per_rank * site.node.core_gflops * 1e9
@@ -51,27 +51,29 @@ def flops_per_second(site: SiteConfig, ranks: int, precision: str) -> float:
 
 
 def train_seconds(settings: TrainSettings, sizes: list[SourceSize], site: SiteConfig, ranks: int = 1) -> float:
-    """Of one training, from exact FLOPs and the rate of the site; without a scheduler, on one core."""
+    """Estimate the seconds of one training from exact FLOPs and the rate of the site."""
     available = sum(s.structures for s in sizes)
     used = min(settings.structures or available, available)
     optim, share, node = settings.optim, used / available, site.node
     atoms = share * sum(s.structures * s.atoms for s in sizes)
     edges = share * sum(s.structures * s.atoms * s.neighbours for s in sizes)
     flops = settings.model.flops(atoms, edges)  # of one epoch
-    epochs = optim.passes(flops)
+    epochs = optim.count_epochs(flops)
     steps = math.ceil(epochs * used / min(optim.batch, used))
     rate = flops_per_second(site, ranks, optim.precision)
     return node.start_seconds + steps * fixed_step_seconds(settings.model, site) + epochs * flops / rate
 
 
 def fixed_step_seconds(model: ModelConfig, site: SiteConfig) -> float:
-    """Seconds of a step that no size of data changes. Measured of small networks of 2, 3, 6 and 12 layers: 9.1, 10.9, 15.4
-    and 21.6 ms."""
+    """Return the seconds of a step that do not depend on its data.
+
+    Steps of small networks of 2, 3, 6 and 12 layers were measured: 9.1, 10.9, 15.4 and 21.6 ms.
+    """
     return site.node.step_seconds * (5 + model.depth) / 8
 
 
 def evaluate_seconds(settings: TrainSettings, sizes: list[SourceSize], held_out: float, site: SiteConfig) -> float:
-    """On one rank; `held_out` is the number of structures judged, over that of the training split."""
+    """Estimate the seconds of an evaluation; `held_out` is the number of its structures over those of the training split."""
     atoms = held_out * sum(s.structures * s.atoms for s in sizes)
     edges = held_out * sum(s.structures * s.atoms * s.neighbours for s in sizes)
     rate = flops_per_second(site, 1, settings.optim.precision)
@@ -79,7 +81,7 @@ def evaluate_seconds(settings: TrainSettings, sizes: list[SourceSize], held_out:
 
 
 def lever_seconds(settings: LeverSettings, sizes: list[SourceSize], site: SiteConfig, ranks: int) -> float:
-    """Of the stage that takes one step in all ways."""
+    """Estimate the seconds of the stage `memory_levers`, which takes steps with every choice of levers."""
     atoms, edges = mean_structure(sizes)
     flops = settings.model.flops(settings.batch * atoms, settings.batch * edges)
     step = fixed_step_seconds(settings.model, site) + flops / flops_per_second(site, ranks, "fp32")

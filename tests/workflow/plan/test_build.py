@@ -7,9 +7,8 @@ import pytest
 from gnnscale.contract import errors, files, places
 from gnnscale.contract.results import StageResult
 from workflow.config import site_files, study
-from gnnscale.contract import source_code
-from workflow.plan import build, cost
-from workflow.plan import done as plan_done
+from workflow.plan import build, cost, keys
+from workflow.plan.done import judge_stages
 
 _, SMOKE = study.load("smoke")
 SITE = site_files.load("local")
@@ -35,7 +34,7 @@ def finish(stage, all_stages, root, digest="d"):
     result = StageResult(
         id=stage.id,
         key=stage.key,
-        outputs=files.describe(folder, ["out"]),
+        outputs=files.describe_outputs(folder, ["out"]),
         digest=digest + stage.id,
         inputs=inputs,
         started=0,
@@ -55,7 +54,7 @@ def done(tmp_path):
 
 
 def states(all_stages, root):
-    return {id: each.state for id, each in plan_done.judge_stages(all_stages, root).items()}
+    return {id: each.state for id, each in judge_stages(all_stages, root).items()}
 
 
 def test_every_stage_comes_after_what_it_needs(tmp_path):
@@ -88,37 +87,37 @@ def test_a_changed_setting_touches_exactly_what_depends_on_it(done):
 def test_changed_code_touches_exactly_what_depends_on_it(done, monkeypatch):
     _, root = done
     path = places.ROOT / "gnnscale" / "stages" / "evaluate.py"
-    read = source_code.read_source
+    read = keys.read_source
     monkeypatch.setattr(
-        source_code, "read_source", lambda file: read(file)._replace(**({"digest": "changed"} if file == path else {}))
+        keys, "read_source", lambda file: read(file)._replace(**({"digest": "changed"} if file == path else {}))
     )
     changed = stages(root)
     kinds = {id.split("/")[0] for id, state in states(changed, root).items() if state != "done"}
     assert kinds == {"evaluate", "scaling", "report"}
-    reasons = {each.reason for each in plan_done.judge_stages(changed, root).values() if each.stage.kind == "evaluate"}
+    reasons = {each.reason for each in judge_stages(changed, root).values() if each.stage.kind == "evaluate"}
     assert reasons == {"code changed: gnnscale/stages/evaluate.py"}
 
 
 def test_reasons_name_the_setting(done):
     _, root = done
     optim = SMOKE.train.optim.model_copy(update={"epochs": 3.0})
-    planned = plan_done.judge_stages(stages(root, with_train(optim=optim)), root)
+    planned = judge_stages(stages(root, with_train(optim=optim)), root)
     assert planned["train/w8-d2-n24"].reason == "optim.epochs: 2.0 -> 3.0"
-    assert planned["evaluate/w8-d2-n24"].reason == "what it needs has changed"
+    assert planned["evaluate/w8-d2-n24"].reason == "a stage that it needs has changed"
 
 
 def test_a_lost_output_is_made_again_and_what_follows_waits_for_the_outcome(done):
     found, root = done
     (root / found["convert/bulk"].folder / "out").unlink()
-    planned = plan_done.judge_stages(found, root)
+    planned = judge_stages(found, root)
     assert planned["convert/bulk"].reason == "output out is missing"
     assert planned["convert/organic"].state == "done"
     assert planned["train/w8-d2-n24"].state == "check"
     finish(found["convert/bulk"], found, root)
     assert set(states(found, root).values()) == {"done"}, "it came out the same: nothing else runs"
     finish(found["convert/bulk"], found, root, digest="another")
-    planned = plan_done.judge_stages(found, root)
-    assert planned["train/w8-d2-n24"].reason == "convert/bulk has been made again and is different now"
+    planned = judge_stages(found, root)
+    assert planned["train/w8-d2-n24"].reason == "convert/bulk was made again and its result is different now"
 
 
 def test_a_training_with_checkpoints_resumes(tmp_path):

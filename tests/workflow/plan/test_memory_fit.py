@@ -26,7 +26,7 @@ def choose(asked, where):
 
 def test_nothing_is_done_where_there_is_room():
     chosen = choose(settings(64), site(64))
-    assert chosen.said == "" and chosen.refusal == "" and chosen.runtime.edge_chunk is None
+    assert chosen.description == "" and chosen.refusal == "" and chosen.runtime.edge_chunk is None
 
 
 def test_levers_come_one_by_one_as_memory_shrinks():
@@ -36,7 +36,7 @@ def test_levers_come_one_by_one_as_memory_shrinks():
         if chosen.refusal:
             break
         assert chosen.memory.peak + memory_fit.LIBRARY_BYTES <= gigabytes * 1e9
-        said.append(chosen.said)
+        said.append(chosen.description)
     assert said[0] == "" and any("at a time" in s for s in said) and any("micro-batches" in s for s in said)
     assert sorted(said, key=len) == said, "each lever on top of the one before"
     assert chosen.refusal
@@ -46,7 +46,7 @@ def test_more_ranks_bring_zero_into_play():
     asked = settings(3000, batch=8)
     alone, many = choose(asked, site(3.0)), choose(asked, site(8 * 3.0, ranks=8))
     assert alone.refusal and "weights, gradients and moments" in alone.refusal
-    assert not many.refusal and many.runtime.zero_stage > 0 and "ZeRO" in many.said
+    assert not many.refusal and many.runtime.zero_stage > 0 and "ZeRO" in many.description
 
 
 @pytest.mark.parametrize("width", [64, 1024])
