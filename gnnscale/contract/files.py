@@ -1,6 +1,6 @@
-"""Files that are either whole or absent, or locked by one process; and the question whether a stage is done.
+"""Atomic file writes, checksums and locks, and the check that a stage is done.
 
-Shared by the stages and by `workflow`, so: standard library and specs only.
+Stages and `workflow` share it, so it needs the standard library and pydantic only.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LOCK_HINT = "a run directory on another file system: --root DIR; a Lustre must b
 
 
 def write(path: Path, content: bytes | str) -> None:
-    """Write beside, fsync, rename: a reader sees the old content or the new, never a part."""
+    """Write beside, fsync, rename: a reader sees the old content or the new, never a part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -66,7 +66,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def sync_tree(directory: Path) -> None:
-    """fsync every file of a directory that some library wrote, so that a rename after it means what it says."""
+    """Sync every file of a directory that a library wrote, so that a rename after it publishes whole files."""
     for path in sorted(directory.rglob("*")):
         if path.is_file():
             with open(path, "rb") as file:
@@ -82,12 +82,12 @@ def sha256(path: Path) -> str:
 
 
 def digest(parts: object) -> str:
-    """Of anything that JSON can say, independent of the order of keys."""
+    """Return the digest of a value that JSON can hold; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def describe(directory: Path, names: list[str]) -> dict[str, OutputFile]:
-    """The named files, and all files of the named directories."""
+def describe_outputs(directory: Path, names: list[str]) -> dict[str, OutputFile]:
+    """Return size, time and checksum of the named files, and of all files in the named directories."""
     outputs = {}
     for name in names:
         path = directory / name
@@ -129,12 +129,12 @@ def is_locked(path: Path) -> bool:
 
 
 def disk_is_full(directory: Path) -> bool:
-    """Libraries tell a full disk in words of their own; the disk tells it in one way."""
+    """Return whether nothing more can be written; libraries report a full disk in many different words."""
     return shutil.disk_usage(directory).free < 64 * 1024
 
 
 class Verdict(NamedTuple):
-    """Whether a stage is done; if not, the reason in words."""
+    """The result of a stage that is done, or the reason why it is not."""
 
     result: StageResult | None
     reason: str
@@ -145,7 +145,7 @@ class Verdict(NamedTuple):
 
 
 def verify(directory: Path, key: str, deep: bool = False) -> Verdict:
-    """Look at result.json and at each output that it lists. A file is hashed when its time has changed, or if `deep`."""
+    """Check result.json and every output that it lists. A file is hashed if its time has changed, or if `deep`."""
     path = directory / "result.json"
     if not path.exists():
         return Verdict(None, "interrupted before its end" if (directory / "attempts").exists() else "not run yet")

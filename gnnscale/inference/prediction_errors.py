@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from gnnscale.atoms.graph import AtomGraphs
+from gnnscale.atoms.graph import to_device
 from gnnscale.contract import stage_run
 from gnnscale.contract.results import TrainedModel
 from gnnscale.data.loading.corpus import Corpus, make_batch_of_share
@@ -46,7 +46,7 @@ def measure_errors(model: Potential, corpus: Corpus, edges: int, run: stage_run.
         # a NaN that the model predicts is an infinite error; one in the labels is no label
         energy.append(((predicted.energy.cpu().nan_to_num(torch.inf) - labels.energy) / natoms).numpy())
         forces.append((predicted.forces.cpu().nan_to_num(torch.inf) - labels.forces).numpy())
-        run.progress(int(chosen[-1]) + 1, len(corpus))
+        run.report_progress(int(chosen[-1]) + 1, len(corpus))
     return np.concatenate(energy), np.concatenate(forces)
 
 
@@ -58,7 +58,3 @@ def split_by_edges(edges: np.ndarray, most: int) -> Iterator[np.ndarray]:
         end = max(begin + 1, min(begin + MAX_STRUCTURES, fit))
         yield np.arange(begin, end)
         begin = end
-
-
-def to_device(graphs: AtomGraphs, device: torch.device) -> AtomGraphs:
-    return AtomGraphs(*(t.to(device, non_blocking=True) for t in graphs))

@@ -16,7 +16,7 @@ from gnnscale.audit import measure
 from gnnscale.audit.check_results import Audit, Quarantine, Quarantined, joined
 from gnnscale.audit.run_checks import audited
 from gnnscale.contract import errors, exit_codes, files, stage_run
-from gnnscale.contract.datasets import quarantined
+from gnnscale.contract.datasets import read_quarantine
 from gnnscale.contract.settings import AuditSettings
 from gnnscale.data.storage.manifest import MANIFEST, Manifest, read_checked
 from gnnscale.job import stage_process
@@ -29,7 +29,7 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
     folders = {need.split("/", 1)[1]: path for need, path in run.needs.items() if need.startswith("convert/")}
     if not folders:
         raise errors.UserError(f"{run.spec.id} needs converted data, and was given {', '.join(run.needs) or 'nothing'}")
-    audit, left_out = look(folders, run.spec.settings, run.progress)
+    audit, left_out = look(folders, run.spec.settings, run.report_progress)
     leave(run.directory, audit, left_out)
     print(audit.said(), flush=True)
     severities = [finding.severity for finding in audit.findings]
@@ -68,7 +68,7 @@ def already(name: str, folder: Path) -> list[Quarantined]:
         listed = json.loads((folder / "spec.json").read_text())["settings"]["quarantine"]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    found = quarantined(Path(listed), name) if listed else {}
+    found = read_quarantine(Path(listed), name) if listed else {}
     return [
         Quarantined(source=name, unit=unit, number=number, reasons=tuple(why.split("; ")))
         for (unit, number), why in found.items()

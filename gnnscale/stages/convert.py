@@ -29,7 +29,7 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
         collect_parts(run.directory, run.needs.values())
     else:
         items = split_work(conversion)
-        convert_on_ranks(conversion, items, run.directory, expect_structures(conversion, items, items), run.progress)
+        convert_on_ranks(conversion, items, run.directory, expect_structures(conversion, items, items), run.report_progress)
         if read_ranks().rank:
             return stage_run.Outputs([], {})  # the first rank's are taken
     card = join_shards(run.directory, conversion)
@@ -59,7 +59,7 @@ def convert_items(
             count_read()
             if shard.is_full:
                 shard.write(position)
-        shard.write(Position(len(item.units)), done=True)
+        shard.write(Position(len(item.pieces)), done=True)
 
 
 def convert_on_ranks(

@@ -20,7 +20,7 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
     conversion = prepare_conversion(settings)
     items = split_work(conversion)
     mine = take_share(items, settings.part, settings.parts)
-    convert_on_ranks(conversion, mine, run.directory, expect_structures(conversion, mine, items), run.progress)
+    convert_on_ranks(conversion, mine, run.directory, expect_structures(conversion, mine, items), run.report_progress)
     if read_ranks().rank:
         return stage_run.Outputs([], {})  # the first rank's are taken
     for folder in ("shards", NOTES):

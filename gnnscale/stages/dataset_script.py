@@ -49,7 +49,7 @@ def convert_script(script: dict[str, Any]) -> None:
     settings = ConvertSettings(
         dataset=Path(script["__file__"]).stem, name=script["card"](options).name, options=options.model_dump()
     )
-    conversion, raw = prepare_conversion(settings), datasets.script(settings.dataset).inputs(options)
+    conversion, raw = prepare_conversion(settings), datasets.load_script(settings.dataset).input_files(options)
     items = split_work(conversion)
     expected = sum(item.structures for item in items)
     if read_ranks().rank == 0:

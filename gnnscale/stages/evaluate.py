@@ -11,14 +11,14 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from gnnscale.atoms.graph import AtomGraphs
+from gnnscale.atoms.graph import AtomGraphs, to_device
 from gnnscale.contract import files, stage_run
 from gnnscale.contract.results import Errors, Evaluation, LayerFeatures, TrainedModel
 from gnnscale.contract.settings import EvaluateSettings
 from gnnscale.contract.stage_spec import StageSpec
 from gnnscale.data.loading.corpus import Corpus, load_corpus, make_batch
 from gnnscale.inference import oversmoothing
-from gnnscale.inference.prediction_errors import MAX_MESSAGE_NUMBERS, MAX_STRUCTURES, measure_errors, restore, to_device
+from gnnscale.inference.prediction_errors import MAX_MESSAGE_NUMBERS, MAX_STRUCTURES, measure_errors, restore
 from gnnscale.job import stage_process
 from gnnscale.machine import accelerator
 

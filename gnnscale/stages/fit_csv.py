@@ -1,5 +1,7 @@
-"""python -m gnnscale.stages.fit_csv POINTS.csv: the law of anyone's points, as fit.json, a figure and a page; or, where columns
-tell models, depths or epochs apart, the laws and answers of a study, the same that its own stages give."""
+"""Fit the scaling law of points in any CSV file: `gnnscale fit POINTS.csv` writes fit.json, a figure and a page.
+
+Where columns tell models, depths or epochs apart, the result is what a study's own stages make: its laws and answers.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from gnnscale.contract import files
+from gnnscale.contract.command_name import command_name
 from gnnscale.contract.errors import UserError, print_error
 from gnnscale.contract.scaling_results import Fit, LawFit, Point
 from gnnscale.contract.settings import ReportSettings, ScalingSettings
@@ -47,7 +50,7 @@ LINES = 6  # curves of constant N that can be told apart
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
-        prog="python -m gnnscale.stages.fit_csv",
+        prog=f"{command_name()} fit",
         description="Fit a scaling law to the points of a CSV file.",
         epilog=f"Laws: {', '.join(LAWS)}. Without --x, --y, --unique and --loss, columns are found by their usual names. A file "
         f"with a column {', '.join(csv_points.STUDIED[:-1])} or {csv_points.STUDIED[-1]} is read as a study, unless --law is given.",
@@ -93,7 +96,7 @@ def main(argv: list[str]) -> int:
         files.write(asked.out / "report.html", page(points, found, drawn))
         files.write_model(asked.out / "fit.json", found)
     except (UserError, OSError) as error:
-        print_error(error, "gnnscale.stages.fit_csv")
+        print_error(error, "gnnscale fit")
         return 2
     print("\n".join([*found.findings, *(f"Not supported: {s}" for s in found.unsupported), f"{asked.out}/report.html"]))
     return 0

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from gnnscale.atoms.graph import AtomGraphs, Properties
+from gnnscale.atoms.graph import AtomGraphs, Properties, to_device
 from gnnscale.contract import errors, stage_run
-from gnnscale.contract.results import Lever, LeverTable
+from gnnscale.contract.results import LeverComparison, MeasuredStep
 from gnnscale.contract.scaling_results import Estimate
 from gnnscale.contract.settings import LeverSettings, OptimSettings
 from gnnscale.contract.stage_spec import Runtime
@@ -74,8 +74,7 @@ class Step:
     def __call__(self) -> float:
         """The loss over the whole batch, before the weights are changed."""
         device, task, self.number = self.engine.device, self.task, self.number + 1
-        graphs = AtomGraphs(*(t.to(device) for t in task.graphs))
-        labels = Properties(*(t.to(device) for t in task.labels))
+        graphs, labels = to_device(task.graphs, device), to_device(task.labels, device)
         sums = sum_penalties(self.engine, self.normalisation, graphs, labels, self.optim)
         self.engine.backward(compute_local_loss(sums, task.counts, self.optim, task.ranks), last=True)
         whole = process_group.reduce_sum(sums.detach()).cpu().numpy()
@@ -94,7 +93,7 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
         nonlocal done
         done += 1
         if here.rank == 0:
-            run.progress(done, total)
+            run.report_progress(done, total)
             print(f"{done} of {total}: {way.name}", flush=True)
 
     peaks, losses = [], []
@@ -108,7 +107,7 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
         for k, way in enumerate(table):
             seconds[k].append(max(process_group.gather(timed(task, way))))
             told(way)
-    found = LeverTable(
+    found = LeverComparison(
         model=task.settings.model,
         parameters=task.settings.model.parameters(len(task.corpus.names)),
         ranks=here.size,
@@ -117,7 +116,7 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
         atoms=int(task.corpus.natoms[chosen].sum()),
         edges=int(task.corpus.nedges[chosen].sum(dtype=np.int64)),
         ways=tuple(
-            Lever(
+            MeasuredStep(
                 name=way.name,
                 runtime=way.runtime,
                 precision=way.precision,

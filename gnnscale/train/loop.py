@@ -13,7 +13,7 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
-from gnnscale.atoms.graph import AtomGraphs, Properties
+from gnnscale.atoms.graph import AtomGraphs, Properties, to_device
 from gnnscale.contract import stage_run
 from gnnscale.contract.results import Diverged, Metrics
 from gnnscale.contract.settings import TrainSettings
@@ -67,8 +67,7 @@ class Trainer:
         progress: Progress,
     ):
         self.run, self.engine, self.normalisation, self.here = run, engine, normalisation.to(engine.device), here
-        assert isinstance(run.spec.settings, TrainSettings)
-        self.settings = run.spec.settings
+        self.settings = run.require_settings(TrainSettings)
         self.train, self.validation, self.progress = train, validation, progress
         self.steps = count_steps(self.settings, train)
         self.decay = steps_before_decay(self.steps, self.settings.optim)
@@ -102,7 +101,7 @@ class Trainer:
             if self.here.rank == 0:
                 if self.progress.step % log_every == 0 or validated is not None:
                     self.log_metrics(loss, parts, learning_rate(step, self.steps, optim), gradient, validated)
-                self.run.progress(self.progress.step, self.steps, loss=loss)
+                self.run.report_progress(self.progress.step, self.steps, loss=loss)
             decaying = self.progress.step == self.decay
             if last or agreed.stop or agreed.save or decaying:
                 self.save_checkpoint(pinned=decaying and not last)
@@ -133,8 +132,7 @@ class Trainer:
 
     def penalties(self, graphs: AtomGraphs, labels: Properties) -> Tensor:
         device, optim = self.engine.device, self.settings.optim
-        graphs = AtomGraphs(*(t.to(device, non_blocking=True) for t in graphs))
-        labels = Properties(*(t.to(device, non_blocking=True) for t in labels))
+        graphs, labels = to_device(graphs, device), to_device(labels, device)
         return sum_penalties(self.engine, self.normalisation, graphs, labels, optim)
 
     def agree(self, sums: Tensor) -> Agreement:
@@ -225,7 +223,7 @@ class Trainer:
 
 def count_epochs(settings: TrainSettings, train: Corpus) -> float:
     """Return the passes over the data, from the cost of one where the length is given in FLOPs."""
-    return settings.optim.passes(settings.model.flops(train.atoms, train.edges))
+    return settings.optim.count_epochs(settings.model.flops(train.atoms, train.edges))
 
 
 def count_steps(settings: TrainSettings, train: Corpus) -> int:

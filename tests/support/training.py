@@ -50,13 +50,13 @@ def here(made: Path, stop_at: int | None = None) -> Path:
     """Train in this process; `stop_at` asks to stop during that step, as a signal does."""
     environ = dict(os.environ)
     run = stage_run.Run(made)
-    said = run.progress
+    said = run.report_progress
 
     def progress(done: float, total: float, **numbers: float) -> None:
         said(done, total, **numbers)
         run.stop_requested = stop_at is not None and done >= stop_at - 1
 
-    run.progress = progress
+    run.report_progress = progress
     try:
         train.main(run)
     except stage_run.Stopped:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Tag, ValidationError
 from pydantic.fields import FieldInfo
 
 from gnnscale.contract.errors import UserError, reason_of
+from gnnscale.contract.settings import RENAMED_FIELDS
 
 Model = TypeVar("Model", bound=BaseModel)
 FieldPath = Sequence[str | int]  # names of mappings and numbers in lists, from the top of a file
@@ -158,7 +159,11 @@ def describe_problem(details: Any, kind: type[BaseModel]) -> FieldProblem:
     if details["type"] == "extra_forbidden":
         *outer, name = location
         place = find_place(kind, outer)
-        return FieldProblem([*place.path, name], f"unknown name {name!r}; {suggest(str(name), place.names)}")
+        renamed = {
+            old: new for model, names in RENAMED_FIELDS.items() if model in place.models for old, new in names.items()
+        }
+        advice = f"it is called {renamed[name]!r} now" if name in renamed else suggest(str(name), place.names)
+        return FieldProblem([*place.path, name], f"unknown name {name!r}; {advice}")
     path = find_place(kind, location).path
     if details["type"].startswith("union_tag_"):
         path.append(context["discriminator"].strip("'"))

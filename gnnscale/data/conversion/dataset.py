@@ -13,24 +13,24 @@ from pydantic import ValidationError
 
 from gnnscale.contract import datasets, errors, places
 from gnnscale.contract.dataset_card import ShardCard
-from gnnscale.contract.settings import ConvertSettings
+from gnnscale.contract.settings import ConversionSettings
 from gnnscale.data.conversion.shard_notes import NOTES, count_skipped, read_all_notes
 from gnnscale.data.conversion.work_items import Conversion
 from gnnscale.data.storage import adios, reference_energies
 from gnnscale.data.storage.manifest import ShardSums
 
 
-def prepare_conversion(settings: ConvertSettings) -> Conversion:
+def prepare_conversion(settings: ConversionSettings) -> Conversion:
     """Load the script, its options and the quarantine; a mistake in them is reported before anything is read."""
-    if settings.dataset not in datasets.names():
-        known = ", ".join(datasets.names())
+    if settings.dataset not in datasets.dataset_names():
+        known = ", ".join(datasets.dataset_names())
         raise errors.UserError(f"no dataset {settings.dataset!r} in {places.DATASETS}", f"known: {known}")
-    script = datasets.script(settings.dataset)
+    script = datasets.load_script(settings.dataset)
     try:
         options = script.Options(**settings.options)
     except ValidationError as error:
         raise errors.UserError(f"options of dataset {settings.dataset!r}: {error}") from None
-    quarantined = datasets.quarantined(Path(settings.quarantine), settings.name) if settings.quarantine else {}
+    quarantined = datasets.read_quarantine(Path(settings.quarantine), settings.name) if settings.quarantine else {}
     return Conversion(script, options, settings, script.card(options), quarantined)
 
 

@@ -30,7 +30,7 @@ class ReportProgress(Protocol):
 
 
 class Heartbeat:
-    """How far this rank is: written for the other ranks and, by the first, reported to who watches.
+    """The progress of this rank, written for the other ranks; the first rank reports the progress of all.
 
     As a context it writes the error with which its block ends, so that the first rank ends too.
     """

@@ -11,9 +11,10 @@ from gnnscale.atoms.structure import Structure
 from gnnscale.contract.errors import BadFile
 from gnnscale.data.conversion.shard_notes import Position
 from gnnscale.data.conversion.work_items import Conversion, WorkItem
-from gnnscale.data.formats.pieces import DOWNLOAD_AGAIN, Unit
+from gnnscale.data.formats.pieces import Piece
+from gnnscale.data.formats.raw_files import DOWNLOAD_AGAIN
 
-Origin = tuple[str, int]  # name of a unit, number of the structure in it: by which a person finds it again
+Origin = tuple[str, int]  # name of a piece, number of the structure in it: by which a person finds it again
 
 
 def read_structures(
@@ -23,15 +24,15 @@ def read_structures(
 
     What the script leaves out is counted in `skipped`.
     """
-    for index in range(start.unit, len(item.units)):
-        unit = item.units[index]
-        before = start.number if index == start.unit else 0
-        for number, structure in read_unit(conversion, unit, before, skipped):
-            yield structure, (unit.name, number), Position(index, number + 1)
+    for index in range(start.piece, len(item.pieces)):
+        piece = item.pieces[index]
+        before = start.number if index == start.piece else 0
+        for number, structure in read_piece(conversion, piece, before, skipped):
+            yield structure, (piece.name, number), Position(index, number + 1)
 
 
-def read_unit(
-    conversion: Conversion, unit: Unit, before: int, skipped: Counter[str]
+def read_piece(
+    conversion: Conversion, piece: Piece, before: int, skipped: Counter[str]
 ) -> Iterator[tuple[int, Structure]]:
     """Yield (number, structure) without the first `before`: they, and what was left out among them, are noted already."""
     counting = not before
@@ -40,7 +41,7 @@ def read_unit(
         if counting:
             skipped[reason] += 1
 
-    for number, structure in enumerate(conversion.script.structures(conversion.options, unit, skip)):
+    for number, structure in enumerate(conversion.script.structures(conversion.options, piece, skip)):
         if number < before:
             counting = number == before - 1
         else:

@@ -19,9 +19,9 @@ NOTES = "shard_notes"  # folder beside shards/
 
 
 class Position(NamedTuple):
-    """How far a work item was read: the index of a unit, and how many structures it has given."""
+    """The position in a work item: the index of a piece, and how many of its structures were read."""
 
-    unit: int = 0
+    piece: int = 0
     number: int = 0
 
 

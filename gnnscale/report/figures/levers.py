@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gnnscale.contract.results import Lever, LeverTable
+from gnnscale.contract.results import LeverComparison, MeasuredStep
 from gnnscale.report.figures.style import INK, OKABE_ITO, Figure, FuncFormatter, panels
 from gnnscale.report.html import table
 from gnnscale.report.study_results import Study
@@ -12,28 +12,28 @@ PAPER = (1.33, 0.27)  # arXiv 2504.08112, Table II: time and peak memory with ch
 COLOURS = {"plain": "#555555", "layers": OKABE_ITO[1], "chunks": OKABE_ITO[0]}
 
 
-def family(lever: Lever) -> str:
+def family(lever: MeasuredStep) -> str:
     if lever.runtime.edge_chunk is not None:
         return "chunks"
     return "layers" if lever.runtime.activation_checkpointing else "plain"
 
 
-def share(found: LeverTable, lever: Lever) -> float:
+def share(found: LeverComparison, lever: MeasuredStep) -> float:
     """Of the plain way's memory."""
     return lever.peak_bytes / found.ways[0].peak_bytes
 
 
-def on_ranks(found: LeverTable) -> str:
+def on_ranks(found: LeverComparison) -> str:
     return "one rank" if found.ranks == 1 else f"{found.ranks} ranks"
 
 
-def both(found: LeverTable, lever: Lever) -> str:
+def both(found: LeverComparison, lever: MeasuredStep) -> str:
     e = lever.relative
     time = f"{percent(e.value)} [{100 * e.low:.0f}, {100 * e.high:.0f}]"
     return f"{percent(share(found, lever))} of its memory at {time} of its time"
 
 
-def lead(found: LeverTable) -> str:
+def lead(found: LeverComparison) -> str:
     """The least memory of each family in single precision."""
     said = []
     for kind in ("chunks", "layers"):
@@ -44,7 +44,7 @@ def lead(found: LeverTable) -> str:
     return f"Against the plain step, all that lives in memory included: {'; '.join(said)}."
 
 
-def evidence(found: LeverTable) -> list[str]:
+def evidence(found: LeverComparison) -> list[str]:
     plain, model = found.ways[0], found.model
     said = [
         f"Measured in turn on {on_ranks(found)}, {found.device}: a step of {found.structures} structures ({found.atoms:,} "
@@ -65,7 +65,7 @@ def evidence(found: LeverTable) -> list[str]:
     return said
 
 
-def unsupported(found: LeverTable) -> list[str]:
+def unsupported(found: LeverComparison) -> list[str]:
     said = ["Other networks, batches and machines: one of each was measured."]
     if found.ranks == 1:
         said.append("ZeRO: one rank has nobody to share with.")

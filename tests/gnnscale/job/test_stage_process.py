@@ -89,7 +89,7 @@ def test_progress_is_readable_at_any_moment(tmp_path):
     made = directory(tmp_path, "evaluate/x", EvaluateSettings())
     run = stage_run.Run(made)
     for step in range(1, 101):
-        run.progress(step, 100, loss=1 / step)
+        run.report_progress(step, 100, loss=1 / step)
     assert '"done": 100' in (made / "progress.json").read_text()
     assert not [name for name in os.listdir(made) if name.endswith(".tmp")]
 

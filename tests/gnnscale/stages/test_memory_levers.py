@@ -7,7 +7,7 @@ import pytest
 
 from gnnscale.architectures.memory import peak_bytes
 from gnnscale.contract import files
-from gnnscale.contract.results import Lever, LeverTable
+from gnnscale.contract.results import LeverComparison, MeasuredStep
 from gnnscale.contract.scaling_results import Estimate
 from gnnscale.contract.settings import LeverSettings
 from gnnscale.contract.stage_spec import Runtime
@@ -36,7 +36,7 @@ def table(converted, tmp_path_factory):
         result(made).values == {"ways": 4, "ranks": 1}
         and json.loads((made / "progress.json").read_text())["done"] == 16
     )
-    return files.read_model(made / "levers.json", LeverTable)
+    return files.read_model(made / "levers.json", LeverComparison)
 
 
 def test_every_way_takes_the_same_step(table):
@@ -65,7 +65,7 @@ def test_two_ranks_take_the_step_of_one(table, converted, tmp_path):
     made = directory(tmp_path, "memory_levers/all", ASKED, converted, edge_chunk=512, ranks=2)
     done = execute(made, ranks=2, timeout=400)
     assert done.returncode == 0, done.stderr
-    found = files.read_model(made / "levers.json", LeverTable)
+    found = files.read_model(made / "levers.json", LeverComparison)
     assert (found.ranks, found.structures, found.atoms, found.edges) == (2, table.structures, table.atoms, table.edges)
     assert [w.runtime.zero_stage for w in found.ways] == [0, 0, 1, 2, 0, 1, 2, 2]
     for way in found.ways:
@@ -137,7 +137,7 @@ def test_a_step_that_does_not_fit_is_refused():
 # ------------------------------------------------------------------------------------------------------------ in words
 def ways(*rows, ranks=2):
     found = [
-        Lever(
+        MeasuredStep(
             name=name,
             runtime=Runtime(ranks=ranks, **runtime),
             precision=precision,
@@ -149,7 +149,7 @@ def ways(*rows, ranks=2):
         for name, runtime, precision, peak, time, loss in rows
     ]
     size = {"parameters": 5_000_000, "structures": 64, "atoms": 999, "edges": 28_000}
-    return LeverTable(model=MODEL, ranks=ranks, device="H", ways=found, **size)
+    return LeverComparison(model=MODEL, ranks=ranks, device="H", ways=found, **size)
 
 
 TABLE = ways(

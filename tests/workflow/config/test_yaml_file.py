@@ -171,3 +171,11 @@ def test_tags_of_unions_come_from_the_models(tmp_path, text, expected):
     with pytest.raises(UserError) as caught:
         load(tmp_path, text, Drawing)
     assert any(line.startswith(expected) for line in str(caught.value).splitlines()), str(caught.value)
+
+
+@pytest.mark.parametrize(("old", "new"), [("surely", "quarantine_above"), ("outlier", "report_above")])
+def test_the_former_name_of_a_field_leads_to_the_present_one(tmp_path, old, new):
+    path = tmp_path / "f.yaml"
+    path.write_text(f"title: t\ndata:\n- dataset: generated\n  name: bulk\naudit:\n  {old}: 50\n")
+    with pytest.raises(UserError, match=rf"f\.yaml:6: unknown name '{old}'; it is called '{new}' now"):
+        yaml_file.load(path, Study, "f.yaml")
