@@ -70,13 +70,13 @@ def run_and_record(this: Run, main: Callable[[Run], Outputs], first: bool) -> No
     outputs = main(this)
     if not first:
         return
-    listed = files.describe(this.directory, outputs.files)
+    listed = files.describe_outputs(this.directory, outputs.files)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = StageResult(
         id=this.spec.id,
         key=this.spec.key,
-        outputs=listed | files.describe(this.directory, outputs.also),
+        outputs=listed | files.describe_outputs(this.directory, outputs.also),
         digest=files.digest({name: output.sha256 for name, output in listed.items()}),
         inputs=inputs,
         values=outputs.values,
