@@ -48,7 +48,7 @@ def test_a_cluster_that_is_ready(begin):
     assert done.returncode == 0 and wrong(found) == [], found
     assert found["scheduler"][1].startswith("slurm")
     assert "on n1, n2" in found["job"][1] and "2 ranks on 2 nodes" in found["collective"][1]
-    assert "the longest would begin" in found["queue default"][1] and "1 of" not in found["study"][1]
+    assert "the longest would start" in found["queue default"][1] and "1 of" not in found["study"][1]
     assert not run.root.exists()
 
 
@@ -62,8 +62,8 @@ def test_nodes_that_are_not_as_the_file_says(begin):
     assert done.returncode == 1
     assert wrong(found) == ["GPUs", "collective", "interface", "job", "modules"]
     assert "n1 has no hsn0" in found["interface"][1] and "slurm.yaml" in found["interface"][2]
-    assert "shows none, the site's file says 4 x A100-40GB" in found["GPUs"][1]
-    assert "as the ranks met" in found["collective"][1]
+    assert "shows none, the site's file has 4 x A100-40GB" in found["GPUs"][1]
+    assert "while the ranks connected" in found["collective"][1]
     kept = run.root / "doctor"
     assert list(kept.glob("*/attempts/1/stderr")), "what it printed is kept"
 
@@ -86,7 +86,7 @@ def test_a_run_directory_that_only_this_machine_sees(begin, slurm, tmp_path):
     )
     found = examined(done)
     assert done.returncode == 1 and wrong(found) == ["shared files"], found
-    assert "left nothing in" in found["shared files"][1] and "--root" in found["shared files"][2]
+    assert "wrote nothing in" in found["shared files"][1] and "--root" in found["shared files"][2]
 
 
 @pytest.mark.slurm
@@ -119,7 +119,7 @@ def test_queues_that_are_not_as_the_file_says(begin, slurm):
     assert "there is no 'absent'" in found["queue absent"][1]
     assert 'max_walltime: "00:30:00"' in found["queue debug"][2] and "nodes: [1, 1]" in found["queue debug"][2]
     assert "Invalid feature" in found["queue default"][1], "which only the scheduler knows"
-    assert "no queue is right" in found["compute nodes"][1]
+    assert "no queue passed its check" in found["compute nodes"][1]
     assert {id for id, _, _ in slurm.jobs()} <= before, "no job is submitted (and Slurm may forget old ones meanwhile)"
 
 
@@ -154,7 +154,7 @@ def test_accounts(accounted, tmp_path):
     assert found["account"] == ("bad", "scienze is none of yours", "--set account=scienze: did you mean 'science'?")
     assert (
         "Invalid account" in found["queue default"][1]
-        and "no job before the account is right" in found["compute nodes"][1]
+        and "no job until this is fixed: account" in found["compute nodes"][1]
     )
 
 
@@ -174,6 +174,6 @@ def test_a_doctor_that_is_interrupted_takes_its_job_along(begin, slurm):
     time.sleep(0.5)
     doctor.send_signal(signal.SIGINT)
     _, said = doctor.communicate(timeout=120)
-    assert doctor.returncode == 130 and "its job was cancelled" in said and "Traceback" not in said
+    assert doctor.returncode == 130 and "it was cancelled" in said and "Traceback" not in said
     wait(lambda: not set(slurm.active()) - before, 120, "its job to be cancelled")
     shutil.rmtree(run.root)

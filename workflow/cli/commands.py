@@ -81,7 +81,7 @@ def do_cancel(arguments: argparse.Namespace) -> int:
 
     def wanted(job: journal.RecordedJob) -> bool:
         if arguments.stale:
-            return job.stale(folders)
+            return job.is_stale(folders)
         return not named or bool(named & (job.stages.keys() - job.ended))
 
     said = cancel.cancel_jobs(root, site, name, wanted)
@@ -193,7 +193,7 @@ def do_image(arguments: argparse.Namespace) -> int:
         verify_image.verify(site, print_line)
     elif arguments.action == "inspect":
         site_output.print_image(
-            image_file.image_file(site), apptainer.inspect_image(image_file.require_image(site)), arguments.json
+            image_file.locate_image(site), apptainer.inspect_image(image_file.require_image(site)), arguments.json
         )
     elif not arguments.to:
         raise UserError("image push: no destination is given", "add --to DIRECTORY or --to oras://HOST/NAME:TAG")

@@ -122,7 +122,7 @@ def print_hints(asked: Invocation) -> None:
     if asked.site.has_scheduler and not (asked.root / "events.jsonl").exists():
         print(f"first run here; to check the site: {asked.command('doctor')}", flush=True)
     folders = {stage.folder for stage in asked.stages.values()}
-    stale = [job for job in journal.unfinished_jobs(asked.root) if job.stale(folders)]
+    stale = [job for job in journal.unfinished_jobs(asked.root) if job.is_stale(folders)]
     if stale:
         print(
             f"{len(stale)} job(s) of stages that the study no longer has may be in the queue; to end them: "

@@ -117,7 +117,11 @@ def print_jobs(requests: dict[str, Request], site: SiteConfig) -> None:
 def describe_reason(each: PlannedStage) -> str:
     """The reason, and how a training is made to fit where it takes more than the plain way."""
     levers = each.stage.levers
-    said = f"to fit: {levers.description}" if each.state not in ("done", "refused") and levers and levers.description else ""
+    said = (
+        f"to fit: {levers.description}"
+        if each.state not in ("done", "refused") and levers and levers.description
+        else ""
+    )
     reason = each.reason
     if len(reason) > MAX_REASON_LENGTH and each.state != "refused":
         reason = reason[:MAX_REASON_LENGTH].rsplit(", ", 1)[0] + ", ...: `explain` has all"
@@ -131,7 +135,11 @@ def describe_size(each: PlannedStage, sources: int) -> str:
         return f"{settings.model.parameters(sources):>11,} parameters, {structures:>6} structures"
     if isinstance(settings, ConversionSettings):
         parts = settings.parts if isinstance(settings, PartSettings) else 1
-        made = each.result.values["structures"] if each.result else dataset_scripts.dataset_card(settings).structures // parts
+        made = (
+            each.result.values["structures"]
+            if each.result
+            else dataset_scripts.dataset_card(settings).structures // parts
+        )
         return f"{made:>11,} structures"
     return ""
 

@@ -8,9 +8,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
+from gnnscale.contract.errors import UserError
 from workflow.config import site_files
-from workflow.config.site import SiteConfig
-from workflow.doctor.trial_job import RankReport, TrialResult
+from workflow.config.site import Gpus, SiteConfig
+from workflow.doctor.trial_job import RankReport, SeenDevice, TrialResult
 
 State = Literal["ok", "bad", "not checked"]
 # Synchronized machines are within milliseconds of each other; files are judged by their age in tens of seconds.
@@ -19,6 +20,14 @@ MAX_CLOCK_SKEW_SECONDS = 5.0
 MAX_TEMPORARY_LENGTH = 80
 MIN_MEMORY_SHARE = 0.85  # of the site's figure: a part is reserved, and units differ
 CHECKED_BY_JOB = "shared files, Python, modules, interface, GPUs, clocks and a collective over two ranks"
+
+ACCELERATOR_OF_VENDOR = {"nvidia": "cuda", "amd": "cuda", "intel": "xpu"}  # as torch calls them
+WORDS_OF_STEP = {
+    "look around": "at its start",
+    "import": "at `import torch`",
+    "accelerators": "while listing its GPUs",
+    "meet": "while the ranks connected",
+}
 
 
 class Finding(NamedTuple):
@@ -50,6 +59,11 @@ def bad(what: str, said: str, fix: str) -> Finding:
     return Finding(what, "bad", said, fix)
 
 
+def bad_as(what: str, error: UserError) -> Finding:
+    """Turn an error that the user can correct into a finding."""
+    return Finding(what, "bad", error.message, error.hints[0] if error.hints else "")
+
+
 def not_checked(what: str, said: str, fix: str = "") -> Finding:
     return Finding(what, "not checked", said, fix)
 
@@ -63,7 +77,7 @@ def judge(at: ChosenSite, done: TrialResult) -> Iterator[Finding]:
     job = f"job {done.job} in {done.queue}" if done.queue else f"{done.ranks} ranks on this machine"
     if done.fault:
         yield bad("job", done.fault, done.hint)
-    elif done.status is not None and done.status.hopeless:
+    elif done.status is not None and done.status.is_hopeless:
         yield bad(
             "job", f"{job} would never start: {done.status.reason}", f"{at.line('queues', done.queue)}: its limits"
         )
@@ -234,7 +248,7 @@ def judge_modules(at: ChosenSite, reports: Sequence[RankReport]) -> Finding:
 
 
 def judge_interface(at: ChosenSite, reports: Sequence[RankReport]) -> Finding:
-    name = at.site.launch.interface
+    name = at.site.launch.interface or ""
     for rank in reports:
         if name not in rank.interfaces and rank.step != "look around":
             there = (
@@ -292,44 +306,57 @@ def judge_memory(at: ChosenSite, reports: Sequence[RankReport]) -> Finding:
 
 def judge_gpus(at: ChosenSite, reports: Sequence[RankReport]) -> Finding:
     """Check the kind and number of GPUs on each node, and that no two ranks share one."""
-    said, gpus_line = at.site.node.gpus, f"{at.line('node', 'gpus')}: node.gpus"
+    stated = at.site.node.gpus
     if not any(rank.accelerator for rank in reports):
         return not_checked("GPUs", "every rank ended before this was checked")
-    for host, ranks in group_by_host(reports).items():
-        seen = max(ranks, key=lambda rank: len(rank.devices)).devices
-        count = max(len(seen), len({rank.device for rank in ranks if rank.device}))
-        if said is None and not at.site.has_scheduler:
-            return ok(
-                "GPUs",
-                f"{count} x {seen[0].name}; none in the site's file, so trainings share the first, and "
-                "estimates are for cores",
-            )
-        if said is None:
-            return bad(
-                "GPUs",
-                f"{host} has {count} x {seen[0].name}, the site's file has none",
-                f"{at.line('node')}: node.gpus",
-            )
-        if count == 0:
-            build = f", and its torch ({ranks[0].packages.get('torch', '?')}) may be built for none"
-            return bad("GPUs", f"{host} shows none, the site's file has {said.count} x {said.model}{build}", gpus_line)
-        kind = {"nvidia": "cuda", "amd": "cuda", "intel": "xpu"}[said.vendor]
-        if ranks[0].accelerator != kind:
-            return bad("GPUs", f"{host} has {seen[0].name}, the site's file has {said.vendor}", gpus_line)
-        if count < said.count and len(ranks) >= said.count:
-            return bad("GPUs", f"{host} gives its ranks {count}, the site's file has {said.count}", gpus_line)
-        if not is_same_gpu(said.model, seen[0].name):
-            return bad("GPUs", f"{host} has {seen[0].name}, the site's file has {said.model}", gpus_line)
-        if seen[0].memory < MIN_MEMORY_SHARE * 1e9 * said.memory_gb:
-            return bad(
-                "GPUs",
-                f"{seen[0].name} of {host} has {seen[0].memory / 1e9:.0f} GB, the site's file has {said.memory_gb:g}",
-                gpus_line,
-            )
-        taken = [rank.device for rank in ranks if rank.device]
-        if len(taken) > len(set(taken)) and len(ranks) <= said.count:
-            return bad("GPUs", f"two ranks on {host} have the same one", f"{at.line('launch')}: flags, before_rank")
-    return ok("GPUs", f"{said.count} x {seen[0].name}, {seen[0].memory / 1e9:.0f} GB")
+    first = next(iter(group_by_host(reports).values()))
+    if stated is None:
+        return judge_unstated_gpus(at, first)
+    for ranks in group_by_host(reports).values():
+        if fault := gpu_fault(at, stated, ranks):
+            return fault
+    seen = devices_of(first)
+    return ok("GPUs", f"{stated.count} x {seen[0].name}, {seen[0].memory / 1e9:.0f} GB")
+
+
+def devices_of(ranks: Sequence[RankReport]) -> tuple[SeenDevice, ...]:
+    """Return the GPUs of a node, as the rank that sees most of them lists them."""
+    return max(ranks, key=lambda rank: len(rank.devices)).devices
+
+
+def count_gpus(ranks: Sequence[RankReport]) -> int:
+    """Count the GPUs of a node, whether each rank sees all of them or its own."""
+    return max(len(devices_of(ranks)), len({rank.device for rank in ranks if rank.device}))
+
+
+def judge_unstated_gpus(at: ChosenSite, ranks: Sequence[RankReport]) -> Finding:
+    """Return the finding for a node with GPUs of which the site's file has none."""
+    found = f"{count_gpus(ranks)} x {devices_of(ranks)[0].name}"
+    if at.site.has_scheduler:
+        return bad("GPUs", f"{ranks[0].host} has {found}, the site's file has none", f"{at.line('node')}: node.gpus")
+    return ok("GPUs", f"{found}; none in the site's file, so trainings share the first, and estimates are for cores")
+
+
+def gpu_fault(at: ChosenSite, stated: Gpus, ranks: Sequence[RankReport]) -> Finding | None:
+    """Return what is wrong with the GPUs of one node, or None."""
+    host, seen, count = ranks[0].host, devices_of(ranks), count_gpus(ranks)
+    node_line, launch_line = f"{at.line('node', 'gpus')}: node.gpus", f"{at.line('launch')}: flags, before_rank"
+    if count == 0:
+        build = f", and its torch ({ranks[0].packages.get('torch') or '?'}) may be built for none"
+        return bad("GPUs", f"{host} shows none, the site's file has {stated.count} x {stated.model}{build}", node_line)
+    if ranks[0].accelerator != ACCELERATOR_OF_VENDOR[stated.vendor]:
+        return bad("GPUs", f"{host} has {seen[0].name}, the site's file has {stated.vendor}", node_line)
+    if count < stated.count and len(ranks) >= stated.count:
+        return bad("GPUs", f"{host} gives its ranks {count}, the site's file has {stated.count}", node_line)
+    if not is_same_gpu(stated.model, seen[0].name):
+        return bad("GPUs", f"{host} has {seen[0].name}, the site's file has {stated.model}", node_line)
+    if seen[0].memory < MIN_MEMORY_SHARE * 1e9 * stated.memory_gb:
+        size = f"{seen[0].memory / 1e9:.0f} GB, the site's file has {stated.memory_gb:g}"
+        return bad("GPUs", f"{seen[0].name} of {host} has {size}", node_line)
+    taken = [rank.device for rank in ranks if rank.device]
+    if len(taken) > len(set(taken)) and len(ranks) <= stated.count:
+        return bad("GPUs", f"two ranks on {host} have the same one", launch_line)
+    return None
 
 
 def is_same_gpu(said: str, found: str) -> bool:
@@ -350,47 +377,44 @@ def judge_clocks(reports: Sequence[RankReport], lead_here: float) -> Finding:
 def judge_collective(at: ChosenSite, done: TrialResult) -> Iterator[Finding]:
     """Check that the ranks found each other and that their sum is right."""
     reports = done.reports
-    first = reports[0]
-    if any(rank.size != done.ranks for rank in reports):
-        wrong = next(rank for rank in reports if rank.size != done.ranks)
+    if alone := next((rank for rank in reports if rank.size != done.ranks), None):
         yield bad(
             "collective",
-            f"{len(reports)} processes were started, and each believes to be one of {wrong.size} "
-            f"(launcher: {wrong.launcher})",
+            f"{len(reports)} processes were started, and each believes to be one of {alone.size} "
+            f"(launcher: {alone.launcher})",
             f"{at.line('launch', 'command')}: launch.command",
         )
-        return
-    if done.ranks < 2:
+    elif done.ranks < 2:
         yield not_checked("collective", "trainings have one rank here")
-        return
-    late = [rank for rank in reports if rank.step not in ("done", "reduce")]
-    if late or any(rank.step != "done" for rank in reports):
-        one = (late or [rank for rank in reports if rank.step != "done"])[0]
-        doing = {
-            "look around": "at its start",
-            "import": "at `import torch`",
-            "accelerators": "while listing its GPUs",
-        }
-        step = doing.get(one.step, "while the ranks connected" if one.step == "meet" else "in the sum over ranks")
-        why = one.error or (done.output_tail[-1] if done.output_tail else "no output")
+    elif unfinished := [rank for rank in reports if rank.step != "done"]:
+        yield judge_unfinished(at, done, unfinished)
+    elif not all(rank.sum_is_right for rank in reports):
         yield bad(
             "collective",
-            f"rank {one.rank} on {one.host} ended {step}: {why[:160]}",
-            f"{at.line('launch', 'interface')}: interface, and the network's settings in env",
-        )
-        return
-    if not all(rank.sum_is_right for rank in reports):
-        yield bad(
-            "collective",
-            f"{first.backend}: the sum over {done.ranks} ranks is wrong",
+            f"{reports[0].backend}: the sum over {done.ranks} ranks is wrong",
             "do not train here; report it to the site",
         )
-        return
-    slowest = max(rank.seconds for rank in reports)
-    sent_bytes = first.mebibytes * 2**20 * 2 * (done.ranks - 1) / done.ranks  # by each rank of a ring
-    nodes = len(group_by_host(reports))
-    yield ok(
+    else:
+        yield ok("collective", describe_speed(done))
+
+
+def judge_unfinished(at: ChosenSite, done: TrialResult, unfinished: Sequence[RankReport]) -> Finding:
+    """Return the finding for ranks that ended early; one that did not reach the sum explains the others."""
+    one = next((rank for rank in unfinished if rank.step != "reduce"), unfinished[0])
+    why = one.error or (done.output_tail[-1] if done.output_tail else "no output")
+    return bad(
         "collective",
+        f"rank {one.rank} on {one.host} ended {WORDS_OF_STEP.get(one.step, 'in the sum over ranks')}: {why[:160]}",
+        f"{at.line('launch', 'interface')}: interface, and the network's settings in env",
+    )
+
+
+def describe_speed(done: TrialResult) -> str:
+    """Return how long the sum over ranks took."""
+    first, nodes = done.reports[0], len(group_by_host(done.reports))
+    slowest = max(rank.seconds or 0.0 for rank in done.reports)
+    sent_bytes = first.mebibytes * 2**20 * 2 * (done.ranks - 1) / done.ranks  # by each rank of a ring
+    return (
         f"{first.backend}, {done.ranks} ranks on {nodes} node{'s' if nodes > 1 else ''}: "
-        f"{first.mebibytes} MiB in {slowest * 1000:.1f} ms, {sent_bytes / slowest / 1e9:.2f} GB/s each",
+        f"{first.mebibytes} MiB in {slowest * 1000:.1f} ms, {sent_bytes / slowest / 1e9:.2f} GB/s each"
     )

@@ -1,7 +1,7 @@
-"""Is this site ready for a study? Every doubt is a line: ok, bad with what to do, or not checked with why.
+"""Check whether a site is ready for a study. Each finding is ok, bad (with a fix) or not checked (with why).
 
-What can be asked from here is asked from here: host, scheduler, accounts, queues, the run directory, the container. What only
-a compute node can tell is told by a real small job, started as a training is (trial.py), and judged in diagnosis.py.
+Host, scheduler, account, queues, run directory and container are checked from this machine. Compute nodes are checked by
+a small real job that is started as a training is (trial_job.py), whose result diagnosis.py judges.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from workflow.doctor.diagnosis import (
     ChosenSite,
     Finding,
     bad,
+    bad_as,
     describe_long_path,
     judge,
     not_checked,
@@ -39,25 +40,18 @@ from workflow.jobs import requests as queueing
 from workflow.plan.stage import PlannedStage
 from workflow.scheduler import limits, query
 
-MIN_FREE_BYTES, MIN_FREE_FILES = (
-    5e9,
-    10_000,
-)  # bytes and files that are left: the smallest study takes less, a paper's takes a hundred times that
-SLOW_ANSWER_SECONDS = 10.0  # s of one question to the scheduler, worth a word
-REQUIRED_FOR_JOB = (
-    "host",
-    "architecture",
-    "scheduler",
-    "account",
-    "run directory",
-    "container",
-)  # without these a job would tell nothing
+# The smallest study takes less than this, a paper's a hundred times as much.
+MIN_FREE_BYTES = 5e9
+MIN_FREE_FILES = 10_000
+SLOW_ANSWER_SECONDS = 10.0  # of one query to the scheduler, worth a hint
+# If one of these is bad, a job would reveal nothing more.
+REQUIRED_FOR_JOB = ("host", "architecture", "scheduler", "account", "run directory", "container")
 
 
 def examine(
     at: ChosenSite, root: Path, ask: bool, queue: str | None, wait: float, say: Callable[[str], None]
 ) -> Iterator[Finding]:
-    """All of it, each as soon as it is known. `ask`: whether a job may be submitted (or processes started)."""
+    """Yield each finding as soon as it is known. `ask`: a job may be submitted, or processes started."""
     wrong, absent = set(), [path for path in (root, *root.parents) if not path.exists()]
     at, missing = with_image(at)
     try:
@@ -65,13 +59,13 @@ def examine(
             wrong |= {found.what} if found.state == "bad" else set()
             yield found
         if not ask:
-            yield not_checked("compute nodes", f"{CHECKED_BY_JOB}: no job, as asked")
+            yield not_checked("compute nodes", f"{CHECKED_BY_JOB}: no job was requested")
         elif first := next((what for what in REQUIRED_FOR_JOB if what in wrong), None):
-            yield not_checked("compute nodes", f"{CHECKED_BY_JOB}: no job before the {first} is right")
+            yield not_checked("compute nodes", f"{CHECKED_BY_JOB}: no job until this is fixed: {first}")
         else:
             yield from examine_compute_nodes(at, root, queue, wait, say, wrong)
     finally:
-        for path in absent:  # a doctor leaves nothing behind, unless it is to be looked at
+        for path in absent:  # nothing is left behind, except files that show a fault
             try:
                 path.rmdir()
             except OSError:
@@ -79,6 +73,7 @@ def examine(
 
 
 def examine_from_here(at: ChosenSite, root: Path) -> Iterator[Finding]:
+    """Check what can be checked without a job."""
     yield from examine_host(at)
     if at.site.has_scheduler:
         found, known = examine_scheduler(at)
@@ -91,12 +86,12 @@ def examine_from_here(at: ChosenSite, root: Path) -> Iterator[Finding]:
 
 # ------------------------------------------------------------------------------------------------------ from this host
 def examine_host(at: ChosenSite) -> Iterator[Finding]:
+    """Check that this machine is one of the site's, and its directory for temporary files."""
     for what, check in (("host", site_files.check_host), ("architecture", site_files.check_arch)):
         try:
             check(at.name, at.site, at.settings)
         except UserError as problem:
-            said, *fix = str(problem).splitlines()
-            yield bad(what, said, fix[0] if fix else "")
+            yield bad_as(what, problem)
         else:
             yield ok(what, platform.node() if what == "host" else platform.machine())
     text = tempfile.gettempdir()
@@ -105,33 +100,35 @@ def examine_host(at: ChosenSite) -> Iterator[Finding]:
 
 
 def examine_scheduler(at: ChosenSite) -> tuple[Finding, limits.SchedulerLimits | None]:
+    """Query the scheduler; return the finding and, if it answered, its limits."""
     kind, timeout = at.site.batch_scheduler.kind, at.site.batch_scheduler.command_timeout
     program = "scontrol" if kind == "slurm" else "qstat"
     began = time.monotonic()
     try:
         version = query.command_output([program, "--version"], timeout).strip().splitlines()
-        query.SCHEDULERS[kind].look(["0"] if kind == "slurm" else [], timeout)
+        query.SCHEDULERS[kind].find_by_id(["0"] if kind == "slurm" else [], timeout)
         took = time.monotonic() - began
         known = limits.QUERIES[kind](timeout)
     except query.SchedulerUnreachable as error:
         words = re.sub(r"^(\w+): \1: ", r"\1: ", str(error))
         again = re.search("not answered|not be read", words)
-        fix = "try again" if again else f"run this on a login node, where `{program}` answers"
+        fix = "try again" if again else f"run this on a login node, where `{program}` works"
         return bad("scheduler", words, fix), None
-    told = (version or [kind])[0].removeprefix("pbs_version = ")
+    reported = (version or [kind])[0].removeprefix("pbs_version = ")
     slow = (
-        f"; that is slow: {at.line('scheduler', 'poll_seconds')}: poll_seconds may be higher"
+        f"; that is slow, {at.line('scheduler', 'poll_seconds')}: poll_seconds may be higher"
         if took > SLOW_ANSWER_SECONDS
         else ""
     )
-    return ok("scheduler", f"{told}, answered in {took:.2f} s{slow}"), known
+    return ok("scheduler", f"{reported}, answered in {took:.2f} s{slow}"), known
 
 
 def examine_account(at: ChosenSite, known: limits.SchedulerLimits) -> Finding:
+    """Check the account against the accounts that the scheduler has for this user."""
     rule = at.site.account_rule
     good, said, fix = limits.check_account(at.site.account, rule.required, known)
     if good is None and at.site.account is None and rule.required:
-        return bad("account", "none is given", f"--set account={rule.example or 'ACCOUNT'}")
+        return bad("account", "no account is given", f"--set account={rule.example or 'ACCOUNT'}")
     if good is None:
         return not_checked("account", said)
     given = f"{at.line('account')}: " if at.site.account else ""
@@ -139,6 +136,7 @@ def examine_account(at: ChosenSite, known: limits.SchedulerLimits) -> Finding:
 
 
 def examine_queues(at: ChosenSite, known: limits.SchedulerLimits) -> Iterator[Finding]:
+    """Check each queue against the scheduler's limits, and ask when its longest job would start."""
     for name, queue in at.site.queues.items():
         if found := limits.find_mismatches(name, queue, at.site.account, known):
             lines = dict.fromkeys(at.line("queues", name, *filter(None, [each.field])) for each in found)
@@ -154,7 +152,7 @@ def examine_queues(at: ChosenSite, known: limits.SchedulerLimits) -> Iterator[Fi
 
 
 def rehearse_longest_job(at: ChosenSite, name: str, said: str) -> Finding:
-    """The smallest and longest job of the queue, shown to Slurm without being submitted: it says when it would begin."""
+    """Let Slurm judge the smallest, longest job of the queue without submitting it; it says when the job would start."""
     from workflow.jobs import parsl_provider  # Parsl takes half a second to import
 
     if at.site.batch_scheduler.kind != "slurm":
@@ -179,11 +177,11 @@ def rehearse_longest_job(at: ChosenSite, name: str, said: str) -> Finding:
             return bad(f"queue {name}", str(why), f"{at.line('queues', name)}: {why.hint}")
         return not_checked(f"queue {name}", str(why))
     start = re.search(r"to start at (\d{4}-\d\d-\d\d)T(\d\d:\d\d)", done.stderr + done.stdout)
-    return ok(f"queue {name}", f"{said}; the longest would begin {format_start(*start.groups())}" if start else said)
+    return ok(f"queue {name}", f"{said}; the longest would start {format_start(*start.groups())}" if start else said)
 
 
 def format_start(day: str, hour: str) -> str:
-    """now, at 14:30, or on a later day."""
+    """Return "now", "at 14:30" or "on" a later day."""
     now = time.localtime()
     if f"{day} {hour}" <= time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + 90)):
         return "now"
@@ -191,21 +189,21 @@ def format_start(day: str, hour: str) -> str:
 
 
 def describe_use(site: SiteConfig, name: str) -> str:
-    """What is done there."""
+    """Return what the site uses a queue for, after a semicolon."""
     uses = ["trainings"] if name in capacity.training_queues(site) else []
     uses += ["stages without ranks"] if site.serial and site.serial.queue == name else []
     return f"; {' and '.join(uses)}" if uses else ""
 
 
 def examine_study(planned: dict[str, PlannedStage], site: SiteConfig) -> Finding:
-    """Does all of it fit into memory and queues?"""
+    """Check that the stages that are not done fit into memory and queues."""
     left = [each for each in planned.values() if each.state != "done"]
     if refused := [each for each in left if each.state == "refused"]:
-        return bad("study", f"{refused[0].stage.id} {refused[0].reason}", "`plan` tells of all")
+        return bad("study", f"{refused[0].stage.id} {refused[0].reason}", "`plan` lists all of them")
     try:
         requests = queueing.schedule([each.stage for each in left], site)
     except UserError as problem:
-        return bad("study", str(problem).splitlines()[0], "another queue, or another study")
+        return bad("study", str(problem).splitlines()[0], "choose another queue, or another study")
     jobs = (
         f" in {len(set(requests.values()))} jobs, {queueing.total_node_hours(requests):,.1f} node-hours"
         if requests
@@ -216,17 +214,20 @@ def examine_study(planned: dict[str, PlannedStage], site: SiteConfig) -> Finding
 
 # ---------------------------------------------------------------------------------------------------- the run directory
 def examine_run_directory(at: ChosenSite, root: Path) -> Iterator[Finding]:
+    """Check that the run directory can be used, its space, its quota, its file server's clock, and when it is purged."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         fault = directory_check.find_fault(root)
     except OSError as error:
         fault = describe_os_error(error)
     if fault:
-        yield bad("run directory", f"{root}: {fault}", "another one: --root DIR")
+        yield bad("run directory", f"{root}: {fault}", "choose another one: --root DIR")
         return
     above = scratch_lifetime.scratch_directory(at.site)
     aside = (
-        f"; not below {above}, where this site wants them" if above and not root.is_relative_to(above.resolve()) else ""
+        f"; not below {above}, where this site wants run directories"
+        if above and not root.is_relative_to(above.resolve())
+        else ""
     )
     yield ok("run directory", f"{root}{aside}")
     yield examine_space(root)
@@ -237,7 +238,7 @@ def examine_run_directory(at: ChosenSite, root: Path) -> Iterator[Finding]:
         yield bad(
             "clock",
             f"the file server's differs from this machine's by {lead:+.0f} s",
-            "ages of files will mislead; tell whoever runs the machines",
+            "ages of files will be wrong; report it to the administrators",
         )
     else:
         yield ok("clock", f"within {max(0.1, abs(lead)):.1f} s of the file server's")
@@ -245,15 +246,16 @@ def examine_run_directory(at: ChosenSite, root: Path) -> Iterator[Finding]:
 
 
 def examine_space(root: Path) -> Finding:
+    """Check the free space of the file system."""
     found = directory_check.measure_free_space(root)
     said = f"{found.bytes / 1e9:,.0f} GB" + (f", {found.files:,} files" if found.files is not None else "")
     if found.bytes < MIN_FREE_BYTES or (found.files is not None and found.files < MIN_FREE_FILES):
-        return bad("space", f"{said} are left", "remove something, or another place: --root DIR")
+        return bad("space", f"only {said} free", "free some space, or choose another place: --root DIR")
     return ok("space", said)
 
 
 def examine_quota(root: Path, site: SiteConfig) -> Finding | None:
-    """Of this user where the file system is a Lustre; others have no one command that tells it."""
+    """Check the quota of this user on a Lustre file system; others have no common command for it."""
     try:
         mounted = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     except OSError:
@@ -269,23 +271,24 @@ def examine_quota(root: Path, site: SiteConfig) -> Finding | None:
 
 
 def judge_lustre_quota(said: str) -> Finding:
-    """PATH KBYTES[*] SOFT HARD GRACE FILES[*] SOFT HARD GRACE; 0 = no limit, * = beyond it."""
+    """Read `lfs quota`: PATH KBYTES[*] SOFT HARD GRACE FILES[*] SOFT HARD GRACE; 0 = no limit, * = beyond it."""
     words = re.findall(r"\S+", said)
     if len(words) < 9:
-        return not_checked("quota", "lfs quota says nothing that could be read")
+        return not_checked("quota", "the output of lfs quota is not understood")
     used, soft, hard, files, files_soft, files_hard = (
         int(re.sub(r"\D", "", words[k]) or 0) for k in (1, 2, 3, 5, 6, 7)
     )
     most, most_files = (hard or soft) * 1024, files_hard or files_soft
-    text = f"{used * 1024 / 1e9:,.0f} GB of {most / 1e9:,.0f}" if most else "no limit of bytes"
+    text = f"{used * 1024 / 1e9:,.0f} GB of {most / 1e9:,.0f}" if most else "no limit on bytes"
     text += f", {files:,} files of {most_files:,}" if most_files else ""
     full = (most and most - used * 1024 < MIN_FREE_BYTES) or (most_files and most_files - files < MIN_FREE_FILES)
     if full or "*" in words[1] or "*" in words[5]:
-        return bad("quota", text, "remove something, or another place: --root DIR")
+        return bad("quota", text, "free some space, or choose another place: --root DIR")
     return ok("quota", text)
 
 
 def examine_purge(at: ChosenSite, root: Path) -> Iterator[Finding]:
+    """Check whether the site will soon delete results because nobody used them."""
     days = scratch_lifetime.days_until_purge(root, at.site)
     if days is None:
         return
@@ -293,7 +296,9 @@ def examine_purge(at: ChosenSite, root: Path) -> Iterator[Finding]:
     paths = [path for folder in folders for path in folder.iterdir() if path.is_file() and path.name != "result.json"]
     if warned := scratch_lifetime.purge_warnings(paths, root, at.site):
         yield bad(
-            "purge", warned[0].split(". ")[0], "copy the run directory to where files stay; it can be continued there"
+            "purge",
+            warned[0].split(". ")[0],
+            "copy the run directory to a place that is not purged; it can be continued there",
         )
     else:
         found = scratch_lifetime.find_oldest(paths, time.time())
@@ -303,10 +308,10 @@ def examine_purge(at: ChosenSite, root: Path) -> Iterator[Finding]:
 
 
 def examine_container(at: ChosenSite) -> Iterator[Finding]:
-    """Of an image: whether it is there, whole, for these processors, and may be run."""
+    """Check that the image exists, is whole, is for these processors and can be run."""
     box = at.site.container
     if not box.use:
-        yield ok("container", f"none; the environment of {at.site.python or sys.executable}")
+        yield ok("container", f"none, but the environment of {at.site.python or sys.executable}")
         return
     found = list(checks.find_faults(at.site))
     yield from (bad("container", fault.message, fault.hint) for fault in found)
@@ -315,14 +320,13 @@ def examine_container(at: ChosenSite) -> Iterator[Finding]:
 
 
 def with_image(at: ChosenSite) -> tuple[ChosenSite, list[Finding]]:
-    """With the image found, if stages are to run in one."""
+    """Return the site with its image found, if stages run in one, or with the finding that there is none."""
     if not at.site.container.use:
         return at, []
     try:
         return at._replace(site=image_file.with_image(at.site, [])), []
     except UserError as problem:
-        said, *fix = str(problem).splitlines()
-        return at, [bad("container", said, fix[0] if fix else "")]
+        return at, [bad_as("container", problem)]
 
 
 # ------------------------------------------------------------------------------------------------- on the compute nodes
@@ -335,7 +339,7 @@ def examine_compute_nodes(
             return
         able = [name for name in trial_job.suitable_queues(at.site) if f"queue {name}" not in wrong]
         if not able and queue is None:
-            yield not_checked("compute nodes", f"{CHECKED_BY_JOB}: no queue is right")
+            yield not_checked("compute nodes", f"{CHECKED_BY_JOB}: no queue passed its check")
             return
         done = trial_job.run_in_queue(at.site, queue or able[0], root, wait, say)
     else:
@@ -345,7 +349,4 @@ def examine_compute_nodes(
         trial_job.remove_folder(done)
     yield from found
     if done.folder.exists():
-        yield not_checked("its files", f"kept: {done.folder}")
-
-
-# ----------------------------------------------------------------------------------------------------------- the screen
+        yield not_checked("files of the job", f"kept: {done.folder}")

@@ -1,6 +1,6 @@
-"""A first sites/NAME.yaml from what the scheduler and the GPUs of this machine say of themselves.
+"""Draft a sites/NAME.yaml from what the scheduler and the GPUs of this machine report.
 
-It is a start: what the programs do not tell (accounts, which queue is for production, how ranks are bound) is marked.
+What no program reports (accounts, which queue is for production, how ranks are bound) is marked with ??? in the draft.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gnnscale.contract.errors import UserError
 from workflow.config.walltime import format_walltime
 from workflow.scheduler.query import SECONDS_PER_DAY, parse_slurm_duration
 
-TEST_QUEUE_SECONDS = 1800  # s: a queue for tests
-SCRATCH_VARIABLES = ("SCRATCH", "PSCRATCH")  # variables by which sites tell where run directories belong
+TEST_QUEUE_SECONDS = 1800  # queues with shorter limits are for tests
+SCRATCH_VARIABLES = ("SCRATCH", "PSCRATCH")  # by which sites say where run directories belong
 # name -> (memory in GB, dense TFLOP/s in fp32, in bf16), from the data sheets; None where a name has several sizes
-GPU_DATA_SHEETS = {
+GPU_DATA_SHEETS: dict[str, tuple[float | None, float, float]] = {
     "gh200": (96, 67, 989),
     "h200": (141, 67, 989),
     "h100": (80, 67, 989),
@@ -39,7 +39,7 @@ GPU_DATA_SHEETS = {
 
 
 class QueueFacts(NamedTuple):
-    """One partition or queue, as the scheduler has it."""
+    """Limits and nodes of one partition or queue, as the scheduler reports them."""
 
     name: str
     default: bool
@@ -49,11 +49,11 @@ class QueueFacts(NamedTuple):
     cores: int
     memory_gb: float
     gpus: int
-    model: str  # "" = not told
+    model: str  # "" = not reported
 
 
 class LocalGPU(NamedTuple):
-    """A GPU of this very machine."""
+    """A GPU of this machine."""
 
     model: str
     memory_gb: float
@@ -61,7 +61,7 @@ class LocalGPU(NamedTuple):
 
 
 def draft_site_file() -> str:
-    """The text of the file."""
+    """Return the text of a site file for the cluster that this machine belongs to."""
     devices = parse_nvidia(
         read_output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
     ) or parse_rocm(read_output("rocm-smi", "--showproductname", "--showmeminfo", "vram", "--json"))
@@ -75,28 +75,28 @@ def draft_site_file() -> str:
         kind = "pbs"
     else:
         raise UserError(
-            "neither sinfo nor pbsnodes is here, so there is no cluster to describe",
+            "neither sinfo nor pbsnodes is installed here, so there is no cluster to describe",
             "run this on a login node; site `local` is for a machine without a scheduler",
         )
     if not found:
         raise UserError(
-            f"{'sinfo' if kind == 'slurm' else 'pbsnodes'} tells of no partition with nodes, or does not answer",
+            f"{'sinfo' if kind == 'slurm' else 'pbsnodes'} lists no partition with nodes, or does not answer",
             "copy sites/slurm.yaml or sites/pbs.yaml and fill it in",
         )
     return format_site_file(kind, found, devices)
 
 
 def read_output(*command: str) -> str:
-    """What a program prints; nothing if it is not there or fails."""
+    """Return the output of a program; nothing if it is missing or fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return ""
 
 
-# ------------------------------------------------------------------------------------------------------- what is said
+# ------------------------------------------------------------------------------------------------------- output of programs
 def parse_slurm(sinfo: str, scontrol: str) -> list[QueueFacts]:
-    limits = {}
+    limits: dict[str, dict[str, str]] = {}
     for line in scontrol.splitlines():
         fields = dict(word.split("=", 1) for word in line.split() if "=" in word)
         limits[fields.get("PartitionName", "")] = fields
@@ -136,13 +136,13 @@ def parse_slurm(sinfo: str, scontrol: str) -> list[QueueFacts]:
 
 
 def leading_number(text: str) -> int:
-    """Slurm writes 8+ where there are several."""
+    """Return the number at the start; Slurm writes 8+ where nodes differ."""
     digits = re.match(r"\d+", text)
     return int(digits[0]) if digits else 0
 
 
 def parse_gres(gres: str) -> tuple[int, str]:
-    """gpu:4, gpu:a100:4(S:0-1), (null)"""
+    """Return number and model of GPUs of gpu:4, gpu:a100:4(S:0-1) or (null)."""
     found = re.findall(r"gpu(?::([A-Za-z][^:,(]*))?:(\d+)", gres)
     return sum(int(count) for _, count in found), next((model for model, _ in found if model), "")
 
@@ -169,9 +169,9 @@ def parse_pbs(nodes: str, queues: str) -> list[QueueFacts]:
     return found
 
 
-def parse_json(text: str) -> dict:
+def parse_json(text: str) -> dict[str, Any]:
     try:
-        return json.loads(text)
+        return dict(json.loads(text))
     except ValueError:
         return {}
 
@@ -199,53 +199,68 @@ def parse_rocm(text: str) -> list[LocalGPU]:
 
 # --------------------------------------------------------------------------------------------------------- the file
 def format_site_file(kind: str, partitions: list[QueueFacts], devices: list[LocalGPU]) -> str:
+    """Return the file for these queues, around the one with most GPUs; `kind` is slurm or pbs."""
     main = max(partitions, key=lambda p: (p.gpus, p.default, p.most))
-    ranks = main.gpus or 1
+    return "\n".join(
+        [
+            *head_lines(kind, main),
+            "account_rule: {required: false}  # ??? true where jobs are charged",
+            "node:",
+            f"  cores: {main.cores}",
+            *([f"  memory_gb: {main.memory_gb:.0f}"] if main.memory_gb >= 1 else []),
+            *(gpu_lines(main, devices) if main.gpus else []),
+            "queues:  # ??? production: false for those that the planner should not choose",
+            *(queue_line(each, main) for each in partitions),
+            *scratch_lines(),
+            "launch:",
+            f"  command: {'srun' if kind == 'slurm' else 'mpiexec'}",
+            f"  threads_per_rank: {max(1, main.cores // (main.gpus or 1))}",
+            f"  flags: {LAUNCH_FLAGS[kind]}",
+            "  # interface: ???         # the network of the nodes, from `ip address` on one of them",
+            "train: {nodes: [1, 1]}",
+            *serial_line(main, partitions),
+            f'verified: {{level: docs, date: "{time.strftime("%Y-%m-%d")}", note: written by sites new}}',
+            "",
+        ]
+    )
+
+
+def head_lines(kind: str, main: QueueFacts) -> list[str]:
+    """Return the lines about the machine and its scheduler."""
     lines = [
-        f"# Written by `sites new` on {platform.node()}: what the scheduler says of itself. Lines with ??? want a look.",
+        f"# Written by `sites new` on {platform.node()}: from what the scheduler reports. Check the lines with ???.",
         f"title: {platform.node()}",
-        f"host: {json.dumps(host_pattern(platform.node()))}  # ??? where a driver may run: are all login nodes called so?",
+        f"host: {json.dumps(host_pattern(platform.node()))}  # ??? where a driver may run: do all login nodes match?",
         f"arch: {platform.machine()}" if platform.machine() in ("x86_64", "aarch64") else "# arch: ???",
         "scheduler:",
         f"  kind: {kind}",
     ]
-    if (main.seconds or SECONDS_PER_DAY) <= TEST_QUEUE_SECONDS:
-        lines += [f"  signal_seconds: {max(10, main.seconds // 5)}"]
+    if (longest := main.seconds or SECONDS_PER_DAY) <= TEST_QUEUE_SECONDS:
+        lines += [f"  signal_seconds: {max(10, longest // 5)}"]
     if kind == "slurm":
         lines += ["  exclusive: false      # ??? true where jobs get whole nodes"]
         lines += [f'  directives: ["--gpus-per-node={main.gpus}"]'] if main.gpus else []
     else:
         lines += [f"  select: ngpus={main.gpus}"] if main.gpus else []
         lines += ['  directives: ["-l place=scatter"]  # ??? some sites want -l filesystems=...']
-    lines += ["account_rule: {required: false}  # ??? true where jobs are charged", "node:", f"  cores: {main.cores}"]
-    lines += [f"  memory_gb: {main.memory_gb:.0f}"] if main.memory_gb >= 1 else []
-    lines += gpu_lines(main, devices) if main.gpus else []
-    lines += ["queues:  # ??? production: false for those that the planner is not to choose"]
-    lines += [queue_line(each, main) for each in partitions]
-    if scratch := next((name for name in SCRATCH_VARIABLES if os.environ.get(name)), None):
-        lines += [
-            f"filesystems: {{scratch: ${scratch}}}  # ??? purge_days, if files that nobody touches are removed there"
-        ]
-    lines += [
-        "launch:",
-        f"  command: {'srun' if kind == 'slurm' else 'mpiexec'}",
-        f"  threads_per_rank: {max(1, main.cores // ranks)}",
-        f"  flags: {LAUNCH_FLAGS[kind]}",
-        "  # interface: ???         # the network of the nodes, from `ip address` on one of them",
-        "train: {nodes: [1, 1]}",
-        *serial_line(main, partitions),
-        f'verified: {{level: docs, date: "{time.strftime("%Y-%m-%d")}", note: written by sites new}}',
-    ]
-    return "\n".join(lines) + "\n"
+    return lines
+
+
+def scratch_lines() -> list[str]:
+    """Return the line about the scratch file system, if the site names one."""
+    name = next((name for name in SCRATCH_VARIABLES if os.environ.get(name)), None)
+    if name is None:
+        return []
+    return [f"filesystems: {{scratch: ${name}}}  # ??? purge_days, if files that nobody touches are removed there"]
 
 
 def host_pattern(name: str) -> str:
-    """Of the hosts that differ from this one in their numbers."""
+    """Return a pattern for hosts whose names differ from this one in their numbers."""
     return "^" + re.sub(r"\d+", r"\\d+", re.escape(name)) + "$"
 
 
 def serial_line(main: QueueFacts, partitions: Iterable[QueueFacts]) -> list[str]:
-    """Conversions and evaluations need one node; the queue of the trainings will do if it gives one."""
+    """Return the queue for conversions and evaluations, which need one node: that of the trainings if it gives one."""
     found = next((each for each in (main, *partitions) if each.fewest <= 1), None)
     if found is None:
         return ["# serial: ???             # no queue gives a single node: conversions run where the driver runs"]
@@ -267,8 +282,8 @@ def gpu_lines(main: QueueFacts, devices: Iterable[LocalGPU]) -> list[str]:
     here = next(iter(devices), None)
     model = main.model or (here.model if here else "") or "unknown"
     name = next((name for name in GPU_DATA_SHEETS if name in model.lower()), None)
-    memory, fp32, bf16 = GPU_DATA_SHEETS[name] if name else (None, None, None)
-    memory = here.memory_gb if here else memory
+    listed, fp32, bf16 = GPU_DATA_SHEETS[name] if name else (None, 0, 0)
+    memory = here.memory_gb if here else listed
     vendor = here.vendor if here else vendor_of(model.lower())
     rates = ", ".join(f"{k}: {v}" for k, v in (("fp32", fp32 or 10), ("bf16", bf16)) if v)
     doubt = "" if name and memory and (here or main.model) else "  # ??? from the data sheet"
@@ -284,7 +299,7 @@ def queue_line(each: QueueFacts, main: QueueFacts) -> str:
     other += (
         ", production: false" if each is not main and (each.seconds or SECONDS_PER_DAY) <= TEST_QUEUE_SECONDS else ""
     )
-    known = "" if each.seconds else "  # no limit is told"
+    known = "" if each.seconds else "  # no limit is reported"
     nodes = f"[{each.fewest}, {max(each.fewest, each.most)}]"
     return f'  {quote(each.name)}: {{nodes: {nodes}, max_walltime: "{limit}"{other}}}{known}'
 

@@ -194,7 +194,7 @@ def wait_for_end(
     while True:
         elapsed = time.monotonic() - began
         with contextlib.suppress(query.SchedulerUnreachable):
-            found = asked_of.look([id], timeout).jobs.get(id)
+            found = asked_of.find_by_id([id], timeout).jobs.get(id)
             seen = found or (
                 seen._replace(state="COMPLETED") if seen else None
             )  # the scheduler has forgotten it already
@@ -204,9 +204,9 @@ def wait_for_end(
             + (f" ({seen.reason})" if seen and seen.reason not in ("", "None") else "")
             + f", {elapsed:.0f} s"
         )
-        if seen is not None and not seen.active:
+        if seen is not None and not seen.is_active:
             break
-        if (seen is not None and seen.hopeless) or (not running and elapsed > wait):
+        if (seen is not None and seen.is_hopeless) or (not running and elapsed > wait):
             fault = try_to_cancel(site, id)
             return trial._replace(status=seen, waited=elapsed, fault=fault, hint=cancel_by_hand(site, id))
         if (

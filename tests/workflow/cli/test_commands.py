@@ -53,12 +53,16 @@ def test_wrong_words(words, message):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("source: bulk", "source: bluk", "found 'bluk'; did you mean 'bulk'?"),
+        (
+            "source: bulk",
+            "source: bluk",
+            "source: found 'bluk', expected one of organic, small, adsorbate, oxide, bulk; did you mean 'bulk'?",
+        ),
         ("structures: 10", "structurs: 10", "unknown name 'structurs'; did you mean 'structures'?"),
         (
             "title: t",
             "title: t\ntrain: {model: {kind: egnnn}}",
-            "mine.yaml:2: train.model.kind: found 'egnnn'; did you mean",
+            "mine.yaml:2: train.model.kind: found 'egnnn', expected 'egnn'",
         ),
         (
             "{name: s}",

@@ -266,14 +266,14 @@ def test_an_image_that_is_not_there(tmp_path):
     done = call(
         "doctor", "--root", str(tmp_path), "--set", "container.use=true", "--set", f"container.image={tmp_path}/x.sif"
     )
-    assert done.returncode == 1 and "x.sif" in done.stdout and "no job before the container is right" in done.stdout
+    assert done.returncode == 1 and "x.sif" in done.stdout and "no job until this is fixed: container" in done.stdout
 
 
 def test_on_the_wrong_machine_no_job_is_tried(tmp_path):
     done = call("doctor", "--site", "vista", "--root", str(tmp_path))
     assert done.returncode == 1
     assert "sites/vista.yaml:4" in done.stdout and "sites/vista.yaml:5" in done.stdout
-    assert "no job before the host is right" in done.stdout
+    assert "no job until this is fixed: host" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -282,8 +282,8 @@ def test_a_run_directory_that_cannot_be(tmp_path):
     done = call("doctor", "--root", str(tmp_path / "file" / "run"))
     assert (
         done.returncode == 1
-        and "another one: --root DIR" in done.stdout
-        and "no job before the run directory" in done.stdout
+        and "choose another one: --root DIR" in done.stdout
+        and "no job until this is fixed: run directory" in done.stdout
     )
 
 
@@ -329,7 +329,7 @@ class Stand:
 
     def __init__(self, monkeypatch, says, cancels=True):
         self.ended, self.says, self.cancels = [], says, cancels
-        monkeypatch.setitem(query.SCHEDULERS, "slurm", query.Scheduler(self.look, None, self.cancel))
+        monkeypatch.setitem(query.SCHEDULERS, "slurm", query.Scheduler(self.look, None, self.cancel, None))
         monkeypatch.setattr("workflow.jobs.parsl_provider.submit", lambda job, site: "7")
 
     def look(self, ids, seconds):
