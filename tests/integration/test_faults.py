@@ -94,7 +94,7 @@ def test_cancelled_under_a_driver_it_is_not_tried_again(begin):
     run = begin(study(600))
     run.wait(run.running, "the training to run")
     assert "cancelled  job" in run.call("cancel", run.events("start")[-1]["stage"]).stdout
-    assert "cancelled with `run.py cancel`" in run.end(1)
+    assert "cancelled with `python workflow/run.py cancel`" in run.end(1)
     assert len(run.submitted()) == 1
 
 

@@ -1,16 +1,16 @@
-"""A stage and a site to the script that runs it: a text that a person could run by hand with the same effect. Pure.
+"""Render the script that runs a stage at a site: a text that a person could run by hand with the same effect. Pure.
 
-`script` is for a stage that runs where the driver runs. `batch` is the body of a batch job, for one training or for
-several stages. Whatever becomes of it, an attempt that ends leaves attempts/N/exit.json, whole:
+`render_command` is for a stage that runs where the driver runs. `render_job_body` is for a batch job, of one training or
+of several stages. However an attempt ends in a job, it leaves attempts/N/exit.json, whole:
 
     {"code": 75, "rank": 0, "host": "n2", "launcher": 0, "job": "1234", "hosts": ["n1", "n2"], "begin": ..., "end": ...,
      "begun": true, "sick": {}}
 
-`code` is that of the first rank that did not end with 0, so it says why, and not how the launcher swept up the others:
-0 done, 75 told to stop and to be continued, 64 the user must change something, 74 the disk, 137 and 143 killed. Without
-the file the job was cut off. `begun` is false where its turn never came, `sick` says which nodes were not fit for it, and
-why. Ranks that were told to stop look to the launcher as if they had ended well, since it would kill the others of a job
-in which one fails.
+`code` is that of the first rank that did not end with 0, so it says why the attempt ended, and not how the launcher
+stopped the other ranks: 0 done, 75 told to stop and to be continued, 64 the user must change something, 74 the disk, 137
+and 143 killed. Without the file the job was cut off. `begun` is false if the attempt's turn never came; `sick` says which
+nodes were not fit for it, and why. Ranks that were told to stop exit with 0 for the launcher, since it would kill the
+other ranks of a job in which one fails.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from workflow.plan.stage import Stage
 
 
 class StageAttempt(NamedTuple):
-    """One stage in a job."""
+    """Attempt of one stage in a job."""
 
     id: str
     kind: str
@@ -48,7 +48,7 @@ def render_command(
     code: Path = ROOT,
     ranks: int = 1,
 ) -> str:
-    """command.sh of a stage's directory; with several ranks, all of them on this machine."""
+    """Render command.sh of a stage's directory; several ranks all run on this machine."""
     words = [
         *runtimes.wrap_stage(site, stage.kind, root / stage.folder, code).prefix,
         runtimes.stage_interpreter(site, python),
@@ -71,8 +71,8 @@ exec {shlex.join(words)} -m gnnscale.{module} .
 
 # ------------------------------------------------------------------------------------------------------- batch jobs
 def render_directives(request: Request, site: SiteConfig) -> list[str]:
-    """The lines at the head of the job's script, but for its name, outputs, nodes and walltime."""
-    scheduler, queue = site.scheduler, site.queues[request.queue]
+    """Render the head of the job's script, except its name, outputs, nodes and walltime, which Parsl adds."""
+    scheduler, queue = site.batch_scheduler, site.queues[request.queue]
     partition = request.queue if queue.partition is None else queue.partition
     if isinstance(scheduler, Slurm):
         options = [f"--partition={partition}"] if partition else []
@@ -81,7 +81,7 @@ def render_directives(request: Request, site: SiteConfig) -> list[str]:
         options += (
             ["--exclusive"] if scheduler.exclusive else [f"--cpus-per-task={request.threads * max(1, request.slots)}"]
         )
-        # B: to this script, which tells the ranks. What is requeued would run twice: the driver submits it again.
+        # B: to this script, which signals the ranks. A requeued job would run twice: the driver submits it again.
         options += [f"--signal=B:USR1@{scheduler.signal_seconds}", "--no-requeue", "--open-mode=append"]
         word = "#SBATCH"
     else:
@@ -99,13 +99,13 @@ def render_job_body(
     python: str = sys.executable,
     code: Path = ROOT,
 ) -> str:
-    """What follows the head: the environment, and the plan that gnnscale/job/batch_job.py carries out."""
-    python = site.python or python
-    told = to_seconds(request.walltime) - site.scheduler.signal_seconds
+    """Render what follows the head: the environment, and the plan that gnnscale/job/batch_job.py carries out."""
+    python, scheduler = site.python or python, site.batch_scheduler
+    seconds_to_stop = to_seconds(request.walltime) - scheduler.signal_seconds
     plan = {
-        "scheduler": site.scheduler.kind,
+        "scheduler": scheduler.kind,
         "interface": site.launch.interface,
-        "seconds": None if isinstance(site.scheduler, Slurm) else max(1, told),  # of 0, an alarm would be none
+        "seconds": None if isinstance(scheduler, Slurm) else max(1, seconds_to_stop),  # an alarm in 0 s is none
         "slots": request.slots or None,
         "gpus": shared_gpus(request, site),
         "stages": [plan_stage(each, [a.id for a in attempts], request, site, python, code) for each in attempts],
@@ -124,7 +124,7 @@ def render_job_body(
 
 
 def shared_gpus(request: Request, site: SiteConfig) -> tuple[str, int] | None:
-    """Of a node on which stages without ranks run side by side: the variable that shows them, and how many."""
+    """Return the variable that shows GPUs and their number, for a node on which stages run side by side."""
     gpus = (site.queues[request.queue].node or site.node).gpus
     return (gpus.visible_variable, gpus.count) if gpus and request.slots else None
 
@@ -132,10 +132,13 @@ def shared_gpus(request: Request, site: SiteConfig) -> tuple[str, int] | None:
 def plan_stage(
     attempt: StageAttempt, ids: list[str], request: Request, site: SiteConfig, python: str, code: Path
 ) -> dict[str, object]:
-    """`first` and `nodes` are its share of the hosts, `after` the place of the stage that must have ended well before."""
+    """Return the entry of an attempt in the plan of its job.
+
+    `first` and `nodes` are its share of the hosts; `after` is the index of the stage that must have ended well before.
+    """
     before = dict(request.after).get(attempt.id)
     index = 0 if request.slots else request.stages.index(before or attempt.id)
-    several = (
+    needs_check = (
         attempt.kind in KINDS_WITH_RANKS
         and attempt.kind != "rank_report"
         and (request.nodes_each > 1 or site.node.gpus is not None)
@@ -148,7 +151,7 @@ def plan_stage(
         "per_node": request.ranks_per_node if attempt.kind in KINDS_WITH_RANKS else 1,
         "command": shlex.join(build_rank_command(attempt, request, site, python, code=code)),
         "check": shlex.join(build_rank_command(attempt, request, site, python, "machine.node_check", code))
-        if several
+        if needs_check
         else None,
         "after": None if before is None else ids.index(before),
     } | ({"by_file": True} if site.container.use else {})
@@ -158,7 +161,7 @@ def render_environment(request: Request, site: SiteConfig, code: Path) -> list[s
     names = (*site.modules, *(site.container.modules if site.container.use else ()))
     lines = [*runtimes.module_lines(site, names), *site.setup]
     env = {"OMP_NUM_THREADS": str(request.threads), "PYTHONUNBUFFERED": "1"}
-    if site.launch.interface is not None:  # of several networks, one by which nodes reach each other
+    if site.launch.interface is not None:  # the one of several networks by which nodes reach each other
         env |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), site.launch.interface)
     env |= site.env
     lines += [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
@@ -173,7 +176,7 @@ def build_rank_command(
     module: str = "job.rank_wrapper",
     code: Path = ROOT,
 ) -> list[str]:
-    """Of all ranks of a stage, in its directory. {hosts} becomes theirs, a part of the allocation."""
+    """Build the command that starts all ranks of a stage; {hosts} stands for their part of the allocation."""
     own = [
         runtimes.stage_interpreter(site, python),
         "-m",

@@ -1,4 +1,4 @@
-"""The scripts of all batch jobs of a study, to the letter as they would be submitted, without a scheduler."""
+"""Render the scripts of all batch jobs of a study, exactly as they would be submitted, without a scheduler."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ def render_scripts(
     python: str = sys.executable,
     code: Path = places.ROOT,
 ) -> dict[str, str]:
-    """File name -> text. The first attempt of each stage."""
+    """Map file names to scripts, for the first attempt of each stage."""
     from workflow.jobs import parsl_provider  # Parsl takes half a second to import
 
-    made = {}
+    scripts = {}
     for request in dict.fromkeys(requests.values()):
         attempts = [launch.StageAttempt(id, stages[id].kind, root / stages[id].folder, 1) for id in request.all]
         name = request.stages[0].replace("/", "-")
         body = launch.render_job_body(request, attempts, site, python, code)
-        made[f"{name}.sh"] = parsl_provider.render_script(
-            parsl_provider.JobScript(request, name, attempts[0].folder, body), site
-        )
-    return made
+        script = parsl_provider.JobScript(request, name, attempts[0].folder, body)
+        scripts[f"{name}.sh"] = parsl_provider.render_script(script, site)
+    return scripts

@@ -1,4 +1,4 @@
-"""One driver at a time in a run directory."""
+"""The lease that lets one driver at a time work in a run directory."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import platform
 import time
 from pathlib import Path
+from typing import Any
 
 from gnnscale.contract import files
 from gnnscale.contract.errors import UserError
@@ -17,7 +18,7 @@ RENEW_SECONDS = 5.0
 
 
 class Lease:
-    """Held from `take` to `release`, or to the death of the process."""
+    """Lease of a run directory, held from `take` to `release`, or to the death of the process."""
 
     def __init__(self, root: Path):
         self.path = root / "driver.lease"
@@ -37,8 +38,11 @@ class Lease:
         os.fsync(self.file.fileno())  # for other hosts
 
     def claim(self) -> None:
-        """A lock that is held is the holder's, however silent: it may be suspended. One that is free says nothing of a
-        driver on another host where locks do not reach over the file system; the file's time does."""
+        """Raise if another driver holds the lease.
+
+        A lock that is held is the holder's, however silent: it may be suspended. A free lock says nothing about a driver on
+        another host where locks do not reach over the file system; the file's time does.
+        """
         free = files.try_lock(self.file)
         holder, silent = read_holder(self.path), seconds_silent(self.path)
         if free and not (is_elsewhere(holder) and silent <= STALE_SECONDS):
@@ -53,7 +57,7 @@ class Lease:
         )
 
     def renew(self) -> None:
-        """At most every few seconds. A UserError if another driver has taken this one, silent for long, for dead."""
+        """Touch the lease, at most every few seconds; raise if another driver took it since this one was silent for long."""
         if time.monotonic() - self.renewed < RENEW_SECONDS:
             return
         self.renewed = time.monotonic()
@@ -73,25 +77,25 @@ class Lease:
             self.file.close()
 
 
-def read_holder(path: Path) -> dict | None:
-    """Who holds or held the lease."""
+def read_holder(path: Path) -> dict[str, Any] | None:
+    """Read who holds or held the lease."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
         return None
 
 
-def is_elsewhere(holder: dict | None) -> bool:
+def is_elsewhere(holder: dict[str, Any] | None) -> bool:
     return holder is not None and holder["host"] != platform.node()
 
 
 def seconds_silent(path: Path) -> float:
-    """Seconds since the holder was last heard of."""
+    """Return the seconds since the holder last touched the lease."""
     return time.time() - path.stat().st_mtime
 
 
-def live_driver(root: Path) -> dict | None:
-    """The driver at work in this run directory, if there is one; as `take` judges it."""
+def live_driver(root: Path) -> dict[str, Any] | None:
+    """Return the driver at work in this run directory, if there is one, by the same rule as `take`."""
     path = root / "driver.lease"
     holder = read_holder(path)
     if holder is None:

@@ -1,4 +1,4 @@
-"""TODO: say what a reader finds here."""
+"""Links from the top of a run directory to its current results, and the removal of results that are not current."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ LINKED = {
 
 
 def link_results(root: Path, stages: dict[str, Stage]) -> None:
-    """report.html and the like at the top of the run directory, as links to the results that are current."""
+    """Link report.html and other results at the top of the run directory, as far as they are there and current."""
     for id, names in LINKED.items():
         for name in names:
             target = Path(stages[id].folder) / name
             if (root / target).exists() and (root / stages[id].folder / "result.json").exists():
-                beside = root / f".{name}.tmp"
-                beside.unlink(missing_ok=True)
-                beside.symlink_to(target)
-                os.replace(beside, root / name)
+                temporary = root / f".{name}.tmp"
+                temporary.unlink(missing_ok=True)
+                temporary.symlink_to(target)
+                os.replace(temporary, root / name)
 
 
 def remove_results(root: Path, stages: dict[str, Stage], everything: bool, do: bool) -> None:
-    """Only what is plainly ours: directories named as stages are, in a directory that holds a plan."""
+    """Print and, if `do`, remove what is certainly ours: directories named as stages, in a directory with a plan."""
     if not (root / "plan.json").exists():
         raise UserError(f"{root}: no study has been run here, so nothing is removed")
     if everything:
@@ -43,7 +43,7 @@ def remove_results(root: Path, stages: dict[str, Stage], everything: bool, do: b
         if do:
             shutil.rmtree(path)
     if not gone:
-        print("nothing to remove: every result is of the study as it is now")
+        print("nothing to remove: every result belongs to the study as it is now")
     elif not do:
         print("nothing was removed; add --yes to do it")
 

@@ -1,4 +1,4 @@
-"""What Slurm or PBS say of our jobs: one query for all of them, read defensively, and no verdict from a failed one."""
+"""Queries to Slurm and PBS about our jobs: one for all of them, parsed defensively; from a failed one nothing follows."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gnnscale.contract.errors import reason_of
 
-# Active states are PENDING and RUNNING. A word that is not known here counts as active: nobody is declared dead by it.
+# Active states are PENDING and RUNNING. A word that is unknown here counts as active, so that it ends no job.
 SLURM_STATES = {
     "PENDING": "PENDING",
     "CONFIGURING": "PENDING",
@@ -53,7 +53,7 @@ PBS_STATES = {
     "M": "PENDING",
 }
 PBS_WALLTIME_EXIT = -29  # Exit_status of a job that was ended at its limit
-# Reasons for which a job waits for ever, whatever others do.
+# Reasons for which a job waits for ever, whatever other jobs do.
 HOPELESS_REASONS = {
     "PartitionTimeLimit",
     "PartitionNodeLimit",
@@ -67,8 +67,8 @@ HOPELESS_REASONS = {
     "QOSMaxNodePerJobLimit",
     "DependencyNeverSatisfied",
 }
-# What a shell, or the job in which the driver runs, says to these commands: above the script's own options, and inherited
-# by the job. What is kept says where the scheduler is, who asks, and what a site's modules make the default of its srun.
+# Variables of a shell, or of the job in which the driver runs, override the script's own options, and jobs inherit them. Kept
+# are those that say where the scheduler is, who asks, and what a site's modules make the default of its srun.
 OPTION_VARIABLES = re.compile("(SLURM|SBATCH|SRUN|SQUEUE|SACCT|SCANCEL|PBS)_")
 KEPT_VARIABLES = {
     "SLURM_CONF",
@@ -89,11 +89,11 @@ KEPT_VARIABLES = {
 
 
 class SchedulerUnreachable(Exception):
-    """The scheduler did not answer; nothing is known, and nothing may be concluded."""
+    """Failure of a query: the scheduler did not answer, so nothing is known, and nothing may be concluded."""
 
 
 class JobStatus(NamedTuple):
-    """One job, as the scheduler tells it."""
+    """Status of one job, as the scheduler reports it."""
 
     id: str
     name: str
@@ -103,33 +103,32 @@ class JobStatus(NamedTuple):
     code: int | None = None
 
     @property
-    def active(self) -> bool:
+    def is_active(self) -> bool:
         return self.state in ("PENDING", "RUNNING")
 
     @property
-    def hopeless(self) -> bool:
+    def is_hopeless(self) -> bool:
         return self.state == "PENDING" and self.reason in HOPELESS_REASONS
 
 
 class Snapshot(NamedTuple):
-    """All jobs that were asked for and are known. What was submitted after `began` may be missing."""
+    """Status of all jobs that were asked for and are known. Jobs submitted after `began` may be missing."""
 
     began: float  # time.time() before the query was sent
     jobs: dict[str, JobStatus]
 
 
 class Scheduler(NamedTuple):
-    """The verbs that we need of it."""
+    """Commands of one kind of scheduler; each has a number of seconds in which it must answer."""
 
-    look: Callable[[Iterable[str], float], Snapshot]  # (ids, seconds)
-    named: Callable[
-        [set[str], float], list[JobStatus]
-    ]  # jobs of ours with these names, ended ones too where it remembers
+    find_by_id: Callable[[Iterable[str], float], Snapshot]
+    find_by_name: Callable[[set[str], float], list[JobStatus]]  # our jobs; ended ones too where it remembers them
     cancel: Callable[[list[str], float], None]
-    signal: Callable[[str, str, float], None] | None = None  # (id, name without SIG, seconds): to the job's script
+    signal: Callable[[str, str, float], None]  # (id, name without SIG, seconds): sent to the job's script
 
 
-def run_command(command: list[str], seconds: float, cwd: Path | None = None) -> subprocess.CompletedProcess:
+def run_command(command: list[str], seconds: float, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command of the scheduler, without the variables that change its options."""
     env = {
         name: value for name, value in os.environ.items() if name in KEPT_VARIABLES or not OPTION_VARIABLES.match(name)
     }
@@ -152,10 +151,11 @@ def run_command(command: list[str], seconds: float, cwd: Path | None = None) -> 
 
 
 def command_output(command: list[str], seconds: float) -> str:
+    """Return what the command prints; raise if it fails."""
     done = run_command(command, seconds)
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise SchedulerUnreachable(f"{command[0]}: {said[-1]}")
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise SchedulerUnreachable(f"{command[0]}: {lines[-1]}")
     return done.stdout
 
 
@@ -165,7 +165,7 @@ SACCT = ["sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,
 
 
 def slurm_find_by_id(ids: Iterable[str], seconds: float) -> Snapshot:
-    """squeue knows all that is active. How something ended that it has forgotten, sacct may know."""
+    """Ask squeue, which knows all active jobs, and sacct for jobs that squeue has forgotten."""
     began, wanted = time.time(), set(ids)
     jobs = {job.id: job for job in parse_squeue(command_output(SQUEUE, seconds)) if job.id in wanted}
     if gone := sorted(wanted - jobs.keys()):
@@ -181,9 +181,9 @@ def slurm_find_by_name(names: set[str], seconds: float) -> list[JobStatus]:
 
 
 def ask_accounting(options: list[str], seconds: float) -> list[JobStatus]:
-    """From the accounting. It may be off, or away; and what it calls active, squeue has just denied."""
+    """Ask sacct for ended jobs. Accounting may be off; and the jobs that it calls active squeue has just denied."""
     try:
-        return [job for job in parse_sacct(command_output([*SACCT, *options], seconds)) if not job.active]
+        return [job for job in parse_sacct(command_output([*SACCT, *options], seconds)) if not job.is_active]
     except SchedulerUnreachable:
         return []
 
@@ -222,7 +222,7 @@ def parse_sacct(text: str) -> list[JobStatus]:
 
 # -------------------------------------------------------------------------------------------------------------- PBS
 def pbs_find_by_id(ids: Iterable[str], seconds: float) -> Snapshot:
-    """All in one query; who is missing in the answer is asked for alone, as some versions print only the first."""
+    """Ask for all jobs in one query, then for each missing one alone, as some versions print only the first."""
     began, wanted = time.time(), list(ids)
     jobs = index_by_number(query_pbs_jobs(wanted, seconds)) if wanted else {}
     for id in wanted:
@@ -253,13 +253,13 @@ def pbs_signal(id: str, name: str, seconds: float) -> None:
     raise_on_error(run_command(["qsig", "-s", f"SIG{name}", id], seconds), "Unknown Job Id", "has finished")
 
 
-def raise_on_error(done: subprocess.CompletedProcess, *harmless: str) -> None:
-    """PBS exits with an error if one of many jobs is not there, and if nothing is."""
+def raise_on_error(done: subprocess.CompletedProcess[str], *harmless: str) -> None:
+    """Raise for errors but harmless ones: PBS exits with an error if one of many jobs is not there."""
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     wrong = [line for line in lines if not any(words in line for words in harmless)]
     if done.returncode and (wrong or not lines):
-        said = wrong[-1] if wrong else f"exit code {done.returncode}"
-        raise SchedulerUnreachable(said if said.startswith(done.args[0]) else f"{done.args[0]}: {said}")
+        message = wrong[-1] if wrong else f"exit code {done.returncode}"
+        raise SchedulerUnreachable(message if message.startswith(done.args[0]) else f"{done.args[0]}: {message}")
 
 
 def user_name() -> str:
@@ -269,7 +269,7 @@ def user_name() -> str:
 
 
 def job_number(id: str) -> str:
-    """PBS shortens the server's name as it likes."""
+    """Return the number in an id of PBS, which shortens the server's name after it as it likes."""
     return id.split(".")[0]
 
 
@@ -278,13 +278,14 @@ def index_by_number(jobs: list[JobStatus]) -> dict[str, JobStatus]:
 
 
 def parse_qstat(text: str) -> list[JobStatus]:
-    said = json.loads(text, strict=False) if text.strip() else {}
-    return [parse_pbs_job(id, job) for id, job in said.get("Jobs", {}).items()]
+    answer = json.loads(text, strict=False) if text.strip() else {}
+    return [parse_pbs_job(id, job) for id, job in answer.get("Jobs", {}).items()]
 
 
 def parse_qstat_text(text: str) -> list[JobStatus]:
-    """`Job Id: X`, then `    name = value`, going on in lines that begin with a tab."""
-    found, id, job = [], "", {}
+    """Parse `Job Id: X`, then `    name = value`, which continues in lines that begin with a tab."""
+    found: list[JobStatus] = []
+    id, job = "", dict[str, str]()
     for line in [*text.replace("\n\t", "").splitlines(), "Job Id:"]:
         if line.startswith("Job Id:"):
             if id:
@@ -296,16 +297,16 @@ def parse_qstat_text(text: str) -> list[JobStatus]:
     return found
 
 
-def parse_pbs_job(id: str, said: dict) -> JobStatus:
-    code = int(said["Exit_status"]) if "Exit_status" in said else None
-    word = str(said.get("job_state", ""))
+def parse_pbs_job(id: str, fields: dict[str, Any]) -> JobStatus:
+    code = int(fields["Exit_status"]) if "Exit_status" in fields else None
+    word = str(fields.get("job_state", ""))
     state = pbs_end_state(code) if word in ("F", "X", "C") else PBS_STATES.get(word, "RUNNING")
-    nodes = ",".join(dict.fromkeys(re.findall(r"(?:^|\+)\(?([^/+()]+)/", str(said.get("exec_host", "")))))
-    return JobStatus(id, str(said.get("Job_Name", "")), state, str(said.get("comment", "")), nodes, code)
+    nodes = ",".join(dict.fromkeys(re.findall(r"(?:^|\+)\(?([^/+()]+)/", str(fields.get("exec_host", "")))))
+    return JobStatus(id, str(fields.get("Job_Name", "")), state, str(fields.get("comment", "")), nodes, code)
 
 
 def pbs_end_state(code: int | None) -> str:
-    """How a job ended whose state says no more than that it did."""
+    """Return how a job ended whose state says only that it did."""
     if code is None or code in (256 + 15, 256 + 9):  # deleted before it began, or by qdel
         return "CANCELLED"
     if code == PBS_WALLTIME_EXIT:
@@ -325,7 +326,7 @@ SECONDS_PER_DAY = 86400
 
 
 def parse_slurm_duration(limit: str) -> int | None:
-    """days-hours:minutes:seconds, of which the first parts may be missing; infinite."""
+    """Parse days-hours:minutes:seconds, of which the first parts may be missing; None for an infinite limit."""
     days, _, rest = limit.rpartition("-")
     try:
         parts = [int(part) for part in rest.split(":")]

@@ -138,7 +138,7 @@ def test_each_training_has_gpus_of_its_own():
     pool, seen, most = GpuPool(machine(3), threading.Event()), [], []
 
     def train(count):
-        with pool.taken(count) as visible:
+        with pool.reserve(count) as visible:
             mine = visible["CUDA_VISIBLE_DEVICES"].split(",")
             seen.extend(mine)
             most.append(len(set(seen)) == len(seen))
@@ -156,23 +156,23 @@ def test_each_training_has_gpus_of_its_own():
 
 def test_the_rest_of_the_machine_is_left_to_others(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    with GpuPool(machine(4), threading.Event()).taken(1) as visible:
+    with GpuPool(machine(4), threading.Event()).reserve(1) as visible:
         assert visible == {"CUDA_VISIBLE_DEVICES": "2"}
 
 
 def test_stages_without_ranks_and_machines_without_gpus_take_none():
-    with GpuPool(machine(2), threading.Event()).taken(0) as visible:
+    with GpuPool(machine(2), threading.Event()).reserve(0) as visible:
         assert visible == {}
-    with GpuPool(site_files.load("local"), threading.Event()).taken(1) as visible:
+    with GpuPool(site_files.load("local"), threading.Event()).reserve(1) as visible:
         assert visible == {}
 
 
 def test_a_driver_that_stops_waits_for_no_gpu():
     stopping = threading.Event()
     pool = GpuPool(machine(1), stopping)
-    with pool.taken(1):
+    with pool.reserve(1):
         stopping.set()
-        with pool.taken(1):
+        with pool.reserve(1):
             pass  # where the stage finds that it is not to begin
 
 

@@ -20,7 +20,7 @@ from workflow.jobs.run_context import RunContext
 from workflow.jobs.submit import JobSubmitter
 from workflow.plan import build, memory_fit
 from workflow.run_directory import journal
-from workflow.run_directory.attempt import ExitRecord, AttemptOutcome
+from workflow.run_directory.attempt import AttemptOutcome, ExitRecord
 from workflow.run_directory.journal import RecordedJob
 from workflow.scheduler import query
 from workflow.scheduler.query import JobStatus
@@ -48,10 +48,10 @@ def error(kind, message="said"):
         (None, job("CANCELLED"), None, "", "cancelled"),
         (None, job("TIMEOUT"), None, "", "walltime"),
         (ended(1), job("NODE_FAIL"), None, "", "node"),
-        (None, job("OUT_OF_MEMORY"), None, "", "memory"),
-        (ended(137), job("FAILED"), None, "", "memory"),
-        (ended(137), job("FAILED"), error("out-of-memory"), "", "memory"),
-        (ended(1), job("FAILED"), None, "torch.OutOfMemoryError: CUDA out of memory", "memory"),
+        (None, job("OUT_OF_MEMORY"), None, "", "out-of-memory"),
+        (ended(137), job("FAILED"), None, "", "out-of-memory"),
+        (ended(137), job("FAILED"), error("out-of-memory"), "", "out-of-memory"),
+        (ended(1), job("FAILED"), None, "torch.OutOfMemoryError: CUDA out of memory", "out-of-memory"),
         (ended(1), job("FAILED"), error("application"), "RuntimeError: CUDA error: uncorrectable ECC error", "node"),
         (ended(1), job("FAILED"), None, "NCCL WARN Call to recv failed: unhandled system error", "node"),
         (ended(64), job("FAILED"), error("configuration"), "", "configuration"),
@@ -85,10 +85,10 @@ def test_a_job_that_a_preemptible_queue_took_back(state):
 
 
 def test_a_dead_node_is_named():
-    assert classify(None, job("NODE_FAIL", "n3"), None, "", "x").hosts == ("n3",)
-    assert classify(ended(1, host="n2"), None, None, "Bus error", "x").hosts == ("n2",)
+    assert classify(None, job("NODE_FAIL", "n3"), None, "", "x").bad_hosts == ("n3",)
+    assert classify(ended(1, host="n2"), None, None, "Bus error", "x").bad_hosts == ("n2",)
     unfit = classify(ended(76, begun=False, sick={"n2": "no driver", "n4": "disk"}), None, None, "", "x")
-    assert unfit.hosts == ("n2", "n4") and "n2: no driver" in unfit.message
+    assert unfit.bad_hosts == ("n2", "n4") and "n2: no driver" in unfit.message
     assert outcome.expand_hosts("n[1-2,07-08],x,y[3]") == ["n1", "n2", "n07", "n08", "x", "y3"]
 
 
@@ -96,7 +96,7 @@ def test_what_makes_progress_may_go_on_for_ever():
     budget = RetryBudget(0)
     for step in range(1, 100):
         assert budget.decide(AttemptOutcome("stopped", ""), step)[0] == "continue"
-        assert budget.decide(AttemptOutcome("node", "", hosts=("n1",)), step)[0] == "avoid"
+        assert budget.decide(AttemptOutcome("node", "", bad_hosts=("n1",)), step)[0] == "avoid"
 
 
 def test_what_makes_none_is_ended():
@@ -104,7 +104,7 @@ def test_what_makes_none_is_ended():
     assert budget.decide(AttemptOutcome("stopped", "told to stop"), 5)[0] == "continue"
     action, told = budget.decide(AttemptOutcome("walltime", "ran into the end"), 5)
     assert action == "fail" and "2 jobs in a row" in told.message and told.hint
-    for kind, times in (("node", 3), ("memory", 3), ("cancelled", 2), ("lost", 2), ("stalled", 1)):
+    for kind, times in (("node", 3), ("out-of-memory", 3), ("cancelled", 2), ("lost", 2), ("stalled", 1)):
         budget = RetryBudget(0)
         actions = [budget.decide(AttemptOutcome(kind, "so"), 0)[0] for _ in range(times + 1)]
         assert "fail" not in actions[:-1] and actions[-1] == "fail", kind
@@ -114,9 +114,9 @@ def test_what_makes_none_is_ended():
 
 def test_what_was_never_begun_costs_no_tries():
     """A node that is not fit is left out, and a turn that never came comes in the next job; but not for ever."""
-    budget, unfit = RetryBudget(0), AttemptOutcome("node", "not fit", hosts=("n1",), begun=False)
+    budget, unfit = RetryBudget(0), AttemptOutcome("node", "not fit", bad_hosts=("n1",), begun=False)
     assert [budget.decide(unfit, 0)[0] for _ in range(5)] == ["avoid"] * 5
-    assert budget.decide(AttemptOutcome("node", "died", hosts=("n1",)), 0)[0] == "avoid"
+    assert budget.decide(AttemptOutcome("node", "died", bad_hosts=("n1",)), 0)[0] == "avoid"
     assert budget.decide(unfit, 0)[0] == "fail"
     assert RetryBudget(0).decide(AttemptOutcome("not-begun", "", begun=False), 0)[0] == "again"
     assert RetryBudget(0).decide(AttemptOutcome("stopped", "", begun=False), 0)[0] == "continue"
@@ -169,9 +169,9 @@ def test_what_a_journal_says_of_jobs(tmp_path):
     log.note("ended", "train/w", name="c-1", kind="lost")
     log.note("intend", name="d-1", stages={"train/v": ("train/v-1", 1)}, root="of/which/this/is/a/copy", site="s")
     first, second = journal.unfinished_jobs(tmp_path)
-    assert (first.id, first.ended, first.seen) == ("7", {"train/x"}, ("RUNNING", "None", "n1"))
+    assert (first.id, first.ended, first.last_status) == ("7", {"train/x"}, ("RUNNING", "None", "n1"))
     assert (second.name, second.id) == ("b-1", None)
-    assert not first.stale({"train/y-1"}) and first.stale({"train/x-1", "train/z-1"})
+    assert not first.is_stale({"train/y-1"}) and first.is_stale({"train/x-1", "train/z-1"})
 
 
 def test_names_are_of_a_directory(tmp_path):
@@ -294,10 +294,10 @@ def test_a_job_whose_number_was_not_told_is_found_by_its_name(kind, more, tmp_pa
     verb = {"slurm": "sbatch", "pbs": "qsub"}[kind]
     place = commands(**SILENT[kind] | {verb: SILENT[kind][verb] + more})
     site, log = site_files.load(kind, QUICK), journal.Journal(tmp_path / "events.jsonl")
-    submission = JobSubmitter(RunContext(tmp_path, site, kind, log, lambda *told: None), {})
+    submitter = JobSubmitter(RunContext(tmp_path, site, kind, log, lambda *told: None), {})
     request = Request(("train/x",), next(iter(site.queues)), 1, 1, 1, 1, 600, 1, 1.0)
     asked = parsl_provider.JobScript(request, "gs-1", tmp_path, "true")
-    id = submission.taken(asked, RecordedJob("gs-1", str(tmp_path), kind, {}), [])
+    id = submitter.submit_script(asked, RecordedJob("gs-1", str(tmp_path), kind, {}), [])
     assert id.split(".")[0] == "7" and (place / "asked").read_text() == "taken\n"
 
 
@@ -321,6 +321,6 @@ def test_a_job_that_ended_before_its_number_was_written_down(left, tmp_path, com
             assert job is None and end["kind"] == "lost" and not journal.unfinished_jobs(tmp_path)
             return
         assert job.id == "1" and journal.unfinished_jobs(tmp_path)[0].id == "1"
-        assert JobFollower(jobs.office, jobs.watch, stage, job).outcome().kind == "stopped"
+        assert JobFollower(jobs.context, jobs.poller, stage, job).wait_for_end().kind == "stopped"
     finally:
         jobs.stop()

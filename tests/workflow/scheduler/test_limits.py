@@ -6,7 +6,7 @@ import pytest
 
 from workflow.config.site import Queue
 from workflow.scheduler import limits, query
-from workflow.scheduler.limits import SchedulerLimits, QueueLimit
+from workflow.scheduler.limits import QueueLimit, SchedulerLimits
 
 # scontrol show partition --oneliner; sacctmgr -nP show qos / assoc / user, of Slurm 22.05 and 24.05
 PARTITIONS = """PartitionName=batch AllowGroups=ALL AllowAccounts=ALL AllowQos=ALL Default=YES QoS=N/A DefaultTime=NONE \
@@ -33,7 +33,7 @@ def queue(**said):
 
 def test_slurm_is_understood():
     found = known()
-    assert found.default == "batch" and found.own == "science"
+    assert found.default == "batch" and found.default_account == "science"
     assert found.queues["batch"] == QueueLimit(None, 9, 172800)
     assert found.queues["gpu"] == QueueLimit(2, 4, 86400, 3, 20, accounts=("science", "art")), "by its QOS too"
     assert found.queues["old"].closed == "is drain"
