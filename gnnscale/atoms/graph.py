@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,15 @@ class Properties(NamedTuple):
     energy: Tensor  # (B,) eV
     forces: Tensor  # (A, 3) eV/Angstrom
     stress: Tensor | None = None  # (B, 3, 3) eV/Angstrom^3, positive in tension; None where a model gives none
+
+
+T = TypeVar("T", AtomGraphs, Properties)
+
+
+def to_device(tensors: T, device: torch.device) -> T:
+    """Move a batch or its labels to a device, without waiting where their memory is pinned."""
+    moved = (None if tensor is None else tensor.to(device, non_blocking=True) for tensor in tensors)
+    return type(tensors)(*moved)  # type: ignore[arg-type] # None stays where it was allowed
 
 
 def edge_vectors(graphs: AtomGraphs) -> Tensor:

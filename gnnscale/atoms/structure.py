@@ -20,3 +20,32 @@ class Structure(NamedTuple):
     group: str  # structures of one group (molecule, trajectory, material) never straddle splits
     label: str = ""  # where it came from, for people: a formula, an id, a frame
     split: str = ""  # "train", "validation" or "test" where the source publishes it; else by hash of the group
+
+
+def isolated_molecule(
+    numbers: np.ndarray, positions: np.ndarray, energy: float, forces: np.ndarray | None, group: str, label: str
+) -> Structure:
+    """A structure without a cell, hence without stress; forces are NaN where there are none."""
+    import numpy as np
+
+    
+
+    return Structure(
+        numbers=np.asarray(numbers, np.int64),
+        positions=np.asarray(positions, np.float64),
+        cell=np.zeros((3, 3)),
+        pbc=np.zeros(3, bool),
+        energy=float(energy),
+        forces=np.full((len(numbers), 3), np.nan) if forces is None else np.asarray(forces, np.float64),
+        stress=np.full((3, 3), np.nan),
+        group=group,
+        label=label,
+    )
+
+
+def stress_from_voigt(six: np.ndarray) -> np.ndarray:
+    """(3, 3) of ASE's order: xx yy zz yz xz xy."""
+    xx, yy, zz, yz, xz, xy = six
+    import numpy as np
+
+    return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]], np.float64)

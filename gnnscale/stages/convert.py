@@ -29,7 +29,9 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
         collect_parts(run.directory, run.needs.values())
     else:
         items = split_work(conversion)
-        convert_on_ranks(conversion, items, run.directory, expect_structures(conversion, items, items), run.report_progress)
+        convert_on_ranks(
+            conversion, items, run.directory, expect_structures(conversion, items, items), run.report_progress
+        )
         if read_ranks().rank:
             return stage_run.Outputs([], {})  # the first rank's are taken
     card = join_shards(run.directory, conversion)

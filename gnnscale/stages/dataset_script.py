@@ -55,7 +55,7 @@ def convert_script(script: dict[str, Any]) -> None:
     if read_ranks().rank == 0:
         size = sum(path.stat().st_size for path in raw) / 2**30
         print(f"{conversion.card.name}: {len(raw)} files, {size:.3g} GiB, about {expected:,.0f} structures, into {out}")
-        begin(out, settings, [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in raw])
+        note_request(out, settings, [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in raw])
     else:
         while not (out / REQUEST).exists():
             time.sleep(0.1)
@@ -68,7 +68,7 @@ def convert_script(script: dict[str, Any]) -> None:
     print_summary(mapped.open_shards(out / "shards"), card)
 
 
-def begin(out: Path, settings: ConvertSettings, raw: list[list[str | int]]) -> None:
+def note_request(out: Path, settings: ConvertSettings, raw: list[list[str | int]]) -> None:
     """Note which options and files this conversion has; refuse to continue one that has others."""
     request = files.digest([settings.model_dump(), raw]) + "\n"
     if (out / REQUEST).exists() and (out / REQUEST).read_text() != request:
@@ -115,11 +115,11 @@ def print_summary(found: mapped.Shards, card: ShardCard) -> None:
     components = 3 * total.counts["train"].atoms
     if total.forces:
         print(f"force rms {card.force_rms:.3f} eV/A")
-    share = {
+    lacking = {
         "energy": float(np.isnan(energy).mean()),
         "forces": 1 - total.forces / components,
         "stress": float((found.flags & HAS_STRESS == 0).mean()),
     }
-    print("lacking " + (", ".join(f"{name} {100 * part:.0f} %" for name, part in share.items() if part) or "nothing"))
+    print("lacking " + (", ".join(f"{name} {100 * part:.0f} %" for name, part in lacking.items() if part) or "nothing"))
     print("split " + ", ".join(f"{name} {card.counts[name].structures}" for name in splits.NAMES))
     print("skipped " + (", ".join(f"{count} ({reason})" for reason, count in card.skipped.items()) or "none"))

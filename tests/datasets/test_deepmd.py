@@ -12,7 +12,7 @@ def test_deepmd_arrays_that_disagree(tmp_path):
     _, fault = until_fault("deepmd", tmp_path)
     assert "set.000/force.npy" in str(fault) and "system1" in str(fault) and "disagree" in str(fault)
     (path.parents[1] / "type_map.raw").unlink()
-    assert "which element" in str(until_fault("deepmd", tmp_path)[1])
+    assert "names the element" in str(until_fault("deepmd", tmp_path)[1])
 
 
 def test_deepmd_without_cell_and_of_mixed_types(tmp_path):

@@ -37,8 +37,12 @@ PERIODICITY = {
 def make(source: str, count: int, seed: int = 0, **more):
     skipped = Counter()
     options = script().Options(source=source, structures=count, seed=seed)
-    units = script().units(options)
-    found = [s for u in units for s in script().structures(options, u, lambda reason: skipped.update([reason]), **more)]
+    pieces = script().pieces(options)
+    found = [
+        s
+        for piece in pieces
+        for s in script().structures(options, piece, lambda reason: skipped.update([reason]), **more)
+    ]
     return found, skipped
 
 
@@ -60,17 +64,17 @@ def test_fewer_structures_are_the_beginning_of_more(source):
 
 
 def test_units_are_independent_and_fewer_of_them_are_the_beginning_of_more(monkeypatch):
-    monkeypatch.setattr(script(), "BLOCK", 15)
+    monkeypatch.setattr(script(), "STRUCTURES_PER_BLOCK", 15)
     whole, _ = make("oxide", 40)
     options = script().Options(source="oxide", structures=40)
-    units = script().units(options)
-    assert [unit.structures for unit in units] == [15, 15, 10]
-    for unit in reversed(units):
-        alone = list(script().structures(options, unit, lambda reason: None))
-        assert all(same(one, two) for one, two in zip(alone, whole[slice(*unit.span)], strict=True))
+    pieces = script().pieces(options)
+    assert [piece.structures for piece in pieces] == [15, 15, 10]
+    for piece in reversed(pieces):
+        alone = list(script().structures(options, piece, lambda reason: None))
+        assert all(same(one, two) for one, two in zip(alone, whole[slice(*piece.span)], strict=True))
     fewer, _ = make("oxide", 21)
     assert all(same(one, two) for one, two in zip(fewer, whole)) and len(fewer) == 21
-    groups = [{s.group for s in whole[slice(*unit.span)]} for unit in units]
+    groups = [{s.group for s in whole[slice(*piece.span)]} for piece in pieces]
     assert groups[0].isdisjoint(groups[1]) and groups[1].isdisjoint(groups[2])
     assert not any(one.energy == two.energy for one, two in zip(whole, whole[15:]))
 

@@ -17,7 +17,7 @@ from gnnscale.contract.dataset_card import DatasetCard
 from gnnscale.contract.errors import BadFile
 from gnnscale.data.conversion.reading import check_structure
 from gnnscale.data.formats import pieces
-from gnnscale.data.formats.pieces import DOWNLOAD_AGAIN
+from gnnscale.data.formats.raw_files import DOWNLOAD_AGAIN
 from tests.support import layouts
 from tests.support.corpus import ENV, ROOT
 from tests.support.layouts import CASES, LAYOUTS
@@ -69,10 +69,10 @@ def test_what_is_not_there_is_told_with_what_to_download(name, tmp_path):
     for raw in (tmp_path / "nowhere", tmp_path):
         options = script(name).Options(raw=str(raw))
         with pytest.raises(FileNotFoundError, match=r"download|give the path") as told:
-            script(name).inputs(options)
+            script(name).input_files(options)
         assert str(raw) in str(told.value)
         with pytest.raises(FileNotFoundError):
-            script(name).units(options)
+            script(name).pieces(options)
 
 
 # ------------------------------------------------------------------------------------------------- published layouts
@@ -92,7 +92,7 @@ def test_what_was_written_is_read(name, number, tmp_path):
     assert len({s.label for s in found}) == len(found)
     if layout.groups == 3:
         assert all(len({s.group for s in found[k : k + 3]}) == 1 for k in (0, 3, 6))
-    inputs = script(name).inputs(script(name).Options(raw=str(tmp_path), **layout.options))
+    inputs = script(name).input_files(script(name).Options(raw=str(tmp_path), **layout.options))
     assert spoilable in inputs and all(path.is_file() for path in inputs) and len(inputs) == len(set(inputs))
     one, _ = read(name, spoilable if name != "deepmd" else spoilable.parents[1], limit=1, **layout.options)
     assert 1 <= len(one) <= 3 and same(one[0], known[3 if name == "deepmd" else 0])
@@ -168,22 +168,22 @@ def test_a_text_that_is_wrong_in_one_place(name, before, after, words, tmp_path)
     assert all(word in str(fault) for word in [str(path), *words]), str(fault)
 
 
-# ----------------------------------------------------------------------------------------------------------------- units
+# ---------------------------------------------------------------------------------------------------------------- pieces
 @pytest.mark.parametrize(("name", "number"), CASES)
 def test_units_are_independent_in_any_order(name, number, tmp_path, monkeypatch):
     """Each alone, the last first, as other processes would; cheap to list, and named without the place of the folder."""
-    monkeypatch.setattr(pieces, "ROWS", 4)
-    monkeypatch.setattr(pieces.ranges, "__defaults__", (4,))
+    monkeypatch.setattr(pieces, "ROWS_PER_PIECE", 4)
+    monkeypatch.setattr(pieces.pieces_by_range, "__defaults__", (4,))
     layout = LAYOUTS[name][number]
     layout.write(tmp_path, layout.known())
     options = script(name).Options(raw=str(tmp_path), **layout.options)
-    units = script(name).units(options)
-    assert len({unit.name for unit in units}) == len(units) and all(unit.structures > 0 for unit in units)
-    assert not any(str(tmp_path) in unit.name for unit in units) and units == script(name).units(options)
-    found = {unit.name: list(script(name).structures(options, unit, lambda _: None)) for unit in reversed(units)}
-    together = [s for unit in units for s in found[unit.name]]
+    parts = script(name).pieces(options)
+    assert len({piece.name for piece in parts}) == len(parts) and all(piece.structures > 0 for piece in parts)
+    assert not any(str(tmp_path) in piece.name for piece in parts) and parts == script(name).pieces(options)
+    found = {piece.name: list(script(name).structures(options, piece, lambda _: None)) for piece in reversed(parts)}
+    together = [s for piece in parts for s in found[piece.name]]
     assert all(same(one, two) for one, two in zip(together, layout.known(), strict=True))
-    assert len(units) > 1 or name in ("extxyz", "qm9", "mptrj", "alexandria", "oc20"), "these can be read in pieces"
+    assert len(parts) > 1 or name in ("extxyz", "qm9", "mptrj", "alexandria", "oc20"), "these can be read in pieces"
 
 
 @pytest.mark.parametrize("limit", [1, 5, 9, 100])
@@ -219,8 +219,8 @@ def test_a_published_split_is_kept_where_all_of_it_is_there(name, write, folders
         if n == 0:
             assert {s.split for s in read(name, tmp_path, **options)[0]} == {""}
         elif n == 1:
-            with pytest.raises(BadFile, match="of the published split there is train, validation, told"):
-                script(name).inputs(script(name).Options(raw=str(tmp_path)))
+            with pytest.raises(BadFile, match="of the published split there is train, validation, by folders"):
+                script(name).input_files(script(name).Options(raw=str(tmp_path)))
     found, _ = read(name, tmp_path, **options)
     assert [s.split for s in found] == ["train"] * 9 + ["validation"] * 9 + ["test"] * 9
     (tmp_path / "s2ef_rattled").mkdir()
@@ -229,9 +229,9 @@ def test_a_published_split_is_kept_where_all_of_it_is_there(name, write, folders
     (tmp_path / "other_train").mkdir()
     write(tmp_path / "other_train", layouts.crystals(stress=False))
     with pytest.raises(
-        BadFile, match=r"there is test, train, validation, told by .*; other_train/.* is in no such folder"
+        BadFile, match=r"there is test, train, validation, by folders .*; other_train/.* is in no such folder"
     ):
-        script(name).inputs(script(name).Options(raw=str(tmp_path)))
+        script(name).input_files(script(name).Options(raw=str(tmp_path)))
 
 
 @pytest.mark.parametrize("name", ["oc20", "oc22"])
@@ -253,7 +253,7 @@ def test_test_data_without_labels_are_left_out(name, limit, tmp_path, monkeypatc
 
 
 def test_molecules_of_qm9_as_single_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(script("qm9"), "ROWS", 4)
+    monkeypatch.setattr(script("qm9"), "ROWS_PER_PIECE", 4)
     path = layouts.qm9(tmp_path, layouts.molecules(forces=False))
     in_tar, _ = read("qm9", tmp_path)
     with tarfile.open(path) as tar:
@@ -261,8 +261,8 @@ def test_molecules_of_qm9_as_single_files(tmp_path, monkeypatch):
     path.unlink()
     alone, _ = read("qm9", tmp_path)
     assert len(alone) == 9 and all(same(one, two) and one.label == two.label for one, two in zip(alone, in_tar))
-    units = script("qm9").units(script("qm9").Options(raw=str(tmp_path), limit=6))
-    assert [unit.name for unit in units] == [
+    parts = script("qm9").pieces(script("qm9").Options(raw=str(tmp_path), limit=6))
+    assert [piece.name for piece in parts] == [
         "dsgdb9nsd_000001.xyz to dsgdb9nsd_000004.xyz",
         "dsgdb9nsd_000005.xyz to dsgdb9nsd_000006.xyz",
     ]

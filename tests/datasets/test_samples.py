@@ -14,7 +14,7 @@ import pytest
 from gnnscale.contract.dataset_card import Split
 from gnnscale.data.conversion.reading import check_structure
 from gnnscale.data.formats import extxyz
-from gnnscale.data.formats.pieces import Place
+from gnnscale.data.formats.raw_files import Location
 from gnnscale.data.storage import splits
 from tests.support import layouts
 from tests.support.raw import read, same, shared
@@ -139,8 +139,8 @@ def test_forces_agree_with_another_method(part, charge, least):
 
 
 def test_qm9s_real_molecules_in_its_published_layout(tmp_path):
-    with Place(shared("qm9_format/qm9_reduced_100.xyz")) as place:
-        frames = list(extxyz.frames(place))
+    with Location(shared("qm9_format/qm9_reduced_100.xyz")) as location:
+        frames = list(extxyz.read_frames(location))
     template = layouts.molecules(forces=False)[0]
     known = [
         template._replace(

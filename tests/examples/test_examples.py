@@ -74,7 +74,7 @@ def test_own_data_set_script(copper, tmp_path, monkeypatch):
         (tmp_path / script.name).symlink_to(script)
     shutil.copy(copper / "npz.py", tmp_path)
     monkeypatch.setattr("gnnscale.contract.datasets.DATASETS", tmp_path)
-    script = datasets.script("npz")
+    script = datasets.load_script("npz")
     monkeypatch.setattr(sys, "argv", ["npz.py", str(copper / "copper.npz"), str(tmp_path / "out")])
     from gnnscale.stages import dataset_script
 
@@ -90,11 +90,11 @@ def test_both_files_hold_the_same_structures(copper, monkeypatch, tmp_path):
     """What the script yields is what the extended-XYZ file holds."""
     shutil.copy(copper / "npz.py", tmp_path)
     monkeypatch.setattr("gnnscale.contract.datasets.DATASETS", tmp_path)
-    npz = datasets.script("npz")
+    npz = datasets.load_script("npz")
     monkeypatch.undo()
-    extxyz = datasets.script("extxyz")
+    extxyz = datasets.load_script("extxyz")
     one, two = (
-        [s for unit in script.units(options) for s in script.structures(options, unit, pytest.fail)]
+        [s for piece in script.pieces(options) for s in script.structures(options, piece, pytest.fail)]
         for script, options in [
             (npz, npz.Options(raw=str(copper / "copper.npz"))),
             (extxyz, extxyz.Options(raw=str(copper / "copper.xyz"), group="material")),

@@ -16,24 +16,24 @@ from gnnscale.contract import datasets
 from gnnscale.contract.errors import BadFile
 from tests.support.corpus import ROOT
 
-SCRIPTS = datasets.names()
+SCRIPTS = datasets.dataset_names()
 RAW = [name for name in SCRIPTS if name not in ("generated", "hydragnn")]  # which have their own tests
 SHARED = Path(os.environ.get("GNNSCALE_SHARED", ROOT.parent / "shared")) / "data"
 
 
 @cache
 def script(name: str) -> ModuleType:
-    return datasets.script(name)
+    return datasets.load_script(name)
 
 
 def read(name: str, raw: object, **options: object) -> tuple[list[Structure], Counter]:
-    """(structures of all units, what was skipped)"""
+    """(structures of all pieces, what was skipped)"""
     skipped = Counter()
     made = script(name).Options(raw=str(raw), **options)
     found = [
         structure
-        for unit in script(name).units(made)
-        for structure in script(name).structures(made, unit, lambda reason: skipped.update([reason]))
+        for piece in script(name).pieces(made)
+        for structure in script(name).structures(made, piece, lambda reason: skipped.update([reason]))
     ]
     return found, skipped
 
@@ -43,8 +43,8 @@ def until_fault(name: str, raw: object, **options: object) -> tuple[list[Structu
     kept = []
     try:
         options = script(name).Options(raw=str(raw), **options)
-        for unit in script(name).units(options):
-            for structure in script(name).structures(options, unit, lambda reason: None):
+        for piece in script(name).pieces(options):
+            for structure in script(name).structures(options, piece, lambda reason: None):
                 kept.append(structure)
     except (BadFile, ValueError) as error:
         return kept, error

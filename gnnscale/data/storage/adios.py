@@ -82,7 +82,9 @@ def write_packed(path: Path, packed: Packed, cutoff: float, units: tuple[str, ..
     beside = path.with_name(f".{path.name}.tmp")
     offsets = expected_offsets(arrays)
     sums = sum_up(packed)
-    for _ in range(3):  # the offsets are part of what is written, and known only afterwards; the first guess mostly fits
+    for _ in range(
+        3
+    ):  # the offsets are part of what is written, and known only afterwards; the first guess mostly fits
         blocks = {
             name: StoredArray(
                 offset=offsets[name], dtype=array.dtype.str, shape=array.shape, crc32=checksums(_bytes(array))
@@ -106,7 +108,7 @@ def write_packed(path: Path, packed: Packed, cutoff: float, units: tuple[str, ..
         offsets = found
     else:
         raise AssertionError(f"{path}: ADIOS2 puts equal arrays at other offsets each time")
-    listed = {name: StoredFile(size=f.size, sha256=f.sha256) for name, f in files.describe(beside, ["."]).items()}
+    listed = {name: StoredFile(size=f.size, sha256=f.sha256) for name, f in files.describe_outputs(beside, ["."]).items()}
     entry = entry.model_copy(update={"shard": shard.model_copy(update={"files": listed})})
     (beside / ENTRY).write_text(entry.model_dump_json())
     files.sync_tree(beside)

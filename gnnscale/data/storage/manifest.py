@@ -44,11 +44,15 @@ class ShardSums(Spec):
     """Sums over structures, for normalisation, load balance and planning; the sums of parts add up to those of the whole."""
 
     structures: int
-    counts: dict[str, SplitCount] = Field(description="by split; in a shard, groups that other shards have too are counted")
+    counts: dict[str, SplitCount] = Field(
+        description="by split; in a shard, groups that other shards have too are counted"
+    )
     max_atoms: int
     max_edges: int
     elements: dict[int, int] = Field(description="atomic number -> atoms, all splits")
-    energies: reference_energies.EnergySums = Field(description="of the structures of the training split that have an energy")
+    energies: reference_energies.EnergySums = Field(
+        description="of the structures of the training split that have an energy"
+    )
     forces: int = Field(description="number of known force components in the training split")
     forces_squared: float = Field(description="their sum of squares, eV^2/Angstrom^2")
     energy_per_atom: tuple[float, float] | None = Field(description="eV, least and greatest, all splits")

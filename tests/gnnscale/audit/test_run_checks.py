@@ -21,7 +21,7 @@ from gnnscale.audit.run_checks import audited
 from gnnscale.contract import files, stage_run
 from gnnscale.contract.dataset_card import Split
 from gnnscale.contract.settings import AuditSettings, ConvertSettings
-from gnnscale.data.formats.plausible import ATOM
+from gnnscale.data.formats.plausible import FREE_ATOM_HARTREE
 from gnnscale.data.storage import adios, reference_energies
 from gnnscale.data.storage.packed import pack
 from gnnscale.job import stage_process
@@ -45,7 +45,7 @@ def labelled(numbers, positions, cell, pbc, group, split):
     decay = np.exp(-2 * (r - covalent_radii[numbers[i]] - covalent_radii[numbers[j]]))
     forces = np.zeros_like(positions)
     np.add.at(forces, i, (4 * (decay - decay**2) / r)[:, None] * vectors)
-    energy = (decay**2 - 2 * decay).sum() / 2 + sum(units.HARTREE * ATOM[int(z)] for z in numbers)
+    energy = (decay**2 - 2 * decay).sum() / 2 + sum(units.HARTREE * FREE_ATOM_HARTREE[int(z)] for z in numbers)
     return Structure(numbers, positions, cell, pbc, float(energy), forces, NONE, group, "", split)
 
 

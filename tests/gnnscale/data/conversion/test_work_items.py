@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from gnnscale.contract.dataset_card import DatasetCard
 from gnnscale.data.conversion import work_items
-from gnnscale.data.formats.pieces import Unit
+from gnnscale.data.formats.pieces import Piece
 from gnnscale.data.storage import adios
 
 SIZES = st.lists(st.floats(0.0, 1e4), min_size=1, max_size=60)
@@ -35,11 +35,11 @@ def card(seconds):
 
 @given(SIZES, st.sampled_from([1e-4, 1e-2, 10.0]))
 def test_items_hold_every_unit_once_and_no_more_than_they_should(sizes, seconds):
-    units = [Unit(str(k), size) for k, size in enumerate(sizes)]
-    cut = work_items.group_units(units, card(seconds))
-    assert [unit.name for item in cut for unit in item.units] == [unit.name for unit in units]
+    pieces = [Piece(str(k), size) for k, size in enumerate(sizes)]
+    cut = work_items.group_pieces(pieces, card(seconds))
+    assert [piece.name for item in cut for piece in item.pieces] == [piece.name for piece in pieces]
     assert [item.number for item in cut] == list(range(len(cut)))
-    assert all(item.total == len(cut) and item.units for item in cut)
+    assert all(item.total == len(cut) and item.pieces for item in cut)
     most = min(
         adios.STRUCTURES_PER_SHARD, work_items.STRUCTURES_PER_ITEM, max(1.0, work_items.SECONDS_PER_ITEM / seconds)
     ) + max(sizes)

@@ -7,7 +7,7 @@ import pytest
 
 from gnnscale.atoms.units import ENERGY_UNITS
 from gnnscale.data.formats import extxyz
-from gnnscale.data.formats.pieces import Place
+from gnnscale.data.formats.raw_files import Location
 from tests.support import layouts
 from tests.support.raw import read, same, script, shared, until_fault
 
@@ -60,15 +60,15 @@ def test_an_s2ef_pair_that_disagrees(tmp_path):
     assert "0.txt.xz: line 2: system,frame,energy was expected" in str(fault)
     (tmp_path / "0.txt.xz").unlink()
     with pytest.raises(FileNotFoundError, match=r"0\.txt\.xz: missing beside"):
-        script("oc20").inputs(script("oc20").Options(raw=str(tmp_path)))
+        script("oc20").input_files(script("oc20").Options(raw=str(tmp_path)))
 
 
 def test_extended_xyz_is_read_as_ase_reads_it():
     import ase.io
 
     for name in ("mad_1k/mad_small_val.xyz", "bpa3_train/train_mixedT.xyz", "qm9_format/qm9_reduced_100.xyz"):
-        with Place(shared(name)) as place:
-            for mine, other in zip(extxyz.frames(place), ase.io.iread(place.path, ":60")):
+        with Location(shared(name)) as location:
+            for mine, other in zip(extxyz.read_frames(location), ase.io.iread(location.path, ":60")):
                 assert np.array_equal(mine.numbers, other.numbers) and np.array_equal(mine.pbc, other.pbc)
                 assert np.array_equal(mine.columns["pos"], other.positions)
                 assert np.array_equal(mine.cell, other.cell.array)
@@ -82,23 +82,25 @@ def test_ranges_of_bytes_have_every_frame_once(tmp_path, monkeypatch, size):
     known = layouts.crystals() + layouts.molecules()
     path = layouts.extxyz(tmp_path, known)
     path.write_text(path.read_text() + "\n\n" + "2\n3\nH 0 0 0\nH 0 0 1\n" * 3 + "3\n2\nO 0 0 0\nH 0 0 1\nH 0 1 0\n")
-    with Place(path) as place:
-        whole = list(extxyz.frames(place))
+    with Location(path) as location:
+        whole = list(extxyz.read_frames(location))
     assert len(whole) == len(known) + 4
-    monkeypatch.setattr(extxyz, "RANGE", size)
-    units = extxyz.units(str(tmp_path), path, whole=False)
-    assert len(units) == max(1, -(-path.stat().st_size // size)) and len({unit.name for unit in units}) == len(units)
+    monkeypatch.setattr(extxyz, "BYTES_PER_PIECE", size)
+    pieces = extxyz.pieces_by_bytes(str(tmp_path), path, whole=False)
+    assert len(pieces) == max(1, -(-path.stat().st_size // size)) and len({piece.name for piece in pieces}) == len(
+        pieces
+    )
     found = []
-    for unit in units:
-        with Place(path) as place:
-            found += list(extxyz.frames(place, unit.span))
+    for piece in pieces:
+        with Location(path) as location:
+            found += list(extxyz.read_frames(location, piece.span))
     assert len(found) == len(whole)
     for one, two in zip(found, whole):
         assert np.array_equal(one.columns["pos"], two.columns["pos"]) and one.info == two.info
 
 
 def test_a_fault_in_a_later_range_is_told_with_its_place(tmp_path, monkeypatch):
-    monkeypatch.setattr(extxyz, "RANGE", 900)
+    monkeypatch.setattr(extxyz, "BYTES_PER_PIECE", 900)
     path = layouts.extxyz(tmp_path, layouts.crystals())
     text = path.read_text()
     path.write_text(text[:-30].rstrip("\n") + "x\n")
@@ -108,11 +110,11 @@ def test_a_fault_in_a_later_range_is_told_with_its_place(tmp_path, monkeypatch):
 
 def test_units_estimate_what_is_in_them(tmp_path):
     path = layouts.extxyz(tmp_path, layouts.crystals() * 20)
-    (unit,) = extxyz.units(str(tmp_path), path, whole=False)
-    assert unit.structures == pytest.approx(180, rel=0.3) and unit.name == "mine.extxyz" and unit.span is None
+    (piece,) = extxyz.pieces_by_bytes(str(tmp_path), path, whole=False)
+    assert piece.structures == pytest.approx(180, rel=0.3) and piece.name == "mine.extxyz" and piece.span is None
     with lzma.open(tmp_path / "b.xyz.xz", "wt") as file:
         file.write(path.read_text())
-    names = [unit.name for unit in script("extxyz").units(script("extxyz").Options(raw=str(tmp_path)))]
+    names = [piece.name for piece in script("extxyz").pieces(script("extxyz").Options(raw=str(tmp_path)))]
     assert names == ["b.xyz.xz", "mine.extxyz"]
 
 

@@ -4,7 +4,7 @@ import h5py
 import pytest
 
 from gnnscale.contract.errors import BadFile
-from gnnscale.data.formats.pieces import DOWNLOAD_AGAIN
+from gnnscale.data.formats.raw_files import DOWNLOAD_AGAIN
 from tests.support.layouts import LAYOUTS
 from tests.support.raw import shared, until_fault
 

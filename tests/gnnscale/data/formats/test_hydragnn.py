@@ -11,7 +11,7 @@ from gnnscale.data.formats import hydragnn
 from tests.gnnscale.data.storage.test_adios import random_structures
 from tests.support import hydragnn_layout as layout
 
-SCRIPT = datasets.script("hydragnn")
+SCRIPT = datasets.load_script("hydragnn")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def written(tmp_path_factory):
 
 def read(folder, **options):
     options = SCRIPT.Options(raw=str(folder), **options)
-    return [(u, s) for u in SCRIPT.units(options) for s in SCRIPT.structures(options, u, lambda reason: None)]
+    return [(p, s) for p in SCRIPT.pieces(options) for s in SCRIPT.structures(options, p, lambda reason: None)]
 
 
 def same(one, s):
@@ -43,15 +43,15 @@ def same(one, s):
 
 @pytest.mark.parametrize("rows", [1024, 7, 1])
 def test_what_was_written_is_read(written, rows, monkeypatch):
-    monkeypatch.setattr(hydragnn, "ROWS", rows)
+    monkeypatch.setattr(hydragnn, "ROWS_PER_PIECE", rows)
     folder, splits = written
     found = read(folder)
     expected = [(split, s) for split, structures in splits.items() for s in structures]
     assert len(found) == len(expected)
-    for (unit, one), (split, s) in zip(found, expected):
+    for (piece, one), (split, s) in zip(found, expected):
         same(one, s)
-        assert one.split == hydragnn.SPLITS[split] == hydragnn.SPLITS[unit.key]
-        assert unit.name.startswith(f"mine.bp: {split} ")
+        assert one.split == hydragnn.SPLITS[split] == hydragnn.SPLITS[piece.key]
+        assert piece.name.startswith(f"mine.bp: {split} ")
 
 
 def test_other_units_limits_and_splits(written):

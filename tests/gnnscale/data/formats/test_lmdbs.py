@@ -9,7 +9,7 @@ import pytest
 
 from gnnscale.contract.errors import BadFile
 from gnnscale.data.formats import lmdbs
-from gnnscale.data.formats.pieces import Place
+from gnnscale.data.formats.raw_files import Location
 from tests.support import layouts
 from tests.support.raw import read, until_fault
 
@@ -38,7 +38,7 @@ def test_pickles_that_would_execute_something_are_refused(tmp_path):
         (b"cgnnscale.contract.files\nwrite\n.", "gnnscale.contract.files.write"),
     ):
         with pytest.raises(BadFile, match="could execute anything") as told:
-            lmdbs.unpickled(Place(tmp_path / "data.lmdb"), graph)
+            lmdbs.unpickle(Location(tmp_path / "data.lmdb"), graph)
         assert word in str(told.value)
     assert not mark.exists()
 
@@ -46,14 +46,14 @@ def test_pickles_that_would_execute_something_are_refused(tmp_path):
 def test_a_tensor_cannot_reach_beyond_its_memory():
     import torch
 
-    stored = lmdbs.Storage(np.arange(6.0))
-    assert lmdbs.tensor(stored, 1, (2, 2), (3, 1)).tolist() == [[1, 2], [4, 5]]
+    stored = lmdbs.TensorStorage(np.arange(6.0))
+    assert lmdbs.rebuild_tensor(stored, 1, (2, 2), (3, 1)).tolist() == [[1, 2], [4, 5]]
     for offset, size, stride in ((0, (7,), (1,)), (1, (2, 3), (3, 1)), (-1, (2,), (1,)), (0, (2,), (-1,))):
         with pytest.raises(ValueError, match="a tensor of size"):
-            lmdbs.tensor(stored, offset, size, stride)
+            lmdbs.rebuild_tensor(stored, offset, size, stride)
     for kind in (torch.float32, torch.float64, torch.int64, torch.bool, torch.uint8):
         made = torch.arange(6).reshape(2, 3).to(kind).T
-        np.testing.assert_array_equal(lmdbs.unpickled(Place(Path("x")), pickle.dumps(made)), made.numpy())
+        np.testing.assert_array_equal(lmdbs.unpickle(Location(Path("x")), pickle.dumps(made)), made.numpy())
 
 
 def test_an_lmdb_that_lacks_a_key_or_a_length(tmp_path):

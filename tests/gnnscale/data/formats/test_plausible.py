@@ -4,7 +4,7 @@ import pytest
 
 from gnnscale.atoms.units import ENERGY_UNITS
 from gnnscale.contract.errors import BadFile
-from gnnscale.data.formats.pieces import DOWNLOAD_AGAIN
+from gnnscale.data.formats.raw_files import DOWNLOAD_AGAIN
 from tests.support import layouts
 from tests.support.layouts import LAYOUTS
 from tests.support.raw import RAW, read, until_fault

@@ -116,7 +116,7 @@ def test_the_digest_of_content_tells_every_change(tmp_path):
 def test_equal_data_make_equal_files(tmp_path):
     for name in ("a", "b"):
         in_shards(tmp_path / name, random_structures(20), 8)
-    a, b = (files.describe(tmp_path / f"{name}", ["."]) for name in ("a", "b"))
+    a, b = (files.describe_outputs(tmp_path / f"{name}", ["."]) for name in ("a", "b"))
     assert {n: f.sha256 for n, f in a.items()} == {n: f.sha256 for n, f in b.items()}
 
 
