@@ -23,7 +23,7 @@ class Architecture(Spec):
 
     WIDTH_STEP: ClassVar[int] = 1  # widths are multiples of this
 
-    kind: str
+    kind: str = ""  # a subclass narrows it to the name of its file
     width: int = Field(64, ge=1, description="channels of a node")
     depth: int = Field(3, ge=1, description="message-passing layers")
     cutoff: float = Field(5.0, gt=0, description="Angstrom")
@@ -116,12 +116,10 @@ class Architecture(Spec):
 
     def for_parameters(self, target: float) -> Self:
         """Return the same network at the width whose body parameters come nearest to `target`."""
-
-        def at(steps: int) -> Self:
-            return self.with_width(steps * self.WIDTH_STEP)
-
-        above = bisect_left(range(1_000_000), target, lo=2, key=lambda steps: at(steps).body_parameters())
-        return min(at(above - 1), at(above), key=lambda config: abs(config.body_parameters() - target))
+        step = self.WIDTH_STEP
+        above = bisect_left(range(1_000_000), target, 2, key=lambda k: self.with_width(k * step).body_parameters())
+        around = [self.with_width(k * step) for k in (above - 1, above)]
+        return min(around, key=lambda config: abs(config.body_parameters() - target))
 
     def at_all_widths(self) -> list[Self]:
         """Return the same network at the widths worth a look: all up to 64, then in steps of 1.5 %, narrowest first."""

@@ -32,7 +32,7 @@ def find_architectures() -> dict[str, type[Architecture]]:
     found: dict[str, type[Architecture]] = {}
     for file in pkgutil.iter_modules(architectures.__path__):
         name = f"{architectures.__name__}.{file.name}"
-        config = None if name == __name__ else class_in(import_module(name), Architecture)
+        config = None if name == __name__ else class_in(import_module(name), Architecture)  # type: ignore[type-abstract] # it makes none
         if config:
             kind = config.model_fields["kind"].default
             assert kind == file.name, f"{name}: {config.__name__}.kind is {kind!r}, expected the name of the file"

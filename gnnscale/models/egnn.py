@@ -101,8 +101,8 @@ class EGNNLayer(nn.Module):
 
     def forward(self, h: Tensor, vectors: Tensor | None, edges: Edges) -> tuple[Tensor, Tensor]:
         x = rms_norm(h)  # (A, W)
-        second = (None, None) if self.deferred else (self.second.weight, self.second.bias)
-        s, v = edge_messages(self.project(x), Weights(self.radial, *second, self.mix.weight), edges)
+        second, bias = (None, None) if self.deferred else (self.second.weight, self.second.bias)
+        s, v = edge_messages(self.project(x), Weights(self.radial, second, bias, self.mix.weight), edges)
         if self.deferred:
             s = F.silu(self.second(s))
         vectors = v if vectors is None else vectors + v
@@ -112,6 +112,8 @@ class EGNNLayer(nn.Module):
 
 class EGNN(Backbone):
     """Layers between an embedding of elements and sources and a readout of energies and gates of vectors."""
+
+    scale: Tensor  # 1 / sqrt(average degree)
 
     def __init__(self, config: EGNNConfig, sources: int, average_degree: float, edge_chunk: int | None = None):
         super().__init__(config, sources, average_degree)
@@ -138,6 +140,7 @@ class EGNN(Backbone):
         v = None
         for layer in self.layers:
             h, v = layer(h, v, edges)
+        assert v is not None, "there is a layer at least"
         x = F.silu(self.hidden(rms_norm(h)))
         out = self.readout(x) if self.heads == 1 else self.read_by_source(x, graphs)  # (A, 1 + K): energy, gates
         # A mean over channels, times those at width 64: so that widths move alike at one rate, which

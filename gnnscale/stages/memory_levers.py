@@ -1,10 +1,10 @@
-"""The stage `levers`: what each lever for memory saves and costs, on one network and one batch of a study's data.
+"""The stage `memory_levers`: what each lever for memory saves and costs, on one network and one batch of a study's data.
 
 python -m gnnscale.stages.memory_levers DIRECTORY, alone or through srun or mpiexec. Leaves levers.json.
 
-All ways are taken in turn by the same processes, so that their times are of the same nodes in the same minutes. Memory is
-that of all tensors, from the first weight to the end of a second step, when all moments are there: what an allocator of a
-GPU says, and free of the interpreter and of what an earlier way left to the process.
+The same processes take the step in all ways by turns, so that all times are of the same nodes in the same minutes. Memory
+is that of all tensors from the first weight to the end of a second step, when all moments exist. It counts neither the
+interpreter nor what an earlier way left in the process.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import gc
 import statistics
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -35,17 +35,19 @@ from gnnscale.train.normalisation import pool_normalisation
 from gnnscale.train.schedule import parameter_groups
 
 TURNS = 3
-RATE = 1e-4  # small: the second loss is to show the first gradient, not to diverge
+LEARNING_RATE = 1e-4  # small, so that the second loss shows the first gradient and does not diverge
 
 
 class Way(NamedTuple):
+    """One way to take a training step."""
+
     name: str
     runtime: Runtime
-    precision: str = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"
 
 
 class Task(NamedTuple):
-    """What all ways do, as one rank sees it."""
+    """The batch that all ways take, as one rank sees it."""
 
     settings: LeverSettings
     corpus: Corpus
@@ -56,7 +58,7 @@ class Task(NamedTuple):
 
 
 class Step:
-    """A network under DeepSpeed that takes the step of a way."""
+    """A network under DeepSpeed that takes its step in one way."""
 
     def __init__(self, task: Task, way: Way):
         torch.manual_seed(0)
@@ -72,24 +74,24 @@ class Step:
         self.normalisation = normalisation.to(self.engine.device)
 
     def __call__(self) -> float:
-        """The loss over the whole batch, before the weights are changed."""
+        """Take a step, and return the loss over the whole batch before it."""
         device, task, self.number = self.engine.device, self.task, self.number + 1
         graphs, labels = to_device(task.graphs, device), to_device(task.labels, device)
         sums = sum_penalties(self.engine, self.normalisation, graphs, labels, self.optim)
         self.engine.backward(compute_local_loss(sums, task.counts, self.optim, task.ranks), last=True)
         whole = process_group.reduce_sum(sums.detach()).cpu().numpy()
-        self.engine.step(RATE, self.number)
+        self.engine.step(LEARNING_RATE, self.number)
         return compute_loss(whole, task.counts, self.optim)[0]
 
 
 def main(run: stage_run.Run) -> stage_run.Outputs:
     here = process_group.join_ranks(run.spec.runtime.threads)
-    task, chosen = prepare(run, here.size, here.rank)
-    table = ways(run.spec.runtime, task.settings, int(task.graphs.senders.numel()))
+    task, chosen = prepare_task(run, here.size, here.rank)
+    table = list_ways(run.spec.runtime, task.settings, int(task.graphs.senders.numel()))
     print(f"{run.spec.id}: {len(table)} ways to take one step; {here.size} rank(s)", flush=True)
     total, done = (1 + TURNS) * len(table), 0
 
-    def told(way: Way) -> None:
+    def report_way(way: Way) -> None:
         nonlocal done
         done += 1
         if here.rank == 0:
@@ -98,20 +100,20 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
 
     peaks, losses = [], []
     for way in table:
-        peak, loss = fullest(task, way)
+        peak, loss = measure_peak(task, way)
         peaks.append(max(process_group.gather(peak)))
         losses.append(loss)
-        told(way)
+        report_way(way)
     seconds: list[list[float]] = [[] for _ in table]
     for _ in range(TURNS):
         for k, way in enumerate(table):
-            seconds[k].append(max(process_group.gather(timed(task, way))))
-            told(way)
+            seconds[k].append(max(process_group.gather(time_step(task, way))))
+            report_way(way)
     found = LeverComparison(
         model=task.settings.model,
         parameters=task.settings.model.parameters(len(task.corpus.names)),
         ranks=here.size,
-        device=device(),
+        device=device_name(),
         structures=len(chosen),
         atoms=int(task.corpus.natoms[chosen].sum()),
         edges=int(task.corpus.nedges[chosen].sum(dtype=np.int64)),
@@ -123,7 +125,7 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
                 peak_bytes=peak,
                 loss=loss,
                 seconds=statistics.median(mine),
-                relative=relative(mine, seconds[0]),
+                relative=compare_seconds(mine, seconds[0]),
             )
             for way, peak, loss, mine in zip(table, peaks, losses, seconds, strict=True)
         ),
@@ -133,9 +135,9 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
     return stage_run.Outputs(files=["levers.json"], values={"ways": len(table), "ranks": here.size})
 
 
-def prepare(run: stage_run.Run, size: int, rank: int) -> tuple[Task, np.ndarray]:
-    """The first batch that a training would take, and this rank's share of it."""
-    settings: LeverSettings = run.spec.settings
+def prepare_task(run: stage_run.Run, size: int, rank: int) -> tuple[Task, np.ndarray]:
+    """Return this rank's share of the first batch that a training would take, and the whole batch."""
+    settings = run.require_settings(LeverSettings)
     sources = {need.removeprefix("convert/"): path for need, path in run.needs.items() if need.startswith("convert/")}
     corpus = load_corpus(sources, "train", settings.model.cutoff, threads=run.spec.runtime.threads)
     if len(corpus) < settings.batch:
@@ -151,8 +153,8 @@ def prepare(run: stage_run.Run, size: int, rank: int) -> tuple[Task, np.ndarray]
     return Task(settings, corpus, graphs, labels, counts, size), chosen
 
 
-def ways(runtime: Runtime, settings: LeverSettings, edges: int) -> list[Way]:
-    """As arXiv 2504.08112 adds them, checkpointing and then ZeRO; and edges in chunks in the place of checkpointing."""
+def list_ways(runtime: Runtime, settings: LeverSettings, edges: int) -> list[Way]:
+    """Return the ways in the order of arXiv 2504.08112 (checkpointing, then ZeRO), also with edges in chunks instead."""
     plain = runtime.model_copy(update={"edge_chunk": None})
     chunk = min(runtime.edge_chunk or edges, max(1, edges // 8))  # in a small batch too there are several
     chunked = plain.model_copy(update={"edge_chunk": chunk})
@@ -171,21 +173,21 @@ def ways(runtime: Runtime, settings: LeverSettings, edges: int) -> list[Way]:
 
 
 # ---------------------------------------------------------------------------------------------------------- one way
-def fullest(task: Task, way: Way) -> tuple[int, float]:
-    """Most bytes of tensors at once from nothing to the end of a second step; and the loss before that step."""
-    losses = []
+def measure_peak(task: Task, way: Way) -> tuple[int, float]:
+    """Return the peak bytes of tensors from nothing to the end of a second step, and the loss before that step."""
+    losses: list[float] = []
 
     def two_steps() -> None:
         step = Step(task, way)
         losses.extend((step(), step()))
 
-    peak = peak_bytes(two_steps)
+    peak = measure_peak_bytes(two_steps)
     gc.collect()
     return peak, losses[-1]
 
 
-def timed(task: Task, way: Way) -> float:
-    """Seconds of a step, after one that is not counted."""
+def time_step(task: Task, way: Way) -> float:
+    """Return the median seconds of a step, after one that is not counted."""
     step, found = Step(task, way), []
     step()
     for _ in range(task.settings.steps):
@@ -199,8 +201,8 @@ def timed(task: Task, way: Way) -> float:
     return statistics.median(found)
 
 
-def peak_bytes(run: Callable[[], object]) -> int:
-    """Most bytes of tensors that live at once while it runs, above those before."""
+def measure_peak_bytes(run: Callable[[], object]) -> int:
+    """Return the peak bytes of tensors while `run` runs, above those that existed before."""
     if accelerator.detect_kind() != "cpu":
         memory = accelerator.torch_module(accelerator.detect_kind())
         memory.empty_cache()
@@ -208,7 +210,7 @@ def peak_bytes(run: Callable[[], object]) -> int:
         before = memory.memory_allocated()
         run()
         accelerator.synchronize()
-        return memory.max_memory_allocated() - before
+        return int(memory.max_memory_allocated()) - before
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
@@ -221,12 +223,12 @@ def peak_bytes(run: Callable[[], object]) -> int:
     return peak
 
 
-def relative(mine: list[float], plain: list[float]) -> Estimate:
+def compare_seconds(mine: list[float], plain: list[float]) -> Estimate:
     ratios = [a / b for a, b in zip(mine, plain, strict=True)]
     return Estimate(value=statistics.median(ratios), low=min(ratios), high=max(ratios))
 
 
-def device() -> str:
+def device_name() -> str:
     found = accelerator.list_devices()
     return found[0].name if found else stage_process.read_processor_name()
 

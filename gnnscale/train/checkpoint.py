@@ -80,7 +80,7 @@ def write_part(path: Path, layout: TensorShapes, tensors: Iterable[Tensor]) -> s
         put(len(encoded).to_bytes(8, "little") + encoded)
         for (name, shape), tensor in zip(layout, tensors):
             assert tensor.shape == shape and tensor.dtype == torch.float32, (name, tensor.shape, shape, tensor.dtype)
-            put(memoryview(tensor.detach().cpu().contiguous().view(-1).numpy()).cast("B"))
+            put(tensor.detach().cpu().contiguous().view(-1).numpy().data.cast("B"))
         file.flush()
         os.fsync(file.fileno())
     return digest.hexdigest()

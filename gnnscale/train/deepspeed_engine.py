@@ -18,7 +18,7 @@ from gnnscale.architectures.memory import BUCKET_NUMBERS
 from gnnscale.contract.settings import OptimSettings
 from gnnscale.contract.stage_spec import Runtime
 from gnnscale.machine import accelerator
-from gnnscale.models.potential import Potential
+from gnnscale.models.potential import Normalised, Potential
 from gnnscale.train.checkpoint import TensorShapes
 from gnnscale.train.muon import Muon
 from gnnscale.train.process_group import reduce_sum
@@ -43,7 +43,8 @@ class Engine:
                 )
         if optim.precision == "bf16":
             # Inside of the engine: on a GPU, DeepSpeed switches off an autocast that it finds around itself.
-            model.forward = torch.autocast(accelerator.detect_kind(), dtype=torch.bfloat16)(model.forward)
+            autocast = torch.autocast(accelerator.detect_kind(), dtype=torch.bfloat16)
+            model.forward = autocast(model.forward)  # type: ignore[method-assign] # of this one network
         if self.stage == 3:  # layers use the weights of their children without calling these, so they come as one
             deepspeed.utils.set_z3_leaf_modules(model, list({type(layer) for layer in model.backbone.layers}))
         config = {
@@ -68,7 +69,7 @@ class Engine:
         self.device = self.engine.device  # where the weights are from here on
         self.mean = {name: p.detach().clone() for name, p in self.named.items()} if self.decay else {}
 
-    def __call__(self, *inputs: object) -> object:
+    def __call__(self, *inputs: object) -> Normalised:
         return self.engine(*inputs)
 
     def backward(self, loss: Tensor, last: bool) -> None:
@@ -155,7 +156,7 @@ class Engine:
         DeepSpeed's own safe_get_full_optimizer_state failed in 0.19.8 with two groups of parameters: it links states
         after the first group's step, when the second has none.
         """
-        if (piece := p._hp_mapping) is None:
+        if (piece := p._hp_mapping) is None:  # type: ignore[attr-defined] # DeepSpeed sets it
             return []
         there, here = piece.hp_fragment_address, piece.lp_fragment_address
         state = self.optimizer.optimizer.state[self._flat()[piece.param_group_index]]
@@ -189,7 +190,7 @@ class Engine:
         if self.stage == 0:
             self.optimizer.state[p][key].copy_(value)
         elif self.stage == 3:  # equal pieces, the last of them padded
-            size = p.ds_tensor.numel()
+            size = p.ds_tensor.numel()  # type: ignore[attr-defined] # DeepSpeed sets it
             padded = torch.nn.functional.pad(value.flatten(), (0, size * self.engine.world_size - value.numel()))
             begin = size * torch.distributed.get_rank()
             utils.safe_set_local_optimizer_state(p, padded[begin : begin + size], key)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gnnscale.atoms.graph import AtomGraphs, Properties, atoms_per_structure
 from gnnscale.contract.settings import OptimSettings
+from gnnscale.models.potential import Normalised
 from gnnscale.train.normalisation import Normalisation
 
 PARTS = ("energy", "forces", "stress")  # the order of every vector (3,) here
@@ -26,9 +27,13 @@ PENALTIES: dict[str, Callable[..., Tensor]] = {
 
 
 def sum_penalties(
-    potential: Callable, normalisation: Normalisation, graphs: AtomGraphs, labels: Properties, optim: OptimSettings
+    potential: Callable[..., Normalised],
+    normalisation: Normalisation,
+    graphs: AtomGraphs,
+    labels: Properties,
+    optim: OptimSettings,
 ) -> Tensor:
-    """Sum penalties over all labels of a kind, (3,) float64; they add up over batches and ranks. NaN labels are left out.
+    """Sum penalties over the labels of each kind, (3,) float64; NaN labels are left out. Sums add up over batches and ranks.
 
     Energy and virial are compared per atom, in eV/atom / energy scale, so one scale serves both; a stress error thus
     weighs as volume per atom, which evens out dense and open crystals.
@@ -40,6 +45,7 @@ def sum_penalties(
     per_atom = 1 / natoms
     pairs = [(predicted.energy * per_atom, wanted.energy * per_atom), (predicted.forces, wanted.forces)]
     if stressed:
+        assert predicted.virial is not None and wanted.virial is not None
         pairs.append((predicted.virial * per_atom[:, None, None], wanted.virial * per_atom[:, None, None]))
     sums = [torch.zeros((), dtype=torch.float64, device=natoms.device)] * len(PARTS)
     for k, (predicted_part, true) in enumerate(pairs):

@@ -36,25 +36,25 @@ class Muon(torch.optim.Optimizer):
         super().__init__(groups, {"lr": 0.0, "weight_decay": weight_decay, "betas": betas, "eps": 1e-8, "muon": False})
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override] # nobody here passes a closure
         for group in self.param_groups:
             update = self._orthogonal if group["muon"] else self._adam
             for p in group["params"]:
                 if p.grad is not None:
                     p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(update(p, group), alpha=-group["lr"])
+                    p.add_(update(p, p.grad, group), alpha=-group["lr"])
 
-    def _orthogonal(self, p: Tensor, group: dict) -> Tensor:
+    def _orthogonal(self, p: Tensor, grad: Tensor, group: dict) -> Tensor:
         state = self.state[p]
         momentum = state.setdefault("momentum", torch.zeros_like(p))
-        momentum.lerp_(p.grad, 1 - MOMENTUM)
-        ahead = p.grad.lerp(momentum, MOMENTUM)  # Nesterov
+        momentum.lerp_(grad, 1 - MOMENTUM)
+        ahead = grad.lerp(momentum, MOMENTUM)  # Nesterov
         return orthogonal(ahead) * (UPDATE_SCALE * math.sqrt(max(1.0, p.shape[0] / p.shape[1])))
 
-    def _adam(self, p: Tensor, group: dict) -> Tensor:
+    def _adam(self, p: Tensor, grad: Tensor, group: dict) -> Tensor:
         state, (b1, b2) = self.state[p], group["betas"]
         step = state.setdefault("step", torch.zeros((), dtype=torch.float32, device=p.device))
-        mean = state.setdefault("exp_avg", torch.zeros_like(p)).lerp_(p.grad, 1 - b1)
-        square = state.setdefault("exp_avg_sq", torch.zeros_like(p)).mul_(b2).addcmul_(p.grad, p.grad, value=1 - b2)
+        mean = state.setdefault("exp_avg", torch.zeros_like(p)).lerp_(grad, 1 - b1)
+        square = state.setdefault("exp_avg_sq", torch.zeros_like(p)).mul_(b2).addcmul_(grad, grad, value=1 - b2)
         step += 1
         return mean / (1 - b1**step) / ((square / (1 - b2**step)).sqrt_() + group["eps"])

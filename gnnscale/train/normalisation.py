@@ -21,9 +21,9 @@ def pool_normalisation(cards: tuple[ShardCard, ...]) -> Normalisation:
     for index, card in enumerate(cards):
         for symbol, energy in card.references.items():
             references[index, atomic_numbers[symbol]] = energy
-    energy = [(card.counts["train"].structures, card.energy_rms) for card in cards]
+    energies = [(card.counts["train"].structures, card.energy_rms) for card in cards]
     forces = [(card.counts["train"].atoms, card.force_rms) for card in cards]
-    return Normalisation(references.nan_to_num(0.0), mean_rms(energy), mean_rms(forces))
+    return Normalisation(references.nan_to_num(0.0), mean_rms(energies), mean_rms(forces))
 
 
 def mean_rms(counted: list[tuple[int, float]]) -> float:
@@ -45,6 +45,7 @@ class Normalisation(NamedTuple):
         reference = torch.zeros(len(natoms), dtype=torch.float64, device=of_atoms.device)
         reference.index_add_(0, graphs.structure, of_atoms)
         energy = (labels.energy - reference) / self.energy_scale
+        assert labels.stress is not None, "labels have a stress, NaN where there is none"
         virial = labels.stress * (volumes(graphs.cell)[:, None, None] / self.energy_scale)
         return Normalised(energy, labels.forces / self.force_scale, virial)
 

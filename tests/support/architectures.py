@@ -20,7 +20,7 @@ def choices(field: str, config: type[Architecture]) -> tuple:
 def small_variants() -> dict[str, Architecture]:
     """Return the defaults of each architecture and each other choice alone, with direct and with gradient forces."""
     found: dict[str, Architecture] = {}
-    for kind, config in ARCHITECTURES.items():
+    for config in ARCHITECTURES.values():
         others = [name for name in config.model_fields if name not in ("kind", "forces")]
         for forces in choices("forces", config):
             for changes in [{}, *({name: value} for name in others for value in choices(name, config))]:
@@ -29,6 +29,6 @@ def small_variants() -> dict[str, Architecture]:
                 except ValidationError:
                     continue  # the architecture knows no such network
                 if made not in found.values():
-                    named = "-".join(f"{name}_{value}" for name, value in changes.items())
-                    found["-".join(filter(None, (kind, forces, named)))] = made
+                    name = f"{made.label}-{forces}"
+                    found["-".join((name, *changes)) if name in found else name] = made
     return found

@@ -189,21 +189,22 @@ class Sums(torch.autograd.Function):
             x = F.silu(a)
             y = a if w.second is None else w.second_matrix(x)  # m = SiLU(y)
             g_sums = unmix(c, g_s, g_v, w)
-            if geometry or learning:
+            if g_scale is not None or g is not None:
                 m = x if w.second is None else F.silu(y)
-            if geometry:
+            if g_scale is not None:
                 g_scale[:, c.edges] = dots(c, g_sums, m).to(scale.dtype)
-            if learning:
+            if g is not None:
                 add_product(g.mix, g_v[:, c.atoms].flatten(0, 1), four_sums(c, f, m)[1:].flatten(0, 1))
             g_a = through_silu(four_sums_t(c, f, g_sums), y)
             if w.second is not None:
-                if learning:
+                if g is not None:
+                    assert g.second is not None and g.bias is not None
                     add_product(g.second, g_a, x)
                     g.bias.add_(g_a.sum(0))
                 g_a = through_silu(g_a @ w.second, a)
-            if geometry:
+            if g_basis is not None:
                 g_basis[c.edges] = (g_a @ w.radial).to(basis.dtype)
-            if learning:
+            if g is not None:
                 add_product(g.radial, g_a, b[c.edges])
             add_pairs(c, g_a, g_table)
         return None, g_table.to(dtype), g_basis, g_scale, *cast_like(weights, g)
@@ -219,7 +220,8 @@ def cast_like(weights: list[Tensor | None], g: Weights | None) -> tuple[Tensor |
     """Return the gradients in the precision of the weights."""
     if g is None:
         return (None,) * len(weights)
-    return tuple(None if w is None else total.to(w.dtype) for total, w in zip(g, weights, strict=True))
+    pairs = zip(g, weights, strict=True)
+    return tuple(None if total is None or w is None else total.to(w.dtype) for total, w in pairs)
 
 
 class Tangents(torch.autograd.Function):

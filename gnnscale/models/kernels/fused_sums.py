@@ -103,9 +103,9 @@ class Back(NamedTuple):
 def receivers_back(x: Inputs, g_sums: Tensor | None, y: Tensor | None, g_y: Tensor | None, learning: bool) -> Back:
     """Go back through SiLU, into g_y (n, W) if given; without g_sums it holds the derivative by m."""
     width, programs = x.table.shape[1], ceil_divide(x.k, ATOMS_PER_PROGRAM)
-    of_sums, whole = learning and g_sums is not None, g_y is None
+    whole = g_y is None
     totals = x.table.new_empty(x.k, width, dtype=torch.float32)
-    m_sums = torch.empty_like(g_sums[1:]) if of_sums else None
+    m_sums = torch.empty_like(g_sums[1:]) if g_sums is not None and learning else None
     parts = totals.new_empty(programs, len(x.radial_t), width) if learning and whole else None
     receivers_kernel[programs, x.tiles](
         x.table,
@@ -124,7 +124,7 @@ def receivers_back(x: Inputs, g_sums: Tensor | None, y: Tensor | None, g_y: Tens
         MADE=y is not None,
         GIVEN=g_sums is None,
         KEEP=not whole,
-        SUMS=of_sums,
+        SUMS=m_sums is not None,
         RADIAL=parts is not None,
         AP=ATOMS_PER_PROGRAM,
         **x.options,
@@ -207,26 +207,31 @@ class FusedSums(torch.autograd.Function):
         )
         g = w.zeros() if learning else None
         for c in ctx.parts:
-            x, g_sums, y, g_a = inputs(c, table, b, f, radial_t), unmix(c, g_s, g_v, w), None, None
+            x, g_sums = inputs(c, table, b, f, radial_t), unmix(c, g_s, g_v, w)
+            first = y = g_a = None
             if w.second is not None:
                 first = first_messages(x)
                 y = F.linear(first, w.second, w.bias)
-            if geometry:
+            if g_scale is not None and g_basis is not None:
                 add_slopes(x, g_sums, y, g_scale[:, c.edges], g_basis[c.edges])
             back = receivers_back(x, g_sums, y, y, learning)
-            if learning:
+            if g is not None:
+                assert back.m_sums is not None
                 add_product(g.mix, g_v[:, c.atoms].flatten(0, 1), back.m_sums.flatten(0, 1))
             if w.second is not None:  # `y` is now the derivative by what was in it
-                if learning:
+                assert first is not None and y is not None
+                if g is not None:
+                    assert g.second is not None and g.bias is not None
                     add_product(g.second, y, first)
                     g.bias.add_(back.totals.sum(0))
                 g_a = y @ w.second
                 back = receivers_back(x, None, None, g_a, learning)
-                if geometry:
+                if g_basis is not None:
                     g_basis[c.edges] = (g_a @ w.radial).to(basis.dtype)
-                if learning:
+                if g is not None:
                     add_product(g.radial, g_a, x.basis)
-            elif learning:
+            elif g is not None:
+                assert back.radial is not None
                 g.radial.add_(back.radial.t())
             g_table.view(-1, 2, table.shape[1])[c.atoms, 0] = back.totals
             add_to_senders(x, c, g_sums, g_a, g_table)

@@ -36,7 +36,7 @@ def chunked_messages(parts: list[Chunk], table: Tensor, basis: Tensor, scale: Te
     """Return s (A, W) and v (3, A, K); tangents of forward-mode differentiation go through."""
     (table, t_table), (basis, t_basis), (scale, t_scale) = (unpack_dual(x) for x in (table, basis, scale))
     if t_basis is None:
-        function = fused_sums(table.device) if can_fuse(table) else Sums
+        function = (fused_sums(table.device) if can_fuse(table) else None) or Sums
         return function.apply(parts, table, basis, scale, *weights)
     s, v, t_s, t_v = Tangents.apply(parts, table, t_table, basis, t_basis, scale, t_scale, *weights)
     return make_dual(s, t_s), make_dual(v, t_v)

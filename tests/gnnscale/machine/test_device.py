@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gnnscale.architectures.egnn import EGNNConfig
-from gnnscale.atoms.graph import AtomGraphs, Properties
+from gnnscale.atoms.graph import to_device
 from gnnscale.contract import stage_run
 from gnnscale.contract.settings import EvaluateSettings, LeverSettings, OptimSettings
 from gnnscale.contract.stage_spec import Runtime
@@ -54,7 +54,7 @@ def test_gradients_are_those_of_the_cpu(name):
     normalisation = Normalisation(torch.ones(1, 119, dtype=torch.float64), 2.0, 3.0)
     expected = gradients(network(name), normalisation, graphs, labels)
     with pretend.device() as device:
-        there = AtomGraphs(*(t.to(device) for t in graphs)), Properties(*(t.to(device) for t in labels))
+        there = to_device(graphs, device), to_device(labels, device)
         found = gradients(pretend.moved(network(name)), normalisation.to(device), *there)
     assert found.keys() == expected.keys() and expected
     for name, gradient in expected.items():
@@ -66,7 +66,7 @@ def test_what_is_left_behind_is_found():
     graphs, labels = random_graph(40, 10)
     normalisation = Normalisation(torch.ones(1, 119, dtype=torch.float64), 2.0, 3.0)
     with pretend.device() as device:
-        there = AtomGraphs(*(t.to(device) for t in graphs)), Properties(*(t.to(device) for t in labels))
+        there = to_device(graphs, device), to_device(labels, device)
         with pytest.raises(RuntimeError, match="two devices"):
             gradients(pretend.moved(network("edge")), normalisation, *there)
         with pytest.raises(RuntimeError, match="two devices"):
@@ -114,7 +114,7 @@ def trained(made, device, move):
 
 
 def test_the_loop_is_that_of_the_cpu(converted, tmp_path, monkeypatch):
-    monkeypatch.setattr(Trainer, "save", lambda self, pinned: None)
+    monkeypatch.setattr(Trainer, "save_checkpoint", lambda self, pinned: None)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     expected, model = trained(training.prepare(tmp_path, converted, "here"), "cpu", lambda m: m)
     with pretend.device() as device:
@@ -135,12 +135,12 @@ def test_errors_and_over_smoothing_are_those_of_the_cpu(converted, tmp_path, mon
     torch.manual_seed(0)
     model = build(TINY.model, 2, 10.0).requires_grad_(False)
     energy, forces = prediction_errors.measure_errors(model, corpus, 10**6, run)
-    layers = oversmoothing.measure_features(model, evaluate.sample(corpus))
+    layers = oversmoothing.measure_features(model, evaluate.sample_batches(corpus))
     with pretend.device() as device:
         pretend.moved(model)
         there = prediction_errors.measure_errors(model, corpus, 10**6, run)
         measured = oversmoothing.measure_features(
-            model, (prediction_errors.to_device(graphs, device) for graphs in evaluate.sample(corpus))
+            model, (to_device(graphs, device) for graphs in evaluate.sample_batches(corpus))
         )
     np.testing.assert_allclose(there[0], energy, rtol=1e-5)
     np.testing.assert_allclose(there[1], forces, rtol=1e-5, atol=1e-6)
@@ -152,7 +152,7 @@ def test_the_step_of_a_lever_is_that_of_the_cpu(converted, tmp_path, monkeypatch
     asked = LeverSettings(model=TINY.model, batch=16)
     run = stage_run.Run(directory(tmp_path, "memory_levers/x", asked, converted))
     process_group.join_ranks(1)
-    task, _ = memory_levers.prepare(run, 1, 0)
+    task, _ = memory_levers.prepare_task(run, 1, 0)
     monkeypatch.setattr(deepspeed_engine, "Engine", lambda model, *_: Descent(model, "cpu"))
     expected = memory_levers.Step(task, memory_levers.Way("plain", Runtime()))
     losses = expected(), expected()

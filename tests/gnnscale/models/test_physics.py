@@ -39,7 +39,7 @@ stress_models = pytest.mark.parametrize("name", [name for name in CONFIGS if CON
 def lively(name: str) -> Potential:
     """Random weights everywhere, also where training starts from zero, and scales that are not 1."""
     generator = torch.Generator().manual_seed(1)
-    potential = build(CONFIGS.get(name, PAPER), sources=2, average_degree=12.0).double()
+    potential = build(PAPER if name == "paper" else CONFIGS[name], sources=2, average_degree=12.0).double()
     for parameter in potential.parameters():
         scale = parameter.shape[1] ** -0.5 if parameter.ndim == 2 else 0.3
         parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * scale

@@ -18,7 +18,7 @@ from gnnscale.models.potential import predict
 from gnnscale.models.registry import build
 from gnnscale.scaling import points
 from gnnscale.stages import evaluate
-from gnnscale.stages.memory_levers import peak_bytes
+from gnnscale.stages.memory_levers import measure_peak_bytes
 from tests.gnnscale.models.test_physics import lively
 from tests.support.corpus import directory, execute
 
@@ -51,7 +51,7 @@ def evaluated(request, converted, tmp_path):
     """Random weights, as if they had been trained -> (directory of the stage, the network, its corpus)"""
     potential = lively(request.param).float()
     forces = "gradient" if "gradient" in request.param else "direct"
-    model = EGNNConfig(form=FORMS[request.param], forces=forces, width=16, depth=2, radial=4, cutoff=3.0)
+    model = EGNNConfig(form=FORMS[request.param], forces=forces, width=16, depth=2, cutoff=3.0)
     trained = of(model, ("bulk", "organic"), OptimSettings(energy_weight=2.0, force_weight=3.0))
     made = directory(tmp_path, "train/x", TrainSettings(model=model, subset="prefix"))
     files.write_model(made / "model.json", trained)
@@ -115,14 +115,14 @@ def test_gradient_forces_keep_no_second_graph(evaluated, monkeypatch):
     evaluate.main(stage_run.Run(there))
     assert seen and not any(seen)
     with torch.no_grad():
-        least = peak_bytes(lambda: predict(potential, graphs))
-    assert least < 0.6 * peak_bytes(lambda: predict(potential, graphs))
+        least = measure_peak_bytes(lambda: predict(potential, graphs))
+    assert least < 0.6 * measure_peak_bytes(lambda: predict(potential, graphs))
 
 
 def test_layers_are_those_of_one_large_batch(evaluated):
     """Fewer are held out here than are looked at, so all of them are; and of the last a row of points.csv tells."""
     there, potential, corpus = evaluated
-    assert prediction_errors.MAX_STRUCTURES // 4 < len(corpus) <= evaluate.SAMPLE  # in several batches
+    assert prediction_errors.MAX_STRUCTURES // 4 < len(corpus) <= evaluate.SAMPLED_STRUCTURES  # in several batches
     said = files.read_model(there / "errors.json", Evaluation)
     expected = oversmoothing.measure_features(potential, [make_batch(corpus, np.arange(len(corpus)))[0]])
     assert len(said.layers) == 3
@@ -157,11 +157,11 @@ def test_energies_alone_have_a_loss(tmp_path):
 
 def test_the_sample_is_the_same_for_every_model(converted, monkeypatch):
     corpus = load_corpus({need.removeprefix("convert/"): path for need, path in converted.items()}, "train", 3.0)
-    monkeypatch.setattr(evaluate, "SAMPLE", 20)
-    one, other = ([graphs.positions for graphs in evaluate.sample(corpus)] for _ in range(2))
+    monkeypatch.setattr(evaluate, "SAMPLED_STRUCTURES", 20)
+    one, other = ([graphs.positions for graphs in evaluate.sample_batches(corpus)] for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-    assert sum(len(graphs.cell) for graphs in evaluate.sample(corpus)) == 20 < len(corpus)
-    assert len({int(s) for graphs in evaluate.sample(corpus) for s in graphs.source}) == 2
+    assert sum(len(graphs.cell) for graphs in evaluate.sample_batches(corpus)) == 20 < len(corpus)
+    assert len({int(s) for graphs in evaluate.sample_batches(corpus) for s in graphs.source}) == 2
 
 
 def test_points_of_before_are_read(tmp_path):

@@ -15,7 +15,7 @@ from gnnscale.atoms.graph import AtomGraphs
 from gnnscale.models.kernels.chunked import chunks, jet
 from gnnscale.models.potential import predict
 from gnnscale.models.registry import build
-from gnnscale.stages.memory_levers import peak_bytes
+from gnnscale.stages.memory_levers import measure_peak_bytes
 from tests.benchmarks.bench_step import liquid, plain, potential, step
 from tests.support.structures import CUTOFF, Sample, batch, crystal, molecule, structures
 
@@ -147,7 +147,7 @@ def test_memory_is_as_predicted(form, forces, edge_chunk, half):
     """At a width, depth and chunk that the prediction was not fitted to."""
     graphs, config = liquid(boxes=3), EGNNConfig(form=form, forces=forces, width=96, depth=4)
     expected = config.activation_bytes(len(graphs.numbers), len(graphs.receivers), edge_chunk, 2 if half else 4)
-    assert peak_bytes(step(potential(config, edge_chunk), graphs, half)) == pytest.approx(expected, rel=0.15)
+    assert measure_peak_bytes(step(potential(config, edge_chunk), graphs, half)) == pytest.approx(expected, rel=0.15)
 
 
 @pytest.mark.parametrize("forces", ["direct", "gradient"])
