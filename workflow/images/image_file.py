@@ -1,4 +1,8 @@
-"""TODO: say what a reader finds here."""
+"""The image file of a site, the record beside it, and the id by which plans tell images apart.
+
+An image is NAME.sif with a record NAME.json: the content of the image (`id`, written when it was built) and the digest of
+the file itself. A file that does not match its record is not used. workflow/images/build_image.py makes both.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +20,13 @@ from gnnscale.contract.source_code import digest_source
 from gnnscale.schema import Spec
 from workflow.config.site import SiteConfig
 from workflow.images import runtimes
+from workflow.images.apptainer import inspect_image
 
 ACCELERATORS = {"nvidia": "cuda", "amd": "rocm", "intel": "xpu"}
 
 
 class ImageContent(Spec):
-    """image.json: what containers/identity.py found in the image at the end of its build."""
+    """Content of image.json, which containers/identity.py writes into the image at the end of its build."""
 
     id: str
     accelerator: str
@@ -38,7 +43,7 @@ class ImageContent(Spec):
 
 
 class ImageRecord(Spec):
-    """Beside the file of an image, and made of nothing but the image."""
+    """Record beside the file of an image; everything in it can be made again from the image."""
 
     sha256: str
     size: int
@@ -58,14 +63,11 @@ def build_command() -> str:
     return f"{command_name()} image build"
 
 
-def image_file(site: SiteConfig) -> Path:
-    """The image that a site's stages run in; by default a link to the one that was built last."""
-    given = site.container.image
-    return (
-        Path(os.path.expandvars(given)).expanduser()
-        if given
-        else images_folder() / f"{accelerator(site)}-{architecture(site)}.sif"
-    )
+def locate_image(site: SiteConfig) -> Path:
+    """Return the image in which a site's stages run; by default a link to the one that was built last."""
+    if site.container.image:
+        return Path(os.path.expandvars(site.container.image)).expanduser()
+    return images_folder() / f"{accelerator(site)}-{architecture(site)}.sif"
 
 
 def record_file(file: Path) -> Path:
@@ -81,15 +83,16 @@ def code_digests() -> dict[str, str]:
 
 
 def with_image(site: SiteConfig, reads: list[str]) -> SiteConfig:
-    """The site with its image found and its id known, for plans; `faults` says whether it can be run."""
+    """Return the site with the path and id of its image, for plans; `find_faults` says whether stages can run in it."""
     container = site.container
     if container.runtime == "none":
         raise UserError(
-            "this site says of no program that runs images", "set container.runtime in the site's file, or --set it"
+            "this site names no program that runs images",
+            "set container.runtime in the site's file, or with --set container.runtime=NAME",
         )
     changes: dict[str, Any] = {"data": tuple(dict.fromkeys((*container.data, *reads)))}
     if has_image_file(site):
-        file = image_file(site)
+        file = locate_image(site)
         record = read_record(file)
         changes |= {"image": str(file.resolve()), "digest": record.content.id}
         if container.checkout is None:
@@ -97,7 +100,7 @@ def with_image(site: SiteConfig, reads: list[str]) -> SiteConfig:
         elif not container.checkout and record.content.code != code_digests():
             raise UserError(
                 f"{file}: holds other code than this checkout, whose digests are in the keys of stages",
-                f"{build_command()} puts this code into one; container.checkout: true binds it over the image's",
+                f"`{build_command()}` makes one with this code; container.checkout: true binds this code over the image's",
             )
     elif not container.image or not container.digest:
         raise UserError(
@@ -110,32 +113,43 @@ def with_image(site: SiteConfig, reads: list[str]) -> SiteConfig:
 
 
 def read_record(file: Path, deep: bool = False) -> ImageRecord:
-    """Its record, if the file is the one that it is of. Hashed where its time is another, or if `deep`."""
+    """Return the record of an image if the file matches it; hash the file if its time has changed, or if `deep`."""
     if not file.exists():
         raise UserError(f"{file}: no image there", f"make one: {build_command()}")
     try:
         record = files.read_model(record_file(file), ImageRecord)
     except BadFile as error:
         raise UserError(
-            f"{error}: what is in the image is not known",
-            f"to look into it and record it: {command_name()} image verify",
+            f"{error}: the content of the image is unknown",
+            f"to read and record it: {command_name()} image verify",
         ) from None
     state = file.stat()
     if state.st_size != record.size:
         raise UserError(
-            f"{file}: {state.st_size:,} bytes, {record.size:,} expected: cut off, or another one",
+            f"{file}: {state.st_size:,} bytes, {record.size:,} expected: cut off, or another file",
             f"copy it again, or remove it and make it: {build_command()}",
         )
     if (deep or state.st_mtime_ns != record.mtime_ns) and sha256(file) != record.sha256:
         raise UserError(
-            f"{file}: not the file that {record_file(file).name} is of (same size, other content)",
+            f"{file}: not the file that {record_file(file).name} describes (same size, other content)",
             f"copy it again, or remove it and make it: {build_command()}",
         )
     return record
 
 
 def require_image(site: SiteConfig) -> Path:
-    file = image_file(site)
+    file = locate_image(site)
     if not file.exists():
         raise UserError(f"{file}: no image there", f"make one: {build_command()}")
     return file
+
+
+def read_content(file: Path) -> ImageContent:
+    return ImageContent.model_validate(inspect_image(file)["content"])
+
+
+def write_record(file: Path, target: Path) -> None:
+    """Write the record of a file that will be called `target`: before it has that name, so that no image lacks one."""
+    content, state = read_content(file), file.stat()
+    record = ImageRecord(sha256=sha256(file), size=state.st_size, mtime_ns=state.st_mtime_ns, content=content)
+    files.write_model(target.with_suffix(".json"), record)

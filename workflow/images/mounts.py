@@ -1,4 +1,4 @@
-"""TODO: say what a reader finds here."""
+"""Directories that a stage sees in a container, and how each runtime writes them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from gnnscale.contract.places import source_file
 from workflow.config.site import Container
 from workflow.images.environment import IMAGE_HOME
 
-CODE_FOLDERS = ("gnnscale", "datasets")  # folders of a checkout that stages run
-
-
-KINDS_READING_RAW_DATA = ("convert", "convert_part")  # stages that read raw data
+CODE_FOLDERS = ("gnnscale", "datasets")  # of a checkout, with the code of stages
+KINDS_READING_RAW_DATA = ("convert", "convert_part")
 
 
 class Mount(NamedTuple):
+    """A path of the host that is visible at `target` in the container."""
+
     source: str
     target: str
     read_only: bool
 
 
 def stage_mounts(container: Container, kind: str, folder: Path | None, code: Path) -> list[Mount]:
+    """List the run directory, the code of the checkout if it differs, raw data for conversions, and the site's own binds."""
     found = []
     if folder is not None:
         found.append(Mount(str(folder.parent.parent), str(folder.parent.parent), False))
@@ -39,7 +40,7 @@ def stage_mounts(container: Container, kind: str, folder: Path | None, code: Pat
 
 
 def mount_option(mount: Mount) -> str:
-    """Of --mount: fields of CSV, so that a path may hold commas, colons and quotes."""
+    """Return the value of --mount, which is written as CSV: a path may contain commas, colons and quotes."""
     line = io.StringIO()
     fields = ["type=bind", f"src={mount.source}", f"dst={mount.target}", *(["ro"] if mount.read_only else [])]
     csv.writer(line, lineterminator="").writerow(fields)
@@ -47,9 +48,8 @@ def mount_option(mount: Mount) -> str:
 
 
 def volume_option(mount: Mount) -> str:
-    """SOURCE:TARGET[:ro], which cannot hold every path."""
+    """Return SOURCE:TARGET[:ro]; raise for paths that cannot be written so."""
     if ":" in mount.source + mount.target or "," in mount.source + mount.target:
-        raise UserError(
-            f"{mount.source}: this container runtime binds no path with a colon or a comma", "choose another --root"
-        )
+        reason = "this container runtime binds no path with a colon or a comma"
+        raise UserError(f"{mount.source}: {reason}", "choose another --root")
     return f"{mount.source}:{mount.target}" + (":ro" if mount.read_only else "")

@@ -1,4 +1,4 @@
-"""TODO: say what a reader finds here."""
+"""The recipe of an image: definition, requirements and code, with a digest after which the image is named."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ ARGUMENT_LINE = re.compile(r"^\s+(\w+)=(.*)$", re.M)
 
 
 class Recipe(NamedTuple):
-    """All that decides what an image will be, but for the versions of the system's packages."""
+    """All inputs of a build except the versions of the system's packages."""
 
     definition: Path
+    base: str  # "registry", "machine" or a file
     arguments: dict[str, str]  # of the definition
     requirements: tuple[str, ...]
-    lock: str  # digest
+    lock: str  # digest of requirements and constraints
     code: dict[str, str]
     digest: str
 
@@ -29,11 +30,11 @@ def read_recipe(accelerator: str, base: str) -> Recipe:
     definition = CONTAINERS / f"{accelerator}.def"
     text = definition.read_text()
     arguments = dict(ARGUMENT_LINE.findall(text[text.index("%arguments") : text.index("%files")]))
-    wanted = python_requirements()
-    lock = files.digest([(DATA_ROOT / "constraints.txt").read_text(), wanted, arguments["python"], accelerator])
+    requirements = python_requirements()
+    lock = files.digest([(DATA_ROOT / "constraints.txt").read_text(), requirements, arguments["python"], accelerator])
     code, shared = image_file.code_digests(), {path.name: files.sha256(path) for path in shared_files()}
     digest = files.digest([text, shared, lock, code, base])
-    return Recipe(definition, arguments, wanted, lock, code, digest)
+    return Recipe(definition, base, arguments, requirements, lock, code, digest)
 
 
 def shared_files() -> list[Path]:
@@ -41,6 +42,6 @@ def shared_files() -> list[Path]:
 
 
 def python_requirements() -> tuple[str, ...]:
-    """What pyproject.toml says that gnnscale needs, MPI included; setuptools compiles the neighbour list."""
-    said = tomllib.loads((DATA_ROOT / "pyproject.toml").read_text())["project"]
-    return tuple(sorted([*said["dependencies"], *said["optional-dependencies"]["mpi"], "setuptools"]))
+    """List the requirements of pyproject.toml with those for MPI, and setuptools, which compiles the neighbour list."""
+    project = tomllib.loads((DATA_ROOT / "pyproject.toml").read_text())["project"]
+    return tuple(sorted([*project["dependencies"], *project["optional-dependencies"]["mpi"], "setuptools"]))

@@ -191,7 +191,7 @@ def build_rank_command(
     apart = request.nodes > request.nodes_each and not request.slots  # each on nodes of its own
     follower = attempt.kind not in KINDS_WITH_RANKS  # one process; beside others on the first of its nodes
     if site.launch.command == "none" or (follower and not apart):
-        return [*within.alone, *own]
+        return [*within.without_launcher, *own]
     if site.launch.before_rank:
         own = ["bash", "-c", "; ".join([*site.launch.before_rank, 'exec "$@"']), "rank", *own]
     known = {
@@ -200,7 +200,7 @@ def build_rank_command(
         "per_node": 1 if follower else request.ranks_per_node,
         "threads": request.threads,
     }
-    words = [site.launch.command, *(flag.format_map(known) for flag in site.launch.flags), *within.launcher]
+    words = [site.launch.command, *(flag.format_map(known) for flag in site.launch.flags), *within.launcher_options]
     if apart:
         # Not --exact: a step without --cpus-per-task would have a core a rank, which masks of cores then miss.
         words += ["--nodelist={hosts}"] if site.launch.command == "srun" else ["--hosts", "{hosts}"]

@@ -55,7 +55,7 @@ def test_an_image_is_named_after_all_that_goes_into_it(monkeypatch, tmp_path):
 
 def test_what_is_copied_into_an_image_is_enough_to_run_and_no_more(tmp_path):
     made = recipe.read_recipe("cpu", "machine")
-    build_image.write_context(made, "machine", tmp_path / "c")
+    build_image.write_context(made, tmp_path / "c")
     copied = {str(path.relative_to(tmp_path / "c")) for path in (tmp_path / "c").rglob("*") if path.is_file()}
     assert copied >= {*image_file.code_digests(), "setup.py", "constraints.txt", "recipe.json", "containers/post.sh"}
     assert not [
@@ -73,7 +73,7 @@ def test_what_is_copied_into_an_image_is_enough_to_run_and_no_more(tmp_path):
 
 def test_two_builds_do_not_meet(tmp_path):
     with build_image.hold_build_lock(tmp_path):
-        assert "is being built here already" in told(lambda: build_image.hold_build_lock(tmp_path).__enter__())
+        assert "another build is running here" in told(lambda: build_image.hold_build_lock(tmp_path).__enter__())
 
 
 # ----------------------------------------------------------------------------------------------------- definitions

@@ -26,7 +26,7 @@ from workflow.images import runtimes
 from workflow.jobs import launch, render
 from workflow.jobs import requests as queueing
 from workflow.plan import build
-from workflow.plan import done as plan_done
+from workflow.plan.done import describe_difference
 
 STORED = ROOT / "tests" / "stored" / "containers"
 WITH_IMAGES = [name for name in site_files.names() if site_files.load(name).container.runtime != "none"]
@@ -244,7 +244,7 @@ def test_the_container_engine_gets_a_file(tmp_path):
         and said["annotations"]["com"]["hooks"]["aws_ofi_nccl"]["enabled"] == "true"
     )
     inside = runtimes.wrap_stage(site, "train", folder)
-    assert inside.launcher == [f"--environment={folder}/image.toml"]
+    assert inside.launcher_options == [f"--environment={folder}/image.toml"]
     shown = subprocess.run(
         [*inside.prefix, "env", "-0"],
         env=SECRETS | {"PATH": os.environ["PATH"], "RANK": "1"},
@@ -265,7 +265,7 @@ def test_steps_of_the_container_engine_run_side_by_side_on_the_gpu_given_to_each
     )
     program.chmod(0o755)
     folder = tmp_path / 'a "run"' / "evaluate" / "x"
-    alone = runtimes.wrap_stage(in_image("clariden"), "evaluate", folder).alone
+    alone = runtimes.wrap_stage(in_image("clariden"), "evaluate", folder).without_launcher
     for given, seen in (("2", "2"), (None, "0,1,2,3")):
         env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"} | ({"CUDA_VISIBLE_DEVICES": given} if given else {})
         show = ["sh", "-c", 'echo "$CUDA_VISIBLE_DEVICES $1"', "x", "it's"]
@@ -318,8 +318,7 @@ def test_the_plan_says_that_the_image_changed(tmp_path):
     found = stages_of(in_image("local"))
     old = found["convert/bulk"].spec(found)
     assert (
-        plan_done.describe_difference(old, stages_of(site_files.load("local"))["convert/bulk"])
-        == "image: 555555555555 -> none"
+        describe_difference(old, stages_of(site_files.load("local"))["convert/bulk"]) == "image: 555555555555 -> none"
     )
 
 

@@ -121,9 +121,9 @@ def damaged(sif, how):
         ("touched", "same size, other content", "copy it again"),
         ("other architecture", "made for (aarch64|x86_64), and nodes here are", "image build"),
         ("no image", "not an image of Apptainer", "image build"),
-        ("no record", "what is in the image is not known", "image verify"),
-        ("world-writable", "x.sif: everybody may write there", "chmod o-w"),
-        ("world-writable above", "everybody may write there", "chmod o-w"),
+        ("no record", "the content of the image is unknown", "image verify"),
+        ("world-writable", "x.sif: every user may write there", "chmod o-w"),
+        ("world-writable above", "every user may write there", "chmod o-w"),
     ],
 )
 def test_a_bad_image_is_refused(sif, runtime_there, how, message, remedy):
@@ -160,7 +160,7 @@ def test_no_image_built_yet_is_told_with_what_to_type(tmp_path):
     done = call("plan", "--container", "--set", f"container.image={missing}", "--root", str(tmp_path / "run"))
     assert (
         done.returncode == 2
-        and done.stderr == f"gnnscale: {missing}: no image there\nmake one: python workflow/run.py image build\n"
+        and done.stderr == f"gnnscale: {missing}: no image there\n  make one: python workflow/run.py image build\n"
     )
     done = call("plan", "--container", "--site", "andes", "--root", str(tmp_path / "run"))
     assert done.returncode == 2 and "set container.runtime" in done.stderr
@@ -188,14 +188,14 @@ def test_an_image_in_which_nothing_runs(sif, runtime_there):
     assert "nothing runs in x.sif here: FATAL: could not open it" in said
     runtime_there.write_text(f"#!/bin/sh\necho {'6' * 64}\n")
     (said,) = faults(site)
-    assert "says of itself that it is 666666666666, its record 555555555555" in said
+    assert "the image has the id 666666666666, its record says 555555555555" in said
 
 
 def test_a_kernel_without_namespaces(tmp_path):
     assert checks.missing_namespaces(tmp_path) == ""
     (tmp_path / "user").mkdir()
     (tmp_path / "user" / "max_user_namespaces").write_text("0\n")
-    assert "an administrator sets user.max_user_namespaces above 0" in checks.missing_namespaces(tmp_path)
+    assert "an administrator must set user.max_user_namespaces above 0" in checks.missing_namespaces(tmp_path)
     (tmp_path / "user" / "max_user_namespaces").write_text("100\n")
     (tmp_path / "kernel").mkdir()
     (tmp_path / "kernel" / "unprivileged_userns_clone").write_text("0\n")
