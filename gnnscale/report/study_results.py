@@ -104,7 +104,7 @@ def read(needs: dict[str, Path], settings: ReportSettings) -> Study:
             runtimes[name] = files.read_model(spec, StageSpec).runtime if spec.exists() else Runtime()
     return Study(
         settings=settings,
-        points=rows.read(scaling / "points.csv"),
+        points=rows.read_points(scaling / "points.csv"),
         fit=files.read_model(scaling / "fit.json", Fit),
         evaluations=evaluations,
         metrics=metrics,

@@ -17,10 +17,10 @@ from pydantic import ValidationError
 from gnnscale.contract.errors import UserError, reason_of
 from gnnscale.contract.scaling_results import Fit, LawFit, Point
 from gnnscale.contract.settings import ScalingSettings
-from gnnscale.scaling.fitting.fit import REPLICAS, fit_data, rounded, span
-from gnnscale.scaling.fitting.fitted import Data
+from gnnscale.scaling.fitting.fit import MAX_STORED_RESAMPLES, fit_data, format_range, round_to_digits
+from gnnscale.scaling.fitting.fitted import Observations
 from gnnscale.scaling.fitting.laws import LAWS, Law
-from gnnscale.scaling.words import greek, joined, number, percent, shown
+from gnnscale.scaling.words import format_estimate, format_number, format_percent, join_names, with_greek_letters
 
 # what a column is called, if its name is not given; compared without case, blanks and underscores
 USUAL = {
@@ -234,20 +234,26 @@ def fit(table: Table, law: Law, settings: ScalingSettings) -> Fit:
     """The law that was asked for, and on the same points the others of N and D."""
     order = np.argsort(cells(table.at), kind="stable")
     at = {axis: sizes[order] for axis, sizes in table.at.items()}
-    data = Data(at, table.loss[order], cells(at))
+    data = Observations(at, table.loss[order], cells(at))
     places = int(data.cell.max()) + 1
     if places < len(law.parameters):
         raise UserError(
             f"{table.path}: {places} different sizes for the {len(law.parameters)} parameters of {law.name}"
         )
-    where = "all points: " + ", ".join(f"{axis} = {table.columns.get(axis, 'C/(6 N)')} {span(at[axis])}" for axis in at)
+    where = "all points: " + ", ".join(
+        f"{axis} = {table.columns.get(axis, 'C/(6 N)')} {format_range(at[axis])}" for axis in at
+    )
     found = []
     for other in [law, *(LAWS[name] for name in RIVALS if name != law.name and law.name in RIVALS)]:
         if places < len(other.parameters):
             continue
         mine = other is law
         entry, _, replicas = fit_data(other, data, settings if mine else settings.model_copy(update={"bootstrap": 0}))
-        rows = () if replicas is None else tuple(tuple(rounded(v, 6) for v in row) for row in replicas[:REPLICAS])
+        rows = (
+            ()
+            if replicas is None
+            else tuple(tuple(round_to_digits(v, 6) for v in row) for row in replicas[:MAX_STORED_RESAMPLES])
+        )
         entry = entry.model_copy(
             update={
                 "where": where,
@@ -275,20 +281,22 @@ def sentences(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(what the fit says, what the points do not support)"""
     law, *rivals = laws
-    values = ", ".join(f"{greek(name)} = {shown(e)}" for name, e in law.estimates.items())
-    said = [f"{law.law}: L = {greek(law.formula)} with {values} ({percent(settings.confidence)} intervals)."]
+    values = ", ".join(f"{with_greek_letters(name)} = {format_estimate(e)}" for name, e in law.estimates.items())
+    said = [
+        f"{law.law}: L = {with_greek_letters(law.formula)} with {values} ({format_percent(settings.confidence)} intervals)."
+    ]
     seeds = f", {places} different sizes" if places < points else ""
     said.append(
-        f"{points} points{seeds}; rms residual of log L {percent(law.log_rms)}; {percent(law.at_optimum)} of the "
+        f"{points} points{seeds}; rms residual of log L {format_percent(law.log_rms)}; {format_percent(law.at_optimum)} of the "
         "starts reach the optimum."
     )
     if law.allocation and law.identified:
-        said.append(f"The best N for compute C ~ N D grows as C^a with a = {shown(law.allocation)}.")
+        said.append(f"The best N for compute C ~ N D grows as C^a with a = {format_estimate(law.allocation)}.")
     if law.held_out:
         held = law.held_out
         said.append(
-            f"Fitted without the {held.points} largest points, it misses them by {percent(held.mean)} on average, "
-            f"{percent(held.worst)} at worst; they reach {number(held.beyond)} times as far."
+            f"Fitted without the {held.points} largest points, it misses them by {format_percent(held.mean)} on average, "
+            f"{format_percent(held.worst)} at worst; they reach {format_number(held.beyond)} times as far."
         )
     if rivals and law.aicc is not None:
         each = [f"{r.law} {r.aicc - law.aicc:+.1f} and {r.bic - law.bic:+.1f}" for r in rivals if r.aicc is not None]
@@ -296,7 +304,7 @@ def sentences(
         tried = [r for r in laws if r.held_out]
         if len(tried) > 1:
             best = min(tried, key=lambda r: r.held_out.mean)
-            text += f" The largest points are foretold best by {best.law}, to {percent(best.held_out.mean)} on average."
+            text += f" The largest points are foretold best by {best.law}, to {format_percent(best.held_out.mean)} on average."
         said.append(text)
     unsaid = [f"Parameters that the points do not determine: {'; '.join(law.notes)}."] if not law.identified else []
     if law.identified and law.notes:
@@ -307,5 +315,5 @@ def sentences(
         unsaid.append("The noise of training: no size was run twice. Intervals hold the scatter between sizes.")
     rules = sorted(set(law.excluded.values()))
     if rules:
-        said.append(f"Left out: {len(law.excluded)} ({joined(rules)}); fit.json names each line.")
+        said.append(f"Left out: {len(law.excluded)} ({join_names(rules)}); fit.json names each line.")
     return tuple(said), tuple(unsaid)

@@ -19,7 +19,7 @@ from gnnscale.contract.dataset_card import ShardCard
 from gnnscale.contract.settings import ConvertSettings
 from gnnscale.data.conversion.dataset import join_shards, prepare_conversion
 from gnnscale.data.conversion.work_items import split_work
-from gnnscale.data.storage import mapped, splits
+from gnnscale.data.storage import mapped
 from gnnscale.data.storage.packed import HAS_STRESS
 from gnnscale.machine.rank_env import read_ranks
 from gnnscale.stages.convert import convert_on_ranks
@@ -121,5 +121,5 @@ def print_summary(found: mapped.Shards, card: ShardCard) -> None:
         "stress": float((found.flags & HAS_STRESS == 0).mean()),
     }
     print("lacking " + (", ".join(f"{name} {100 * part:.0f} %" for name, part in lacking.items() if part) or "nothing"))
-    print("split " + ", ".join(f"{name} {card.counts[name].structures}" for name in splits.NAMES))
+    print("split " + ", ".join(f"{name} {count.structures}" for name, count in card.counts.items()))
     print("skipped " + (", ".join(f"{count} ({reason})" for reason, count in card.skipped.items()) or "none"))

@@ -1,4 +1,4 @@
-"""The stage `train`: one model on one subset of the data, under DeepSpeed, on however many ranks it was started with.
+"""The stage `train`: one model on one subset of the data, under DeepSpeed, on any number of ranks.
 
 python -m gnnscale.stages.train DIRECTORY, alone or through srun or mpiexec. Leaves model.safetensors and model.json.
 """
@@ -17,6 +17,7 @@ from gnnscale.contract.stage_spec import Runtime
 from gnnscale.data.loading import corpus
 from gnnscale.job import stage_process
 from gnnscale.machine.rank_env import Ranks, read_ranks
+from gnnscale.models.potential import Potential
 from gnnscale.models.registry import build
 from gnnscale.train import deepspeed_engine, process_group
 from gnnscale.train.loop import Progress, Trainer, count_epochs, count_steps
@@ -27,15 +28,15 @@ from gnnscale.train.warm_start import find_start
 
 
 def main(run: stage_run.Run) -> stage_run.Outputs:
-    settings: TrainSettings = run.spec.settings
-    run.can_checkpoint = read_ranks().size > 1  # a rank that left alone would keep the others waiting: they stop together
+    settings = run.require_settings(TrainSettings)
+    run.can_checkpoint = read_ranks().size > 1  # ranks stop together: one that left alone would keep the others waiting
     sources = {need.removeprefix("convert/"): path for need, path in run.needs.items() if need.startswith("convert/")}
     cutoff = settings.model.cutoff
     where, threads = run.spec.runtime.data, run.spec.runtime.threads
     training = corpus.load_corpus(
         sources, "train", cutoff, settings.structures, settings.subset_seed, where, threads, settings.subset
     )
-    validation = corpus.load_corpus(sources, "validation", cutoff, data=where, threads=threads)
+    validation = corpus.load_corpus(sources, "validation", cutoff, backend=where, threads=threads)
     check_data(settings, training, validation)
     check_runtime(settings, run.spec.runtime)
     normalisation, degree = pool_normalisation(training.cards), training.edges / max(1, training.atoms)
@@ -44,7 +45,7 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
     torch.manual_seed(settings.seed)
     model = build(settings.model, len(sources), degree, run.spec.runtime.edge_chunk)
     model.set_normalisation(*normalisation)
-    under, progress = start(run, model, steps_before_decay(count_steps(settings, training), settings.optim))
+    under, progress = start_engine(run, model, steps_before_decay(count_steps(settings, training), settings.optim))
     print(
         f"{run.spec.id}: {settings.model.parameters(len(sources)):,} parameters, {len(training):,} structures "
         f"with {training.atoms:,} atoms, {degree:.1f} neighbours; {here.size} rank(s)",
@@ -54,18 +55,18 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
     run.can_checkpoint = True
     try:
         progress = trainer.fit()
-    except stage_run.Stopped:  # which all ranks are together
+    except stage_run.Stopped:  # as all ranks are, together
         corpus.close_corpora(training, validation)
         raise
-    outputs = write(run, trainer, progress, degree, here)
+    outputs = write_model(run, trainer, progress, degree, here)
     run.can_checkpoint = False
     corpus.close_corpora(training, validation)
     return outputs
 
 
-def start(run: stage_run.Run, model: torch.nn.Module, decay: int) -> tuple[deepspeed_engine.Engine, Progress]:
-    """The model under DeepSpeed, as the checkpoint left it from which it may begin."""
-    settings, progress = run.spec.settings, Progress()
+def start_engine(run: stage_run.Run, model: Potential, decay: int) -> tuple[deepspeed_engine.Engine, Progress]:
+    """Return the model under DeepSpeed, in the state of the checkpoint from which it may begin, and its progress."""
+    settings, progress = run.require_settings(TrainSettings), Progress()
     found = find_start(run, decay)
     if found:
         read, progress = found.reader(), Progress(**found.progress)
@@ -79,7 +80,7 @@ def start(run: stage_run.Run, model: torch.nn.Module, decay: int) -> tuple[deeps
     if found and found.key == run.spec.key:
         progress = progress._replace(attempts=progress.attempts + 1)
         run.earlier_seconds, run.earlier_attempts = progress.seconds, progress.attempts
-    elif found:  # what a shorter training did counts to the steps of this one, not to its time or attempts
+    elif found:  # the steps of a shorter training count for this one, its time and attempts do not
         progress = progress._replace(attempts=0, seconds=0.0)
         if read_ranks().rank == 0:
             run.write("metrics.jsonl", (found.directory.parent.parent / "metrics.jsonl").read_bytes())
@@ -130,20 +131,23 @@ def check_runtime(settings: TrainSettings, runtime: Runtime) -> None:
 
 
 def check_ranks(run: stage_run.Run) -> None:
-    """Ranks that read different specs would wait for each other for ever, or train nonsense."""
+    """Raise a UserError if ranks read different specs: they would wait for each other for ever, or train nonsense."""
     mine = files.sha256(run.directory / "spec.json")
-    said = process_group.gather((mine, run.spec.id, platform.node()))
-    for rank, (digest, spec_id, node) in enumerate(said):
-        if digest != said[0][0]:
+    specs = process_group.gather((mine, run.spec.id, platform.node()))
+    first_digest, first_id, first_node = specs[0]
+    for rank, (digest, spec_id, node) in enumerate(specs):
+        if digest != first_digest:
             raise errors.UserError(
-                f"rank {rank} on {node} was started with another spec.json ({spec_id}) than rank 0 on {said[0][2]} "
-                f"({said[0][1]})",
+                f"rank {rank} on {node} was started with another spec.json ({spec_id}) than rank 0 on "
+                f"{first_node} ({first_id})",
                 "give every rank the same directory, on a file system that all nodes see",
             )
 
 
-def write(run: stage_run.Run, trainer: Trainer, progress: Progress, degree: float, here: Ranks) -> stage_run.Outputs:
-    """The model as a file that needs no unpickling, and what it must be told to be rebuilt."""
+def write_model(
+    run: stage_run.Run, trainer: Trainer, progress: Progress, degree: float, here: Ranks
+) -> stage_run.Outputs:
+    """Write the weights, as a file that needs no unpickling, and the settings with which the model is rebuilt."""
     settings, sources = trainer.settings, trainer.train.names
     trained = TrainedModel(
         model=settings.model,

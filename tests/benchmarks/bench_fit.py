@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from gnnscale.scaling.fitting.laws import LAWS
-from gnnscale.scaling.fitting.optimum import optimum, resampled
+from gnnscale.scaling.fitting.optimum import find_optimum, fit_resamples
 from tests.benchmarks.measure import Table
 from tests.support.published import SHARED, chinchilla
 
@@ -30,9 +30,9 @@ def main() -> Table:
         law = LAWS[name]
         exponents = np.exp(rng.uniform(np.log(0.03), np.log(2.5), (200, len(law.exponents))))
         start = time.process_time()
-        found = optimum(law, at, loss, exponents=exponents)
+        found = find_optimum(law, at, loss, exponents=exponents)
         fitted, wall = time.process_time(), time.perf_counter()
-        resampled(law, at, loss, found, rng.multinomial(len(loss), np.full(len(loss), 1 / len(loss)), RESAMPLES))
+        fit_resamples(law, at, loss, found, rng.multinomial(len(loss), np.full(len(loss), 1 / len(loss)), RESAMPLES))
         rows.append(
             {
                 "law": name,

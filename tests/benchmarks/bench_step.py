@@ -17,7 +17,7 @@ from gnnscale.models.egnn_paper import PaperLayer
 from gnnscale.models.kernels.chunked import chunks
 from gnnscale.models.potential import Potential
 from gnnscale.models.registry import build
-from gnnscale.stages.memory_levers import peak_bytes
+from gnnscale.stages.memory_levers import measure_peak_bytes
 from tests.benchmarks.measure import Table, in_turn
 from tests.benchmarks.plain import HydraLayer, PlainEGNN
 from tests.support.structures import Sample, batch
@@ -105,7 +105,7 @@ def steps(forces: str, width: int, boxes: int, rates: dict[bool, float]) -> list
     atoms, edges = len(graphs.numbers), len(graphs.receivers)
     base = 0
     for (name, half), run in runs.items():
-        memory = peak_bytes(run)
+        memory = measure_peak_bytes(run)
         base = base or memory
         counted = deferred if name.startswith("deferred") else config
         flops = counted.flops(atoms, edges)

@@ -77,7 +77,7 @@ def test_commands_parse(page, command):
         assert not named or named[0] in site_files.names(), f"{page}: {command}"
         assert action == "show" or not named[1:] or named[1] in study.names(), f"{page}: {command}"
     if words[0] == "fit":
-        fit_csv.parser().parse_args(words[1:])
+        fit_csv.build_parser().parse_args(words[1:])
 
 
 @pytest.mark.parametrize(("page", "command"), OTHERS)

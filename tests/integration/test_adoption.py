@@ -1,6 +1,6 @@
-"""A hundred jobs: submitted once, adopted with one question to the scheduler, found finished; by a driver that stays small.
+"""A hundred jobs: submitted once, adopted with one query, found finished, by a driver that needs little memory.
 
-The scheduler's commands are shims that write down what they are asked: a hundred real trainings would take hours.
+The scheduler's commands are scripts that record how they are called: a hundred real trainings would take hours.
 """
 
 import json
@@ -30,7 +30,7 @@ SQUEUE = 'echo asked >>"$HERE/asked"; cat "$HERE/jobs"'
 
 
 class Shims:
-    """In the place of a cluster."""
+    """Commands of Slurm that stand in for a cluster."""
 
     kind = "slurm"
 
@@ -63,7 +63,7 @@ def run(tmp_path):
 
 
 def most_memory(pid: int) -> int:
-    """Bytes, at most so far."""
+    """Return the largest memory of the process so far, in bytes."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
@@ -111,7 +111,7 @@ def leave(attempt, code):
 
 
 def test_what_ended_while_nobody_looked_is_closed_in_the_journal(run):
-    """Found with a result, it is waited for no more, by this driver or by any later one."""
+    """A stage that has a result is followed no more, by this driver or by any later one."""
     run.start("--until", "train")
     run.wait(lambda: len(run.submitted()) == JOBS, "all to be submitted", 300)
     run.kill()

@@ -1,4 +1,4 @@
-"""The doctor at a real Slurm, and at this machine: what is in order it says to be, and of what was broken which thing."""
+"""The doctor at a real Slurm, at a stand-in for PBS and on this machine: it finds what is broken, and nothing else."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ QUEUES = {"default": {"partition": "batch", "nodes": [1, 3], "max_walltime": "01
 
 
 def examined(done):
-    """what -> (state, what was said, fix)"""
+    """Map each finding to its state, message and fix."""
     assert "Traceback" not in done.stderr + done.stdout, done.stderr
     findings = json.loads(done.stdout)["findings"]
     return {f["what"]: (f["state"], f["said"], f["fix"]) for f in findings}
@@ -25,7 +25,7 @@ def wrong(found):
 
 
 def test_this_machine(tmp_path):
-    """Two ranks meet, through the same script as a stage's."""
+    """Two ranks meet, started by the same script as a stage."""
     command = [*RUN, "doctor", "--json", "--root", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     found = examined(done)
@@ -70,7 +70,7 @@ def test_nodes_that_are_not_as_the_file_says(begin):
 
 @pytest.mark.slurm
 def test_a_run_directory_that_only_this_machine_sees(begin, slurm, tmp_path):
-    """A file system that is mounted here and not on the nodes; below it lies an empty directory, as there often does."""
+    """The file system is mounted here and not on the nodes, which see the empty directory below it."""
     run = begin()
     aside = tmp_path / "aside"
     aside.mkdir()
@@ -130,7 +130,7 @@ PBS_QUEUES = {
 
 
 def test_pbs(tmp_path):
-    """At the stand-in, where jobs and ranks are real."""
+    """The stand-in for PBS runs real jobs and ranks."""
     pbs = StandIn(tmp_path / "home", bugs=["bad-json"])
     run = Run(pbs, tmp_path, SHORT, {"queues": PBS_QUEUES, "node": {"cores": 4}})
     try:

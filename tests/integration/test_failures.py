@@ -1,4 +1,4 @@
-"""Jobs, ranks and nodes that fail on a real Slurm, and what must come of it; the table is in test_faults.py."""
+"""Jobs, ranks and nodes that fail on a real Slurm, and what the driver must do; the table is in test_faults.py."""
 
 import json
 import os
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.faults]
 
 
 def test_told_to_stop_it_goes_on(begin, slurm):
-    """As Slurm does before the end of a job's time; twice, which costs none of what may be tried again."""
+    """Slurm signals so before the end of a job's time; it happens twice here and uses up no retries."""
     run = begin(study(600))
     seen = set()
     for _ in range(2):
@@ -71,7 +71,7 @@ def test_a_node_dies(begin, slurm):
 
 
 def test_a_rank_crashes(begin, tmp_path):
-    """The other one would wait for it for ever."""
+    """The other rank would wait for it for ever."""
     crash = """
 if os.environ["SLURM_PROCID"] == "1":
     time.sleep(1)
@@ -85,7 +85,7 @@ if os.environ["SLURM_PROCID"] == "1":
 
 
 def test_a_node_is_sick(begin, tmp_path):
-    """Told by the words that a rank leaves, and avoided from then on."""
+    """The lines that a rank prints name the node, which later jobs avoid."""
     sick = """
 if platform.node() == "n1":
     print("NCCL WARN: unhandled system error", file=sys.stderr, flush=True)
@@ -98,7 +98,7 @@ if platform.node() == "n1":
 
 
 def inside(slurm, node, *command):
-    """As root of the node, whose mounts are its own."""
+    """Run a command as root of the node, whose mounts are its own."""
     pid = (slurm.state / "run" / f"{node}.pid").read_text().strip()
     subprocess.run(["nsenter", "--mount", "--target", pid, *command], check=True, capture_output=True)
 
@@ -127,7 +127,7 @@ def test_a_node_is_not_fit(begin, slurm):
 
 
 def test_there_are_no_other_nodes(begin, tmp_path):
-    """All three have failed: Slurm would refuse a job that avoids them, so they get another chance."""
+    """All three have failed: Slurm would refuse a job that avoids them, so they are tried again."""
     (tmp_path / "said").touch()
     sick = f"""
 if open({str(tmp_path / "said")!r}).read().count("x") < 3:
@@ -143,7 +143,7 @@ if open({str(tmp_path / "said")!r}).read().count("x") < 3:
 
 
 def test_out_of_memory(begin, tmp_path):
-    """A driver that begins anew remembers what the earlier one found out."""
+    """A new driver remembers that an earlier one saw the training run out of memory."""
     full = """
 if '"micro_batch_edges":null' in open("spec.json").read().replace(" ", ""):
     print("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", file=sys.stderr, flush=True)
@@ -154,13 +154,15 @@ if '"micro_batch_edges":null' in open("spec.json").read().replace(" ", ""):
     run.kill()
     run.start("--until", "train")
     run.end()
-    assert [e["kind"] for e in run.events("ended")] == ["memory", "done"]
+    assert [e["kind"] for e in run.events("ended")] == ["out-of-memory", "done"]
     assert json.loads((run.folder() / "spec.json").read_text())["runtime"]["micro_batch_edges"] > 100
 
 
 def test_a_rank_hangs(begin, slurm):
-    """One of two; the other says in which line it waits for it. Only while it hangs is little patience asked for: a
-    start may take longer."""
+    """One of two ranks hangs, and the other prints the line in which it waits for it.
+
+    The site's patience is short only while the rank hangs: a start may take longer.
+    """
     run = begin(study(600), train={"nodes": [2, 2]})
     run.wait(run.running, "the training to run")
     ranks = [pid for pid, where in processes("gnnscale.stages.train") if where.startswith(str(run.root))]
@@ -181,7 +183,7 @@ def test_a_rank_hangs(begin, slurm):
 
 
 def test_files_seen_late(begin, tmp_path):
-    """The job is over, and what it wrote is seen here two seconds later."""
+    """The job is over, and its files are seen here two seconds later."""
     late = """
 real = os.replace
 def replace(source, target):
@@ -203,7 +205,7 @@ os.replace = replace
 
 @pytest.fixture
 def full(tmp_path):
-    """A small disk with no room left on it."""
+    """Mount a small disk with no room left on it."""
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], check=True)
@@ -214,7 +216,7 @@ def full(tmp_path):
 
 
 def test_the_disk_is_full(begin, slurm, data, tmp_path, full):
-    """What cannot be written down is not submitted."""
+    """A job that cannot be recorded is not submitted."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "events.jsonl").symlink_to(full / "events.jsonl")
     run = begin(SHORT)

@@ -1,4 +1,4 @@
-"""The commands of PBS, as a stand-in has them (tests/support/pbs.py): jobs are really checked, run, ended and remembered."""
+"""Jobs under the commands of PBS, by a stand-in (tests/support/pbs.py) that really checks, runs, ends and remembers them."""
 
 import json
 import signal
@@ -46,7 +46,7 @@ def begin(pbs, data, tmp_path):
 
 
 def test_a_training_of_two_ranks_on_two_nodes(begin):
-    """Through a qstat that tells of the first job only, in JSON that is none."""
+    """The stand-in's qstat prints the first job only, in broken JSON."""
     run = begin(SHORT, train={"nodes": [2, 2]})
     run.end()
     made = run.folder() / "attempts" / "1"
@@ -73,7 +73,7 @@ def test_killed_and_cancelled(begin, pbs):
 
 @pytest.mark.parametrize(("preemptible", "kind"), [(False, "cancelled"), (True, "preempted")])
 def test_deleted_by_somebody_else(begin, pbs, preemptible, kind):
-    """A queue that takes its nodes back deletes jobs too; there it costs no try."""
+    """A preemptible queue deletes jobs too, which uses up no retry there."""
     run = begin(SOME, queues={"default": QUEUES["default"] | {"preemptible": preemptible}})
     job = run.wait(run.running, "the training to run")
     pbs.call("qdel", job)
@@ -83,7 +83,7 @@ def test_deleted_by_somebody_else(begin, pbs, preemptible, kind):
 
 
 def test_the_end_of_the_walltime(begin, pbs):
-    """PBS says nothing before it, so the job's script keeps the time: here it has 80 s, start and all, for 90,000 steps."""
+    """PBS sends no signal before it, so the job's script watches the time: here 80 s, start included, for 90,000 steps."""
     half = {
         "queues": {"default": QUEUES["default"] | {"max_walltime": "00:30:00"}},
         "serial": {"queue": "default", "walltime": "00:30:00"},
@@ -98,7 +98,7 @@ def test_the_end_of_the_walltime(begin, pbs):
 
 
 def test_ranks_tell_where_they_are(begin, pbs, monkeypatch):
-    """Asked through qsig, on both nodes, and then they go on."""
+    """The ranks on both nodes answer a signal by qsig, and continue."""
     for name, value in pbs.env.items():
         monkeypatch.setenv(name, value)
     run = begin(LONG, train={"nodes": [2, 2]})

@@ -1,4 +1,4 @@
-"""Several ranks: as one, under every ZeRO stage, whatever they are asked to do, and wherever they are told to stop."""
+"""Several ranks give the result of one, under every ZeRO stage, also if they are stopped at any point."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ DIRECT = {
 
 @pytest.mark.parametrize(("changes", "more"), [({}, DIRECT), (GRADIENT, {})], ids=["direct", "gradient"])
 def test_two_ranks_equal_one(converted, tmp_path, changes, more):
-    """With shares of unequal numbers of atoms and of micro-batches, or this would test little."""
+    """The shares of the ranks have unequal numbers of atoms and of micro-batches, or this would test little."""
     alone = here(prepare(tmp_path, converted, "alone", **changes))
     made = [prepare(tmp_path, converted, name, runtime, **changes) for name, runtime in (RUNTIMES | more).items()]
     several(2, *made)
@@ -55,7 +55,7 @@ def restaged(made, zero):
 
 
 def test_a_run_goes_on_with_other_ranks_and_zero_stages(converted, tmp_path):
-    """1 rank, then 2 under ZeRO 1, 3, 2, then 1 again: the trajectory of the run that was left alone."""
+    """1 rank, then 2 under ZeRO 1, 3, 2, then 1 again follow the trajectory of an undisturbed run."""
     alone, made = here(prepare(tmp_path, converted, "alone")), here(prepare(tmp_path, converted), stop_at=5)
     averaged = here(prepare(tmp_path, converted, "averaged", optim={"ema": 0.9}))
     again = here(prepare(tmp_path, converted, "again", {"zero_stage": 1}, optim={"ema": 0.9}), stop_at=8)

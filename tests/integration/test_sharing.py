@@ -1,4 +1,4 @@
-"""Jobs that stages share, and how they end: evaluations that ride with their training, conversions side by side."""
+"""Jobs that stages share, and how they end: an evaluation after its training, conversions side by side."""
 
 import json
 
@@ -27,7 +27,7 @@ def test_an_evaluation_is_carried_again(begin, slurm):
 
 
 def test_the_evaluation_alone_fails(begin, tmp_path):
-    """On a node that it shows to be sick: another job, elsewhere, without the training."""
+    """The evaluation fails on a sick node and runs in another job, elsewhere, without the training."""
     sick = """
 if platform.node() == "n1":
     print("Stale file handle", file=sys.stderr, flush=True)
@@ -42,7 +42,7 @@ if platform.node() == "n1":
 
 
 def test_a_driver_dies_while_a_job_evaluates(begin, tmp_path):
-    """The next one finds the training done, and the job that is at work on the evaluation."""
+    """The next driver finds the training done, and adopts the job that runs the evaluation."""
     slow = f"""
 while not os.path.exists({str(tmp_path / "go")!r}):
     time.sleep(0.1)
@@ -61,7 +61,7 @@ while not os.path.exists({str(tmp_path / "go")!r}):
 
 
 def test_conversions_share_a_job_and_its_end(slurm, tmp_path):
-    """Three sources, two at a time; somebody cancels the job, and what was not done shares another."""
+    """Three sources run two at a time; somebody cancels the job, and those that are not done share another."""
     slow = f"""
 while os.getcwd().rpartition("/")[2][:1] != "a" and not os.path.exists({str(tmp_path / "go")!r}):
     time.sleep(0.1)

@@ -73,7 +73,7 @@ def test_every_rank_gets_every_structure(converted, nodes):
 
 
 def test_a_training_from_the_store_is_the_training_from_the_map(converted, tmp_path):
-    """On two ranks that play two nodes; with micro-batches, so that some come from afar while others are used."""
+    """Two ranks act as two nodes, with micro-batches, so that some structures arrive while others are in use."""
     made = {}
     for data in ("map", "store"):
         made[data] = prepare(tmp_path, converted, data, {"data": data, "micro_batch_edges": 300})
@@ -93,7 +93,7 @@ def test_a_training_from_the_store_is_the_training_from_the_map(converted, tmp_p
 
 
 def test_ranks_that_mpi_does_not_know_of_are_refused_in_words(converted, tmp_path):
-    """Two processes that their launcher calls ranks, while to MPI each is alone."""
+    """Their launcher calls two processes ranks, while MPI sees each alone."""
     made = prepare(tmp_path, converted, "alone", {"data": "store"})
     env = os.environ | ENV | {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The smoke study through the real command line, Parsl, DeepSpeed and ADIOS2; undisturbed, killed, and mistreated."""
+"""The smoke study through the real command line, Parsl, DeepSpeed and ADIOS2: undisturbed, killed, and with damaged files."""
 
 import contextlib
 import json
@@ -51,7 +51,7 @@ def wait_until(condition, process, seconds=240):
 
 
 def survivors(root):
-    """Processes that still work in this run directory."""
+    """List the processes that still work in this run directory."""
     listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout.splitlines()
     folders = []
     for line in listed:
@@ -133,7 +133,7 @@ def test_a_command_run_by_hand_does_the_same(finished, tmp_path):
 
 
 def test_killed_at_random_it_ends_where_an_undisturbed_run_ends(finished, tmp_path):
-    """The driver and trainings, by SIGKILL, five times; nothing that is done is done again."""
+    """Driver and trainings get SIGKILL five times; no finished stage runs again."""
     undisturbed, _ = finished
     root, rng = tmp_path / "smoke", random.Random(1)
     for kill in range(5):
@@ -180,7 +180,7 @@ def test_ctrl_c_stops_at_once_and_says_how_to_go_on(tmp_path):
 
 
 def test_one_failure_stops_only_what_depends_on_it(tmp_path):
-    """A source too small to split fails; the other is converted all the same."""
+    """A source too small to split fails, and the other one is converted."""
     data = [SMOKE["data"][0], {"name": "bulk", "dataset": "generated", "options": {"source": "bulk", "structures": 2}}]
     study = variant(tmp_path, data=data)
     root = tmp_path / "run"
@@ -188,7 +188,7 @@ def test_one_failure_stops_only_what_depends_on_it(tmp_path):
     assert done.returncode == 1
     assert re.search(r"failed: convert/bulk: bulk: no structure falls into the \w+ split", done.stdout)
     assert "ask for more structures" in done.stdout
-    assert "wait for what failed. When it is mended: python workflow/run.py --site local" in done.stdout
+    assert "wait for what failed. When it is fixed: python workflow/run.py --site local" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     states = {
         row["id"]: row["state"] for row in json.loads(call("status", "--json", root=root, study=study).stdout)["stages"]
@@ -223,7 +223,7 @@ def test_a_run_directory_of_another_version_is_left_alone(finished, tmp_path):
 
 
 def in_namespace(script, **env):
-    """A shell that may mount, in a namespace of its own."""
+    """Return the command of a shell that may mount, in a namespace of its own."""
     return subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
         capture_output=True,

@@ -1,5 +1,4 @@
-"""Schedulers for the tests of workflow, a private Slurm and a stand-in for PBS; and a study that runs there, through the
-real command line."""
+"""A private Slurm, a stand-in for PBS, and a study that runs there through the real command line."""
 
 from __future__ import annotations
 
@@ -26,12 +25,12 @@ QUICK = {
     "command_timeout": 20.0,
     "late_seconds": 3.0,
     "signal_seconds": 60,
-}  # of a scheduler nearby
+}  # for a scheduler on this machine
 BEFORE_TRAINING = list(stage.FOLDER_OF_KIND)[: list(stage.FOLDER_OF_KIND).index("audit") + 1]
 
 
 def study(epochs: int) -> dict:
-    """One training, of three steps an epoch: a hundred epochs take some seconds."""
+    """Return a study of one training with three steps an epoch: a hundred epochs take some seconds."""
     return {
         "title": "One training",
         "data": [{"name": "bulk", "dataset": "generated", "options": {"source": "bulk", "structures": 60}}],
@@ -48,7 +47,7 @@ SHORT, SOME, LONG = study(2), study(100), study(3000)
 
 
 def spoiled(place: Path, program: str, module: str = "gnnscale.stages.train") -> list[str]:
-    """Lines for the head of a job, with which this module, and nothing else, begins with this program."""
+    """Return lines for the head of a job that make this module, and no other, begin with this program."""
     folder = place / "spoiled"
     folder.mkdir()
     head = f"import os, platform, sys, time\nif {module!r} in sys.orig_argv:\n"
@@ -57,7 +56,7 @@ def spoiled(place: Path, program: str, module: str = "gnnscale.stages.train") ->
 
 
 def processes(word: str) -> list[tuple[int, str]]:
-    """(pid, directory) of those whose command line holds the word."""
+    """List (pid, directory) of all processes whose command line holds the word."""
     found = []
     for each in Path("/proc").glob("[0-9]*"):
         try:
@@ -168,7 +167,7 @@ class Run:
     def __init__(
         self, cluster: Cluster, place: Path, study: dict, site: dict | None = None, before: Path | None = None
     ):
-        """`site`: what is said over sites/slurm.yaml or sites/pbs.yaml. `before`: a run directory whose data are taken over."""
+        """Prepare a run. `site` overrides sites/slurm.yaml or sites/pbs.yaml; the data of the run directory `before` are copied."""
         self.cluster, self.root, self.driver = cluster, place / "run", None
         self.study = place / "study.yaml"
         self.study.write_text(json.dumps(study))
@@ -178,7 +177,7 @@ class Run:
             shutil.copytree(before / folder, self.root / folder, symlinks=True)
 
     def layer(self, **said: Any) -> None:
-        """The user's layer of the site."""
+        """Write the user's layer of the site."""
         name = self.cluster.kind
         path = Path(self.env["XDG_CONFIG_HOME"]) / "gnnscale" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -210,7 +209,7 @@ class Run:
         return self.driver
 
     def end(self, code: int = 0, seconds: float = 900) -> str:
-        """What the driver said, once it has ended with this code."""
+        """Wait until the driver has ended with this code, and return what it printed."""
         said, _ = self.driver.communicate(timeout=seconds)
         assert self.driver.returncode == code, said
         assert "Traceback" not in said, said
@@ -235,11 +234,11 @@ class Run:
         return [event["job"] for event in self.events("submit")]
 
     def folder(self, kind: str = "train") -> Path:
-        """Of the only stage of this kind."""
+        """Return the directory of the only stage of this kind."""
         return next((self.root / kind).iterdir())
 
     def running(self) -> str:
-        """The id of the job that is running, once its training has taken steps."""
+        """Return the id of the running job, once its training has taken steps; "" before."""
         told = [e for e in self.events("job") if e["state"] == "RUNNING"]
         ids = {e["name"]: e["job"] for e in self.events("submit")}
         folder = self.root / "train"
@@ -251,6 +250,6 @@ class Run:
         return json.loads((self.folder() / "progress.json").read_text())["done"]
 
     def stop(self) -> None:
-        """Whatever is left of it."""
+        """Kill the driver if it still runs."""
         if self.driver is not None and self.driver.poll() is None:
             self.kill()

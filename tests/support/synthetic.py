@@ -18,7 +18,7 @@ from gnnscale.contract.settings import OptimSettings
 from gnnscale.contract.stage_spec import Runtime
 from gnnscale.models.registry import build
 from gnnscale.train import deepspeed_engine, process_group
-from gnnscale.train.loss import penalties
+from gnnscale.train.loss import sum_penalties
 from gnnscale.train.normalisation import Normalisation
 from gnnscale.train.schedule import parameter_groups
 from tests.benchmarks.plain import HydraLayer
@@ -62,7 +62,7 @@ def step_of(
     normalisation = Normalisation(torch.zeros(1, 119, dtype=torch.float64), 1.0, 1.0)
 
     def step() -> None:
-        sums = penalties(under, normalisation, graphs, labels, optim)
+        sums = sum_penalties(under, normalisation, graphs, labels, optim)
         under.backward(sums.sum() / atoms, last=True)
         under.step(1e-3, 1)
 
@@ -84,7 +84,7 @@ def measure(
     plain: bool = False,
 ) -> dict[str, float]:
     """Resident bytes between steps and at their peak, above those of a tiny training; seconds of a step."""
-    process_group.join(runtime.threads)
+    process_group.join_ranks(runtime.threads)
     tiny = step_of(config.model_copy(update={"width": 8}), 16, degree, optim, runtime)
     tiny(), tiny()
     del tiny

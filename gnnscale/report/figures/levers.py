@@ -6,7 +6,7 @@ from gnnscale.contract.results import LeverComparison, MeasuredStep
 from gnnscale.report.figures.style import INK, OKABE_ITO, Figure, FuncFormatter, panels
 from gnnscale.report.html import table
 from gnnscale.report.study_results import Study
-from gnnscale.scaling.words import number, percent
+from gnnscale.scaling.words import format_number, format_percent
 
 PAPER = (1.33, 0.27)  # arXiv 2504.08112, Table II: time and peak memory with checkpointing and ZeRO, over those without
 COLOURS = {"plain": "#555555", "layers": OKABE_ITO[1], "chunks": OKABE_ITO[0]}
@@ -29,8 +29,8 @@ def on_ranks(found: LeverComparison) -> str:
 
 def both(found: LeverComparison, lever: MeasuredStep) -> str:
     e = lever.relative
-    time = f"{percent(e.value)} [{100 * e.low:.0f}, {100 * e.high:.0f}]"
-    return f"{percent(share(found, lever))} of its memory at {time} of its time"
+    time = f"{format_percent(e.value)} [{100 * e.low:.0f}, {100 * e.high:.0f}]"
+    return f"{format_percent(share(found, lever))} of its memory at {time} of its time"
 
 
 def lead(found: LeverComparison) -> str:
@@ -54,12 +54,12 @@ def evidence(found: LeverComparison) -> list[str]:
     ]
     said += [f"With {w.name}: {both(found, w)}." for w in found.ways if w.precision == "bf16"]
     apart = {p: max(abs(w.loss / plain.loss - 1) for w in found.ways if w.precision == p) for p in ("fp32", "bf16")}
-    equal = f"within {number(apart['fp32'])}, relative" if apart["fp32"] else "to the last bit"
+    equal = f"within {format_number(apart['fp32'])}, relative" if apart["fp32"] else "to the last bit"
     said.append(
-        f"After a step the losses of all ways in fp32 are equal {equal}; in bf16 it differs by {number(apart['bf16'])}."
+        f"After a step the losses of all ways in fp32 are equal {equal}; in bf16 it differs by {format_number(apart['bf16'])}."
     )
     said.append(
-        f"arXiv 2504.08112 tells {percent(PAPER[1])} of the memory at {percent(PAPER[0])} of the time, with each layer "
+        f"arXiv 2504.08112 tells {format_percent(PAPER[1])} of the memory at {format_percent(PAPER[0])} of the time, with each layer "
         "checkpointed and ZeRO, on GPUs."
     )
     return said
@@ -80,9 +80,9 @@ def rows(study: Study) -> str:
         [
             w.name,
             f"{w.peak_bytes / 2**20:,.0f} MiB",
-            percent(share(found, w)),
+            format_percent(share(found, w)),
             f"{w.seconds:.3g} s",
-            percent(w.relative.value),
+            format_percent(w.relative.value),
             f"{w.loss:.6f}",
         ]
         for w in found.ways
@@ -109,7 +109,7 @@ def levers(study: Study) -> tuple[Figure, str] | None:
         ax.axvline(paper, color=INK, linewidth=0.8, linestyle=(0, (3, 2)), zorder=3)
         for y, value in zip(at, values):
             ax.annotate(
-                percent(value),
+                format_percent(value),
                 (0, y),
                 (4, -0.5),
                 textcoords="offset points",

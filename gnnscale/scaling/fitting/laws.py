@@ -19,9 +19,9 @@ from scipy.optimize import nnls
 from scipy.special import expit, logit
 
 # Exponents lie in (0, LIMIT): steeper, a term is a step at the smallest sizes, and its coefficient has no meaning.
-LIMIT = 3.0
+MAX_EXPONENT = 3.0
 START_EXPONENTS = (0.1, 0.3, 0.7, 1.5)
-BIG = 700.0  # exp of more overflows
+MAX_LOG = 700.0  # exp of more overflows
 
 
 class Term(NamedTuple):
@@ -33,15 +33,15 @@ class Term(NamedTuple):
 
 def to_exponent(theta: np.ndarray) -> np.ndarray:
     """Return an exponent from its free parameter."""
-    return LIMIT * expit(theta)
+    return MAX_EXPONENT * expit(theta)
 
 
 def exponent_slope(theta: np.ndarray) -> np.ndarray:
-    return to_exponent(theta) * (1 - to_exponent(theta) / LIMIT)
+    return to_exponent(theta) * (1 - to_exponent(theta) / MAX_EXPONENT)
 
 
-def exp(theta: np.ndarray) -> np.ndarray:
-    return np.exp(np.clip(theta, -BIG, BIG))
+def bounded_exp(theta: np.ndarray) -> np.ndarray:
+    return np.exp(np.clip(theta, -MAX_LOG, MAX_LOG))
 
 
 def log_sum(terms: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -167,16 +167,16 @@ class PowerSum(Law):
         index = self.axes.index
         columns = [np.ones(len(x))] * self.floor
         columns += [np.exp(-sum(exponents[e] * x[:, index(axis)] for axis, e in t.powers)) for t in self.terms]
-        row = {name: logit(p / LIMIT) for name, p in exponents.items()}
+        row = {name: logit(p / MAX_EXPONENT) for name, p in exponents.items()}
         row |= dict(zip(["E"] * self.floor + [t.coefficient for t in self.terms], fit_log_coefficients(columns, y)))
         return np.array([[row[name] for name in self.parameters]])
 
     def natural(self, theta: np.ndarray, centre: np.ndarray) -> np.ndarray:
-        values = exp(theta)
+        values = bounded_exp(theta)
         for c, powers in self.places:
             for _, p in powers:
                 values[:, p] = to_exponent(theta[:, p])
-            values[:, c] = exp(theta[:, c] + sum(values[:, p] * centre[axis] for axis, p in powers))
+            values[:, c] = bounded_exp(theta[:, c] + sum(values[:, p] * centre[axis] for axis, p in powers))
         return values
 
     def __call__(self, values: np.ndarray, **at: np.ndarray) -> np.ndarray:
@@ -220,7 +220,7 @@ class Kaplan(Law):
 
     def start_at(self, x: np.ndarray, y: np.ndarray, exponents: dict[str, float]) -> np.ndarray:
         alpha, beta = (exponents[name] for name in self.exponents)
-        free = [logit(alpha / LIMIT), logit(beta / LIMIT)]
+        free = [logit(alpha / MAX_EXPONENT), logit(beta / MAX_EXPONENT)]
         if self.floor:
             e, a, b = fit_log_coefficients([np.ones(len(x)), np.exp(-alpha * x[:, 0]), np.exp(-beta * x[:, 1])], y)
             return np.array([[e, a, free[0], b, free[1]]])
@@ -230,11 +230,11 @@ class Kaplan(Law):
         return np.array([[middle + alpha * low[0], free[0], middle + beta * low[1], free[1]]])
 
     def natural(self, theta: np.ndarray, centre: np.ndarray) -> np.ndarray:
-        values, k = exp(theta), int(self.floor)
+        values, k = bounded_exp(theta), int(self.floor)
         for coefficient, c in ((k, centre[0]), (k + 2, centre[1])):
             exponent = to_exponent(theta[:, coefficient + 1])
             values[:, coefficient + 1] = exponent
-            values[:, coefficient] = exp(theta[:, coefficient] / exponent + c)
+            values[:, coefficient] = bounded_exp(theta[:, coefficient] / exponent + c)
         return values
 
     def __call__(self, values: np.ndarray, **at: np.ndarray) -> np.ndarray:
@@ -261,7 +261,7 @@ class Broken(Law):
 
     def log_loss(self, theta: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         e, a, t, delta, k, log_w = theta.T[:, :, None]
-        w, z = exp(log_w), (x[:, 0] - k) / exp(log_w)
+        w, z = bounded_exp(log_w), (x[:, 0] - k) / bounded_exp(log_w)
         bend = np.logaddexp(0, z)
         term = a - to_exponent(t) * x[:, 0] - delta * w * bend
         total, (floor, rest) = log_sum([np.broadcast_to(e, term.shape), term])
@@ -275,14 +275,14 @@ class Broken(Law):
         for k, w, delta in product(np.linspace(low, high, 6)[1:-1], (0.03, 0.3), (-0.5 * gamma, 0.5, 3.0, 10.0)):
             bent = np.exp(-gamma * x[:, 0] - delta * w * np.logaddexp(0, (x[:, 0] - k) / w))
             e, a = fit_log_coefficients([np.ones(len(x)), bent], y)
-            rows.append([e, a, logit(gamma / LIMIT), delta, k, np.log(w)])
+            rows.append([e, a, logit(gamma / MAX_EXPONENT), delta, k, np.log(w)])
         return np.array(rows)
 
     def natural(self, theta: np.ndarray, centre: np.ndarray) -> np.ndarray:
-        values = exp(theta)
+        values = bounded_exp(theta)
         values[:, 2], values[:, 3] = to_exponent(theta[:, 2]), theta[:, 3]
-        values[:, 1] = exp(theta[:, 1] + values[:, 2] * centre[0])
-        values[:, 4] = exp(theta[:, 4] + centre[0])
+        values[:, 1] = bounded_exp(theta[:, 1] + values[:, 2] * centre[0])
+        values[:, 4] = bounded_exp(theta[:, 4] + centre[0])
         return values
 
     def __call__(self, values: np.ndarray, **at: np.ndarray) -> np.ndarray:
@@ -313,8 +313,8 @@ class DataConstrained(Law):
         best = (np.log(alpha / beta) + a - b + beta * unique) / alpha  # log of the optimal N for U
         capped = n > best
         used = np.where(capped, best, n)
-        data, _, by_rd = saturate(unique, d, exp(log_rd))
-        size, by_used, by_rn = saturate(used, n, exp(log_rn))
+        data, _, by_rd = saturate(unique, d, bounded_exp(log_rd))
+        size, by_used, by_rn = saturate(used, n, bounded_exp(log_rn))
         floor = np.broadcast_to(e, size.shape)
         total, (s_e, s_n, s_d) = log_sum([floor, a - alpha * size, b - beta * data])
         through = np.where(capped, -alpha * by_used * s_n, 0.0) / alpha  # by alpha x (optimal log N)
@@ -329,15 +329,15 @@ class DataConstrained(Law):
             data = saturate(x[:, 2], x[:, 1], np.array(rd))[0]
             columns = [np.exp(-exponents["alpha"] * x[:, 0]), np.exp(-exponents["beta"] * data)]
             e, a, b = fit_log_coefficients([np.ones(len(x)), *columns], y)
-            t, u = (logit(exponents[name] / LIMIT) for name in self.exponents)
+            t, u = (logit(exponents[name] / MAX_EXPONENT) for name in self.exponents)
             rows.append([e, a, t, b, u, np.log(rd), np.log(rn)])
         return np.array(rows)
 
     def natural(self, theta: np.ndarray, centre: np.ndarray) -> np.ndarray:
-        values = exp(theta)
+        values = bounded_exp(theta)
         values[:, 2], values[:, 4] = to_exponent(theta[:, 2]), to_exponent(theta[:, 4])
-        values[:, 1] = exp(theta[:, 1] + values[:, 2] * centre[0])
-        values[:, 3] = exp(theta[:, 3] + values[:, 4] * centre[2])
+        values[:, 1] = bounded_exp(theta[:, 1] + values[:, 2] * centre[0])
+        values[:, 3] = bounded_exp(theta[:, 3] + values[:, 4] * centre[2])
         return values
 
     def __call__(self, values: np.ndarray, **at: np.ndarray) -> np.ndarray:
@@ -383,7 +383,7 @@ LAWS: dict[str, Law] = {
 
 
 # joint forms that are compared; findings rest on the first alone
-RIVALS = {
+JOINT_FORMS = {
     "Hoffmann": "Hoffmann's",
     "OverTraining": "that with one exponent",
     "Kaplan": "Kaplan's",

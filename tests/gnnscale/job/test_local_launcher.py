@@ -5,18 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
 
-from gnnscale.contract.errors import UserError
 from gnnscale.job import local_launcher
 from tests.support import training
 from tests.support.cluster import RUN, SHORT, wait
 from tests.support.corpus import ENV, ROOT, execute
-from workflow.config import site_files
-from workflow.execute.local_processes import GpuPool
 
 # A stage of its own: what each rank does is in the word that it is given
 STAGE = """
@@ -126,62 +122,3 @@ def test_the_driver_starts_as_many_ranks_as_were_planned(tmp_path):
     folder = next((tmp_path / "run" / "train").iterdir())
     assert "-m gnnscale.job.local_launcher 2 train ." in (folder / "command.sh").read_text()
     assert "2 rank(s)" in (folder / "attempts" / "1" / "stdout").read_text()
-
-
-# ----------------------------------------------------------------------------------------------------------------- GPUs
-def machine(count, *more):
-    gpus = f"{{count: {count}, vendor: nvidia, model: H, memory_gb: 80, peak_tflops: {{fp32: 60, bf16: 900}}}}"
-    return site_files.load("local", [f"node.gpus={gpus}", *more])
-
-
-def test_each_training_has_gpus_of_its_own():
-    pool, seen, most = GpuPool(machine(3), threading.Event()), [], []
-
-    def train(count):
-        with pool.reserve(count) as visible:
-            mine = visible["CUDA_VISIBLE_DEVICES"].split(",")
-            seen.extend(mine)
-            most.append(len(set(seen)) == len(seen))
-            time.sleep(0.02)
-            for gpu in mine:
-                seen.remove(gpu)
-
-    threads = [threading.Thread(target=train, args=(1 + k % 2,)) for k in range(20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=120)
-    assert len(most) == 20 and all(most) and sorted(pool.free) == ["0", "1", "2"]
-
-
-def test_the_rest_of_the_machine_is_left_to_others(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    with GpuPool(machine(4), threading.Event()).reserve(1) as visible:
-        assert visible == {"CUDA_VISIBLE_DEVICES": "2"}
-
-
-def test_stages_without_ranks_and_machines_without_gpus_take_none():
-    with GpuPool(machine(2), threading.Event()).reserve(0) as visible:
-        assert visible == {}
-    with GpuPool(site_files.load("local"), threading.Event()).reserve(1) as visible:
-        assert visible == {}
-
-
-def test_a_driver_that_stops_waits_for_no_gpu():
-    stopping = threading.Event()
-    pool = GpuPool(machine(1), stopping)
-    with pool.reserve(1):
-        stopping.set()
-        with pool.reserve(1):
-            pass  # where the stage finds that it is not to begin
-
-
-def test_the_memory_of_a_rank_is_its_gpus():
-    assert machine(4, "launch.ranks=2").rank_bytes == 80e9
-
-
-def test_more_ranks_than_gpus():
-    with pytest.raises(UserError, match="4 ranks need a GPU each"):
-        machine(2, "launch.ranks=4")
-    with pytest.raises(UserError, match="without a scheduler the driver starts"):
-        site_files.load("local", ["launch.command=mpiexec"])

@@ -128,7 +128,7 @@ def test_layers_are_those_of_one_large_batch(evaluated):
     assert len(said.layers) == 3
     for one, other in zip(said.layers, expected, strict=True):
         assert one.model_dump() == pytest.approx(other.model_dump(), rel=1e-4)
-    row = points.point(said)
+    row = points.to_point(said)
     assert (row.cosine_distance, row.dirichlet_energy) == (said.layers[-1].distance, said.layers[-1].dirichlet)
     assert row.subset == "prefix"
 
@@ -171,7 +171,7 @@ def test_points_of_before_are_read(tmp_path):
     for more in ({}, {"cosine_distance": "", "dirichlet_energy": "nan"}):
         text = ",".join(row | more) + "\n" + ",".join((row | more).values()) + "\n"
         (tmp_path / "points.csv").write_text(text)
-        (found,) = points.read(tmp_path / "points.csv")
+        (found,) = points.read_points(tmp_path / "points.csv")
         assert found.cosine_distance is None and found.dirichlet_energy is None
-    (tmp_path / "points.csv").write_text(points.table([found]))
-    assert points.read(tmp_path / "points.csv") == [found]
+    (tmp_path / "points.csv").write_text(points.to_csv([found]))
+    assert points.read_points(tmp_path / "points.csv") == [found]

@@ -85,7 +85,7 @@ def test_more_is_asked_than_there_is(converted, tmp_path):
 def test_the_ways(forces, ranks):
     count = {("direct", 1): 4, ("direct", 2): 8, ("gradient", 1): 3, ("gradient", 2): 5}[forces, ranks]
     asked = ASKED.model_copy(update={"model": ASKED.model.model_copy(update={"forces": forces})})
-    found = memory_levers.ways(Runtime(ranks=ranks, edge_chunk=10_000), asked, 4000)
+    found = memory_levers.list_ways(Runtime(ranks=ranks, edge_chunk=10_000), asked, 4000)
     assert len(found) == count == len({w.name for w in found}) and found[0].runtime == Runtime(ranks=ranks)
     assert found[-1].precision == "bf16" and {w.precision for w in found[:-1]} == {"fp32"}
     assert {w.runtime.edge_chunk for w in found} == {None, 500}, "several chunks in a small batch too"

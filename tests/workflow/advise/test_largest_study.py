@@ -18,10 +18,11 @@ from gnnscale.contract.results import StageResult
 from gnnscale.contract.settings import OptimSettings, ScalingSettings, TrainSettings
 from gnnscale.contract.stage_spec import StageSpec
 from gnnscale.scaling.analysis import fit
-from gnnscale.scaling.points import table
+from gnnscale.scaling.points import to_csv
 from tests.gnnscale.scaling.test_analysis import run
 from tests.support.corpus import ROOT
 from workflow.advise import advice_text, largest_study
+from workflow.advise.basis import LossLaw, read_basis
 from workflow.cli import output
 from workflow.config import site_files, study
 from workflow.plan import build, cost, memory_fit
@@ -67,7 +68,7 @@ def planted(law=lambda n, d: 0.1 + 30 / n**0.4 + 8 / d**0.5, noise: float = 0.00
 
 
 def written(root, points, bootstrap=40, of=None):
-    (root / "points.csv").write_text(table(points))
+    (root / "points.csv").write_text(to_csv(points))
     files.write_model(root / "fit.json", fit(points, ScalingSettings(targets=("loss",), bootstrap=bootstrap)))
     files.write(root / "study.yaml", output.to_yaml(of or asked()))
     return root
@@ -121,7 +122,7 @@ def test_it_takes_as_long_as_plan_says(root, hours):
 def test_settings_are_those_of_the_runs(tmp_path):
     """Not those of `train`, which a sweep has changed: form, batch and cutoff decide about neighbours, memory and time."""
     of = asked(**{"model.form": "edge", "model.radial": 6, "optim.batch": 64, "model.cutoff": 4.0})
-    known = largest_study.read_basis(written(tmp_path, planted(of=of), of=of), "loss", PERLMUTTER, "perlmutter")
+    known = read_basis(written(tmp_path, planted(of=of), of=of), "loss", PERLMUTTER, "perlmutter")
     assert known.neighbours == pytest.approx(NEIGHBOURS) and known.settings.optim.batch == 64
     assert known.settings.model == EGNNConfig(form="edge", radial=6, width=128, cutoff=4.0)
     assert advised(tmp_path, 3.0)["model"] == "egnn-edge"
@@ -138,11 +139,11 @@ def test_a_study_that_was_changed_since_is_told(tmp_path, changes, words):
 
 def test_intervals_hold_the_truth(root):
     """Of the planted law at the advised place, and of the best place by the planted law."""
-    x, known = advised(root, 3.0), largest_study.read_basis(root, "loss", PERLMUTTER, "perlmutter")
-    truth = largest_study.LossLaw(0.1, 30.0, 0.4, 8.0, 0.5)
+    x, known = advised(root, 3.0), read_basis(root, "loss", PERLMUTTER, "perlmutter")
+    truth = LossLaw(0.1, 30.0, 0.4, 8.0, 0.5)
     assert x["loss"]["low"] < truth.loss(x["parameters"]["value"], x["structures"]["value"]) < x["loss"]["high"]
     right = largest_study.choose_size(truth, largest_study.list_model_sizes(known)[0], 3.0, None, known)
-    assert x["parameters"]["low"] <= right.rung.n <= x["parameters"]["high"]
+    assert x["parameters"]["low"] <= right.size.n <= x["parameters"]["high"]
     assert x["structures"]["low"] <= right.d <= x["structures"]["high"]
 
 
@@ -157,8 +158,8 @@ def test_few_structures_leave_more_to_the_model(root):
     x, free, more = advised(root, 3.0, 5000), advised(root, 3.0), advised(root, 1e5, 5000)
     assert x["structures"] == {"value": 5000, "low": None, "high": None} and x["limited"] and not free["limited"]
     assert x["loss"]["value"] > free["loss"]["value"]
-    assert "All the structures" in advice_text.format_advice(x, root, PERLMUTTER, "perlmutter")
-    known = largest_study.read_basis(root, "loss", PERLMUTTER, "perlmutter")
+    assert "All existing structures" in advice_text.format_advice(x, root, PERLMUTTER, "perlmutter")
+    known = read_basis(root, "loss", PERLMUTTER, "perlmutter")
     losses = {}
     for model in EGNNConfig().at_all_widths():
         width, settings = model.width, TrainSettings(model=model, optim=OptimSettings(epochs=EPOCHS))
@@ -188,7 +189,7 @@ def test_where_the_looking_ends_is_no_best(root, monkeypatch):
 
 
 def test_the_job_is_no_wider_than_its_batch(root):
-    known = largest_study.read_basis(root, "loss", PERLMUTTER, "perlmutter")
+    known = read_basis(root, "loss", PERLMUTTER, "perlmutter")
     assert largest_study.allowed_ranks(known) == [4, 8, 16]
     optim = known.settings.optim.model_copy(update={"batch": 4096})
     large = known._replace(settings=known.settings.model_copy(update={"optim": optim}))
@@ -200,7 +201,7 @@ def test_a_far_budget_is_called_a_direction(root):
     far = advised(root, 5000.0)
     said = advice_text.format_advice(far, root, PERLMUTTER, "perlmutter")
     near = advised(root, far["next_hours"])
-    assert f"a direction and no plan. Train first what {far['next_hours']:.3g} GPU-hours buy" in said
+    assert f"a direction, not a plan. First train what {far['next_hours']:.3g} GPU-hours buy" in said
     assert near["beyond"]["flops"] == pytest.approx(largest_study.MAX_EXTRAPOLATION, rel=0.01)
     assert "a direction" not in advice_text.format_advice(
         advised(root, 0.99 * far["next_hours"]), root, PERLMUTTER, "perlmutter"
@@ -239,7 +240,7 @@ def test_the_measured_speed_of_a_site_is_used_and_said(finished):
     assert x["flops_per_second"] == pytest.approx(largest.flops / 250 / 4) and x["fixed"] == pytest.approx(0)
     assert x["flops"] == pytest.approx(3 * 3600 * largest.flops / 1000)
     said = advice_text.format_advice(x, made, PERLMUTTER, "perlmutter")
-    assert f"TFLOP/s a GPU (measured, {largest.run} on 4 ranks)" in said
+    assert f"TFLOP/s per GPU (measured, {largest.run} on 4 ranks)" in said
     model = EGNNConfig(width=x["width"])
     assert model.flops(x["atoms_seen"], x["atoms_seen"] * NEIGHBOURS) == pytest.approx(x["flops"], rel=1e-6)
 
@@ -270,16 +271,16 @@ def test_the_speed_of_half_a_training_is_not_used(finished):
 
 def test_what_the_runs_do_not_determine_is_refused(tmp_path):
     written(tmp_path, planted(law=lambda n, d: 8 / d**0.5, seed=1))
-    with pytest.raises(UserError, match=r"do not determine how loss .*B/D\^beta, which weighs no model against data"):
+    with pytest.raises(UserError, match=r"do not determine how loss .*B/D\^beta, which does not weigh model against data"):
         largest_study.compute_advice(tmp_path, PERLMUTTER, "perlmutter", 1.0, "loss", None)
 
 
-def test_mistakes_are_told_in_a_screen(root, tmp_path):
+def test_mistakes_are_reported_in_a_line(root, tmp_path):
     with pytest.raises(UserError, match=r"no fit\.json, so there is no law yet"):
         largest_study.compute_advice(tmp_path, PERLMUTTER, "perlmutter", 1.0, "loss", None)
     with pytest.raises(UserError, match="expected more than 0"):
         largest_study.compute_advice(root, PERLMUTTER, "perlmutter", -1.0, "loss", None)
-    with pytest.raises(UserError, match="does not pay"):
+    with pytest.raises(UserError, match="not enough to train even the smallest model .* for one batch"):
         largest_study.compute_advice(root, PERLMUTTER, "perlmutter", 1e-18, "loss", None)
     for hours in (1e300, math.inf, math.nan):
         with pytest.raises(UserError, match=r"--gpu-hours: found .* less than"):

@@ -22,7 +22,7 @@ from tests.support import corpus
 from tests.support.corpus import ROOT
 from tests.support.sweeps import stage, training
 from workflow.config import site_files, study
-from workflow.images import runtimes
+from workflow.images import environment, runtimes
 from workflow.jobs import launch, render
 from workflow.jobs import requests as queueing
 from workflow.plan import build
@@ -117,7 +117,7 @@ def called(site, kind, folder, tmp_path, code=ROOT, more=None):
         | (more or {})
     )
     done = subprocess.run(
-        [*prefix, runtimes.IMAGE_PYTHON, "-m", "gnnscale.x", 'it\'s; "$HOME"'],
+        [*prefix, environment.IMAGE_PYTHON, "-m", "gnnscale.x", 'it\'s; "$HOME"'],
         env=env,
         cwd=folder,
         capture_output=True,
@@ -164,7 +164,7 @@ def test_what_is_bound_and_passed(runtime, odd, tmp_path):
         ]
     )
     assert there == str(folder) and str(folder) in (word.removeprefix("--workdir=") for word in words)
-    assert words[-4:] == [runtimes.IMAGE_PYTHON, "-m", "gnnscale.x", 'it\'s; "$HOME"']
+    assert words[-4:] == [environment.IMAGE_PYTHON, "-m", "gnnscale.x", 'it\'s; "$HOME"']
     assert image in (word.removeprefix("--image=") for word in words)
     inside = inside_of(runtime, words, env)
     assert inside["SLURM_PROCID"] == inside["PMI_RANK"] == "3" and inside["MASTER_ADDR"] == "a b;c"

@@ -1,4 +1,4 @@
-"""How the end of a job is judged, what is done about it, and what of a journal a driver acts upon."""
+"""Judgement of ended jobs, retries, refused submissions, and the jobs that a driver finds in a journal."""
 
 import json
 import os
@@ -79,7 +79,7 @@ def test_every_end_has_a_name(exit, seen, said, words, kind):
 
 @pytest.mark.parametrize("state", ["CANCELLED", "PREEMPTED"])
 def test_a_job_that_a_preemptible_queue_took_back(state):
-    """PBS deletes it and says no more."""
+    """PBS deletes the job and gives no reason."""
     assert classify(None, job(state), None, "", "x", preemptible=True).kind == "preempted"
     assert classify(ended(3), job("FAILED"), None, "a bug", "x", preemptible=True).kind == "application"
 
@@ -113,7 +113,7 @@ def test_what_makes_none_is_ended():
 
 
 def test_what_was_never_begun_costs_no_tries():
-    """A node that is not fit is left out, and a turn that never came comes in the next job; but not for ever."""
+    """An unfit node is avoided, and a turn that never came comes in the next job; but not for ever."""
     budget, unfit = RetryBudget(0), AttemptOutcome("node", "not fit", bad_hosts=("n1",), begun=False)
     assert [budget.decide(unfit, 0)[0] for _ in range(5)] == ["avoid"] * 5
     assert budget.decide(AttemptOutcome("node", "died", bad_hosts=("n1",)), 0)[0] == "avoid"
@@ -247,14 +247,14 @@ def test_what_a_submission_was_answered(said, kind):
     ],
 )
 def test_what_no_time_will_lift_is_told_as_what_it_is(reason, hint):
-    """And not as a wrong account or queue, which Slurm's sentence speaks of too."""
+    """The hint speaks of the size, and not of a wrong account or queue, which Slurm's sentence also mentions."""
     assert hint in parsl_provider.submission_error(site_files.load("slurm"), f"sbatch: error: {reason}{POLICY}").hint
 
 
 # --------------------------------------------------------------------------------------- with a scheduler of small scripts
 @pytest.fixture
 def commands(tmp_path, monkeypatch):
-    """$HERE is a directory of theirs."""
+    """Return a function that installs scripts as commands; they find their directory in $HERE."""
     made = tmp_path / "bin"
     made.mkdir()
 
@@ -290,7 +290,7 @@ SILENT = {
     [("slurm", ""), ("slurm", "; echo Thank you"), ("slurm", "; echo 7"), ("pbs", ""), ("pbs", "; echo Thank you")],
 )
 def test_a_job_whose_number_was_not_told_is_found_by_its_name(kind, more, tmp_path, commands):
-    """Options or a wrapper keep sbatch and qsub from saying it in the usual way; it is submitted once all the same."""
+    """Options or a wrapper hide the number that sbatch and qsub print; the job is still submitted once."""
     verb = {"slurm": "sbatch", "pbs": "qsub"}[kind]
     place = commands(**SILENT[kind] | {verb: SILENT[kind][verb] + more})
     site, log = site_files.load(kind, QUICK), journal.Journal(tmp_path / "events.jsonl")
@@ -303,7 +303,7 @@ def test_a_job_whose_number_was_not_told_is_found_by_its_name(kind, more, tmp_pa
 
 @pytest.mark.parametrize("left", ["nothing", "exit.json", "exit.json and a trace"])
 def test_a_job_that_ended_before_its_number_was_written_down(left, tmp_path, commands):
-    """The driver was killed between sbatch and its note, and the next one comes when all is over."""
+    """The driver was killed between sbatch and its journal entry, and the next one starts after the job's end."""
     commands(sacct="exit 1", squeue='echo "1|COMPLETED|None|n1|gs-1"' if "trace" in left else "")
     site, log = site_files.load("slurm", QUICK), journal.Journal(tmp_path / "events.jsonl")
     (tmp_path / "study.yaml").write_text(json.dumps(SHORT))

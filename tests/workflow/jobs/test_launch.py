@@ -1,6 +1,6 @@
-"""The script of a job, run for real: by bash, with what PBS gives a job, and a program in the place of a stage.
+"""The script of a job, run by bash with the variables of PBS and a program in the place of a stage.
 
-Whatever becomes of the ranks, exit.json says what the driver must know. With Slurm: integration/test_slurm.py.
+However the ranks end, exit.json holds what the driver must know. With Slurm: integration/test_slurm.py.
 """
 
 import json
@@ -73,7 +73,7 @@ def folder(request, tmp_path):
 
 
 class Job:
-    """The script's process, in an allocation as PBS describes one."""
+    """Process of the script, in an allocation as PBS describes one."""
 
     def __init__(
         self, attempts, settings=("launch.command=none",), python=None, hosts=(NODE,), nodes_each=1, **request
@@ -167,7 +167,7 @@ def test_a_stage_that_is_told_before_it_listens(folder):
 
 
 def test_a_launcher_that_passes_nothing_on(folder):
-    """It ends of the signal itself, and with it the ranks, who had no time to write: that is no failure of theirs."""
+    """The signal ends the launcher, and with it the ranks, which had no time to write: they count as stopped, not failed."""
     job = Job([attempt(folder, "launcher")])
     job.wait_for("began.0")
     job.process.send_signal(signal.SIGUSR1)
@@ -176,7 +176,7 @@ def test_a_launcher_that_passes_nothing_on(folder):
 
 
 def test_the_whole_group_is_told_at_once(folder):
-    """As a scheduler does that signals every process of a job: twice told is once told."""
+    """Some schedulers signal every process of a job; a second signal changes nothing."""
     job = Job([attempt(folder, "wait")])
     job.wait_for("began.0")
     os.killpg(job.process.pid, signal.SIGUSR1)
@@ -199,7 +199,7 @@ def test_a_job_of_pbs_with_no_time_before_its_end_is_told_all_the_same(tmp_path)
 
 
 def test_stages_without_ranks_are_told_of_the_gpus_of_their_node():
-    """On nodes of a queue without any, and of ranks, which have them from their launcher, nothing is said."""
+    """Nodes without GPUs get no variable, and neither do ranks, whose launcher sets it."""
     for name, queue, slots, expected in (
         ("lumi", "standard-g", 8, ["ROCR_VISIBLE_DEVICES", 8]),
         ("lumi", "standard-g", 0, None),
@@ -213,7 +213,7 @@ def test_stages_without_ranks_are_told_of_the_gpus_of_their_node():
 
 
 def test_a_training_beside_others_has_its_nodes_whole():
-    """LUMI's cores of a rank are named one by one, so its step must have them all."""
+    """LUMI names the cores of a rank one by one, so its step must have them all."""
     asked = Request(("train/a", "train/b"), "standard-g", 2, 1, 8, 6, 3600, 1, 1.0)
     one = launch.StageAttempt("train/a", "train", Path("/r/train/a"), 1)
     words = launch.build_rank_command(one, asked, site_files.load("lumi"), "python")
@@ -296,7 +296,7 @@ def test_whose_turn_never_came_is_told_so(tmp_path):
 
 
 def test_an_evaluation_follows_its_training(tmp_path):
-    """Each its own, on the first of its nodes; not where the training failed, was stopped, or was given up."""
+    """Each evaluation runs on the first node of its training; not if that failed, was stopped, or was closed."""
     behaves = {"a": "ok", "b": "exit 64 0", "c": "wait", "d": "ok"}
     trained = [attempt(tmp_path / name, behave, name) for name, behave in behaves.items()]
     after = [attempt(tmp_path / f"of-{name}", "ok", name, "evaluate") for name in behaves]
@@ -318,7 +318,7 @@ def test_an_evaluation_follows_its_training(tmp_path):
 
 
 def test_one_that_is_told_before_its_evaluation_began(tmp_path):
-    """The training is done all the same; what follows is for another job."""
+    """The training ends well; its evaluation is for another job."""
     trained, after = attempt(tmp_path / "a", "deaf-to-it 5", "a"), attempt(tmp_path / "of-a", "ok", "a", "evaluate")
     job = Job([trained, after], after=(("evaluate/a", "train/a"),))
     while not (tmp_path / "a" / "began.0").exists():
@@ -329,7 +329,7 @@ def test_one_that_is_told_before_its_evaluation_began(tmp_path):
 
 
 def test_a_stage_tells_where_it_is(folder):
-    """By a signal to the script of the job, as often as one likes; it goes on."""
+    """A signal to the script makes the stage print its stack, as often as it is sent; the stage continues."""
     job = Job([attempt(folder, "until-told")])
     job.wait_for("began.0")
     said = folder / "attempts" / "1" / "stderr"
@@ -347,7 +347,7 @@ def test_a_stage_tells_where_it_is(folder):
 
 
 def test_a_node_that_is_not_fit_is_named(tmp_path):
-    """This one has no driver of a GPU; so nothing is begun there, while the other training of the job goes on."""
+    """The node has no GPU driver, so no stage begins there."""
     gpus = "node.gpus={count: 1, vendor: nvidia, model: none, memory_gb: 1, peak_tflops: {fp32: 1}}"
     settings = ("launch.command=none", gpus)
     trained, after = attempt(tmp_path / "a", "ok", "a"), attempt(tmp_path / "of-a", "ok", "a", "evaluate")
@@ -359,7 +359,7 @@ def test_a_node_that_is_not_fit_is_named(tmp_path):
 
 
 def test_a_real_stage(tmp_path, converted):
-    """One that was told to stop and one that is left alone, through the same script."""
+    """A real training runs through the same script."""
     made = corpus.directory(tmp_path, "train/x", corpus.TINY, converted)
     (left,) = Job([launch.StageAttempt("train/x", "train", made, 1)], python=sys.executable).end(0)
     assert left["code"] == 0, (made / "attempts" / "1" / "stderr").read_text()

@@ -1,4 +1,4 @@
-"""What is asked of a scheduler keeps to its policies, whatever the sweep; and small sweeps come out as one would wish."""
+"""Requests keep to the policies of every site for any sweep, and are as expected for small ones."""
 
 import pytest
 from hypothesis import given
@@ -126,7 +126,7 @@ def test_what_takes_longer_than_the_queue_is_continued():
 
 
 def test_no_more_is_asked_for_than_the_limit():
-    """Which whole minutes, as schedulers have them, must not round up."""
+    """Schedulers count whole minutes, to which a limit must not be rounded up."""
     site = with_queue(SITES["slurm"], "default", max_walltime="02:20:30")
     site = site.model_copy(update={"serial": site.serial.model_copy(update={"walltime": "02:20:30"})})
     for each in (training(site, hours=30), stage("convert", "c", 3e5), stage("convert", "c", 60)):
@@ -182,7 +182,7 @@ def test_what_takes_longer_than_its_queue_goes_on_if_it_can():
 
 
 def test_in_an_image_the_laws_and_the_report_are_of_a_job_too():
-    """A login node may have no runtime, nor the disks and sockets of nodes that are bound."""
+    """A login node may lack the runtime, and the disks and sockets that are bound on nodes."""
     stages = [stage("evaluate", "e", 60), stage("scaling", "all", 5, needs=("evaluate/e",))]
     stages += [stage("report", "all", 5, needs=("scaling/all",))]
     for name in ("frontier", "polaris", "clariden"):
@@ -201,7 +201,7 @@ def test_in_an_image_the_laws_and_the_report_are_of_a_job_too():
     ("name", "slots"), [("perlmutter", 4), ("aurora", 12), ("vista", 1), ("stampede3", 48), ("andes", 32)]
 )
 def test_left_over_evaluations_have_a_gpu_each(name, slots):
-    """Where the queue's nodes have any: stampede3 has a queue of CPUs for them."""
+    """Nodes of the queue must have GPUs: stampede3 has a queue of CPUs for these stages."""
     made = jobs([stage("evaluate", f"e{i}", 600) for i in range(78)], SITES[name])
     assert {r.slots for r in made} == {slots} and f"{slots} at a time" in made[0].why
     made = jobs([stage("convert", f"c{i}", 600) for i in range(78)], SITES[name])
@@ -210,7 +210,7 @@ def test_left_over_evaluations_have_a_gpu_each(name, slots):
 
 @given(st.lists(st.floats(1, 2e4), min_size=1, max_size=150), st.sampled_from(BATCH), st.sampled_from([None, 1, 2, 48]))
 def test_whatever_is_left_to_evaluate(lengths, name, cores):
-    """As few jobs as time allows; every stage once; node-hours at least what the work is, over the cores that share it."""
+    """Few jobs, every stage once, and at least the work divided by the cores that share it."""
     site = SITES[name].model_copy(update={"node": SITES[name].node.model_copy(update={"cores": cores or 16})})
     stages = [stage("evaluate", f"e{i}", seconds) for i, seconds in enumerate(lengths)]
     made = jobs(stages, site)

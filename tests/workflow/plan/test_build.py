@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from gnnscale.contract import errors, files, places
+from gnnscale.contract import errors, files, places, source_code
 from gnnscale.contract.results import StageResult
 from workflow.config import site_files, study
 from workflow.plan import build, cost, keys
@@ -87,7 +87,7 @@ def test_a_changed_setting_touches_exactly_what_depends_on_it(done):
 def test_changed_code_touches_exactly_what_depends_on_it(done, monkeypatch):
     _, root = done
     path = places.ROOT / "gnnscale" / "stages" / "evaluate.py"
-    read = keys.read_source
+    read = source_code.read_source
     monkeypatch.setattr(
         keys, "read_source", lambda file: read(file)._replace(**({"digest": "changed"} if file == path else {}))
     )

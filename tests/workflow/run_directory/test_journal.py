@@ -1,4 +1,4 @@
-"""events.jsonl survives being cut at any byte: all that was written before is read, and all that is written after."""
+"""A journal that is cut at any byte keeps the lines before the cut, and takes new ones."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Who may drive a run directory: one at a time, whoever is suspended, dead, on another host, or without locks."""
+"""One driver at a time in a run directory: with others suspended, dead, on another host, or without locks."""
 
 import errno
 import fcntl
@@ -36,7 +36,7 @@ def refused(root):
 
 
 def test_a_suspended_driver_on_another_host_is_not_robbed(tmp_path):
-    """It holds the lock, so it is not dead, however long it has been silent."""
+    """A driver that holds the lock is not dead, however long it has been silent."""
     with open(left(tmp_path)) as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert "on host elsewhere, pid 7" in (said := refused(tmp_path)) and "if that host is gone, remove" in said
@@ -46,7 +46,7 @@ def test_a_suspended_driver_on_another_host_is_not_robbed(tmp_path):
 
 
 def test_where_locks_do_not_reach_the_files_time_decides(tmp_path):
-    """So a lock that is free does not say that nobody is at work there."""
+    """A free lock does not mean that no driver works there."""
     left(tmp_path, silent=lease.STALE_SECONDS / 4)
     assert "on host elsewhere" in refused(tmp_path) and lease.live_driver(tmp_path) == OTHER
 

@@ -1,4 +1,4 @@
-"""What a scheduler says of its queues, in recorded shapes, held against what a site's file says of them."""
+"""Recorded limits of schedulers, compared with what a site's file says."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What schedulers print, read: recorded shapes, broken shapes, and a scheduler that does not answer."""
+"""Parsing of what schedulers print, recorded and broken, and the poller at a scheduler that does not answer."""
 
 import itertools
 import json
@@ -75,9 +75,9 @@ def test_no_answer_is_not_an_empty_answer(tmp_path, monkeypatch, script):
 
 
 def test_the_shell_has_no_say(monkeypatch):
-    """Of what it holds for these commands, they hear just where the scheduler is; a job inherits what sbatch had."""
-    heard = dict.fromkeys(["SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT", "PBS_SERVER", "PBS_CONF_FILE", "MINE"], "2")
-    unheard = [
+    """Commands get the variables that locate the scheduler, and no options; a job inherits what sbatch had."""
+    kept = dict.fromkeys(["SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT", "PBS_SERVER", "PBS_CONF_FILE", "MINE"], "2")
+    dropped = [
         "SBATCH_JOB_NAME",
         "SBATCH_ACCOUNT",
         "SLURM_NTASKS",
@@ -91,11 +91,11 @@ def test_the_shell_has_no_say(monkeypatch):
         "PBS_O_QUEUE",
         "PBS_DPREFIX",
     ]
-    for name, value in (heard | dict.fromkeys(unheard, "1")).items():
+    for name, value in (kept | dict.fromkeys(dropped, "1")).items():
         monkeypatch.setenv(name, value)
     lines = query.run_command(["env"], 60).stdout.splitlines()
-    assert {f"{name}={value}" for name, value in heard.items()} <= set(lines)
-    assert not [line for line in lines if line.split("=")[0] in unheard]
+    assert {f"{name}={value}" for name, value in kept.items()} <= set(lines)
+    assert not [line for line in lines if line.split("=")[0] in dropped]
 
 
 PBS = {

@@ -69,7 +69,7 @@ def test_a_batch_is_what_adios2_reads(converted):
 
 @pytest.mark.parametrize("structures", [None, 30])
 def test_data_in_memory_are_those_on_disk(converted, structures):
-    mapped, held = (load_corpus(sources(converted), "train", 4.0, structures, data=d) for d in ("map", "memory"))
+    mapped, held = (load_corpus(sources(converted), "train", 4.0, structures, backend=b) for b in ("map", "memory"))
     chosen = np.random.default_rng(0).integers(0, len(mapped), 40)
     for one, other in zip(make_batch(mapped, chosen), make_batch(held, chosen)):
         for a, b in zip(one, other):
