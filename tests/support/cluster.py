@@ -167,7 +167,7 @@ class Run:
     def __init__(
         self, cluster: Cluster, place: Path, study: dict, site: dict | None = None, before: Path | None = None
     ):
-        """Prepare a run. `site` overrides sites/slurm.yaml or sites/pbs.yaml; the data of the run directory `before` are copied."""
+        """Prepare a run with the data of the run directory `before`. `site` overrides sites/slurm.yaml or sites/pbs.yaml."""
         self.cluster, self.root, self.driver = cluster, place / "run", None
         self.study = place / "study.yaml"
         self.study.write_text(json.dumps(study))

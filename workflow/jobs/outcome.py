@@ -167,7 +167,7 @@ def first_line_with(pattern: re.Pattern[str], text: str) -> str:
 
 
 def expand_hosts(nodes: str) -> list[str]:
-    """n[1-2,07],x -> n1 n2 n07 x"""
+    """Expand a list of nodes: n[1-2,07],x gives n1 n2 n07 x."""
     hosts = []
     for name, inner in re.findall(r"([^,\[]+)(?:\[([^\]]*)\])?,?", nodes):
         for part in inner.split(",") if inner else [""]:

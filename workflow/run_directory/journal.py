@@ -1,4 +1,4 @@
-"""The journal events.jsonl of a run directory: one event a line, with a check sum; one driver appends, anybody reads.
+"""The journal events.jsonl of a run directory: one event a line, with a check sum; one driver appends, any process reads.
 
 From it a driver that was killed learns which jobs it was about to submit, and which of them the scheduler took.
 """

@@ -24,7 +24,7 @@ from workflow.jobs import launch, outcome
 from workflow.jobs.requests import Request
 
 NODE = platform.node()
-# A stage that does as the file `behave` of its directory says. The real gnnscale.job.batch_job and gnnscale.job.rank_wrapper start it.
+# A stage that behaves as the file `behave` of its directory says. The real batch_job and rank_wrapper start it.
 PROGRAM = f"""#!{sys.executable}
 import faulthandler, os, signal, sys, time
 if sys.argv[2] == "gnnscale.job.batch_job":
