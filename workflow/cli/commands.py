@@ -17,7 +17,7 @@ from gnnscale.contract.errors import UserError
 from gnnscale.contract.exit_codes import DONE, FAILED, INTERRUPTED
 from gnnscale.contract.places import IS_INSTALLED, ROOT, runs_folder
 from workflow.advise import advice_text, largest_study
-from workflow.cli import completion, findings_output, live_table, output, site_output
+from workflow.cli import completion, findings_output, live_table, output, plan_output, site_output, status_output
 from workflow.cli.arguments import build_parser
 from workflow.cli.drive import do_run
 from workflow.cli.invocation import Invocation, run_directory, site_settings
@@ -40,9 +40,9 @@ def do_plan(arguments: argparse.Namespace) -> int:
     asked = Invocation(arguments)
     planned = done.judge_stages(asked.stages, asked.root, arguments.deep)
     if arguments.json:
-        print(json.dumps(output.encode_plan(planned, asked.site), indent=1))
+        print(json.dumps(plan_output.encode_plan(planned, asked.site), indent=1))
     else:
-        output.print_plan(asked.study_name, asked.study, planned, asked.site, asked.root)
+        plan_output.print_plan(asked.study_name, asked.study, planned, asked.site, asked.root)
     return DONE
 
 
@@ -52,9 +52,9 @@ def do_status(arguments: argparse.Namespace) -> int:
     while True:
         rows, driver = status.read_statuses(root, found), lease.live_driver(root)
         if arguments.json:
-            print(json.dumps(output.encode_status(rows, driver), indent=1))
+            print(json.dumps(status_output.encode_status(rows, driver), indent=1))
         else:
-            output.print_status(
+            status_output.print_status(
                 root, found, rows, driver, clear=arguments.watch and live_table.can_rewrite_lines(sys.stdout)
             )
         if not arguments.watch or driver is None:
@@ -65,7 +65,7 @@ def do_status(arguments: argparse.Namespace) -> int:
 def do_logs(arguments: argparse.Namespace) -> int:
     root = named_run_directory(arguments)
     stage = output.find_stage(arguments.id, {s.id: s for s in status.read_plan(root).stages})
-    output.print_logs(root / stage.folder, stage.id)
+    status_output.print_logs(root / stage.folder, stage.id)
     return DONE
 
 
@@ -92,7 +92,7 @@ def do_cancel(arguments: argparse.Namespace) -> int:
 def do_explain(arguments: argparse.Namespace) -> int:
     asked = Invocation(arguments)
     stage = output.find_stage(arguments.id, asked.stages)
-    output.print_explanation(done.judge_stages(asked.stages, asked.root), stage, asked.stages, asked.root)
+    plan_output.print_explanation(done.judge_stages(asked.stages, asked.root), stage, asked.stages, asked.root)
     return DONE
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from gnnscale.contract.errors import UserError, print_error
 from gnnscale.contract.exit_codes import DONE, FAILED, INTERRUPTED, STOPPED, USAGE
-from workflow.cli import live_table, output
+from workflow.cli import live_table, output, plan_output
 from workflow.cli.invocation import Invocation
 from workflow.config import site_files
 from workflow.images import checks
@@ -105,7 +105,7 @@ def print_head(asked: Invocation, planned: dict[str, PlannedStage], left: list[P
         + (f", about {output.format_duration(done.remaining_seconds(planned, asked.site))}" if left else "")
     )
     print(f"results: {asked.root}", flush=True)
-    output.print_warnings(planned, asked.site, asked.root)
+    plan_output.print_warnings(planned, asked.site, asked.root)
 
 
 def raise_if_not_ready(asked: Invocation) -> None:

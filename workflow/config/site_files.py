@@ -28,13 +28,18 @@ class Layer(NamedTuple):
 
 
 def names() -> list[str]:
-    return sorted(path.stem for path in SITES.glob("*.yaml"))
+    """Return the sites in sites/ and those for which the user has a file of their own."""
+    return sorted({path.stem for folder in (SITES, user_folder()) for path in folder.glob("*.yaml")})
+
+
+def user_folder() -> Path:
+    config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # "~" stays for users without a home
+    return Path(config) / "gnnscale"
 
 
 def user_file(name: str) -> Path:
-    """Return the file of what belongs to the user and not to the site: account, paths."""
-    config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # "~" stays for users without a home
-    return Path(config) / "gnnscale" / f"{name}.yaml"
+    """Return the user's own file: account and paths for a site in sites/, or a whole site that is not there."""
+    return user_folder() / f"{name}.yaml"
 
 
 def load(name: str, settings: Sequence[str] = ()) -> SiteConfig:
@@ -45,7 +50,8 @@ def load(name: str, settings: Sequence[str] = ()) -> SiteConfig:
 def layers_of(name: str, settings: Sequence[str]) -> list[Layer]:
     if name not in names():
         raise UserError(f"no site {name!r} in sites/; {yaml_file.suggest(name, names())}")
-    layers = [layer_from_file(SITES / f"{name}.yaml", f"sites/{name}.yaml")]
+    path = SITES / f"{name}.yaml"
+    layers = [layer_from_file(path, f"sites/{name}.yaml")] if path.exists() else []
     if user_file(name).exists() and not yaml_file.is_blank(user_file(name)):
         layers.append(layer_from_file(user_file(name), str(user_file(name))))
     return layers + [layer_from_option(text) for text in settings]

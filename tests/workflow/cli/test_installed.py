@@ -122,3 +122,22 @@ def test_fit_is_the_program_for_csv_files(call):
 def test_the_name_of_the_command(monkeypatch, started_as, named):
     monkeypatch.setattr(sys, "argv", [started_as])
     assert command_name() == named
+
+
+def test_a_new_site_lies_with_the_user(call, site_packages, tmp_path):
+    """Not in site-packages, where the next installation would remove it."""
+    folder, programs = tmp_path / "config" / "gnnscale", tmp_path / "programs"
+    programs.mkdir()
+    for name, text in (
+        ("sinfo", "echo 'batch*|up|1-00:00:00|8|64|256000|(null)'"),
+        ("scontrol", "echo PartitionName=batch MinNodes=1 MaxNodes=8"),
+    ):
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o755)
+    where = {"XDG_CONFIG_HOME": str(folder.parent), "PATH": f"{programs}:{os.environ['PATH']}"}
+    made = call("sites", "new", "mine", **where)
+    assert made.returncode == 0 and str(folder / "mine.yaml") in made.stdout, made.stderr
+    assert "gnnscale sites validate mine" in made.stdout
+    assert call("sites", "validate", "mine", **where).returncode == 0
+    assert "mine " in call("sites", "list", **where).stdout
+    assert not (site_packages / places.SHARE / "sites" / "mine.yaml").exists()
