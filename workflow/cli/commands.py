@@ -175,7 +175,7 @@ def do_clean(arguments: argparse.Namespace) -> int:
             f"({', '.join(job.id or job.name for job in at_work[:8])})",
             f"end them first: {asked.command('cancel', at_work[0].site)}",
         )
-    links.remove_results(asked.root, asked.stages, everything=arguments.all, do=arguments.yes)
+    links.remove_results(asked.root, asked.stages, everything=arguments.all, confirmed=arguments.yes)
     return DONE
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from gnnscale.contract.errors import UserError
 from workflow.plan.stage import FOLDER_OF_KIND, Stage
 
-LINKED = {
+LINKED_OUTPUTS = {
     "report/all": ("report.html", "figures"),
     "scaling/all": ("fit.json", "points.csv"),
     "audit/all": ("audit.html", "quarantine.json"),
@@ -18,7 +18,7 @@ LINKED = {
 
 def link_results(root: Path, stages: dict[str, Stage]) -> None:
     """Link report.html and other results at the top of the run directory, as far as they are there and current."""
-    for id, names in LINKED.items():
+    for id, names in LINKED_OUTPUTS.items():
         for name in names:
             target = Path(stages[id].folder) / name
             if (root / target).exists() and (root / stages[id].folder / "result.json").exists():
@@ -28,23 +28,23 @@ def link_results(root: Path, stages: dict[str, Stage]) -> None:
                 os.replace(temporary, root / name)
 
 
-def remove_results(root: Path, stages: dict[str, Stage], everything: bool, do: bool) -> None:
-    """Print and, if `do`, remove what is certainly ours: directories named as stages, in a directory with a plan."""
+def remove_results(root: Path, stages: dict[str, Stage], everything: bool, confirmed: bool) -> None:
+    """Print and, if confirmed, remove what is certainly ours: directories named as stages, in a directory with a plan."""
     if not (root / "plan.json").exists():
         raise UserError(f"{root}: no study has been run here, so nothing is removed")
     if everything:
-        gone = [root]
+        unwanted = [root]
     else:
         current = {stage.folder for stage in stages.values()}
         found = [path for folder in set(FOLDER_OF_KIND.values()) for path in (root / folder).glob("*-????????")]
-        gone = sorted(path for path in found if str(path.relative_to(root)) not in current)
-    for path in gone:
-        print(f"{'removing' if do else 'would remove'} {path}  ({directory_megabytes(path):.1f} MB)")
-        if do:
+        unwanted = sorted(path for path in found if str(path.relative_to(root)) not in current)
+    for path in unwanted:
+        print(f"{'removing' if confirmed else 'would remove'} {path}  ({directory_megabytes(path):.1f} MB)")
+        if confirmed:
             shutil.rmtree(path)
-    if not gone:
+    if not unwanted:
         print("nothing to remove: every result belongs to the study as it is now")
-    elif not do:
+    elif not confirmed:
         print("nothing was removed; add --yes to do it")
 
 
