@@ -19,7 +19,7 @@ from gnnscale.atoms import neighbors
 
 ACCELERATOR, HOME = sys.argv[1], Path(__file__).parent.parent
 BUILT_IN = {"cuda": "cuda", "rocm": "hip", "xpu": "xpu"}  # attribute of torch.version that is set for this accelerator
-ONLY_WITH = {"gnnscale.models.kernels.triton": "triton"}
+OPTIONAL = ("triton",)  # packages that images for GPUs have, and that modules import which nothing else needs
 
 
 def import_everything() -> None:
@@ -31,15 +31,18 @@ def import_everything() -> None:
                 wanted |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 wanted.add(node.module)
-    absent = [name for name in ONLY_WITH.values() if importlib.util.find_spec(name) is None]
+    absent = [name for name in OPTIONAL if importlib.util.find_spec(name) is None]
     for name in sorted(wanted):
         if name.split(".")[0] not in (*absent, "gnnscale"):
             importlib.import_module(name)
     for module in pkgutil.walk_packages(gnnscale.__path__, "gnnscale."):
-        needs = ONLY_WITH.get(module.name)
-        if module.name.endswith("._neighbors") or (needs and importlib.util.find_spec(needs) is None):
-            continue  # a plain library that neighbors.py loads, or a package that this image lacks
-        importlib.import_module(module.name)
+        if module.name.endswith("._neighbors"):
+            continue  # a plain library, which neighbors.py loads
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            if error.name not in absent:
+                raise
     assert neighbors.compiled_library() is not None, "the compiled neighbour list cannot be loaded"
 
 

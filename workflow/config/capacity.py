@@ -1,4 +1,4 @@
-"""How large the jobs of a site may be: numbers of ranks and queues that a training may have."""
+"""Numbers of ranks that a training may have at a site, and queues that it may use."""
 
 from __future__ import annotations
 

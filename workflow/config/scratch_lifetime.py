@@ -1,4 +1,4 @@
-"""When a site's scratch file system deletes files of a run directory that nobody has touched, and warnings before it does."""
+"""Warnings before a site's scratch file system deletes files of a run directory that nobody has touched."""
 
 from __future__ import annotations
 

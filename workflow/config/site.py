@@ -152,7 +152,7 @@ class Queue(Spec):
 
 # ----------------------------------------------------------------------------------------------- how stages are run
 class Launch(Spec):
-    """How the ranks of a training are started: one process each, and one per GPU where there are GPUs."""
+    """The command that starts the ranks of a training: one process each, and one per GPU where there are GPUs."""
 
     command: Literal["none", "srun", "mpiexec", "ibrun"] = Field("none", description="none = a single rank")
     ranks: int = Field(
@@ -177,7 +177,7 @@ class Launch(Spec):
 
 
 class Train(Spec):
-    """How large the job of a training may be. The planner takes the fewest nodes that are enough."""
+    """Limits of the job of a training. The planner takes the fewest nodes that are enough."""
 
     nodes: tuple[int, int] = Field((1, 1), description="fewest and most nodes of one training")
     hours: float = Field(
@@ -217,7 +217,7 @@ def require_absolute(text: str) -> str:
 
 
 class Container(Spec):
-    """How container images are run at this site."""
+    """The container runtime of this site, and options for images."""
 
     runtime: Literal["none", "apptainer", "singularity", "podman-hpc", "shifter", "ce"] = "none"
     use: bool = Field(
@@ -255,7 +255,7 @@ class Container(Spec):
 
 
 class Filesystems(Spec):
-    """Where run directories belong, and for how long files stay there."""
+    """The directory for run directories, and for how long files stay there."""
 
     scratch: str | None = Field(
         None, description="directory where run directories belong; environment variables are filled in"
@@ -279,7 +279,7 @@ class Quirk(Spec):
 
 
 class Verification(Spec):
-    """How far this file has been verified, and when."""
+    """The degree to which this file has been verified, and the date."""
 
     level: Literal["docs", "dryrun", "live"] = Field(
         description="docs = written from documentation; dryrun = accepted by a scheduler; live = has run there"

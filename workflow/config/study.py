@@ -49,7 +49,7 @@ class DataSource(Spec):
     @field_validator("dataset")
     @classmethod
     def exists(cls, value: str) -> str:
-        known = datasets.names()
+        known = datasets.dataset_names()
         if value not in known:
             raise ValueError(f"no such file in datasets/; {yaml_file.suggest(value, known)}")
         return value

@@ -1,4 +1,4 @@
-"""Which trainings can share their first steps with a shorter one: those that are alike in all but their length. Pure."""
+"""Finds trainings that can share their first steps with a shorter one, as they differ only in length. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results that a site's file system will remove are told in time, and none that it will not."""
+"""Plans warn in time of results that a site's file system will delete, and of no others."""
 
 import os
 import time

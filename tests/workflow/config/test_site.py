@@ -1,6 +1,6 @@
-"""Every file in sites/ is valid and renders the scripts in stored/jobs/; what is wrong is told with where it was said.
+"""Every file in sites/ is valid and renders the scripts in stored/jobs/; every mistake is reported with its place.
 
-GNNSCALE_RENEW=1 writes the scripts anew: look at the difference before it is committed.
+GNNSCALE_RENEW=1 writes the scripts again: look at the difference before you commit it.
 """
 
 import os
@@ -12,7 +12,7 @@ import pytest
 from gnnscale.contract import places
 from gnnscale.contract.errors import UserError
 from tests.support.corpus import ROOT
-from tests.support.sweeps import stage, training
+from tests.support.sweeps import make_stage, make_training
 from tests.workflow.cli.test_commands import call
 from workflow.config import site_files
 from workflow.config.walltime import to_seconds
@@ -45,7 +45,7 @@ verified: {level: docs, date: "2026-11-21"}
 
 @pytest.fixture(autouse=True)
 def nobodys_settings(monkeypatch, tmp_path):
-    """Nor those that another test here has written."""
+    """Keep the files of the user, and those that another test has written, away from every test."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
@@ -80,13 +80,13 @@ def test_its_own_example_of_an_account_is_one(name):
 
 @pytest.mark.parametrize("name", BATCH)
 def test_the_scripts_are_as_they_were(name, tmp_path):
-    """A conversion, a training of two nodes with its evaluation, and four of one, of which one is shown if they are alone."""
+    """Return a conversion, a training on two nodes with its evaluation, and four on one node; one if they share no job."""
     site = site_files.load(name)
     site = site.model_copy(update={"account": site.account_rule.example or None})
     more = 2 if site.train.nodes[1] > 1 else 1
-    stages = [stage("convert", "bulk", 60), training(site, "large", 2, more, shorter=("train/a",))]
-    stages += [training(site, letter, 1) for letter in "abcd"]
-    stages += [stage("evaluate", name, 60, needs=(f"train/{name}",)) for name in ("large", "b", "c", "d")]
+    stages = [make_stage("convert", "bulk", 60), make_training(site, "large", 2, more, shorter=("train/a",))]
+    stages += [make_training(site, letter, 1) for letter in "abcd"]
+    stages += [make_stage("evaluate", name, 60, needs=(f"train/{name}",)) for name in ("large", "b", "c", "d")]
     requests = queueing.schedule(stages, site)
     made = render.render_scripts(
         requests, {s.id: s for s in stages}, site, Path("/scratch/me/runs/mine"), "python", Path("/scratch/me/gnnscale")
@@ -253,7 +253,7 @@ def test_what_would_keep_a_job_of_pbs_from_running(flag):
 @pytest.mark.parametrize("setting", ["train.queue=debug", "serial.queue=debug"])
 @pytest.mark.parametrize(("limit", "signal"), [("00:05:00", 300), ("00:05:00", 296), ("00:05:05", 297)])
 def test_a_queue_is_longer_than_the_notice_of_its_end(setting, limit, signal):
-    """Whichever may be used: there would be no time in which to work, and no number of jobs enough."""
+    """A job in a shorter queue would have no time to work, and no number of jobs would be enough."""
     asked = [f"queues.debug.max_walltime={limit}", f"scheduler.signal_seconds={signal}", "serial.walltime=00:05:00"]
     said = told(lambda: site_files.load("polaris", [*asked, setting]))
     assert f"queues.debug.max_walltime: {limit} is not longer than scheduler.signal_seconds ({signal})" in said
@@ -341,7 +341,7 @@ def test_a_driver_on_another_host_is_refused(tmp_path):
 
 
 def test_a_machine_of_another_kind_is_refused(monkeypatch):
-    """Its own interpreter is what jobs would use, unless they are given another."""
+    """Jobs use the driver's own interpreter unless the site names another."""
     site = site_files.load("slurm", ["arch=aarch64"])
     monkeypatch.setattr(site_files.platform, "machine", lambda: "x86_64")
     said = told(lambda: site_files.check_arch("slurm", site, ["arch=aarch64"]))
@@ -375,7 +375,7 @@ def test_trainings_in_a_queue_of_other_nodes_are_planned_for_those():
 
 @pytest.mark.parametrize("name", BATCH)
 def test_the_doctors_job_is_one_that_a_queue_takes(name, tmp_path):
-    """Of every site, in every queue: two ranks or more, in the queue's limits, and a script that a shell can read."""
+    """In every queue of every site it has two ranks or more, respects the limits, and is a script that a shell can read."""
     site = site_files.load(name)
     site = site.model_copy(update={"account": site.account_rule.example or None})
     from workflow.jobs import parsl_provider
@@ -422,7 +422,7 @@ def test_render_writes_the_scripts_of_a_study(tmp_path):
 @pytest.mark.parametrize("null", ["null", "~"])
 @pytest.mark.parametrize("path", ["launch.interface", "host", "python", "account", "train.queue"])
 def test_null_is_nothing_where_there_may_be_nothing(path, null):
-    """And not the network interface called null."""
+    """`null` does not mean a network interface called null."""
     found = site_files.load("slurm", [f"{path}=x"] * (path in ("python", "account")) + [f"{path}={null}"])
     for part in path.split("."):
         found = getattr(found, part)

@@ -1,4 +1,4 @@
-"""A study expands into exactly the runs that it says; every study in the folder is valid."""
+"""A study expands into exactly the runs of its sweeps; every study in the folder is valid."""
 
 import pytest
 
@@ -133,7 +133,7 @@ def test_runs_that_differ_in_the_last_digits_have_names_of_their_own():
 
 
 def test_a_name_fits_into_a_directory():
-    """Of a run that differs in everything; with its key behind it."""
+    """The name of a run that differs in every setting still fits, with its key appended."""
     fields = {
         "model.form": "edge",
         "model.cutoff": 4.5,

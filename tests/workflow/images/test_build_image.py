@@ -1,4 +1,4 @@
-"""What keeps an image from being built, told before; what goes into one; and the definitions."""
+"""Builds are refused before they begin if they cannot succeed; recipes and definitions are complete and pinned."""
 
 import os
 import re
@@ -86,7 +86,7 @@ def test_one_definition_for_each_kind_of_processor():
 
 @pytest.mark.parametrize("path", DEFINITIONS, ids=lambda path: path.stem)
 def test_definitions_differ_in_their_heads_alone(path):
-    """What is built and run here, cpu.def, stands for all: the same steps in the same order, from the same script."""
+    """cpu.def, which is built and run here, stands for all: they have the same steps in the same order."""
     text, cpu = path.read_text(), (ROOT / "containers" / "cpu.def").read_text()
     assert text[text.index("\n%files") :] == cpu[cpu.index("\n%files") :]
     arguments = dict(recipe.ARGUMENT_LINE.findall(text[text.index("%arguments") : text.index("%files")]))
@@ -112,7 +112,7 @@ def test_scripts_of_the_build_are_sound():
 
 
 def test_everything_that_is_needed_is_pinned():
-    """Of what pyproject.toml names, so that an image of next year is the same."""
+    """Every requirement of pyproject.toml has a version, so that an image that is built next year is the same."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
     assert not {name.lower() for name in recipe.python_requirements()} - pinned - {"setuptools"}

@@ -1,4 +1,4 @@
-"""An image that is not as it should be is refused before anything is submitted; a good one is handed on whole, or not at all."""
+"""A damaged image is refused before anything is submitted; a good one is copied whole or not at all."""
 
 import os
 import re
@@ -32,7 +32,7 @@ def content(**changes):
 
 @pytest.fixture
 def sif(tmp_path):
-    """A file that begins as an image does, with its record; nothing runs in it."""
+    """Return a file with the header of an image and its record; nothing can run in it."""
     arch = {value: key for key, value in checks.ARCHITECTURES.items()}[os.uname().machine]
     file = tmp_path / "x.sif"
     file.write_bytes(
@@ -60,7 +60,7 @@ def faults(site, deep=True):
 
 @pytest.fixture
 def runtime_there(monkeypatch, tmp_path):
-    """A runtime that says it is the image."""
+    """Return a runtime that prints the id of the image, whatever it is asked to run."""
     program = tmp_path / "there" / "apptainer"
     program.parent.mkdir()
     program.write_text(f"#!/bin/sh\necho {ID}\n")

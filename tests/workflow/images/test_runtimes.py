@@ -1,7 +1,7 @@
-"""How a stage comes to run in an image, for every runtime; and everything that keeps it from that, told before it is begun.
+"""Every runtime runs a stage in its image with the right mounts and variables, and no others.
 
-The lines that are made are run for real, by bash, with a program in the place of the runtime that tells how it was called.
-In a real image: integration/test_apptainer.py. GNNSCALE_RENEW=1 writes stored/containers/ anew: look at the difference.
+bash runs the wrapped commands, with a program in place of the runtime that reports how it was called. For real images see
+integration/test_apptainer.py. GNNSCALE_RENEW=1 writes stored/containers/ again: look at the difference.
 """
 
 import csv
@@ -20,7 +20,7 @@ from gnnscale.contract.settings import ConvertSettings
 from gnnscale.contract.stage_spec import StageSpec
 from tests.support import corpus
 from tests.support.corpus import ROOT
-from tests.support.sweeps import stage, training
+from tests.support.sweeps import make_stage, make_training
 from workflow.config import site_files, study
 from workflow.images import environment, runtimes
 from workflow.jobs import launch, render
@@ -46,7 +46,7 @@ ODD = ["run", 'it\'s "a" run; $HOME `id` & co\\', "a,b=c}", "ü ß"]
 
 
 def in_image(name, *settings, **more):
-    """A site as it is once its image is known."""
+    """Return a site whose image is known."""
     site = site_files.load(name, ["container.use=true", *settings])
     of = {"image": "/images/x.sif", "digest": ID, "checkout": True} | more
     return site.model_copy(update={"container": site.container.model_copy(update=of)})
@@ -65,13 +65,13 @@ def test_the_words_are_as_they_were(name):
     root, code = Path("/scratch/me/runs/mine"), Path("/scratch/me/gnnscale")
     if site.has_scheduler:
         site = site.model_copy(update={"account": site.account_rule.example or None})
-        stages = [stage("convert", "bulk", 60), training(site, "large", 2, min(16, site.train.nodes[1]))]
+        stages = [make_stage("convert", "bulk", 60), make_training(site, "large", 2, min(16, site.train.nodes[1]))]
         requests = queueing.schedule(stages, site)
         made = render.render_scripts(requests, {s.id: s for s in stages}, site, root, "python", code)
         text = "\n".join(f"#-------- {file}\n{body}" for file, body in made.items())
         text = text.replace("\\n", "\n").replace('\\"', '"')  # the plan is JSON; this is for people
     else:
-        text = launch.render_command(stage("convert", "bulk", 60), site, root, "python", code)
+        text = launch.render_command(make_stage("convert", "bulk", 60), site, root, "python", code)
     stored = STORED / f"{name}.txt"
     if os.environ.get("GNNSCALE_RENEW"):
         stored.parent.mkdir(exist_ok=True)
@@ -85,18 +85,18 @@ def test_no_stored_words_are_of_a_site_that_is_no_more():
 
 @pytest.mark.parametrize("name", [name for name in site_files.names() if name != "local"])
 def test_without_an_image_nothing_changes(name):
-    """Whatever the site says of containers: until they are asked for, scripts and keys know nothing of them."""
+    """Scripts and keys do not depend on a site's container settings until containers are used."""
     site = site_files.load(name)
     bare = site.model_copy(update={"container": site_files.load("slurm").container})
     attempt = launch.StageAttempt("train/x", "train", Path("/r/train/x"), 1)
-    asked = queueing.schedule([training(site, "x", 1)], site)["train/x"]
+    asked = queueing.schedule([make_training(site, "x", 1)], site)["train/x"]
     assert launch.render_job_body(asked, [attempt], site) == launch.render_job_body(asked, [attempt], bare)
     assert "apptainer" not in launch.render_job_body(asked, [attempt], site).replace(str(ROOT), "")
 
 
 # ---------------------------------------------------------------------------------------------------- run, by a stand-in
 def called(site, kind, folder, tmp_path, code=ROOT, more=None):
-    """The arguments, the environment and the directory with which the runtime was called."""
+    """Return the arguments, environment and directory with which the runtime was called."""
     program = tmp_path / "bin" / {"ce": "srun"}.get(site.container.runtime, site.container.runtime)
     program.parent.mkdir(exist_ok=True)
     program.write_text(SAYS)
@@ -128,7 +128,7 @@ def called(site, kind, folder, tmp_path, code=ROOT, more=None):
 
 
 def bound(words):
-    """(source, target, mode) of every mount, read as the runtimes read them."""
+    """Return (source, target, mode) of every mount, parsed as the runtimes parse them."""
     found = []
     for word, after in zip(words, [*words[1:], ""]):
         text = after if word == "--mount" else word.removeprefix("--mount=") if word.startswith("--mount=") else None
@@ -145,7 +145,7 @@ def bound(words):
 @pytest.mark.parametrize("odd", ODD)
 @pytest.mark.parametrize("runtime", ["apptainer", "singularity", "podman-hpc", "shifter"])
 def test_what_is_bound_and_passed(runtime, odd, tmp_path):
-    """No more and no less, whatever is in the names."""
+    """It sees no more and no less than it should, whatever characters the names contain."""
     root, image, data = tmp_path / odd, f"/images/{odd}/x.sif", str(tmp_path / f"raw {odd}")
     site = in_image("slurm", f"container.runtime={runtime}", image=image, data=(data,), env={"MINE": odd})
     site = site.model_copy(update={"env": {"SITES": odd}})
@@ -180,7 +180,7 @@ def test_what_is_bound_and_passed(runtime, odd, tmp_path):
 
 
 def inside_of(runtime, words, env):
-    """The variables that a process in the image would have of those out here."""
+    """Return the variables of this environment that a process in the image would get."""
     if runtime in ("apptainer", "singularity"):
         prefix = f"{runtime.upper()}ENV_"
         assert "--cleanenv" in words
@@ -257,7 +257,7 @@ def test_the_container_engine_gets_a_file(tmp_path):
 
 
 def test_steps_of_the_container_engine_run_side_by_side_on_the_gpu_given_to_each(tmp_path):
-    """Slurm lets a step wait for the node unless it overlaps, and sets anew which GPUs it sees."""
+    """A step waits for the whole node unless it overlaps, and Slurm sets its visible GPUs again."""
     program = tmp_path / "srun"
     program.write_text(
         '#!/bin/sh\nfor word; do case $word in --*) shift; echo "$word";; *) break;; esac; done\n'
@@ -276,7 +276,7 @@ def test_steps_of_the_container_engine_run_side_by_side_on_the_gpu_given_to_each
 def test_modules_of_a_runtime_are_found(tmp_path):
     site = in_image("polaris", scratch="${TMPDIR:-/tmp}")
     made = launch.render_job_body(
-        queueing.schedule([training(site, "x")], site)["train/x"],
+        queueing.schedule([make_training(site, "x")], site)["train/x"],
         [launch.StageAttempt("train/x", "train", Path("/r/train/x"), 1)],
         site,
     )
@@ -323,9 +323,9 @@ def test_the_plan_says_that_the_image_changed(tmp_path):
 
 
 def test_a_stage_of_an_image_runs_nowhere_else(tmp_path):
-    made = corpus.directory(tmp_path, "convert/x", ConvertSettings(dataset="generated", name="x"))
+    made = corpus.make_stage_directory(tmp_path, "convert/x", ConvertSettings(dataset="generated", name="x"))
     spec = files.read_model(made / "spec.json", StageSpec)
     files.write_model(made / "spec.json", spec.model_copy(update={"image": ID}))
-    done = corpus.execute(made)
+    done = corpus.run_stage(made)
     assert done.returncode == 64, done.stderr
     assert f"this stage needs image {ID[:12]}, and runs outside of any image" in done.stderr

@@ -1,4 +1,4 @@
-"""Keys change with whatever determines a result, and with nothing else; reasons are told."""
+"""Keys change with everything that determines a result, and with nothing else; plans give reasons."""
 
 import json
 

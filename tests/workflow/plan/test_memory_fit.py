@@ -1,4 +1,4 @@
-"""What the planner chooses so that a training fits: nothing if it need not, and a refusal in words if nothing helps."""
+"""The planner chooses no lever if a training fits, levers one by one if not, and a refusal in words if none is enough."""
 
 import pytest
 
