@@ -1,4 +1,4 @@
-"""What advice rests on: the fitted laws of a finished study, and the speed of a site."""
+"""The inputs to advice: the fitted laws of a finished study, and the speed of a site."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RUN_AGAIN = "`run` the study again: only what is out of date is made again"
 
 
 class LossLaw(NamedTuple):
-    """L = E + A/N^alpha + B/D^beta"""
+    """A fitted law, L = E + A/N^alpha + B/D^beta."""
 
     e: float
     a: float
@@ -143,7 +143,9 @@ def count_neighbours(model: ModelConfig, point: Point) -> float:
     return (point.flops - none) / (one - none)
 
 
-def find_speed(root: Path, site: SiteConfig, name: str, precision: Literal["fp32", "bf16"], points: list[Point]) -> TrainingSpeed:
+def find_speed(
+    root: Path, site: SiteConfig, name: str, precision: Literal["fp32", "bf16"], points: list[Point]
+) -> TrainingSpeed:
     """Return the speed of the study's longest training on this site, or else the one that the site's file assumes."""
     plan = status.read_plan(root) if (root / "plan.json").exists() else None
     folders = {s.id: root / s.folder for s in plan.stages} if plan is not None and plan.site == name else {}

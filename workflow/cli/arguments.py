@@ -14,7 +14,7 @@ from workflow.config.yaml_file import suggest
 from workflow.plan.stage import FOLDER_OF_KIND
 
 SHELLS = ("bash", "zsh", "fish")
-RENAMED_KINDS = {"part": "convert_part", "levers": "memory_levers"}  # stage kinds of earlier versions
+RENAMED_KINDS = {"shards": "convert_part", "levers": "memory_levers"}  # stage kinds of earlier versions
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
         known = [str(choice) for choice in action.choices]
         what = "no verb" if isinstance(action, argparse._SubParsersAction) else "found"
         renamed = RENAMED_KINDS.get(value, "")
-        hint = f"it is now called {renamed!r}" if renamed in known else suggest(str(value), known)
+        hint = f"it is called {renamed!r} now" if renamed in known else suggest(str(value), known)
         raise argparse.ArgumentError(None if what == "no verb" else action, f"{what} {value!r}; {hint}")
 
     def error(self, message: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""What several verbs print or look up: durations, a stage by its name, settings as YAML, the end of a run."""
+"""Functions that several verbs share: durations, a stage by its name, settings as YAML, the end of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `sites` and `image` print and write: settings, job scripts, a new site's file, the content of an image."""
+"""Output of `sites` and `image`: settings, job scripts, a new site's file, the content of an image."""
 
 from __future__ import annotations
 

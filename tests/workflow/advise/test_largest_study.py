@@ -36,7 +36,7 @@ WIDTHS, SIZES = [16, 32, 64, 128], [250, 500, 1000, 2000]
 
 
 def asked(**changes):
-    """The default study with the grid of `planted`, all runs of which differ from `train` in `changes`."""
+    """Return the default study with the grid of `planted`, all runs of which differ from `train` in `changes`."""
     over = {"model.width": WIDTHS, "structures": SIZES}
     return study.load("default")[1].model_copy(
         update={"sweeps": [study.Sweep(name="grid", over=over, cases=[changes])]}
@@ -44,7 +44,7 @@ def asked(**changes):
 
 
 def planted(law=lambda n, d: 0.1 + 30 / n**0.4 + 8 / d**0.5, noise: float = 0.002, seed: int = 0, of=None):
-    """Runs of the network itself, with its exact parameters and FLOPs."""
+    """Return runs of the network itself, with its exact parameters and FLOPs."""
     rng, points = np.random.default_rng(seed), []
     for each in study.expand_runs(of or asked()):
         model, d = each.settings.model, each.settings.structures
@@ -138,7 +138,7 @@ def test_a_study_that_was_changed_since_is_told(tmp_path, changes, words):
 
 
 def test_intervals_hold_the_truth(root):
-    """Of the planted law at the advised place, and of the best place by the planted law."""
+    """Compare the planted law at the advised place with its value at its own best place."""
     x, known = advised(root, 3.0), read_basis(root, "loss", PERLMUTTER, "perlmutter")
     truth = LossLaw(0.1, 30.0, 0.4, 8.0, 0.5)
     assert x["loss"]["low"] < truth.loss(x["parameters"]["value"], x["structures"]["value"]) < x["loss"]["high"]
@@ -210,7 +210,7 @@ def test_a_far_budget_is_called_a_direction(root):
 
 @pytest.fixture
 def finished(root, tmp_path):
-    """The study, with its largest training finished on perlmutter: four ranks, 250 seconds."""
+    """Return the study with its largest training finished on perlmutter: four ranks, 250 seconds."""
     made = shutil.copytree(root, tmp_path / "finished")
     largest = max(planted(), key=lambda p: p.flops)
     id, folder = f"train/{largest.run}", f"train/{largest.run}-0123abcd"
@@ -246,7 +246,7 @@ def test_the_measured_speed_of_a_site_is_used_and_said(finished):
 
 
 def test_a_speed_of_elsewhere_or_of_nothing_is_not_used(finished):
-    """Of another site, of a training that is not done, or of one whose result is torn: then the site's file is asked."""
+    """Another site, a training that is not done and a torn result leave the rate of the site's file."""
     made, _, folder = finished
     anvil = site_files.load("anvil", ())
     x = largest_study.compute_advice(made, anvil, "anvil", 3.0, "loss", None)
@@ -271,7 +271,9 @@ def test_the_speed_of_half_a_training_is_not_used(finished):
 
 def test_what_the_runs_do_not_determine_is_refused(tmp_path):
     written(tmp_path, planted(law=lambda n, d: 8 / d**0.5, seed=1))
-    with pytest.raises(UserError, match=r"do not determine how loss .*B/D\^beta, which does not weigh model against data"):
+    with pytest.raises(
+        UserError, match=r"do not determine how loss .*B/D\^beta, which does not weigh model against data"
+    ):
         largest_study.compute_advice(tmp_path, PERLMUTTER, "perlmutter", 1.0, "loss", None)
 
 

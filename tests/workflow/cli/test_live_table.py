@@ -1,4 +1,4 @@
-"""What is shown while a study runs, and what is asked of files for it."""
+"""The display of a running study, and how often it reads files."""
 
 import io
 

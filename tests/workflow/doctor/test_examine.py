@@ -1,4 +1,4 @@
-"""What the doctor concludes from what it was told; every doubt has a line, and every bad one says what to do."""
+"""The doctor's findings: each subject has a line, and each bad one says what to do."""
 
 import json
 import os

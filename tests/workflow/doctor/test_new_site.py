@@ -1,4 +1,4 @@
-"""What schedulers say of themselves, in the shapes that were recorded, becomes a site's file that is valid."""
+"""Recorded output of schedulers becomes a valid file of a site."""
 
 import json
 import re
