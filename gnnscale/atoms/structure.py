@@ -1,4 +1,4 @@
-"""One labelled configuration, in NumPy: what every converter yields. eV and Angstrom, always."""
+"""One labelled configuration in NumPy, as every data set's script yields it; always in eV and Angstrom."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Structure(NamedTuple):
-    """A label that the source lacks is NaN, never 0."""
+    """A labelled configuration. A label that the source lacks is NaN, never 0."""
 
     numbers: np.ndarray  # (A,) atomic numbers
     positions: np.ndarray  # (A, 3) Angstrom
@@ -25,11 +25,7 @@ class Structure(NamedTuple):
 def isolated_molecule(
     numbers: np.ndarray, positions: np.ndarray, energy: float, forces: np.ndarray | None, group: str, label: str
 ) -> Structure:
-    """A structure without a cell, hence without stress; forces are NaN where there are none."""
-    import numpy as np
-
-    
-
+    """Return a structure without a cell, hence without stress; forces are NaN where there are none."""
     return Structure(
         numbers=np.asarray(numbers, np.int64),
         positions=np.asarray(positions, np.float64),
@@ -44,8 +40,6 @@ def isolated_molecule(
 
 
 def stress_from_voigt(six: np.ndarray) -> np.ndarray:
-    """(3, 3) of ASE's order: xx yy zz yz xz xy."""
+    """Return the matrix for ASE's order of components: xx yy zz yz xz xy.  # (3, 3)"""
     xx, yy, zz, yz, xz, xy = six
-    import numpy as np
-
     return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]], np.float64)

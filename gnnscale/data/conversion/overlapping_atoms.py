@@ -1,4 +1,4 @@
-"""Atoms in the same place, periodic images included: nothing can be learned from them, and a direction 0/0 is NaN."""
+"""Structures in which two atoms overlap, periodic images included: their direction is 0/0, which is NaN in a model."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ import numpy as np
 
 from gnnscale.atoms.structure import Structure
 
-MIN_DISTANCE = 0.1  # Angstrom; the shortest bond there is, H-H, is 0.74
-BOX_EDGE = (
-    2.2 * MIN_DISTANCE
-)  # Angstrom: whatever is as near as NEAREST shares a box of one of eight grids, half a box apart
+MIN_DISTANCE = 0.1  # Angstrom; the shortest bond, H-H, has 0.74
+# Angstrom; atoms within MIN_DISTANCE share a box in at least one of eight grids that are half a box apart
+BOX_EDGE = 2.2 * MIN_DISTANCE
 HASH_PRIMES = np.array([73856093, 19349663, 83492791], np.int64)
 
 
 def find_overlapping(structures: Sequence[Structure]) -> np.ndarray:
-    """(S,) bool: whether two atoms of a structure, or of it and its images, are nearer than NEAREST."""
+    """Tell for each structure whether two atoms, or an atom and an image, are nearer than MIN_DISTANCE.  # (S,) bool"""
     found = np.zeros(len(structures), bool)
     if not len(structures):
         return found
@@ -25,22 +24,22 @@ def find_overlapping(structures: Sequence[Structure]) -> np.ndarray:
     owner, positions = with_images(structures, owner, positions)
     for corner in np.ndindex(2, 2, 2):
         boxes = np.floor(positions / BOX_EDGE + np.array(corner) / 2).astype(np.int64)
-        key = (boxes * HASH_PRIMES).sum(1) * 1000003 + owner  # equal ones share a box, or collide: looked at below
+        key = (boxes * HASH_PRIMES).sum(1) * 1000003 + owner  # equal keys share a box, or collide: checked below
         order = np.argsort(key, kind="stable")
-        for who in np.unique(owner[order[1:][key[order[1:]] == key[order[:-1]]]]):
-            found[who] = found[who] or shortest_distance(positions[owner == who]) < MIN_DISTANCE
+        for k in np.unique(owner[order[1:][key[order[1:]] == key[order[:-1]]]]):
+            found[k] = found[k] or shortest_distance(positions[owner == k]) < MIN_DISTANCE
     return found
 
 
 def with_images(
     structures: Sequence[Structure], owner: np.ndarray, positions: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Atoms brought into their cells, and again those near a lower face beyond the upper one."""
+    """Return the atoms moved into their cells, and copies beyond the upper face of those near a lower face."""
     pbc = np.stack([s.pbc for s in structures]).astype(bool)
     if not pbc.any():
         return owner, positions
     cells = np.stack([s.cell for s in structures]).astype(np.float64)
-    for k in np.flatnonzero(pbc.any(1)):  # what is not periodic gets a vector out of the way
+    for k in np.flatnonzero(pbc.any(1)):  # directions that are not periodic get a perpendicular vector
         cells[k] = complete_cell(cells[k], pbc[k])
     cells[~pbc.any(1)] = np.eye(3)
     inverse = np.linalg.inv(cells)
@@ -56,7 +55,7 @@ def with_images(
 
 
 def complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
-    """The cell with vectors, for the directions in which it does not repeat, that are perpendicular to the others."""
+    """Return the cell with vectors perpendicular to the others in the directions that are not periodic."""
     if pbc.all():
         return cell
     basis = np.linalg.svd(cell[pbc])[2][pbc.sum() :]  # rows span what the periodic vectors do not
@@ -66,7 +65,7 @@ def complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
 
 
 def shortest_distance(positions: np.ndarray) -> float:
-    """Angstrom, of any two; few structures come here."""
+    """Return the shortest distance of any two atoms; few structures come here.  # Angstrom"""
     best = np.inf
     for k in range(len(positions) - 1):
         best = min(best, float(np.linalg.norm(positions[k + 1 :] - positions[k], axis=1).min()))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import bz2
 import gzip
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import ijson
 import numpy as np
@@ -15,6 +15,7 @@ from ase.data import atomic_numbers
 
 from gnnscale.data.formats.raw_files import Location
 
+COMPRESSED: dict[str, Callable[..., IO[Any]]] = {".bz2": bz2.open, ".gz": gzip.open}
 ATOMIC_NUMBERS = {**atomic_numbers, "D": 1}  # the Materials Project has deuterium
 
 
@@ -32,14 +33,8 @@ class DisorderedSite(Exception):
 
 
 @contextmanager
-def open_json(path: Path) -> Iterator[BinaryIO]:
-    if path.suffix == ".bz2":
-        file: BinaryIO = bz2.open(path, "rb")
-    elif path.suffix == ".gz":
-        file = gzip.open(path, "rb")
-    else:
-        file = path.open("rb")
-    with file:
+def open_json(path: Path) -> Iterator[IO[bytes]]:
+    with COMPRESSED.get(path.suffix, open)(path, "rb") as file:
         yield file
 
 

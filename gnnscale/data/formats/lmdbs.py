@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import lmdb
 import numpy as np
 import orjson
+from numpy._core import multiarray  # type: ignore[import-untyped] # what pickles of arrays name
 
 from gnnscale.data.formats.raw_files import Location
 
@@ -78,7 +79,7 @@ def records(location: Location, span: tuple[int, int]) -> Iterator[tuple[int, Re
             yield key, record
 
 
-def unpickle(location: Location, value: bytes) -> Any:
+def unpickle(location: Location, value: bytes | memoryview) -> Any:
     try:
         return RestrictedUnpickler(io.BytesIO(value)).load()
     except ForbiddenName as name:
@@ -185,8 +186,8 @@ ALLOWED_NAMES: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
-    **{(module, "_reconstruct"): np._core.multiarray._reconstruct for module in NUMPY_MODULES},
-    **{(module, "scalar"): np._core.multiarray.scalar for module in NUMPY_MODULES},
+    **{(module, "_reconstruct"): multiarray._reconstruct for module in NUMPY_MODULES},
+    **{(module, "scalar"): multiarray.scalar for module in NUMPY_MODULES},
     **{("torch_geometric.data.data", name): PickledGraph for name in ("Data", "DataEdgeAttr", "DataTensorAttr")},
     **{("torch_geometric.data.storage", name): PickledGraph for name in ("BaseStorage", "GlobalStorage")},
 }
@@ -222,7 +223,7 @@ def rows(location: Location, span: tuple[int, int]) -> Iterator[tuple[int, Recor
             yield key, row
 
 
-def decode(value: bytes | None) -> Any:
+def decode(value: bytes | memoryview | None) -> Any:
     return None if value is None else to_arrays(orjson.loads(zlib.decompress(value)))
 
 

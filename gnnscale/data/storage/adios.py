@@ -108,7 +108,9 @@ def write_packed(path: Path, packed: Packed, cutoff: float, units: tuple[str, ..
         offsets = found
     else:
         raise AssertionError(f"{path}: ADIOS2 puts equal arrays at other offsets each time")
-    listed = {name: StoredFile(size=f.size, sha256=f.sha256) for name, f in files.describe_outputs(beside, ["."]).items()}
+    listed = {
+        name: StoredFile(size=f.size, sha256=f.sha256) for name, f in files.describe_outputs(beside, ["."]).items()
+    }
     entry = entry.model_copy(update={"shard": shard.model_copy(update={"files": listed})})
     (beside / ENTRY).write_text(entry.model_dump_json())
     files.sync_tree(beside)

@@ -178,5 +178,5 @@ def test_without_the_compiled_list_vesin_serves_and_says_so_once(tmp_path, damag
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
     )
     assert done.stdout.split() == ["6", "6"], done.stderr
-    assert done.stderr.count("UserWarning") == 1 and "vesin takes its place" in done.stderr
+    assert done.stderr.count("UserWarning") == 1 and "vesin is used instead" in done.stderr
     assert "install gnnscale again" in " ".join(done.stderr.split())

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from gnnscale.atoms.neighbors import edges
 from gnnscale.atoms.structure import Structure
 from gnnscale.data.conversion.overlapping_atoms import MIN_DISTANCE, find_overlapping
-from tests.support.structures import orthogonal
+from tests.support.structures import make_orthogonal
 
 
 def structure(positions, cell=None, pbc=(False,) * 3):
@@ -27,7 +27,7 @@ def structure(positions, cell=None, pbc=(False,) * 3):
 def drawn(rng):
     """A few atoms, near each other on purpose, in anything between a molecule and a crystal."""
     pbc = rng.random(3) < 0.5
-    cell = (np.diag(rng.uniform(0.5, 4.0, 3)) + rng.normal(size=(3, 3)) * 0.3) @ orthogonal(rng)
+    cell = (np.diag(rng.uniform(0.5, 4.0, 3)) + rng.normal(size=(3, 3)) * 0.3) @ make_orthogonal(rng)
     positions = rng.uniform(-2, 6, (rng.integers(1, 7), 3)) @ cell / 3
     if rng.random() < 0.7:  # a copy, at about the distance that decides, beyond some faces
         step = rng.normal(size=3)

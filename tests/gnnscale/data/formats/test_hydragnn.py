@@ -22,7 +22,7 @@ def written(tmp_path_factory):
     made = [s._replace(energy=float(np.float32(k)), forces=np.ones_like(s.forces) * k) for k, s in enumerate(made)]
     equal = [s for s in random_structures(200, 1) if len(s.numbers) == 3][:5]
     splits = {"trainset": made[:25], "valset": made[25:], "testset": equal}
-    layout.write(folder / "mine.bp", {k: [layout.graph(s, 3.0) for s in v] for k, v in splits.items()})
+    layout.write_bp(folder / "mine.bp", {k: [layout.make_graph(s, 3.0) for s in v] for k, v in splits.items()})
     return folder, splits
 
 
@@ -67,12 +67,12 @@ def test_features_alone_will_do(tmp_path):
     """Older files have atomic numbers and forces in `x` only, and no cell for molecules."""
     made = [s._replace(pbc=s.pbc & False) for s in random_structures(9)]
     keys = ("x", "pos", "energy")
-    layout.write(tmp_path / "old.bp", {"trainset": [{k: layout.graph(s)[k] for k in keys} for s in made]})
+    layout.write_bp(tmp_path / "old.bp", {"trainset": [{k: layout.make_graph(s)[k] for k in keys} for s in made]})
     for (_, one), s in zip(read(tmp_path), made):
         same(one, s)
-    layout.write(
+    layout.write_bp(
         tmp_path / "bare.bp",
-        {"trainset": [{"x": g["x"][:, :4]} | {k: g[k] for k in keys[1:]} for g in map(layout.graph, made)]},
+        {"trainset": [{"x": g["x"][:, :4]} | {k: g[k] for k in keys[1:]} for g in map(layout.make_graph, made)]},
     )
     assert all(np.isnan(s.forces).all() for _, s in read(tmp_path / "bare.bp"))
 
@@ -80,13 +80,13 @@ def test_features_alone_will_do(tmp_path):
 def test_what_is_wrong_is_told(written, tmp_path):
     with pytest.raises(FileNotFoundError, match="AdiosWriter"):
         read(tmp_path)
-    graphs = [layout.graph(s) for s in random_structures(3)]
-    layout.write(tmp_path / "a.bp", {"other": graphs})
+    graphs = [layout.make_graph(s) for s in random_structures(3)]
+    layout.write_bp(tmp_path / "a.bp", {"other": graphs})
     with pytest.raises(BadFile, match=r"a\.bp.*no trainset"):
         read(tmp_path / "a.bp")
     for graph in graphs:
         graph.pop("energy")
-    layout.write(tmp_path / "b.bp", {"trainset": graphs})
+    layout.write_bp(tmp_path / "b.bp", {"trainset": graphs})
     with pytest.raises(BadFile, match=r"b\.bp: trainset: no energy; there is .*forces, .*pos"):
         read(tmp_path / "b.bp")
 

@@ -11,7 +11,7 @@ from gnnscale.contract.errors import BadFile
 from gnnscale.data.formats import lmdbs
 from gnnscale.data.formats.raw_files import Location
 from tests.support import layouts
-from tests.support.raw import read, until_fault
+from tests.support.raw import read_all, read_until_fault
 
 
 class Evil:
@@ -30,7 +30,7 @@ def test_pickles_that_would_execute_something_are_refused(tmp_path):
     plain = pickle.dumps(inside)
     for graph, word in (
         (plain, "system"),
-        (layouts.pickled({"pos": inside}), "system"),
+        (layouts.pickle_graph({"pos": inside}), "system"),
         (pickle.dumps(Evil(eval, "1+1")), "builtins.eval"),
         (pickle.dumps(Evil(torch.storage._load_from_bytes, plain)), "system"),
         (pickle.dumps(Evil(torch.load, str(mark))), "torch.serialization.load"),
@@ -57,17 +57,17 @@ def test_a_tensor_cannot_reach_beyond_its_memory():
 
 
 def test_an_lmdb_that_lacks_a_key_or_a_length(tmp_path):
-    known = layouts.crystals(stress=False)
-    content = {str(k).encode(): layouts.pickled(layouts.graph(k, s)) for k, s in enumerate(known)}
-    layouts.lmdb_file(tmp_path / "a.lmdb", content)
-    assert len(read("oc22", tmp_path)[0]) == 9
+    known = layouts.make_crystals(stress=False)
+    content = {str(k).encode(): layouts.pickle_graph(layouts.make_graph(k, s)) for k, s in enumerate(known)}
+    layouts.write_lmdb(tmp_path / "a.lmdb", content)
+    assert len(read_all("oc22", tmp_path)[0]) == 9
     (tmp_path / "a.lmdb").unlink()
     del content[b"7"]
-    layouts.lmdb_file(tmp_path / "a.lmdb", content | {b"length": pickle.dumps(9)})
-    kept, fault = until_fault("oc22", tmp_path)
+    layouts.write_lmdb(tmp_path / "a.lmdb", content | {b"length": pickle.dumps(9)})
+    kept, fault = read_until_fault("oc22", tmp_path)
     assert len(kept) == 7 and "a.lmdb: key 7 of 9: missing" in str(fault)
-    spoiled = layouts.graph(2, known[2])
+    spoiled = layouts.make_graph(2, known[2])
     del spoiled["force"]
-    layouts.lmdb_file(tmp_path / "a.lmdb", content | {b"2": layouts.pickled(spoiled), b"length": pickle.dumps(7)})
-    kept, fault = until_fault("oc22", tmp_path)
+    layouts.write_lmdb(tmp_path / "a.lmdb", content | {b"2": layouts.pickle_graph(spoiled), b"length": pickle.dumps(7)})
+    kept, fault = read_until_fault("oc22", tmp_path)
     assert len(kept) == 2 and "key 2: force or forces is missing; there is y, pos" in str(fault)

@@ -9,7 +9,7 @@ from contextlib import closing
 import pytest
 
 from gnnscale.data.loading.prefetch import make_ahead
-from tests.support.cluster import wait
+from tests.support.cluster import wait_until
 
 
 def plan(steps, most=5):
@@ -32,7 +32,7 @@ def test_only_so_much_is_made_ahead():
     made, before = [], threading.active_count()
     with closing(make_ahead(((k, [k]) for k in range(100)), made.append, 2, depth=3)) as found:
         next(found)
-        wait(lambda: len(made) >= 3, 60, "what is made ahead")
+        wait_until(lambda: len(made) >= 3, 60, "what is made ahead")
         time.sleep(0.3)
         assert sorted(made)[:2] == [0, 1] and 3 <= len(made) <= 4, "the one in use and three more"
     assert threading.active_count() <= before
@@ -89,4 +89,4 @@ def test_a_signal_ends_it_at_once():
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert time.monotonic() - began < 10, "the batches begun are waited for, no others, which would take a minute"
-    wait(lambda: threading.active_count() <= threads, 60, "its threads to end")
+    wait_until(lambda: threading.active_count() <= threads, 60, "its threads to end")
