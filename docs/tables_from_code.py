@@ -153,7 +153,7 @@ class CommandOptions(SphinxDirective):
         if not self.arguments:
             return [table(["option", "meaning"], option_rows(the_parser(), set()), [35, 65], "settings")]
         verb = self.arguments[0]
-        parser = import_module("gnnscale.stages.fit_csv").parser() if verb == "fit" else verbs()[0][verb]
+        parser = import_module("gnnscale.stages.fit_csv").build_parser() if verb == "fit" else verbs()[0][verb]
         rows = option_rows(parser, shared())
         return [table(["argument or option", "meaning"], rows, [35, 65], "settings")]
 

@@ -48,7 +48,7 @@ def card(options: Options) -> DatasetCard:
 
 
 def pieces(options: Options) -> list[Piece]:
-    """Each file is one unit; a large file would be cut into ranges."""
+    """Each file is one piece; a large file would be cut into ranges."""
     return [Piece(path.name, 160, path) for path in input_files(options)]
 
 
