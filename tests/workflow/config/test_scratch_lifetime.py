@@ -41,7 +41,7 @@ def test_where_nothing_is_removed_nothing_is_said(tmp_path):
     assert scratch_lifetime.purge_warnings([old], tmp_path, site(scratch=tmp_path / "elsewhere")) == []
     assert scratch_lifetime.purge_warnings([old], tmp_path, site(scratch=tmp_path.parent))
     assert scratch_lifetime.purge_warnings([old], tmp_path, site(scratch="$NOT_SET_HERE")), (
-        "where it is cannot be told, so it may be here"
+        "the variable is not set here, so it may be this directory"
     )
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from gnnscale.contract import places
-from gnnscale.contract.errors import UserError
 from tests.support.corpus import ROOT
+from tests.support.errors import message_of
 from tests.support.sweeps import make_stage, make_training
 from tests.workflow.cli.test_commands import call
 from workflow.config import site_files
@@ -47,12 +47,6 @@ verified: {level: docs, date: "2026-11-21"}
 def nobodys_settings(monkeypatch, tmp_path):
     """Keep the files of the user, and those that another test has written, away from every test."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-
-
-def told(act):
-    with pytest.raises(UserError) as caught:
-        act()
-    return str(caught.value)
 
 
 # ---------------------------------------------------------------------------------------------- the files in sites/
@@ -236,17 +230,17 @@ def test_no_stored_script_is_of_a_site_that_is_no_more():
         ),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line(tmp_path, old, new, message):
+def test_a_mistake_is_reported_with_its_line(tmp_path, old, new, message):
     assert GOOD.count(old) >= 1
     path = tmp_path / "f.yaml"
     path.write_text(GOOD.replace(old, new))
-    lines = told(lambda: site_files.load_file(path, "f.yaml")).splitlines()
+    lines = message_of(lambda: site_files.load_file(path, "f.yaml")).splitlines()
     assert any(line.startswith(message) for line in lines), lines
 
 
 @pytest.mark.parametrize("flag", ["-z", "-I", "-h"])
 def test_what_would_keep_a_job_of_pbs_from_running(flag):
-    said = told(lambda: site_files.load("polaris", [f'scheduler.directives=["{flag}"]']))
+    said = message_of(lambda: site_files.load("polaris", [f'scheduler.directives=["{flag}"]']))
     assert f"{flag!r} does not belong here: {flag} is decided by the driver" in said
 
 
@@ -255,7 +249,7 @@ def test_what_would_keep_a_job_of_pbs_from_running(flag):
 def test_a_queue_is_longer_than_the_notice_of_its_end(setting, limit, signal):
     """A job in a shorter queue would have no time to work, and no number of jobs would be enough."""
     asked = [f"queues.debug.max_walltime={limit}", f"scheduler.signal_seconds={signal}", "serial.walltime=00:05:00"]
-    said = told(lambda: site_files.load("polaris", [*asked, setting]))
+    said = message_of(lambda: site_files.load("polaris", [*asked, setting]))
     assert f"queues.debug.max_walltime: {limit} is not longer than scheduler.signal_seconds ({signal})" in said
     assert site_files.load("polaris", asked).queues["debug"].max_walltime == limit, "nobody uses it"
 
@@ -311,19 +305,19 @@ def test_numbers_and_words_of_settings_are_what_they_are():
         ("account", "--set account: expected NAME=VALUE"),
     ],
 )
-def test_a_wrong_setting_is_told_as_it_was_typed(setting, message):
-    assert told(lambda: site_files.load("polaris", [setting])).startswith(message)
+def test_a_wrong_setting_is_reported_as_it_was_typed(setting, message):
+    assert message_of(lambda: site_files.load("polaris", [setting])).startswith(message)
 
 
-def test_a_mistake_is_told_in_the_file_that_makes_it():
+def test_a_mistake_is_reported_in_the_file_that_makes_it():
     path = users("polaris", "# mine\naccount: x\nqueues:\n  debug: {nodes: [3, 1]}\n")
-    assert told(lambda: site_files.load("polaris")).startswith(f"{path}:4: queues.debug.nodes")
+    assert message_of(lambda: site_files.load("polaris")).startswith(f"{path}:4: queues.debug.nodes")
     users("polaris", "account: x\ntrian: {}\n")
-    assert told(lambda: site_files.load("polaris")) == f"{path}:2: unknown name 'trian'; did you mean 'train'?"
+    assert message_of(lambda: site_files.load("polaris")) == f"{path}:2: unknown name 'trian'; did you mean 'train'?"
 
 
 # ------------------------------------------------------------------------------------------------------ before a run
-def test_a_missing_account_is_told_with_what_to_type(tmp_path):
+def test_a_missing_account_is_reported_with_what_to_type(tmp_path):
     done = call("run", "--site", "polaris", "--study", "smoke", "--root", str(tmp_path), "--set", "host=.")
     assert done.returncode == 2
     assert "--set account=YourProject" in done.stderr and "polaris.yaml" in done.stderr
@@ -344,7 +338,7 @@ def test_a_machine_of_another_kind_is_refused(monkeypatch):
     """Jobs use the driver's own interpreter unless the site names another."""
     site = site_files.load("slurm", ["arch=aarch64"])
     monkeypatch.setattr(site_files.platform, "machine", lambda: "x86_64")
-    said = told(lambda: site_files.check_arch("slurm", site, ["arch=aarch64"]))
+    said = message_of(lambda: site_files.check_arch("slurm", site, ["arch=aarch64"]))
     assert said.startswith("the nodes of site slurm are aarch64 (--set arch=aarch64), this machine is x86_64")
     site_files.check_arch("slurm", site.model_copy(update={"python": "/opt/arm/bin/python"}))
     for same in ("aarch64", "arm64"):  # as Linux and as others call it
@@ -448,5 +442,5 @@ def test_who_has_no_home_has_no_file(monkeypatch):
 
 
 @pytest.mark.parametrize("value", ["&a [*a]", "{[a]: 1}", "2026-13-45", 3000 * "["])
-def test_a_setting_that_is_no_yaml_is_told(value):
-    assert told(lambda: site_files.load("slurm", [f"train.nodes={value}"])).startswith("--set train.nodes=")
+def test_a_setting_that_is_no_yaml_is_reported(value):
+    assert message_of(lambda: site_files.load("slurm", [f"train.nodes={value}"])).startswith("--set train.nodes=")

@@ -72,7 +72,7 @@ def test_a_width_can_be_asked_for_by_parameters():
         ({"nothing": [1]}, "no setting is called 'nothing'"),
     ],
 )
-def test_a_wrong_sweep_is_told_in_words(changes, message):
+def test_a_wrong_sweep_is_reported_in_words(changes, message):
     with pytest.raises(UserError, match=message):
         study.expand_runs(of({"name": "s", "over": changes}))
 
@@ -84,7 +84,7 @@ def test_every_study_in_the_folder_expands(name):
     assert len({run.name for run in runs}) == len(runs) > 0
 
 
-def test_an_unknown_study_is_told_the_nearest():
+def test_the_nearest_name_of_an_unknown_study_is_suggested():
     with pytest.raises(UserError, match="did you mean 'default'"):
         study.load("defalt")
 
@@ -110,7 +110,7 @@ def test_a_study_can_be_a_file_anywhere(tmp_path):
         ({"optim.epochs": "inf"}, "optim.epochs: found inf, expected a finite number"),
     ],
 )
-def test_a_wrong_case_is_told_in_words(changes, message):
+def test_a_wrong_case_is_reported_in_words(changes, message):
     with pytest.raises(UserError, match=message):
         study.expand_runs(of({"name": "s", "cases": [changes]}))
 
@@ -161,7 +161,7 @@ def test_a_name_fits_into_a_directory():
     assert len({run.name for run in runs}) == 2 and all(len(run.name) <= 120 for run in runs)
 
 
-def test_a_path_in_nobodys_home_is_told():
+def test_a_path_in_the_home_of_an_unknown_user_is_reported():
     data = [DATA[0] | {"quarantine": "~nosuchuser/x.json"}]
     with pytest.raises(UserError, match=r"source 'a': '~nosuchuser/x\.json' is no path"):
         study.conversions(Study(title="t", data=data, sweeps=[Sweep(name="s")]))

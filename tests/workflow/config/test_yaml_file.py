@@ -60,7 +60,7 @@ def test_exponents_are_numbers(tmp_path):
         ),
     ],
 )
-def test_every_problem_is_told_with_its_line(tmp_path, old, new, expected):
+def test_every_problem_is_reported_with_its_line(tmp_path, old, new, expected):
     with pytest.raises(UserError) as caught:
         load(tmp_path, GOOD.replace(old, new))
     assert any(line.startswith(expected) for line in str(caught.value).splitlines()), str(caught.value)
@@ -103,7 +103,7 @@ def test_a_list_or_nothing_is_no_study(tmp_path):
         ),
     ],
 )
-def test_what_is_no_yaml_is_told_in_words(tmp_path, text, expected):
+def test_text_that_is_not_yaml_is_reported_in_words(tmp_path, text, expected):
     path = tmp_path / "f.yaml"
     path.write_bytes(text)
     with pytest.raises(UserError) as caught:

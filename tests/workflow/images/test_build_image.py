@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.support.corpus import ROOT
-from tests.workflow.images.test_runtimes import told
+from tests.support.errors import message_of
 from workflow.config import site_files
 from workflow.images import build_checks, build_image, image_file, recipe
 
@@ -19,7 +19,7 @@ def build_faults(tmp_path, base="registry", site="local"):
     return [f"{fault.message}; {fault.hint}" for fault in found]
 
 
-def test_a_build_that_cannot_be_is_told_before_it_is_begun(tmp_path, monkeypatch):
+def test_a_build_that_cannot_succeed_is_refused_before_it_begins(tmp_path, monkeypatch):
     monkeypatch.setattr(build_checks, "BUILD_GIGABYTES", 10**9)
     monkeypatch.setenv("PATH", "/nonexistent")
     other = "vista" if os.uname().machine == "x86_64" else "frontier"
@@ -73,7 +73,7 @@ def test_what_is_copied_into_an_image_is_enough_to_run_and_no_more(tmp_path):
 
 def test_two_builds_do_not_meet(tmp_path):
     with build_image.hold_build_lock(tmp_path):
-        assert "another build is running here" in told(lambda: build_image.hold_build_lock(tmp_path).__enter__())
+        assert "another build is running here" in message_of(lambda: build_image.hold_build_lock(tmp_path).__enter__())
 
 
 # ----------------------------------------------------------------------------------------------------- definitions

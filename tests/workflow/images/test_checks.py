@@ -6,8 +6,9 @@ import re
 import pytest
 
 from gnnscale.contract import files
+from tests.support.errors import message_of
 from tests.workflow.cli.test_commands import call
-from tests.workflow.images.test_runtimes import ID, told
+from tests.workflow.images.test_runtimes import ID
 from workflow.config import site_files
 from workflow.images import checks, image_file, push_image
 
@@ -82,7 +83,7 @@ def test_other_code_is_bound_over_the_images_and_never_silently_not(sif):
         image_file.record_file(sif), record.model_copy(update={"content": content(code=content().code | older)})
     )
     assert image_file.with_image(of(sif), []).container.checkout is True
-    assert "holds other code than this checkout" in told(
+    assert "holds other code than this checkout" in message_of(
         lambda: image_file.with_image(of(sif, "container.checkout=false"), [])
     )
 
@@ -155,7 +156,7 @@ def test_it_is_refused_before_anything_is_submitted(sif, tmp_path, how, site):
     assert not (tmp_path / "run" / "events.jsonl").exists() and not (tmp_path / "run" / "data").exists()
 
 
-def test_no_image_built_yet_is_told_with_what_to_type(tmp_path):
+def test_no_image_built_yet_is_reported_with_what_to_type(tmp_path):
     missing = tmp_path / "none.sif"
     done = call("plan", "--container", "--set", f"container.image={missing}", "--root", str(tmp_path / "run"))
     assert (
@@ -209,7 +210,7 @@ def test_a_push_is_whole_or_absent(sif, tmp_path):
     arrived = tmp_path / "there" / "x.sif"
     assert arrived.read_bytes() == sif.read_bytes() and image_file.read_record(arrived, deep=True).content == content()
     assert f"container.image={arrived}" in said[-1] and image_file.with_image(of(arrived), []).container.digest == ID
-    assert "no directory" in told(lambda: push_image.push(of(sif), str(tmp_path / "nowhere"), said.append))
+    assert "no directory" in message_of(lambda: push_image.push(of(sif), str(tmp_path / "nowhere"), said.append))
     os.truncate(sif, 3000)
-    assert "cut off" in told(lambda: push_image.push(of(sif), str(tmp_path / "there"), said.append))
+    assert "cut off" in message_of(lambda: push_image.push(of(sif), str(tmp_path / "there"), said.append))
     assert image_file.read_record(arrived, deep=True), "the one that was there is untouched"

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from gnnscale.contract import files
-from gnnscale.contract.errors import UserError
 from gnnscale.contract.settings import ConvertSettings
 from gnnscale.contract.stage_spec import StageSpec
 from tests.support import corpus
 from tests.support.corpus import ROOT
+from tests.support.errors import message_of
 from tests.support.sweeps import make_stage, make_training
 from workflow.config import site_files, study
 from workflow.images import environment, runtimes
@@ -50,12 +50,6 @@ def in_image(name, *settings, **more):
     site = site_files.load(name, ["container.use=true", *settings])
     of = {"image": "/images/x.sif", "digest": ID, "checkout": True} | more
     return site.model_copy(update={"container": site.container.model_copy(update=of)})
-
-
-def told(act):
-    with pytest.raises(UserError) as caught:
-        act()
-    return str(caught.value)
 
 
 # ------------------------------------------------------------------------------------------------- the words of a site
@@ -151,7 +145,7 @@ def test_what_is_bound_and_passed(runtime, odd, tmp_path):
     site = site.model_copy(update={"env": {"SITES": odd}})
     folder = root / "train" / "x-1"
     if runtime == "shifter" and "," in odd:
-        assert "no path with a colon or a comma" in told(lambda: runtimes.wrap_stage(site, "train", folder))
+        assert "no path with a colon or a comma" in message_of(lambda: runtimes.wrap_stage(site, "train", folder))
         return
     words, env, there = called(site, "train", folder, tmp_path, code=Path("/my/check out"), more={"SITES": odd})
     mounts = bound(words)
@@ -287,7 +281,7 @@ def test_modules_of_a_runtime_are_found(tmp_path):
 
 @pytest.mark.parametrize("scratch", ["/tmp; rm -rf /", "$(id)", "`id`", 'a"b', "/a b"])
 def test_scratch_is_a_path_and_no_program(scratch):
-    assert "expected a path" in told(lambda: site_files.load("local", [f"container.scratch={scratch}"]))
+    assert "expected a path" in message_of(lambda: site_files.load("local", [f"container.scratch={scratch}"]))
 
 
 # ------------------------------------------------------------------------------------------------------------ keys

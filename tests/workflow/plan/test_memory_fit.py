@@ -50,7 +50,7 @@ def test_more_ranks_bring_zero_into_play():
 
 
 @pytest.mark.parametrize("width", [64, 1024])
-def test_the_memory_told_is_that_of_the_choice(width):
+def test_the_reported_memory_is_that_of_the_choice(width):
     asked = settings(width)
     chosen = choose(asked, site(64))
     batch = memory_fit.LARGEST_OVER_MEAN_BATCH * asked.optim.batch
