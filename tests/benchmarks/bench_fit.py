@@ -9,14 +9,14 @@ import numpy as np
 from gnnscale.scaling.fitting.laws import LAWS
 from gnnscale.scaling.fitting.optimum import find_optimum, fit_resamples
 from tests.benchmarks.measure import Table
-from tests.support.published import SHARED, chinchilla
+from tests.support.published import SHARED, read_chinchilla
 
 RESAMPLES = 4000
 
 
 def points() -> tuple[str, dict[str, np.ndarray], np.ndarray]:
     if (SHARED / "chinchilla_epoch").exists():
-        return "Chinchilla", *chinchilla(dropped=5)
+        return "Chinchilla", *read_chinchilla(dropped=5)
     rng = np.random.default_rng(0)
     at = {"N": np.exp(rng.uniform(17, 23, 240)), "D": np.exp(rng.uniform(20, 26, 240))}
     loss = LAWS["Hoffmann"](np.array([1.8, 480.0, 0.35, 2100.0, 0.37]), **at)[0]

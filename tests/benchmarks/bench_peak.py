@@ -12,8 +12,8 @@ from contextlib import contextmanager
 
 from gnnscale.architectures.egnn import EGNNConfig
 from tests.benchmarks.measure import MALLOC, Table
-from tests.support.synthetic import MAPPED
-from tests.support.training import on_ranks
+from tests.support.synthetic import EVERY_TENSOR_MAPPED
+from tests.support.training import run_on_ranks
 
 RANKS, ATOMS, DEGREE, STEPS, ROUNDS = 2, 496, 29, 2, 3
 PAPER = EGNNConfig(form="paper", width=512, depth=3)
@@ -34,7 +34,7 @@ WAYS = [  # name, network, in the way of HydraGNN, runtime, precision
 
 
 def main() -> Table:
-    with environment(MAPPED):  # a peak is then what is needed
+    with environment(EVERY_TENSOR_MAPPED):  # a peak is then what is needed
         peaks = [max(each["peak"] for each in measured(way)) for way in WAYS]
     seconds = [[] for _ in WAYS]
     with environment(MALLOC):  # and a time not that of fresh pages
@@ -59,14 +59,14 @@ def measured(way: tuple) -> list[dict]:
     _, config, plain, runtime, precision = way
     asked = {"config": config.model_dump(), "atoms": ATOMS, "degree": DEGREE, "steps": STEPS, "plain": plain}
     asked |= {"runtime": runtime, "optim": {"precision": precision}}
-    ended = on_ranks(RANKS, "-m", "tests.support.synthetic", json.dumps(asked), timeout=300)
+    ended = run_on_ranks(RANKS, "-m", "tests.support.synthetic", json.dumps(asked), timeout=300)
     assert all(code == 0 for code, _ in ended), ended
     return [json.loads(said.splitlines()[-1]) for _, said in ended]
 
 
 @contextmanager
 def environment(wanted: dict[str, str]):
-    held = {key: os.environ.get(key) for key in {*MALLOC, *MAPPED}}
+    held = {key: os.environ.get(key) for key in {*MALLOC, *EVERY_TENSOR_MAPPED}}
     for key in held:
         os.environ.pop(key, None)
     os.environ.update(wanted)

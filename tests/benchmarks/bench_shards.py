@@ -76,7 +76,7 @@ def used(path: Path) -> int:
 
 
 def as_data(s: Structure) -> Data:
-    graph = layout.graph(s)
+    graph = layout.make_graph(s)
     return Data(**{key: torch.from_numpy(graph[key]) for key in (*KEYS, "atomic_numbers", "forces")})
 
 
@@ -135,7 +135,7 @@ def main() -> Table:
         root = Path(folder)
         mapped = write_ours(root / "ours", structures)
         for name, cutoff in (("bare.bp", None), ("hydragnn.bp", CUTOFF)):
-            layout.write(root / name, {"trainset": [layout.graph(s, cutoff) for s in structures[:FEW]]})
+            layout.write_bp(root / name, {"trainset": [layout.make_graph(s, cutoff) for s in structures[:FEW]]})
         pickles = [pickle.dumps(as_data(s)) for s in structures[:FEW]]
         raws = [as_raw(s) for s in structures]
         with (

@@ -20,7 +20,7 @@ from gnnscale.models.registry import build
 from gnnscale.stages.memory_levers import measure_peak_bytes
 from tests.benchmarks.measure import Table, in_turn
 from tests.benchmarks.plain import HydraLayer, PlainEGNN
-from tests.support.structures import Sample, batch
+from tests.support.structures import Sample, make_batch
 from workflow.plan.memory_fit import edges_per_chunk
 
 CUTOFF = 5.0  # Angstrom
@@ -37,7 +37,7 @@ def liquid(boxes: int, cutoff: float = CUTOFF, seed: int = 0) -> AtomGraphs:
     side = 9.98  # Angstrom
     cell, periodic = np.eye(3) * side, np.ones(3, bool)
     places = [(sites + rng.uniform(-0.17, 0.17, (62, 3))) * side / 4 for _ in range(boxes)]
-    return batch([Sample(rng.choice([1, 6, 8, 29], 62), x, cell, periodic) for x in places], cutoff, torch.float32)
+    return make_batch([Sample(rng.choice([1, 6, 8, 29], 62), x, cell, periodic) for x in places], cutoff, torch.float32)
 
 
 def potential(config: EGNNConfig, edge_chunk: int | None = None) -> Potential:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.cluster import BEFORE_TRAINING, SHORT, SOME, Cluster, Run, missing, require
+from tests.support.cluster import BEFORE_TRAINING, SHORT, SOME, Cluster, Run, explain_missing, require
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def begin(slurm, data, tmp_path):
 @pytest.fixture(scope="module")
 def accounted(tmp_path_factory):
     """Start a Slurm with a data base, which knows accounts and their limits."""
-    if why := missing("slurmdbd", "mariadbd"):
+    if why := explain_missing("slurmdbd", "mariadbd"):
         require("slurm", why)
     with Cluster(tmp_path_factory.mktemp("accounted") / "up", 1, ACCOUNTING=1) as cluster:
         yield cluster

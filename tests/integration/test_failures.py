@@ -8,14 +8,14 @@ import time
 
 import pytest
 
-from tests.support.cluster import SHORT, processes, spoiled, study, wait
+from tests.support.cluster import SHORT, find_processes, make_study, spoil_module, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.faults]
 
 
 def test_told_to_stop_it_goes_on(begin, slurm):
     """Slurm signals so before the end of a job's time; it happens twice here and uses up no retries."""
-    run = begin(study(600))
+    run = begin(make_study(600))
     seen = set()
     for _ in range(2):
         job = run.wait(lambda: (found := run.running()) not in ("", *seen) and run.steps() > 0 and found, "steps")
@@ -34,7 +34,7 @@ def test_two_jobs_without_progress_are_enough(begin, tmp_path):
     # it is carried out in attempts/N, by the process that becomes gnnscale.job.batch_job; a rank is there to hear of it
     stop = "(until [ -e ../../begun ]; do sleep 0.1; done; rm ../../begun; kill -USR1 $$) &"
     endless = 'open("begun", "w").close()\ntime.sleep(600)'
-    run = begin(SHORT, setup=[*spoiled(tmp_path, endless), stop])
+    run = begin(SHORT, setup=[*spoil_module(tmp_path, endless), stop])
     said = run.end(1)
     assert "2 jobs in a row" in said and "longer walltime" in said
     assert [e["kind"] for e in run.events("ended")] == ["stopped", "stopped"]
@@ -67,7 +67,7 @@ def test_a_node_dies(begin, slurm):
     assert [e["kind"] for e in run.events("ended")] == ["node", "done"]
     assert f"--exclude={node}" in (run.folder() / "attempts" / "2" / "job.sh").read_text()
     states = ("sinfo", "--noheader", "--format=%T")
-    wait(lambda: set(slurm.call(*states).split()) == {"idle"}, 240, "the node to come back")
+    wait_until(lambda: set(slurm.call(*states).split()) == {"idle"}, 240, "the node to come back")
 
 
 def test_a_rank_crashes(begin, tmp_path):
@@ -78,7 +78,7 @@ if os.environ["SLURM_PROCID"] == "1":
     print("RuntimeError: a bug of ours", file=sys.stderr, flush=True)
     os._exit(3)
 """
-    run = begin(SHORT, train={"nodes": [2, 2]}, setup=spoiled(tmp_path, crash))
+    run = begin(SHORT, train={"nodes": [2, 2]}, setup=spoil_module(tmp_path, crash))
     said = run.end(1)
     assert "exit code 3 of rank 1 on n2" in said and "| RuntimeError: a bug of ours" in said
     assert [e["kind"] for e in run.events("ended")] == ["application"]
@@ -91,7 +91,7 @@ if platform.node() == "n1":
     print("NCCL WARN: unhandled system error", file=sys.stderr, flush=True)
     os._exit(1)
 """
-    run = begin(SHORT, setup=spoiled(tmp_path, sick))
+    run = begin(SHORT, setup=spoil_module(tmp_path, sick))
     run.end()
     assert [e["kind"] for e in run.events("ended")] == ["node", "done"]
     assert "--exclude=n1" in (run.folder() / "attempts" / "2" / "job.sh").read_text()
@@ -135,7 +135,7 @@ if open({str(tmp_path / "said")!r}).read().count("x") < 3:
     print("Stale file handle", file=sys.stderr, flush=True)
     os._exit(1)
 """
-    run = begin(SHORT, setup=spoiled(tmp_path, sick))
+    run = begin(SHORT, setup=spoil_module(tmp_path, sick))
     run.end()
     assert [e["kind"] for e in run.events("ended")] == ["node", "node", "node", "done"]
     scripts = [(run.folder() / "attempts" / str(number) / "job.sh").read_text() for number in (3, 4)]
@@ -149,7 +149,7 @@ if '"micro_batch_edges":null' in open("spec.json").read().replace(" ", ""):
     print("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", file=sys.stderr, flush=True)
     os._exit(1)
 """
-    run = begin(SHORT, setup=spoiled(tmp_path, full))
+    run = begin(SHORT, setup=spoil_module(tmp_path, full))
     run.wait(lambda: len(run.submitted()) == 2, "the second job")
     run.kill()
     run.start("--until", "train")
@@ -163,9 +163,9 @@ def test_a_rank_hangs(begin, slurm):
 
     The site's patience is short only while the rank hangs: a start may take longer.
     """
-    run = begin(study(600), train={"nodes": [2, 2]})
+    run = begin(make_study(600), train={"nodes": [2, 2]})
     run.wait(run.running, "the training to run")
-    ranks = [pid for pid, where in processes("gnnscale.stages.train") if where.startswith(str(run.root))]
+    ranks = [pid for pid, where in find_processes("gnnscale.stages.train") if where.startswith(str(run.root))]
     os.kill(ranks[0], signal.SIGSTOP)
     run.kill()
     run.layer(train={"nodes": [2, 2]}, scheduler={"stall_seconds": 20.0})
@@ -197,7 +197,7 @@ def replace(source, target):
         os._exit(0)
 os.replace = replace
 """
-    run = begin(SHORT, setup=spoiled(tmp_path, late, "gnnscale.job.batch_job"), scheduler={"late_seconds": 8.0})
+    run = begin(SHORT, setup=spoil_module(tmp_path, late, "gnnscale.job.batch_job"), scheduler={"late_seconds": 8.0})
     run.end()
     assert [e["kind"] for e in run.events("ended")] == ["done"] and len(run.submitted()) == 1
     assert (run.folder() / "attempts" / "1" / "exit.json").stat().st_mtime < run.events("ended")[0]["time"]

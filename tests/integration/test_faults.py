@@ -46,7 +46,7 @@ import time
 
 import pytest
 
-from tests.support.cluster import LONG, SHORT, Cluster, Run, missing, require, study, wait
+from tests.support.cluster import LONG, SHORT, Cluster, Run, explain_missing, make_study, require, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.faults]
 
@@ -86,14 +86,14 @@ def test_ctrl_c_leaves_the_job_running(begin, slurm, signum, code):
     assert "to go on: python workflow/run.py" in said and "1 job goes on" in said
     assert slurm.active() == [job]
     assert f"cancelled  job {job}" in run.call("cancel").stdout
-    wait(lambda: not slurm.active(), 120, "the job to end")
+    wait_until(lambda: not slurm.active(), 120, "the job to end")
     assert "waiting" in run.call("status", "--json").stdout
     run.start("--until", "train")  # who cancels and then types it again wants it to go on
     run.wait(lambda: len(run.submitted()) == 2, "another job")
 
 
 def test_cancelled_under_a_driver_it_is_not_tried_again(begin):
-    run = begin(study(600))
+    run = begin(make_study(600))
     run.wait(run.running, "the training to run")
     assert "cancelled  job" in run.call("cancel", run.events("start")[-1]["stage"]).stdout
     assert "cancelled with `python workflow/run.py cancel`" in run.end(1)
@@ -146,7 +146,7 @@ def test_cancelled_by_somebody_else(begin, slurm):
 
 def test_requeued(begin, slurm):
     """An administrator can requeue a job despite --no-requeue: it begins again, as the same attempt."""
-    run = begin(study(600))
+    run = begin(make_study(600))
     job = run.wait(run.running, "the training to run")
     slurm.call("scontrol", "update", f"JobId={job}", "Requeue=1")
     slurm.call("scontrol", "requeue", job)
@@ -156,7 +156,7 @@ def test_requeued(begin, slurm):
         return "RUNNING" in states and "PENDING" in states[states.index("RUNNING") :]
 
     run.wait(waits_again, "it to wait again")
-    wait(
+    wait_until(
         lambda: slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now", check=False) or True,
         120,
         "an early start",
@@ -169,7 +169,7 @@ def test_the_scheduler_is_away(begin, slurm):
     """The scheduler is away before the submission, and again while the job runs."""
     slurm.script("kill", "ctld")
     try:
-        run = begin(study(1000))
+        run = begin(make_study(1000))
         run.wait(lambda: run.events("unreachable"), "the driver to notice")
         time.sleep(2)
         assert not run.submitted() and run.driver.poll() is None
@@ -186,7 +186,7 @@ def test_the_scheduler_is_away(begin, slurm):
 
 def test_forgotten_by_the_scheduler(data, tmp_path):
     """The job ended while no driver ran, and Slurm has forgotten it: once done, once cut off."""
-    if why := missing():
+    if why := explain_missing():
         require("slurm", why)
     with Cluster(tmp_path / "up", 1, MIN_JOB_AGE=2) as cluster:
         for cut in (False, True):
@@ -200,7 +200,7 @@ def test_forgotten_by_the_scheduler(data, tmp_path):
             if cut:
                 cluster.call("scancel", job)
                 run.layer()
-            wait(lambda job=job: job not in [id for id, _, _ in cluster.jobs()], 300, "Slurm to forget it")
+            wait_until(lambda job=job: job not in [id for id, _, _ in cluster.jobs()], 300, "Slurm to forget it")
             run.start("--until", "train")
             run.end()
             assert [e["kind"] for e in run.events("ended")] == (["lost", "done"] if cut else [])

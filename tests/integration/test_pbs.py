@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.support.cluster import BEFORE_TRAINING, LONG, SHORT, SOME, Run, StandIn, study, wait
+from tests.support.cluster import BEFORE_TRAINING, LONG, SHORT, SOME, Run, StandIn, make_study, wait_until
 from workflow.jobs import outcome
 from workflow.scheduler import query
 
@@ -68,7 +68,7 @@ def test_killed_and_cancelled(begin, pbs):
     assert "1 job goes on" in run.end(130) and time.monotonic() - began < 10
     assert run.submitted() == [job] and job.split(".")[0] in [id.split(".")[0] for id in pbs.active()]
     assert f"cancelled  job {job}" in run.call("cancel").stdout
-    wait(lambda: not pbs.active(), 120, "the job to end")
+    wait_until(lambda: not pbs.active(), 120, "the job to end")
 
 
 @pytest.mark.parametrize(("preemptible", "kind"), [(False, "cancelled"), (True, "preempted")])
@@ -88,7 +88,7 @@ def test_the_end_of_the_walltime(begin, pbs):
         "queues": {"default": QUEUES["default"] | {"max_walltime": "00:30:00"}},
         "serial": {"queue": "default", "walltime": "00:30:00"},
     }
-    run = begin(study(30000), scheduler={"signal_seconds": 1720}, **half)
+    run = begin(make_study(30000), scheduler={"signal_seconds": 1720}, **half)
     later = run.wait(
         lambda: [p for p in run.root.glob("train/*/attempts/[2-9]/stdout") if "going on from step" in p.read_text()],
         "another job to go on",
@@ -133,7 +133,7 @@ def test_jobs_are_found_by_name_and_number(pbs, tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     (tmp_path / "job.sh").write_text("#PBS -N gs-one\n#PBS -l select=1:ncpus=1\nexit 7\n")
     ids = [pbs.call("qsub", "job.sh", cwd=tmp_path).strip() for _ in range(3)]
-    wait(lambda: not pbs.active(), 120, "the jobs to end")
+    wait_until(lambda: not pbs.active(), 120, "the jobs to end")
     seen = query.pbs_find_by_id([*ids, "99999.standin"], 60).jobs
     assert {id: (job.state, job.code) for id, job in seen.items()} == dict.fromkeys(ids, ("FAILED", 7))
     assert {job.id for job in query.pbs_find_by_name({"gs-one"}, 60)} == set(ids)

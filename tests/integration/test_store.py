@@ -10,7 +10,7 @@ import pytest
 
 from gnnscale.job.local_launcher import find_free_port
 from tests.support.corpus import ENV, ROOT
-from tests.support.training import losses, prepare, weights
+from tests.support.training import prepare_training, read_losses, read_weights
 
 pytest.importorskip("mpi4py")
 MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
@@ -76,7 +76,7 @@ def test_a_training_from_the_store_is_the_training_from_the_map(converted, tmp_p
     """Two ranks act as two nodes, with micro-batches, so that some structures arrive while others are in use."""
     made = {}
     for data in ("map", "store"):
-        made[data] = prepare(tmp_path, converted, data, {"data": data, "micro_batch_edges": 300})
+        made[data] = prepare_training(tmp_path, converted, data, {"data": data, "micro_batch_edges": 300})
         done = mpi(
             2,
             "-m",
@@ -87,14 +87,14 @@ def test_a_training_from_the_store_is_the_training_from_the_map(converted, tmp_p
             MASTER_PORT=str(find_free_port()),
         )
         assert done.returncode == 0, done.stdout + done.stderr
-    assert losses(made["map"]) == losses(made["store"])
-    for name, tensor in weights(made["map"]).items():
-        assert (weights(made["store"])[name] == tensor).all(), name
+    assert read_losses(made["map"]) == read_losses(made["store"])
+    for name, tensor in read_weights(made["map"]).items():
+        assert (read_weights(made["store"])[name] == tensor).all(), name
 
 
 def test_ranks_that_mpi_does_not_know_of_are_refused_in_words(converted, tmp_path):
     """Their launcher calls two processes ranks, while MPI sees each alone."""
-    made = prepare(tmp_path, converted, "alone", {"data": "store"})
+    made = prepare_training(tmp_path, converted, "alone", {"data": "store"})
     env = os.environ | ENV | {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     done = subprocess.run(
         [sys.executable, "-m", "gnnscale.stages.train", str(made)],

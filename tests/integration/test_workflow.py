@@ -14,7 +14,7 @@ import time
 import pytest
 import yaml
 
-from tests.support.cluster import wait
+from tests.support.cluster import wait_until
 from tests.support.corpus import ROOT
 from workflow.run_directory import journal
 
@@ -43,7 +43,7 @@ def variant(tmp_path, name="mine", **changes):
     return path
 
 
-def wait_until(condition, process, seconds=240):
+def wait_for_driver(condition, process, seconds=240):
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
@@ -139,8 +139,8 @@ def test_killed_at_random_it_ends_where_an_undisturbed_run_ends(finished, tmp_pa
     for kill in range(5):
         process = start(root)
         already = sum(e["event"] == "done" for e in events(root))
-        wait_until(lambda: (root / "plan.json").exists() and survivors(root), process)
-        wait_until(lambda already=already: sum(e["event"] == "done" for e in events(root)) > already, process)
+        wait_for_driver(lambda: (root / "plan.json").exists() and survivors(root), process)
+        wait_for_driver(lambda already=already: sum(e["event"] == "done" for e in events(root)) > already, process)
         time.sleep(rng.uniform(0.1, 2.0))
         if kill % 2:
             victims = [line.split()[0] for line in survivors(root)]
@@ -150,7 +150,7 @@ def test_killed_at_random_it_ends_where_an_undisturbed_run_ends(finished, tmp_pa
             time.sleep(0.3)
         process.kill()
         process.communicate()
-        wait(lambda: not survivors(root), 60, "the stages to end with their driver")
+        wait_until(lambda: not survivors(root), 60, "the stages to end with their driver")
     done = call(root=root)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (root / "fit.json").read_bytes() == (undisturbed / "fit.json").read_bytes()
@@ -167,7 +167,7 @@ def test_killed_at_random_it_ends_where_an_undisturbed_run_ends(finished, tmp_pa
 def test_ctrl_c_stops_at_once_and_says_how_to_go_on(tmp_path):
     root = tmp_path / "smoke"
     process = start(root)
-    wait_until(lambda: (root / "plan.json").exists() and survivors(root), process)
+    wait_for_driver(lambda: (root / "plan.json").exists() and survivors(root), process)
     time.sleep(1.0)
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
@@ -176,7 +176,7 @@ def test_ctrl_c_stops_at_once_and_says_how_to_go_on(tmp_path):
     assert process.returncode == 130
     assert f"to go on: python workflow/run.py --site local --study smoke --root {root}" in said
     assert "Traceback" not in said
-    wait(lambda: not survivors(root), 60, "the stages to end with their driver")
+    wait_until(lambda: not survivors(root), 60, "the stages to end with their driver")
 
 
 def test_one_failure_stops_only_what_depends_on_it(tmp_path):
@@ -200,14 +200,14 @@ def test_one_failure_stops_only_what_depends_on_it(tmp_path):
 def test_a_second_driver_is_refused_and_a_dead_ones_place_is_taken(tmp_path):
     root = tmp_path / "smoke"
     first = start(root)
-    wait_until(lambda: (root / "plan.json").exists() and survivors(root), first)
+    wait_for_driver(lambda: (root / "plan.json").exists() and survivors(root), first)
     second = call(root=root)
     assert second.returncode == 2
     assert f"pid {first.pid}" in second.stderr and os.uname().nodename in second.stderr
     first.kill()
     first.communicate()
     third = start(root)
-    wait_until(lambda: any(e["event"] == "driver" and e["pid"] == third.pid for e in events(root)), third)
+    wait_for_driver(lambda: any(e["event"] == "driver" and e["pid"] == third.pid for e in events(root)), third)
     third.send_signal(signal.SIGINT)
     third.communicate(timeout=60)
 

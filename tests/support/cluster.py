@@ -29,7 +29,7 @@ QUICK = {
 BEFORE_TRAINING = list(stage.FOLDER_OF_KIND)[: list(stage.FOLDER_OF_KIND).index("audit") + 1]
 
 
-def study(epochs: int) -> dict:
+def make_study(epochs: int) -> dict:
     """Return a study of one training with three steps an epoch: a hundred epochs take some seconds."""
     return {
         "title": "One training",
@@ -43,10 +43,10 @@ def study(epochs: int) -> dict:
     }
 
 
-SHORT, SOME, LONG = study(2), study(100), study(3000)
+SHORT, SOME, LONG = make_study(2), make_study(100), make_study(3000)
 
 
-def spoiled(place: Path, program: str, module: str = "gnnscale.stages.train") -> list[str]:
+def spoil_module(place: Path, program: str, module: str = "gnnscale.stages.train") -> list[str]:
     """Return lines for the head of a job that make this module, and no other, begin with this program."""
     folder = place / "spoiled"
     folder.mkdir()
@@ -55,7 +55,7 @@ def spoiled(place: Path, program: str, module: str = "gnnscale.stages.train") ->
     return [f"export PYTHONPATH={folder}"]
 
 
-def processes(word: str) -> list[tuple[int, str]]:
+def find_processes(word: str) -> list[tuple[int, str]]:
     """List (pid, directory) of all processes whose command line holds the word."""
     found = []
     for each in Path("/proc").glob("[0-9]*"):
@@ -68,13 +68,13 @@ def processes(word: str) -> list[tuple[int, str]]:
 
 
 def require(what: str, missing: str) -> None:
-    """Skips, or fails where GNNSCALE_REQUIRE says that this must be there: a skip is easily taken for a pass."""
+    """Skip the test, or fail where GNNSCALE_REQUIRE names `what`: a skip is easily taken for a pass."""
     assert what not in os.environ.get("GNNSCALE_REQUIRE", "").split(), f"{what} was required, but {missing}"
     pytest.skip(missing)
 
 
-def missing(*more: str) -> str:
-    """Why this machine cannot bring up a Slurm, or ""."""
+def explain_missing(*more: str) -> str:
+    """Return why this machine cannot bring up a Slurm, or ""."""
     if os.geteuid() != 0:
         return "a private Slurm needs root"
     absent = [name for name in ("slurmctld", "slurmd", "munged", "unshare", *more) if shutil.which(name) is None]
@@ -86,7 +86,7 @@ def missing(*more: str) -> str:
 
 
 class Cluster:
-    """A Slurm, up from `with` to its end, or to the death of this process."""
+    """A Slurm that runs from `with` to its end, or to the end of this process."""
 
     kind = "slurm"
 
@@ -111,7 +111,7 @@ class Cluster:
         return done.stdout
 
     def jobs(self) -> list[tuple[str, str, str]]:
-        """(id, name, state) of all that it remembers."""
+        """List (id, name, state) of all jobs that Slurm remembers."""
         listed = self.call("squeue", "--noheader", "--states=all", "--format=%i %j %T").splitlines()
         return [tuple(line.split()) for line in listed]
 
@@ -121,11 +121,11 @@ class Cluster:
     def empty(self) -> None:
         if left := self.active():
             self.call("scancel", *left, check=False)  # one may have ended meanwhile
-        wait(lambda: not self.active(), 120, "the cluster to become empty")
+        wait_until(lambda: not self.active(), 120, "the cluster to become empty")
 
 
 class StandIn:
-    """The commands of PBS, as tests/support/pbs.py has them."""
+    """A stand-in for PBS: its commands, as tests/support/pbs.py implements them."""
 
     kind = "pbs"
 
@@ -150,10 +150,10 @@ class StandIn:
     def empty(self) -> None:
         for id in self.active():
             self.call("qdel", id, check=False)
-        wait(lambda: not self.active(), 120, "the last jobs to end")
+        wait_until(lambda: not self.active(), 120, "the last jobs to end")
 
 
-def wait(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
@@ -162,7 +162,7 @@ def wait(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 
 
 class Run:
-    """A run directory, and the driver that is at work in it."""
+    """A run directory, and the driver that works in it."""
 
     def __init__(
         self, cluster: Cluster, place: Path, study: dict, site: dict | None = None, before: Path | None = None
@@ -225,7 +225,7 @@ class Run:
                 return found
             raise AssertionError(f"the driver ended before {what}: {self.driver.stdout.read()}")
 
-        return wait(looked, seconds, what)
+        return wait_until(looked, seconds, what)
 
     def events(self, kind: str = "") -> list[dict]:
         return [e for e in journal.read_events(self.root / "events.jsonl") if not kind or e["event"] == kind]

@@ -1,4 +1,4 @@
-"""A training step on a graph of any size, and what it needs: for tests and benchmarks of memory and speed."""
+"""A training step on a graph of any size, with its memory and time, for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.atoms.graph import AtomGraphs, Properties
@@ -23,7 +24,7 @@ from gnnscale.train.normalisation import Normalisation
 from gnnscale.train.schedule import parameter_groups
 from tests.benchmarks.plain import HydraLayer
 
-MAPPED = {  # every tensor a mapping of its own, so that freed memory leaves the process and its peak is what is needed
+EVERY_TENSOR_MAPPED = {  # every tensor is a mapping of its own, so that freed memory leaves the process
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "65536",
     "MALLOC_TOP_PAD_": "0",
@@ -41,16 +42,16 @@ def random_graph(atoms: int, degree: int) -> tuple[AtomGraphs, Properties]:
         source=torch.zeros(1, dtype=torch.int64),
         receivers=receivers,
         senders=torch.randint(0, atoms, (atoms * degree,), generator=generator),
-        shifts=torch.full((atoms * degree, 3), 0.05),  # nobody is at the place of another
+        shifts=torch.full((atoms * degree, 3), 0.05),  # no two atoms are at one place
     )
     forces = torch.randn(atoms, 3, generator=generator)
     return graphs, Properties(torch.zeros(1, dtype=torch.float64), forces, torch.full((1, 3, 3), torch.nan))
 
 
-def step_of(
+def make_step(
     config: EGNNConfig, atoms: int, degree: int, optim: OptimSettings, runtime: Runtime, plain: bool = False
 ) -> Callable[[], None]:
-    """`plain`: the paper's network with its layers in the way of HydraGNN, but for the first, which is small."""
+    """Return a function that takes a step; `plain` writes all layers but the small first one as HydraGNN does."""
     torch.manual_seed(0)
     model = build(config, 1, degree, runtime.edge_chunk)
     if plain:
@@ -69,12 +70,12 @@ def step_of(
     return step
 
 
-def status(field: str) -> int:
+def read_status(field: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(field + ":")).split()[1])
 
 
-def measure(
+def measure_step(
     config: EGNNConfig,
     atoms: int,
     degree: int,
@@ -83,35 +84,34 @@ def measure(
     steps: int = 1,
     plain: bool = False,
 ) -> dict[str, float]:
-    """Resident bytes between steps and at their peak, above those of a tiny training; seconds of a step."""
+    """Return resident bytes between steps and at their peak, above those of a tiny training, and seconds of a step."""
     process_group.join_ranks(runtime.threads)
-    tiny = step_of(config.model_copy(update={"width": 8}), 16, degree, optim, runtime)
+    tiny = make_step(config.model_copy(update={"width": 8}), 16, degree, optim, runtime)
     tiny(), tiny()
     del tiny
     gc.collect()
-    before = status("VmRSS")
-    step = step_of(config, atoms, degree, optim, runtime, plain)
+    before = read_status("VmRSS")
+    step = make_step(config, atoms, degree, optim, runtime, plain)
     step()
-    kept = status("VmRSS")
+    kept = read_status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     began = time.perf_counter()
     for _ in range(steps):
         step()
     seconds = (time.perf_counter() - began) / steps
-    return {"kept": kept - before, "peak": status("VmHWM") - before, "seconds": seconds}
+    return {"kept": kept - before, "peak": read_status("VmHWM") - before, "seconds": seconds}
 
 
 if __name__ == "__main__":
-    asked = json.loads(sys.argv[1])
-    found = measure(
-        EGNNConfig(**asked["config"]),
-        asked["atoms"],
-        asked["degree"],
-        OptimSettings(**asked["optim"]),
-        Runtime(**asked["runtime"]),
-        asked.get("steps", 1),
-        asked.get("plain", False),
+    request = json.loads(sys.argv[1])
+    found = measure_step(
+        EGNNConfig(**request["config"]),
+        request["atoms"],
+        request["degree"],
+        OptimSettings(**request["optim"]),
+        Runtime(**request["runtime"]),
+        request.get("steps", 1),
+        request.get("plain", False),
     )
     print(json.dumps(found | {"rank": int(os.environ["RANK"])}), flush=True)
-    os._exit(0)  # as gnnscale/job/stage_process.py does, and for its reason
     os._exit(0)  # as gnnscale/job/stage_process.py does, and for its reason

@@ -13,7 +13,7 @@ from gnnscale.atoms.structure import Structure
 from gnnscale.audit import duplicates
 from gnnscale.contract.dataset_card import Split
 from gnnscale.data.storage import adios, mapped, packed
-from tests.support.raw import shared
+from tests.support.raw import require_sample
 
 
 def molecule(rng, atoms=9):
@@ -169,7 +169,7 @@ def test_copies_that_a_published_dataset_has(tmp_path):
     """3BPA: 31 frames of its set at mixed temperatures are those at 300 K; all of them, but nothing within either."""
     made = {}
     for name in ("300K", "mixedT"):
-        file = shared(f"bpa3_train/train_{name}.xyz")
+        file = require_sample(f"bpa3_train/train_{name}.xyz")
         frames = [structure(a.numbers, a.positions, np.zeros((3, 3)), np.zeros(3, bool)) for a in iread(file, ":")]
         adios.write(tmp_path / name, frames, Split(), 3.0)
         made[name] = mapped.open_shards(tmp_path / name)

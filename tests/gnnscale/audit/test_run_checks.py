@@ -29,7 +29,7 @@ from gnnscale.report import study_page as report_page
 from gnnscale.report.audit_page import page
 from gnnscale.stages import convert
 from tests.support import layouts
-from tests.support.corpus import ENV, directory, execute, result
+from tests.support.corpus import ENV, make_stage_directory, read_result, run_stage
 
 CUTOFF, FRAMES, GROUPS = 5.0, 25, 10
 NONE = np.full((3, 3), np.nan)
@@ -459,7 +459,7 @@ def loop(tmp_path_factory):
     known = each(known, (50,), lambda s: pushed(s, 0.3))
     known = every(known, lambda s: s._replace(stress=np.zeros((3, 3))))
     (root / "raw").mkdir()
-    layouts.extxyz(root / "raw", known)
+    layouts.write_extxyz(root / "raw", known)
     needs, audits = {}, []
     for number in range(2):
         quarantine = str(root / "audit" / "0" / "quarantine.json") if number else None
@@ -469,11 +469,11 @@ def loop(tmp_path_factory):
             options={"raw": str(root / "raw"), "group": "material"},
             quarantine=quarantine,
         )
-        made = directory(root / str(number), "convert/mine", asked)
+        made = make_stage_directory(root / str(number), "convert/mine", asked)
         stage_process.run_and_record(stage_run.Run(made), convert.main, first=True)
         needs = {"convert/mine": made}
-        audits.append(directory(root, f"audit/{number}", AuditSettings(), needs))
-        done = execute(audits[-1])
+        audits.append(make_stage_directory(root, f"audit/{number}", AuditSettings(), needs))
+        done = run_stage(audits[-1])
         assert done.returncode == 0, done.stderr
     return root, audits
 
@@ -488,9 +488,9 @@ def test_what_was_quarantined_is_gone_and_nothing_else(loop):
         frozenset({"copy of another structure"}),
     }
     assert len(reasons) == 4 and {5, 50} <= {number for _, number in reasons}
-    assert result(root / "1" / "convert/mine").values["skipped"] == 4
+    assert read_result(root / "1" / "convert/mine").values["skipped"] == 4
     assert files.read_model(second / "quarantine.json", Quarantine).structures == listed, "they stay on the list"
-    before, after = result(first).values, result(second).values
+    before, after = read_result(first).values, read_result(second).values
     assert before["structures"] - after["structures"] == before["quarantined"] == 4 and after["quarantined"] == 0
     assert before["errors"] and "energy outliers" in before["found"]
     audit = files.read_model(second / "audit.json", Audit)
@@ -556,13 +556,13 @@ def test_the_page_says_everything_and_needs_nothing(loop, clean, tmp_path):
 
 
 def test_the_report_says_it_in_a_line(loop):
-    said = report_page.audited(SimpleNamespace(results={"audit/all": result(loop[1][0])}))
-    assert f"{result(loop[1][0]).values['found']}. More in" in said and not report_page.audited(
+    said = report_page.audited(SimpleNamespace(results={"audit/all": read_result(loop[1][0])}))
+    assert f"{read_result(loop[1][0]).values['found']}. More in" in said and not report_page.audited(
         SimpleNamespace(results={})
     )
 
 
 def test_a_stage_without_data_is_refused(tmp_path):
-    done = execute(directory(tmp_path, "audit/all", AuditSettings()))
+    done = run_stage(make_stage_directory(tmp_path, "audit/all", AuditSettings()))
     assert done.returncode == 64 and "needs converted data" in done.stderr
     assert json.loads((tmp_path / "audit/all/error.json").read_text())["kind"] == "configuration"

@@ -21,7 +21,15 @@ from gnnscale.inference.oversmoothing import (
     measure_features,
 )
 from tests.gnnscale.models.test_physics import CONFIGS, lively
-from tests.support.structures import batch, crystal, generators, molecule, molecules, orthogonal, structures
+from tests.support.structures import (
+    generators,
+    make_batch,
+    make_crystal,
+    make_molecule,
+    make_orthogonal,
+    molecules,
+    structures,
+)
 
 every_form = pytest.mark.parametrize("name", [*CONFIGS, "paper"])
 ours = pytest.mark.parametrize("name", CONFIGS)
@@ -30,7 +38,7 @@ FEW = settings(max_examples=8)  # of each of six networks
 
 def graph(rng: np.random.Generator, *sizes: int) -> AtomGraphs:
     """Molecules of so many atoms, with the edges of a crystal thrown in: it has edges to its own images."""
-    return batch([*(molecule(rng, n) for n in sizes), crystal(rng, 3)], cutoff=3.0)
+    return make_batch([*(make_molecule(rng, n) for n in sizes), make_crystal(rng, 3)], cutoff=3.0)
 
 
 def set_to(h: torch.Tensor, graphs: AtomGraphs) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,7 +83,9 @@ def test_known_values():
     for h in (same, 1e-30 * same, 1e30 * same, 0 * same):
         distance, energy = set_to(h, graphs)
         assert distance.tolist() == [0.0] * 4 and energy.tolist() == [0.0] * 4
-    pair = AtomGraphs(*batch([molecule(rng, 2)]))._replace(receivers=torch.tensor([0, 1]), senders=torch.tensor([1, 0]))
+    pair = AtomGraphs(*make_batch([make_molecule(rng, 2)]))._replace(
+        receivers=torch.tensor([0, 1]), senders=torch.tensor([1, 0])
+    )
     for other, distance, energy in (
         ([0.5, 0.75**0.5], 0.5, 0.5),
         ([0.0, 1.0], 1.0, 1.0),
@@ -107,7 +117,7 @@ def test_neither_knows_the_scale():
 @FEW
 @given(st.lists(structures, min_size=2, max_size=4))
 def test_a_batch_equals_its_structures(name, samples):
-    together, one_by_one = [batch(samples)], (batch([sample]) for sample in samples)
+    together, one_by_one = [make_batch(samples)], (make_batch([sample]) for sample in samples)
     equal(measure_features(lively(name), together), measure_features(lively(name), one_by_one))
 
 
@@ -117,7 +127,9 @@ def test_a_batch_equals_its_structures(name, samples):
 def test_permutation(name, one, other, rng):
     order = rng.permutation(len(one.numbers))
     changed = one._replace(numbers=one.numbers[order], positions=one.positions[order])
-    before, after = (measure_features(lively(name), [batch(samples)]) for samples in ([one, other], [other, changed]))
+    before, after = (
+        measure_features(lively(name), [make_batch(samples)]) for samples in ([one, other], [other, changed])
+    )
     equal(before, after, 1e-8)
 
 
@@ -125,9 +137,13 @@ def test_permutation(name, one, other, rng):
 @FEW
 @given(structures, generators)
 def test_rigid_motion(name, sample, rng):
-    q, shift = orthogonal(rng), rng.normal(size=3)
+    q, shift = make_orthogonal(rng), rng.normal(size=3)
     moved = sample._replace(positions=sample.positions @ q.T + shift, cell=sample.cell @ q.T)
-    equal(measure_features(lively(name), [batch([sample])]), measure_features(lively(name), [batch([moved])]), 1e-7)
+    equal(
+        measure_features(lively(name), [make_batch([sample])]),
+        measure_features(lively(name), [make_batch([moved])]),
+        1e-7,
+    )
 
 
 @every_form
@@ -172,7 +188,7 @@ def test_a_network_that_averages_is_seen_to_smooth():
                 h, _ = layer(h, graphs)
 
     rng = np.random.default_rng(5)
-    found = measure_features(Net(), [batch([molecule(rng, 8), molecule(rng, 7)], cutoff=4.0)])
+    found = measure_features(Net(), [make_batch([make_molecule(rng, 8), make_molecule(rng, 7)], cutoff=4.0)])
     for field in ("distance", "dirichlet"):
         fall = [getattr(layer, field) for layer in found]
         assert fall[0] > 0.5 and all(b < a for a, b in itertools.pairwise(fall)) and fall[-1] < 1e-3

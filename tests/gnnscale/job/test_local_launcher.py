@@ -11,8 +11,8 @@ import pytest
 
 from gnnscale.job import local_launcher
 from tests.support import training
-from tests.support.cluster import RUN, SHORT, wait
-from tests.support.corpus import ENV, ROOT, execute
+from tests.support.cluster import RUN, SHORT, wait_until
+from tests.support.corpus import ENV, ROOT, run_stage
 
 # A stage of its own: what each rank does is in the word that it is given
 STAGE = """
@@ -91,7 +91,7 @@ def test_ranks_that_have_ended_unseen_are_not_lost_to_a_signal():
 
 def test_a_signal_reaches_all(begin):
     process = begin("0=wait,1=wait")
-    wait(lambda: len(begin.pids()) == 2, 120, "both ranks")
+    wait_until(lambda: len(begin.pids()) == 2, 120, "both ranks")
     time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=120) == 75
@@ -99,16 +99,18 @@ def test_a_signal_reaches_all(begin):
 
 def test_no_rank_outlives_it(begin):
     process = begin("0=deaf,1=deaf")
-    wait(lambda: len(begin.pids()) == 2, 120, "both ranks")
+    wait_until(lambda: len(begin.pids()) == 2, 120, "both ranks")
     process.kill()
     process.wait()
-    wait(lambda: all(map(gone, begin.pids().values())), 120, "both ranks to end")
+    wait_until(lambda: all(map(gone, begin.pids().values())), 120, "both ranks to end")
 
 
 def test_two_ranks_train_as_one(converted, tmp_path):
-    one, two = (training.prepare(tmp_path, converted, name, {"ranks": k}) for k, name in ((1, "one"), (2, "two")))
+    one, two = (
+        training.prepare_training(tmp_path, converted, name, {"ranks": k}) for k, name in ((1, "one"), (2, "two"))
+    )
     for made, ranks in ((one, 1), (two, 2)):
-        done = execute(made, ranks=ranks, timeout=300)
+        done = run_stage(made, ranks=ranks, timeout=300)
         assert done.returncode == 0 and f"{ranks} rank(s)" in done.stdout, done.stderr
     training.assert_equal(one, two)
 

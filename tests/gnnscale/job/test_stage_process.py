@@ -10,27 +10,27 @@ from gnnscale.contract import errors, stage_run
 from gnnscale.contract.settings import EvaluateSettings
 from gnnscale.job import stage_process
 from gnnscale.machine import accelerator, rank_env
-from tests.support.corpus import directory, execute
+from tests.support.corpus import make_stage_directory, run_stage
 
 
 def test_a_directory_in_use_is_refused_and_its_holder_named(tmp_path):
-    made = directory(tmp_path, "evaluate/x", EvaluateSettings())
+    made = make_stage_directory(tmp_path, "evaluate/x", EvaluateSettings())
     with open(made / "lock", "w") as lock:
         lock.write("somewhere pid 7")
         lock.flush()
         fcntl.flock(lock, fcntl.LOCK_EX)
-        done = execute(made)
+        done = run_stage(made)
     assert done.returncode == 64
     assert "in use by somewhere pid 7" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("content", [None, "", "{", '{"format": 2}', '{"format": 1, "id": "x"}'])
 def test_a_spec_that_is_not_one_is_told_in_words(tmp_path, content):
-    made = directory(tmp_path, "evaluate/x", EvaluateSettings())
+    made = make_stage_directory(tmp_path, "evaluate/x", EvaluateSettings())
     (made / "spec.json").unlink()
     if content is not None:
         (made / "spec.json").write_text(content)
-    done = execute(made, module="evaluate")
+    done = run_stage(made, module="evaluate")
     assert done.returncode == 64
     assert "spec.json" in done.stderr and "Traceback" not in done.stderr
 
@@ -42,7 +42,7 @@ def test_it_is_told_on_which_kind_of_gpu_a_result_was_made(monkeypatch, gpus):
 
 
 def test_usage_is_shown_for_no_directory(tmp_path):
-    done = execute(tmp_path, module="evaluate")
+    done = run_stage(tmp_path, module="evaluate")
     assert done.returncode == 64 and "spec.json" in done.stderr
 
 
@@ -86,7 +86,7 @@ def test_every_launcher_says_who_we_are(environ, expected):
 
 
 def test_progress_is_readable_at_any_moment(tmp_path):
-    made = directory(tmp_path, "evaluate/x", EvaluateSettings())
+    made = make_stage_directory(tmp_path, "evaluate/x", EvaluateSettings())
     run = stage_run.Run(made)
     for step in range(1, 101):
         run.report_progress(step, 100, loss=1 / step)

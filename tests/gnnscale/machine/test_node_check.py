@@ -13,7 +13,7 @@ import pytest
 
 from gnnscale.job import batch_job
 from gnnscale.machine import node_check
-from tests.support.cluster import require, wait
+from tests.support.cluster import require, wait_until
 from tests.support.corpus import ENV
 
 # A driver of GPUs whose memory is the machine's. FAKE_GPUS: how many; FAKE_BROKEN: the function that fails.
@@ -150,7 +150,7 @@ def test_sick_nodes_are_named(tmp_path, lines, sick):
 def test_a_silent_node_is_not_waited_for(tmp_path, monkeypatch):
     program = "import time; print('fit n1', flush=True); time.sleep(600)"
     check = batch_job.NodeCheck([sys.executable, "-c", program], tmp_path, dict(os.environ))
-    wait(lambda: os.pread(check.output.fileno(), 9, 0), 120, "the node that is fit to say so")
+    wait_until(lambda: os.pread(check.output.fileno(), 9, 0), 120, "the node that is fit to say so")
     monkeypatch.setattr(batch_job, "CHECK_SECONDS", 0.0)
     assert check.is_over()
     assert check.find_sick(["n1", "n2"], 1) == {"n2": "it did not answer"} and check.process.wait() == -9

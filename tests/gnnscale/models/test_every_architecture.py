@@ -1,4 +1,4 @@
-"""What plans, stages and reports rely on, of every architecture in the registry: exact counts, layers, names and widths."""
+"""Every architecture in the registry: exact counts, layers, names and widths, on which plans, stages and reports rely."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gnnscale.inference.oversmoothing import layer_features
 from gnnscale.models.potential import hidden_matrices
 from gnnscale.models.registry import build
 from tests.support.architectures import small_variants
-from tests.support.structures import batch, crystal, molecule
+from tests.support.structures import make_batch, make_crystal, make_molecule
 
 VARIANTS = small_variants()
 every_variant = pytest.mark.parametrize("config", VARIANTS.values(), ids=list(VARIANTS))
@@ -32,7 +32,7 @@ class Everything(nullcontext):
 
 def mixture() -> AtomGraphs:
     rng = np.random.default_rng(0)
-    return batch([molecule(rng, 8), crystal(rng, 4), molecule(rng, 1)], dtype=torch.float64)
+    return make_batch([make_molecule(rng, 8), make_crystal(rng, 4), make_molecule(rng, 1)], dtype=torch.float64)
 
 
 @every_variant

@@ -19,12 +19,12 @@ from tests.support.architectures import small_variants
 from tests.support.structures import (
     CUTOFF,
     Sample,
-    batch,
     crystals,
     generators,
-    molecule,
+    make_batch,
+    make_molecule,
+    make_orthogonal,
     molecules,
-    orthogonal,
     structures,
 )
 
@@ -51,7 +51,7 @@ def lively(name: str) -> Potential:
 def properties(name: str, *samples: Sample, cutoff: float = CUTOFF) -> Properties:
     """In physical units; stress as well where the model has one."""
     with torch.no_grad():
-        return predict(lively(name), batch(list(samples), cutoff), stress=CONFIGS[name].has_stress)
+        return predict(lively(name), make_batch(list(samples), cutoff), stress=CONFIGS[name].has_stress)
 
 
 def assert_equal(got: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-9) -> None:
@@ -72,10 +72,10 @@ def test_every_architecture_is_here_and_all_of_its_networks():
 
 def test_the_network_of_the_paper_sees_where_the_origin_is():
     rng = np.random.default_rng(0)
-    sample, q = molecule(rng, 8), orthogonal(rng)
+    sample, q = make_molecule(rng, 8), make_orthogonal(rng)
     moved, turned = (sample._replace(positions=x) for x in (sample.positions + 10, sample.positions @ q.T))
     with torch.no_grad():
-        here, there, around = (predict(lively("paper"), batch([s])) for s in (sample, moved, turned))
+        here, there, around = (predict(lively("paper"), make_batch([s])) for s in (sample, moved, turned))
     assert (there.energy - here.energy).abs() > 0.1 * here.energy.abs()
     assert (there.forces - here.forces).norm() > 0.1 * here.forces.norm()
     assert (around.forces - here.forces @ torch.from_numpy(q.T)).norm() > 0.1 * here.forces.norm()
@@ -84,7 +84,7 @@ def test_the_network_of_the_paper_sees_where_the_origin_is():
 @every_model
 @given(structures, generators)
 def test_rigid_motion(name, sample, rng):
-    q, shift = orthogonal(rng), rng.normal(size=3) * 5
+    q, shift = make_orthogonal(rng), rng.normal(size=3) * 5
     before = properties(name, sample)
     after = properties(name, sample._replace(positions=sample.positions @ q.T + shift, cell=sample.cell @ q.T))
     rotation = torch.from_numpy(q)
@@ -154,7 +154,7 @@ def test_any_description_of_a_crystal_will_do(name, sample, rng):
 @given(structures, generators)
 def test_cutoff_is_smooth(name, sample, rng):
     """A pair is brought to just inside of the cutoff: leaving it out must hardly matter, for forces also."""
-    found = batch([sample], cutoff=CUTOFF / 0.6)  # so that no atoms come to lie on top of each other
+    found = make_batch([sample], cutoff=CUTOFF / 0.6)  # so that no atoms come to lie on top of each other
     if len(found.receivers) == 0:
         return
     pick = rng.integers(len(found.receivers))

@@ -182,14 +182,20 @@ def test_a_runaway_optimum_is_not_the_law_to_go_by(law, chosen):
     assert picked[0].identified and picked[0].replicas and not joint.replicas
     assert "its best determined part: " in " ".join(found.findings)
     for e in (entry.estimates for entry in found.laws):
-        assert all(x.low >= 0 and x.high <= MAX_EXPONENT for p, x in e.items() if p in ("alpha", "beta", "gamma") and x.high)
+        assert all(
+            x.low >= 0 and x.high <= MAX_EXPONENT for p, x in e.items() if p in ("alpha", "beta", "gamma") and x.high
+        )
         assert "E" not in e or e["E"].value == 0 or e["E"].value > 1e-8
     assert format_estimate(joint.estimates["E"])[0] in "<0"
 
 
 def test_estimates_that_cannot_be_told_from_0_are_shown_so():
     assert format_estimate(Estimate(value=0.05, low=0.0, high=0.1354)) == "< 0.135"
-    assert format_estimate(Estimate(value=0.0, low=0.0, high=0.0)) == format_estimate(Estimate(value=0.0)) == "0 (not seen)"
+    assert (
+        format_estimate(Estimate(value=0.0, low=0.0, high=0.0))
+        == format_estimate(Estimate(value=0.0))
+        == "0 (not seen)"
+    )
     assert format_estimate(Estimate(value=0.05, low=0.04, high=0.06), 1e3) == "50 [40, 60]"
 
 
@@ -352,7 +358,7 @@ def test_criteria_and_what_is_foretold():
     for name in ("Kaplan", "KaplanFloor", "OverTraining"):
         other = law_of(found, name)
         assert other.aicc > own.aicc and other.bic > own.bic and other.held_out.worst > own.held_out.worst
-    assert any("AICc prefers Hoffmann's, which also foretells" in s for s in found.findings)
+    assert any("AICc prefers Hoffmann's, which also predicts" in s for s in found.findings)
 
 
 def test_every_model_with_a_grid_has_a_law_of_its_own():
@@ -410,5 +416,7 @@ def test_data_without_forces_have_no_labels_of_forces():
     """And no number is a dash, not a "nan"."""
     points = grid()
     alone = [p.model_copy(update={"force_mae": float("nan")}) for p in points]
-    assert "force components" in describe_other_units(tuple(points)) and "force" not in describe_other_units(tuple(alone))
+    assert "force components" in describe_other_units(tuple(points)) and "force" not in describe_other_units(
+        tuple(alone)
+    )
     assert format_number(1e3 * alone[0].force_mae) == "–"

@@ -23,7 +23,7 @@ from gnnscale.job import stage_process
 from gnnscale.stages import convert
 from gnnscale.stages import convert_part as part_stage
 from tests.support import layouts
-from tests.support.corpus import ENV, directory, execute, result
+from tests.support.corpus import ENV, make_stage_directory, read_result, run_stage
 
 ITEM, SHARD = 96, 40  # structures: a work item of each file, in three shards
 SMALL = f"""
@@ -52,12 +52,12 @@ def raw(tmp_path_factory):
     """Six files of 96 frames: molecules with a flaw in some, so that there is something to skip."""
     folder = tmp_path_factory.mktemp("raw")
     for number in range(6):
-        known = [s for seed in range(11) for s in layouts.molecules(seed=100 * number + seed)][:96]
+        known = [s for seed in range(11) for s in layouts.make_molecules(seed=100 * number + seed)][:96]
         for k in (5, 50, 95):
             known[k].positions[1] = known[k].positions[0] + 0.03
         known[20] = known[20]._replace(numbers=np.array([8]), positions=np.zeros((1, 3)), forces=np.zeros((1, 3)))
         (folder / f"{number}").mkdir()
-        layouts.extxyz(folder / f"{number}", known)
+        layouts.write_extxyz(folder / f"{number}", known)
     return folder
 
 
@@ -93,13 +93,13 @@ def finish(process):
 
 def outcome(made):
     """Everything that later stages can see, byte for byte."""
-    done = result(made)
+    done = read_result(made)
     return done.digest, done.values, files.read_model(made / "card.json", ShardCard)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(raw, tmp_path_factory):
-    return here(directory(tmp_path_factory.mktemp("one"), "convert/mine", asked(raw)))
+    return here(make_stage_directory(tmp_path_factory.mktemp("one"), "convert/mine", asked(raw)))
 
 
 # ------------------------------------------------------------------------------------------------- the same comes out
@@ -119,29 +119,29 @@ def test_in_parts(undisturbed, raw, tmp_path):
     needs = {}
     for part in range(4):
         needs[f"convert_part/mine.{part}"] = here(
-            directory(tmp_path, f"convert_part/mine.{part}", asked(raw, PartSettings, part=part, parts=4))
+            make_stage_directory(tmp_path, f"convert_part/mine.{part}", asked(raw, PartSettings, part=part, parts=4))
         )
-    whole = here(directory(tmp_path, "convert/mine", asked(raw), needs))
+    whole = here(make_stage_directory(tmp_path, "convert/mine", asked(raw), needs))
     assert outcome(whole) == outcome(undisturbed)
     one = next(whole.glob("shards/*.bp/data.0"))
     assert one.stat().st_nlink == 2, "a hard link: no second copy"
-    assert sorted(result(made).values["structures"] for made in needs.values()) == [92, 92, 184, 184]
+    assert sorted(read_result(made).values["structures"] for made in needs.values()) == [92, 92, 184, 184]
 
 
 def test_more_parts_than_work_items_and_a_part_that_is_missing(undisturbed, raw, tmp_path):
     needs = {}
     for part in range(9):
-        made = directory(tmp_path, f"convert_part/mine.{part}", asked(raw, PartSettings, part=part, parts=9))
+        made = make_stage_directory(tmp_path, f"convert_part/mine.{part}", asked(raw, PartSettings, part=part, parts=9))
         needs[f"convert_part/mine.{part}"] = here(made)
-    assert sorted(result(made).values["structures"] for made in needs.values()) == [0, 0, 0, *[92] * 6]
-    assert outcome(here(directory(tmp_path, "convert/mine", asked(raw), needs))) == outcome(undisturbed)
+    assert sorted(read_result(made).values["structures"] for made in needs.values()) == [0, 0, 0, *[92] * 6]
+    assert outcome(here(make_stage_directory(tmp_path, "convert/mine", asked(raw), needs))) == outcome(undisturbed)
     del needs["convert_part/mine.0"]
     with pytest.raises(errors.UserError, match="work item 0 was never finished"):
-        here(directory(tmp_path, "convert/less", asked(raw), needs))
+        here(make_stage_directory(tmp_path, "convert/less", asked(raw), needs))
 
 
 def test_on_two_ranks(undisturbed, raw, tmp_path):
-    made = directory(tmp_path, "convert/mine", asked(raw))
+    made = make_stage_directory(tmp_path, "convert/mine", asked(raw))
     both = [start(made, RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE="2") for r in range(2)]
     for process in both:
         finish(process)
@@ -151,7 +151,7 @@ def test_on_two_ranks(undisturbed, raw, tmp_path):
 
 
 def test_a_rank_that_fails_is_told_by_the_first(raw, tmp_path):
-    made = directory(tmp_path, "convert/mine", asked(tmp_path / "raw"))
+    made = make_stage_directory(tmp_path, "convert/mine", asked(tmp_path / "raw"))
     (tmp_path / "raw").mkdir()
     for k, folder in enumerate(sorted(raw.iterdir())):
         text = (folder / "mine.extxyz").read_text()
@@ -161,12 +161,12 @@ def test_a_rank_that_fails_is_told_by_the_first(raw, tmp_path):
     assert [process.returncode for process in both] == [64, 64]
     assert "rank 1: " in said[0] and "no energy=" in said[0] and "5.extxyz" in said[0] and "Traceback" not in said[0]
     (tmp_path / "raw" / "5.extxyz").write_text((raw / "5" / "mine.extxyz").read_text())
-    assert result(here(made)).values["structures"] == 552
+    assert read_result(here(made)).values["structures"] == 552
 
 
 def test_an_error_from_before_the_first_rank_began(raw, tmp_path, monkeypatch):
     """It stands, unless it was of an earlier attempt, whose rank takes it back as soon as it begins."""
-    made = directory(tmp_path, "convert/mine", asked(raw))
+    made = make_stage_directory(tmp_path, "convert/mine", asked(raw))
     past = {"done": 0, "time": time.time() - 60, "error": "no energy"}
     parallel.heartbeat_path(made, 1).write_text(json.dumps(past))
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
@@ -178,14 +178,14 @@ def test_an_error_from_before_the_first_rank_began(raw, tmp_path, monkeypatch):
     assert time.monotonic() - began > 3.0, "the time that the other rank has to begin"
     monkeypatch.setattr(parallel, "START_SECONDS", 600.0)
     other = start(made, RANK="1", LOCAL_RANK="1", WORLD_SIZE="2")
-    assert result(here(made)).values["structures"] == 552
+    assert read_result(here(made)).values["structures"] == 552
     finish(other)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_at_random_points_it_goes_on(undisturbed, raw, tmp_path, seed):
     """Two kills each; and one shard is then altered, as a disk might."""
-    rng, made, seen = random.Random(seed), directory(tmp_path, "convert/mine", asked(raw)), 0
+    rng, made, seen = random.Random(seed), make_stage_directory(tmp_path, "convert/mine", asked(raw)), 0
     for _ in range(2):
         process = start(made, SLOW)
         wanted = seen + rng.randint(1, 4)
@@ -209,7 +209,7 @@ def test_killed_at_random_points_it_goes_on(undisturbed, raw, tmp_path, seed):
 
 
 def test_told_to_stop_it_stops_and_goes_on(undisturbed, raw, tmp_path):
-    made = directory(tmp_path, "convert/mine", asked(raw))
+    made = make_stage_directory(tmp_path, "convert/mine", asked(raw))
     process = start(made, SLOW)
     while process.poll() is None and not list(made.glob("shard_notes/*.json")):
         time.sleep(0.002)
@@ -224,9 +224,9 @@ def test_memory_does_not_grow_with_the_data(tmp_path):
     for count in (1, 1, 10):
         folder = tmp_path / f"raw{len(peaks)}"
         folder.mkdir()
-        path = layouts.extxyz(folder, [s for seed in range(20) for s in layouts.crystals(seed=seed)])
+        path = layouts.write_extxyz(folder, [s for seed in range(20) for s in layouts.make_crystals(seed=seed)])
         path.write_text(path.read_text() * count)
-        made = directory(tmp_path, f"convert/{len(peaks)}", asked(folder))
+        made = make_stage_directory(tmp_path, f"convert/{len(peaks)}", asked(folder))
         tracemalloc.start()
         here(made)
         peaks.append(tracemalloc.get_traced_memory()[1])
@@ -251,7 +251,7 @@ def test_quarantined_structures_are_left_out_and_counted(undisturbed, raw, tmp_p
     (tmp_path / "list.csv").write_text("\n".join(lines) + "\n", "utf-8-sig")
     cards = []
     for kind in ("json", "csv"):
-        made = directory(tmp_path, f"convert/{kind}", asked(raw, quarantine=str(tmp_path / f"list.{kind}")))
+        made = make_stage_directory(tmp_path, f"convert/{kind}", asked(raw, quarantine=str(tmp_path / f"list.{kind}")))
         cards.append(outcome(here(made))[2])
     assert cards[0] == cards[1]
     assert cards[0].skipped == {
@@ -273,7 +273,7 @@ def test_quarantined_structures_are_left_out_and_counted(undisturbed, raw, tmp_p
 def test_a_list_that_is_none(raw, tmp_path, text, words):
     if text is not None:
         (tmp_path / "list.json").write_text(text)
-    made = directory(tmp_path, "convert/mine", asked(raw, quarantine=str(tmp_path / "list.json")))
+    made = make_stage_directory(tmp_path, "convert/mine", asked(raw, quarantine=str(tmp_path / "list.json")))
     with pytest.raises(errors.BadFile, match=words):
         here(made)
 
@@ -307,7 +307,7 @@ def test_the_card_by_another_route(undisturbed):
 
 def test_the_result_lists_every_file_and_what_was_skipped(converted):
     made = converted["convert/organic"]
-    done = result(made)
+    done = read_result(made)
     assert {"card.json", "shards/manifest.json", "shards/00000-000.bp/data.0"} <= set(done.outputs)
     assert done.values["skipped"] == sum(json.loads((made / "card.json").read_text())["skipped"].values())
 
@@ -321,8 +321,8 @@ def test_the_result_lists_every_file_and_what_was_skipped(converted):
     ],
 )
 def test_bad_input_is_told_in_words(tmp_path, settings, message):
-    made = directory(tmp_path, "convert/x", ConvertSettings(**settings))
-    done = execute(made)
+    made = make_stage_directory(tmp_path, "convert/x", ConvertSettings(**settings))
+    done = run_stage(made)
     assert done.returncode == 64
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -20,7 +20,7 @@ from gnnscale.scaling import points
 from gnnscale.stages import evaluate
 from gnnscale.stages.memory_levers import measure_peak_bytes
 from tests.gnnscale.models.test_physics import lively
-from tests.support.corpus import directory, execute
+from tests.support.corpus import make_stage_directory, run_stage
 
 FORMS = {"paper": "paper", "egnn-edge-direct": "edge", "egnn-deferred-gradient": "deferred"}
 
@@ -53,10 +53,10 @@ def evaluated(request, converted, tmp_path):
     forces = "gradient" if "gradient" in request.param else "direct"
     model = EGNNConfig(form=FORMS[request.param], forces=forces, width=16, depth=2, cutoff=3.0)
     trained = of(model, ("bulk", "organic"), OptimSettings(energy_weight=2.0, force_weight=3.0))
-    made = directory(tmp_path, "train/x", TrainSettings(model=model, subset="prefix"))
+    made = make_stage_directory(tmp_path, "train/x", TrainSettings(model=model, subset="prefix"))
     files.write_model(made / "model.json", trained)
     save_file(potential.state_dict(), made / "model.safetensors")
-    there = directory(tmp_path, "evaluate/x", EvaluateSettings(), {"train/x": made, **converted})
+    there = make_stage_directory(tmp_path, "evaluate/x", EvaluateSettings(), {"train/x": made, **converted})
     evaluate.main(stage_run.Run(there))
     sources = {need.removeprefix("convert/"): path for need, path in converted.items()}
     yield there, potential, load_corpus(sources, "test", 3.0)
@@ -98,7 +98,10 @@ def test_batches_are_bounded_by_edges_and_by_structures():
     edges[[5, 999]] = 100_000
     found = list(prediction_errors.split_by_edges(edges, most))
     assert np.array_equal(np.concatenate(found), np.arange(1000))
-    assert all(len(each) == 1 or (len(each) <= prediction_errors.MAX_STRUCTURES and edges[each].sum() <= most) for each in found)
+    assert all(
+        len(each) == 1 or (len(each) <= prediction_errors.MAX_STRUCTURES and edges[each].sum() <= most)
+        for each in found
+    )
     assert any(len(each) == 1 for each in found) and len(found) < 200
     assert [len(each) for each in prediction_errors.split_by_edges(np.ones(150), 10**9)] == [64, 64, 22]
 
@@ -138,17 +141,19 @@ def test_energies_alone_have_a_loss(tmp_path):
     lines = [f'2\nenergy={-30 - 0.01 * k} pbc="F F F"\nO 0 0 0\nO 0 0 {1.2 + 0.01 * k}\n' for k in range(60)]
     (tmp_path / "raw.xyz").write_text("".join(lines))
     settings = ConvertSettings(dataset="extxyz", name="o2", options={"raw": str(tmp_path / "raw.xyz")}, cutoff=3.0)
-    data = directory(tmp_path, "convert/o2", settings)
-    done = execute(data)
+    data = make_stage_directory(tmp_path, "convert/o2", settings)
+    done = run_stage(data)
     assert done.returncode == 0, done.stderr
-    made, losses = directory(tmp_path, "train/x", TrainSettings()), []
+    made, losses = make_stage_directory(tmp_path, "train/x", TrainSettings()), []
     model = EGNNConfig(width=16, depth=2, radial=4, cutoff=3.0)
     potential = build(model, 1, 12.0)
     save_file(potential.state_dict(), made / "model.safetensors")
     for name, weight in (("energies", 0.0), ("both", 1.0)):
         optim = OptimSettings(energy_weight=2.0, force_weight=weight)
         files.write_model(made / "model.json", of(model, ("o2",), optim))
-        there = directory(tmp_path, f"evaluate/{name}", EvaluateSettings(), {"train/x": made, "convert/o2": data})
+        there = make_stage_directory(
+            tmp_path, f"evaluate/{name}", EvaluateSettings(), {"train/x": made, "convert/o2": data}
+        )
         evaluate.main(stage_run.Run(there))
         said = files.read_model(there / "errors.json", Evaluation)
         losses.append(said.loss)

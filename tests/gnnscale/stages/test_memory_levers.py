@@ -15,7 +15,7 @@ from gnnscale.report.figures import levers as told
 from gnnscale.report.three_questions import memory
 from gnnscale.stages import memory_levers
 from tests.gnnscale.report.test_three_questions import data_and_model, study
-from tests.support.corpus import ROOT, directory, execute, result
+from tests.support.corpus import ROOT, make_stage_directory, read_result, run_stage
 from workflow.config import site_files
 from workflow.config.study import Study
 from workflow.jobs import requests as queueing
@@ -29,11 +29,11 @@ ASKED = LeverSettings(model=MODEL, batch=48, steps=1)
 @pytest.fixture(scope="module")
 def table(converted, tmp_path_factory):
     """Of one rank."""
-    made = directory(tmp_path_factory.mktemp("one"), "memory_levers/all", ASKED, converted, edge_chunk=512)
-    done = execute(made, timeout=400)
+    made = make_stage_directory(tmp_path_factory.mktemp("one"), "memory_levers/all", ASKED, converted, edge_chunk=512)
+    done = run_stage(made, timeout=400)
     assert done.returncode == 0, done.stderr
     assert (
-        result(made).values == {"ways": 4, "ranks": 1}
+        read_result(made).values == {"ways": 4, "ranks": 1}
         and json.loads((made / "progress.json").read_text())["done"] == 16
     )
     return files.read_model(made / "levers.json", LeverComparison)
@@ -62,8 +62,8 @@ def test_each_lever_saves_memory_as_the_planner_foretells(table):
 
 
 def test_two_ranks_take_the_step_of_one(table, converted, tmp_path):
-    made = directory(tmp_path, "memory_levers/all", ASKED, converted, edge_chunk=512, ranks=2)
-    done = execute(made, ranks=2, timeout=400)
+    made = make_stage_directory(tmp_path, "memory_levers/all", ASKED, converted, edge_chunk=512, ranks=2)
+    done = run_stage(made, ranks=2, timeout=400)
     assert done.returncode == 0, done.stderr
     found = files.read_model(made / "levers.json", LeverComparison)
     assert (found.ranks, found.structures, found.atoms, found.edges) == (2, table.structures, table.atoms, table.edges)
@@ -75,8 +75,8 @@ def test_two_ranks_take_the_step_of_one(table, converted, tmp_path):
 
 
 def test_more_is_asked_than_there_is(converted, tmp_path):
-    made = directory(tmp_path, "memory_levers/all", ASKED.model_copy(update={"batch": 1000}), converted)
-    done = execute(made)
+    made = make_stage_directory(tmp_path, "memory_levers/all", ASKED.model_copy(update={"batch": 1000}), converted)
+    done = run_stage(made)
     assert done.returncode == 64 and "a batch of 1000 structures asked for, the shards hold" in done.stderr
 
 

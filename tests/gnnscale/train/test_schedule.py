@@ -12,7 +12,7 @@ from gnnscale.train.normalisation import Normalisation
 from gnnscale.train.schedule import learning_rate, parameter_groups
 from tests.support.corpus import TINY
 from tests.support.synthetic import random_graph
-from tests.support.training import settings
+from tests.support.training import change_settings
 
 WIDTHS, STEPS = (16, 32, 64, 128, 256), 6
 
@@ -33,9 +33,9 @@ def test_every_parameter_is_in_one_group(optimizer):
 
 
 def change(forces: str, width: int, optim: OptimSettings, seed: int) -> float:
-    """How much the scalars of the last layer move in a few steps, rms."""
+    """Return how far the scalars of the last layer move in a few steps, rms."""
     torch.manual_seed(seed)
-    model = build(settings(model={"forces": forces, "width": width, "depth": 3}).model, 1, 12.0)
+    model = build(change_settings(model={"forces": forces, "width": width, "depth": 3}).model, 1, 12.0)
     optimizer = torch.optim.AdamW(parameter_groups(model, width, optim), betas=BETAS, weight_decay=0.0)
     for group in optimizer.param_groups:
         group["lr"] = optim.learning_rate * group["rate_factor"]

@@ -360,7 +360,7 @@ def test_a_node_that_is_not_fit_is_named(tmp_path):
 
 def test_a_real_stage(tmp_path, converted):
     """A real training runs through the same script."""
-    made = corpus.directory(tmp_path, "train/x", corpus.TINY, converted)
+    made = corpus.make_stage_directory(tmp_path, "train/x", corpus.TINY, converted)
     (left,) = Job([launch.StageAttempt("train/x", "train", made, 1)], python=sys.executable).end(0)
     assert left["code"] == 0, (made / "attempts" / "1" / "stderr").read_text()
     assert files.read_model(made / "result.json", StageResult).id == "train/x"

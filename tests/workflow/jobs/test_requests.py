@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from gnnscale.contract import places
 from gnnscale.contract.errors import UserError
 from gnnscale.contract.settings import TrainSettings
-from tests.support.sweeps import stage, sweep, training
+from tests.support.sweeps import make_stage, make_sweep, make_training
 from workflow.config import capacity, site_files
 from workflow.config.walltime import to_seconds
 from workflow.jobs import requests
@@ -33,7 +33,7 @@ def jobs(stages, site):
 def test_policies_are_kept(name, sizes):
     site = SITES[name]
     most = max(queue.nodes[1] for queue in capacity.training_queues(site).values())
-    stages = [training(site, f"t{i}", hours, min(nodes, most)) for i, (nodes, hours) in enumerate(sizes)]
+    stages = [make_training(site, f"t{i}", hours, min(nodes, most)) for i, (nodes, hours) in enumerate(sizes)]
     made = requests.schedule(stages, site)
     assert set(made) == {s.id for s in stages}
     for request in set(made.values()):
@@ -53,7 +53,7 @@ def test_policies_are_kept(name, sizes):
 
 @given(st.sampled_from(BATCH), st.integers(1, 300))
 def test_no_more_is_paid_than_twice_the_least(name, count):
-    site, stages = SITES[name], sweep(SITES[name], count, hours=2.0)
+    site, stages = SITES[name], make_sweep(SITES[name], count, hours=2.0)
     paid = requests.total_node_hours(requests.schedule(stages, site))
     least = min(
         sum(r.node_hours for r in requests.requests_in_queue(queue, site.queues[queue], 1, stages, site))
@@ -64,50 +64,53 @@ def test_no_more_is_paid_than_twice_the_least(name, count):
 
 # -------------------------------------------------------------------------------------------------- single decisions
 def test_a_training_is_a_job():
-    made = jobs(sweep(SITES["perlmutter"], 100, hours=3), SITES["perlmutter"])
+    made = jobs(make_sweep(SITES["perlmutter"], 100, hours=3), SITES["perlmutter"])
     assert len(made) == 100 and {r.nodes for r in made} == {1}
     assert {r.walltime for r in made} == {"04:30:00"} and {r.why for r in made} == {""}
 
 
 def test_many_short_trainings_do_not_flood_the_queue():
-    made = jobs(sweep(SITES["perlmutter"], 200, hours=0.1), SITES["perlmutter"])
+    made = jobs(make_sweep(SITES["perlmutter"], 200, hours=0.1), SITES["perlmutter"])
     assert len(made) == 50 and {len(r.stages) for r in made} == {4} and "200 short trainings" in made[0].why
-    assert len(jobs(sweep(SITES["perlmutter"], 50, hours=0.1), SITES["perlmutter"])) == 50
+    assert len(jobs(make_sweep(SITES["perlmutter"], 50, hours=0.1), SITES["perlmutter"])) == 50
 
 
 def test_a_queue_that_wants_ten_nodes_gets_ten_trainings():
     site = SITES["polaris"]
-    made = jobs(sweep(site, 100, hours=1), site)
+    made = jobs(make_sweep(site, 100, hours=1), site)
     assert {(r.queue, r.nodes, len(r.stages), r.nodes_each) for r in made} == {("prod-small", 10, 10, 1)}
     assert len(made) == 10 and "takes 10 to 24 nodes" in made[0].why
 
 
 def test_few_small_trainings_do_not_pay_for_a_large_job():
     for count in (1, 20):
-        made = jobs(sweep(SITES["aurora"], count, hours=1), SITES["aurora"])
+        made = jobs(make_sweep(SITES["aurora"], count, hours=1), SITES["aurora"])
         assert {r.queue for r in made} == {"capacity"} and sum(r.nodes for r in made) == count
-    made = jobs(sweep(SITES["aurora"], 240, hours=1), SITES["aurora"])
+    made = jobs(make_sweep(SITES["aurora"], 240, hours=1), SITES["aurora"])
     assert [(r.queue, r.nodes, len(r.stages)) for r in made] == [("prod-small", 256, 240)]
 
 
 def test_what_would_wait_for_each_other_is_packed():
     site = with_queue(SITES["slurm"], "default", max_running=4)
-    made = jobs(sweep(site, 20), site)
+    made = jobs(make_sweep(site, 20), site)
     assert [len(r.stages) for r in made] == [5, 5, 5, 5] and {r.nodes for r in made} == {5}
     assert "runs 4 job(s) of a user at a time" in made[0].why
 
 
 def test_trainings_of_about_the_same_length_share_a_job():
     site = with_queue(SITES["slurm"], "default", max_running=2)
-    stages = [training(site, f"t{i}", hours) for i, hours in enumerate([1, 9, 1.1, 10])]
+    stages = [make_training(site, f"t{i}", hours) for i, hours in enumerate([1, 9, 1.1, 10])]
     assert {r.stages for r in jobs(stages, site)} == {("train/t3", "train/t1"), ("train/t2", "train/t0")}
 
 
 def test_a_training_that_waits_for_another_is_not_in_its_job():
     site = with_queue(SITES["slurm"], "default", max_running=1)
-    first = [training(site, "a1"), training(site, "a2")]
-    later = [training(site, "b1", shorter=("train/a1",)), training(site, "b2", shorter=("train/a1", "train/a2"))]
-    last = training(site, "c", shorter=("train/b2",))
+    first = [make_training(site, "a1"), make_training(site, "a2")]
+    later = [
+        make_training(site, "b1", shorter=("train/a1",)),
+        make_training(site, "b2", shorter=("train/a1", "train/a2")),
+    ]
+    last = make_training(site, "c", shorter=("train/b2",))
     made = requests.schedule([last, *later, *first], site)
     assert made["train/a1"] is made["train/a2"] and made["train/b1"] is made["train/b2"]
     assert len({id(r) for r in made.values()}) == 3
@@ -115,12 +118,12 @@ def test_a_training_that_waits_for_another_is_not_in_its_job():
 
 def test_a_host_that_may_not_be_named_is_never_shared():
     for name in ("vista", "stampede3"):
-        assert all(len(r.stages) == 1 for r in jobs(sweep(SITES[name], 60), SITES[name]))
+        assert all(len(r.stages) == 1 for r in jobs(make_sweep(SITES[name], 60), SITES[name]))
 
 
 def test_what_takes_longer_than_the_queue_is_continued():
     site = SITES["clariden"]
-    (made,) = jobs([training(site, hours=30)], site)
+    (made,) = jobs([make_training(site, hours=30)], site)
     assert made.seconds == 12 * 3600 and made.jobs == 4 and "4 jobs one after another" in made.why
     assert made.node_hours == 30 and made.node_hours_at_most == 48
 
@@ -129,7 +132,7 @@ def test_no_more_is_asked_for_than_the_limit():
     """Schedulers count whole minutes, to which a limit must not be rounded up."""
     site = with_queue(SITES["slurm"], "default", max_walltime="02:20:30")
     site = site.model_copy(update={"serial": site.serial.model_copy(update={"walltime": "02:20:30"})})
-    for each in (training(site, hours=30), stage("convert", "c", 3e5), stage("convert", "c", 60)):
+    for each in (make_training(site, hours=30), make_stage("convert", "c", 3e5), make_stage("convert", "c", 60)):
         (made,) = jobs([each], site)
         assert made.walltime == "02:20:00" and made.seconds == 8400
 
@@ -138,30 +141,30 @@ def test_no_more_is_asked_for_than_the_limit():
 def test_a_job_is_told_to_stop_after_what_it_is_expected_to_take(signal):
     site = SITES["polaris"]
     site = site.model_copy(update={"scheduler": site.scheduler.model_copy(update={"signal_seconds": signal})})
-    (made,) = jobs([training(site, hours=0.4)], site)
+    (made,) = jobs([make_training(site, hours=0.4)], site)
     assert made.jobs == 1 and made.seconds - signal >= made.expected
 
 
 def test_a_queue_may_be_asked_for():
     site = SITES["polaris"].model_copy(update={"train": SITES["polaris"].train.model_copy(update={"queue": "debug"})})
-    (made,) = jobs([training(site, hours=0.2)], site)
+    (made,) = jobs([make_training(site, hours=0.2)], site)
     assert (made.queue, made.seconds) == ("debug", 1800)
 
 
 def test_a_training_that_no_queue_takes_is_refused_in_words():
     with pytest.raises(UserError, match="train/x needs 4000 nodes, no queue of this site takes more than 496"):
-        requests.schedule([training(SITES["polaris"], nodes=4000)], SITES["polaris"])
+        requests.schedule([make_training(SITES["polaris"], nodes=4000)], SITES["polaris"])
 
 
 # ------------------------------------------------------------------------------------------------ stages without ranks
 def test_stages_without_ranks_share_a_job_where_they_are_ready_together():
     site = SITES["stampede3"]
-    stages = [stage("convert", f"c{i}", 60 * i, needs=("convert_part/s",) * (i == 1)) for i in range(1, 5)]
+    stages = [make_stage("convert", f"c{i}", 60 * i, needs=("convert_part/s",) * (i == 1)) for i in range(1, 5)]
     stages += [
-        stage("convert_part", "s", 100),
-        stage("audit", "all", 50, needs=tuple(f"convert/c{i}" for i in range(1, 5))),
+        make_stage("convert_part", "s", 100),
+        make_stage("audit", "all", 50, needs=tuple(f"convert/c{i}" for i in range(1, 5))),
     ]
-    stages += [stage("scaling", "all", 5), stage("report", "all", 5)]
+    stages += [make_stage("scaling", "all", 5), make_stage("report", "all", 5)]
     made = requests.schedule(stages, site)
     assert {r.stages: (r.slots, r.expected) for r in made.values()} == {
         ("convert/c4", "convert/c3", "convert/c2", "convert_part/s"): (4, 240.0),
@@ -175,16 +178,16 @@ def test_stages_without_ranks_share_a_job_where_they_are_ready_together():
 
 def test_what_takes_longer_than_its_queue_goes_on_if_it_can():
     site = SITES["stampede3"]
-    made = requests.schedule([stage("convert", "c", 3e5)], site)["convert/c"]
+    made = requests.schedule([make_stage("convert", "c", 3e5)], site)["convert/c"]
     assert made.jobs == 3 and made.walltime == "48:00:00" and "more `parts`" in made.why
-    made = requests.schedule([stage("evaluate", "e", 3e5)], site)["evaluate/e"]
+    made = requests.schedule([make_stage("evaluate", "e", 3e5)], site)["evaluate/e"]
     assert made.jobs == 1 and "longer than skx allows: set serial.queue" in made.why
 
 
 def test_in_an_image_the_laws_and_the_report_are_of_a_job_too():
     """A login node may lack the runtime, and the disks and sockets that are bound on nodes."""
-    stages = [stage("evaluate", "e", 60), stage("scaling", "all", 5, needs=("evaluate/e",))]
-    stages += [stage("report", "all", 5, needs=("scaling/all",))]
+    stages = [make_stage("evaluate", "e", 60), make_stage("scaling", "all", 5, needs=("evaluate/e",))]
+    stages += [make_stage("report", "all", 5, needs=("scaling/all",))]
     for name in ("frontier", "polaris", "clariden"):
         made = requests.schedule(stages, SITES[name])
         assert set(made) == {"evaluate/e"}
@@ -202,9 +205,9 @@ def test_in_an_image_the_laws_and_the_report_are_of_a_job_too():
 )
 def test_left_over_evaluations_have_a_gpu_each(name, slots):
     """Nodes of the queue must have GPUs: stampede3 has a queue of CPUs for these stages."""
-    made = jobs([stage("evaluate", f"e{i}", 600) for i in range(78)], SITES[name])
+    made = jobs([make_stage("evaluate", f"e{i}", 600) for i in range(78)], SITES[name])
     assert {r.slots for r in made} == {slots} and f"{slots} at a time" in made[0].why
-    made = jobs([stage("convert", f"c{i}", 600) for i in range(78)], SITES[name])
+    made = jobs([make_stage("convert", f"c{i}", 600) for i in range(78)], SITES[name])
     assert min(r.slots for r in made) >= 29, "conversions need none"
 
 
@@ -212,7 +215,7 @@ def test_left_over_evaluations_have_a_gpu_each(name, slots):
 def test_whatever_is_left_to_evaluate(lengths, name, cores):
     """Few jobs, every stage once, and at least the work divided by the cores that share it."""
     site = SITES[name].model_copy(update={"node": SITES[name].node.model_copy(update={"cores": cores or 16})})
-    stages = [stage("evaluate", f"e{i}", seconds) for i, seconds in enumerate(lengths)]
+    stages = [make_stage("evaluate", f"e{i}", seconds) for i, seconds in enumerate(lengths)]
     made = jobs(stages, site)
     assert sorted(id for r in made for id in r.stages) == sorted(s.id for s in stages)
     room, longest = site.queues[made[0].queue], max(lengths)
@@ -228,8 +231,8 @@ def test_whatever_is_left_to_evaluate(lengths, name, cores):
 
 def test_an_evaluation_rides_in_the_job_of_its_training():
     site = with_queue(SITES["slurm"], "default", max_running=1)
-    trainings = [training(site, "a", 1), training(site, "b", 2)]
-    stages = [*trainings, *(stage("evaluate", n, 360, needs=(f"train/{n}", "convert/c")) for n in "abx")]
+    trainings = [make_training(site, "a", 1), make_training(site, "b", 2)]
+    stages = [*trainings, *(make_stage("evaluate", n, 360, needs=(f"train/{n}", "convert/c")) for n in "abx")]
     made = requests.schedule(stages, site)
     shared = made["train/a"]
     assert shared.stages == ("train/b", "train/a") and shared.all == ("train/b", "train/a", "evaluate/b", "evaluate/a")
@@ -267,7 +270,7 @@ def test_no_more_ranks_than_structures_in_a_batch():
 
 def test_a_budget_is_refused_before_it_is_passed():
     site = SITES["perlmutter"]
-    made = requests.schedule(sweep(site, 10, hours=2), site)
+    made = requests.schedule(make_sweep(site, 10, hours=2), site)
     requests.check_budget(made, site, 20.0)
     requests.check_budget(made, site, None)
     with pytest.raises(UserError, match=r"expected to take 20\.0 node-hours, --max-node-hours allows 19\.9"):

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.support.cluster import wait
+from tests.support.cluster import wait_until
 from workflow.scheduler import query
 from workflow.scheduler.poller import SchedulerPoller
 from workflow.scheduler.query import JobStatus, Scheduler, SchedulerUnreachable, Snapshot
@@ -175,7 +175,7 @@ def test_a_scheduler_that_does_not_answer_is_queried_less_and_less(polled):
     fake, poller = polled
     fake.fails = True
     poller.follow("1")
-    wait(lambda: len(fake.queries) >= 4, 60, "four queries")
+    wait_until(lambda: len(fake.queries) >= 4, 60, "four queries")
     assert poller.wait_for_snapshot(0, 0.1) is None
     gaps = [b - a for a, b in itertools.pairwise(fake.queries)]
     assert all(gap > 0.39 * 2**k for k, gap in enumerate(gaps)), gaps

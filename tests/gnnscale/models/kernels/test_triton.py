@@ -23,7 +23,7 @@ from gnnscale.models import egnn
 from gnnscale.models.kernels import messages, verified
 from gnnscale.models.kernels.chunked import Chunk, Sums, chunks
 from gnnscale.models.registry import build
-from tests.support.structures import CUTOFF, Sample, batch, crystal, molecule
+from tests.support.structures import CUTOFF, Sample, make_batch, make_crystal, make_molecule
 
 if find_spec("triton") is None:
     if "triton" in os.environ.get("GNNSCALE_REQUIRE", ""):
@@ -170,7 +170,7 @@ def network(form: str, forces: str, edge_chunk: int | None, fused: bool) -> torc
     potential = build(config, sources=2, average_degree=12.0, edge_chunk=edge_chunk)
     torch.nn.init.normal_(potential.backbone.readout.weight)
     rng, alone = np.random.default_rng(1), Sample(np.array([8]), np.zeros((1, 3)), np.zeros((3, 3)), np.zeros(3, bool))
-    made = batch([alone, molecule(rng, 5), crystal(rng, 1), alone], CUTOFF, SINGLE)
+    made = make_batch([alone, make_molecule(rng, 5), make_crystal(rng, 1), alone], CUTOFF, SINGLE)
     potential, made = potential.to(DEVICE), AtomGraphs(*(x.to(DEVICE) for x in made))
     with pytest.MonkeyPatch.context() as patch:
         for module in (messages, egnn):  # without a GPU, Triton's interpreter takes its place

@@ -55,7 +55,10 @@ def test_data_that_bring_nothing_are_called_so():
         "nothing is seen to come of the data themselves"
         in data_vs_steps.describe_tradeoffs(data_vs_steps.find_tradeoffs(points, find_main_grid(points)), "loss")[0]
     )
-    assert data_vs_steps.find_tradeoffs(grid(), find_main_grid(grid())) == [] and data_vs_steps.describe_tradeoffs([], "loss") == []
+    assert (
+        data_vs_steps.find_tradeoffs(grid(), find_main_grid(grid())) == []
+        and data_vs_steps.describe_tradeoffs([], "loss") == []
+    )
 
 
 def test_runs_that_do_not_say_how_long_they_were_are_traded_for_none():

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from gnnscale.scaling.comparisons.width_vs_depth import find_depth_lines, judge_depth_claim, smoothing
+from gnnscale.scaling.comparisons.width_vs_depth import describe_smoothing, find_depth_lines, judge_depth_claim
 from tests.gnnscale.scaling.test_analysis import run
 
 
@@ -77,7 +77,7 @@ def test_smoothing_is_a_fall_of_both_measures(distance, energy, words):
         for p in points
     ]
     (found,) = find_depth_lines(points)
-    assert smoothing(found) == words
+    assert describe_smoothing(found) == words
 
 
 def test_depths_past_three_are_held_against_three_not_against_the_best():

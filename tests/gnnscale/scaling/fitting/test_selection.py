@@ -21,7 +21,9 @@ def mesh():
 def test_criteria_by_hand():
     """100 points, sum of Huber losses 2e-4, two parameters and the width of the residuals."""
     likelihood = 200 * math.log(2e-4)
-    assert information_criteria(2e-4, 100, 2) == pytest.approx((likelihood + 6 + 24 / 96, likelihood + 3 * math.log(100)))
+    assert information_criteria(2e-4, 100, 2) == pytest.approx(
+        (likelihood + 6 + 24 / 96, likelihood + 3 * math.log(100))
+    )
     assert information_criteria(2e-4, 4, 2) == (None, None)
 
 
