@@ -15,7 +15,7 @@ from gnnscale.contract.results import StageResult
 from gnnscale.contract.scaling_results import Fit, LawFit, Point
 from gnnscale.contract.settings import TrainSettings
 from gnnscale.contract.stage_spec import StageSpec
-from workflow.config import study
+from workflow.config import study, study_files, sweeps
 from workflow.config.site import SiteConfig
 from workflow.plan import cost
 from workflow.run_directory import status
@@ -67,7 +67,7 @@ def read_basis(root: Path, target: str, site: SiteConfig, name: str) -> AdviceBa
     fit, rows = read_fit(root)
     entry = choose_law(root, fit, target)
     points = [point for point in rows if point.run in set(entry.points)]
-    _, finished = study.load(str(root / "study.yaml"))
+    _, finished = study_files.load(str(root / "study.yaml"))
     largest = max(points, key=lambda point: point.flops)
     settings = settings_of_point(root, finished, largest)
     return AdviceBasis(
@@ -120,7 +120,7 @@ def choose_law(root: Path, fit: Fit, target: str) -> LawFit:
 
 def settings_of_point(root: Path, finished: study.Study, point: Point) -> TrainSettings:
     """Return the settings of the run that made a point, with all structures and the epochs that it really had."""
-    settings = next((run.settings for run in study.expand_runs(finished) if run.name == point.run), None)
+    settings = next((run.settings for run in sweeps.expand_runs(finished) if run.name == point.run), None)
     if settings is None or settings.model.label != point.model:
         found = "has no such run" if settings is None else f"has {settings.model.label} there"
         raise UserError(

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from gnnscale.contract.command_name import command_name
 from gnnscale.contract.exit_codes import USAGE
-from workflow.config.yaml_file import suggest
+from workflow.config.field_problems import suggest
 from workflow.plan.stage import FOLDER_OF_KIND
 
 SHELLS = ("bash", "zsh", "fish")

@@ -21,7 +21,7 @@ from workflow.cli import completion, findings_output, live_table, output, plan_o
 from workflow.cli.arguments import build_parser
 from workflow.cli.drive import do_run
 from workflow.cli.invocation import Invocation, run_directory, site_settings
-from workflow.config import site_files, study
+from workflow.config import site_files, study_files
 from workflow.doctor import diagnosis, examine, new_site
 from workflow.images import apptainer, image_file, push_image, verify_image
 from workflow.jobs import cancel
@@ -33,16 +33,16 @@ STATUS_SECONDS = 1.0  # between two looks of `status --watch`
 
 def named_run_directory(arguments: argparse.Namespace) -> Path:
     """Return the run directory without reading the study, whose file may be gone."""
-    return run_directory(arguments, study.study_name(getattr(arguments, "study", "default")))
+    return run_directory(arguments, study_files.study_name(getattr(arguments, "study", "default")))
 
 
 def do_plan(arguments: argparse.Namespace) -> int:
-    asked = Invocation(arguments)
-    planned = done.judge_stages(asked.stages, asked.root, arguments.deep)
+    invocation = Invocation(arguments)
+    planned = done.judge_stages(invocation.stages, invocation.root, arguments.deep)
     if arguments.json:
-        print(json.dumps(plan_output.encode_plan(planned, asked.site), indent=1))
+        print(json.dumps(plan_output.encode_plan(planned, invocation.site), indent=1))
     else:
-        plan_output.print_plan(asked.study_name, asked.study, planned, asked.site, asked.root)
+        plan_output.print_plan(invocation.study_name, invocation.study, planned, invocation.site, invocation.root)
     return DONE
 
 
@@ -84,15 +84,17 @@ def do_cancel(arguments: argparse.Namespace) -> int:
             return job.is_stale(folders)
         return not named or bool(named & (job.stages.keys() - job.ended))
 
-    said = cancel.cancel_jobs(root, site, name, wanted)
-    print("\n".join(said) if said else "no job of this study is in the queue")
+    lines = cancel.cancel_jobs(root, site, name, wanted)
+    print("\n".join(lines) if lines else "no job of this study is in the queue")
     return DONE
 
 
 def do_explain(arguments: argparse.Namespace) -> int:
-    asked = Invocation(arguments)
-    stage = output.find_stage(arguments.id, asked.stages)
-    plan_output.print_explanation(done.judge_stages(asked.stages, asked.root), stage, asked.stages, asked.root)
+    invocation = Invocation(arguments)
+    stage = output.find_stage(arguments.id, invocation.stages)
+    plan_output.print_explanation(
+        done.judge_stages(invocation.stages, invocation.root), stage, invocation.stages, invocation.root
+    )
     return DONE
 
 
@@ -115,22 +117,23 @@ def do_advise(arguments: argparse.Namespace) -> int:
 
 
 def check_study(arguments: argparse.Namespace) -> diagnosis.Finding:
+    """Return the finding about the study that `doctor --study` names."""
     try:
-        asked = Invocation(arguments)
-        return examine.examine_study(done.judge_stages(asked.stages, asked.root), asked.site)
-    except UserError as problem:
-        said, *fix = str(problem).splitlines()
-        return diagnosis.bad("study", said, fix[0] if fix else "")
+        invocation = Invocation(arguments)
+        return examine.examine_study(done.judge_stages(invocation.stages, invocation.root), invocation.site)
+    except UserError as error:
+        return diagnosis.bad_as("study", error)
 
 
 def do_doctor(arguments: argparse.Namespace) -> int:
     name, settings = getattr(arguments, "site", "local"), site_settings(arguments)
-    site, found = site_files.load(name, settings), []
+    site, found = site_files.load(name, settings), list[diagnosis.Finding]()
     say = findings_output.progress_writer(sys.stderr)
     if not arguments.json:
         print(f"{name}: {site.title}")
+    colour, width = live_table.has_colours(sys.stdout), findings_output.label_width(site)
     first = [check_study(arguments)] if hasattr(arguments, "study") else []
-    asked = examine.examine(
+    checked = examine.examine(
         diagnosis.ChosenSite(name, settings, site),
         named_run_directory(arguments),
         not arguments.no_job,
@@ -139,43 +142,37 @@ def do_doctor(arguments: argparse.Namespace) -> int:
         say,
     )
     try:
-        for each in itertools.chain(first, asked):
+        for each in itertools.chain(first, checked):
             say("")
             found.append(each)
             if not arguments.json:
-                print(
-                    findings_output.format_finding(
-                        each, live_table.has_colours(sys.stdout), findings_output.label_width(site)
-                    ),
-                    flush=True,
-                )
+                print(findings_output.format_finding(each, colour, width), flush=True)
     except KeyboardInterrupt:
         say("")
         print("stopped; if a job was submitted, it was cancelled", file=sys.stderr)
         return INTERRUPTED
-    print(
-        json.dumps(findings_output.encode_findings(name, found), indent=1)
-        if arguments.json
-        else findings_output.summarize(found)
-    )
+    as_json = json.dumps(findings_output.encode_findings(name, found), indent=1)
+    print(as_json if arguments.json else findings_output.summarize(found))
     return FAILED if any(each.state == "bad" for each in found) else DONE
 
 
 def do_clean(arguments: argparse.Namespace) -> int:
-    asked = Invocation(arguments)
-    driver = lease.live_driver(asked.root)
+    invocation = Invocation(arguments)
+    driver = lease.live_driver(invocation.root)
     if driver is not None:
         raise UserError(
-            f"{asked.root}: a driver is running here (pid {driver['pid']} on {driver['host']})", "stop it first"
+            f"{invocation.root}: a driver is running here (pid {driver['pid']} on {driver['host']})", "stop it first"
         )
-    at_work = [job for job in journal.unfinished_jobs(asked.root) if not status.is_fully_withdrawn(asked.root, job)]
+    at_work = [
+        job for job in journal.unfinished_jobs(invocation.root) if not status.is_fully_withdrawn(invocation.root, job)
+    ]
     if at_work and arguments.yes:
         raise UserError(
-            f"{asked.root}: {len(at_work)} job(s) may still be running here "
+            f"{invocation.root}: {len(at_work)} job(s) may still be running here "
             f"({', '.join(job.id or job.name for job in at_work[:8])})",
-            f"end them first: {asked.command('cancel', at_work[0].site)}",
+            f"end them first: {invocation.command('cancel', at_work[0].site)}",
         )
-    links.remove_results(asked.root, asked.stages, everything=arguments.all, confirmed=arguments.yes)
+    links.remove_results(invocation.root, invocation.stages, everything=arguments.all, confirmed=arguments.yes)
     return DONE
 
 

@@ -46,43 +46,43 @@ def report_error(error: BaseException) -> int:
 
 def do_run(arguments: argparse.Namespace) -> int:
     """Take the run directory for this driver and drive the study."""
-    asked = Invocation(arguments)
-    asked.root.mkdir(parents=True, exist_ok=True)
-    holder = lease.Lease(asked.root)
+    invocation = Invocation(arguments)
+    invocation.root.mkdir(parents=True, exist_ok=True)
+    holder = lease.Lease(invocation.root)
     holder.take()
     try:
-        return drive(asked, holder)
+        return drive(invocation, holder)
     finally:
         holder.release()
 
 
-def drive(asked: Invocation, holder: lease.Lease) -> int:
+def drive(invocation: Invocation, holder: lease.Lease) -> int:
     """Do what is not done and return the exit code; show the progress, and at the end a summary."""
-    planned = done.judge_stages(asked.stages, asked.root)
-    left = [each for each in planned.values() if each.state != "done" and each.stage.id in asked.wanted]
-    print_head(asked, planned, left)
-    status.write_plan(asked.root, asked.study_name, asked.site_name, asked.stages)
-    output.write_resolved(asked.root, asked.study, asked.site)
+    planned = done.judge_stages(invocation.stages, invocation.root)
+    left = [each for each in planned.values() if each.state != "done" and each.stage.id in invocation.wanted]
+    print_head(invocation, planned, left)
+    status.write_plan(invocation.root, invocation.study_name, invocation.site_name, invocation.stages)
+    output.write_resolved(invocation.root, invocation.study, invocation.site)
     if not left:
-        links.link_results(asked.root, asked.stages)
-        print(f"nothing to do; report: {asked.root / 'report.html'}" if not asked.until else "nothing to do")
+        links.link_results(invocation.root, invocation.stages)
+        print(f"nothing to do; report: {invocation.root / 'report.html'}" if not invocation.until else "nothing to do")
         return DONE
-    raise_if_refused(left, asked.site_name)
-    raise_if_not_ready(asked)
-    print_hints(asked)
-    requests = job_requests.schedule([each.stage for each in left], asked.site)
-    job_requests.check_budget(requests, asked.site, asked.max_node_hours)
-    return execute(asked, holder, requests)
+    raise_if_refused(left, invocation.site_name)
+    raise_if_not_ready(invocation)
+    print_hints(invocation)
+    requests = job_requests.schedule([each.stage for each in left], invocation.site)
+    job_requests.check_budget(requests, invocation.site, invocation.max_node_hours)
+    return execute(invocation, holder, requests)
 
 
-def execute(asked: Invocation, holder: lease.Lease, requests: dict[str, Request]) -> int:
+def execute(invocation: Invocation, holder: lease.Lease, requests: dict[str, Request]) -> int:
     """Run the stages, locally or in batch jobs, until all have ended or the driver is stopped."""
     from workflow.execute.dag import Dag  # Parsl takes half a second to import
 
     stop, began = StopRequest(), time.monotonic()
-    dag = Dag(asked.wanted, asked.site, asked.site_name, asked.root, requests)
+    dag = Dag(invocation.wanted, invocation.site, invocation.site_name, invocation.root, requests)
     try:
-        run_until_finished(dag, asked, holder, stop)
+        run_until_finished(dag, invocation, holder, stop)
         code = DONE
     except BaseException as error:
         dag.stop()
@@ -90,43 +90,43 @@ def execute(asked: Invocation, holder: lease.Lease, requests: dict[str, Request]
     dag.close()
     if code := stop.code or code:
         with contextlib.suppress(BrokenPipeError):  # `| tee` received the same Ctrl-C
-            output.print_stopped(dag, asked)
+            output.print_stopped(dag, invocation)
         holder.release()
         os._exit(code)  # threads that wait for Parsl must not keep us
-    links.link_results(asked.root, asked.stages)
-    output.print_summary(dag, asked, time.monotonic() - began)
+    links.link_results(invocation.root, invocation.stages)
+    output.print_summary(dag, invocation, time.monotonic() - began)
     return FAILED if dag.failures else DONE
 
 
-def print_head(asked: Invocation, planned: dict[str, PlannedStage], left: list[PlannedStage]) -> None:
+def print_head(invocation: Invocation, planned: dict[str, PlannedStage], left: list[PlannedStage]) -> None:
     """Print what is going to be done, where the results will be, and what may go wrong."""
     print(
-        f"{asked.study.title}: {len(asked.wanted)} stages, {len(asked.wanted) - len(left)} done, {len(left)} to do"
-        + (f", about {output.format_duration(done.remaining_seconds(planned, asked.site))}" if left else "")
+        f"{invocation.study.title}: {len(invocation.wanted)} stages, {len(invocation.wanted) - len(left)} done, {len(left)} to do"
+        + (f", about {output.format_duration(done.remaining_seconds(planned, invocation.site))}" if left else "")
     )
-    print(f"results: {asked.root}", flush=True)
-    plan_output.print_warnings(planned, asked.site, asked.root)
+    print(f"results: {invocation.root}", flush=True)
+    plan_output.print_warnings(planned, invocation.site, invocation.root)
 
 
-def raise_if_not_ready(asked: Invocation) -> None:
+def raise_if_not_ready(invocation: Invocation) -> None:
     """Raise if this host, the account or the image is not what the site needs."""
-    site_files.check_host(asked.site_name, asked.site, asked.settings)
-    site_files.check_arch(asked.site_name, asked.site, asked.settings)
-    site_files.check_account(asked.site_name, asked.site)
-    if asked.site.container.use:
-        checks.raise_if_faulty(asked.site)
+    site_files.check_host(invocation.site_name, invocation.site, invocation.settings)
+    site_files.check_arch(invocation.site_name, invocation.site, invocation.settings)
+    site_files.check_account(invocation.site_name, invocation.site)
+    if invocation.site.container.use:
+        checks.raise_if_faulty(invocation.site)
 
 
-def print_hints(asked: Invocation) -> None:
+def print_hints(invocation: Invocation) -> None:
     """Print commands worth typing before jobs are submitted."""
-    if asked.site.has_scheduler and not (asked.root / "events.jsonl").exists():
-        print(f"first run here; to check the site: {asked.command('doctor')}", flush=True)
-    folders = {stage.folder for stage in asked.stages.values()}
-    stale = [job for job in journal.unfinished_jobs(asked.root) if job.is_stale(folders)]
+    if invocation.site.has_scheduler and not (invocation.root / "events.jsonl").exists():
+        print(f"first run here; to check the site: {invocation.command('doctor')}", flush=True)
+    folders = {stage.folder for stage in invocation.stages.values()}
+    stale = [job for job in journal.unfinished_jobs(invocation.root) if job.is_stale(folders)]
     if stale:
         print(
             f"{len(stale)} job(s) of stages that the study no longer has may be in the queue; to end them: "
-            f"{asked.command('cancel')} --stale"
+            f"{invocation.command('cancel')} --stale"
         )
 
 
@@ -141,15 +141,15 @@ def raise_if_refused(left: list[PlannedStage], site: str) -> None:
         )
 
 
-def run_until_finished(dag: Dag, asked: Invocation, holder: lease.Lease, stop: StopRequest) -> None:
+def run_until_finished(dag: Dag, invocation: Invocation, holder: lease.Lease, stop: StopRequest) -> None:
     """Submit the stages and show their progress until all have ended or a stop is requested."""
-    with live_table.ProgressDisplay(asked.root, status.read_plan(asked.root)) as display:
+    with live_table.ProgressDisplay(invocation.root, status.read_plan(invocation.root)) as display:
         dag.submit()
-        while not dag.is_complete and not stop.asked:
+        while not dag.is_complete and not stop.requested:
             display.update(dag.states, dag.banner)
             holder.renew()
             time.sleep(LOOP_SECONDS)
-        if stop.asked:
+        if stop.requested:
             dag.stop()
         display.update(dag.states)
 
@@ -158,9 +158,9 @@ class StopRequest:
     """A flag that Ctrl-C and SIGTERM set, and the exit code that goes with it."""
 
     def __init__(self) -> None:
-        self.asked, self.code = False, DONE
+        self.requested, self.code = False, DONE
         signal.signal(signal.SIGINT, lambda *_: self.note(INTERRUPTED))
         signal.signal(signal.SIGTERM, lambda *_: self.note(STOPPED))
 
     def note(self, code: int) -> None:
-        self.asked, self.code = True, code
+        self.requested, self.code = True, code

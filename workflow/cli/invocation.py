@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gnnscale.contract.command_name import command_name
 from gnnscale.contract.places import runs_folder
-from workflow.config import site_files, study
+from workflow.config import site_files, study, study_files
 from workflow.images import image_file
 from workflow.plan.build import build_stages
 from workflow.plan.stage import FOLDER_OF_KIND
@@ -21,7 +21,7 @@ class Invocation:
     def __init__(self, arguments: argparse.Namespace):
         self.site_name: str = getattr(arguments, "site", "local")
         self.typed: str = getattr(arguments, "study", "default")
-        self.study_name, self.study = study.load(self.typed)
+        self.study_name, self.study = study_files.load(self.typed)
         self.settings = site_settings(arguments)
         self.max_node_hours: float | None = getattr(arguments, "max_node_hours", None)
         self.site = site_files.load(self.site_name, self.settings)

@@ -11,9 +11,9 @@ from gnnscale.contract import files
 from gnnscale.contract.errors import UserError
 from gnnscale.schema import Spec
 from workflow.cli.invocation import Invocation
+from workflow.config.field_problems import suggest
 from workflow.config.site import SiteConfig
 from workflow.config.study import Study
-from workflow.config.yaml_file import suggest
 
 if TYPE_CHECKING:  # Parsl takes half a second to import
     from workflow.execute.dag import Dag
@@ -52,7 +52,7 @@ def to_yaml(settings: Spec) -> str:
 
 
 # ------------------------------------------------------------------------------------------------ the end of a run
-def print_summary(dag: Dag, asked: Invocation, seconds: float) -> None:
+def print_summary(dag: Dag, invocation: Invocation, seconds: float) -> None:
     """Print each failure, with the end of its output where it is the first with that message, and what to type next."""
     states = list(dag.states.values())
     print(f"{states.count('done')} of {len(dag.stages)} stages done in {format_duration(seconds)}")
@@ -63,16 +63,18 @@ def print_summary(dag: Dag, asked: Invocation, seconds: float) -> None:
         if first == id:
             for line in outcome.tail:
                 print(f"    | {line}")
-            print(f"    {outcome.hint or 'all output: ' + asked.command('logs') + ' ' + id}")
+            print(f"    {outcome.hint or 'all output: ' + invocation.command('logs') + ' ' + id}")
     if dag.failures:
-        print(f"{states.count('blocked')} stage(s) wait for what failed. When it is fixed: {asked.command()}")
+        print(f"{states.count('blocked')} stage(s) wait for what failed. When it is fixed: {invocation.command()}")
     elif "report/all" in dag.stages:
-        print(f"report: {asked.root / 'report.html'}")
+        print(f"report: {invocation.root / 'report.html'}")
 
 
-def print_stopped(dag: Dag, asked: Invocation) -> None:
+def print_stopped(dag: Dag, invocation: Invocation) -> None:
     """Print which jobs keep running, and how to continue."""
     left = dag.jobs_left_running()
     if left:
-        print(f"{left} job{' goes' if left == 1 else 's go'} on without this driver; to end: {asked.command('cancel')}")
-    print(f"stopped; to go on: {asked.command()}", flush=True)
+        print(
+            f"{left} job{' goes' if left == 1 else 's go'} on without this driver; to end: {invocation.command('cancel')}"
+        )
+    print(f"stopped; to go on: {invocation.command()}", flush=True)

@@ -22,12 +22,12 @@ from workflow.plan.stage import FOLDER_OF_KIND, PlannedStage, Stage
 MAX_REASON_LENGTH = 120  # characters of it in a table
 
 
-def print_plan(name: str, asked: Study, planned: dict[str, PlannedStage], site: SiteConfig, root: Path) -> None:
+def print_plan(name: str, study: Study, planned: dict[str, PlannedStage], site: SiteConfig, root: Path) -> None:
     """Print a line for each stage, the jobs that would be submitted, and what may go wrong."""
-    print(f"{name}: {asked.title}\n{root}\n")
+    print(f"{name}: {study.title}\n{root}\n")
     width = max(len(id) for id in planned)
     for each in planned.values():
-        size, time, reason = describe_size(each, len(asked.data)), describe_time(each, site), describe_reason(each)
+        size, time, reason = describe_size(each, len(study.data)), describe_time(each, site), describe_reason(each)
         print(f"  {each.stage.id:{width}}  {each.state:7}  {size:32}  {time:14}  {reason}".rstrip())
     left = [each.stage for each in planned.values() if each.state != "done"]
     possible = [each.stage for each in planned.values() if each.state not in ("done", "refused")]

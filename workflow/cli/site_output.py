@@ -29,19 +29,19 @@ def print_site(name: str, config: SiteConfig, action: str) -> None:
         print(f"sites/{name}.yaml: valid")
 
 
-def output_scripts(asked: Invocation, out: Path | None) -> None:
+def output_scripts(invocation: Invocation, out: Path | None) -> None:
     """Print or write the scripts of all jobs of a study, as if nothing of it were done."""
-    config = asked.site
+    config = invocation.site
     if not config.has_scheduler:
         raise UserError(
-            f"site {asked.site_name} has no scheduler, so there are no jobs; `run` writes a command.sh for each stage"
+            f"site {invocation.site_name} has no scheduler, so there are no jobs; `run` writes a command.sh for each stage"
         )
     if config.account is None and config.account_rule.required:
         example = config.account_rule.example or "ACCOUNT"
         print(f"no account is given; the scripts have {example} in its place", file=sys.stderr)
         config = config.model_copy(update={"account": example})
-    requests = job_requests.schedule(list(asked.stages.values()), config)
-    for name, text in render.render_scripts(requests, asked.stages, config, asked.root).items():
+    requests = job_requests.schedule(list(invocation.stages.values()), config)
+    for name, text in render.render_scripts(requests, invocation.stages, config, invocation.root).items():
         if out is None:
             print(f"#-------- {name}\n{text}")
         else:

@@ -359,9 +359,9 @@ def gpu_fault(at: ChosenSite, stated: Gpus, ranks: Sequence[RankReport]) -> Find
     return None
 
 
-def is_same_gpu(said: str, found: str) -> bool:
+def is_same_gpu(stated: str, found: str) -> bool:
     """Return whether a word with a digit of the file's name, such as A100 or MI250X, is in the GPU's own name."""
-    names = [word for word in re.findall(r"[A-Za-z]*\d+[A-Za-z]*", said) if not re.fullmatch(r"\d+GB", word, re.I)]
+    names = [word for word in re.findall(r"[A-Za-z]*\d+[A-Za-z]*", stated) if not re.fullmatch(r"\d+GB", word, re.I)]
     return not names or any(name.lower() in found.lower().replace("graphics", "") for name in names)
 
 

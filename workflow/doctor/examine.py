@@ -18,9 +18,9 @@ from pathlib import Path
 from gnnscale.contract.errors import UserError, describe_os_error
 from gnnscale.machine import directory_check
 from workflow.config import capacity, scratch_lifetime, site_files
+from workflow.config.field_problems import suggest
 from workflow.config.site import SiteConfig
 from workflow.config.walltime import to_seconds
-from workflow.config.yaml_file import suggest
 from workflow.doctor import trial_job
 from workflow.doctor.diagnosis import (
     CHECKED_BY_JOB,
@@ -90,8 +90,8 @@ def examine_host(at: ChosenSite) -> Iterator[Finding]:
     for what, check in (("host", site_files.check_host), ("architecture", site_files.check_arch)):
         try:
             check(at.name, at.site, at.settings)
-        except UserError as problem:
-            yield bad_as(what, problem)
+        except UserError as error:
+            yield bad_as(what, error)
         else:
             yield ok(what, platform.node() if what == "host" else platform.machine())
     text = tempfile.gettempdir()
@@ -126,13 +126,13 @@ def examine_scheduler(at: ChosenSite) -> tuple[Finding, limits.SchedulerLimits |
 def examine_account(at: ChosenSite, known: limits.SchedulerLimits) -> Finding:
     """Check the account against the accounts that the scheduler has for this user."""
     rule = at.site.account_rule
-    good, said, fix = limits.check_account(at.site.account, rule.required, known)
+    good, found, fix = limits.check_account(at.site.account, rule.required, known)
     if good is None and at.site.account is None and rule.required:
         return bad("account", "no account is given", f"--set account={rule.example or 'ACCOUNT'}")
     if good is None:
-        return not_checked("account", said)
+        return not_checked("account", found)
     given = f"{at.line('account')}: " if at.site.account else ""
-    return ok("account", said) if good else bad("account", said, given + fix)
+    return ok("account", found) if good else bad("account", found, given + fix)
 
 
 def examine_queues(at: ChosenSite, known: limits.SchedulerLimits) -> Iterator[Finding]:
@@ -151,20 +151,20 @@ def examine_queues(at: ChosenSite, known: limits.SchedulerLimits) -> Iterator[Fi
             )
 
 
-def rehearse_longest_job(at: ChosenSite, name: str, said: str) -> Finding:
+def rehearse_longest_job(at: ChosenSite, name: str, text: str) -> Finding:
     """Let Slurm judge the smallest, longest job of the queue without submitting it; it says when the job would start."""
     from workflow.jobs import parsl_provider  # Parsl takes half a second to import
 
     if at.site.batch_scheduler.kind != "slurm":
-        return ok(f"queue {name}", said)
+        return ok(f"queue {name}", text)
     queue = at.site.queues[name]
     least, longest = queue.nodes[0], to_seconds(queue.max_walltime)
-    asked = trial_job.trial_request(at.site, name)._replace(nodes=least, nodes_each=least, seconds=longest)
+    request = trial_job.trial_request(at.site, name)._replace(nodes=least, nodes_each=least, seconds=longest)
     with tempfile.TemporaryDirectory(prefix="gnnscale-doctor-") as folder:
         script = Path(folder) / "job.sh"
         script.write_text(
             parsl_provider.render_script(
-                parsl_provider.JobScript(asked, "gnnscale-doctor", Path(folder), "true"), at.site
+                parsl_provider.JobScript(request, "gnnscale-doctor", Path(folder), "true"), at.site
             )
         )
         try:
@@ -177,7 +177,7 @@ def rehearse_longest_job(at: ChosenSite, name: str, said: str) -> Finding:
             return bad(f"queue {name}", str(why), f"{at.line('queues', name)}: {why.hint}")
         return not_checked(f"queue {name}", str(why))
     start = re.search(r"to start at (\d{4}-\d\d-\d\d)T(\d\d:\d\d)", done.stderr + done.stdout)
-    return ok(f"queue {name}", f"{said}; the longest would start {format_start(*start.groups())}" if start else said)
+    return ok(f"queue {name}", f"{text}; the longest would start {format_start(*start.groups())}" if start else text)
 
 
 def format_start(day: str, hour: str) -> str:
@@ -202,8 +202,8 @@ def examine_study(planned: dict[str, PlannedStage], site: SiteConfig) -> Finding
         return bad("study", f"{refused[0].stage.id} {refused[0].reason}", "`plan` lists all of them")
     try:
         requests = queueing.schedule([each.stage for each in left], site)
-    except UserError as problem:
-        return bad("study", str(problem).splitlines()[0], "choose another queue, or another study")
+    except UserError as error:
+        return bad("study", error.message, "choose another queue, or another study")
     jobs = (
         f" in {len(set(requests.values()))} jobs, {queueing.total_node_hours(requests):,.1f} node-hours"
         if requests
@@ -231,8 +231,8 @@ def examine_run_directory(at: ChosenSite, root: Path) -> Iterator[Finding]:
     )
     yield ok("run directory", f"{root}{aside}")
     yield examine_space(root)
-    if said := examine_quota(root, at.site):
-        yield said
+    if finding := examine_quota(root, at.site):
+        yield finding
     lead = directory_check.measure_clock_lead(root)
     if abs(lead) > MAX_CLOCK_SKEW_SECONDS:
         yield bad(
@@ -248,10 +248,10 @@ def examine_run_directory(at: ChosenSite, root: Path) -> Iterator[Finding]:
 def examine_space(root: Path) -> Finding:
     """Check the free space of the file system."""
     found = directory_check.measure_free_space(root)
-    said = f"{found.bytes / 1e9:,.0f} GB" + (f", {found.files:,} files" if found.files is not None else "")
+    free = f"{found.bytes / 1e9:,.0f} GB" + (f", {found.files:,} files" if found.files is not None else "")
     if found.bytes < MIN_FREE_BYTES or (found.files is not None and found.files < MIN_FREE_FILES):
-        return bad("space", f"only {said} free", "free some space, or choose another place: --root DIR")
-    return ok("space", said)
+        return bad("space", f"only {free} free", "free some space, or choose another place: --root DIR")
+    return ok("space", free)
 
 
 def examine_quota(root: Path, site: SiteConfig) -> Finding | None:
@@ -264,15 +264,15 @@ def examine_quota(root: Path, site: SiteConfig) -> Finding | None:
     if not above or max(above, key=lambda words: len(words[1]))[2] != "lustre":
         return None
     try:
-        said = query.command_output(["lfs", "quota", "-q", "-u", query.user_name(), str(root)], 20)
+        output = query.command_output(["lfs", "quota", "-q", "-u", query.user_name(), str(root)], 20)
     except query.SchedulerUnreachable as error:
         return not_checked("quota", str(error))
-    return judge_lustre_quota(said)
+    return judge_lustre_quota(output)
 
 
-def judge_lustre_quota(said: str) -> Finding:
+def judge_lustre_quota(output: str) -> Finding:
     """Read `lfs quota`: PATH KBYTES[*] SOFT HARD GRACE FILES[*] SOFT HARD GRACE; 0 = no limit, * = beyond it."""
-    words = re.findall(r"\S+", said)
+    words = re.findall(r"\S+", output)
     if len(words) < 9:
         return not_checked("quota", "the output of lfs quota is not understood")
     used, soft, hard, files, files_soft, files_hard = (
@@ -325,8 +325,8 @@ def with_image(at: ChosenSite) -> tuple[ChosenSite, list[Finding]]:
         return at, []
     try:
         return at._replace(site=image_file.with_image(at.site, [])), []
-    except UserError as problem:
-        return at, [bad_as("container", problem)]
+    except UserError as error:
+        return at, [bad_as("container", error)]
 
 
 # ------------------------------------------------------------------------------------------------- on the compute nodes

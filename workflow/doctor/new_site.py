@@ -107,11 +107,11 @@ def parse_slurm(sinfo: str, scontrol: str) -> list[QueueFacts]:
         if up != "up":
             continue
         count, model = parse_gres(gres)
-        asked = limits.get(plain, {})
+        limits_here = limits.get(plain, {})
         mine = QueueFacts(
             plain,
             name.endswith("*"),
-            max(1, leading_number(asked.get("MinNodes", "1"))),
+            max(1, leading_number(limits_here.get("MinNodes", "1"))),
             leading_number(nodes),
             parse_slurm_duration(limit),
             leading_number(cores),

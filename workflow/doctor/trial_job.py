@@ -109,7 +109,7 @@ def trial_request(site: SiteConfig, name: str) -> Request:
     queue: Queue = site.queues[name]
     two = queue.nodes[1] >= 2 and (site.train.nodes[1] >= 2 or site.ranks_per_node == 1)
     nodes = max(queue.nodes[0], 2 if two and site.launch.command != "none" else 1)
-    asked = min(to_seconds(queue.max_walltime), TRIAL_SECONDS + site.batch_scheduler.signal_seconds)
+    walltime_seconds = min(to_seconds(queue.max_walltime), TRIAL_SECONDS + site.batch_scheduler.signal_seconds)
     return Request(
         ("doctor",),
         name,
@@ -117,7 +117,7 @@ def trial_request(site: SiteConfig, name: str) -> Request:
         nodes,
         site.ranks_per_node,
         site.launch.threads_per_rank,
-        asked,
+        walltime_seconds,
         1,
         float(TRIAL_SECONDS),
     )
@@ -139,14 +139,14 @@ def run_in_queue(site: SiteConfig, name: str, root: Path, wait: float, say: Call
     """Submit the job and follow it to its end; cancel it if it has not started after `wait` seconds, or on any error."""
     from workflow.jobs import parsl_provider  # Parsl takes half a second to import
 
-    asked, (folder, token) = trial_request(site, name), make_folder(root, site.launch.threads_per_rank)
+    request, (folder, token) = trial_request(site, name), make_folder(root, site.launch.threads_per_rank)
     attempts = folder / "attempts" / "1"
     attempts.mkdir(parents=True)
     attempt = launch.StageAttempt("doctor", "rank_report", folder, 1)
     job = parsl_provider.JobScript(
-        asked, f"gnnscale-doctor-{token[:8]}", attempts, launch.render_job_body(asked, [attempt], site)
+        request, f"gnnscale-doctor-{token[:8]}", attempts, launch.render_job_body(request, [attempt], site)
     )
-    empty = TrialResult(name, "", asked.nodes, asked.ranks, folder, token, None, 0.0, False, (), None, ())
+    empty = TrialResult(name, "", request.nodes, request.ranks, folder, token, None, 0.0, False, (), None, ())
     with deferred_interrupt() as interrupted:
         try:
             empty = empty._replace(job=parsl_provider.submit(job, site))
@@ -155,7 +155,7 @@ def run_in_queue(site: SiteConfig, name: str, root: Path, wait: float, say: Call
         except (parsl_provider.JobLimitReached, query.SchedulerUnreachable) as error:
             return empty._replace(fault=str(error), hint="try again later, or skip the job: --no-job")
         try:
-            ended = wait_for_end(empty, asked, site, wait, say, interrupted)
+            ended = wait_for_end(empty, request, site, wait, say, interrupted)
         except BaseException as error:
             if fault := try_to_cancel(site, empty.job):
                 raise UserError(fault, cancel_by_hand(site, empty.job)) from error
@@ -172,17 +172,17 @@ def run_in_queue(site: SiteConfig, name: str, root: Path, wait: float, say: Call
 @contextlib.contextmanager
 def deferred_interrupt() -> Iterator[threading.Event]:
     """Record Ctrl-C instead of raising it: during a submission it would leave a job whose id is unknown."""
-    asked = threading.Event()
-    before = signal.signal(signal.SIGINT, lambda *_: asked.set())
+    interrupted = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
     try:
-        yield asked
+        yield interrupted
     finally:
         signal.signal(signal.SIGINT, before)
 
 
 def wait_for_end(
     trial: TrialResult,
-    asked: Request,
+    request: Request,
     site: SiteConfig,
     wait: float,
     say: Callable[[str], None],
@@ -210,7 +210,7 @@ def wait_for_end(
             fault = try_to_cancel(site, id)
             return trial._replace(status=seen, waited=elapsed, fault=fault, hint=cancel_by_hand(site, id))
         if (
-            elapsed > wait + asked.seconds + site.batch_scheduler.late_seconds
+            elapsed > wait + request.seconds + site.batch_scheduler.late_seconds
         ):  # and the scheduler does not report its end
             break
         if interrupted.wait(min(5.0, max(POLL_SECONDS, site.batch_scheduler.poll_seconds))):

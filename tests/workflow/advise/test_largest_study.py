@@ -24,7 +24,7 @@ from tests.support.corpus import ROOT
 from workflow.advise import advice_text, largest_study
 from workflow.advise.basis import LossLaw, read_basis
 from workflow.cli import output
-from workflow.config import site_files, study
+from workflow.config import site_files, study, study_files, sweeps
 from workflow.plan import build, cost, memory_fit
 from workflow.run_directory import status
 
@@ -38,7 +38,7 @@ WIDTHS, SIZES = [16, 32, 64, 128], [250, 500, 1000, 2000]
 def asked(**changes):
     """Return the default study with the grid of `planted`, all runs of which differ from `train` in `changes`."""
     over = {"model.width": WIDTHS, "structures": SIZES}
-    return study.load("default")[1].model_copy(
+    return study_files.load("default")[1].model_copy(
         update={"sweeps": [study.Sweep(name="grid", over=over, cases=[changes])]}
     )
 
@@ -46,7 +46,7 @@ def asked(**changes):
 def planted(law=lambda n, d: 0.1 + 30 / n**0.4 + 8 / d**0.5, noise: float = 0.002, seed: int = 0, of=None):
     """Return runs of the network itself, with its exact parameters and FLOPs."""
     rng, points = np.random.default_rng(seed), []
-    for each in study.expand_runs(of or asked()):
+    for each in sweeps.expand_runs(of or asked()):
         model, d = each.settings.model, each.settings.structures
         seen = int(d * ATOMS * EPOCHS)
         loss = law(model.body_parameters(), d) * math.exp(noise * rng.normal())

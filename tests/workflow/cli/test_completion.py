@@ -7,7 +7,7 @@ import pytest
 
 from workflow.cli.arguments import SHELLS, build_parser
 from workflow.cli.completion import list_verbs, script
-from workflow.config import site_files, study
+from workflow.config import site_files, study_files
 
 ASK = """
 source {script}
@@ -53,7 +53,7 @@ def test_names_of_sites_and_studies(complete):
     assert complete("plan --site ''") == site_files.names()
     assert complete("--site pol") == ["polaris"] and complete("--site = pol") == ["polaris"]
     assert complete("plan --study sm") == ["smoke"]
-    assert set(complete("--study ''")) == {*study.names(), "elsewhere", "mine.yaml", "points.csv"}
+    assert set(complete("--study ''")) == {*study_files.names(), "elsewhere", "mine.yaml", "points.csv"}
     assert complete("sites show lu") == ["lumi"] and complete("sites render lumi sm") == ["smoke"]
 
 
