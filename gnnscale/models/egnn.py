@@ -33,7 +33,7 @@ class Edges(NamedTuple):
 
 
 class Patterns(NamedTuple):
-    """Where the entries of the two sparse matrices of a graph are."""
+    """The places of the entries of the two sparse matrices of a graph."""
 
     pair: Pattern  # (E, 2A): the row of an edge adds row i of P and row j of Q
     moment: Pattern  # (4A, E): four sums over the edges of each atom

@@ -102,16 +102,41 @@ def measure_step(
     return {"kept": kept - before, "peak": read_status("VmHWM") - before, "seconds": seconds}
 
 
+def count_tensor_bytes(run: Callable[[], None]) -> tuple[int, int]:
+    """Return the bytes of tensors that `run` leaves and their peak while it runs, above those that existed before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    level = peak = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            level += event.nbytes()
+            peak = max(peak, level)
+    return level, peak
+
+
+def measure_tensors(
+    config: EGNNConfig, atoms: int, degree: int, optim: OptimSettings, runtime: Runtime
+) -> dict[str, float]:
+    """Return bytes of tensors between steps and at their peak: the same with every allocator and every library."""
+    process_group.join_ranks(runtime.threads)
+    steps: list[Callable[[], None]] = []
+
+    def first_step() -> None:
+        steps.append(make_step(config, atoms, degree, optim, runtime))
+        steps[0]()
+
+    kept, _ = count_tensor_bytes(first_step)
+    _, peak = count_tensor_bytes(steps[0])
+    return {"kept": kept, "peak": kept + peak}
+
+
 if __name__ == "__main__":
     request = json.loads(sys.argv[1])
-    found = measure_step(
-        EGNNConfig(**request["config"]),
-        request["atoms"],
-        request["degree"],
-        OptimSettings(**request["optim"]),
-        Runtime(**request["runtime"]),
-        request.get("steps", 1),
-        request.get("plain", False),
-    )
+    options = OptimSettings(**request["optim"]), Runtime(**request["runtime"])
+    case = EGNNConfig(**request["config"]), request["atoms"], request["degree"], *options
+    if request.get("tensors"):
+        found = measure_tensors(*case)
+    else:
+        found = measure_step(*case, request.get("steps", 1), request.get("plain", False))
     print(json.dumps(found | {"rank": int(os.environ["RANK"])}), flush=True)
     os._exit(0)  # as gnnscale/job/stage_process.py does, and for its reason
