@@ -16,7 +16,7 @@ import yaml
 from gnnscale import __version__
 from gnnscale.stages import fit_csv
 from workflow.cli.arguments import build_parser
-from workflow.config import site_files, study
+from workflow.config import site_files, study_files, sweeps
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {
@@ -71,11 +71,11 @@ def test_commands_parse(page, command):
     asked = build_parser().parse_args(["run" if word == "VERB" else word for word in words])
     site, named = getattr(asked, "site", "local"), getattr(asked, "study", "default")
     assert site in site_files.names() or site in INVENTED or placeholders, f"{page}: no site {site}"
-    assert named in study.names() or named.endswith(".yaml") or placeholders, f"{page}: no study {named}"
+    assert named in study_files.names() or named.endswith(".yaml") or placeholders, f"{page}: no study {named}"
     if words[:2] in (["sites", "show"], ["sites", "render"]) and not placeholders:
         _, action, *named = words
         assert not named or named[0] in site_files.names(), f"{page}: {command}"
-        assert action == "show" or not named[1:] or named[1] in study.names(), f"{page}: {command}"
+        assert action == "show" or not named[1:] or named[1] in study_files.names(), f"{page}: {command}"
     if words[0] == "fit":
         fit_csv.build_parser().parse_args(words[1:])
 
@@ -181,8 +181,8 @@ def test_yaml_in_pages_is_valid(page, text, tmp_path, monkeypatch):
     whole = {"title": "Mine", "sweeps": [{"name": "one"}], "data": data} | said
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(whole))
-    _, loaded = study.load(str(path))
-    assert study.expand_runs(loaded)
+    _, loaded = study_files.load(str(path))
+    assert sweeps.expand_runs(loaded)
 
 
 def test_directives_name_what_exists():

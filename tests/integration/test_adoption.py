@@ -14,7 +14,7 @@ import pytest
 from gnnscale.contract import files
 from tests.support.cluster import SHORT, Run
 from tests.workflow.plan.test_build import finish
-from workflow.config import site_files, study
+from workflow.config import site_files, study_files
 from workflow.plan import build
 from workflow.run_directory import journal
 
@@ -52,7 +52,7 @@ def run(tmp_path):
     asked = SHORT | {"sweeps": [{"name": "grid", "over": SWEEP}]}
     scheduler = {"max_jobs": 2 * JOBS, "poll_seconds": 60.0}
     made = Run(Shims(tmp_path / "bin"), tmp_path, asked, {"scheduler": scheduler})
-    name, loaded = study.load(str(made.study))
+    name, loaded = study_files.load(str(made.study))
     made.stages = build.build_stages(name, loaded, site_files.load("slurm"), made.root)
     made.root.mkdir()
     for stage in made.stages.values():

@@ -15,9 +15,9 @@ from pydantic import ValidationError
 
 from gnnscale.contract.errors import UserError
 from gnnscale.contract.places import SITES
-from workflow.config import site_rules, yaml_file
+from workflow.config import field_problems, site_rules, yaml_file
+from workflow.config.field_problems import FieldPath, FieldProblem
 from workflow.config.site import SiteConfig
-from workflow.config.yaml_file import FieldPath, FieldProblem
 
 
 class Layer(NamedTuple):
@@ -49,7 +49,7 @@ def load(name: str, settings: Sequence[str] = ()) -> SiteConfig:
 
 def layers_of(name: str, settings: Sequence[str]) -> list[Layer]:
     if name not in names():
-        raise UserError(f"no site {name!r} in sites/; {yaml_file.suggest(name, names())}")
+        raise UserError(f"no site {name!r} in sites/; {field_problems.suggest(name, names())}")
     path = SITES / f"{name}.yaml"
     layers = [layer_from_file(path, f"sites/{name}.yaml")] if path.exists() else []
     if user_file(name).exists() and not yaml_file.is_blank(user_file(name)):
@@ -74,7 +74,7 @@ def merge_layers(layers: list[Layer]) -> SiteConfig:
     try:
         site = SiteConfig.model_validate(merged)
     except ValidationError as error:
-        raise located_error(layers, yaml_file.find_problems(error, SiteConfig)) from None
+        raise located_error(layers, field_problems.find_problems(error, SiteConfig)) from None
     if problems := site_rules.find_problems(site):
         raise located_error(layers, problems)
     return with_training_nodes(site)
@@ -122,7 +122,7 @@ def field_types(parts: list[str]) -> tuple[Any, ...]:
         if get_origin(kind) is dict:
             kind = get_args(kind)[1]
             continue
-        fields = [model.model_fields[part] for model in yaml_file.models_of(kind) if part in model.model_fields]
+        fields = [model.model_fields[part] for model in field_problems.models_of(kind) if part in model.model_fields]
         kind = fields[0].annotation if fields else None
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 
 from workflow.config.capacity import format_node_range, training_queues
+from workflow.config.field_problems import FieldProblem, suggest
 from workflow.config.site import PBS, SiteConfig, Slurm
 from workflow.config.walltime import to_seconds
-from workflow.config.yaml_file import FieldProblem, suggest
 
 # Options that the planner and the driver set for each job: which of two values a scheduler takes is undefined.
 DECIDED_ELSEWHERE = {

@@ -1,22 +1,14 @@
-"""The fields of a study's YAML file, and their expansion into runs. Pure: files in, settings out."""
+"""The fields of a study's YAML file, and the conversions that its sources need. Pure."""
 
 from __future__ import annotations
 
-import copy
-import itertools
-import math
-import re
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
-from gnnscale.architectures.registry import complete_options
-from gnnscale.contract import datasets, errors, files
+from gnnscale.contract import datasets, errors
 from gnnscale.contract.dataset_card import Split
-from gnnscale.contract.places import STUDIES
 from gnnscale.contract.settings import (
     AuditSettings,
     ConvertSettings,
@@ -27,7 +19,7 @@ from gnnscale.contract.settings import (
     TrainSettings,
 )
 from gnnscale.schema import Spec
-from workflow.config import yaml_file
+from workflow.config import field_problems
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 MAX_NAME_CHARACTERS = 120  # of a run: directories are named after it, and few file systems take more than 255
@@ -51,7 +43,7 @@ class DataSource(Spec):
     def exists(cls, value: str) -> str:
         known = datasets.dataset_names()
         if value not in known:
-            raise ValueError(f"no such file in datasets/; {yaml_file.suggest(value, known)}")
+            raise ValueError(f"no such file in datasets/; {field_problems.suggest(value, known)}")
         return value
 
 
@@ -99,56 +91,6 @@ class Study(Spec):
         return next(each.parts for each in self.data if each.name == source)
 
 
-class RunSettings(NamedTuple):
-    """One training of a study: its settings and the sweeps that contain it."""
-
-    name: str
-    sweeps: tuple[str, ...]
-    settings: TrainSettings
-
-
-def names() -> list[str]:
-    return sorted(path.stem for path in STUDIES.glob("*.yaml"))
-
-
-def study_name(typed: str) -> str:
-    """Return the name of a study that was given by name or as a file."""
-    return re.sub(r"\.ya?ml$", "", Path(typed).name)
-
-
-def load(typed: str) -> tuple[str, Study]:
-    """Load a study by its name in workflow/studies/ or by the path of a YAML file, and check its sweeps."""
-    name, path, shown = find_file(typed)
-    study = yaml_file.load(path, Study, shown)
-    for number, sweep in enumerate(study.sweeps):
-        try:
-            for changes in combinations(sweep):
-                apply_changes(study.train, changes, sweep.name)
-        except errors.UserError as problem:
-            line = yaml_file.line_in(path, ["sweeps", number])
-            raise errors.UserError(
-                "\n".join(f"{shown}:{line}: {text}" for text in problem.message.splitlines()), *problem.hints
-            ) from None
-    return name, study
-
-
-def find_file(typed: str) -> tuple[str, Path, str]:
-    """Return a study's name, its file, and the file as messages show it."""
-    name = study_name(typed)
-    if typed.endswith((".yaml", ".yml")):
-        if not re.match(NAME, name):
-            raise errors.UserError(
-                f"{typed}: directories are named after a study's file, so its name has letters, digits, '_', '.', '-'"
-            )
-        return name, Path(typed), typed
-    if typed in names():
-        return name, STUDIES / f"{name}.yaml", f"workflow/studies/{name}.yaml"
-    raise errors.UserError(
-        f"no study {typed!r} in workflow/studies/; {yaml_file.suggest(typed, names())}",
-        "or give the path of a YAML file",
-    )
-
-
 def conversions(study: Study) -> dict[str, ConvertSettings]:
     """Return the settings of the stage `convert` for each source."""
     found = {}
@@ -182,115 +124,3 @@ def paths_read(study: Study) -> list[str]:
         path for each in conversions(study).values() for path in (each.options.get("raw"), each.quarantine) if path
     ]
     return list(dict.fromkeys(map(str, found)))
-
-
-# ------------------------------------------------------------------------------------------------- sweeps to runs
-def expand_runs(study: Study) -> list[RunSettings]:
-    """List the runs of all sweeps; a run that is in several sweeps is listed once."""
-    found: dict[str, RunSettings] = {}
-    for sweep in study.sweeps:
-        for changes in combinations(sweep):
-            settings = apply_changes(study.train, changes, sweep.name)
-            identity = settings.model_dump_json()
-            before = found.get(identity)
-            found[identity] = RunSettings("", (*(before.sweeps if before else ()), sweep.name), settings)
-    names = {identity: run_name(run.settings, study.train) for identity, run in found.items()}
-    shared = Counter(names.values())  # runs that differ in the last digits of a number have one name
-    for identity, name in names.items():
-        if shared[name] > 1 or len(name) > MAX_NAME_CHARACTERS:
-            names[identity] = f"{name[: MAX_NAME_CHARACTERS - 9]}-{files.digest(identity)[:8]}"
-    return [run._replace(name=names[identity]) for identity, run in found.items()]
-
-
-def combinations(sweep: Sweep) -> list[dict[str, Any]]:
-    rows = itertools.product(*sweep.over.values())
-    product = [dict(zip(sweep.over, row)) for row in rows]
-    return [case | row for case in sweep.cases for row in product]
-
-
-def apply_changes(settings: TrainSettings, changes: dict[str, Any], sweep: str) -> TrainSettings:
-    """Return the settings with the values at dotted paths replaced, and checked again.
-
-    A width may be given as {parameters: N}: the architecture then finds the width itself.
-    """
-    values = settings.model_dump()
-    for path, value in sorted(changes.items(), key=lambda change: change[0] not in ("model", "model.kind")):
-        try:
-            *outer, last = path.split(".")
-            mapping = value_at(values, outer)
-            mapping[last]
-        except (KeyError, TypeError):
-            known = dotted_paths(settings.model_dump())
-            raise errors.UserError(
-                f"sweep {sweep!r}: no setting is called {path!r}; {yaml_file.suggest(path, known)}"
-            ) from None
-        mapping[last] = copy.deepcopy(value)  # target_parameters takes from it
-        if path in ("model", "model.kind"):
-            values["model"] = complete_options(values["model"])
-    parameters = pop_target_parameters(values["model"], sweep)
-    made = validate(values, f"sweep {sweep!r} with {changes}")
-    if parameters is None:
-        return made
-    return made.model_copy(update={"model": made.model.for_parameters(parameters)})
-
-
-def pop_target_parameters(model: Any, sweep: str) -> float | None:
-    """Remove a width that is given as {parameters: N} from a model's options, and return N."""
-    if not isinstance(model, dict) or not isinstance(model.get("width"), dict):
-        return None
-    width = model.pop("width")
-    if set(width) != {"parameters"}:
-        raise errors.UserError(f"sweep {sweep!r}: model.width: found {width}, expected a number or {{parameters: N}}")
-    number = width["parameters"]
-    if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf:
-        raise errors.UserError(f"sweep {sweep!r}: model.width.parameters: found {number!r}, expected a number above 0")
-    return number
-
-
-def validate(values: dict[str, Any], where: str) -> TrainSettings:
-    """Return checked settings; `where` begins the message about what is wrong."""
-    try:
-        made = TrainSettings.model_validate(values)
-    except ValidationError as error:
-        raise errors.UserError("\n".join(yaml_file.describe_problems(error, TrainSettings, where))) from None
-    for path, value in leaves(made.model_dump()):
-        if isinstance(value, float) and not math.isfinite(value):
-            raise errors.UserError(f"{where}: {path}: found {value}, expected a finite number")
-    return made
-
-
-# ------------------------------------------------------------------------------------------------------ dotted paths
-def dotted_paths(values: dict[str, Any]) -> list[str]:
-    return [path for path, _ in leaves(values)]
-
-
-def value_at(values: dict[str, Any], names: Sequence[str]) -> Any:
-    found: Any = values
-    for name in names:
-        found = found[name]
-    return found
-
-
-def leaves(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """List (dotted path, value) of all that is no mapping."""
-    return [
-        leaf
-        for key, value in values.items()
-        for leaf in (leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)])
-    ]
-
-
-def run_name(settings: TrainSettings, common: TrainSettings) -> str:
-    """Return the size of a run, as in w64-d3-n2000, followed by every other setting that a sweep has changed."""
-    model, structures = settings.model, settings.structures
-    name = f"{model.short_name()}-n{'all' if structures is None else structures}"
-    named = {"structures", *(f"model.{field}" for field in model.size_fields)}
-    usual = common.model_dump()
-    if model.kind != common.model.kind:
-        name = f"{model.kind}-{name}"
-        usual["model"] = complete_options(usual["model"] | {"kind": model.kind})
-    usual_values = dict(leaves(usual))
-    for path, value in leaves(settings.model_dump()):
-        if path not in named and value != usual_values.get(path):
-            name += f"-{path.split('.')[-1]}{f'{value:g}'.replace('e+', 'e') if isinstance(value, float) else value}"
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)

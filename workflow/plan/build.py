@@ -10,7 +10,8 @@ from gnnscale.contract import files
 from gnnscale.contract.settings import ConvertSettings, PartSettings, ReportSettings, Settings, TrainSettings
 from workflow.config.capacity import rank_counts
 from workflow.config.site import SiteConfig
-from workflow.config.study import Study, conversions, expand_runs
+from workflow.config.study import Study, conversions
+from workflow.config.sweeps import expand_runs
 from workflow.plan import cost, shared_steps
 from workflow.plan.cost import SourceSize
 from workflow.plan.dataset_scripts import dataset_card, raw_file_digests

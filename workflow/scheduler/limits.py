@@ -10,9 +10,9 @@ import json
 import re
 from typing import NamedTuple
 
+from workflow.config.field_problems import suggest
 from workflow.config.site import Queue
 from workflow.config.walltime import format_walltime, to_seconds
-from workflow.config.yaml_file import suggest
 from workflow.scheduler import query
 
 

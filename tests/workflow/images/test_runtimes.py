@@ -21,7 +21,7 @@ from tests.support import corpus
 from tests.support.corpus import ROOT
 from tests.support.errors import message_of
 from tests.support.sweeps import make_stage, make_training
-from workflow.config import site_files, study
+from workflow.config import site_files, study_files
 from workflow.images import environment, runtimes
 from workflow.jobs import launch, render
 from workflow.jobs import requests as queueing
@@ -286,7 +286,7 @@ def test_scratch_is_a_path_and_no_program(scratch):
 
 # ------------------------------------------------------------------------------------------------------------ keys
 def stages_of(site):
-    name, asked = study.load("smoke")
+    name, asked = study_files.load("smoke")
     return build.build_stages(name, asked, site, Path("/nonexistent"))
 
 
@@ -302,7 +302,7 @@ def test_the_image_is_in_every_key_and_in_every_spec():
 
 
 def test_a_part_of_a_conversion_is_of_the_image_too():
-    name, asked = study.load("smoke")
+    name, asked = study_files.load("smoke")
     asked = asked.model_copy(update={"data": [asked.data[0].model_copy(update={"parts": 2}), *asked.data[1:]]})
     found = build.build_stages(name, asked, in_image("local"), Path("/nonexistent"))
     assert {s.image for s in found.values()} == {ID} and sum(s.kind == "convert_part" for s in found.values()) == 2

@@ -10,7 +10,7 @@ from gnnscale.contract.results import StageError
 from gnnscale.contract.stage_spec import Runtime
 from tests.support.cluster import SHORT
 from tests.support.corpus import TINY
-from workflow.config import site_files, study
+from workflow.config import site_files, study_files
 from workflow.jobs import outcome, parsl_provider
 from workflow.jobs.batch import BatchJobs
 from workflow.jobs.follow import JobFollower
@@ -307,7 +307,7 @@ def test_a_job_that_ended_before_its_number_was_written_down(left, tmp_path, com
     commands(sacct="exit 1", squeue='echo "1|COMPLETED|None|n1|gs-1"' if "trace" in left else "")
     site, log = site_files.load("slurm", QUICK), journal.Journal(tmp_path / "events.jsonl")
     (tmp_path / "study.yaml").write_text(json.dumps(SHORT))
-    name, asked = study.load(str(tmp_path / "study.yaml"))
+    name, asked = study_files.load(str(tmp_path / "study.yaml"))
     stages = build.build_stages(name, asked, site, tmp_path)
     stage = next(stage for stage in stages.values() if stage.kind == "train")
     log.note("intend", name="gs-1", root=str(tmp_path), site="slurm", stages={stage.id: (stage.folder, 1)})

@@ -6,11 +6,11 @@ import pytest
 
 from gnnscale.contract import errors, files, places, source_code
 from gnnscale.contract.results import StageResult
-from workflow.config import site_files, study
+from workflow.config import site_files, study_files
 from workflow.plan import build, cost, keys
 from workflow.plan.done import judge_stages
 
-_, SMOKE = study.load("smoke")
+_, SMOKE = study_files.load("smoke")
 SITE = site_files.load("local")
 
 

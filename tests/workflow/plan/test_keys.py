@@ -9,7 +9,7 @@ from gnnscale.contract import source_code
 from gnnscale.contract.places import ROOT, source_file
 from gnnscale.contract.source_code import analyse_cpp, analyse_python, digest_source
 from tests.support.corpus import ROOT as CHECKOUT
-from workflow.config import study
+from workflow.config import study_files
 from workflow.plan.build import DATASETS_CODE
 from workflow.plan.keys import digest_code, digest_raw
 from workflow.plan.stage import FOLDER_OF_KIND
@@ -50,7 +50,7 @@ def test_rooms_without_results_are_not_hashed_unless_they_are_named():
 def test_the_chosen_network_is_in_the_key_and_no_other():
     forms = {}
     for form in ("deferred", "paper"):
-        model = study.load("smoke")[1].train.model.model_copy(update={"form": form})
+        model = study_files.load("smoke")[1].train.model.model_copy(update={"form": form})
         forms[form] = {name for name in digest_code("train", *model.source_files) if "egnn" in name}
     assert forms["deferred"] == set(EGNN)
     assert forms["paper"] == {"gnnscale/architectures/egnn.py", "gnnscale/models/egnn_paper.py"}
