@@ -71,7 +71,7 @@ def describe_subset_bias(points: list[Point], targets: tuple[str, ...]) -> list[
             )
             said.append(
                 f"Prefixes of the files in place of random subsets ({line.model}, width {line.width}): "
-                f"{TARGET_NAMES[target]} {each}; {scatter}. As a power of D its exponent would come out as {line.exponent(line.prefix):.2f} in place of "
-                f"{line.exponent(line.random):.2f}."
+                f"{TARGET_NAMES[target]} {each}; {scatter}. As a power of D its exponent would come out as "
+                f"{line.exponent(line.prefix):.2f} in place of {line.exponent(line.random):.2f}."
             )
     return said
