@@ -23,10 +23,10 @@ LINEAR = torch.nn.functional.linear  # ZeRO 3 puts its own there, for good, whic
 TRAIN_SEVERAL = """
 import os, sys
 from pathlib import Path
-from tests.support.training import here
+from tests.support.training import train_here
 for word in sys.argv[1:]:
     made, _, step = word.partition("@")
-    here(Path(made), int(step) if step else None)
+    train_here(Path(made), int(step) if step else None)
 sys.stdout.flush()
 os._exit(0)  # as gnnscale/job/stage_process.py does, and for its reason
 """
