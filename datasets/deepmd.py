@@ -148,7 +148,7 @@ def read_array(
     if not path.is_file():
         if lacking is None:
             raise location.fault("missing")
-        assert count is not None, f"{name} must be present: it tells the number of frames"
+        assert count is not None, f"{name} must be present: it gives the number of frames"
         return np.broadcast_to(np.array(lacking), (count, width))
     try:
         made = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -1,4 +1,4 @@
-"""The generated corpus: the contract of a dataset's script, for each of its five sources."""
+"""The generated dataset: the contract of a dataset's script, for each of its five sources."""
 
 import importlib.util
 import os
@@ -63,7 +63,7 @@ def test_fewer_structures_are_the_beginning_of_more(source):
     assert all(same(one, two) for one, two in zip(fewer, made(source)[0]))
 
 
-def test_units_are_independent_and_fewer_of_them_are_the_beginning_of_more(monkeypatch):
+def test_pieces_are_independent_and_fewer_of_them_are_the_beginning_of_more(monkeypatch):
     monkeypatch.setattr(script(), "STRUCTURES_PER_BLOCK", 15)
     whole, _ = make("oxide", 40)
     options = script().Options(source="oxide", structures=40)

@@ -1,4 +1,4 @@
-"""Every script in datasets/: its card, its light import, and that what it reads is what was published."""
+"""Every script in datasets/: its card, its light import, and structures read back as published."""
 
 import os
 import random
@@ -122,7 +122,7 @@ def test_truncated_files_are_told_with_name_and_position(name, number, tmp_path)
 
 @pytest.mark.parametrize(("name", "number"), [c for c in CASES if LAYOUTS[c[0]][c[1]].write is not layouts.write_oc22])
 def test_flipped_bytes_leak_no_other_error(name, number, tmp_path):
-    """What carries a checksum is found; of the rest no more is asked than an error that can be understood."""
+    """A flipped byte under a checksum is found; any other may at most raise an error with the file's name."""
     layout = LAYOUTS[name][number]
     path = layout.write(tmp_path, layout.known())
     whole, found, tries = path.read_bytes(), 0, 12
@@ -170,8 +170,8 @@ def test_a_text_that_is_wrong_in_one_place(name, before, after, words, tmp_path)
 
 # ---------------------------------------------------------------------------------------------------------------- pieces
 @pytest.mark.parametrize(("name", "number"), CASES)
-def test_units_are_independent_in_any_order(name, number, tmp_path, monkeypatch):
-    """Each alone, the last first, as other processes would; cheap to list, and named without the place of the folder."""
+def test_pieces_are_independent_in_any_order(name, number, tmp_path, monkeypatch):
+    """Each piece is read alone, the last first, as other processes would; its name does not contain the folder's path."""
     monkeypatch.setattr(pieces, "ROWS_PER_PIECE", 4)
     monkeypatch.setattr(pieces.pieces_by_range, "__defaults__", (4,))
     layout = LAYOUTS[name][number]
@@ -213,7 +213,7 @@ def test_a_limit_of_frames_holds_over_all_files(limit, tmp_path):
     ],
 )
 def test_a_published_split_is_kept_where_all_of_it_is_there(name, write, folders, tmp_path):
-    """One part alone is split by hash; what is neither the one nor the other is told before anything is read."""
+    """One split alone is split by hash; an incomplete set of splits is refused before anything is read."""
     options = {"energy": "raw"} if name == "oc20" else {}
     for n, folder in enumerate(folders):
         (tmp_path / folder).mkdir(parents=True)
@@ -239,7 +239,7 @@ def test_a_published_split_is_kept_where_all_of_it_is_there(name, write, folders
 @pytest.mark.parametrize("name", ["oc20", "oc22"])
 @pytest.mark.parametrize("limit", [None, 2])
 def test_test_data_without_labels_are_left_out(name, limit, tmp_path, monkeypatch):
-    """As published: the same records without energy and forces. They are told, also where there is a limit for the others."""
+    """Published test records have no energy and forces. They are counted as skipped, also with a limit for the others."""
     whole = layouts.make_graph
 
     def bare(k, s):
@@ -328,7 +328,7 @@ def test_a_script_runs_by_path(tmp_path):
 
 
 def test_a_script_on_two_ranks_and_again(tmp_path):
-    """The second rank may be the faster one; done, the same command is refused; begun otherwise, it is not gone on with."""
+    """The second rank may be faster. The same command is refused when all is done, or was begun with other options."""
     for k in range(4):
         (tmp_path / "raw" / str(k)).mkdir(parents=True)
         layouts.write_deepmd(tmp_path / "raw" / str(k), layouts.make_crystals(seed=k) * 12)

@@ -21,7 +21,7 @@ from tests.support.raw import is_same, read_all, require_sample
 
 
 class Sample(NamedTuple):
-    """What a real file must give."""
+    """The expected content of a real file."""
 
     script: str
     path: str
@@ -83,9 +83,9 @@ def of(script, part):
 
 
 def slope(found, stress=False, reach=0.06):
-    """Of dE over its estimate from forces and stress at both ends, between frames of one group; 1 if all is right.
+    """Return the slope of dE over its estimate from forces and stress at both ends, between frames of one group.
 
-    Only of steps so short (Angstrom, of any atom) that the trapezoid is good.
+    It is 1 if all is right. Only steps so short (Angstrom, of any atom) that the trapezoid is accurate count.
     """
     pairs = []
     for one, two in itertools.pairwise(found):
@@ -108,7 +108,7 @@ def slope(found, stress=False, reach=0.06):
 
 
 def test_forces_are_the_derivative_of_the_energy_in_oc20():
-    """Frames of relaxations, four steps apart."""
+    """The frames of relaxations are four steps apart."""
     found, _ = sampled(of("oc20", "s2ef"))
     assert slope(found) == pytest.approx(1.0, abs=0.05)
 

@@ -65,7 +65,7 @@ def with_location(location: Location, pairs: Iterator[tuple[Any, Any]]) -> Itera
 
 
 def first_key(location: Location) -> str:
-    """Return the first key of the object at the top of the file, by which layouts are told apart."""
+    """Return the first key of the object at the top of the file, which distinguishes layouts."""
     with open_json(location.path) as file:
         try:
             for prefix, event, value in ijson.parse(file, use_float=True):

@@ -50,7 +50,7 @@ def pieces_by_samples(raw: str, path: Path, limit: int | None) -> list[Piece]:
 
 
 def check_size(location: Location, reader: FileReader) -> None:
-    """Raise if the file is shorter than its index says: ADIOS2 would wait forever for the data."""
+    """Raise if the file is shorter than its index requires: ADIOS2 would wait forever for the data."""
     location.where = "its size"
     sizes = {"uint8_t": 1, "int8_t": 1, "int32_t": 4, "float": 4, "int64_t": 8, "double": 8}
     needed = 0

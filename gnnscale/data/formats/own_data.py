@@ -17,9 +17,9 @@ class OwnDataOptions(Spec):
     """Facts about the user's own data that only the user can state, for its card and for checks."""
 
     title: str = Field("structures of our own", description="one line for tables and figures")
-    theory: str = Field("not said", description="level of theory of the labels, for the card")
-    citation: str = Field("not said", description="where they were published, for the card")
-    licence: str = Field("not said", description="under which they may be used, for the card")
+    theory: str = Field("not stated", description="level of theory of the labels, for the card")
+    citation: str = Field("not stated", description="where they were published, for the card")
+    licence: str = Field("not stated", description="under which they may be used, for the card")
     structures: int = Field(1000, ge=1, description="approximate number of structures; the planner's estimate")
     atoms: float = Field(30.0, gt=0, description="approximate number of atoms per structure; the planner's estimate")
     energies: Literal["any", "atoms", "crystals"] = Field(

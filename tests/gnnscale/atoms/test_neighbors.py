@@ -1,4 +1,4 @@
-"""Neighbour lists against trying every image by hand, and the compiled list against vesin."""
+"""Neighbour lists compared with a search over all images, and the compiled list compared with vesin."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def drawn(rng, count, pbc, missing, spread, cutoff):
 
 
 def test_the_compiled_list_is_used():
-    """Else all these tests would be of vesin."""
+    """Without it, all these tests would test vesin."""
     assert neighbors.compiled_library() is not None
 
 
@@ -60,7 +60,7 @@ def test_same_as_brute_force(rng, count, pbc, missing, spread, cutoff):
 
 @given(generators, st.integers(60, 400), PERIODIC, st.sampled_from((2.0, 3.0, 5.0)), st.sampled_from((0.02, 0.1)))
 def test_large_structures_are_as_vesin_has_them(rng, count, pbc, cutoff, density):
-    """Those that the compiled list sorts into bins, some cells thinner than the cutoff in one direction."""
+    """The compiled list sorts large structures into bins; some cells are thinner than the cutoff in one direction."""
     cell = skew_cell(rng, (0.5, 1.5), 0.1) * (count / density) ** (1 / 3)
     cell *= (count / density / abs(np.linalg.det(cell))) ** (1 / 3)
     positions = (rng.random((count, 3)) + rng.integers(-2, 3, (count, 3))) @ cell
@@ -74,7 +74,7 @@ def test_large_structures_are_as_vesin_has_them(rng, count, pbc, cutoff, density
 
 @given(generators, st.lists(st.tuples(st.integers(0, 7), PERIODIC), min_size=0, max_size=8))
 def test_a_batch_is_its_structures(rng, kinds):
-    """With more room than needed, none, and one too little; structures without atoms included."""
+    """The capacity is more than needed, zero, exact and one too small; some structures have no atoms."""
     drew = [drawn(rng, count, pbc, "zero", 4.0, 3.0) for count, pbc in kinds]
     ptr = np.cumsum([0] + [len(x) for x, _, _ in drew])
     join = lambda k, shape: np.concatenate([np.empty((0, *shape))] + [d[k] for d in drew])  # noqa: E731
@@ -105,7 +105,7 @@ def test_the_cutoff_itself_is_outside(distance, expected):
 
 @pytest.mark.parametrize("moved", [0.0, 1e3])
 def test_every_edge_has_its_opposite_where_atoms_sit_at_the_cutoff(moved):
-    """A perfect crystal whose shells lie on the cutoff, up to rounding: on both sides it must round alike."""
+    """Shells of a perfect crystal lie on the cutoff up to rounding, which must be the same for both directions."""
     rng = np.random.default_rng(0)
     cell = np.eye(3) * 3.61 * 6
     grid = np.stack(np.meshgrid(*[np.arange(6)] * 3, indexing="ij"), -1).reshape(-1, 1, 3)
@@ -155,7 +155,7 @@ def test_shapes_that_disagree_are_told():
 
 @pytest.mark.parametrize("damage", ["missing", "stale", "foreign"])
 def test_without_the_compiled_list_vesin_serves_and_says_so_once(tmp_path, damage):
-    """In a copy of the one file, next to which there is no library, an old one, or one of another machine."""
+    """Import a copy of the one file beside no library, an old one, or one of another machine."""
     package = tmp_path / "gnnscale" / "atoms"
     package.mkdir(parents=True)
     for name in ("../__init__.py", "__init__.py", "neighbors.py", "neighbors.cpp"):

@@ -1,4 +1,4 @@
-"""There and back again: a batch as torch_geometric's Data, and what others make with it as a batch."""
+"""Conversion to torch_geometric's Data and back, and Data that other software made."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Atoms in the same place are found wherever the cell's faces are, and nothing else is."""
+"""Overlapping atoms are found wherever the faces of the cell are, and no others."""
 
 import numpy as np
 from hypothesis import given
@@ -25,7 +25,7 @@ def structure(positions, cell=None, pbc=(False,) * 3):
 
 
 def drawn(rng):
-    """A few atoms, near each other on purpose, in anything between a molecule and a crystal."""
+    """Draw a few atoms near each other, in anything between a molecule and a crystal."""
     pbc = rng.random(3) < 0.5
     cell = (np.diag(rng.uniform(0.5, 4.0, 3)) + rng.normal(size=(3, 3)) * 0.3) @ make_orthogonal(rng)
     positions = rng.uniform(-2, 6, (rng.integers(1, 7), 3)) @ cell / 3

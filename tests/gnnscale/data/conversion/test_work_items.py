@@ -1,4 +1,4 @@
-"""Work items hold every unit once, in order, in pieces of similar size."""
+"""Work items hold every piece once, in order, in parts of similar size."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,7 +34,7 @@ def card(seconds):
 
 
 @given(SIZES, st.sampled_from([1e-4, 1e-2, 10.0]))
-def test_items_hold_every_unit_once_and_no_more_than_they_should(sizes, seconds):
+def test_items_hold_every_piece_once_and_no_more_than_they_should(sizes, seconds):
     pieces = [Piece(str(k), size) for k, size in enumerate(sizes)]
     cut = work_items.group_pieces(pieces, card(seconds))
     assert [piece.name for item in cut for piece in item.pieces] == [piece.name for piece in pieces]

@@ -1,4 +1,4 @@
-"""Crystals in JSON: streamed, by several routes the same, and what is wrong told with the frame."""
+"""Crystals in JSON: streamed, the same by several routes, and faults with the frame."""
 
 import json
 
@@ -11,7 +11,7 @@ SAMPLE = "mptrj_1k/MPtrj_layout_sample.DERIVED.json"
 
 
 def test_json_is_streamed_and_what_was_read_is_kept(tmp_path):
-    """Whatever follows the first material, it comes out: the 11 GB of MPtrj are never in memory."""
+    """The first material is read even if the rest is broken: the 11 GB of MPtrj are never in memory at once."""
     path = layouts.write_mptrj(tmp_path, layouts.make_crystals())
     text = path.read_text()
     path.write_text(text[: text.index('"mp-1"')] + '"mp-1": {"mp-1-0-0": nonsense' + " " * 200_000)
@@ -27,7 +27,7 @@ def test_partial_occupancy_is_skipped(tmp_path):
 
 
 def test_a_pair_of_positions_in_mptrj_agrees():
-    """The file has them fractional and Cartesian: a lattice read the other way round would show."""
+    """The file has fractional and Cartesian positions, so a transposed lattice would show."""
     found, _ = read_all("mptrj", require_sample(SAMPLE))
     stored = json.loads(require_sample(SAMPLE).read_text())
     frames = [frame for frames in stored.values() for frame in frames.values()]
@@ -36,7 +36,7 @@ def test_a_pair_of_positions_in_mptrj_agrees():
 
 
 def test_the_same_crystals_by_three_routes(tmp_path):
-    """Real rows of MPtrj: their JSON, extended XYZ and Alexandria's layout made of them."""
+    """Compare real rows of MPtrj in JSON with the same rows in extended XYZ and in Alexandria's layout."""
     found, _ = read_all("mptrj", require_sample(SAMPLE))
     layouts.write_alexandria(tmp_path, found)
     layouts.write_extxyz(tmp_path, found)

@@ -1,4 +1,4 @@
-"""Extended XYZ: read as ASE reads it, faults told with frame and line, large files in ranges of bytes."""
+"""Extended XYZ: read as ASE reads it, faults with frame and line, large files in ranges of bytes."""
 
 import lzma
 
@@ -78,7 +78,7 @@ def test_extended_xyz_is_read_as_ase_reads_it():
 
 @pytest.mark.parametrize("size", [1, 37, 200, 1000, 10**9])
 def test_ranges_of_bytes_have_every_frame_once(tmp_path, monkeypatch, size):
-    """Wherever the cuts fall: in a comment, in a number, between frames, in a frame whose comment is a number too."""
+    """Cuts fall in a comment, in a number, between frames, and in a frame whose comment is a number too."""
     known = layouts.make_crystals() + layouts.make_molecules()
     path = layouts.write_extxyz(tmp_path, known)
     path.write_text(path.read_text() + "\n\n" + "2\n3\nH 0 0 0\nH 0 0 1\n" * 3 + "3\n2\nO 0 0 0\nH 0 0 1\nH 0 1 0\n")
@@ -108,7 +108,7 @@ def test_a_fault_in_a_later_range_is_told_with_its_place(tmp_path, monkeypatch):
     assert len(kept) == 8 and "counted from byte" in str(fault) and str(path) in str(fault)
 
 
-def test_units_estimate_what_is_in_them(tmp_path):
+def test_pieces_estimate_their_structures(tmp_path):
     path = layouts.write_extxyz(tmp_path, layouts.make_crystals() * 20)
     (piece,) = extxyz.pieces_by_bytes(str(tmp_path), path, whole=False)
     assert piece.structures == pytest.approx(180, rel=0.3) and piece.name == "mine.extxyz" and piece.span is None

@@ -1,4 +1,4 @@
-"""Published HDF5 files: what is missing or disagrees, and the layouts of ANI-1x, QM7-X and SPICE."""
+"""Published HDF5 files: missing and contradictory arrays, and the layouts of ANI-1x, QM7-X and SPICE."""
 
 import h5py
 import pytest
@@ -35,6 +35,6 @@ def test_a_missing_key_and_another_number_of_atoms(name, tmp_path):
 
 
 def test_placeholder_labels_in_qm7xs_layout_are_not_taken_for_real():
-    """The file's energies are GFN1-xTB's, of valence electrons: no total energies of PBE0."""
+    """The energies in the file are GFN1-xTB's, of valence electrons, and no total energies of PBE0."""
     _, fault = read_until_fault("qm7x", require_sample("qm7x_geometries"))
     assert "Geom-m1-i1-c1-1: -37.592 eV per atom cannot be a total energy" in str(fault)

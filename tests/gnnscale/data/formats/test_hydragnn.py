@@ -1,4 +1,4 @@
-"""HydraGNN's own files: what was written in its layout is what is read, in units of any size."""
+"""HydraGNN's files: structures written in its layout are read back, in pieces of any size."""
 
 import shutil
 
@@ -16,7 +16,7 @@ SCRIPT = datasets.load_script("hydragnn")
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """(folder, split -> structures); the third split has molecules of equal size, so that no dimension is ragged."""
+    """Return (folder, split -> structures); molecules of the third split have equal size, so no dimension is ragged."""
     folder = tmp_path_factory.mktemp("hydragnn")
     made = random_structures(40)
     made = [s._replace(energy=float(np.float32(k)), forces=np.ones_like(s.forces) * k) for k, s in enumerate(made)]

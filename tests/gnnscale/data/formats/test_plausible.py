@@ -1,4 +1,4 @@
-"""Energies in another unit, or of another kind, are noticed before they are in a shard."""
+"""Energies in another unit, or of another kind, are detected before they reach a shard."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Starting crystals and slabs are neutral and sane; relaxations go downhill and hold fixed atoms."""
+"""Initial crystals and slabs are neutral and sensible; relaxations lower the energy and keep fixed atoms."""
 
 import numpy as np
 import pytest

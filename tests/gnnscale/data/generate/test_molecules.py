@@ -25,7 +25,7 @@ SHARES = {6: 0.6, 7: 0.14, 8: 0.14, 16: 0.07, 17: 0.05}
 
 
 def chain(*heavy: int) -> Molecule:
-    """Saturated, in this order."""
+    """Return the saturated chain of these heavy atoms."""
     return _add_hydrogens(np.array(heavy), np.eye(len(heavy), k=1, dtype=int) + np.eye(len(heavy), k=-1, dtype=int))
 
 

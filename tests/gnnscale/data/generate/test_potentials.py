@@ -1,4 +1,4 @@
-"""Every label engine: forces and stress are derivatives of the energy, energies add up, crystals have their size."""
+"""Every potential: forces and stress are derivatives of the energy, energies add up, lattice constants are right."""
 
 from functools import partial
 
@@ -137,7 +137,7 @@ def test_ions_do_not_feel_the_cutoff():
 
 
 def lattice_constant(atoms: Atoms, label) -> float:
-    """Angstrom; from a parabola through the lowest three of a scan of +-6 % about the given cubic cell."""
+    """Return the minimum of a parabola through the lowest three points of a scan of +-6 % about the cubic cell: Angstrom."""
     lengths = atoms.cell[0, 0] * np.linspace(0.94, 1.06, 13)
     energies = []
     for length in lengths:

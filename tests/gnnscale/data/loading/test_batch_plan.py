@@ -40,7 +40,7 @@ def test_shares_hold_everything_once_and_are_balanced(costs, ranks):
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=200), st.integers(1, 40))
 def test_shares_are_those_of_longest_first_one_at_a_time(costs, ranks):
-    """With many equal costs, as ties must be broken alike on every machine."""
+    """Many costs are equal, as ties must be broken alike on every machine."""
     costs, loads, shares = np.array(costs, float), [0.0] * ranks, [[] for _ in range(ranks)]
     for position in sorted(range(len(costs)), key=lambda k: -costs[k]):
         least = loads.index(min(loads))

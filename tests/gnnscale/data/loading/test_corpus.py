@@ -1,4 +1,4 @@
-"""A batch is its structures side by side, with the neighbours that each has alone, wherever they are read from."""
+"""A batch is its structures side by side, with the neighbours that each has alone, for every storage backend."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_a_batch_equals_its_structures(converted):
 
 
 def test_a_batch_is_what_adios2_reads(converted):
-    """By the portable route, one structure at a time."""
+    """Compare with ADIOS2's reader, one structure at a time."""
     corpus = load_corpus(sources(converted), "validation", 4.0)
     at = 0
     for index, path in enumerate(converted.values()):
@@ -85,7 +85,7 @@ def test_edges_are_sorted_and_within_the_cutoff(converted):
 
 @pytest.mark.parametrize("cutoff", [4.0, 3.5, 5.0])
 def test_edges_are_counted_without_being_made(converted, cutoff):
-    """At the conversion's cutoff of 4 they are in the shards, else counted."""
+    """Edge counts are in the shards for the conversion's cutoff of 4; for others they are counted."""
     corpus = load_corpus(sources(converted), "test", cutoff, threads=2)
     for k in range(len(corpus)):
         graphs, _ = make_batch(corpus, np.array([k]))

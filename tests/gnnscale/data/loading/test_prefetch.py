@@ -1,4 +1,4 @@
-"""Batches made ahead are those made in between: same order, same mistakes, nothing left running."""
+"""Batches made ahead equal those made on request: same order, same errors, no thread left running."""
 
 import os
 import signal
@@ -67,7 +67,7 @@ def test_a_mistake_in_the_plan_is_raised_in_its_turn(workers):
 
 
 def test_a_signal_ends_it_at_once():
-    """As a stage is stopped: an exception out of the handler, while this thread waits for a slow batch."""
+    """The signal handler raises while this thread waits for a slow batch, as when a stage is stopped."""
 
     class Stopped(Exception):
         pass

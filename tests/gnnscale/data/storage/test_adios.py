@@ -1,4 +1,4 @@
-"""What is written is what is read, by ADIOS2 and from the map, in one shard or in many, and never half."""
+"""Structures are read back as written, by ADIOS2 and from the map, from one shard or many, and never in part."""
 
 import json
 import multiprocessing
@@ -19,7 +19,7 @@ from gnnscale.data.storage.packed import content_digest, pack
 
 
 def random_structures(count, seed=0):
-    """Molecules and crystals; crystals of one group share their cell, stresses are symmetric in some groups only."""
+    """Draw molecules and crystals; crystals of one group share a cell, stresses are symmetric in some groups only."""
     rng = np.random.default_rng(seed)
     made, cell = [], np.zeros((3, 3))
     for k in range(count):
@@ -46,7 +46,7 @@ def random_structures(count, seed=0):
 
 
 def in_shards(path, structures, size, split=None, cutoff=3.0, units=None):
-    """Several shards, and the manifest, as a conversion would write them."""
+    """Write several shards and the manifest, as a conversion does."""
     path.mkdir()
     entries = []
     for start in range(0, len(structures), size):
@@ -82,7 +82,7 @@ def test_written_is_read(tmp_path):
 
 
 def test_reading_leaves_nothing_behind(tmp_path):
-    """ADIOS2 writes its timings into the system's folder for temporary files, where they would gather."""
+    """ADIOS2 writes its timings into the system's folder for temporary files, where they would accumulate."""
     in_shards(tmp_path / "shards", random_structures(20), 7)
     before = set(Path("/tmp").iterdir())
     adios.read(tmp_path / "shards")
@@ -130,7 +130,7 @@ def test_a_shard_alone_says_all_about_itself(tmp_path):
 
 
 def test_arrays_are_found_wherever_adios2_puts_them(tmp_path, monkeypatch):
-    """A wrong guess of their places costs a second writing and changes nothing. Some large ones do lie elsewhere."""
+    """A wrong guess of the offsets costs a second writing and changes nothing. Some large arrays do lie elsewhere."""
     in_shards(tmp_path / "guessed", random_structures(20), 20)
     monkeypatch.setattr(adios, "expected_offsets", lambda arrays: dict.fromkeys(arrays, 0))
     in_shards(tmp_path / "found", random_structures(20), 20)
@@ -181,7 +181,7 @@ def test_a_source_that_fails_leaves_nothing(tmp_path):
 @pytest.mark.parametrize("file", ["md.0", "md.idx", "data.0", "mmd.0"])
 @pytest.mark.parametrize("harm", ["cut", "flip", "remove"])
 def test_a_broken_file_is_named(tmp_path, file, harm):
-    """ADIOS2 itself waits for ever, or crashes, on some of these; a map would end the process at the missing page."""
+    """ADIOS2 waits forever or crashes on some of these; a map would end the process at the missing page."""
     in_shards(tmp_path / "shards", random_structures(20), 20)
     path = tmp_path / "shards" / "00000.bp" / file
     whole = bytearray(path.read_bytes())
@@ -287,7 +287,7 @@ def test_sums_are_those_of_the_arrays(tmp_path):
 
 
 def test_bytes_per_atom_and_structure(tmp_path):
-    """Of molecules 25 and 40 at most, all metadata included; crystals with as many cells and stresses cost 62 more."""
+    """Molecules take at most 25 and 40 bytes with all metadata; crystals with own cells and stresses take 62 more."""
     rng = np.random.default_rng(0)
     for kind, each in (("molecule", 40), ("relaxation", 56), ("crystal", 102)):
         chosen = [s for s in random_structures(6000) if s.pbc.any() == (kind != "molecule")]

@@ -1,4 +1,4 @@
-"""What is selected from the map is what ADIOS2 reads, bit for bit, whatever the shards."""
+"""Structures selected from the map equal those that ADIOS2 reads, bit for bit, for any shards."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ UNITS = [("a.h5: group C2H6", k) for k in range(20)] + [("b.h5: group H2", 3 * k
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """The same from the map and through ADIOS2: shards with and without crystals, with symmetric stresses and others."""
+    """Return the structures of shards with and without crystals and symmetric stresses, from the map and through ADIOS2."""
     made, structures = tmp_path_factory.mktemp("shards") / "made", random_structures(COUNT)
     structures[8:16] = [
         s._replace(cell=s.cell * 0, pbc=s.pbc & False, stress=s.stress * np.nan) for s in structures[8:16]
@@ -82,7 +82,7 @@ def test_nothing_is_chosen_and_too_much_is_told(both):
 
 
 def test_arrays_outlive_the_shards_they_are_of(both):
-    """A block is a view into the map, which therefore may not go before it."""
+    """A block is a view into the map and keeps it alive."""
     mapped, whole = both
     again = open_shards(mapped.path)
     block = again.block(0, "positions")

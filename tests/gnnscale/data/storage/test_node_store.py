@@ -1,4 +1,4 @@
-"""Records of structures in memory: what is put in comes out, to the bit. On several ranks: tests/integration."""
+"""Records of structures in memory are read back bit for bit. Several ranks are tested in tests/integration."""
 
 import numpy as np
 import pytest

@@ -16,14 +16,14 @@ def data(rng, structures, elements):
 
 
 def direct(counts, energy):
-    """All rows at once: around the mean energy of an atom."""
+    """Fit all rows at once, around the mean energy of an atom."""
     mean = energy.sum() / counts.sum()
     solution, _, rank, _ = np.linalg.lstsq(counts, energy - mean * counts.sum(1), rcond=1e-10)
     return mean + solution, rank
 
 
 def in_parts(counts, energy, cuts):
-    """Each part knows only the elements that it has."""
+    """Return sums of parts, each of which has only its own elements."""
     made = []
     for part in np.split(np.arange(len(energy)), cuts):
         present = np.flatnonzero(counts[part].any(0))
