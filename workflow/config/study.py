@@ -115,7 +115,7 @@ def absolute_path(path: str, source: DataSource) -> str:
         return str(Path(path).expanduser().resolve())
     except (RuntimeError, ValueError) as error:  # a user without a home; a character that no path has
         reason = str(error).rstrip(".").lower()
-        raise errors.UserError(f"source {source.name!r}: {path!r} is no path: {reason}") from None
+        raise errors.UserError(f"source {source.name!r}: {path!r} is not a path: {reason}") from None
 
 
 def paths_read(study: Study) -> list[str]:

@@ -24,16 +24,18 @@ class StrictLoader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep)
         except (ValueError, LookupError, AttributeError):  # 2026-13-45, !!bool x, !!timestamp x
-            words = f"{str(node.value)[:40]!r} is no {node.tag.rpartition(':')[2]}"
+            words = f"{str(node.value)[:40]!r} is not a {node.tag.rpartition(':')[2]}"
             raise yaml.MarkedYAMLError(problem=words, problem_mark=node.start_mark) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(problem="a name is a word, no list or mapping", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem="a name must be a word, not a list or mapping", problem_mark=key.start_mark
+                )
             if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"{key.value!r} is given twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"{key.value!r} appears twice", problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -63,9 +65,9 @@ def read_mapping(path: Path, shown: str) -> tuple[dict, yaml.Node]:
         raise UserError(f"{shown}:{mark.line + 1 if mark else 1}: not YAML: {error.problem}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise UserError(f"{shown}:{line}: not YAML: the character U+{error.character:04X} may not be in it") from None
+        raise UserError(f"{shown}:{line}: not YAML: the character U+{error.character:04X} is not allowed") from None
     except RecursionError:
-        raise UserError(f"{shown}: not YAML for us: something in it is nested in itself, or too deeply") from None
+        raise UserError(f"{shown}: cannot be read: something in it contains itself, or is nested too deeply") from None
     if root is None or not isinstance(data, dict):
         raise UserError(f"{shown}:1: found {type(data).__name__}, expected `name: value` lines")
     unquoted = [

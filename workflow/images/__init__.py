@@ -1,1 +1,1 @@
-"""Container images: how they are found, built and run."""
+"""Container images: the image of a site, its build and its checks, and the commands that run stages in it."""

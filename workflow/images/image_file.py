@@ -115,7 +115,7 @@ def with_image(site: SiteConfig, reads: list[str]) -> SiteConfig:
 def read_record(file: Path, deep: bool = False) -> ImageRecord:
     """Return the record of an image if the file matches it; hash the file if its time has changed, or if `deep`."""
     if not file.exists():
-        raise UserError(f"{file}: no image there", f"make one: {build_command()}")
+        raise UserError(f"{file}: no such image", f"make one: {build_command()}")
     try:
         record = files.read_model(record_file(file), ImageRecord)
     except BadFile as error:
@@ -140,7 +140,7 @@ def read_record(file: Path, deep: bool = False) -> ImageRecord:
 def require_image(site: SiteConfig) -> Path:
     file = locate_image(site)
     if not file.exists():
-        raise UserError(f"{file}: no image there", f"make one: {build_command()}")
+        raise UserError(f"{file}: no such image", f"make one: {build_command()}")
     return file
 
 

@@ -164,7 +164,7 @@ def test_a_name_fits_into_a_directory():
 
 def test_a_path_in_the_home_of_an_unknown_user_is_reported():
     data = [DATA[0] | {"quarantine": "~nosuchuser/x.json"}]
-    with pytest.raises(UserError, match=r"source 'a': '~nosuchuser/x\.json' is no path"):
+    with pytest.raises(UserError, match=r"source 'a': '~nosuchuser/x\.json' is not a path"):
         study.conversions(Study(title="t", data=data, sweeps=[Sweep(name="s")]))
 
 

@@ -116,7 +116,7 @@ def damaged(sif, how):
 @pytest.mark.parametrize(
     ("how", "message", "remedy"),
     [
-        ("missing", "no image there|no such file", "image build"),
+        ("missing", "no such image|no such file", "image build"),
         ("truncated", "3,000 bytes, [0-9,]+ expected: cut off", "copy it again"),
         ("altered", "same size, other content", "copy it again"),
         ("touched", "same size, other content", "copy it again"),
@@ -161,7 +161,7 @@ def test_no_image_built_yet_is_reported_with_what_to_type(tmp_path):
     done = call("plan", "--container", "--set", f"container.image={missing}", "--root", str(tmp_path / "run"))
     assert (
         done.returncode == 2
-        and done.stderr == f"gnnscale: {missing}: no image there\n  make one: python workflow/run.py image build\n"
+        and done.stderr == f"gnnscale: {missing}: no such image\n  make one: python workflow/run.py image build\n"
     )
     done = call("plan", "--container", "--site", "andes", "--root", str(tmp_path / "run"))
     assert done.returncode == 2 and "set container.runtime" in done.stderr
