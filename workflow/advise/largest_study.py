@@ -190,14 +190,13 @@ def compute_advice(
     available = list_model_sizes(known)
     found = choose_ranks(available, hours, most, known)
     if found is None:
-        smallest = available[0].sizes[0].model
+        smallest = available[0].sizes[0].model.short_name()
         raise UserError(
-            f"{hours:g} GPU-hours are not enough to train even the smallest model ({smallest.short_name()}) for one batch",
+            f"{hours:g} GPU-hours are not enough to train even the smallest model ({smallest}) for one batch",
             "give more --gpu-hours",
         )
-    (best, sizes), (size, d, loss) = found, found[0]
-    job, flops = plan_job(size.model, d, known), training_flops(size.model, d, known)
-    largest = max(point.flops for point in known.points)
+    best, sizes = found
+    flops, largest = training_flops(best.size.model, best.d, known), max(point.flops for point in known.points)
     is_far = flops > MAX_EXTRAPOLATION * largest
     return {
         "formula": known.entry.formula,
@@ -205,34 +204,49 @@ def compute_advice(
         "log_rms": known.entry.log_rms,
         "confidence": known.confidence,
         "gpu_hours": hours,
+        "runs": len(known.points),
+        **describe_training(best, most, known),
+        **ranges_of_sizes(best, sizes, hours, most, known),
+        **describe_job(plan_job(best.size.model, best.d, known), flops, known),
+        "twice": gains_of_doubling(best, available, hours, most, known),
+        "beyond": {
+            "parameters": best.size.n / max(point.body_parameters for point in known.points),
+            "structures": best.d / max(point.structures for point in known.points),
+            "flops": flops / largest,
+        },
+        "next_hours": hours_needed(MAX_EXTRAPOLATION * largest, available, hours, most, known) if is_far else None,
+    }
+
+
+def describe_training(best: Choice, most: float | None, known: AdviceBasis) -> dict[str, Any]:
+    """Return the model, the data and the expected loss with its parts."""
+    size, d, law = best.size, best.d, known.law
+    return {
+        "model": size.model.label,
+        "depth": size.model.depth,
+        "width": size.model.width,
+        "epochs": known.epochs,
+        "atoms": d * known.atoms,
+        "atoms_seen": d * known.atoms * known.epochs,
+        "limited": d == most,
+        "loss": range_of(best.loss, [each.loss(size.n, d) for each in known.replicas], known.confidence)._asdict(),
+        "floor": law.e,
+        "of_model": law.a / size.n**law.alpha,
+        "of_data": law.b / d**law.beta,
+    }
+
+
+def describe_job(job: Job, flops: float, known: AdviceBasis) -> dict[str, Any]:
+    """Return the nodes and hours of a training, its speed, and the share of its time that no FLOPs fill."""
+    return {
         "flops": flops,
         "flops_per_second": known.speed.flops,
         "speed": known.speed.origin,
         "fixed": 1 - flops / known.speed.flops / job.ranks / job.seconds,
-        "model": size.model.label,
-        "depth": size.model.depth,
-        "width": size.model.width,
-        **ranges_of_sizes(best, sizes, hours, most, known),
-        "epochs": known.epochs,
-        "atoms": d * known.atoms,
-        "atoms_seen": d * known.atoms * known.epochs,
-        "loss": range_of(loss, [law.loss(size.n, d) for law in known.replicas], known.confidence)._asdict(),
-        "floor": known.law.e,
-        "of_model": known.law.a / size.n**known.law.alpha,
-        "of_data": known.law.b / d**known.law.beta,
-        "nodes": job.ranks // site.ranks_per_node if site.has_scheduler else 1,
+        "nodes": job.ranks // known.site.ranks_per_node if known.site.has_scheduler else 1,
         "ranks": job.ranks,
         "hours": job.seconds / 3600,
-        "limited": d == most,
         "memory": job.memory.description,
-        "twice": gains_of_doubling(best, available, hours, most, known),
-        "beyond": {
-            "parameters": size.n / max(point.body_parameters for point in known.points),
-            "structures": d / max(point.structures for point in known.points),
-            "flops": flops / largest,
-        },
-        "next_hours": hours_needed(MAX_EXTRAPOLATION * largest, available, hours, most, known) if is_far else None,
-        "runs": len(known.points),
     }
 
 

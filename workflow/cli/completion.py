@@ -126,7 +126,7 @@ _gnnscale() {{
 }}
 complete -F _gnnscale gnnscale
 """
-ZSH = "#compdef gnnscale\nautoload -U +X bashcompinit && bashcompinit\n"
+ZSH = "autoload -U +X bashcompinit && bashcompinit\n"
 
 
 def bash_script(verbs: list[Verb], shell: str = "bash") -> str:
