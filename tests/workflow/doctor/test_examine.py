@@ -187,7 +187,7 @@ def test_a_node_with_another_image(tmp_path, image, state, words):
         ({"fault": "sbatch refuses the job", "hint": "mend it"}, "job", "bad", "sbatch refuses"),
     ],
 )
-def test_a_job_that_told_nothing(tmp_path, said, what, state, words):
+def test_a_job_that_reported_nothing(tmp_path, said, what, state, words):
     (first, *more) = diagnosis.judge(at(), trial(tmp_path, **said))
     assert (first.what, first.state) == (what, state) and words in first.said and first.fix and not more
 
@@ -325,7 +325,7 @@ def test_what_is_waited_for_is_told_where_only_standard_output_is_a_pipe(monkeyp
 
 
 class Stand:
-    """In the scheduler's place: what it is asked to cancel, and what it says of the job."""
+    """A stand-in for the scheduler, which records what is cancelled and returns a given status."""
 
     def __init__(self, monkeypatch, says, cancels=True):
         self.ended, self.says, self.cancels = [], says, cancels
