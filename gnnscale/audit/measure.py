@@ -179,7 +179,7 @@ def _nearest(packed: Packed, ptr: np.ndarray, first: int, last: int, reach: floa
     atoms = slice(int(ptr[first]), int(ptr[last]))
     x, cell = packed.positions[atoms], packed.cell[first:last]
     begin = ptr[first : last + 1] - atoms.start
-    edges = neighbors.batch_edges(x, begin, cell, packed.pbc[first:last], reach, room=ROOM * len(x))
+    edges = neighbors.batch_edges(x, begin, cell, packed.pbc[first:last], reach, capacity=ROOM * len(x))
     vectors = x[edges.senders] - x[edges.receivers]
     across = np.flatnonzero(edges.shifts.any(1))  # the few that go through a face
     box = cell[np.searchsorted(edges.ptr, across, side="right") - 1]

@@ -1,4 +1,4 @@
-"""Where the folders of gnnscale lie on this disk: in a checkout, in a container image or in an installed package."""
+"""The folders of gnnscale on this disk: in a checkout, in a container image or in an installed package."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ FORMAT: Final = 2  # of run directories; raised when an older one can no longer 
 
 
 class Runtime(Spec):
-    """How a stage is run. It is never part of a key, so a result is valid on any site."""
+    """Resources and memory levers of a stage. They are never part of a key, so a result is valid on any site."""
 
     ranks: int = Field(1, ge=1)
     threads: int = Field(1, ge=1, description="per rank")

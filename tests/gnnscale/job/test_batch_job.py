@@ -1,4 +1,4 @@
-"""What a batch job does with its stages, each a line of sh here. With a job's whole script: test_launch.py."""
+"""The program of a batch job, with a line of sh for each stage; test_launch.py runs the whole script of a job."""
 
 import errno
 import json
@@ -29,7 +29,7 @@ def planned(folder, line="", **more):
 
 
 class Started:
-    """gnnscale.job.batch_job at work, in an allocation as PBS describes one."""
+    """A running batch job, in an allocation as PBS describes one."""
 
     def __init__(self, place, stages, env=None, **more):
         plan = {"scheduler": "pbs", "interface": None, "seconds": None, "slots": None, "stages": stages} | more
@@ -61,27 +61,27 @@ def code(folder):
     return json.loads((folder / "attempts" / "1" / "exit.json").read_text())["code"]
 
 
-@pytest.mark.parametrize("check", [None, "true"], ids=["at once", "after a look at its nodes"])
-def test_one_that_cannot_be_started_is_nothing_to_the_others(tmp_path, check):
+@pytest.mark.parametrize("check", [None, "true"], ids=["at once", "after a node check"])
+def test_a_stage_that_cannot_start_does_not_stop_the_others(tmp_path, check):
     a, b = tmp_path / "a", tmp_path / "b"
-    (a / "attempts" / "1" / "stdout").mkdir(parents=True)  # where its output was to go
+    (a / "attempts" / "1" / "stdout").mkdir(parents=True)  # in the place of its output file
     said = Started(tmp_path, [planned(a, check=check), planned(b, "sleep 1; touch done")]).end(1)
     assert said == f"{a / 'attempts' / '1' / 'stdout'}: is a directory\n"
     assert (code(a), code(b)) == (1, 0) and (b / "done").exists()
 
 
 @pytest.mark.parametrize(("number", "expected"), [(errno.ENOSPC, 74), (errno.EDQUOT, 74), (errno.ENOENT, 1)])
-def test_a_full_disk_is_told_by_its_code(tmp_path, number, expected):
+def test_a_full_disk_has_its_exit_code(tmp_path, number, expected):
     batch_job.Attempt(planned(tmp_path), "7", ["n1"], "n1", 1).fail(OSError(number, "so", "x"))
     assert code(tmp_path) == expected
 
 
-def test_one_that_cannot_be_told_is_nothing_to_the_others(tmp_path):
-    """By files, as it is in a container: here the first cannot be written."""
+def test_a_signal_that_cannot_be_forwarded_does_not_stop_the_others(tmp_path):
+    """Signals go by files, as into a container; the file of the first stage cannot be written."""
     a, b = tmp_path / "a", tmp_path / "b"
-    deaf = "ln -s /nowhere/at/all attempts/1/SIGUSR1; touch ready; until [ -e ../go ]; do sleep 0.05; done"
-    hears = "touch ready; until [ -e attempts/1/SIGUSR1 ]; do sleep 0.05; done; exit 75"
-    started = Started(tmp_path, [planned(a, deaf, by_file=True), planned(b, hears, by_file=True)])
+    unreachable = "ln -s /nowhere/at/all attempts/1/SIGUSR1; touch ready; until [ -e ../go ]; do sleep 0.05; done"
+    waits = "touch ready; until [ -e attempts/1/SIGUSR1 ]; do sleep 0.05; done; exit 75"
+    started = Started(tmp_path, [planned(a, unreachable, by_file=True), planned(b, waits, by_file=True)])
     started.wait("a/ready", "b/ready")
     started.process.send_signal(signal.SIGUSR1)
     started.wait("b/attempts/1/exit.json")
@@ -91,8 +91,8 @@ def test_one_that_cannot_be_told_is_nothing_to_the_others(tmp_path):
 
 
 @pytest.mark.parametrize(("given", "first", "second"), [("", "0", "1"), ("4,7", "4", "7")])
-def test_each_that_runs_beside_others_is_shown_a_gpu_of_its_own(tmp_path, given, first, second):
-    """And the next the one that has become free; of those that the scheduler gave, if it gave some."""
+def test_stages_side_by_side_see_a_gpu_each(tmp_path, given, first, second):
+    """The next stage sees the GPU that has become free, of those that the scheduler gave if it gave some."""
     line = "echo $CUDA_VISIBLE_DEVICES >gpu; until [ -e go ]; do sleep 0.05; done"
     stages = [planned(tmp_path / name, line) for name in "abc"]
     started = Started(tmp_path, stages, {"CUDA_VISIBLE_DEVICES": given}, slots=2, gpus=["CUDA_VISIBLE_DEVICES", 2])
@@ -118,8 +118,8 @@ class Endless:
         self.signals.append(signum)
 
 
-def test_failures_are_looked_for_seldom_and_soon_enough(tmp_path, monkeypatch):
-    """A minute and a half, of which each look takes a tenth of a second; in the middle a rank fails."""
+def test_looks_for_failures_are_rare_and_in_time(tmp_path, monkeypatch):
+    """A rank fails in the middle of 90 s, which pass in steps of a tenth of a second."""
     clock, reads = [100.0], []
     monkeypatch.setattr(batch_job.time, "monotonic", lambda: clock[0])
     attempt = batch_job.Attempt(planned(tmp_path), "7", ["n1"], "n1", 1)

@@ -1,4 +1,4 @@
-"""Several ranks on a machine without a scheduler: started, told, ended together; and a GPU for each that no other has."""
+"""Several ranks on a machine without a scheduler: started, signalled and ended together, each with a GPU of its own."""
 
 import json
 import os
@@ -14,12 +14,12 @@ from tests.support import training
 from tests.support.cluster import RUN, SHORT, wait_until
 from tests.support.corpus import ENV, ROOT, run_stage
 
-# A stage of its own: what each rank does is in the word that it is given
+# A stage for this test: the argument says what each rank does.
 STAGE = """
 import os, signal, sys, time
 rank = os.environ["RANK"]
 how = dict(word.split("=") for word in sys.argv[1].split(","))[rank]
-signal.signal(signal.SIGTERM, signal.SIG_IGN if how == "deaf" else lambda *_: sys.exit(75))
+signal.signal(signal.SIGTERM, signal.SIG_IGN if how == "ignore" else lambda *_: sys.exit(75))
 with open(os.environ["HERE"] + "/." + rank, "w") as file:
     file.write(str(os.getpid()))
 os.replace(file.name, os.environ["HERE"] + "/" + rank)
@@ -35,7 +35,7 @@ time.sleep(60)
 
 @pytest.fixture
 def begin(tmp_path):
-    package = tmp_path / "gnnscale"  # first on the path is ours, of which one module is found here
+    package = tmp_path / "gnnscale"  # first on the path, so that one module is found here
     (package / "stages").mkdir(parents=True)
     (package / "__init__.py").write_text(f"__path__.append({str(ROOT / 'gnnscale')!r})\n")
     (package / "stages" / "__init__.py").touch()
@@ -69,19 +69,19 @@ def gone(pid):
 @pytest.mark.parametrize(
     ("how", "code"), [("0=0,1=0", 0), ("0=75,1=75", 75), ("0=wait,1=64", 64), ("0=3,1=wait,2=wait", 3)]
 )
-def test_it_ends_as_the_first_rank_that_did_not_end_well(begin, how, code):
+def test_it_ends_with_the_code_of_the_first_failure(begin, how, code):
     assert begin(how).wait(timeout=120) == code
-    assert all(map(gone, begin.pids().values())), "nobody waits for one that has failed"
+    assert all(map(gone, begin.pids().values())), "no rank waits for one that has failed"
 
 
-def test_one_that_is_deaf_is_killed_and_one_that_was_killed_is_told(begin):
+def test_a_rank_that_ignores_sigterm_is_killed(begin):
     began = time.monotonic()
-    assert begin("0=deaf,1=kill").wait(timeout=120) == -signal.SIGKILL
+    assert begin("0=ignore,1=kill").wait(timeout=120) == -signal.SIGKILL
     assert all(map(gone, begin.pids().values())) and time.monotonic() - began > 4, "it had the time to end by itself"
 
 
 def test_ranks_that_have_ended_unseen_are_not_lost_to_a_signal():
-    """They are told, and what they ended with is still to be had."""
+    """A signal to a rank that has ended does not take its exit code away."""
     ranks = [subprocess.Popen([sys.executable, "-c", "raise SystemExit(64)"]) for _ in range(3)]
     for rank in ranks:
         os.waitid(os.P_PID, rank.pid, os.WEXITED | os.WNOWAIT)
@@ -89,7 +89,7 @@ def test_ranks_that_have_ended_unseen_are_not_lost_to_a_signal():
     assert list(local_launcher.wait_for_each(ranks)) == [64, 64, 64]
 
 
-def test_a_signal_reaches_all(begin):
+def test_a_signal_reaches_all_ranks(begin):
     process = begin("0=wait,1=wait")
     wait_until(lambda: len(begin.pids()) == 2, 120, "both ranks")
     time.sleep(0.2)
@@ -97,8 +97,8 @@ def test_a_signal_reaches_all(begin):
     assert process.wait(timeout=120) == 75
 
 
-def test_no_rank_outlives_it(begin):
-    process = begin("0=deaf,1=deaf")
+def test_no_rank_outlives_the_launcher(begin):
+    process = begin("0=ignore,1=ignore")
     wait_until(lambda: len(begin.pids()) == 2, 120, "both ranks")
     process.kill()
     process.wait()

@@ -1,4 +1,4 @@
-"""A stage's life: one writer, words instead of tracebacks, and exit codes that mean something."""
+"""The process of a stage: one writer, words instead of tracebacks, and the exit code of each kind of error."""
 
 import errno
 import fcntl
@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from gnnscale.contract import errors, stage_run
-from gnnscale.contract.settings import EvaluateSettings
+from gnnscale.contract import errors, exit_codes, stage_run
+from gnnscale.contract.settings import EvaluateSettings, ReportSettings
 from gnnscale.job import stage_process
 from gnnscale.machine import accelerator, rank_env
 from tests.support.corpus import make_stage_directory, run_stage
@@ -25,7 +25,7 @@ def test_a_directory_in_use_is_refused_and_its_holder_named(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, "", "{", '{"format": 2}', '{"format": 1, "id": "x"}'])
-def test_a_spec_that_is_not_one_is_told_in_words(tmp_path, content):
+def test_a_broken_spec_is_reported_in_words(tmp_path, content):
     made = make_stage_directory(tmp_path, "evaluate/x", EvaluateSettings())
     (made / "spec.json").unlink()
     if content is not None:
@@ -36,9 +36,18 @@ def test_a_spec_that_is_not_one_is_told_in_words(tmp_path, content):
 
 
 @pytest.mark.parametrize("gpus", [0, 4])
-def test_it_is_told_on_which_kind_of_gpu_a_result_was_made(monkeypatch, gpus):
-    monkeypatch.setattr(accelerator, "list_devices", lambda: [accelerator.Gpu("GPU of somebody", 1)] * gpus)
-    assert stage_process.collect_provenance().get("accelerator") == ("GPU of somebody" if gpus else None)
+def test_provenance_names_the_kind_of_gpu(monkeypatch, gpus):
+    monkeypatch.setattr(accelerator, "list_devices", lambda: [accelerator.Gpu("Some GPU", 1)] * gpus)
+    assert stage_process.collect_provenance().get("accelerator") == ("Some GPU" if gpus else None)
+
+
+def test_settings_of_another_stage_are_refused(tmp_path):
+    done = run_stage(make_stage_directory(tmp_path, "evaluate/x", EvaluateSettings()), module="report")
+    assert done.returncode == exit_codes.REFUSED and "Traceback" not in done.stderr
+    run = stage_run.Run(make_stage_directory(tmp_path, "evaluate/y", EvaluateSettings()))
+    assert run.require_settings(EvaluateSettings) == EvaluateSettings()
+    with pytest.raises(errors.UserError, match="settings of the stage evaluate, expected those of report"):
+        run.require_settings(ReportSettings)
 
 
 def test_usage_is_shown_for_no_directory(tmp_path):
@@ -81,7 +90,7 @@ def test_errors_are_classified(error, kind):
         ),
     ],
 )
-def test_every_launcher_says_who_we_are(environ, expected):
+def test_every_launcher_gives_the_rank(environ, expected):
     assert tuple(rank_env.read_ranks(environ)) == expected
 
 
@@ -95,8 +104,8 @@ def test_progress_is_readable_at_any_moment(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
-def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, number):
-    """And not taken for another process."""
+def test_a_file_system_without_locks_is_reported(tmp_path, monkeypatch, number):
+    """The lack of locks is not taken for a lock that another process holds."""
 
     def refuse(*_):
         raise OSError(number, os.strerror(number))

@@ -74,7 +74,7 @@ def test_what_is_left_behind_is_found():
 
 
 class Descent:
-    """What the loop asks of DeepSpeed's engine, for a network on any device."""
+    """A stand-in for DeepSpeed's engine, with a network on any device."""
 
     def __init__(self, model, device):
         self.model, self.device = model, torch.device(device)

@@ -66,7 +66,7 @@ def asked(raw, kind=ConvertSettings, **more):
 
 
 def start(made, before="", **env):
-    """The stage with small work items and shards, in a process of its own."""
+    """Start the stage with small work items and shards, in a process of its own."""
     command = [sys.executable, "-c", before + SMALL, str(made)]
     return subprocess.Popen(
         command, env=os.environ | ENV | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -74,7 +74,7 @@ def start(made, before="", **env):
 
 
 def here(made):
-    """The same in this process, which has imported everything already."""
+    """Run the stage in this process, which has imported everything already."""
     run = stage_run.Run(made)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(work_items, "STRUCTURES_PER_ITEM", ITEM)
@@ -92,7 +92,7 @@ def finish(process):
 
 
 def outcome(made):
-    """Everything that later stages can see, byte for byte."""
+    """Return everything that later stages can see, byte for byte."""
     done = read_result(made)
     return done.digest, done.values, files.read_model(made / "card.json", ShardCard)
 
@@ -102,7 +102,7 @@ def undisturbed(raw, tmp_path_factory):
     return here(make_stage_directory(tmp_path_factory.mktemp("one"), "convert/mine", asked(raw)))
 
 
-# ------------------------------------------------------------------------------------------------- the same comes out
+# ------------------------------------------------------------------------------------------------- same shards
 def test_what_is_expected_comes_out(undisturbed, raw):
     _, values, card = outcome(undisturbed)
     assert values["structures"] == 6 * (96 - 4) and values["skipped"] == 6 * 4
@@ -150,22 +150,23 @@ def test_on_two_ranks(undisturbed, raw, tmp_path):
     assert json.loads((made / "progress.json").read_text())["done"] == 570  # read, before atoms are looked at
 
 
-def test_a_rank_that_fails_is_told_by_the_first(raw, tmp_path):
+def test_the_first_rank_reports_the_failure_of_another(raw, tmp_path):
     made = make_stage_directory(tmp_path, "convert/mine", asked(tmp_path / "raw"))
     (tmp_path / "raw").mkdir()
     for k, folder in enumerate(sorted(raw.iterdir())):
         text = (folder / "mine.extxyz").read_text()
         (tmp_path / "raw" / f"{k}.extxyz").write_text(text if k < 5 else text.replace("energy=", "energie="))
     both = [start(made, RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE="2") for r in range(2)]
-    said = [process.communicate(timeout=240)[1] for process in both]
+    errors_printed = [process.communicate(timeout=240)[1] for process in both]
     assert [process.returncode for process in both] == [64, 64]
-    assert "rank 1: " in said[0] and "no energy=" in said[0] and "5.extxyz" in said[0] and "Traceback" not in said[0]
+    assert all(word in errors_printed[0] for word in ("rank 1: ", "no energy=", "5.extxyz"))
+    assert "Traceback" not in errors_printed[0]
     (tmp_path / "raw" / "5.extxyz").write_text((raw / "5" / "mine.extxyz").read_text())
     assert read_result(here(made)).values["structures"] == 552
 
 
 def test_an_error_from_before_the_first_rank_began(raw, tmp_path, monkeypatch):
-    """It stands, unless it was of an earlier attempt, whose rank takes it back as soon as it begins."""
+    """An old error counts, unless its rank overwrites it as its next attempt begins."""
     made = make_stage_directory(tmp_path, "convert/mine", asked(raw))
     past = {"done": 0, "time": time.time() - 60, "error": "no energy"}
     parallel.heartbeat_path(made, 1).write_text(json.dumps(past))
@@ -183,8 +184,8 @@ def test_an_error_from_before_the_first_rank_began(raw, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_killed_at_random_points_it_goes_on(undisturbed, raw, tmp_path, seed):
-    """Two kills each; and one shard is then altered, as a disk might."""
+def test_killed_at_random_points_it_resumes(undisturbed, raw, tmp_path, seed):
+    """Kill it twice, and then alter one shard, as a disk might."""
     rng, made, seen = random.Random(seed), make_stage_directory(tmp_path, "convert/mine", asked(raw)), 0
     for _ in range(2):
         process = start(made, SLOW)
@@ -208,7 +209,7 @@ def test_killed_at_random_points_it_goes_on(undisturbed, raw, tmp_path, seed):
     assert spoiled in again and all(path.parent.name.startswith(item) for path in again)
 
 
-def test_told_to_stop_it_stops_and_goes_on(undisturbed, raw, tmp_path):
+def test_stopped_on_request_it_resumes(undisturbed, raw, tmp_path):
     made = make_stage_directory(tmp_path, "convert/mine", asked(raw))
     process = start(made, SLOW)
     while process.poll() is None and not list(made.glob("shard_notes/*.json")):
@@ -219,7 +220,7 @@ def test_told_to_stop_it_stops_and_goes_on(undisturbed, raw, tmp_path):
 
 
 def test_memory_does_not_grow_with_the_data(tmp_path):
-    """Ten times the structures, in one file that cannot be cut: what is held at a time is one shard."""
+    """Ten times the structures, in one file that cannot be divided, need the memory of one shard."""
     peaks = []
     for count in (1, 1, 10):
         folder = tmp_path / f"raw{len(peaks)}"
@@ -237,7 +238,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path):
     assert peaks[2] < peaks[1] + 8 * metadata, f"{peaks}, metadata {metadata}"  # as objects larger than as text
 
 
-# ------------------------------------------------------------------------------------------------------- what is left out
+# ------------------------------------------------------------------------------------------------------------ quarantine
 def test_quarantined_structures_are_left_out_and_counted(undisturbed, raw, tmp_path):
     rows = [
         ("mine", "0/mine.extxyz", 1, ["net force", "outlier"]),
@@ -270,7 +271,7 @@ def test_quarantined_structures_are_left_out_and_counted(undisturbed, raw, tmp_p
     ("text", "words"),
     [("{}", "unreadable"), ('{"structures": [{"unit": "a"}]}', "entry 1: 'number' is missing"), (None, "no such list")],
 )
-def test_a_list_that_is_none(raw, tmp_path, text, words):
+def test_a_broken_quarantine_list(raw, tmp_path, text, words):
     if text is not None:
         (tmp_path / "list.json").write_text(text)
     made = make_stage_directory(tmp_path, "convert/mine", asked(raw, quarantine=str(tmp_path / "list.json")))
@@ -290,7 +291,7 @@ def test_the_card_agrees_with_the_shards(converted):
 
 
 def test_the_card_by_another_route(undisturbed):
-    """From all arrays at once, by least squares on the structures themselves."""
+    """Compute the card from all arrays at once, by least squares on the structures themselves."""
     packed, (_, _, card) = adios.read(undisturbed / "shards"), outcome(undisturbed)
     train, (_, counts) = packed.split == 0, composition(packed)
     mean = packed.energy[train].sum() / counts[train].sum()
@@ -320,7 +321,7 @@ def test_the_result_lists_every_file_and_what_was_skipped(converted):
         ({"dataset": "generated", "name": "x", "options": {"source": "bulk", "structures": 3}}, "no structure falls"),
     ],
 )
-def test_bad_input_is_told_in_words(tmp_path, settings, message):
+def test_bad_input_is_reported_in_words(tmp_path, settings, message):
     made = make_stage_directory(tmp_path, "convert/x", ConvertSettings(**settings))
     done = run_stage(made)
     assert done.returncode == 64

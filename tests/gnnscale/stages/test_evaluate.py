@@ -1,4 +1,4 @@
-"""What `evaluate` writes is what the predictions of all held-out structures at once say, for every form of the network."""
+"""The results of `evaluate` equal those of one batch of all held-out structures, for every form of the network."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def of(model: EGNNConfig, sources: tuple[str, ...], optim: OptimSettings) -> Tra
 
 @pytest.fixture(params=FORMS)
 def evaluated(request, converted, tmp_path):
-    """Random weights, as if they had been trained -> (directory of the stage, the network, its corpus)"""
+    """Return a stage's directory, a network with random weights as if it had been trained, and its corpus."""
     potential = lively(request.param).float()
     forces = "gradient" if "gradient" in request.param else "direct"
     model = EGNNConfig(form=FORMS[request.param], forces=forces, width=16, depth=2, cutoff=3.0)
@@ -81,7 +81,7 @@ def test_errors_are_those_of_one_large_batch(evaluated):
         assert said.sources[name].force_mae == pytest.approx(float(forces[mine[graphs.structure]].mean()), rel=1e-4)
 
 
-def test_a_wide_network_in_chunks_says_the_same(evaluated, monkeypatch):
+def test_a_wide_network_in_chunks_gives_the_same(evaluated, monkeypatch):
     there, _, corpus = evaluated
     one = files.read_model(there / "errors.json", Evaluation)
     monkeypatch.setattr(prediction_errors, "WIDEST_UNCHUNKED", 8)
@@ -108,7 +108,7 @@ def test_batches_are_bounded_by_edges_and_by_structures():
 
 @pytest.mark.parametrize("evaluated", ["egnn-deferred-gradient"], indirect=True)
 def test_gradient_forces_keep_no_second_graph(evaluated, monkeypatch):
-    """It is a step of a training that does, and that is what memory is planned for."""
+    """A training step keeps one, and memory is planned for that."""
     there, potential, corpus = evaluated
     graphs, _ = make_batch(corpus, np.arange(len(corpus)))
     seen = []
@@ -123,7 +123,7 @@ def test_gradient_forces_keep_no_second_graph(evaluated, monkeypatch):
 
 
 def test_layers_are_those_of_one_large_batch(evaluated):
-    """Fewer are held out here than are looked at, so all of them are; and of the last a row of points.csv tells."""
+    """All held-out structures are sampled, as they are few; the last layer is in a row of points.csv."""
     there, potential, corpus = evaluated
     assert prediction_errors.MAX_STRUCTURES // 4 < len(corpus) <= evaluate.SAMPLED_STRUCTURES  # in several batches
     said = files.read_model(there / "errors.json", Evaluation)
@@ -137,7 +137,7 @@ def test_layers_are_those_of_one_large_batch(evaluated):
 
 
 def test_energies_alone_have_a_loss(tmp_path):
-    """Where forces are not asked for they need not be there, and the loss is that of what is."""
+    """Forces that are not trained may be missing; the loss is that of the energies."""
     lines = [f'2\nenergy={-30 - 0.01 * k} pbc="F F F"\nO 0 0 0\nO 0 0 {1.2 + 0.01 * k}\n' for k in range(60)]
     (tmp_path / "raw.xyz").write_text("".join(lines))
     settings = ConvertSettings(dataset="extxyz", name="o2", options={"raw": str(tmp_path / "raw.xyz")}, cutoff=3.0)
@@ -169,8 +169,8 @@ def test_the_sample_is_the_same_for_every_model(converted, monkeypatch):
     assert len({int(s) for graphs in evaluate.sample_batches(corpus) for s in graphs.source}) == 2
 
 
-def test_points_of_before_are_read(tmp_path):
-    """A table without the columns of layers, and one where they are empty or not a number."""
+def test_points_of_earlier_versions_are_read(tmp_path):
+    """Tables may lack the columns of layers, or have them empty or not a number."""
     fields = [name for name in Point.model_fields if name not in ("subset", "cosine_distance", "dirichlet_energy")]
     row = dict.fromkeys(fields, "1") | {"diverged": "False"}
     for more in ({}, {"cosine_distance": "", "dirichlet_energy": "nan"}):

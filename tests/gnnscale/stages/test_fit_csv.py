@@ -86,7 +86,7 @@ def test_other_laws(tmp_path, law):
     assert found.laws[0].law == law and len(found.laws) == 1
 
 
-def test_what_is_left_out_is_named_by_its_line(tmp_path):
+def test_rows_left_out_are_named_by_line(tmp_path):
     path = written(tmp_path / "points.csv", extra="x,1e7,1e9,nan\nx,1e7,0,3\nx,1e7,1e9,90\n")
     law = fitted(tmp_path, path, "--drop-highest", "1", "--bootstrap", "0").laws[0]
     assert law.excluded == {
@@ -97,8 +97,8 @@ def test_what_is_left_out_is_named_by_its_line(tmp_path):
     np.testing.assert_allclose([e.value for e in law.estimates.values()], TRUE, rtol=1e-5)
 
 
-def test_no_datum_is_unique_that_was_not_seen(tmp_path):
-    """Rows that say so have no law: repetitions would be negative."""
+def test_more_unique_data_than_seen_is_left_out(tmp_path):
+    """Rows with more unique data than seen data have no law: repetitions would be negative."""
     rng, law = np.random.default_rng(0), LAWS["DataConstrained"]
     n, u = np.exp(rng.uniform(10, 15, 40)), np.exp(rng.uniform(9, 12, 40))
     d = u * np.tile([1.0, 4.0, 16.0, 64.0], 10)
@@ -137,13 +137,13 @@ def test_files_as_others_write_them(tmp_path, change):
 
 
 def test_lines_are_those_of_the_file(tmp_path):
-    """Blank lines and comments count."""
+    """Count blank lines and comments as lines of the file."""
     path = written(tmp_path / "points.csv", extra="\n# a note\n\nx,1e7,1e9,-1\n")
     assert fitted(tmp_path, path, "--bootstrap", "0").laws[0].excluded == {"line 41": "loss is not positive"}
 
 
 def test_seeds_count_once(tmp_path):
-    """A row given twice more, with losses above and below, is no more than itself."""
+    """A row that is repeated, with losses above and below, counts once."""
     path = written(tmp_path / "points.csv")
     first = path.read_text().splitlines()[1].split(",")
     twice = [",".join([*first[:3], repr(float(first[3]) * k)]) for k in (1.02, 1 / 1.02)]

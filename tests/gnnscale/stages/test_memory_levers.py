@@ -1,4 +1,4 @@
-"""What levers save and cost, measured: the same step in all ways, less memory with each, as the planner foretells it."""
+"""The stage memory_levers: the same step in all ways, with less memory by each lever, as the planner predicts."""
 
 import json
 import math
@@ -28,7 +28,7 @@ ASKED = LeverSettings(model=MODEL, batch=48, steps=1)
 
 @pytest.fixture(scope="module")
 def table(converted, tmp_path_factory):
-    """Of one rank."""
+    """Return the comparison on one rank."""
     made = make_stage_directory(tmp_path_factory.mktemp("one"), "memory_levers/all", ASKED, converted, edge_chunk=512)
     done = run_stage(made, timeout=400)
     assert done.returncode == 0, done.stderr
@@ -47,7 +47,7 @@ def test_every_way_takes_the_same_step(table):
         assert way.seconds > 0 and way.relative.low <= way.relative.value <= way.relative.high
 
 
-def test_each_lever_saves_memory_as_the_planner_foretells(table):
+def test_each_lever_saves_memory_as_the_planner_predicts(table):
     assert [w.name for w in table.ways] == [
         "plain",
         "each layer checkpointed",
@@ -74,7 +74,7 @@ def test_two_ranks_take_the_step_of_one(table, converted, tmp_path):
     assert max(w.peak_bytes for w in found.ways) < table.ways[0].peak_bytes, "of a rank, which has half of the batch"
 
 
-def test_more_is_asked_than_there_is(converted, tmp_path):
+def test_a_batch_larger_than_the_data_is_refused(converted, tmp_path):
     made = make_stage_directory(tmp_path, "memory_levers/all", ASKED.model_copy(update={"batch": 1000}), converted)
     done = run_stage(made)
     assert done.returncode == 64 and "a batch of 1000 structures asked for, the shards hold" in done.stderr
@@ -161,7 +161,7 @@ TABLE = ways(
 )
 
 
-def test_the_answer_tells_the_least_memory_of_each_kind():
+def test_the_answer_gives_the_least_memory_of_each_kind():
     points = data_and_model()[:4]
     answer = memory(study(points)._replace(levers=TABLE))
     assert answer.answer == (

@@ -1,4 +1,4 @@
-"""Training on one rank: resumed = uninterrupted, in pieces = at once, and what is lacking or broken does no harm."""
+"""Training on one rank: resumed equals uninterrupted, in pieces equals at once, and missing or bad labels do no harm."""
 
 import math
 import os
@@ -62,7 +62,7 @@ def undisturbed(converted, tmp_path_factory):
     return train_here(prepare_training(tmp_path_factory.mktemp("train"), converted, "undisturbed"))
 
 
-def test_training_learns_and_says_what_it_took(undisturbed):
+def test_training_learns_and_records_its_cost(undisturbed):
     trained = files.read_model(undisturbed / "model.json", TrainedModel)
     lines = read_metrics(undisturbed)
     assert lines[-1].step == trained.steps == 20
@@ -122,7 +122,7 @@ def test_stopped_equals_uninterrupted(converted, tmp_path, runtime, changes):
         assert torch.equal(read_weights(made)[name], tensor), f"{name}: bit for bit"
 
 
-def test_a_run_goes_on_under_another_zero_stage(converted, undisturbed, tmp_path):
+def test_a_run_continues_under_another_zero_stage(converted, undisturbed, tmp_path):
     made = prepare_training(tmp_path, converted)
     for step, stage_of_zero in ((4, 0), (7, 3), (10, 1), (13, 2), (16, 3), (None, 0)):
         spec = stage_run.Run(made).spec
@@ -149,7 +149,7 @@ def test_saving_memory_changes_nothing(converted, undisturbed, tmp_path, changes
 
 
 class Products(TorchDispatchMode):
-    """The types in which matrix products are done."""
+    """Record the types in which matrix products are done."""
 
     def __init__(self):
         super().__init__()
@@ -209,7 +209,7 @@ def test_a_running_mean_is_what_is_validated_and_saved(converted, tmp_path, monk
 
 
 def test_validation_is_not_the_fullest_moment(converted, tmp_path, monkeypatch):
-    """Steps are what is planned for."""
+    """A step needs the most memory, and memory is planned for that."""
     steps, validations, real = [], [], loop.Trainer.penalties
 
     def penalties(self, graphs, labels):
@@ -221,7 +221,7 @@ def test_validation_is_not_the_fullest_moment(converted, tmp_path, monkeypatch):
     assert max(validations) == max(steps) == 3
 
 
-# ---------------------------------------------------------------------------------------------------- what goes wrong
+# ---------------------------------------------------------------------------------------------------- failures
 def test_a_diverged_run_is_a_result(converted, tmp_path):
     made = train_here(prepare_training(tmp_path, converted, optim={"learning_rate": 1e30, "epochs": 8.0}))
     assert files.read_model(made / "model.json", TrainedModel).diverged
@@ -253,7 +253,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(converted, tmp_path, zero
 
 
 def relabelled(converted, tmp_path, change, split=None):
-    """The same datasets with other labels: card.json as the convert stage would have written it for them."""
+    """Copy the datasets with other labels, and card.json as the stage convert would have written it for them."""
     needs = {}
     for need, path in converted.items():
         needs[need] = tmp_path / need
@@ -299,7 +299,7 @@ def test_a_source_without_forces_teaches_its_energies(converted, tmp_path):
     ],
     ids=["too-many", "no-forces", "no-energies", "no-stress", "no-validation", "no-weight", "zero3", "muon", "ema"],
 )
-def test_what_cannot_work_is_refused_in_words(converted, tmp_path, change, changes, runtime, words):
+def test_impossible_settings_are_refused_in_words(converted, tmp_path, change, changes, runtime, words):
     needs = relabelled(converted, tmp_path, lambda _, packed: change(packed)) if change else converted
     with pytest.raises(UserError, match=words) as refusal:
         train_here(prepare_training(tmp_path, needs, runtime=runtime, **changes))
