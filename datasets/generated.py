@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # the planner imports this file for its card alone, on a logi
     from ase import Atoms
 
     from gnnscale.atoms.structure import Structure
+    from gnnscale.data.generate.molecules import Molecule
     from gnnscale.data.generate.potentials import Label
 
 SourceName = Literal["organic", "small", "adsorbate", "oxide", "bulk"]
@@ -207,21 +208,18 @@ def _molecules(
     """Yield displaced copies of one molecule. The group is its bond graph, so no molecule is in two splits."""
     from functools import partial
 
-    import numpy as np
-
-    from gnnscale.data.generate.molecules import Shaker, embed, grow, identity, relax
+    from gnnscale.data.generate.molecules import Shaker, embed, identity, relax
     from gnnscale.data.generate.potentials import Unlabelled, xtb
 
     recipe = MOLECULES[options.source]
     label = partial(xtb, method=recipe.method)
-    # blocks do not know what others drew; there are so few molecules of one or two heavy atoms that the first block has all
-    sizes = np.arange(1 if position[0] == 0 else 3, recipe.heavy + 1)
-    molecule = grow(rng, recipe.shares, int(rng.choice(sizes, p=sizes / sizes.sum())))  # there are few small ones
+    molecule = _draw_molecule(recipe, rng, is_first_block=position[0] == 0)
     group = identity(molecule)
+    if group in seen:
+        skip("molecule drawn before")
+        return
+    seen.add(group)
     try:
-        if group in seen:
-            raise Unlabelled("molecule drawn before")
-        seen.add(group)
         rest = relax(embed(molecule, rng), molecule, label, recipe.relax_steps)
         lowest = label(rest)
     except Unlabelled as reason:
@@ -242,6 +240,20 @@ def _molecules(
             skip(fault)
         else:
             yield _to_structure(atoms, found, group, f"{group} frame {frame}")
+
+
+def _draw_molecule(recipe: MoleculeRecipe, rng: np.random.Generator, is_first_block: bool) -> Molecule:
+    """Draw a molecule; large ones more often, as there are few small ones.
+
+    Blocks do not know what others drew, and there are so few molecules of one or two heavy atoms that the first block
+    has them all.
+    """
+    import numpy as np
+
+    from gnnscale.data.generate.molecules import grow
+
+    sizes = np.arange(1 if is_first_block else 3, recipe.heavy + 1)
+    return grow(rng, recipe.shares, int(rng.choice(sizes, p=sizes / sizes.sum())))
 
 
 # ----------------------------------------------------------------------------------------------------- slabs and bulk

@@ -78,46 +78,47 @@ def write_shard(
 
 def write_packed(path: Path, packed: Packed, cutoff: float, units: tuple[str, ...]) -> ShardEntry:
     """Write packed structures as one shard; `units` names the pieces to which `packed.origin` refers."""
-    arrays = to_arrays(packed)
-    beside = path.with_name(f".{path.name}.tmp")
-    offsets = expected_offsets(arrays)
-    sums = sum_up(packed)
-    for _ in range(
-        3
-    ):  # the offsets are part of what is written, and known only afterwards; the first guess mostly fits
-        blocks = {
-            name: StoredArray(
-                offset=offsets[name], dtype=array.dtype.str, shape=array.shape, crc32=checksums(_bytes(array))
-            )
-            for name, array in arrays.items()
-        }
-        shard = Shard(
-            name=path.name,
-            structures=len(packed.natoms),
-            atoms=len(packed.numbers),
-            units=units,
-            files={},
-            variables=blocks,
-        )
-        entry = ShardEntry(cutoff=cutoff, shard=shard, sums=sums)
-        shutil.rmtree(beside, ignore_errors=True)
-        _write_bp5(beside, arrays, entry.model_dump_json())
-        found = find_offsets(beside / "data.0", arrays)
-        if found == offsets:
-            break
-        offsets = found
-    else:
-        raise AssertionError(f"{path}: ADIOS2 puts equal arrays at other offsets each time")
-    listed = {
-        name: StoredFile(size=f.size, sha256=f.sha256) for name, f in files.describe_outputs(beside, ["."]).items()
-    }
-    entry = entry.model_copy(update={"shard": shard.model_copy(update={"files": listed})})
+    arrays, beside = to_arrays(packed), path.with_name(f".{path.name}.tmp")
+    shard = Shard(
+        name=path.name,
+        structures=len(packed.natoms),
+        atoms=len(packed.numbers),
+        units=units,
+        files={},
+        variables={},
+    )
+    entry = _write_arrays(beside, arrays, ShardEntry(cutoff=cutoff, shard=shard, sums=sum_up(packed)))
+    outputs = files.describe_outputs(beside, ["."])
+    listed = {name: StoredFile(size=output.size, sha256=output.sha256) for name, output in outputs.items()}
+    entry = entry.model_copy(update={"shard": entry.shard.model_copy(update={"files": listed})})
     (beside / ENTRY).write_text(entry.model_dump_json())
     files.sync_tree(beside)
     shutil.rmtree(path, ignore_errors=True)
     os.replace(beside, path)
     files.sync_directory(path.parent)
     return entry
+
+
+def _write_arrays(path: Path, arrays: dict[str, np.ndarray], entry: ShardEntry) -> ShardEntry:
+    """Write the arrays with their description, and return the entry with the offset of each.
+
+    The offsets are part of what is written and known only afterwards, so a wrong guess costs a second writing.
+    """
+    offsets = expected_offsets(arrays)
+    for _ in range(3):
+        variables = {name: _describe_array(array, offsets[name]) for name, array in arrays.items()}
+        entry = entry.model_copy(update={"shard": entry.shard.model_copy(update={"variables": variables})})
+        shutil.rmtree(path, ignore_errors=True)
+        _write_bp5(path, arrays, entry.model_dump_json())
+        found = find_offsets(path / "data.0", arrays)
+        if found == offsets:
+            return entry
+        offsets = found
+    raise AssertionError(f"{path}: ADIOS2 puts equal arrays at other offsets each time")
+
+
+def _describe_array(array: np.ndarray, offset: int) -> StoredArray:
+    return StoredArray(offset=offset, dtype=array.dtype.str, shape=array.shape, crc32=checksums(_bytes(array)))
 
 
 def _write_bp5(path: Path, arrays: dict[str, np.ndarray], attribute: str) -> None:
