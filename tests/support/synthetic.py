@@ -106,6 +106,7 @@ def count_tensor_bytes(run: Callable[[], None]) -> tuple[int, int]:
     """Return the bytes of tensors that `run` leaves and their peak while it runs, above those that existed before."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
+        gc.collect()  # graphs that are circles would be freed at some later time
     level = peak = 0
     for event in profiler.profiler.kineto_results.events():
         if event.name() == "[memory]":
