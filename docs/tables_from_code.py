@@ -181,8 +181,8 @@ class Datasets(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         datasets = import_module("gnnscale.contract.datasets")
         rows = []
-        for name in datasets.names():
-            script = datasets.script(name)
+        for name in datasets.dataset_names():
+            script = datasets.load_script(name)
             about = " ".join((script.__doc__ or "").split("\n\n")[0].split())
             options: list[nodes.Node] = []
             for option in script.Options.model_fields:

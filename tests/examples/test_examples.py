@@ -135,47 +135,8 @@ def test_custom_model_passes_the_physics_tests_by_being_there(extended):
     assert int(re.search(r"(\d+) passed", said)[1]) >= 8 and "failed" not in said
 
 
-COUNTS = """
-from contextlib import nullcontext
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-from gnnscale.architectures.schnet import SchNetConfig
-from gnnscale.atoms.graph import AtomGraphs
-from gnnscale.models.registry import build
-from gnnscale.stages.memory_levers import peak_bytes
-
-class Everything(nullcontext):
-    parents = {"Global"}
-
-atoms, degree = 150, 20
-config = SchNetConfig(width=96, depth=3)
-model = build(config, 1, float(degree))
-one = torch.zeros(atoms, dtype=torch.int64)
-receivers = torch.arange(atoms).repeat_interleave(degree)
-senders = receivers.roll(7)
-graphs = AtomGraphs(one + 1, torch.rand(atoms, 3), one, 30 * torch.eye(3)[None], one[:1], receivers, senders,
-                    torch.ones(len(senders), 3))
-
-def step():
-    out = model(graphs)
-    (out.energy.square().sum() + out.forces.square().sum()).backward()
-
-step()
-model.zero_grad(set_to_none=True)
-peak = peak_bytes(step)
-counter = FlopCounterMode(display=False)
-counter.mod_tracker = Everything()
-with counter:
-    step()
-edges = len(senders)
-print("parameters", config.parameters(1) - sum(p.numel() for p in model.parameters()))
-print("flops", config.flops(atoms, edges) - counter.get_total_flops())
-print("memory", config.activation_bytes(atoms, edges) / peak)
-"""
-
-
 def test_custom_model_counts_exactly(extended):
-    said = dict(line.split() for line in python("-c", COUNTS, where=extended).splitlines())
+    said = dict(line.split() for line in python("tests/examples/schnet_counts.py", where=extended).splitlines())
     assert float(said["parameters"]) == 0 and float(said["flops"]) == 0
     assert float(said["memory"]) == pytest.approx(1, abs=0.05)
 
