@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -22,9 +23,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gnnscale import __version__
 from gnnscale.contract.errors import UserError
-from gnnscale.contract.places import DATA_ROOT, IS_INSTALLED, ROOT, source_files, source_name
+from gnnscale.contract.places import DATA_ROOT, IS_INSTALLED, ROOT, source_file, source_files, source_name
 from workflow.config.site import SiteConfig
 from workflow.images.apptainer import build_environment, temporary_folder, user_namespace_flags
 from workflow.images.base_image import base_arguments
@@ -123,7 +123,7 @@ def write_context(recipe: Recipe, folder: Path) -> None:
     (folder / "README.md").write_text("gnnscale\n")  # pyproject.toml names one
     (folder / "requirements.txt").write_text("\n".join(recipe.requirements) + "\n")
     content = {
-        "version": __version__,
+        "version": package_version(),
         "commit": current_commit(),
         "lock": recipe.lock,
         "recipe": recipe.digest,
@@ -131,6 +131,13 @@ def write_context(recipe: Recipe, folder: Path) -> None:
         "base": recipe.base,
     }
     (folder / "recipe.json").write_text(json.dumps(content, indent=1))
+
+
+def package_version() -> str:
+    """Read the version of gnnscale from its source, as this half imports only the contract."""
+    found = re.search(r'__version__ = "(.*)"', source_file("gnnscale/__init__.py").read_text())
+    assert found is not None, "gnnscale/__init__.py has no __version__"
+    return found[1]
 
 
 def current_commit() -> str | None:
