@@ -79,7 +79,7 @@ def group_jobs(requests: dict[str, Request]) -> dict[SameJobs, list[Request]]:
     """Group the jobs that differ in nothing but walltime."""
     groups: dict[SameJobs, list[Request]] = {}
     for request in dict.fromkeys(requests.values()):
-        kinds = sorted({id.split("/")[0] for id in request.all}, key=list(FOLDER_OF_KIND).index)
+        kinds = sorted({id.split("/")[0] for id in request.all_stages}, key=list(FOLDER_OF_KIND).index)
         same = SameJobs("+".join(kinds), request.queue, request.nodes, len(request.stages))
         groups.setdefault(same, []).append(request)
     return groups

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from gnnscale.contract.job_plan import JobPlan, StagePlan
 from gnnscale.contract.places import ROOT
 from workflow.config.site import SiteConfig, Slurm
 from workflow.config.walltime import to_seconds
@@ -102,7 +103,7 @@ def render_job_body(
     """Render what follows the head: the environment, and the plan that gnnscale/job/batch_job.py carries out."""
     python, scheduler = site.python or python, site.batch_scheduler
     seconds_to_stop = to_seconds(request.walltime) - scheduler.signal_seconds
-    plan = {
+    plan: JobPlan = {
         "scheduler": scheduler.kind,
         "interface": site.launch.interface,
         "seconds": None if isinstance(scheduler, Slurm) else max(1, seconds_to_stop),  # an alarm in 0 s is none
@@ -131,7 +132,7 @@ def shared_gpus(request: Request, site: SiteConfig) -> tuple[str, int] | None:
 
 def plan_stage(
     attempt: StageAttempt, ids: list[str], request: Request, site: SiteConfig, python: str, code: Path
-) -> dict[str, object]:
+) -> StagePlan:
     """Return the entry of an attempt in the plan of its job.
 
     `first` and `nodes` are its share of the hosts; `after` is the index of the stage that must have ended well before.
@@ -143,18 +144,21 @@ def plan_stage(
         and attempt.kind != "rank_report"
         and (request.nodes_each > 1 or site.node.gpus is not None)
     )
-    return {
+    check = shlex.join(build_rank_command(attempt, request, site, python, "machine.node_check", code))
+    has_ranks = attempt.kind in KINDS_WITH_RANKS
+    plan: StagePlan = {
         "folder": str(attempt.folder),
         "number": attempt.number,
         "first": index * request.nodes_each,
-        "nodes": request.nodes_each if attempt.kind in KINDS_WITH_RANKS else 1,
-        "per_node": request.ranks_per_node if attempt.kind in KINDS_WITH_RANKS else 1,
+        "nodes": request.nodes_each if has_ranks else 1,
+        "per_node": request.ranks_per_node if has_ranks else 1,
         "command": shlex.join(build_rank_command(attempt, request, site, python, code=code)),
-        "check": shlex.join(build_rank_command(attempt, request, site, python, "machine.node_check", code))
-        if needs_check
-        else None,
+        "check": check if needs_check else None,
         "after": None if before is None else ids.index(before),
-    } | ({"by_file": True} if site.container.use else {})
+    }
+    if site.container.use:
+        plan["by_file"] = True
+    return plan
 
 
 def render_environment(request: Request, site: SiteConfig, code: Path) -> list[str]:
@@ -188,20 +192,20 @@ def build_rank_command(
         own[-1] = site.node.gpus.vendor if site.node.gpus else "none"
     within = runtimes.wrap_stage(site, attempt.kind, attempt.folder, code)
     own = [*within.prefix, *own]
-    apart = request.nodes > request.nodes_each and not request.slots  # each on nodes of its own
-    follower = attempt.kind not in KINDS_WITH_RANKS  # one process; beside others on the first of its nodes
-    if site.launch.command == "none" or (follower and not apart):
+    has_own_nodes = request.nodes > request.nodes_each and not request.slots
+    is_single = attempt.kind not in KINDS_WITH_RANKS  # one process; beside others on the first of its nodes
+    if site.launch.command == "none" or (is_single and not has_own_nodes):
         return [*within.without_launcher, *own]
     if site.launch.before_rank:
         own = ["bash", "-c", "; ".join([*site.launch.before_rank, 'exec "$@"']), "rank", *own]
-    known = {
-        "ranks": 1 if follower else request.ranks,
-        "nodes": 1 if follower else request.nodes_each,
-        "per_node": 1 if follower else request.ranks_per_node,
+    values = {
+        "ranks": 1 if is_single else request.ranks,
+        "nodes": 1 if is_single else request.nodes_each,
+        "per_node": 1 if is_single else request.ranks_per_node,
         "threads": request.threads,
     }
-    words = [site.launch.command, *(flag.format_map(known) for flag in site.launch.flags), *within.launcher_options]
-    if apart:
+    words = [site.launch.command, *(flag.format_map(values) for flag in site.launch.flags), *within.launcher_options]
+    if has_own_nodes:
         # Not --exact: a step without --cpus-per-task would have a core a rank, which masks of cores then miss.
         words += ["--nodelist={hosts}"] if site.launch.command == "srun" else ["--hosts", "{hosts}"]
     return words + own

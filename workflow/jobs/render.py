@@ -25,7 +25,7 @@ def render_scripts(
 
     scripts = {}
     for request in dict.fromkeys(requests.values()):
-        attempts = [launch.StageAttempt(id, stages[id].kind, root / stages[id].folder, 1) for id in request.all]
+        attempts = [launch.StageAttempt(id, stages[id].kind, root / stages[id].folder, 1) for id in request.all_stages]
         name = request.stages[0].replace("/", "-")
         body = launch.render_job_body(request, attempts, site, python, code)
         script = parsl_provider.JobScript(request, name, attempts[0].folder, body)

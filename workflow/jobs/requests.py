@@ -26,11 +26,7 @@ WALLTIME_MARGIN = 1.5  # walltime over estimate; a job that ends early is charge
 MIN_WALLTIME_SECONDS = 1800  # shorter requests start no earlier, and the first start of a stage compiles and loads
 WALLTIME_STEP_SECONDS = 600
 LOCAL_KINDS = ("scaling", "report")  # seconds on one core: not worth a job, unless in an image
-RESUMABLE_KINDS = (
-    "train",
-    "convert",
-    "convert_part",
-)  # keep what they have when their job ends, and continue in another
+RESUMABLE_KINDS = ("train", "convert", "convert_part")  # keep what they have, and continue in another job
 MEMORY_GB_PER_STAGE = 4.0  # without ranks; conversions are bounded, and a batch of an evaluation is small
 
 
@@ -45,13 +41,13 @@ class Request(NamedTuple):
     threads: int  # per rank
     seconds: int  # of walltime, of one job
     jobs: int  # one after another, each as long, until a training is done (exit code 75 starts the next)
-    expected: float  # seconds of work in all, estimated
+    expected_seconds: float  # of work in all, estimated
     why: str = ""  # where the choice needs an explanation
     slots: int = 0  # stages without ranks that run at a time
     after: tuple[tuple[str, str], ...] = ()  # (evaluation, its training): it follows that, on its first node
 
     @property
-    def all(self) -> tuple[str, ...]:
+    def all_stages(self) -> tuple[str, ...]:
         """Ids of all stages that the job runs."""
         return *self.stages, *(id for id, _ in self.after)
 
@@ -67,7 +63,7 @@ class Request(NamedTuple):
     @property
     def node_hours(self) -> float:
         """Expected node-hours, of all jobs together."""
-        return self.nodes * self.expected / 3600
+        return self.nodes * self.expected_seconds / 3600
 
     @property
     def node_hours_at_most(self) -> float:
@@ -196,7 +192,7 @@ def seconds_until_done(plan: list[Request], site: SiteConfig) -> float:
     """Estimate the seconds until all are done on an empty machine; each job of a chain waits in the queue again."""
     queue = site.queues[plan[0].queue]
     rounds = math.ceil(len(plan) / (queue.max_running or len(plan)))
-    return rounds * max(request.expected for request in plan) + MIN_WALLTIME_SECONDS * max(
+    return rounds * max(request.expected_seconds for request in plan) + MIN_WALLTIME_SECONDS * max(
         request.jobs for request in plan
     )
 

@@ -54,7 +54,7 @@ class JobSubmitter:
 
     def submit(self, request: Request) -> RecordedJob:
         """Submit one job for all stages of the request; wait until the scheduler answers and takes one more job."""
-        context, stages = self.context, [self.stages[id] for id in request.all]
+        context, stages = self.context, [self.stages[id] for id in request.all_stages]
         attempts = [self.prepare(stage) for stage in stages]
         numbers = {stage.id: (stage.folder, each.number) for stage, each in zip(stages, attempts)}
         name = job_name(context.root, [stage.key for stage in stages], attempts[0].number)

@@ -45,7 +45,7 @@ def test_policies_are_kept(name, sizes):
         assert all(requests.nodes_for(s, site) == request.nodes_each for s in mine)
         useful = request.jobs * (request.seconds - site.scheduler.signal_seconds * (request.jobs > 1))
         assert useful >= max(s.core_seconds for s in mine), "the work fits into the time that is asked for"
-        assert request.expected == max(s.core_seconds for s in mine)
+        assert request.expected_seconds == max(s.core_seconds for s in mine)
         assert len(mine) == 1 or site.launch.command in ("srun", "mpiexec")
     total = sum(request.node_hours for request in set(made.values()))
     assert requests.total_node_hours(made) == pytest.approx(total)
@@ -142,7 +142,7 @@ def test_a_job_is_told_to_stop_after_what_it_is_expected_to_take(signal):
     site = SITES["polaris"]
     site = site.model_copy(update={"scheduler": site.scheduler.model_copy(update={"signal_seconds": signal})})
     (made,) = jobs([make_training(site, hours=0.4)], site)
-    assert made.jobs == 1 and made.seconds - signal >= made.expected
+    assert made.jobs == 1 and made.seconds - signal >= made.expected_seconds
 
 
 def test_a_queue_may_be_asked_for():
@@ -166,7 +166,7 @@ def test_stages_without_ranks_share_a_job_where_they_are_ready_together():
     ]
     stages += [make_stage("scaling", "all", 5), make_stage("report", "all", 5)]
     made = requests.schedule(stages, site)
-    assert {r.stages: (r.slots, r.expected) for r in made.values()} == {
+    assert {r.stages: (r.slots, r.expected_seconds) for r in made.values()} == {
         ("convert/c4", "convert/c3", "convert/c2", "convert_part/s"): (4, 240.0),
         ("convert/c1",): (1, 60.0),
         ("audit/all",): (1, 50.0),
@@ -223,8 +223,8 @@ def test_whatever_is_left_to_evaluate(lengths, name, cores):
     for r in made:
         mine = [s.core_seconds for s in stages if s.id in r.stages]
         assert 1 <= r.slots <= min(most, len(mine)) and r.seconds <= to_seconds(room.max_walltime)
-        assert max(sum(mine) / r.slots, max(mine)) * (1 - 1e-9) <= r.expected <= sum(mine) / r.slots + longest
-        assert r.expected <= r.seconds or r.jobs > 1 or r.why
+        assert max(sum(mine) / r.slots, max(mine)) * (1 - 1e-9) <= r.expected_seconds <= sum(mine) / r.slots + longest
+        assert r.expected_seconds <= r.seconds or r.jobs > 1 or r.why
     fill = max(to_seconds(site.serial.walltime) / requests.WALLTIME_MARGIN, longest)
     assert len(made) <= 1 + sum(lengths) / (fill * max(r.slots for r in made))
 
@@ -235,8 +235,15 @@ def test_an_evaluation_rides_in_the_job_of_its_training():
     stages = [*trainings, *(make_stage("evaluate", n, 360, needs=(f"train/{n}", "convert/c")) for n in "abx")]
     made = requests.schedule(stages, site)
     shared = made["train/a"]
-    assert shared.stages == ("train/b", "train/a") and shared.all == ("train/b", "train/a", "evaluate/b", "evaluate/a")
-    assert made["evaluate/a"] is made["evaluate/b"] is made["train/b"] is shared and shared.expected == 7200 + 360
+    assert shared.stages == ("train/b", "train/a") and shared.all_stages == (
+        "train/b",
+        "train/a",
+        "evaluate/b",
+        "evaluate/a",
+    )
+    assert (
+        made["evaluate/a"] is made["evaluate/b"] is made["train/b"] is shared and shared.expected_seconds == 7200 + 360
+    )
     assert made["evaluate/x"].stages == ("evaluate/x",), "whose training is done already"
     assert requests.total_node_hours(made) == pytest.approx((2 * 7560 + 360) / 3600)
 
