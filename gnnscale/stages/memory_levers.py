@@ -87,28 +87,8 @@ class Step:
 def main(run: stage_run.Run) -> stage_run.Outputs:
     here = process_group.join_ranks(run.spec.runtime.threads)
     task, chosen = prepare_task(run, here.size, here.rank)
-    table = list_ways(run.spec.runtime, task.settings, int(task.graphs.senders.numel()))
-    print(f"{run.spec.id}: {len(table)} ways to take one step; {here.size} rank(s)", flush=True)
-    total, done = (1 + TURNS) * len(table), 0
-
-    def report_way(way: Way) -> None:
-        nonlocal done
-        done += 1
-        if here.rank == 0:
-            run.report_progress(done, total)
-            print(f"{done} of {total}: {way.name}", flush=True)
-
-    peaks, losses = [], []
-    for way in table:
-        peak, loss = measure_peak(task, way)
-        peaks.append(max(process_group.gather(peak)))
-        losses.append(loss)
-        report_way(way)
-    seconds: list[list[float]] = [[] for _ in table]
-    for _ in range(TURNS):
-        for k, way in enumerate(table):
-            seconds[k].append(max(process_group.gather(time_step(task, way))))
-            report_way(way)
+    ways = list_ways(run.spec.runtime, task.settings, int(task.graphs.senders.numel()))
+    print(f"{run.spec.id}: {len(ways)} ways to take one step; {here.size} rank(s)", flush=True)
     found = LeverComparison(
         model=task.settings.model,
         parameters=task.settings.model.parameters(len(task.corpus.names)),
@@ -117,22 +97,47 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
         structures=len(chosen),
         atoms=int(task.corpus.natoms[chosen].sum()),
         edges=int(task.corpus.nedges[chosen].sum(dtype=np.int64)),
-        ways=tuple(
-            MeasuredStep(
-                name=way.name,
-                runtime=way.runtime,
-                precision=way.precision,
-                peak_bytes=peak,
-                loss=loss,
-                seconds=statistics.median(mine),
-                relative=compare_seconds(mine, seconds[0]),
-            )
-            for way, peak, loss, mine in zip(table, peaks, losses, seconds, strict=True)
-        ),
+        ways=measure_ways(run, task, ways, here.rank),
     )
     if here.rank == 0:
         run.write("levers.json", found.model_dump_json(indent=1) + "\n")
-    return stage_run.Outputs(files=["levers.json"], values={"ways": len(table), "ranks": here.size})
+    return stage_run.Outputs(files=["levers.json"], values={"ways": len(ways), "ranks": here.size})
+
+
+def measure_ways(run: stage_run.Run, task: Task, ways: list[Way], rank: int) -> tuple[MeasuredStep, ...]:
+    """Measure the memory of every way, then the time of all ways by turns."""
+    total, done = (1 + TURNS) * len(ways), 0
+
+    def report_way(way: Way) -> None:
+        nonlocal done
+        done += 1
+        if rank == 0:
+            run.report_progress(done, total)
+            print(f"{done} of {total}: {way.name}", flush=True)
+
+    peaks, losses = [], []
+    for way in ways:
+        peak, loss = measure_peak(task, way)
+        peaks.append(max(process_group.gather(peak)))
+        losses.append(loss)
+        report_way(way)
+    seconds: list[list[float]] = [[] for _ in ways]
+    for _ in range(TURNS):
+        for way, mine in zip(ways, seconds, strict=True):
+            mine.append(max(process_group.gather(time_step(task, way))))
+            report_way(way)
+    return tuple(
+        MeasuredStep(
+            name=way.name,
+            runtime=way.runtime,
+            precision=way.precision,
+            peak_bytes=peak,
+            loss=loss,
+            seconds=statistics.median(mine),
+            relative=compare_seconds(mine, seconds[0]),
+        )
+        for way, peak, loss, mine in zip(ways, peaks, losses, seconds, strict=True)
+    )
 
 
 def prepare_task(run: stage_run.Run, size: int, rank: int) -> tuple[Task, np.ndarray]:
