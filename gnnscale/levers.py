@@ -9,10 +9,12 @@ GPU says, and free of the interpreter and of what an earlier way left to the pro
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -158,9 +160,7 @@ def fullest(task: Task, way: Way) -> tuple[int, float]:
         step = Step(task, way)
         losses.extend((step(), step()))
 
-    peak = peak_bytes(two_steps)
-    gc.collect()
-    return peak, losses[-1]
+    return peak_bytes(two_steps), losses[-1]
 
 
 def timed(task: Task, way: Way) -> float:
@@ -179,25 +179,80 @@ def timed(task: Task, way: Way) -> float:
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
-    """Most bytes of tensors that live at once while it runs, above those before."""
-    if accelerator.kind() != "cpu":
-        memory = accelerator.module(accelerator.kind())
-        memory.empty_cache()
-        memory.reset_peak_memory_stats()
-        before = memory.memory_allocated()
-        run()
-        accelerator.wait()
-        return memory.max_memory_allocated() - before
+    """Measure the most bytes of tensors that live at once while it runs, above those before."""
+    return tensor_bytes(run).peak
+
+
+class TensorBytes(NamedTuple):
+    """Bytes of tensors above those before: what lives when it has ended, and the most that lived at once."""
+
+    kept: int
+    peak: int
+
+
+def tensor_bytes(run: Callable[[], object]) -> TensorBytes:
+    """Count the tensors that live while it runs: no pages of libraries, and nothing that an allocator holds back."""
+    with freed_anywhere():
+        gc.collect()  # so that it frees nothing that was garbage before
+        return (_on_host if accelerator.kind() == "cpu" else _on_device)(run)
+
+
+def _on_device(run: Callable[[], object]) -> TensorBytes:
+    memory = accelerator.module(accelerator.kind())
+    memory.empty_cache()
+    memory.reset_peak_memory_stats()
+    before = memory.memory_allocated()
+    run()
+    gc.collect()
+    accelerator.wait()
+    return TensorBytes(memory.memory_allocated() - before, memory.max_memory_allocated() - before)
+
+
+def _on_host(run: Callable[[], object]) -> TensorBytes:
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
-    level = peak = 0
-    for event in profiler.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            level += event.nbytes()
-            peak = max(peak, level)
-    return peak
+        gc.collect()
+    tree = profiler.profiler.kineto_results.experimental_event_tree()
+    found = sorted(allocations(tree), key=lambda each: each.time)
+    if not found:
+        return TensorBytes(0, 0)
+    before, levels = found[0].level - found[0].change, [each.level for each in found]
+    return TensorBytes(levels[-1] - before, max(0, max(levels) - before))
+
+
+class Allocation(NamedTuple):
+    """A tensor's memory taken or given back: when, the bytes of all tensors from then on, and by how much they changed."""
+
+    time: int
+    level: int
+    change: int
+
+
+def allocations(events: list) -> Iterator[Allocation]:
+    """Give what the profiler saw of tensors, from its tree of events."""
+    for event in events:
+        if event.typed[0].name == "Allocation":
+            yield Allocation(event.start_time_ns, event.extra_fields.total_allocated, event.extra_fields.alloc_size)
+        yield from allocations(event.children)
+
+
+@contextmanager
+def freed_anywhere() -> Iterator[None]:
+    """Let the count know what other threads free, as gloo's do at times with what was reduced.
+
+    The profiler sees its own thread alone, and would take such a tensor for one that lives on.
+    """
+    try:
+        switch = ctypes.c_bool.in_dll(ctypes.CDLL(torch._C.__file__), "FLAGS_caffe2_report_cpu_memory_usage")
+    except ValueError:  # a torch made with gflags, which name it otherwise: at times a tensor counts for too long
+        switch = ctypes.c_bool()
+    before, switch.value = switch.value, True
+    try:
+        yield
+    finally:
+        switch.value = before
 
 
 def relative(mine: list[float], plain: list[float]) -> Estimate:

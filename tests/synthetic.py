@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 from gnnscale.architectures import EGNNConfig
 from gnnscale.graph import AtomGraphs, Properties
+from gnnscale.levers import tensor_bytes
 from gnnscale.models import build
 from gnnscale.specs import OptimSettings, Runtime
 from gnnscale.train import engine
 from gnnscale.train.objective import Normalisation, penalties
 from gnnscale.train.schedule import parameter_groups
 from tests.benchmarks.plain import HydraLayer
-
-MAPPED = {  # every tensor a mapping of its own, so that freed memory leaves the process and its peak is what is needed
-    "MALLOC_MMAP_THRESHOLD_": "65536",
-    "MALLOC_TRIM_THRESHOLD_": "65536",
-    "MALLOC_TOP_PAD_": "0",
-}
 
 
 def random_graph(atoms: int, degree: int) -> tuple[AtomGraphs, Properties]:
@@ -45,8 +38,8 @@ def random_graph(atoms: int, degree: int) -> tuple[AtomGraphs, Properties]:
     return graphs, Properties(torch.zeros(1, dtype=torch.float64), forces, torch.full((1, 3, 3), torch.nan))
 
 
-def step_of(config: EGNNConfig, atoms: int, degree: int, optim: OptimSettings, runtime: Runtime,
-            plain: bool = False) -> Callable[[], None]:  # fmt: skip
+def step_of(config: EGNNConfig, graph: tuple[AtomGraphs, Properties], degree: int, optim: OptimSettings,
+            runtime: Runtime, plain: bool = False) -> Callable[[], None]:  # fmt: skip
     """`plain`: the paper's network with its layers in the way of HydraGNN, but for the first, which is small."""
     torch.manual_seed(0)
     model = build(config, 1, degree, runtime.edge_chunk)
@@ -55,40 +48,34 @@ def step_of(config: EGNNConfig, atoms: int, degree: int, optim: OptimSettings, r
         for k in range(1, len(layers)):
             layers[k] = HydraLayer(layers[k])
     under = engine.Engine(model, parameter_groups(model, config.width, optim), optim, runtime)
-    graphs, labels = random_graph(atoms, degree)
+    graphs, labels = graph
     normalisation = Normalisation(torch.zeros(1, 119, dtype=torch.float64), 1.0, 1.0)
 
     def step() -> None:
         sums = penalties(under, normalisation, graphs, labels, optim)
-        under.backward(sums.sum() / atoms, last=True)
+        under.backward(sums.sum() / len(graphs.numbers), last=True)
         under.step(1e-3, 1)
 
     return step
 
 
-def status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(field + ":")).split()[1])
-
-
 def measure(config: EGNNConfig, atoms: int, degree: int, optim: OptimSettings, runtime: Runtime,
             steps: int = 1, plain: bool = False) -> dict[str, float]:  # fmt: skip
-    """Resident bytes between steps and at their peak, above those of a tiny training; seconds of a step."""
+    """Count the bytes of tensors that live between steps and at their peak, beside the graph; then time further steps."""
     engine.join(runtime.threads)
-    tiny = step_of(config.model_copy(update={"width": 8}), 16, degree, optim, runtime)
-    tiny(), tiny()
-    del tiny
-    gc.collect()
-    before = status("VmRSS")
-    step = step_of(config, atoms, degree, optim, runtime, plain)
-    step()
-    kept = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
+    graph, made = random_graph(atoms, degree), []
+
+    def two_steps() -> None:
+        """Take the first, which makes the moments, and one that finds them there."""
+        made.append(step := step_of(config, graph, degree, optim, runtime, plain))
+        step(), step()
+
+    found = tensor_bytes(two_steps)
     began = time.perf_counter()
     for _ in range(steps):
-        step()
+        made[0]()
     seconds = (time.perf_counter() - began) / steps
-    return {"kept": kept - before, "peak": status("VmHWM") - before, "seconds": seconds}
+    return {"kept": found.kept, "peak": found.peak, "seconds": seconds}
 
 
 if __name__ == "__main__":
@@ -96,5 +83,4 @@ if __name__ == "__main__":
     found = measure(EGNNConfig(**asked["config"]), asked["atoms"], asked["degree"], OptimSettings(**asked["optim"]),
                     Runtime(**asked["runtime"]), asked.get("steps", 1), asked.get("plain", False))  # fmt: skip
     print(json.dumps(found | {"rank": int(os.environ["RANK"])}), flush=True)
-    os._exit(0)  # as gnnscale/stage.py does, and for its reason
     os._exit(0)  # as gnnscale/stage.py does, and for its reason
