@@ -1,5 +1,6 @@
 # make run    the default study on this machine, start to end; again: goes on where it was, or has nothing to do
 # make test   all tests that this machine can run
+# make docs   the documentation, into build/docs; warnings are errors
 # make bench  the benchmarks; prints tables, writes tests/benchmarks/results/
 # make clean  the environment, caches and results of this checkout
 # Nothing is written outside this directory.
@@ -10,7 +11,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --no-cache-dir inst
 SITE ?= local
 STUDY ?= default
 
-.PHONY: run test lint bench clean
+.PHONY: run test docs bench clean
 run: $(VENV)/ready
 	$(VENV)/bin/python workflow/run.py --site $(SITE) --study $(STUDY)
 
@@ -18,13 +19,18 @@ test: $(VENV)/ready
 	$(VENV)/bin/python -m ruff check .
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
+docs: $(VENV)/ready
+	@$(VENV)/bin/python -c "import furo, myst_parser, sphinx" 2>/dev/null || DS_BUILD_OPS=0 $(PIP) -e ".[docs]"
+	$(VENV)/bin/python -m sphinx -W --keep-going -q -d build/doctrees docs build/docs
+	@echo "build/docs/index.html"
+
 bench: $(VENV)/ready
 	$(VENV)/bin/python -m tests.benchmarks
 
 clean:
-	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis runs build *.egg-info gnnscale/*.so
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis runs build *.egg-info gnnscale/atoms/*.so
 
-$(VENV)/ready: pyproject.toml constraints.txt setup.py gnnscale/neighbors.cpp
+$(VENV)/ready: pyproject.toml constraints.txt setup.py gnnscale/atoms/neighbors.cpp
 	@echo "[1/3] a virtual environment in $(VENV)"
 	$(PYTHON) -m venv $(VENV)
 	@echo "[2/3] PyTorch: a download of some 200 MB, half a minute to a few minutes"

@@ -14,11 +14,11 @@ import tempfile
 from pathlib import Path
 
 import gnnscale
-from gnnscale import neighbors
+from gnnscale.atoms import neighbors
 
 ACCELERATOR, HOME = sys.argv[1], Path(__file__).parent.parent
 BUILT_IN = {"cuda": "cuda", "rocm": "hip", "xpu": "xpu"}  # attribute of torch.version that says for what it was built
-ONLY_WITH = {"gnnscale.models.fused": "triton"}
+ONLY_WITH = {"gnnscale.models.kernels.triton": "triton"}
 
 
 def imports() -> None:
@@ -46,10 +46,16 @@ def stage(folder: Path, kind: str, settings: dict, needs: dict[str, str], ranks:
     folder.mkdir()
     spec = {"id": f"{kind}/check", "key": "0" * 16, "settings": {"kind": kind, **settings}, "code": {}, "needs": needs}
     (folder / "spec.json").write_text(json.dumps(spec))
-    common = os.environ | {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20000 + os.getpid() % 20000)}
+    common = os.environ | {
+        "WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(20000 + os.getpid() % 20000),
+    }
     common = common if ranks > 1 else dict(os.environ)
     each = [common | ({"RANK": str(r), "LOCAL_RANK": str(r)} if ranks > 1 else {}) for r in range(ranks)]
-    started = [subprocess.Popen([sys.executable, "-m", f"gnnscale.{kind}", str(folder)], env=env) for env in each]
+    started = [
+        subprocess.Popen([sys.executable, "-m", f"gnnscale.stages.{kind}", str(folder)], env=env) for env in each
+    ]
     codes = [process.wait(timeout=300) for process in started]
     assert not any(codes) and (folder / "result.json").exists(), f"{kind}: exit codes {codes}"
 
@@ -60,9 +66,18 @@ def work() -> None:
     place = Path(tempfile.mkdtemp(prefix="gnnscale-check-"))
     try:
         for source in ("bulk", "organic"):  # each in a process of its own, which has no library but those that it loads
-            stage(place / source, "convert", {"dataset": "generated", "name": source, "cutoff": 4.0,
-                                              "options": {"source": source, "structures": 40},
-                                              "split": {"validation": 0.1, "test": 0.3}}, {})  # fmt: skip
+            stage(
+                place / source,
+                "convert",
+                {
+                    "dataset": "generated",
+                    "name": source,
+                    "cutoff": 4.0,
+                    "options": {"source": source, "structures": 40},
+                    "split": {"validation": 0.1, "test": 0.3},
+                },
+                {},
+            )
         model = {"kind": "egnn", "width": 8, "depth": 1, "cutoff": 4.0}
         data = {"convert/bulk": "../bulk", "convert/organic": "../organic"}
         stage(place / "train", "train", {"model": model, "optim": {"epochs": 1, "batch": 4}}, data, ranks=2)
@@ -75,7 +90,9 @@ imports()
 import torch  # noqa: E402
 
 if ACCELERATOR != "cpu":
-    assert getattr(torch.version, BUILT_IN[ACCELERATOR], None), f"torch {torch.__version__} is not built for {ACCELERATOR}"
+    assert getattr(torch.version, BUILT_IN[ACCELERATOR], None), (
+        f"torch {torch.__version__} is not built for {ACCELERATOR}"
+    )
     import triton  # noqa: F401
 
     header = Path(sysconfig.get_paths()["include"], "Python.h")

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gnnscale.data.published import Place, Unit, below, found
+from gnnscale.contract.dataset_card import DatasetCard
+from gnnscale.data.formats.pieces import Place, Unit, below, found
 from gnnscale.schema import Spec
-from gnnscale.specs import DatasetCard
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
-    from gnnscale.data.structure import Structure
+    from gnnscale.atoms.structure import Structure
 
 COUNTS = {"relaxed": 4_489_295, "trajectories": 30_500_000}
 PER_MATERIAL = {"relaxed": 1, "trajectories": 10}
@@ -61,7 +61,7 @@ def units(options: Options) -> list[Unit]:
 
 
 def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
-    from gnnscale.data import crystaljson, plausible
+    from gnnscale.data.formats import crystaljson, plausible
 
     with Place(unit.path) as place:
         watch = plausible.Watch(place, "crystals")
@@ -77,7 +77,7 @@ def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Ite
 
 def relaxed(place: Place, limit: int | None) -> Iterator[tuple[str, str, tuple]]:
     """Energy and id under `data`, forces at the sites. The unit of its stress is not documented: it is not read."""
-    from gnnscale.data import crystaljson
+    from gnnscale.data.formats import crystaljson
 
     for index, entry in islice(crystaljson.entries(place), limit):
         data = entry["data"]
@@ -92,7 +92,7 @@ def relaxed(place: Place, limit: int | None) -> Iterator[tuple[str, str, tuple]]
 
 def trajectories(place: Place, limit: int | None) -> Iterator[tuple[str, str, tuple]]:
     """{material: [{"steps": [{structure, energy, forces, stress}, ...]}, ...]}"""
-    from gnnscale.data import crystaljson
+    from gnnscale.data.formats import crystaljson
 
     for material, calculations in islice(crystaljson.members(place), limit):
         for number, calculation in enumerate(calculations):
@@ -105,8 +105,9 @@ def trajectories(place: Place, limit: int | None) -> Iterator[tuple[str, str, tu
 def labelled(
     place: Place, material: str, label: str, structure: dict, energy: float | None, forces: object, stress: object
 ) -> Structure:
-    from gnnscale.data import crystaljson, units
-    from gnnscale.data.structure import Structure
+    from gnnscale.atoms import units
+    from gnnscale.atoms.structure import Structure
+    from gnnscale.data.formats import crystaljson
 
     made = crystaljson.crystal(place, structure)
     return Structure(
@@ -120,6 +121,6 @@ def labelled(
 
 
 if __name__ == "__main__":
-    from gnnscale.data import standalone
+    from gnnscale.stages import dataset_script
 
-    standalone.main(globals())
+    dataset_script.main(globals())

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gnnscale.data.published import ENERGIES, OwnOptions, Place, Unit, below, found, own_card
+from gnnscale.data.formats.labels import ENERGIES
+from gnnscale.data.formats.own_data import OwnOptions, own_card
+from gnnscale.data.formats.pieces import Place, Unit, below, found
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
     import numpy as np
 
-    from gnnscale.data.structure import Structure
-    from gnnscale.specs import DatasetCard
+    from gnnscale.atoms.structure import Structure
+    from gnnscale.contract.dataset_card import DatasetCard
 
 WANTED = "give the path of a folder that holds, at any depth, type.raw, type_map.raw and set.000/coord.npy"
 ARRAYS = ("coord", "box", "energy", "force", "virial", "real_atom_types")
@@ -70,7 +72,7 @@ def units(options: Options) -> list[Unit]:
 
 
 def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
-    from gnnscale.data import plausible
+    from gnnscale.data.formats import plausible
 
     with Place(unit.path.parent) as place:
         watch = plausible.Watch(place, None if options.energies == "any" else options.energies)
@@ -83,7 +85,7 @@ def frames(place: Place, folder: Path, last: int) -> Iterator[Structure]:
     """Of one set of a system; the system is the group."""
     import numpy as np
 
-    from gnnscale.data.structure import Structure
+    from gnnscale.atoms.structure import Structure
 
     system = folder.parent
     kinds, elements = types(place, system)
@@ -159,6 +161,6 @@ def stored(
 
 
 if __name__ == "__main__":
-    from gnnscale.data import standalone
+    from gnnscale.stages import dataset_script
 
-    standalone.main(globals())
+    dataset_script.main(globals())

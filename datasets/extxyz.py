@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gnnscale.data.published import ENERGIES, OwnOptions, Place, Unit, found, own_card
+from gnnscale.data.formats.labels import ENERGIES
+from gnnscale.data.formats.own_data import OwnOptions, own_card
+from gnnscale.data.formats.pieces import Place, Unit, found
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
-    from gnnscale.data.extxyz import Frame
-    from gnnscale.data.structure import Structure
-    from gnnscale.specs import DatasetCard
+    from gnnscale.atoms.structure import Structure
+    from gnnscale.contract.dataset_card import DatasetCard
+    from gnnscale.data.formats.extxyz import Frame
 
 PATTERNS = tuple(f"*.{kind}{packed}" for kind in ("xyz", "extxyz") for packed in ("", ".xz", ".gz", ".bz2"))
 
@@ -47,7 +49,7 @@ def card(options: Options) -> DatasetCard:
 
 def units(options: Options) -> list[Unit]:
     """Every file; large ones that are not compressed in ranges of their bytes, unless only their beginning is wanted."""
-    from gnnscale.data import extxyz
+    from gnnscale.data.formats import extxyz
 
     return [
         unit for path in inputs(options) for unit in extxyz.units(options.raw, path, whole=options.limit is not None)
@@ -55,7 +57,7 @@ def units(options: Options) -> list[Unit]:
 
 
 def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
-    from gnnscale.data import extxyz, plausible
+    from gnnscale.data.formats import extxyz, plausible
 
     with Place(unit.path) as place:
         watch = plausible.Watch(place, None if options.energies == "any" else options.energies)
@@ -70,8 +72,9 @@ def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Ite
 def structure(options: Options, place: Place, frame: Frame, label: str) -> Structure:
     import numpy as np
 
-    from gnnscale.data import extxyz, units
-    from gnnscale.data.structure import Structure
+    from gnnscale.atoms import units
+    from gnnscale.atoms.structure import Structure
+    from gnnscale.data.formats import extxyz
 
     unit = units.ENERGY[options.energy_unit]
     (energy,) = extxyz.numbers_in(place, options.energy, value(place, frame, options.energy), (1,))
@@ -105,8 +108,8 @@ def stress(options: Options, place: Place, frame: Frame, unit: float) -> object:
     """(3, 3). ASE writes stress as nine numbers, in eV/Angstrom^3 and positive in tension, whatever the energy's unit."""
     import numpy as np
 
-    from gnnscale.data import extxyz
-    from gnnscale.data.published import voigt
+    from gnnscale.data.formats import extxyz
+    from gnnscale.data.formats.labels import voigt
 
     for key in (options.stress, options.virial):
         if key in frame.info:
@@ -119,6 +122,6 @@ def stress(options: Options, place: Place, frame: Frame, unit: float) -> object:
 
 
 if __name__ == "__main__":
-    from gnnscale.data import standalone
+    from gnnscale.stages import dataset_script
 
-    standalone.main(globals())
+    dataset_script.main(globals())

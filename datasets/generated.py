@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import Field
 
-from gnnscale.data.published import Unit
+from gnnscale.contract.dataset_card import DatasetCard
+from gnnscale.data.formats.pieces import Unit
 from gnnscale.schema import Spec
-from gnnscale.specs import DatasetCard
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
     from ase import Atoms
 
-    from gnnscale.data.potentials import Label
-    from gnnscale.data.structure import Structure
+    from gnnscale.atoms.structure import Structure
+    from gnnscale.data.generate.potentials import Label
 
 Source = Literal["organic", "small", "adsorbate", "oxide", "bulk"]
 Skip = Callable[[str], None]
@@ -142,7 +142,7 @@ def structures(options: Options, unit: Unit, skip: Skip, caps: Caps = CAPS) -> I
 
 
 def _structure(atoms: Atoms, label: Label, group: str, name: str) -> Structure:
-    from gnnscale.data.structure import Structure
+    from gnnscale.atoms.structure import Structure
 
     return Structure(
         numbers=atoms.numbers.copy(),
@@ -183,10 +183,8 @@ class Recipe(NamedTuple):
 
 MOLECULES = {
     "organic": Recipe("GFN2-xTB", {6: 0.62, 7: 0.18, 8: 0.20}, 8, 8, 10, (300, 1500), relaxed=False),
-    "small": Recipe(
-        "GFN1-xTB", {6: 0.60, 7: 0.14, 8: 0.14, 16: 0.07, 17: 0.05}, 7, 25, 16, (1500, 1500), relaxed=True
-    ),
-}  # fmt: skip
+    "small": Recipe("GFN1-xTB", {6: 0.60, 7: 0.14, 8: 0.14, 16: 0.07, 17: 0.05}, 7, 25, 16, (1500, 1500), relaxed=True),
+}
 
 
 def _molecules(options, place: tuple[int, int], rng, seen: set[str], skip: Skip, caps: Caps) -> Iterator[Structure]:
@@ -195,8 +193,8 @@ def _molecules(options, place: tuple[int, int], rng, seen: set[str], skip: Skip,
 
     import numpy as np
 
-    from gnnscale.data.molecules import Shaker, embed, grow, identity, relax
-    from gnnscale.data.potentials import Unlabelled, xtb
+    from gnnscale.data.generate.molecules import Shaker, embed, grow, identity, relax
+    from gnnscale.data.generate.potentials import Unlabelled, xtb
 
     recipe = MOLECULES[options.source]
     label = partial(xtb, method=recipe.method)
@@ -233,7 +231,7 @@ def _molecules(options, place: tuple[int, int], rng, seen: set[str], skip: Skip,
 # ----------------------------------------------------------------------------------------------------- slabs and bulk
 def _relaxations(options, place: tuple[int, int], rng, seen: set[str], skip: Skip, caps: Caps) -> Iterator[Structure]:
     """Frames of one relaxation, which is a group."""
-    from gnnscale.data.crystals import adsorbate_slab, oxide_slab, relaxation, strained_crystal
+    from gnnscale.data.generate.crystals import adsorbate_slab, oxide_slab, relaxation, strained_crystal
 
     begin, frames, every, step = {  # step in Angstrom^2/eV
         "adsorbate": (adsorbate_slab, 8, 3, 0.03),

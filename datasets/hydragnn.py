@@ -1,7 +1,7 @@
 """Graphs that HydraGNN wrote with its AdiosWriter: one NAME.bp, or a folder of them.
 
 Their edges are left behind, their splits kept unless asked otherwise. Those are random draws of frames as a rule, so that
-conformations of one molecule are on both sides: gnnscale.data.leakage counts them, and `split: formula` makes new ones by
+conformations of one molecule are on both sides: gnnscale.audit.duplicates counts them, and `split: formula` makes new ones by
 whole formulas. Energies are float32 there, as written: what was taken off before (HydraGNN's energy_linear_regression.py
 does that) stays off.
 """
@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gnnscale.data.published import ENERGIES, OwnOptions, Place, Unit, own_card
+from gnnscale.data.formats.labels import ENERGIES
+from gnnscale.data.formats.own_data import OwnOptions, own_card
+from gnnscale.data.formats.pieces import Place, Unit
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
-    from gnnscale.data.structure import Structure
-    from gnnscale.specs import DatasetCard
+    from gnnscale.atoms.structure import Structure
+    from gnnscale.contract.dataset_card import DatasetCard
 
 
 class Options(OwnOptions):
@@ -44,7 +46,9 @@ def bp(options: Options) -> list[Path]:
 
 
 def inputs(options: Options) -> list[Path]:
-    return sorted(file for path in bp(options) for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())
+    return sorted(
+        file for path in bp(options) for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()
+    )
 
 
 def card(options: Options) -> DatasetCard:
@@ -52,14 +56,14 @@ def card(options: Options) -> DatasetCard:
 
 
 def units(options: Options) -> list[Unit]:
-    from gnnscale.data import hydragnn
+    from gnnscale.data.formats import hydragnn
 
     return [unit for path in bp(options) for unit in hydragnn.units(options.raw, path, options.limit)]
 
 
 def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
-    from gnnscale.data import hydragnn, plausible
-    from gnnscale.data.units import ENERGY
+    from gnnscale.atoms.units import ENERGY
+    from gnnscale.data.formats import hydragnn, plausible
 
     with Place(unit.path) as place:
         watch = plausible.Watch(place, None if options.energies == "any" else options.energies)
@@ -69,6 +73,6 @@ def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Ite
 
 
 if __name__ == "__main__":
-    from gnnscale.data import standalone
+    from gnnscale.stages import dataset_script
 
-    standalone.main(globals())
+    dataset_script.main(globals())

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gnnscale.data.published import Place, Unit, below, found
+from gnnscale.contract.dataset_card import DatasetCard
+from gnnscale.data.formats.pieces import Place, Unit, below, found
 from gnnscale.schema import Spec
-from gnnscale.specs import DatasetCard
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
-    from gnnscale.data.structure import Structure
+    from gnnscale.atoms.structure import Structure
 
 MATERIALS, FRAMES, BYTES = 145_923, 1_580_395, 7_000  # bytes of a frame
 DOWNLOAD = "download MPtrj_2022.9_full.json of figshare 23713842"
@@ -58,7 +58,7 @@ def units(options: Options) -> list[Unit]:
 
 
 def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
-    from gnnscale.data import crystaljson, plausible
+    from gnnscale.data.formats import crystaljson, plausible
 
     with Place(unit.path) as place:
         watch = plausible.Watch(place, "crystals")
@@ -75,8 +75,9 @@ def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Ite
 
 
 def structure(options: Options, place: Place, material: str, name: str, frame: dict) -> Structure:
-    from gnnscale.data import crystaljson, units
-    from gnnscale.data.structure import Structure
+    from gnnscale.atoms import units
+    from gnnscale.atoms.structure import Structure
+    from gnnscale.data.formats import crystaljson
 
     key = f"{options.energy}_total_energy"
     lacking = [wanted for wanted in ("structure", key, "force", "stress") if wanted not in frame]
@@ -95,6 +96,6 @@ def structure(options: Options, place: Place, material: str, name: str, frame: d
 
 
 if __name__ == "__main__":
-    from gnnscale.data import standalone
+    from gnnscale.stages import dataset_script
 
-    standalone.main(globals())
+    dataset_script.main(globals())

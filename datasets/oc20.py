@@ -16,21 +16,29 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gnnscale.data.published import UNLABELLED, Place, Unit, below, found, split_folders
+from gnnscale.contract.dataset_card import DatasetCard
+from gnnscale.data.formats.pieces import UNLABELLED, Place, Unit, below, found, split_folders
 from gnnscale.schema import Spec
-from gnnscale.specs import DatasetCard
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
-    from gnnscale.data.plausible import Watch
-    from gnnscale.data.structure import Structure
+    from gnnscale.atoms.structure import Structure
+    from gnnscale.data.formats.plausible import Watch
 
 PATTERNS = ("*.extxyz.xz", "*.extxyz", "*.lmdb")
 FRAMES = 5000  # of an extended XYZ file, as published
 DOWNLOAD = "download and unpack a tar such as s2ef_train_200K.tar, named in fairchem's docs/catalysts/datasets/oc20.md"
 COUNTS = {  # training subsets are nested
-    "200K": 200_000, "2M": 2_000_000, "20M": 20_000_000, "all": 133_934_018, "val_id": 999_866,
-    "val_ood_ads": 999_838, "val_ood_cat": 999_809, "val_ood_both": 999_944, "rattled": 16_677_031, "md": 38_315_405,
-}  # fmt: skip
+    "200K": 200_000,
+    "2M": 2_000_000,
+    "20M": 20_000_000,
+    "all": 133_934_018,
+    "val_id": 999_866,
+    "val_ood_ads": 999_838,
+    "val_ood_cat": 999_809,
+    "val_ood_both": 999_944,
+    "rattled": 16_677_031,
+    "md": 38_315_405,
+}
 
 
 class Options(Spec):
@@ -41,8 +49,9 @@ class Options(Spec):
     energy: Literal["adsorption", "raw"] = Field(
         "adsorption", description="the benchmark's, less the energies of slab and gas, or VASP's total energy"
     )
-    subset: Literal["200K", "2M", "20M", "all", "val_id", "val_ood_ads", "val_ood_cat", "val_ood_both", "rattled",
-                    "md"] = Field("200K", description="which was downloaded; for the card")  # fmt: skip
+    subset: Literal[
+        "200K", "2M", "20M", "all", "val_id", "val_ood_ads", "val_ood_cat", "val_ood_both", "rattled", "md"
+    ] = Field("200K", description="which was downloaded; for the card")
 
 
 def inputs(options: Options) -> list[Path]:
@@ -78,7 +87,7 @@ def card(options: Options) -> DatasetCard:
 
 def units(options: Options) -> list[Unit]:
     """Every pair of files, every thousand keys."""
-    from gnnscale.data import ocp
+    from gnnscale.data.formats import ocp
 
     listed, left, told = [], options.limit, splits(options)
     for path in (path for path in told if told[path] != UNLABELLED):
@@ -98,14 +107,14 @@ def units(options: Options) -> list[Unit]:
 
 def count_frames(path: Path) -> int:
     """By the lines of the small file beside it."""
-    from gnnscale.data import extxyz
+    from gnnscale.data.formats import extxyz
 
     with Place(references(path)) as beside, extxyz.opened(beside.path) as lines:
         return sum(1 for _ in lines)
 
 
 def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
-    from gnnscale.data import ocp, plausible
+    from gnnscale.data.formats import ocp, plausible
 
     split = splits(options)[unit.path]
     if split == UNLABELLED:
@@ -127,7 +136,7 @@ def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Ite
 
 def frames(place: Place, watch: Watch, adsorption: bool) -> Iterator[Structure]:
     """Frame k of the extxyz is line k of the txt. The total energy is looked at before anything is taken off."""
-    from gnnscale.data import extxyz
+    from gnnscale.data.formats import extxyz
 
     with Place(references(place.path)) as beside, extxyz.opened(beside.path) as lines:
         for number, (frame, line) in enumerate(zip_longest(extxyz.frames(place), lines)):
@@ -149,8 +158,8 @@ def frames(place: Place, watch: Watch, adsorption: bool) -> Iterator[Structure]:
 def labelled(place: Place, frame: object, system: str, label: str) -> Structure:
     import numpy as np
 
-    from gnnscale.data import extxyz
-    from gnnscale.data.structure import Structure
+    from gnnscale.atoms.structure import Structure
+    from gnnscale.data.formats import extxyz
 
     # `energy` is extrapolated to zero smearing and is what the benchmark uses; `free_energy`, up to 0.2 eV away, is what
     # the forces are exactly the derivative of
@@ -169,6 +178,6 @@ def labelled(place: Place, frame: object, system: str, label: str) -> Structure:
 
 
 if __name__ == "__main__":
-    from gnnscale.data import standalone
+    from gnnscale.stages import dataset_script
 
-    standalone.main(globals())
+    dataset_script.main(globals())

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from gnnscale.data.published import UNLABELLED, Place, Unit, found, split_folders
+from gnnscale.contract.dataset_card import DatasetCard
+from gnnscale.data.formats.pieces import UNLABELLED, Place, Unit, found, split_folders
 from gnnscale.schema import Spec
-from gnnscale.specs import DatasetCard
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
-    from gnnscale.data.structure import Structure
+    from gnnscale.atoms.structure import Structure
 
 FRAMES = 8_225_293  # of the training split
 DOWNLOAD = "download and unpack s2ef_total_train_val_test_lmdbs.tar.gz, named in fairchem's docs/catalysts/datasets"
@@ -54,7 +54,7 @@ def card(options: Options) -> DatasetCard:
 
 
 def units(options: Options) -> list[Unit]:
-    from gnnscale.data import ocp
+    from gnnscale.data.formats import ocp
 
     told = splits(options)
     labelled = ocp.units(options.raw, [path for path in told if told[path] != UNLABELLED], options.limit)
@@ -62,7 +62,7 @@ def units(options: Options) -> list[Unit]:
 
 
 def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
-    from gnnscale.data import ocp, plausible
+    from gnnscale.data.formats import ocp, plausible
 
     split = splits(options)[unit.path]
     if split == UNLABELLED:
@@ -77,6 +77,6 @@ def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Ite
 
 
 if __name__ == "__main__":
-    from gnnscale.data import standalone
+    from gnnscale.stages import dataset_script
 
-    standalone.main(globals())
+    dataset_script.main(globals())

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gnnscale.data.published import Place, Unit, found
+from gnnscale.contract.dataset_card import DatasetCard
+from gnnscale.data.formats.pieces import Place, Unit, found
 from gnnscale.schema import Spec
-from gnnscale.specs import DatasetCard
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
-    from gnnscale.data.structure import Structure
+    from gnnscale.atoms.structure import Structure
 
 SUBSETS = {  # structures, atoms per structure
     "omat24 train": (100_824_585, 19.0),
@@ -57,14 +57,14 @@ def card(options: Options) -> DatasetCard:
 
 
 def units(options: Options) -> list[Unit]:
-    from gnnscale.data import aselmdb
+    from gnnscale.data.formats import aselmdb
 
     return aselmdb.units(options.raw, inputs(options), options.limit)
 
 
 def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
     """The group is the reduced formula: rows do not say which were rattled from one crystal."""
-    from gnnscale.data import aselmdb, plausible
+    from gnnscale.data.formats import aselmdb, plausible
 
     with Place(unit.path) as place:
         watch = plausible.Watch(place, "crystals")
@@ -74,6 +74,6 @@ def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Ite
 
 
 if __name__ == "__main__":
-    from gnnscale.data import standalone
+    from gnnscale.stages import dataset_script
 
-    standalone.main(globals())
+    dataset_script.main(globals())

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gnnscale.data.published import Place, Unit, found
+from gnnscale.contract.dataset_card import DatasetCard
+from gnnscale.data.formats.pieces import Place, Unit, found
 from gnnscale.schema import Spec
-from gnnscale.specs import DatasetCard
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
-    from gnnscale.data.structure import Structure
+    from gnnscale.atoms.structure import Structure
 
 SUBSETS = {"train": 101_666_280, "train_4M": 3_986_754, "val": 2_762_021}
 
@@ -52,14 +52,14 @@ def card(options: Options) -> DatasetCard:
 
 
 def units(options: Options) -> list[Unit]:
-    from gnnscale.data import aselmdb
+    from gnnscale.data.formats import aselmdb
 
     return aselmdb.units(options.raw, inputs(options), options.limit)
 
 
 def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
     """The group is the formula: conformers of a molecule share it."""
-    from gnnscale.data import aselmdb, plausible
+    from gnnscale.data.formats import aselmdb, plausible
 
     with Place(unit.path) as place:
         watch = plausible.Watch(place, "atoms")
@@ -73,6 +73,6 @@ def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Ite
 
 
 if __name__ == "__main__":
-    from gnnscale.data import standalone
+    from gnnscale.stages import dataset_script
 
-    standalone.main(globals())
+    dataset_script.main(globals())

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gnnscale.data.published import Place, Unit, found, molecule
+from gnnscale.contract.dataset_card import DatasetCard
+from gnnscale.data.formats.labels import molecule
+from gnnscale.data.formats.pieces import Place, Unit, found
 from gnnscale.schema import Spec
-from gnnscale.specs import DatasetCard
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
-    from gnnscale.data.structure import Structure
+    from gnnscale.atoms.structure import Structure
 
 MOLECULES, CONFORMATIONS = 6950, 4_195_237
 DOWNLOAD = "download 1000.xz to 8000.xz and DupMols.dat of zenodo 4288677, and decompress: xz -dc 1000.xz > 1000.hdf5"
@@ -65,7 +66,7 @@ def card(options: Options) -> DatasetCard:
 
 def units(options: Options) -> list[Unit]:
     """A molecule each."""
-    from gnnscale.data import hdf5
+    from gnnscale.data.formats import hdf5
 
     listed = [path for path in inputs(options) if path.suffix == ".hdf5"]
     size = CONFORMATIONS / MOLECULES
@@ -73,7 +74,7 @@ def units(options: Options) -> list[Unit]:
 
 
 def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
-    from gnnscale.data import hdf5, plausible
+    from gnnscale.data.formats import hdf5, plausible
 
     dropped = set()
     if options.duplicates == "drop":  # Geom-m1-i1-c1-opt stands for all Geom-m1-i1-c1-*
@@ -93,6 +94,6 @@ def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Ite
 
 
 if __name__ == "__main__":
-    from gnnscale.data import standalone
+    from gnnscale.stages import dataset_script
 
-    standalone.main(globals())
+    dataset_script.main(globals())

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gnnscale.data.published import ROWS, Place, Unit, below, found, molecule
+from gnnscale.contract.dataset_card import DatasetCard
+from gnnscale.data.formats.labels import molecule
+from gnnscale.data.formats.pieces import ROWS, Place, Unit, below, found
 from gnnscale.schema import Spec
-from gnnscale.specs import DatasetCard
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
-    from gnnscale.data.structure import Structure
+    from gnnscale.atoms.structure import Structure
 
 MOLECULES, UNCHARACTERIZED = 133_885, 3_054
 DOWNLOAD = "download dsgdb9nsd.xyz.tar.bz2 and uncharacterized.txt of figshare collection 978904"
@@ -80,7 +81,7 @@ def units(options: Options) -> list[Unit]:
 
 
 def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
-    from gnnscale.data import plausible
+    from gnnscale.data.formats import plausible
 
     dropped: set[int] = set()
     listed = inputs(options)
@@ -136,7 +137,7 @@ def parsed(place: Place, lines: list[str], column: int) -> tuple[int, Structure]
     """Number of atoms; properties; atoms with charges; frequencies; SMILES; InChI."""
     from ase.data import atomic_numbers
 
-    from gnnscale.data import units
+    from gnnscale.atoms import units
 
     where = place.where if place.where != "its beginning" else ""
     prefix = f"{where}, " if where else ""
@@ -161,6 +162,6 @@ def parsed(place: Place, lines: list[str], column: int) -> tuple[int, Structure]
 
 
 if __name__ == "__main__":
-    from gnnscale.data import standalone
+    from gnnscale.stages import dataset_script
 
-    standalone.main(globals())
+    dataset_script.main(globals())

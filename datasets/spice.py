@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gnnscale.data.published import Place, Unit, found, molecule
+from gnnscale.contract.dataset_card import DatasetCard
+from gnnscale.data.formats.labels import molecule
+from gnnscale.data.formats.pieces import Place, Unit, found
 from gnnscale.schema import Spec
-from gnnscale.specs import DatasetCard
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
     import h5py
 
-    from gnnscale.data.structure import Structure
+    from gnnscale.atoms.structure import Structure
 
 MOLECULES, CONFORMATIONS = 113_999, 2_008_628
 BRACKET = re.compile(r"\[[^\]]*?([+-]+)(\d*)(?::\d+)?\]")  # a charged atom in SMILES: [NH3+], [O-], [Ca+2:7], [Mg++]
@@ -56,15 +57,15 @@ def card(options: Options) -> DatasetCard:
 
 
 def units(options: Options) -> list[Unit]:
-    from gnnscale.data import hdf5
+    from gnnscale.data.formats import hdf5
 
     size = CONFORMATIONS / MOLECULES
     return [unit for path in inputs(options) for unit in hdf5.units(options.raw, path, options.limit, size)]
 
 
 def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
-    from gnnscale.data import hdf5, plausible
-    from gnnscale.data.units import BOHR, HARTREE
+    from gnnscale.atoms.units import BOHR, HARTREE
+    from gnnscale.data.formats import hdf5, plausible
 
     with Place(unit.path) as place, hdf5.opened(place) as file:
         watch, name = plausible.Watch(place, "atoms"), unit.key
@@ -101,6 +102,6 @@ def charge(smiles: str) -> int:
 
 
 if __name__ == "__main__":
-    from gnnscale.data import standalone
+    from gnnscale.stages import dataset_script
 
-    standalone.main(globals())
+    dataset_script.main(globals())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from tests import cluster, corpus
+from tests.support import cluster, corpus
 
 settings.register_profile("fast", max_examples=25, derandomize=True, deadline=None, database=None)
 settings.register_profile("deep", max_examples=500, deadline=None)
@@ -32,7 +32,9 @@ def converted(tmp_path_factory):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "slurm: on a private Slurm, which `tests/slurm.sh install` makes possible")
+    config.addinivalue_line(
+        "markers", "slurm: on a private Slurm, which `tests/support/slurm.sh install` makes possible"
+    )
     config.addinivalue_line("markers", "apptainer: in the image that `workflow/run.py image build` makes")
     config.addinivalue_line("markers", "faults: things that go wrong on a cluster, each brought about; some minutes")
 

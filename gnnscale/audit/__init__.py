@@ -1,1 +1,1 @@
-"""The stage `audit`: is the data beyond doubt? What is measured of every structure, checks, and one page."""
+"""Checks of converted data: duplicates, leaks between splits, outliers, wrong units."""

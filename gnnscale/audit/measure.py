@@ -10,11 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from ase.data import covalent_radii
 
-from gnnscale import neighbors
-from gnnscale.data import leakage, mapped
-from gnnscale.data.manifest import composition
-from gnnscale.data.mapped import Shards
-from gnnscale.data.packed import Packed
+from gnnscale.atoms import neighbors
+from gnnscale.audit import duplicates
+from gnnscale.data.storage import mapped
+from gnnscale.data.storage.manifest import composition
+from gnnscale.data.storage.mapped import Shards
+from gnnscale.data.storage.packed import Packed
 
 REACH = 3.0  # Angstrom: every bond is shorter, and so is half the sum of any two covalent radii
 ATOMS = 1 << 13  # whose neighbours are found at a time: what stays in the cache
@@ -30,7 +31,7 @@ class Seen(NamedTuple):
     """S structures."""
 
     defects: np.ndarray  # (S,) uint8, bits as above
-    described: leakage.Described  # zeros where the geometry is bad
+    described: duplicates.Described  # zeros where the geometry is bad
     force: np.ndarray  # (S,) float32, eV/Angstrom, largest on an atom; NaN without forces
     net: np.ndarray  # (S,) float32, eV/Angstrom, |sum of forces| / atoms; NaN without forces
     unmoved: np.ndarray  # (S,) int32, atoms whose force is exactly zero
@@ -64,8 +65,8 @@ def measured(name: str, path: Path, progress: Callable[[int], None] = lambda don
     shards = mapped.open(path)
     elements = np.array(sorted(shards.manifest.total.elements), np.int64)
     parts, nearest, rows, keys = [], np.zeros(len(BINS), np.int64), [], []
-    for start in range(0, len(shards), leakage.BLOCK):
-        chosen = np.arange(start, min(start + leakage.BLOCK, len(shards)))
+    for start in range(0, len(shards), duplicates.BLOCK):
+        chosen = np.arange(start, min(start + duplicates.BLOCK, len(shards)))
         seen, near, key, row = _block(shards, chosen, shards.manifest.cutoff, elements)
         parts.append(seen)
         nearest += near
@@ -73,12 +74,17 @@ def measured(name: str, path: Path, progress: Callable[[int], None] = lambda don
         rows.append(row)
         progress(len(chosen))
     key, first = np.unique(np.concatenate(keys), return_index=True)
-    described = leakage.joined([part.described for part in parts])
+    described = duplicates.joined([part.described for part in parts])
     joined = {f: np.concatenate([getattr(p, f) for p in parts]) for f in Seen._fields if f != "described"}
     return Source(
-        name, shards, Seen(described=described, **joined), nearest, elements,
-        np.concatenate(rows)[first], np.searchsorted(key, described.composition),
-    )  # fmt: skip
+        name,
+        shards,
+        Seen(described=described, **joined),
+        nearest,
+        elements,
+        np.concatenate(rows)[first],
+        np.searchsorted(key, described.composition),
+    )
 
 
 def _block(shards: Shards, chosen: np.ndarray, cutoff: float, elements: np.ndarray) -> tuple:
@@ -87,15 +93,17 @@ def _block(shards: Shards, chosen: np.ndarray, cutoff: float, elements: np.ndarr
     sound = np.flatnonzero(defects & BAD_GEOMETRY == 0)
     whole = len(sound) == len(chosen)
     geometry = packed if whole else shards.select(chosen[sound])
-    described = leakage.describe(geometry)
+    described = duplicates.describe(geometry)
     contact, isolated, nearest = _neighbours(geometry, cutoff)
     force, net, unmoved = _forces(packed, defects)
     gaps, volume = _box(geometry)
     seen = Seen(defects, described, force, net, unmoved, contact, isolated, gaps, volume)
     if not whole:
         filled = {name: _spread(getattr(seen, name), sound, len(chosen), empty) for name, empty in _EMPTY.items()}
-        described = leakage.Described(*(_spread(array, sound, len(chosen), 0) for array in described))
-        described.composition[defects & BAD_GEOMETRY > 0] = UNKNOWN + chosen[defects & BAD_GEOMETRY > 0].astype(np.uint64)
+        described = duplicates.Described(*(_spread(array, sound, len(chosen), 0) for array in described))
+        described.composition[defects & BAD_GEOMETRY > 0] = UNKNOWN + chosen[defects & BAD_GEOMETRY > 0].astype(
+            np.uint64
+        )
         seen = seen._replace(described=described, **filled)
     present, counts = composition(packed)
     row = np.zeros((len(chosen), len(elements)), np.float32)
@@ -160,8 +168,9 @@ def _neighbours(packed: Packed, cutoff: float) -> tuple[np.ndarray, np.ndarray, 
                 isolated[k] = _nearest(packed, ptr, k, k + 1, cutoff)[1].sum()
         else:
             isolated[first:last] = np.add.reduceat(lonely.astype(np.int32), begin)
-        nearest += np.bincount(np.minimum(np.searchsorted(BINS, share, side="right") - 1, len(BINS) - 1),
-                               minlength=len(BINS))  # fmt: skip
+        nearest += np.bincount(
+            np.minimum(np.searchsorted(BINS, share, side="right") - 1, len(BINS) - 1), minlength=len(BINS)
+        )
     return contact, isolated, nearest
 
 

@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gnnscale.architectures import ELEMENTS, EGNNConfig
-from gnnscale.graph import AtomGraphs
-from gnnscale.models.blocks import Layout, Pattern, bessel, envelope, linear, product, rms_norm
-from gnnscale.models.chunks import Chunk, Weights, chunked_messages, chunks, fusible
+from gnnscale.architectures.egnn import ELEMENTS, EGNNConfig
+from gnnscale.atoms.graph import AtomGraphs
+from gnnscale.models.kernels.chunked import Chunk, Weights, chunks
+from gnnscale.models.kernels.messages import chunked_messages, fusible
+from gnnscale.models.layers import Layout, Pattern, bessel, envelope, linear, product, rms_norm
 
 BASE_CHANNELS = 8
 
@@ -135,7 +136,7 @@ class EGNN(nn.Module):
             h, v = layer(h, v, edges)
         x = F.silu(self.hidden(rms_norm(h)))
         out = self.readout(x) if self.heads == 1 else self.read_by_source(x, graphs)  # (A, 1 + K): energy, gates
-        # A mean over channels, times those at width 64: so that widths move alike at one rate (tests/test_schedule.py)
+        # A mean over channels, times those at width 64: so that widths move alike at one rate (tests/gnnscale/train/test_schedule.py)
         return out[:, 0], (v * out[:, 1:]).mean(2).t() * BASE_CHANNELS if self.direct else None
 
     def read_by_source(self, x: Tensor, graphs: AtomGraphs) -> Tensor:

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gnnscale.architectures import ELEMENTS
-from gnnscale.graph import AtomGraphs, Properties, edge_vectors
-from gnnscale.models.slopes import energies_and_slopes
+from gnnscale.architectures.egnn import ELEMENTS
+from gnnscale.atoms.graph import AtomGraphs, Properties, edge_vectors
+from gnnscale.models.force_gradients import energies_and_slopes
 
 
 class Normalised(NamedTuple):

@@ -1,1 +1,1 @@
-"""A study on one page: figures, tables, and what its numbers do not say."""
+"""Pages and figures: the report of a study and the page of an audit."""

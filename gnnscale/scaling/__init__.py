@@ -1,1 +1,1 @@
-"""Scaling laws from finished runs: which form, which exponents, how sure, and what the points do not say."""
+"""Scaling laws from finished runs: forms, exponents, intervals, and what the points do not say."""

@@ -11,22 +11,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gnnscale.scaling import contrasts, repeats, subsets
-from gnnscale.scaling.bymodel import by_model
-from gnnscale.scaling.depth import claim_depth, depth_limits
-from gnnscale.scaling.doublings import FEW, Slopes, measured
-from gnnscale.scaling.doubts import HOLDS
+from gnnscale.contract.scaling_results import Point
+from gnnscale.contract.settings import ScalingSettings
+from gnnscale.scaling.by_architecture import by_model
+from gnnscale.scaling.comparisons import contrasts, data_vs_steps, random_vs_prefix
+from gnnscale.scaling.comparisons.doublings import FEW, Slopes, measured
+from gnnscale.scaling.comparisons.width_vs_depth import claim_depth, depth_limits
+from gnnscale.scaling.fitting.identifiability import HOLDS
+from gnnscale.scaling.fitting.laws import RIVALS
 from gnnscale.scaling.grid import WHERE_MODEL, averaged
 from gnnscale.scaling.words import GREEK, NAMES, greek, joined, percent, shown
-from gnnscale.specs import Point, ScalingSettings
 
 if TYPE_CHECKING:
-    from gnnscale.scaling.fit import Fitted
+    from gnnscale.scaling.fitting.fitted import Fitted
     from gnnscale.scaling.grid import Grid
-
-# joint forms that are compared; only the first is gone by
-RIVALS = {"Hoffmann": "Hoffmann's", "OverTraining": "that with one exponent", "Kaplan": "Kaplan's",
-          "KaplanFloor": "Kaplan's with a floor"}  # fmt: skip
 
 
 def sentences(
@@ -43,7 +41,7 @@ def sentences(
     data = [headline(slopes[0], joint[0].points), claim_data(slopes, settings)]
     depth = claim_depth(points, settings.targets)
     contrasted = contrasts.sentences(points, settings.targets, NAMES)
-    chosen_for = subsets.sentences(points, settings.targets[:1])
+    chosen_for = random_vs_prefix.sentences(points, settings.targets[:1])
     measurable = None not in slopes[0].corner.values()
     if len(averaged(joint[0].points, joint[0].entry.target)) < FEW or (contrasted and not measurable):
         none = "All else equal, the runs are of too few sizes for a law of N and D: the study was laid out for a comparison."
@@ -55,11 +53,16 @@ def sentences(
     said += [holding(joint), *steepening(joint), *described([f for f in chosen.values() if f.entry.law != "Hoffmann"])]
     said += [x for f in joint if (x := exponents(f, settings))] + [x for f in joint if (x := allocation(f))]
     said += [*by_model(grid.model, joint[0], fitted, others), *compared(joint, fitted), *repeated_data(fitted)]
-    traded = [x for t in settings.targets for x in repeats.said(repeats.trades(points, grid, t), t)]
+    traded = [x for t in settings.targets for x in data_vs_steps.said(data_vs_steps.trades(points, grid, t), t)]
     said += traded
     said += contrasted if measurable else []
     said += [x for x in (basis(points, grid, joint[0]), units(joint[0].points), *seeds(points, settings.targets)) if x]
-    unsaid = [extrapolation(joint, chosen), undetermined(fitted, joint), no_allocation(joint), unique_data(grid, bool(traded))]
+    unsaid = [
+        extrapolation(joint, chosen),
+        undetermined(fitted, joint),
+        no_allocation(joint),
+        unique_data(grid, bool(traded)),
+    ]
     unsaid += [depth_limits(points), one_seed(points)]
     return tuple(said), tuple(x for x in unsaid if x)
 
@@ -127,8 +130,12 @@ def basis(points: list[Point], grid: Grid, joint: Fitted) -> str:
     diverged = sorted(p.run for p in points if p.diverged)
     outside = len(points) - len(joint.points) - len(diverged)
     dropped = sum("of largest" in rule for rule in joint.entry.excluded.values())
-    shared = [grid.model, grid.depth and f"depth {grid.depth}", grid.epochs and f"{grid.epochs:g} epochs",
-              seeds_of(joint.points)]  # as far as the points say  # fmt: skip
+    shared = [
+        grid.model,
+        grid.depth and f"depth {grid.depth}",
+        grid.epochs and f"{grid.epochs:g} epochs",
+        seeds_of(joint.points),
+    ]  # as far as the points say
     text = (
         f"The laws use {len(joint.points)} of {len(points)} runs: {len(n)} model sizes (N = {n[0]:,} to {n[-1]:,} body "
         f"parameters) by {len(d)} data sizes (D = {d[0]:,} to {d[-1]:,} unique structures), "
@@ -249,7 +256,10 @@ def repeated_data(fitted: list[Fitted]) -> list[str]:
     said = []
     for f in (f for f in fitted if f.entry.law == "DataConstrained"):
         epochs = sorted({p.epochs for p in f.points})
-        e, text = f.entry.estimates, f"Repeated data, {NAMES[f.entry.target]}: {len(f.points)} runs of {epochs[0]:g} to "
+        e, text = (
+            f.entry.estimates,
+            f"Repeated data, {NAMES[f.entry.target]}: {len(f.points)} runs of {epochs[0]:g} to ",
+        )
         text += f"{epochs[-1]:g} epochs "
         if f.entry.identified:
             text += f"tell that the worth of another epoch falls to a third over r_D = {shown(e['r_D'])} epochs"

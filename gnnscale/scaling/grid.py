@@ -6,7 +6,7 @@ import math
 from collections import Counter, defaultdict
 from typing import NamedTuple
 
-from gnnscale.specs import Point
+from gnnscale.contract.scaling_results import Point
 
 SHARED = ("model", "depth", "epochs", "learning_rate", "seed")  # what all points of a grid have in common
 ENOUGH = 0.5  # a width enters if it is at more than this share of the grid's data sizes, a data size likewise
@@ -79,7 +79,9 @@ def usable(
 ) -> tuple[list[Point], dict[str, str]]:
     """The points a law may use, by (N, D), and for each other run the rule that left it out."""
     kept, excluded, cells = [], {}, {}
-    values = sorted((getattr(p, target) for p in points if sound(p, target) and not grid.left_out(p, free)), reverse=True)
+    values = sorted(
+        (getattr(p, target) for p in points if sound(p, target) and not grid.left_out(p, free)), reverse=True
+    )
     above = values[drop_highest - 1] if 0 < drop_highest <= len(values) else math.inf
     for p in points:
         value, cell = getattr(p, target), tuple(getattr(p, name) for name in (*SHARED, "width", "structures", "subset"))

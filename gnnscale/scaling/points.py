@@ -6,7 +6,8 @@ import csv
 import io
 from pathlib import Path
 
-from gnnscale.specs import Evaluation, Point
+from gnnscale.contract.results import Evaluation
+from gnnscale.contract.scaling_results import Point
 
 
 def point(e: Evaluation) -> Point:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from gnnscale.specs import Estimate
+from gnnscale.contract.scaling_results import Estimate
 
 NAMES = {"loss": "loss", "energy_mae": "energy error", "force_mae": "force error"}
 GREEK = {"alpha": "α", "beta": "β", "gamma": "γ"}

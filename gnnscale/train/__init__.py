@@ -1,0 +1,1 @@
+"""The training loop, DeepSpeed's engine, loss, schedule and checkpoints."""

@@ -19,7 +19,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from gnnscale import files
+from gnnscale.contract import files
 
 MANIFEST = "manifest.json"
 Layout = list[tuple[str, tuple[int, ...]]]  # (name, shape) of every tensor, in the order in which they come

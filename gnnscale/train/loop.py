@@ -13,15 +13,19 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
-from gnnscale import stage
-from gnnscale.data import batches, loader
-from gnnscale.data.prefetch import ahead
-from gnnscale.graph import AtomGraphs, Properties
-from gnnscale.ranks import Ranks
-from gnnscale.specs import Diverged, Metrics, TrainSettings
+from gnnscale.atoms.graph import AtomGraphs, Properties
+from gnnscale.contract import stage_run
+from gnnscale.contract.results import Diverged, Metrics
+from gnnscale.contract.settings import TrainSettings
+from gnnscale.data.loading import batch_plan
+from gnnscale.data.loading import corpus as loader
+from gnnscale.data.loading.prefetch import ahead
+from gnnscale.machine.rank_env import Ranks
 from gnnscale.train import checkpoint
-from gnnscale.train.engine import Engine, reduce_sum
-from gnnscale.train.objective import PARTS, Normalisation, objective, penalties, share
+from gnnscale.train.deepspeed_engine import Engine
+from gnnscale.train.loss import PARTS, objective, penalties, share
+from gnnscale.train.normalisation import Normalisation
+from gnnscale.train.process_group import reduce_sum
 from gnnscale.train.schedule import decay_begin, rate
 
 LOGGED, VALIDATED = 100, 10  # how often in a run, at least
@@ -52,8 +56,16 @@ class Agreed(NamedTuple):
 class Trainer:
     """One run on one rank: the engine, the data, and where it has got to."""
 
-    def __init__(self, run: stage.Run, engine: Engine, normalisation: Normalisation, train: loader.Corpus,
-                 validation: loader.Corpus, here: Ranks, progress: Progress):  # fmt: skip
+    def __init__(
+        self,
+        run: stage_run.Run,
+        engine: Engine,
+        normalisation: Normalisation,
+        train: loader.Corpus,
+        validation: loader.Corpus,
+        here: Ranks,
+        progress: Progress,
+    ):
         self.run, self.engine, self.normalisation, self.here = run, engine, normalisation.to(engine.device), here
         self.settings: TrainSettings = run.spec.settings
         self.train, self.validation, self.progress = train, validation, progress
@@ -94,7 +106,9 @@ class Trainer:
             if last or agreed.stop or agreed.save or decaying:
                 self.save(pinned=decaying and not last)
             if agreed.stop and not last:
-                raise stage.Stopped(f"checkpoint at step {self.progress.step} of {self.steps}; run it again to go on")
+                raise stage_run.Stopped(
+                    f"checkpoint at step {self.progress.step} of {self.steps}; run it again to go on"
+                )
         return self.progress
 
     def batches(self, first: int) -> Iterator[tuple[np.ndarray, list[Callable]]]:
@@ -105,14 +119,14 @@ class Trainer:
         """What each of these batches consists of; all without asking other ranks."""
         optim, budget = self.settings.optim, self.run.spec.runtime.micro_batch_edges
         for step in range(first, self.steps):
-            whole = batches.global_batch(step, len(self.train), optim.batch, self.settings.seed)
+            whole = batch_plan.global_batch(step, len(self.train), optim.batch, self.settings.seed)
             yield whole, self.parts(self.train, whole, budget)
 
     def parts(self, corpus: loader.Corpus, whole: np.ndarray, budget: int | None) -> list[np.ndarray]:
         """This rank's share of a global batch, in micro-batches."""
-        shares = batches.share(corpus.costs(whole), self.here.size)
+        shares = batch_plan.share(corpus.costs(whole), self.here.size)
         edges = corpus.nedges[whole].astype(np.int64)
-        return [whole[part] for part in batches.micro_batches(edges, shares, budget, self.here.rank)]
+        return [whole[part] for part in batch_plan.micro_batches(edges, shares, budget, self.here.rank)]
 
     def penalties(self, graphs: AtomGraphs, labels: Properties) -> Tensor:
         device, optim = self.engine.device, self.settings.optim
@@ -164,9 +178,16 @@ class Trainer:
     def record(self, loss: float, parts: np.ndarray, rate: float, gradient: float, validated: float | None) -> None:
         now = self.progress
         line = Metrics(
-            step=now.step, loss=loss, **dict(zip(PARTS, map(float, parts))), rate=rate, gradient=gradient,
-            structures_seen=now.structures_seen, atoms_seen=now.atoms_seen, seconds=now.seconds, validation=validated,
-        )  # fmt: skip
+            step=now.step,
+            loss=loss,
+            **dict(zip(PARTS, map(float, parts))),
+            rate=rate,
+            gradient=gradient,
+            structures_seen=now.structures_seen,
+            atoms_seen=now.atoms_seen,
+            seconds=now.seconds,
+            validation=validated,
+        )
         with open(self.run.directory / "metrics.jsonl", "a") as file:
             file.write(line.model_dump_json() + "\n")
 
@@ -201,7 +222,7 @@ def epochs(settings: TrainSettings, train: loader.Corpus) -> float:
 
 
 def steps(settings: TrainSettings, train: loader.Corpus) -> int:
-    return batches.steps_for(len(train), settings.optim.batch, epochs(settings, train))
+    return batch_plan.steps_for(len(train), settings.optim.batch, epochs(settings, train))
 
 
 def formula(corpus: loader.Corpus, k: int) -> str:

@@ -6,8 +6,8 @@ import math
 
 from torch import nn
 
-from gnnscale.models import hidden_matrices
-from gnnscale.specs import OptimSettings
+from gnnscale.contract.settings import OptimSettings
+from gnnscale.models.potential import hidden_matrices
 
 BASE_WIDTH = 64  # where learning_rate is meant as it is written
 

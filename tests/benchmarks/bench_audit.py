@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from gnnscale.audit import measure
-from gnnscale.audit.audit import audited
-from gnnscale.data import leakage, shards
-from gnnscale.data.structure import Structure
-from gnnscale.specs import AuditSettings, Split
+from gnnscale.atoms.structure import Structure
+from gnnscale.audit import duplicates, measure
+from gnnscale.audit.run_checks import audited
+from gnnscale.contract.dataset_card import Split
+from gnnscale.contract.settings import AuditSettings
+from gnnscale.data.storage import adios, mapped
 from tests.benchmarks.measure import Table
 
 CUTOFF = 5.0
@@ -31,11 +32,11 @@ def main() -> Table:
         rng = np.random.default_rng(0)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "shards"
-            shards.write(path, [structure(rng, k, atoms, volume) for k in range(count)], Split(), CUTOFF)
-            opened = shards.open(path)
+            adios.write(path, [structure(rng, k, atoms, volume) for k in range(count)], Split(), CUTOFF)
+            opened = mapped.open(path)
             began = time.process_time()
-            for packed in leakage.blocks(opened):
-                leakage.describe(packed)
+            for packed in duplicates.blocks(opened):
+                duplicates.describe(packed)
             describing = time.process_time() - began
             began = time.process_time()
             source = measure.measured("one", path)
@@ -47,11 +48,16 @@ def main() -> Table:
             audited([measure.measured("one", path)], AuditSettings())
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
-        rows.append({
-            "kind": name, "structures": count, "structures/s": count / (measuring + judging),
-            "share of fingerprints": describing / (measuring + judging), "share of checks": judging / (measuring + judging),
-            "peak, MB": peak / 1e6,
-        })  # fmt: skip
+        rows.append(
+            {
+                "kind": name,
+                "structures": count,
+                "structures/s": count / (measuring + judging),
+                "share of fingerprints": describing / (measuring + judging),
+                "share of checks": judging / (measuring + judging),
+                "peak, MB": peak / 1e6,
+            }
+        )
     return Table("Audit of converted data, one core (CPU time)", rows)
 
 
@@ -62,7 +68,12 @@ def structure(rng: np.random.Generator, number: int, atoms: int, volume: float |
     cell = np.zeros((3, 3)) if volume is None else np.eye(3) * spacing * side
     forces = rng.normal(size=(atoms, 3))
     return Structure(
-        rng.choice([1, 6, 7, 8], atoms), grid * spacing + rng.normal(size=(atoms, 3)) * 0.05, cell,
-        np.full(3, volume is not None), float(rng.normal()), forces - forces.mean(0), np.full((3, 3), np.nan),
+        rng.choice([1, 6, 7, 8], atoms),
+        grid * spacing + rng.normal(size=(atoms, 3)) * 0.05,
+        cell,
+        np.full(3, volume is not None),
+        float(rng.normal()),
+        forces - forces.mean(0),
+        np.full((3, 3), np.nan),
         f"group {number // 20}",
-    )  # fmt: skip
+    )

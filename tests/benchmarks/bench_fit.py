@@ -6,10 +6,10 @@ import time
 
 import numpy as np
 
-from gnnscale.scaling.laws import LAWS
-from gnnscale.scaling.optimum import optimum, resampled
+from gnnscale.scaling.fitting.laws import LAWS
+from gnnscale.scaling.fitting.optimum import optimum, resampled
 from tests.benchmarks.measure import Table
-from tests.published import SHARED, chinchilla
+from tests.support.published import SHARED, chinchilla
 
 RESAMPLES = 4000
 
@@ -33,8 +33,14 @@ def main() -> Table:
         found = optimum(law, at, loss, exponents=exponents)
         fitted, wall = time.process_time(), time.perf_counter()
         resampled(law, at, loss, found, rng.multinomial(len(loss), np.full(len(loss), 1 / len(loss)), RESAMPLES))
-        rows.append({
-            "law": name, "points": whose, "200 starts, CPU s": fitted - start, "at the optimum, %": 100 * found.at_optimum,
-            f"{RESAMPLES} resamples, CPU s": time.process_time() - fitted, "wall s": time.perf_counter() - wall,
-        })  # fmt: skip
+        rows.append(
+            {
+                "law": name,
+                "points": whose,
+                "200 starts, CPU s": fitted - start,
+                "at the optimum, %": 100 * found.at_optimum,
+                f"{RESAMPLES} resamples, CPU s": time.process_time() - fitted,
+                "wall s": time.perf_counter() - wall,
+            }
+        )
     return Table(f"Fits of joint laws to {len(loss)} points: from random starts, and resampled.", rows)

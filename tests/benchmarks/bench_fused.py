@@ -9,9 +9,9 @@ from statistics import median
 
 import torch
 
-from gnnscale.architectures import EGNNConfig
-from gnnscale.graph import AtomGraphs
-from gnnscale.models import chunks, egnn
+from gnnscale.architectures.egnn import EGNNConfig
+from gnnscale.atoms.graph import AtomGraphs
+from gnnscale.models.kernels import messages
 from tests.benchmarks.bench_step import HALF, liquid, plain, potential
 from tests.benchmarks.measure import Table
 
@@ -22,12 +22,12 @@ CHUNK = 2**24  # numbers of a chunk: 32 MB in bfloat16, which the L2 cache of an
 @contextmanager
 def eager():
     """Without kernels."""
-    kept = chunks.fusible
-    chunks.fusible = egnn.fusible = lambda x: False
+    kept = messages.fusible
+    messages.fusible = messages.fusible = lambda x: False
     try:
         yield
     finally:
-        chunks.fusible = egnn.fusible = kept
+        messages.fusible = messages.fusible = kept
 
 
 def step(model: torch.nn.Module, graphs: AtomGraphs, half: bool, kernels: bool) -> Callable[[], None]:

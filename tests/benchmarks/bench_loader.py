@@ -18,12 +18,14 @@ from torch.utils.data import Dataset
 from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
 
-from gnnscale.architectures import EGNNConfig
-from gnnscale.data import batches, loader, shards
-from gnnscale.data.prefetch import ahead
-from gnnscale.data.structure import Structure
-from gnnscale.models import build
-from gnnscale.specs import Split
+from gnnscale.architectures.egnn import EGNNConfig
+from gnnscale.atoms.structure import Structure
+from gnnscale.contract.dataset_card import Split
+from gnnscale.data.loading import batch_plan
+from gnnscale.data.loading import corpus as loader
+from gnnscale.data.loading.prefetch import ahead
+from gnnscale.data.storage import adios, mapped
+from gnnscale.models.registry import build
 from tests.benchmarks.bench_neighbors import CUTOFF, scattered
 from tests.benchmarks.measure import Table, in_turn
 
@@ -36,27 +38,35 @@ def main() -> Table:
     with tempfile.TemporaryDirectory() as made:
         root = Path(made)
         structures = [labelled(rng, k, each) for k, each in enumerate(atoms)]
-        shards.write(root / "shards", structures, Split(), CUTOFF)
-        corpus = of_all(shards.open(root / "shards"), "map")
+        adios.write(root / "shards", structures, Split(), CUTOFF)
+        corpus = of_all(mapped.open(root / "shards"), "map")
         pickled = of_pickles(root / "pickled", corpus)
         size = {"ours": used(root / "shards"), "pickles": used(root / "pickled")}
-        order = [batches.global_batch(step, STRUCTURES, BATCH, 0) for step in range(STRUCTURES // BATCH)]
+        order = [batch_plan.global_batch(step, STRUCTURES, BATCH, 0) for step in range(STRUCTURES // BATCH)]
         chosen = np.concatenate(order)
         runs: dict[str, Callable[[], object]] = {
-            "LMDB of pickled Data with their edges, DataLoader": lambda: consume(DataLoader(pickled, BATCH, sampler=chosen)),
+            "LMDB of pickled Data with their edges, DataLoader": lambda: consume(
+                DataLoader(pickled, BATCH, sampler=chosen)
+            ),
             "ours, shards mapped": lambda: consume(loader.batch(corpus, part) for part in order),
             "ours, in memory": (lambda held: lambda: consume(loader.batch(held, part) for part in order))(
-                of_all(shards.open(root / "shards"), "memory")
+                of_all(mapped.open(root / "shards"), "memory")
             ),
             "ours, shards mapped, without edges": lambda: consume(corpus.select(part) for part in order),
-        }  # fmt: skip
+        }
         rows, base = [], None
         for name, timing in in_turn(runs, rounds=5).items():
             per_second = len(chosen) / timing.seconds.median
             base = base or per_second
             kind = "pickles" if "pickled" in name else "ours"
-            rows.append({"what": name, "structures / s": per_second, "to the first": per_second / base,
-                         "bytes / structure": size[kind] / STRUCTURES})  # fmt: skip
+            rows.append(
+                {
+                    "what": name,
+                    "structures / s": per_second,
+                    "to the first": per_second / base,
+                    "bytes / structure": size[kind] / STRUCTURES,
+                }
+            )
         rows += [waiting(corpus, workers) for workers in (0, 1, 2)]
     mean = corpus.atoms / STRUCTURES, corpus.edges / corpus.atoms
     title = (
@@ -68,14 +78,31 @@ def main() -> Table:
 
 def labelled(rng: np.random.Generator, k: int, atoms: Atoms) -> Structure:
     cell = atoms.cell.array if atoms.pbc.any() else np.zeros((3, 3))
-    return Structure(atoms.numbers, atoms.positions, cell, atoms.pbc, 1.0, rng.normal(size=(len(atoms), 3)),
-                     np.full((3, 3), np.nan), f"group {k}")  # fmt: skip
+    return Structure(
+        atoms.numbers,
+        atoms.positions,
+        cell,
+        atoms.pbc,
+        1.0,
+        rng.normal(size=(len(atoms), 3)),
+        np.full((3, 3), np.nan),
+        f"group {k}",
+    )
 
 
-def of_all(there: shards.Shards, data: loader.Data) -> loader.Corpus:
+def of_all(there: mapped.Shards, data: loader.Data) -> loader.Corpus:
     row = np.arange(len(there))
-    return loader.Corpus((loader.PLACES[data](there, row),), row, np.zeros(len(row), np.int64), ("all",), (), CUTOFF,
-                         there.natoms, there.nedges, loader.labelled(there, row))  # fmt: skip
+    return loader.Corpus(
+        (loader.PLACES[data](there, row),),
+        row,
+        np.zeros(len(row), np.int64),
+        ("all",),
+        (),
+        CUTOFF,
+        there.natoms,
+        there.nedges,
+        loader.labelled(there, row),
+    )
 
 
 class Pickles(Dataset):
@@ -95,8 +122,15 @@ def of_pickles(path: Path, corpus: loader.Corpus) -> Pickles:
     with lmdb.open(str(path), map_size=1 << 32) as environment, environment.begin(write=True) as writer:
         for k in range(STRUCTURES):
             graphs, labels = loader.batch(corpus, np.array([k]))
-            data = Data(x=graphs.numbers, pos=graphs.positions, cell=graphs.cell, energy=labels.energy, forces=labels.forces,
-                        edge_index=torch.stack([graphs.senders, graphs.receivers]), edge_shifts=graphs.shifts)  # fmt: skip
+            data = Data(
+                x=graphs.numbers,
+                pos=graphs.positions,
+                cell=graphs.cell,
+                energy=labels.energy,
+                forces=labels.forces,
+                edge_index=torch.stack([graphs.senders, graphs.receivers]),
+                edge_shifts=graphs.shifts,
+            )
             writer.put(k.to_bytes(4, "big"), pickle.dumps(data))
     return Pickles(path)
 
@@ -114,7 +148,7 @@ def waiting(corpus: loader.Corpus, workers: int) -> dict:
     """Of the time of a training step, that in which it waits for its batch; the first step, which has no before, apart."""
     torch.manual_seed(0)
     model = build(MODEL, 1, corpus.edges / corpus.atoms)
-    plan = ((step, [batches.global_batch(step, STRUCTURES, BATCH, 0)]) for step in range(STEPS))
+    plan = ((step, [batch_plan.global_batch(step, STRUCTURES, BATCH, 0)]) for step in range(STEPS))
     waited = worked = 0.0
     for step, parts in ahead(plan, partial(loader.share_of_rank, corpus), workers):
         began = time.perf_counter()
@@ -124,5 +158,8 @@ def waiting(corpus: loader.Corpus, workers: int) -> dict:
         (said.energy.sum() + (said.forces - labels.forces).abs().sum()).backward()
         if step:
             waited, worked = waited + ready - began, worked + time.perf_counter() - ready
-    return {"what": f"training step, {workers} thread(s) ahead", "waiting %": 100 * waited / (waited + worked),
-            "ms / step": 1e3 * (waited + worked) / (STEPS - 1)}  # fmt: skip
+    return {
+        "what": f"training step, {workers} thread(s) ahead",
+        "waiting %": 100 * waited / (waited + worked),
+        "ms / step": 1e3 * (waited + worked) / (STEPS - 1),
+    }

@@ -13,7 +13,7 @@ from ase.neighborlist import primitive_neighbor_list
 from scipy.spatial import cKDTree
 from vesin import NeighborList
 
-from gnnscale import neighbors
+from gnnscale.atoms import neighbors
 from tests.benchmarks.measure import Table, in_turn
 
 CUTOFF, ROUNDS = 5.0, 5
@@ -28,8 +28,10 @@ def main() -> Table:
         "300 periodic, ~34 atoms": [scattered(rng, int(n), 0.06, True) for n in rng.integers(20, 49, 300)],
         "300 molecules, ~25 atoms": [scattered(rng, int(n), 0.05, False) for n in rng.integers(10, 41, 300)],
     }
-    return Table(f"Neighbour lists within {CUTOFF:g} Angstrom, one core, all edges checked to be as many",
-                 [row for name, structures in cases.items() for row in rows(name, structures)])  # fmt: skip
+    return Table(
+        f"Neighbour lists within {CUTOFF:g} Angstrom, one core, all edges checked to be as many",
+        [row for name, structures in cases.items() for row in rows(name, structures)],
+    )
 
 
 def rows(name: str, structures: list[Atoms]) -> list[dict]:
@@ -41,18 +43,23 @@ def rows(name: str, structures: list[Atoms]) -> list[dict]:
         quick[candidate] = time.process_time() - began
     once = {candidate: seconds for candidate, seconds in quick.items() if seconds > SLOW}
     timed = in_turn({candidate: run for candidate, run in found.items() if candidate not in once}, ROUNDS)
-    seconds = {candidate: timed[candidate].seconds.median if candidate in timed else once[candidate] for candidate in found}
+    seconds = {
+        candidate: timed[candidate].seconds.median if candidate in timed else once[candidate] for candidate in found
+    }
     atoms = sum(map(len, structures))
-    return [{
-        "structures": name,
-        "list": candidate,
-        "atoms / s": atoms / each,
-        "us / structure": 1e6 * each / len(structures),
-        "edges / atom": edges / atoms,
-        "time / ours": each / seconds["ours"],
-        "least": timed[candidate].ratio.low if candidate in timed else None,
-        "most": timed[candidate].ratio.high if candidate in timed else None,
-    } for candidate, each in seconds.items()]  # fmt: skip
+    return [
+        {
+            "structures": name,
+            "list": candidate,
+            "atoms / s": atoms / each,
+            "us / structure": 1e6 * each / len(structures),
+            "edges / atom": edges / atoms,
+            "time / ours": each / seconds["ours"],
+            "least": timed[candidate].ratio.low if candidate in timed else None,
+            "most": timed[candidate].ratio.high if candidate in timed else None,
+        }
+        for candidate, each in seconds.items()
+    ]
 
 
 def candidates(structures: list[Atoms]) -> dict[str, Callable[[], int]]:

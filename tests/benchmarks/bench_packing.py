@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gnnscale.data import batches
-from gnnscale.data.loader import ATOM_COST, EDGE_COST
+from gnnscale.data.loading import batch_plan
+from gnnscale.data.loading.corpus import ATOM_COST, EDGE_COST
 from tests.benchmarks.measure import Table
 
 PER_RANK, STEPS, RANKS = 32, 5, (64, 1024)
@@ -29,8 +29,15 @@ def main() -> Table:
                 load = rule(costs[chosen], atoms[chosen], ranks)
                 seconds.append(time.process_time() - began)
                 even.append(load.mean() / load.max())
-            rows.append({"ranks": ranks, "rule": name, "mean / greatest load": float(np.mean(even)),
-                         "worst step": min(even), "ms / step": 1e3 * float(np.median(seconds))})  # fmt: skip
+            rows.append(
+                {
+                    "ranks": ranks,
+                    "rule": name,
+                    "mean / greatest load": float(np.mean(even)),
+                    "worst step": min(even),
+                    "ms / step": 1e3 * float(np.median(seconds)),
+                }
+            )
         rows.append(plan(costs, edges, ranks))
     return Table(f"Equal work: {PER_RANK} structures a rank and step, of four kinds from 2 to 300 atoms", rows)
 
@@ -38,19 +45,29 @@ def main() -> Table:
 def mixture(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Atoms and edges like those of ANI-1x, QM7-X, MPtrj and OC20 in one data set."""
     kind = rng.choice(4, count, p=[0.35, 0.3, 0.2, 0.15])
-    atoms = np.choose(kind, [
-        rng.integers(4, 30, count), rng.integers(6, 24, count),
-        np.clip(rng.lognormal(3.2, 0.7, count), 2, 300).astype(int), rng.integers(30, 200, count),
-    ])  # fmt: skip
-    degree = np.choose(kind, [
-        rng.normal(14, 2, count), rng.normal(14, 2, count),
-        np.clip(rng.normal(45, 15, count), 10, 90), rng.normal(35, 6, count),
-    ])  # fmt: skip
+    atoms = np.choose(
+        kind,
+        [
+            rng.integers(4, 30, count),
+            rng.integers(6, 24, count),
+            np.clip(rng.lognormal(3.2, 0.7, count), 2, 300).astype(int),
+            rng.integers(30, 200, count),
+        ],
+    )
+    degree = np.choose(
+        kind,
+        [
+            rng.normal(14, 2, count),
+            rng.normal(14, 2, count),
+            np.clip(rng.normal(45, 15, count), 10, 90),
+            rng.normal(35, 6, count),
+        ],
+    )
     return atoms, (atoms * np.maximum(degree, 1)).astype(int)
 
 
 def ours(costs: np.ndarray, atoms: np.ndarray, ranks: int) -> np.ndarray:
-    return np.bincount(batches.owners(costs, ranks), weights=costs, minlength=ranks)
+    return np.bincount(batch_plan.owners(costs, ranks), weights=costs, minlength=ranks)
 
 
 def fixed(costs: np.ndarray, atoms: np.ndarray, ranks: int) -> np.ndarray:
@@ -79,10 +96,14 @@ def plan(costs: np.ndarray, edges: np.ndarray, ranks: int) -> dict:
     """All that a rank does for a step: its global batch, its share, and micro-batches of half a share each."""
     structures, batch, seconds = len(costs), ranks * PER_RANK, []
     budget = int(edges.sum() / STEPS / ranks / 2)
-    batches.permutation(structures, 0, 0)
+    batch_plan.permutation(structures, 0, 0)
     for step in range(STEPS):
         began = time.process_time()
-        whole = batches.global_batch(step, structures, batch, 0)
-        batches.micro_batches(edges[whole], batches.share(costs[whole], ranks), budget, 0)
+        whole = batch_plan.global_batch(step, structures, batch, 0)
+        batch_plan.micro_batches(edges[whole], batch_plan.share(costs[whole], ranks), budget, 0)
         seconds.append(time.process_time() - began)
-    return {"ranks": ranks, "rule": "whole plan of a step, with micro-batches", "ms / step": 1e3 * float(np.median(seconds))}
+    return {
+        "ranks": ranks,
+        "rule": "whole plan of a step, with micro-batches",
+        "ms / step": 1e3 * float(np.median(seconds)),
+    }

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import statistics
 
-from gnnscale.architectures import EGNNConfig
+from gnnscale.architectures.egnn import EGNNConfig
 from tests.benchmarks.measure import Table
-from tests.training import on_ranks
+from tests.support.training import on_ranks
 
 RANKS, ATOMS, DEGREE, STEPS, ROUNDS = 2, 496, 29, 2, 3
 PAPER = EGNNConfig(form="paper", width=512, depth=3)
@@ -52,6 +52,6 @@ def measured(way: tuple) -> list[dict]:
     _, config, plain, runtime, precision = way
     asked = {"config": config.model_dump(), "atoms": ATOMS, "degree": DEGREE, "steps": STEPS, "plain": plain}
     asked |= {"runtime": runtime, "optim": {"precision": precision}}
-    ended = on_ranks(RANKS, "-m", "tests.synthetic", json.dumps(asked), timeout=300)
+    ended = on_ranks(RANKS, "-m", "tests.support.synthetic", json.dumps(asked), timeout=300)
     assert all(code == 0 for code, _ in ended), ended
     return [json.loads(said.splitlines()[-1]) for _, said in ended]

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 
-from gnnscale.architectures import EGNNConfig
-from gnnscale.memory import peak_bytes
-from gnnscale.specs import Runtime
+from gnnscale.architectures.egnn import EGNNConfig
+from gnnscale.architectures.memory import peak_bytes
+from gnnscale.contract.stage_spec import Runtime
 from tests.benchmarks.measure import Table
-from tests.training import on_ranks
+from tests.support.training import on_ranks
 
 CONFIG, ATOMS, DEGREE, RANKS, STEPS = EGNNConfig(form="edge", width=768, depth=3), 100, 30, 2, 3
 RUNTIMES = [
-    {"zero_stage": 0}, {"zero_stage": 1}, {"zero_stage": 2}, {"zero_stage": 3},
-    {"zero_stage": 1, "edge_chunk": 512}, {"zero_stage": 1, "activation_checkpointing": True},
-]  # fmt: skip
+    {"zero_stage": 0},
+    {"zero_stage": 1},
+    {"zero_stage": 2},
+    {"zero_stage": 3},
+    {"zero_stage": 1, "edge_chunk": 512},
+    {"zero_stage": 1, "activation_checkpointing": True},
+]
 
 
 def main() -> Table:
@@ -27,11 +31,11 @@ def main() -> Table:
 
 def row(runtime: dict) -> dict:
     asked = {"config": CONFIG.model_dump(), "atoms": ATOMS, "degree": DEGREE, "optim": {}, "runtime": runtime}
-    ended = on_ranks(RANKS, "-m", "tests.synthetic", json.dumps(asked | {"steps": STEPS}))
+    ended = on_ranks(RANKS, "-m", "tests.support.synthetic", json.dumps(asked | {"steps": STEPS}))
     assert all(code == 0 for code, _ in ended), ended
     found = [json.loads(said.splitlines()[-1]) for _, said in ended]
     peak = max(each["peak"] for each in found)
-    plan = peak_bytes(CONFIG, ATOMS, ATOMS * DEGREE, Runtime(**runtime), ranks=RANKS)
+    plan = peak_bytes(CONFIG, ATOMS, ATOMS * DEGREE, Runtime(**runtime).memory_levers, ranks=RANKS)
     return {
         "ZeRO": runtime["zero_stage"],
         "saving": " ".join(f"{key}={value}" for key, value in runtime.items() if key != "zero_stage") or "none",

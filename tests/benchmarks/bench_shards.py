@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch_geometric.data import Batch, Data
 
-from gnnscale.data import shards
-from gnnscale.data.structure import Structure
-from gnnscale.specs import Split
-from tests import hydragnn_layout as layout
+from gnnscale.atoms.structure import Structure
+from gnnscale.contract.dataset_card import Split
+from gnnscale.data.storage import adios
+from gnnscale.data.storage import mapped as storage_mapped
 from tests.benchmarks.measure import Table, in_turn
+from tests.support import hydragnn_layout as layout
 
 COUNT, SHARD = 12_000, 3000  # structures, and in each of our shards
 FEW = 1500  # what the slow ones read
@@ -35,21 +36,27 @@ def molecules(count: int, seed: int = 0) -> list[Structure]:
         sites = np.stack(np.meshgrid(*[np.arange(4)] * 3), -1).reshape(-1, 3)[rng.permutation(64)[:atoms]]
         made.append(
             Structure(
-                rng.choice([1, 6, 7, 8], atoms), 1.6 * sites + rng.normal(size=(atoms, 3)) * 0.1, np.zeros((3, 3)),
-                np.zeros(3, bool), float(rng.normal()), rng.normal(size=(atoms, 3)), np.full((3, 3), np.nan), f"g{k}",
+                rng.choice([1, 6, 7, 8], atoms),
+                1.6 * sites + rng.normal(size=(atoms, 3)) * 0.1,
+                np.zeros((3, 3)),
+                np.zeros(3, bool),
+                float(rng.normal()),
+                rng.normal(size=(atoms, 3)),
+                np.full((3, 3), np.nan),
+                f"g{k}",
             )
-        )  # fmt: skip
+        )
     return made
 
 
-def write_ours(path: Path, structures: list[Structure]) -> shards.Shards:
+def write_ours(path: Path, structures: list[Structure]) -> storage_mapped.Shards:
     path.mkdir()
     entries = [
-        shards.write_shard(path / f"{start:05}.bp", structures[start : start + SHARD], Split(), CUTOFF)
+        adios.write_shard(path / f"{start:05}.bp", structures[start : start + SHARD], Split(), CUTOFF)
         for start in range(0, len(structures), SHARD)
     ]
-    shards.join(path, entries)
-    return shards.open(path)
+    adios.join(path, entries)
+    return storage_mapped.open(path)
 
 
 @contextmanager
@@ -176,11 +183,16 @@ def main() -> Table:
     return Table(f"{atoms:.1f} atoms in the mean, at random from the page cache, one core", rows)
 
 
-def check(mapped: shards.Shards, records: lmdb.Transaction, data: lmdb.Transaction, structures: list[Structure]) -> None:
+def check(
+    mapped: storage_mapped.Shards, records: lmdb.Transaction, data: lmdb.Transaction, structures: list[Structure]
+) -> None:
     """All ways give the same structure."""
     for k in (0, 7, FEW - 1):
-        one, raw, two = mapped.select(np.array([k])), from_raw(records.get(str(k).encode())), pickle.loads(
-            data.get(str(k).encode()))  # fmt: skip
+        one, raw, two = (
+            mapped.select(np.array([k])),
+            from_raw(records.get(str(k).encode())),
+            pickle.loads(data.get(str(k).encode())),
+        )
         assert (one.numbers == raw[0]).all() and (one.numbers == structures[k].numbers).all()
         assert (one.positions == raw[1]).all() and (one.positions == two.pos.numpy()).all()
         assert (one.forces == raw[2]).all() and (one.forces == two.x[:, 4:].numpy()).all() and one.energy == raw[3]

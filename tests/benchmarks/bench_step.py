@@ -9,18 +9,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gnnscale.architectures import EGNNConfig
-from gnnscale.graph import AtomGraphs, edge_vectors
-from gnnscale.levers import peak_bytes
-from gnnscale.models import Potential, build
-from gnnscale.models.chunks import chunks
+from gnnscale.architectures.egnn import EGNNConfig
+from gnnscale.atoms.graph import AtomGraphs, edge_vectors
+from gnnscale.contract.settings import OptimSettings, TrainSettings
 from gnnscale.models.egnn import EGNNLayer, embed_edges, patterns
-from gnnscale.models.paper import PaperLayer
-from gnnscale.specs import OptimSettings, TrainSettings
+from gnnscale.models.egnn_paper import PaperLayer
+from gnnscale.models.kernels.chunked import chunks
+from gnnscale.models.potential import Potential
+from gnnscale.models.registry import build
+from gnnscale.stages.memory_levers import peak_bytes
 from tests.benchmarks.measure import Table, in_turn
 from tests.benchmarks.plain import HydraLayer, PlainEGNN
-from tests.structures import Sample, batch
-from workflow.levers import chunk_edges
+from tests.support.structures import Sample, batch
+from workflow.plan.memory_fit import chunk_edges
 
 CUTOFF = 5.0  # Angstrom
 DEGREE = 29.0

@@ -10,11 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gnnscale.graph import AtomGraphs
-from gnnscale.models import EGNN
-from gnnscale.models.blocks import bessel, envelope, rms_norm
-from gnnscale.models.egnn import BASE_CHANNELS
-from gnnscale.models.paper import PaperLayer
+from gnnscale.atoms.graph import AtomGraphs
+from gnnscale.models.egnn import BASE_CHANNELS, EGNN
+from gnnscale.models.egnn_paper import PaperLayer
+from gnnscale.models.layers import bessel, envelope, rms_norm
 
 
 class PlainLayer(nn.Module):

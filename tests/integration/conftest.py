@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.cluster import BEFORE_TRAINING, SHORT, SOME, Cluster, Run, missing, require
+from tests.support.cluster import BEFORE_TRAINING, SHORT, SOME, Cluster, Run, missing, require
 
 
 @pytest.fixture(scope="module")

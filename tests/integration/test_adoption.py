@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from gnnscale import files
-from tests.cluster import SHORT, Run
-from tests.test_plan import finish
-from workflow import journal, plan, sites, study
+from gnnscale.contract import files
+from tests.support.cluster import SHORT, Run
+from tests.workflow.plan.test_build import finish
+from workflow.config import site_files, study
+from workflow.plan import build
+from workflow.run_directory import journal
 
 SWEEP = {"model.width": list(range(4, 44, 4)), "structures": list(range(10, 40, 3))}
 JOBS = 100
@@ -51,7 +53,7 @@ def run(tmp_path):
     scheduler = {"max_jobs": 2 * JOBS, "poll_seconds": 60.0}
     made = Run(Shims(tmp_path / "bin"), tmp_path, asked, {"scheduler": scheduler})
     name, loaded = study.load(str(made.study))
-    made.stages = plan.stages(name, loaded, sites.load("slurm"), made.root)
+    made.stages = build.stages(name, loaded, site_files.load("slurm"), made.root)
     made.root.mkdir()
     for stage in made.stages.values():
         if stage.kind in ("convert", "audit"):
@@ -95,7 +97,16 @@ def test_a_hundred_jobs(run):
 
 def leave(attempt, code):
     now = int(time.time())
-    said = {"code": code, "rank": None, "host": "", "launcher": code, "job": "1", "hosts": ["n1"], "begin": now, "end": now}
+    said = {
+        "code": code,
+        "rank": None,
+        "host": "",
+        "launcher": code,
+        "job": "1",
+        "hosts": ["n1"],
+        "begin": now,
+        "end": now,
+    }
     files.write(attempt / "exit.json", json.dumps(said))
 
 

@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests import cluster
-from tests.cluster import Run
-from tests.corpus import ROOT
-from workflow import containers, images, sites
-from workflow.yamlfile import Problem
+from gnnscale.contract.errors import Problem
+from tests.support import cluster
+from tests.support.cluster import Run
+from tests.support.corpus import ROOT
+from workflow.config import site_files
+from workflow.images import find, runtimes
 
 pytestmark = pytest.mark.apptainer
 RUN = [sys.executable, str(ROOT / "workflow" / "run.py")]
@@ -32,29 +33,35 @@ TOKEN = "do-not-tell-2f1c"
 def site():
     """This machine's, with its image; skips, or fails where it is required."""
     if shutil.which("apptainer") is None:
-        cluster.require("apptainer", "no apptainer: `tests/apptainer.sh install` brings it")
+        cluster.require("apptainer", "no apptainer: `tests/support/apptainer.sh install` brings it")
     try:
-        found = images.resolve(sites.load("local", ["container.use=true"]), [])
-        images.check(found)
+        found = find.resolve(site_files.load("local", ["container.use=true"]), [])
+        find.check(found)
     except Problem as problem:
         cluster.require("apptainer", str(problem))
     return found
 
 
 def environment(place):
-    return os.environ | {"XDG_CONFIG_HOME": str(place / "config"), "GITHUB_TOKEN": TOKEN, "APPTAINERENV_MY_TOKEN": TOKEN}
+    return os.environ | {
+        "XDG_CONFIG_HOME": str(place / "config"),
+        "GITHUB_TOKEN": TOKEN,
+        "APPTAINERENV_MY_TOKEN": TOKEN,
+    }
 
 
 def call(*words, root, timeout=900, study="smoke"):
     verb, rest = (words[:1], words[1:]) if words and not words[0].startswith("-") else ([], words)
     command = [*RUN, *verb, "--container", "--study", str(study), "--root", str(root), *rest]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=root.parent, env=environment(root.parent))
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout, cwd=root.parent, env=environment(root.parent)
+    )
 
 
 @pytest.fixture(scope="module")
 def finished(site, tmp_path_factory):
     """In a directory whose name is as bad as names are."""
-    root = tmp_path_factory.mktemp("in an image; it's \"so\", $HOME") / "smoke"
+    root = tmp_path_factory.mktemp('in an image; it\'s "so", $HOME') / "smoke"
     done = call(root=root)
     assert done.returncode == 0, done.stdout + done.stderr
     return root
@@ -71,7 +78,7 @@ def test_every_stage_ran_inside_and_says_so(site, finished):
     for folder, result in found.items():
         said = result["provenance"]
         assert said["image"] == site.container.digest == json.loads((folder / "spec.json").read_text())["image"]
-        assert said["runtime"] == "apptainer" and said["python"] == images.known(images.file_of(site)).content.python
+        assert said["runtime"] == "apptainer" and said["python"] == find.known(find.file_of(site)).content.python
         bound = "of a checkout, over the image's" if site.container.checkout else "of the image"
         assert said["code"] == bound, folder
         head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
@@ -80,7 +87,7 @@ def test_every_stage_ran_inside_and_says_so(site, finished):
 
 def test_no_path_of_the_image_and_no_secret_is_in_any_file(finished):
     """Results least of all: elsewhere the image lies elsewhere, and is run by another program."""
-    image = str(images.IMAGES)
+    image = str(find.IMAGES)
     for path in finished.rglob("*"):
         if path.is_file():
             content = path.read_bytes()
@@ -91,8 +98,13 @@ def test_no_path_of_the_image_and_no_secret_is_in_any_file(finished):
 
 def test_it_comes_out_as_without_an_image(finished, tmp_path):
     """Same seeds, same versions of all that computes: the same errors, to what another build of Python may change."""
-    done = subprocess.run([*RUN, "--study", "smoke", "--root", str(tmp_path / "plain")], capture_output=True, text=True,
-                          timeout=900, env=environment(tmp_path))  # fmt: skip
+    done = subprocess.run(
+        [*RUN, "--study", "smoke", "--root", str(tmp_path / "plain")],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env=environment(tmp_path),
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     inside, outside = (points(root) for root in (finished, tmp_path / "plain"))
     assert inside.keys() == outside.keys() and len(inside) == 4
@@ -116,7 +128,14 @@ def test_it_goes_on_wherever_the_image_lies(site, finished, tmp_path):
     copied = next(tmp_path.glob("*.sif"))
     root = tmp_path / "moved"
     shutil.copytree(finished, root, symlinks=True)
-    there = ("--set", f"container.image={copied}", "--set", "container.checkout=true", "--set", f"container.scratch={tmp_path}")
+    there = (
+        "--set",
+        f"container.image={copied}",
+        "--set",
+        "container.checkout=true",
+        "--set",
+        f"container.scratch={tmp_path}",
+    )
     assert "nothing to do" in call(*there, root=root).stdout
     gone = next((root / "evaluate").glob("w8-d2-n24-*"))
     before = json.loads((gone / "result.json").read_text())
@@ -163,7 +182,9 @@ def test_no_stage_outlives_its_driver(site, tmp_path, how):
     """Neither one that is told to stop, nor one that is killed and takes the runtime with it: what is inside ends too."""
     root = tmp_path / "run"
     command = [*RUN, "--container", "--study", str(long(tmp_path)), "--root", str(root), "--until", "train"]
-    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(tmp_path))
+    driver = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(tmp_path)
+    )
     try:
         until(lambda: list(root.glob("train/*/progress.json")), driver)
         assert inside(root)
@@ -181,7 +202,7 @@ def test_no_stage_outlives_its_driver(site, tmp_path, how):
 
 # ------------------------------------------------------------------------------------------------------- on a Slurm
 def on_slurm(site, **more):
-    container = {"runtime": "apptainer", "use": True, "image": str(images.file_of(site))}
+    container = {"runtime": "apptainer", "use": True, "image": str(find.file_of(site))}
     return {"container": container, "train": {"nodes": [2, 2]}} | more
 
 
@@ -230,7 +251,7 @@ def trainings(run):
 def test_it_says_what_it_is(site):
     done = subprocess.run([*RUN, "image", "inspect", "--json"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    said, record = json.loads(done.stdout), images.known(images.file_of(site)).content
+    said, record = json.loads(done.stdout), find.known(find.file_of(site)).content
     assert said["content"] == json.loads(record.model_dump_json())
     for name in ("id", "version", "commit", "lock", "recipe", "accelerator"):
         assert said["labels"][f"gnnscale.{name}"] == str(said["content"][name]), name
@@ -246,18 +267,23 @@ def test_it_is_verified(site):
 
 
 def in_the_image(site, *command):
-    prefix = containers.inside(site, "probe", None).prefix
+    prefix = runtimes.inside(site, "probe", None).prefix
     return subprocess.run([*prefix, *command], capture_output=True, text=True, timeout=300, cwd="/")
 
 
 def test_it_has_no_compiler_and_nothing_of_the_machine_that_built_it(site):
     for tool in ("gcc", "g++", "cc", "make", "ld"):
         assert in_the_image(site, "which", tool).returncode != 0, tool
-    bare = ["apptainer", "exec", *images.options(), "--contain", images.file_of(site), "sh", "-c"]
-    looked = subprocess.run([*bare, "cat /etc/pip.conf ~/.config/pip/pip.conf ~/.netrc 2>/dev/null; ls -A /mnt /tmp; env"],
-                            capture_output=True, text=True)  # fmt: skip
+    bare = ["apptainer", "exec", *find.options(), "--contain", find.file_of(site), "sh", "-c"]
+    looked = subprocess.run(
+        [*bare, "cat /etc/pip.conf ~/.config/pip/pip.conf ~/.netrc 2>/dev/null; ls -A /mnt /tmp; env"],
+        capture_output=True,
+        text=True,
+    )
     assert not re.search(r"index|find-links|password|\.whl", looked.stdout), looked.stdout
-    paths = in_the_image(site, "grep", "-rlE", "(^|[^a-z])/(root|work)/", "/opt/gnnscale", "--include=*.txt", "--include=*.json")
+    paths = in_the_image(
+        site, "grep", "-rlE", "(^|[^a-z])/(root|work)/", "/opt/gnnscale", "--include=*.txt", "--include=*.json"
+    )
     assert paths.stdout == "", "no path of that machine"
 
 
@@ -268,8 +294,12 @@ def test_it_cannot_be_written_to_and_sees_no_home(site):
 
 
 def test_its_run_script_is_a_stage(site, tmp_path):
-    done = subprocess.run(["apptainer", "run", *images.options(), images.file_of(site), "convert", str(tmp_path)],
-                          capture_output=True, text=True, timeout=300)  # fmt: skip
+    done = subprocess.run(
+        ["apptainer", "run", *find.options(), find.file_of(site), "convert", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 64 and f"{tmp_path}/spec.json: missing" in done.stderr
 
 
@@ -277,7 +307,12 @@ def test_a_kernel_that_gives_no_namespaces(site, tmp_path):
     """Brought about in a namespace of its own, whose limit of further ones is set to none."""
     words = " ".join(f"'{word}'" for word in [*RUN, "--container", "--study", "smoke", "--root", str(tmp_path / "run")])
     script = f"echo 0 > /proc/sys/user/max_user_namespaces && exec {words}"
-    done = subprocess.run(["unshare", "--user", "--map-root-user", "sh", "-c", script], capture_output=True, text=True,
-                          timeout=300, env=environment(tmp_path))  # fmt: skip
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment(tmp_path),
+    )
     assert done.returncode == 2 and "nothing runs in" in done.stderr, done.stdout + done.stderr
     assert "user.max_user_namespaces above 0" in done.stderr and not (tmp_path / "run" / "data").exists()

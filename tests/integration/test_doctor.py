@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.cluster import RUN, SHORT, Run, StandIn, wait
+from tests.support.cluster import RUN, SHORT, Run, StandIn, wait
 
 QUEUES = {"default": {"partition": "batch", "nodes": [1, 3], "max_walltime": "01:00:00"}}
 
@@ -76,8 +76,14 @@ def test_a_run_directory_that_only_this_machine_sees(begin, slurm, tmp_path):
     aside.mkdir()
     run.root = aside / "run"
     inside = 'mount -t tmpfs none "$0" && exec "$@"'
-    done = subprocess.run(["unshare", "--mount", "sh", "-c", inside, str(aside), *run.command("doctor", "--json")],
-                          capture_output=True, text=True, timeout=300, env=run.env, cwd=tmp_path)  # fmt: skip
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", inside, str(aside), *run.command("doctor", "--json")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=run.env,
+        cwd=tmp_path,
+    )
     found = examined(done)
     assert done.returncode == 1 and wrong(found) == ["shared files"], found
     assert "left nothing in" in found["shared files"][1] and "--root" in found["shared files"][2]
@@ -94,7 +100,9 @@ def test_an_interpreter_that_nodes_do_not_have(begin):
 def test_a_job_that_does_not_begin(begin, slurm):
     run = begin(scheduler={"directives": ["--begin=now+1hour"]})
     found = examined(run.call("doctor", "--json", "--wait", "0.02"))
-    assert wrong(found) == [] and found["compute nodes"][0] == "not checked" and "(BeginTime)" in found["compute nodes"][1]
+    assert (
+        wrong(found) == [] and found["compute nodes"][0] == "not checked" and "(BeginTime)" in found["compute nodes"][1]
+    )
     wait(lambda: not slurm.active(), 120, "its job to be cancelled")
 
 
@@ -144,15 +152,24 @@ def test_accounts(accounted, tmp_path):
     assert found["account"][0] == "ok" and "yours by default" in found["account"][1]
     found = examined(run.call("doctor", "--json", "--set", "account=scienze"))
     assert found["account"] == ("bad", "scienze is none of yours", "--set account=scienze: did you mean 'science'?")
-    assert "Invalid account" in found["queue default"][1] and "no job before the account is right" in found["compute nodes"][1]
+    assert (
+        "Invalid account" in found["queue default"][1]
+        and "no job before the account is right" in found["compute nodes"][1]
+    )
 
 
 @pytest.mark.slurm
 def test_a_doctor_that_is_interrupted_takes_its_job_along(begin, slurm):
     run = begin(scheduler={"directives": ["--begin=now+1hour"]})
     before = set(slurm.active())
-    doctor = subprocess.Popen(run.command("doctor"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=run.env,
-                              cwd=run.root.parent)  # fmt: skip
+    doctor = subprocess.Popen(
+        run.command("doctor"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=run.env,
+        cwd=run.root.parent,
+    )
     wait(lambda: set(slurm.active()) - before, 120, "its job")
     time.sleep(0.5)
     doctor.send_signal(signal.SIGINT)

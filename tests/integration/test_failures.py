@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.cluster import SHORT, processes, spoiled, study, wait
+from tests.support.cluster import SHORT, processes, spoiled, study, wait
 
 pytestmark = [pytest.mark.slurm, pytest.mark.faults]
 
@@ -31,7 +31,7 @@ def test_told_to_stop_it_goes_on(begin, slurm):
 
 def test_two_jobs_without_progress_are_enough(begin, tmp_path):
     """A walltime too short for one checkpoint must not be tried for ever."""
-    # it is carried out in attempts/N, by the process that becomes gnnscale.job; a rank is there to hear of it
+    # it is carried out in attempts/N, by the process that becomes gnnscale.job.batch_job; a rank is there to hear of it
     stop = "(until [ -e ../../begun ]; do sleep 0.1; done; rm ../../begun; kill -USR1 $$) &"
     endless = 'open("begun", "w").close()\ntime.sleep(600)'
     run = begin(SHORT, setup=[*spoiled(tmp_path, endless), stop])
@@ -163,7 +163,7 @@ def test_a_rank_hangs(begin, slurm):
     start may take longer."""
     run = begin(study(600), train={"nodes": [2, 2]})
     run.wait(run.running, "the training to run")
-    ranks = [pid for pid, where in processes("gnnscale.train") if where.startswith(str(run.root))]
+    ranks = [pid for pid, where in processes("gnnscale.stages.train") if where.startswith(str(run.root))]
     os.kill(ranks[0], signal.SIGSTOP)
     run.kill()
     run.layer(train={"nodes": [2, 2]}, scheduler={"stall_seconds": 20.0})
@@ -195,7 +195,7 @@ def replace(source, target):
         os._exit(0)
 os.replace = replace
 """
-    run = begin(SHORT, setup=spoiled(tmp_path, late, "gnnscale.job"), scheduler={"late_seconds": 8.0})
+    run = begin(SHORT, setup=spoiled(tmp_path, late, "gnnscale.job.batch_job"), scheduler={"late_seconds": 8.0})
     run.end()
     assert [e["kind"] for e in run.events("ended")] == ["done"] and len(run.submitted()) == 1
     assert (run.folder() / "attempts" / "1" / "exit.json").stat().st_mtime < run.events("ended")[0]["time"]

@@ -44,7 +44,7 @@ import time
 
 import pytest
 
-from tests.cluster import LONG, SHORT, Cluster, Run, missing, require, study, wait
+from tests.support.cluster import LONG, SHORT, Cluster, Run, missing, require, study, wait
 
 pytestmark = [pytest.mark.slurm, pytest.mark.faults]
 

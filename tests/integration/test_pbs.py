@@ -1,4 +1,4 @@
-"""The commands of PBS, as a stand-in has them (tests/pbs/pbs.py): jobs are really checked, run, ended and remembered."""
+"""The commands of PBS, as a stand-in has them (tests/support/pbs.py): jobs are really checked, run, ended and remembered."""
 
 import json
 import signal
@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from tests.cluster import BEFORE_TRAINING, LONG, SHORT, SOME, Run, StandIn, study, wait
-from workflow import outcome, scheduler
+from tests.support.cluster import BEFORE_TRAINING, LONG, SHORT, SOME, Run, StandIn, study, wait
+from workflow.jobs import outcome
+from workflow.scheduler import query
 
 QUEUES = {"default": {"partition": "workq", "nodes": [1, 3], "max_walltime": "02:00:00"}}
 ONE = {"queues": QUEUES, "node": {"cores": 4}}
@@ -83,11 +84,16 @@ def test_deleted_by_somebody_else(begin, pbs, preemptible, kind):
 
 def test_the_end_of_the_walltime(begin, pbs):
     """PBS says nothing before it, so the job's script keeps the time: here it has 80 s, start and all, for 90,000 steps."""
-    half = {"queues": {"default": QUEUES["default"] | {"max_walltime": "00:30:00"}},
-            "serial": {"queue": "default", "walltime": "00:30:00"}}  # fmt: skip
+    half = {
+        "queues": {"default": QUEUES["default"] | {"max_walltime": "00:30:00"}},
+        "serial": {"queue": "default", "walltime": "00:30:00"},
+    }
     run = begin(study(30000), scheduler={"signal_seconds": 1720}, **half)
-    later = run.wait(lambda: [p for p in run.root.glob("train/*/attempts/[2-9]/stdout") if "going on from step" in p.read_text()],
-                     "another job to go on", 500)  # fmt: skip
+    later = run.wait(
+        lambda: [p for p in run.root.glob("train/*/attempts/[2-9]/stdout") if "going on from step" in p.read_text()],
+        "another job to go on",
+        500,
+    )
     assert later and {e["kind"] for e in run.events("ended")} == {"stopped"}
 
 
@@ -97,7 +103,7 @@ def test_ranks_tell_where_they_are(begin, pbs, monkeypatch):
         monkeypatch.setenv(name, value)
     run = begin(LONG, train={"nodes": [2, 2]})
     job = run.wait(run.running, "the training to run")
-    scheduler.pbs_signal(job, "USR2", 60)
+    query.pbs_signal(job, "USR2", 60)
     said = run.folder() / "attempts" / "1" / "stderr"
     run.wait(lambda: len(outcome.stacks(said.read_text())) == 2, "both to say where they are")
     before = run.steps()
@@ -128,6 +134,6 @@ def test_jobs_are_found_by_name_and_number(pbs, tmp_path, monkeypatch):
     (tmp_path / "job.sh").write_text("#PBS -N gs-one\n#PBS -l select=1:ncpus=1\nexit 7\n")
     ids = [pbs.call("qsub", "job.sh", cwd=tmp_path).strip() for _ in range(3)]
     wait(lambda: not pbs.active(), 120, "the jobs to end")
-    seen = scheduler.pbs_look([*ids, "99999.standin"], 60).jobs
+    seen = query.pbs_look([*ids, "99999.standin"], 60).jobs
     assert {id: (job.state, job.code) for id, job in seen.items()} == dict.fromkeys(ids, ("FAILED", 7))
-    assert {job.id for job in scheduler.pbs_named({"gs-one"}, 60)} == set(ids)
+    assert {job.id for job in query.pbs_named({"gs-one"}, 60)} == set(ids)

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from gnnscale import files, stage
+from gnnscale.contract import files, stage_run
 from gnnscale.train import checkpoint
-from tests.training import assert_equal, finished, here, losses, prepare, several, started, weights
+from tests.support.training import assert_equal, finished, here, losses, prepare, several, started, weights
 
 GRADIENT = {"model": {"forces": "gradient"}, "optim": {"stress_weight": 0.5}}
 RUNTIMES = {
@@ -49,7 +49,7 @@ def test_a_batch_smaller_than_the_ranks(converted, tmp_path):
 
 
 def restaged(made, zero):
-    spec = stage.Run(made).spec
+    spec = stage_run.Run(made).spec
     runtime = spec.runtime.model_copy(update={"zero_stage": zero})
     files.write_model(made / "spec.json", spec.model_copy(update={"runtime": runtime}))
 
@@ -73,7 +73,7 @@ def test_a_run_goes_on_with_other_ranks_and_zero_stages(converted, tmp_path):
 def test_one_rank_told_to_stop_stops_all_and_nothing_is_lost(converted, tmp_path, signum, zero):
     changes = {"optim": {"epochs": 60}}  # long enough that the signal comes before the end
     whole, made = (prepare(tmp_path, converted, name, {"zero_stage": zero}, **changes) for name in ("whole", "made"))
-    ranks = started(2, "-m", "gnnscale.train", str(made))
+    ranks = started(2, "-m", "gnnscale.stages.train", str(made))
     while not (made / "progress.json").exists():
         assert all(rank.poll() is None for rank in ranks), finished(ranks)
         time.sleep(0.01)
@@ -88,13 +88,17 @@ def test_one_rank_told_to_stop_stops_all_and_nothing_is_lost(converted, tmp_path
 
 def test_ranks_with_different_specs_are_refused(converted, tmp_path):
     one, other = (prepare(tmp_path, converted, name, seed=seed) for name, seed in (("one", 0), ("other", 1)))
-    ranks = started(2, "-c", f"""
+    ranks = started(
+        2,
+        "-c",
+        f"""
 import os, sys
-from gnnscale import stage
-from gnnscale.train.__main__ import main
+from gnnscale.job import stage_process
+from gnnscale.stages.train import main
 sys.argv = ["train", [{str(one)!r}, {str(other)!r}][int(os.environ["RANK"])]]
-stage.run(main)
-""")  # fmt: skip
+stage_process.run(main)
+""",
+    )
     for code, said in finished(ranks):
         assert code == 64, said
         assert "rank 1" in said and "another spec.json (train/other) than rank 0" in said and "Traceback" not in said

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.cluster import SHORT, Run, spoiled, study, wait
+from tests.support.cluster import SHORT, Run, spoiled, study, wait
 
 pytestmark = [pytest.mark.slurm, pytest.mark.faults]
 
@@ -33,7 +33,7 @@ if platform.node() == "n1":
     print("Stale file handle", file=sys.stderr, flush=True)
     os._exit(1)
 """
-    run = begin(SHORT, until="evaluate", setup=spoiled(tmp_path, sick, "gnnscale.evaluate"))
+    run = begin(SHORT, until="evaluate", setup=spoiled(tmp_path, sick, "gnnscale.stages.evaluate"))
     run.end()
     kinds = [(e["stage"].split("/")[0], e["kind"]) for e in run.events("ended")]
     assert kinds == [("train", "done"), ("evaluate", "node"), ("evaluate", "done")]
@@ -47,7 +47,7 @@ def test_a_driver_dies_while_a_job_evaluates(begin, tmp_path):
 while not os.path.exists({str(tmp_path / "go")!r}):
     time.sleep(0.1)
 """
-    run = begin(SHORT, until="evaluate", setup=spoiled(tmp_path, slow, "gnnscale.evaluate"))
+    run = begin(SHORT, until="evaluate", setup=spoiled(tmp_path, slow, "gnnscale.stages.evaluate"))
     run.wait(lambda: list(run.root.glob("evaluate/*/attempts/1/stdout")), "the evaluation to begin")
     run.kill()
     rows = json.loads(run.call("status", "--json").stdout)["stages"]
@@ -71,7 +71,7 @@ while os.getcwd().rpartition("/")[2][:1] != "a" and not os.path.exists({str(tmp_
     ]
     # polled so seldom that all three have come together before the first job is asked for
     site = {"node": {"cores": 2}, "scheduler": {"poll_seconds": 5.0}}
-    site["setup"] = spoiled(tmp_path, slow, "gnnscale.convert")
+    site["setup"] = spoiled(tmp_path, slow, "gnnscale.stages.convert")
     run = Run(slurm, tmp_path, SHORT | {"data": sources}, site)
     try:
         run.start("--until", "convert")

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.cluster import Run
-from tests.corpus import ROOT
+from tests.support.cluster import Run
+from tests.support.corpus import ROOT
 
 pytestmark = pytest.mark.slurm
 SMOKE = yaml.safe_load((ROOT / "workflow" / "studies" / "smoke.yaml").read_text())
@@ -50,9 +50,11 @@ def test_every_stage_is_done_and_each_training_was_one_job(finished):
         assert "2 rank(s)" in (folder / "attempts" / "1" / "stdout").read_text()
         script = (folder / "attempts" / "1" / "job.sh").read_text()
         assert "#SBATCH --nodes=2" in script and "srun" in script and script.count("#SBATCH --job-name=") == 1
-        assert "gnnscale.health" in script, "on several nodes these are looked at first"
+        assert "gnnscale.machine.node_check" in script, "on several nodes these are looked at first"
     kinds = sorted(tuple(id.split("/")[0] for id in job["stages"]) for job in jobs)
-    assert kinds == [("audit",), ("convert", "convert"), ("levers",), *[("train", "evaluate")] * 4], "no second wait in the queue"
+    assert kinds == [("audit",), ("convert", "convert"), ("memory_levers",), *[("train", "evaluate")] * 4], (
+        "no second wait in the queue"
+    )
     assert len({job["name"] for job in jobs}) == len(jobs) == len(finished.submitted())
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gnnscale.local import free_port
-from tests.corpus import ENV, ROOT
-from tests.training import losses, prepare, weights
+from gnnscale.job.local_launcher import free_port
+from tests.support.corpus import ENV, ROOT
+from tests.support.training import losses, prepare, weights
 
 pytest.importorskip("mpi4py")
 MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
@@ -22,10 +22,10 @@ import os, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
-from gnnscale.data import loader, shards
-from gnnscale.data.store import Store, communicators
+from gnnscale.data.storage import mapped
+from gnnscale.data.storage.node_store import Store, communicators
 
-there = shards.open(Path(sys.argv[1]))
+there = mapped.open(Path(sys.argv[1]))
 row = np.flatnonzero(there.split != 1)
 held = Store(there, row)
 world, node = communicators()
@@ -54,8 +54,14 @@ print("rank", world.rank, "of", world.size, "saw", seen, flush=True)
 
 def mpi(ranks: int, *command: str, **environ: str) -> subprocess.CompletedProcess:
     env = os.environ | ENV | environ
-    return subprocess.run([MPIEXEC, "-n", str(ranks), sys.executable, *command], env=env, cwd=ROOT, text=True,
-                          capture_output=True, timeout=300)  # fmt: skip
+    return subprocess.run(
+        [MPIEXEC, "-n", str(ranks), sys.executable, *command],
+        env=env,
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=300,
+    )
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 4])
@@ -71,8 +77,15 @@ def test_a_training_from_the_store_is_the_training_from_the_map(converted, tmp_p
     made = {}
     for data in ("map", "store"):
         made[data] = prepare(tmp_path, converted, data, {"data": data, "micro_batch_edges": 300})
-        done = mpi(2, "-m", "gnnscale.train", str(made[data]), GNNSCALE_RANKS_PER_NODE="1",
-                   MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))  # fmt: skip
+        done = mpi(
+            2,
+            "-m",
+            "gnnscale.stages.train",
+            str(made[data]),
+            GNNSCALE_RANKS_PER_NODE="1",
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(free_port()),
+        )
         assert done.returncode == 0, done.stdout + done.stderr
     assert losses(made["map"]) == losses(made["store"])
     for name, tensor in weights(made["map"]).items():
@@ -83,7 +96,13 @@ def test_ranks_that_mpi_does_not_know_of_are_refused_in_words(converted, tmp_pat
     """Two processes that their launcher calls ranks, while to MPI each is alone."""
     made = prepare(tmp_path, converted, "alone", {"data": "store"})
     env = os.environ | ENV | {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    done = subprocess.run([sys.executable, "-m", "gnnscale.train", str(made)], env=env, cwd=ROOT, text=True,
-                          capture_output=True, timeout=120)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "gnnscale.stages.train", str(made)],
+        env=env,
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=120,
+    )
     assert done.returncode == 64 and "Traceback" not in done.stderr
     assert "MPI sees rank 0 of 1" in done.stderr and "set data: map" in done.stderr

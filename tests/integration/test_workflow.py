@@ -14,9 +14,9 @@ import time
 import pytest
 import yaml
 
-from tests.cluster import wait
-from tests.corpus import ROOT
-from workflow import journal
+from tests.support.cluster import wait
+from tests.support.corpus import ROOT
+from workflow.run_directory import journal
 
 RUN = [sys.executable, str(ROOT / "workflow" / "run.py")]
 SMOKE = yaml.safe_load((ROOT / "workflow" / "studies" / "smoke.yaml").read_text())
@@ -224,8 +224,13 @@ def test_a_run_directory_of_another_version_is_left_alone(finished, tmp_path):
 
 def in_namespace(script, **env):
     """A shell that may mount, in a namespace of its own."""
-    return subprocess.run(["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script], capture_output=True,
-                          text=True, timeout=900, env=os.environ | env)  # fmt: skip
+    return subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env=os.environ | env,
+    )
 
 
 def may_mount():

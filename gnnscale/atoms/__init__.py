@@ -1,0 +1,1 @@
+"""Structures, graphs, neighbour lists and units."""

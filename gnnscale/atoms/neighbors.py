@@ -1,0 +1,179 @@
+"""Who is within the cutoff of whom, periodic images included: neighbors.cpp where it was compiled, else vesin.
+
+The compiled list takes a whole batch in one call, a few microseconds per structure, and lets other threads run
+meanwhile. Without a compiler the package installs all the same, and vesin finds the same edges, more slowly.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+SOURCE = Path(__file__).with_name("neighbors.cpp")
+ROOM = 64  # edges per atom for which there is room at the first try, where the caller knows no better
+MISTAKES = {
+    1: "its periodic lattice vectors are linearly dependent",
+    2: "a position or lattice vector is not finite, or an atom lies absurdly far away",
+    3: "the cell is so small against the cutoff that its images would not fit into memory",
+    4: "its neighbours do not fit into memory",
+}
+
+
+class Edges(NamedTuple):
+    """All directed pairs with 0 <= r < cutoff of several structures: sorted by receiver, sender, shift.
+
+    Vectors are x[sender] + shift @ cell - x[receiver]; an atom is a neighbour of its own images but not of itself.
+    """
+
+    receivers: np.ndarray  # (E,) int64, index into the positions given
+    senders: np.ndarray  # (E,) int64
+    shifts: np.ndarray  # (E, 3) float32, whole numbers
+    ptr: np.ndarray  # (S + 1,) int64: structure k owns the edges ptr[k] to ptr[k + 1]
+
+
+def batch(
+    positions: np.ndarray, ptr: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float, room: int | None = None
+) -> Edges:
+    """The edges of S structures in one call; structure k has the atoms ptr[k] to ptr[k + 1].
+
+    positions (A, 3), cell (S, 3, 3), pbc (S, 3). Rows of `cell` that are not periodic may be anything, zeros included.
+    `room` is the number of edges, where it is known: it saves memory, and a second try where there are many.
+    """
+    x = np.ascontiguousarray(positions, dtype=np.float64)  # (A, 3) Angstrom
+    if compiled() is None:
+        return _by_vesin(x, ptr, cell, pbc, cutoff)
+    room = ROOM * len(x) if room is None else room
+    while True:
+        receivers, senders, shifts = np.empty(room, np.int64), np.empty(room, np.int64), np.empty((room, 3), np.float32)
+        edge_ptr = _call(x, ptr, cell, pbc, cutoff, room, receivers, senders, shifts)
+        count = int(edge_ptr[-1])
+        if count <= room:
+            return Edges(receivers[:count], senders[:count], shifts[:count], edge_ptr)
+        room = count
+
+
+def count(positions: np.ndarray, ptr: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> np.ndarray:
+    """How many edges each structure has, without keeping them.  # (S,) int64"""
+    x = np.ascontiguousarray(positions, dtype=np.float64)
+    if compiled() is None:
+        return np.diff(_by_vesin(x, ptr, cell, pbc, cutoff).ptr)
+    nothing = np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 3), np.float32)
+    return np.diff(_call(x, ptr, cell, pbc, cutoff, 0, *nothing))
+
+
+def edges(
+    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of one structure: receivers (E,) int32, senders (E,) int32, shifts (E, 3) int16, as in `Edges`."""
+    ptr = np.array([0, len(positions)])
+    found = batch(positions, ptr, np.asarray(cell)[None], np.asarray(pbc)[None], cutoff)
+    return found.receivers.astype(np.int32), found.senders.astype(np.int32), found.shifts.astype(np.int16)
+
+
+# ------------------------------------------------------------------------------------------------------ compiled
+@cache
+def compiled() -> ctypes.CDLL | None:
+    """The library made of neighbors.cpp when the package was installed. None: there is none, which is said once."""
+    found = sorted(Path(__file__).parent.glob("_neighbors.*so"))
+    try:
+        library = ctypes.CDLL(str(found[0])) if found else None
+    except OSError:  # made for another machine
+        library = None
+    if library is None:
+        warnings.warn(
+            "the compiled neighbour list is missing, vesin takes its place and several times as long; "
+            "with a C++ compiler at hand, install gnnscale again",
+            stacklevel=3,
+        )
+        return None
+    library.gnnscale_neighbors_source.restype = ctypes.c_char_p
+    if SOURCE.exists() and library.gnnscale_neighbors_source().decode() != digest(SOURCE):
+        warnings.warn(
+            f"{SOURCE.name} was changed since it was compiled, and vesin takes its place; install gnnscale "
+            "again (python -m pip install --no-deps -e .)",
+            stacklevel=3,
+        )
+        return None
+    number, array = ctypes.c_int64, np.ctypeslib.ndpointer
+    whole, real = array(np.int64, flags="C"), array(np.float64, flags="C")
+    library.gnnscale_neighbors.argtypes = [
+        number,
+        whole,
+        real,
+        real,
+        array(np.uint8, flags="C"),
+        ctypes.c_double,
+        number,
+        whole,
+        whole,
+        array(np.float32, flags="C"),
+        whole,
+    ]
+    library.gnnscale_neighbors.restype = ctypes.c_int32
+    return library
+
+
+def digest(source: Path) -> str:
+    """What setup.py compiles into the library, so that an old one is known."""
+    return hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+
+
+def _call(
+    x: np.ndarray,
+    ptr: np.ndarray,
+    cell: np.ndarray,
+    pbc: np.ndarray,
+    cutoff: float,
+    room: int,
+    receivers: np.ndarray,
+    senders: np.ndarray,
+    shifts: np.ndarray,
+) -> np.ndarray:
+    ptr = np.ascontiguousarray(ptr, dtype=np.int64)
+    cells = np.ascontiguousarray(cell, dtype=np.float64)
+    periodic = np.ascontiguousarray(pbc, dtype=bool).view(np.uint8)
+    structures = len(ptr) - 1
+    if not (cells.shape == (structures, 3, 3) and periodic.shape == (structures, 3) and x.shape == (ptr[-1], 3)):
+        raise ValueError(
+            f"{structures} structures with {ptr[-1]} atoms, but positions are {x.shape}, cells "
+            f"{cells.shape}, pbc {periodic.shape}"
+        )
+    edge_ptr = np.empty(structures + 1, np.int64)
+    status = compiled().gnnscale_neighbors(
+        structures, ptr, x, cells, periodic, cutoff, room, receivers, senders, shifts, edge_ptr
+    )
+    if status:
+        kind = MemoryError if status == 4 else ValueError
+        raise kind(f"no neighbours of structure {edge_ptr[0]} of {structures}: {MISTAKES[status]}")
+    return edge_ptr
+
+
+# --------------------------------------------------------------------------------------------------------- vesin
+@cache
+def _finder(cutoff: float) -> object:
+    from vesin import NeighborList
+
+    return NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
+
+
+def _by_vesin(x: np.ndarray, ptr: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> Edges:
+    found, lengths = [], []
+    for k in range(len(ptr) - 1):
+        atoms = slice(int(ptr[k]), int(ptr[k + 1]))
+        box, periodic = np.asarray(cell[k], dtype=np.float64), np.asarray(pbc[k], dtype=bool)
+        pairs, shifts = _finder(float(cutoff)).compute(x[atoms], box, periodic, "PS", copy=False)
+        i, j = pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64)
+        span = 2 * int(np.abs(shifts).max(initial=0)) + 1
+        rank = ((i * (atoms.stop - atoms.start) + j) * span + shifts[:, 0]) * span + shifts[:, 1]
+        order = np.argsort(rank * span + shifts[:, 2], kind="stable")  # vesin leaves senders in any order
+        found.append((i[order] + atoms.start, j[order] + atoms.start, shifts[order].astype(np.float32)))
+        lengths.append(len(i))
+    if not found:
+        found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 3), np.float32))]
+    return Edges(*(np.concatenate(arrays) for arrays in zip(*found)), np.cumsum([0, *lengths], dtype=np.int64))

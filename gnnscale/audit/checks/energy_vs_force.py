@@ -1,0 +1,68 @@
+"""Whether forces are the slope of the energy: between two near structures of a group, energy must fall by their work.
+
+A unit of one of the two that is wrong shows as its factor, gradients that were taken for forces as a sign.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from gnnscale.audit.measure import Source
+from gnnscale.data.storage.packed import Packed
+
+PAIRS = 2048  # of a source, evenly over all that there are
+STEP = 0.5  # Angstrom, of one atom: beyond it the mean of two forces says little of the way between
+WORK = 0.01  # eV: less is rounding
+STRAIN = 1e-4  # Angstrom of a lattice vector: the work of a stress is not counted here
+
+
+class Slope(NamedTuple):
+    value: float  # energy over work; 1 where all is well
+    quartiles: tuple[float, float]
+    pairs: int
+
+
+def slope(source: Source) -> Slope | None:
+    """None where fewer than ten pairs are near enough."""
+    one, two = candidates(source)
+    if not len(one):
+        return None
+    chosen = np.unique(np.linspace(0, len(one) - 1, min(PAIRS, len(one))).round().astype(np.int64))
+    a, b = source.shards.select(one[chosen]), source.shards.select(two[chosen])
+    ratio = ratios(a, b)
+    if len(ratio) < 10:
+        return None
+    low, middle, high = np.quantile(ratio, [0.25, 0.5, 0.75])
+    return Slope(float(middle), (float(low), float(high)), len(ratio))
+
+
+def candidates(source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbours of one group and composition in the order of the raw files, whatever that of the shards."""
+    shards, seen = source.shards, source.seen
+    usable = np.flatnonzero((seen.defects == 0) & np.isfinite(shards.energy) & np.isfinite(seen.force))
+    named = np.argsort(np.argsort(np.array(shards.units)))[shards.unit] if shards.units else shards.unit
+    keys = (shards.number, named, shards.natoms, source.formula, shards.group)
+    order = usable[np.lexsort([key[usable] for key in keys])]
+    one, two = order[:-1], order[1:]
+    alike = (shards.group[one] == shards.group[two]) & (source.formula[one] == source.formula[two])
+    alike &= shards.natoms[one] == shards.natoms[two]
+    return one[alike], two[alike]
+
+
+def ratios(a: Packed, b: Packed) -> np.ndarray:
+    """(pairs that can be used,) difference of energies over minus the work of the mean force"""
+    ptr = a.ptr
+    moved = b.positions.astype(np.float64) - a.positions
+    pbc = a.pbc.astype(bool)
+    for k in np.flatnonzero(pbc.any(1)):  # an atom may have been wrapped to the other side
+        part = slice(ptr[k], ptr[k + 1])
+        cell = np.where(pbc[k][:, None], a.cell[k], 0).astype(np.float64)
+        moved[part] -= (np.round(moved[part] @ np.linalg.pinv(cell)) * pbc[k]) @ cell
+    work = np.add.reduceat((-(a.forces.astype(np.float64) + b.forces) / 2 * moved).sum(1), ptr[:-1])
+    step = np.sqrt(np.maximum.reduceat((moved**2).sum(1), ptr[:-1]))
+    same = ~np.logical_or.reduceat(a.numbers != b.numbers, ptr[:-1])
+    same &= (np.abs(a.cell - b.cell).max((1, 2)) < STRAIN) & (a.pbc == b.pbc).all(1)
+    usable = same & (step < STEP) & (np.abs(work) > WORK)
+    return ((b.energy - a.energy)[usable]) / work[usable]

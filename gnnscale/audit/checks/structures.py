@@ -1,0 +1,292 @@
+"""Checks of one structure at a time: numbers, labels, outliers, distances, net force, cells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from gnnscale.audit import measure, robust
+from gnnscale.audit.check_results import Flagged, of_source, of_structures
+from gnnscale.audit.measure import Source
+from gnnscale.contract.settings import AuditSettings
+from gnnscale.data.storage.packed import HAS_CELL, HAS_STRESS
+
+ARTICLE = {"energy": "an ", "forces": "", "stress": "a "}
+SAME = 8  # structures of a composition, from which on they are compared with each other
+FEW = 20  # values, below which nothing is said of how they scatter
+LEAST_SPREAD, LEAST_FORCE = 1e-3, 1e-2  # eV/atom, eV/Angstrom: deviations below it are nobody's mistake
+CLOSE, OVERLAP = 0.5, 0.35  # of the sum of covalent radii. Least in MAD's random structures 0.44, elsewhere 0.57
+NET = 5e-3  # eV/Angstrom per atom. Published sets are below 1e-4, SPICE at 1e-3, those with a known defect above 1e-2
+VACUUM, FILLED = 8.0, 3.0  # Angstrom without the centre of an atom
+DENSE = (3.0, 60.0)  # Angstrom^3 per atom of a crystal
+
+
+def finite(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
+    for bit, what in (
+        (measure.BAD_GEOMETRY, "positions or lattice vectors are not finite, or span no volume"),
+        (measure.BAD_ENERGY, "the energy is infinite"),
+        (measure.BAD_FORCES, "some components of the forces are not finite"),
+        (measure.BAD_STRESS, "some components of the stress are not finite"),
+    ):
+        which = np.flatnonzero(source.seen.defects & bit)
+        if len(which):
+            sentence = f"In {{}} {what}."
+            yield of_structures(
+                "finite", "error", source, which, np.ones(len(which)), lambda k, what=what: what, sentence, which, what
+            )
+
+
+def labels(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
+    shards, seen = source.shards, source.seen
+    periodic = shards.pbc.any(1)
+    lacking = {
+        "energy": np.isnan(shards.energy),
+        "forces": seen.defects & measure.NO_FORCES > 0,
+        "stress": (shards.flags & HAS_STRESS == 0) & periodic,
+    }
+    for label, without in lacking.items():
+        among = int(periodic.sum()) if label == "stress" else len(shards)
+        which = np.flatnonzero(without)
+        if len(which) == among and among:
+            kind = "periodic structure" if label == "stress" else "structure"
+            yield of_source("labels", "note", source, f"No {kind} has {ARTICLE[label]}{label}.")
+        elif len(which):
+            verb = "has" if len(which) == 1 else "have"
+            sentence = f"{{}} of {among:,} {verb} no {label}, though others do."
+            yield of_structures(
+                "labels", "warning", source, which, np.zeros(len(which)), lambda k, label=label: f"no {label}", sentence
+            )
+    still = np.flatnonzero((seen.unmoved == shards.natoms) & (shards.natoms > 1) & ~periodic)
+    if len(still):
+        sentence = "In {}, none of them periodic, every force is exactly zero, as where they were not computed."
+        yield of_structures(
+            "labels", "warning", source, still, shards.natoms[still], lambda k: "all forces are 0", sentence
+        )
+
+
+# --------------------------------------------------------------------------------------------------------- outliers
+class Deviations(NamedTuple):
+    """From the middle of their kind, in robust standard deviations; NaN where nothing can be said."""
+
+    z: np.ndarray  # (S,)
+    kind: np.ndarray  # (S,) bool: compared with the same composition; else by elements
+    whole: np.ndarray  # (formulas,) of the median of a composition, against what its elements have on the mean
+
+
+def deviations(values: np.ndarray, source: Source) -> Deviations:
+    """Within a composition that is frequent enough; else what is left when each element has taken its share."""
+    known, formula, formulas = np.isfinite(values), source.formula, len(source.formulas)
+    counts = np.bincount(formula[known], minlength=formulas)
+    middle = robust.medians(values[known], formula[known], formulas)
+    frequent = counts >= SAME
+    same = known & frequent[formula]
+    away = np.where(known, values - middle[formula], np.nan)
+    pooled = robust.spread(away[same])  # that of all: a relaxation's own is small, as most of its frames are its end
+    own = robust.MAD * robust.medians(np.abs(away[known]), formula[known], formulas)
+    within = np.maximum(np.hypot(own, pooled), LEAST_SPREAD)
+    z = np.where(same & (same.sum() >= FEW), away / within[formula], np.nan)
+    whole, seen = np.full(formulas, np.nan), np.flatnonzero(counts)
+    if len(seen) >= FEW:
+        rows = source.formulas[seen].astype(np.float64)
+        taken = rows @ robust.least_absolute(rows, middle[seen], counts[seen].astype(np.float64))
+        left = middle[seen] - taken
+        between = max(robust.spread(left), pooled, LEAST_SPREAD)
+        whole[seen] = left / between
+        rest, base = known & ~same, np.zeros(formulas)
+        base[seen] = taken
+        z[rest] = (values[rest] - base[formula[rest]]) / between
+    return Deviations(z, same, np.where(frequent, whole, np.nan))
+
+
+def energy_outliers(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
+    values = np.where(np.isfinite(source.shards.energy), source.per_atom, np.nan)
+    found = deviations(values, source)
+    which = np.flatnonzero(np.abs(found.z) > asked.outlier)
+    if len(which):
+        wrong = np.flatnonzero(np.abs(found.z) > asked.surely)
+
+        def said(k: int) -> str:
+            among = "in its composition" if found.kind[k] else "by elements"
+            return f"{values[k]:.5g} eV/atom, z = {found.z[k]:+.0f} {among}"
+
+        sentence = (
+            f"The energy of {{}} lies more than {asked.outlier:g} robust standard deviations from others of its "
+            f"composition, or from what its elements have on the mean; {_beyond(wrong, asked)}."
+        )
+        yield of_structures(
+            "energy outliers",
+            "error" if len(wrong) else "warning",
+            source,
+            which,
+            np.abs(found.z[which]),
+            said,
+            sentence,
+            wrong,
+            "energy outlier",
+        )
+    odd = np.flatnonzero(np.abs(found.whole) > asked.outlier)
+    if len(odd):
+        which = np.flatnonzero(np.isin(source.formula, odd) & np.isfinite(values))
+
+        def of_whole(k: int) -> str:
+            return f"{values[k]:.5g} eV/atom, z = {found.whole[source.formula[k]]:+.0f} of its composition"
+
+        sentence = (
+            "{} are of compositions that as a whole lie far from what their elements have on the mean: another "
+            "reference, unit or level of theory?"
+        )
+        yield of_structures(
+            "energy outliers", "warning", source, which, np.abs(found.whole[source.formula[which]]), of_whole, sentence
+        )
+
+
+def force_outliers(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
+    force = source.seen.force.astype(np.float64)
+    known = np.isfinite(force)
+    if known.sum() < FEW:
+        return
+    middle = float(np.median(force[known]))
+    spread = max(robust.spread(force[known] - middle), LEAST_FORCE)
+    z = (force - middle) / spread
+    which, wrong = np.flatnonzero(z > asked.outlier), np.flatnonzero(z > asked.surely)
+    if len(which):
+
+        def said(k: int) -> str:
+            return f"{force[k]:.4g} eV/Å on an atom, z = {z[k]:.0f}"
+
+        sentence = (
+            f"The largest force of {{}} exceeds {middle + spread * asked.outlier:.3g} eV/Å, which is "
+            f"{asked.outlier:g} robust standard deviations above the median of {middle:.3g}; "
+            f"{_beyond(wrong, asked)}."
+        )
+        yield of_structures(
+            "force outliers",
+            "error" if len(wrong) else "warning",
+            source,
+            which,
+            z[which],
+            said,
+            sentence,
+            wrong,
+            "force outlier",
+        )
+
+
+def _beyond(wrong: np.ndarray, asked: AuditSettings) -> str:
+    return f"{len(wrong) or 'none'} more than {asked.surely:g}"
+
+
+# -------------------------------------------------------------------------------------------------------- geometry
+def overlap(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
+    contact = source.seen.contact
+    which, wrong = np.flatnonzero(contact < CLOSE), np.flatnonzero(contact < OVERLAP)
+    if len(which):
+
+        def said(k: int) -> str:
+            return f"two atoms at {contact[k]:.2f} of their covalent radii"
+
+        sentence = (
+            f"In {{}} two atoms are nearer than {CLOSE:g} of the sum of their covalent radii; in "
+            f"{len(wrong) or 'none'} nearer than {OVERLAP:g}, which no calculation survives."
+        )
+        yield of_structures(
+            "overlap",
+            "error" if len(wrong) else "warning",
+            source,
+            which,
+            -contact[which],
+            said,
+            sentence,
+            wrong,
+            "overlapping atoms",
+        )
+
+
+def isolated(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
+    lonely = source.seen.isolated
+    which = np.flatnonzero(lonely)
+    if len(which):
+
+        def said(k: int) -> str:
+            return f"{lonely[k]} of {source.shards.natoms[k]} atoms"
+
+        cutoff = source.shards.manifest.cutoff
+        sentence = f"{{}} have atoms without a neighbour within {cutoff:g} Å: a model learns nothing from these."
+        yield of_structures("isolated", "warning", source, which, lonely[which], said, sentence)
+
+
+def net_force(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
+    net = source.seen.net
+    which = np.flatnonzero(net > NET)
+    if len(which):
+        zeroed = int((source.seen.unmoved[which] > 0).sum())
+        why = (
+            "; in most of them some forces are exactly zero, as where those of fixed atoms were left out"
+            if 2 * zeroed > len(which)
+            else ""
+        )
+
+        def said(k: int) -> str:
+            return f"{1e3 * net[k]:.3g} meV/Å per atom"
+
+        sentence = (
+            f"Forces of {{}} add up to more than {1e3 * NET:g} meV/Å per atom (median of the source "
+            f"{1e3 * float(np.nanmedian(net)):.2g}): not the gradient of an energy{why}."
+        )
+        yield of_structures("net force", "warning", source, which, net[which], said, sentence)
+
+
+def periodicity(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
+    seen, pbc, natoms = source.seen, source.shards.pbc.astype(bool), source.shards.natoms
+    gaps, has = seen.gaps, (source.shards.flags & HAS_CELL > 0) & np.isfinite(seen.volume)
+    dense = has & (seen.volume > DENSE[0]) & (seen.volume < DENSE[1])
+    filled = dense[:, None] & (gaps < FILLED)
+    empty = has[:, None] & (gaps > VACUUM)
+    bulk = ~pbc.any(1) & filled.all(1) & (natoms > 1)
+    slab = pbc.any(1) & (~pbc & filled).any(1)
+    layers = (pbc & empty).sum(1)
+
+    def said(k: int) -> str:
+        widest = " ".join(f"{gap:.1f}" for gap in gaps[k])
+        return f"pbc {''.join('FT'[int(p)] for p in pbc[k])}, widest gaps {widest} Å, {seen.volume[k]:.0f} Å³ per atom"
+
+    for which, severity, sentence, worst in (
+        (
+            bulk,
+            "warning",
+            "{} are said not to be periodic, but have a cell that their atoms fill: crystals without their images?",
+            -seen.volume,
+        ),
+        (
+            slab,
+            "warning",
+            "{} are said not to be periodic in a direction in which their atoms fill the cell: bulk "
+            "labelled as a slab?",
+            -seen.volume,
+        ),
+        (
+            pbc.all(1) & (layers == 1),
+            "note",
+            f"{{}} are periodic in three directions with more than {VACUUM:g} Å of "
+            "vacuum in one: slabs, as plane-wave codes have them.",
+            gaps.max(1),
+        ),
+        (
+            pbc.all(1) & (layers == 2),
+            "note",
+            f"{{}} are periodic in three directions with more than {VACUUM:g} Å of "
+            "vacuum in two: chains, or molecules that fill a box one way.",
+            gaps.max(1),
+        ),
+        (
+            pbc.all(1) & (layers == 3),
+            "note",
+            f"{{}} are periodic in three directions with more than {VACUUM:g} Å of vacuum in each: molecules in a box.",
+            gaps.max(1),
+        ),
+    ):
+        which = np.flatnonzero(which)
+        if len(which):
+            yield of_structures("periodicity", severity, source, which, np.nan_to_num(worst[which]), said, sentence)

@@ -1,0 +1,122 @@
+"""All checks over all sources: from what was measured to findings, a quarantine and the numbers of the page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from gnnscale.audit import duplicates, measure, robust
+from gnnscale.audit.check_results import CHECKS, Audit, Described, Flagged, Histogram, Quarantine, quarantine
+from gnnscale.audit.checks import copies_and_splits, label_units, structures
+from gnnscale.audit.measure import Source
+from gnnscale.contract.settings import AuditSettings
+from gnnscale.data.storage import splits
+from gnnscale.data.storage.packed import HAS_STRESS
+
+OF_A_SOURCE = (
+    structures.finite,
+    structures.labels,
+    structures.energy_outliers,
+    structures.force_outliers,
+    structures.overlap,
+    structures.isolated,
+    structures.net_force,
+    structures.periodicity,
+    label_units.lengths,
+    label_units.totals,
+    label_units.slopes,
+    copies_and_splits.groups,
+    copies_and_splits.shares,
+    copies_and_splits.collinear,
+)
+OF_ALL = (label_units.between, copies_and_splits.unseen)
+OF_PAIRS = (copies_and_splits.copies, copies_and_splits.leaks)
+FAR = 1.5  # of the covalent radii: contacts beyond are drawn there
+SEVERITIES = ("error", "warning", "note")
+
+
+def audited(sources: Sequence[Source], asked: AuditSettings) -> tuple[Audit, Quarantine]:
+    flagged: list[Flagged] = [found for source in sources for check in OF_A_SOURCE for found in check(source, asked)]
+    flagged += [found for check in OF_ALL for found in check(sources, asked)]
+    table = copies_and_splits.Table(sources)
+    flagged += [found for check in OF_PAIRS for found in check(table, asked)]
+    order = list(CHECKS)
+    flagged.sort(
+        key=lambda f: (
+            order.index(f.finding.check),
+            SEVERITIES.index(f.finding.severity),
+            f.finding.source,
+            f.finding.sentence,
+        )
+    )
+    left_out = quarantine(flagged)
+    leaks = duplicates.report({s.name: s.shards for s in sources}, [s.seen.described for s in sources])
+    audit = Audit(
+        sources={source.name: described(source) for source in sources},
+        findings=tuple(f.finding for f in flagged),
+        leakage=leaks,
+        quarantined=len(left_out.structures),
+    )
+    return audit, left_out
+
+
+def described(source: Source) -> Described:
+    shards, seen = source.shards, source.seen
+    counts = np.bincount(shards.split, minlength=len(splits.NAMES))
+    elements = Counter({chemical_symbols[z]: n for z, n in shards.manifest.total.elements.items()})
+    labels = {
+        "energy": int(np.isfinite(shards.energy).sum()),
+        "forces": int((seen.defects & measure.NO_FORCES == 0).sum()),
+        "stress": int((shards.flags & HAS_STRESS > 0).sum()),
+    }
+    return Described(
+        structures=len(shards),
+        atoms=int(shards.ptr[-1]),
+        groups=len(np.unique(shards.group)),
+        splits={name: int(count) for name, count in zip(splits.NAMES, counts)},
+        labels=labels,
+        periodic=int(shards.pbc.any(1).sum()),
+        elements=dict(sorted(elements.items(), key=lambda e: (-e[1], e[0]))),
+        sizes=histogram(shards.natoms, whole=True),
+        energies=histogram(left_over(source)),
+        forces=histogram(np.log10(np.maximum(seen.force, 1e-4))),
+        contacts=histogram(np.minimum(seen.contact, FAR)),
+    )
+
+
+def left_over(source: Source) -> np.ndarray:
+    """(S,) eV/atom, less what its elements have on the mean; NaN where unknown"""
+    values = np.where(np.isfinite(source.shards.energy), source.per_atom, np.nan)
+    known = np.isfinite(values)
+    middle = robust.medians(values[known], source.formula[known], len(source.formulas))
+    seen = np.flatnonzero(np.isfinite(middle))
+    if not len(seen):
+        return values
+    counts = np.bincount(source.formula[known], minlength=len(source.formulas))[seen].astype(np.float64)
+    taken = source.formulas.astype(np.float64) @ robust.least_absolute(
+        source.formulas[seen].astype(np.float64), middle[seen], counts
+    )
+    return values - taken[source.formula]
+
+
+def histogram(values: np.ndarray, whole: bool = False, bins: int = 32) -> Histogram | None:
+    """Of what is finite. The ends are those of all but 1 in 1000 at either side, and what lies beyond is in the end bins."""
+    values = np.asarray(values, np.float64)[np.isfinite(values)]
+    if not len(values):
+        return None
+    low, high = np.quantile(values, [0.001, 0.999])
+    if whole:
+        low, high = (
+            values.min() - 0.5,
+            max(values.max(), values.min() + 7) + 0.5,
+        )  # one size alone is a bar, not a block
+        step = np.ceil((high - low) / bins)
+        bins = int(np.ceil((high - low) / step))
+        high = low + bins * step
+    elif high - low < 1e-6:
+        low, high = low - 0.5, high + 0.5
+    counts, edges = np.histogram(np.clip(values, low, high), bins, (low, high))
+    return Histogram(edges=tuple(float(f"{e:.6g}") for e in edges), counts=tuple(int(c) for c in counts))

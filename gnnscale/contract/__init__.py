@@ -1,0 +1,1 @@
+"""The files that stages and the login node share, as checked records: settings, specs, results, errors."""

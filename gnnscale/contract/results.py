@@ -1,0 +1,172 @@
+"""Every file that two parts of gnnscale share, as pydantic models: the whole interface between login node and job.
+
+Energies eV, lengths Angstrom, forces eV/Angstrom, stress eV/Angstrom^3, positive in tension. `workflow` imports
+this, architectures.py, schema.py and files.py and nothing else of the package: pydantic and the standard library.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from gnnscale.architectures.registry import ModelConfig
+from gnnscale.contract.scaling_results import Estimate
+from gnnscale.contract.settings import OptimSettings, Scalar
+from gnnscale.contract.stage_spec import FORMAT, Runtime
+from gnnscale.schema import Spec
+
+# ---------------------------------------------------------------------------------------------------------- data
+
+
+# ---------------------------------------------------------------------------------------------------------- stages
+
+
+class OutputFile(Spec):
+    size: int
+    sha256: str
+    mtime_ns: int = Field(description="when unchanged, the content is not hashed again")
+
+
+class StageResult(Spec):
+    """result.json: a stage's last act. Where it is and its outputs are as it says, the stage is done."""
+
+    format: Literal[2] = FORMAT
+    id: str
+    key: str
+    outputs: dict[str, OutputFile]
+    digest: str = Field(description="over the outputs' contents; what depends on this stage depends on this")
+    inputs: dict[str, str] = Field(description="id -> digest, as they were when this stage read them")
+    values: dict[str, Scalar] = Field(default_factory=dict, description="a few numbers worth a table")
+    started: float = Field(description="seconds since the epoch, first attempt")
+    seconds: float = Field(description="wall time of all attempts, this stage alone")
+    cpu_seconds: float
+    peak_bytes: int = Field(description="resident, of one rank")
+    attempts: int = 1
+    provenance: dict[str, Scalar] = Field(default_factory=dict)
+
+
+class StageError(Spec):
+    """error.json: why a stage stopped, in words for its user."""
+
+    id: str
+    kind: Literal["configuration", "data", "out-of-memory", "disk-full", "permission", "application"]
+    message: str
+    hint: str = Field("", description="what to do or type next")
+
+
+# --------------------------------------------------------------------------------------------------------- results
+class Errors(Spec):
+    """Errors over one set of structures. NaN-labelled ones are not counted."""
+
+    structures: int
+    atoms: int
+    energy_mae: float = Field(description="eV/atom")
+    energy_rmse: float = Field(description="eV/atom")
+    force_mae: float = Field(description="eV/Angstrom per component")
+    force_rmse: float = Field(description="eV/Angstrom per component")
+
+
+class TrainedModel(Spec):
+    """model.json beside model.safetensors: what must be known to use the weights, and what it took to get them."""
+
+    model: ModelConfig
+    sources: tuple[str, ...] = Field(description="in the order of the source embedding")
+    average_degree: float = Field(description="neighbours per atom in the training data; part of the model")
+    diverged: bool
+    parameters: int
+    body_parameters: int
+    structures: int
+    atoms: int
+    epochs: float
+    steps: int
+    structures_seen: int
+    atoms_seen: int
+    edges_seen: int
+    flops: float
+    seed: int
+    optim: OptimSettings
+
+
+class Diverged(Spec):
+    """diverged.json: the step before which a run was ended, as its loss or gradient was not finite."""
+
+    step: int = Field(description="steps done; the weights are as after the last of them")
+    what: Literal["loss", "gradient"]
+    value: float
+    structures: tuple[str, ...] = Field(description="of the batch: index in the training set, source, formula")
+
+
+class Lever(Spec):
+    """One way to take the same training step, and what it took."""
+
+    name: str
+    runtime: Runtime
+    precision: Literal["fp32", "bf16"]
+    peak_bytes: int = Field(
+        description="of all tensors of the fullest rank: weights, gradients, moments, activations, buffers"
+    )
+    seconds: float = Field(description="of a step: the slowest rank's, median")
+    relative: Estimate = Field(description="the same over that of the first way, turn by turn; ends: of all turns")
+    loss: float = Field(description="before the second step, so that a wrong gradient is seen")
+
+
+class LeverTable(Spec):
+    """levers.json: the plain way first."""
+
+    model: ModelConfig
+    parameters: int
+    ranks: int
+    device: str
+    structures: int
+    atoms: int
+    edges: int
+    ways: tuple[Lever, ...]
+
+
+class LayerFeatures(Spec):
+    """How unlike the features of atoms are at one place in a network; defined in gnnscale/inference/oversmoothing.py."""
+
+    distance: float = Field(description="mean pairwise cosine distance within a structure, averaged over structures")
+    sample_distance: float = Field(description="the same over all pairs of atoms of the sample")
+    dirichlet: float = Field(description="Dirichlet energy over edges, normalised to 0..2, averaged over structures")
+
+
+class Evaluation(Spec):
+    """errors.json of the stage `evaluate`: one point of a scaling study, with all that a law may use."""
+
+    run: str
+    model: ModelConfig
+    parameters: int
+    body_parameters: int = Field(description="without embeddings of elements and sources: N of the laws")
+    structures: int = Field(description="unique training structures: D of the laws")
+    atoms: int = Field(description="unique training atoms")
+    epochs: float
+    steps: int
+    atoms_seen: int
+    flops: float = Field(description="of the whole training, counted exactly per atom and edge")
+    learning_rate: float
+    seed: int
+    subset: Literal["random", "prefix"] = Field(description="which of the structures")
+    diverged: bool
+    split: Literal["validation", "test"]
+    loss: float = Field(description="mean absolute errors / scales of training, weighted as there; whatever the loss")
+    all: Errors
+    sources: dict[str, Errors]
+    layers: tuple[LayerFeatures, ...] = Field(description="before the first layer and after each")
+
+
+class Metrics(Spec):
+    """A line of metrics.jsonl: one optimiser step, as logged."""
+
+    step: int
+    loss: float
+    energy: float = Field(description="mean loss of energy per atom / energy rms, unweighted")
+    forces: float = Field(description="mean loss of force components / force rms, unweighted")
+    stress: float = Field(0.0, description="mean loss of the virial per atom / energy rms, unweighted")
+    rate: float = Field(description="learning rate at width 64")
+    gradient: float = Field(description="norm before clipping")
+    structures_seen: int
+    atoms_seen: int
+    seconds: float = Field(description="of training so far; not reproducible, all else is")
+    validation: float | None = Field(None, description="objective on the validation split, when measured")

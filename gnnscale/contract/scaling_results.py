@@ -1,0 +1,95 @@
+"""TODO: say what a reader finds here."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from gnnscale.schema import Spec
+
+
+class Estimate(Spec):
+    """One fitted number; the interval is null where the data do not support one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Point(Spec):
+    """A row of points.csv."""
+
+    run: str
+    model: str = Field(description="architecture and form")
+    width: int
+    depth: int
+    parameters: int
+    body_parameters: int
+    structures: int
+    atoms: int
+    epochs: float
+    atoms_seen: int
+    flops: float
+    learning_rate: float = Field(description="as asked for, at width 64")
+    seed: int
+    diverged: bool
+    loss: float
+    energy_mae: float
+    force_mae: float
+    subset: Literal["random", "prefix"] = Field("random", description="of the structures; prefixes are in no law")
+    cosine_distance: float | None = Field(None, description="of the last layer's features, within structures")
+    dirichlet_energy: float | None = Field(None, description="of the same")
+
+    @field_validator("cosine_distance", "dirichlet_energy", mode="before")
+    @classmethod
+    def _known(cls, value: object) -> object:
+        """An empty cell, and not a number."""
+        return None if value in ("", "nan") or value != value else value
+
+
+class HeldOut(Spec):
+    """How well a law, fitted without the largest points, foretells them."""
+
+    points: int = Field(description="left out")
+    beyond: float = Field(description="largest N D left out / largest N D of the rest")
+    mean: float = Field(description="relative error")
+    worst: float
+
+
+class LawFit(Spec):
+    """One law, fitted to one target on some of the points."""
+
+    law: str = Field(description="name in LAWS of gnnscale/scaling/fitting/laws.py")
+    formula: str
+    target: str
+    where: str = Field(description="which points, in words")
+    points: tuple[str, ...] = Field(description="runs used")
+    excluded: dict[str, str] = Field(description="run -> the rule that left it out")
+    estimates: dict[str, Estimate]
+    objective: float
+    log_rms: float = Field(description="rms residual of log(target)")
+    at_optimum: float = Field(description="share of the starts that reached the best optimum")
+    aicc: float | None = Field(None, description="Akaike's criterion for few points, of Laplace residuals of log L")
+    bic: float | None = Field(None, description="the Bayesian one, of the same")
+    held_out: HeldOut | None = None
+    allocation: Estimate | None = Field(None, description="a of the best N ~ C^a, where compute C ~ N D")
+    identified: bool = Field(description="whether the points determine every parameter")
+    chosen: bool = Field(False, description="the law of this target to go by, on the whole grid; at most one")
+    notes: tuple[str, ...] = ()
+    replicas: tuple[tuple[float, ...], ...] = Field(
+        (), description="of the chosen law: resampled parameters, for bands"
+    )
+
+
+class Fit(Spec):
+    """fit.json of the stage `scaling`."""
+
+    format: Literal[1] = 1
+    laws: tuple[LawFit, ...]
+    bootstrap: int
+    confidence: float
+    seed: int
+    drop_highest: int = 0
+    findings: tuple[str, ...] = Field((), description="what the fits say, in sentences")
+    unsupported: tuple[str, ...] = Field((), description="what they do not say, in sentences")

@@ -1,0 +1,161 @@
+"""TODO: say what a reader finds here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from gnnscale.architectures.egnn import EGNNConfig
+from gnnscale.architectures.registry import ModelConfig
+from gnnscale.contract.dataset_card import Split
+from gnnscale.schema import Spec
+
+Scalar = str | int | float | bool | None
+
+
+class ConvertSettings(Spec):
+    """Settings of the stage `convert`: one dataset into ADIOS2 shards."""
+
+    kind: Literal["convert"] = "convert"
+    dataset: str = Field(description="a file in datasets/, without .py")
+    name: str = Field(description="the source's name in this study")
+    options: dict[str, Scalar] = Field(
+        default_factory=dict,
+        description="what the dataset's script may be asked for; `raw` is a path, and its files count instead of it",
+    )
+    split: Split = Split()
+    cutoff: float = Field(5.0, gt=0, description="Angstrom, for the edge counts of the card")
+    quarantine: str | None = Field(
+        None, description="JSON or CSV that lists structures to leave out, as an audit writes it; its content counts"
+    )
+
+
+class PartSettings(ConvertSettings):
+    """Settings of the stage `convert_part`: one of several parts of a conversion, to be joined by `convert`."""
+
+    kind: Literal["convert_part"] = "convert_part"
+    part: int = Field(ge=0, description="which, from 0")
+    parts: int = Field(ge=1, description="how many there are")
+
+
+class AuditSettings(Spec):
+    """Settings of the stage `audit`: what is looked for in the data of a study."""
+
+    kind: Literal["audit"] = "audit"
+    outlier: float = Field(
+        20.0, gt=0, description="robust z of an energy per atom or a force, from which on it is told"
+    )
+    surely: float = Field(100.0, gt=0, description="the same, from which on it is quarantined")
+
+
+class Compute(Spec):
+    """A length of training told by what it costs, as an iso-FLOP study does."""
+
+    flops: float = Field(gt=0, description="of all matrix products, forward and backward; rounded up to whole steps")
+
+
+Length = Annotated[
+    Annotated[float, Field(gt=0), Tag("passes")] | Annotated[Compute, Tag("compute")],
+    Discriminator(lambda value: "compute" if isinstance(value, dict | Compute) else "passes"),
+]
+
+
+class OptimSettings(Spec):
+    """The training recipe: what is minimised, by which steps; warm-up, stable, decay."""
+
+    epochs: Length = Field(4.0, description="passes over the training structures, or {flops: F}: as many as F pays for")
+    batch: int = Field(16, ge=1, description="structures in a global batch, over all ranks")
+    optimizer: Literal["adamw", "muon"] = Field("adamw", description="of hidden matrices; all else learns by AdamW")
+    learning_rate: float = Field(2e-3, gt=0, description="at width 64; see scale_rate")
+    scale_rate: bool = Field(
+        True, description="hidden matrices learn at rate x 64/width (muP for Adam; Muon needs none)"
+    )
+    weight_decay: float = Field(1e-4, ge=0, description="of hidden matrices, per unit of learning rate")
+    warmup: int = Field(30, ge=0, description="steps with rising rate; no share, so that longer runs begin alike")
+    cooldown: float = Field(0.4, ge=0, le=1, description="share of the steps, at the end, with linearly falling rate")
+    clip: float = Field(10.0, gt=0, description="global gradient norm")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of matrix products; weights and sums stay fp32")
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="decay per step of a running mean of the weights, used in their place"
+    )
+    loss: Literal["mae", "huber", "l2"] = Field(
+        "mae", description="of errors / rms of their label; huber bends at 0.01"
+    )
+    energy_weight: float = Field(1.0, ge=0, description="of the mean loss of energy per atom / energy rms")
+    force_weight: float = Field(1.0, ge=0, description="of the mean loss of force components / force rms")
+    stress_weight: float = Field(0.0, ge=0, description="of the mean loss of the virial per atom / energy rms")
+
+    def passes(self, epoch_flops: float) -> float:
+        """Epochs, where one costs so much."""
+        return self.epochs.flops / epoch_flops if isinstance(self.epochs, Compute) else self.epochs
+
+
+class TrainSettings(Spec):
+    """Settings of the stage `train`: one run of a sweep."""
+
+    kind: Literal["train"] = "train"
+    model: ModelConfig = EGNNConfig()
+    structures: int | None = Field(None, ge=1, description="training structures over all sources; null = all")
+    subset_seed: int = Field(0, ge=0, description="which nested subset; stratified by source")
+    subset: Literal["random", "prefix"] = Field(
+        "random",
+        description="which structures come first: in random order, or in that of the files, for comparison only",
+    )
+    optim: OptimSettings = OptimSettings()
+    seed: int = Field(0, ge=0, description="of the weights and of the data order")
+
+    @model_validator(mode="after")
+    def _possible(self) -> TrainSettings:
+        if self.optim.stress_weight and self.model.forces == "direct":
+            raise ValueError("stress_weight needs a model with forces: gradient; direct forces have no stress")
+        return self
+
+
+class LeverSettings(Spec):
+    """Settings of the stage `memory_levers`: what each lever for memory saves and costs, on one network and one batch."""
+
+    kind: Literal["memory_levers"] = "memory_levers"
+    model: ModelConfig
+    batch: int = Field(64, ge=1, description="structures, over all ranks")
+    steps: int = Field(3, ge=1, description="timed at a time; each lever has three times its turn")
+
+
+class EvaluateSettings(Spec):
+    """Settings of the stage `evaluate`: errors of one trained model on a held-out split."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    split: Literal["validation", "test"] = "test"
+
+
+class ScalingSettings(Spec):
+    """Settings of the stage `scaling`: the laws to fit."""
+
+    kind: Literal["scaling"] = "scaling"
+    targets: tuple[Literal["loss", "energy_mae", "force_mae"], ...] = ("loss", "energy_mae", "force_mae")
+    bootstrap: int = Field(1000, ge=0, description="resamples for the intervals")
+    confidence: float = Field(0.95, gt=0, lt=1)
+    seed: int = Field(0, ge=0)
+    drop_highest: int = Field(0, ge=0, description="so many points of largest loss are left out of the laws")
+
+
+class ReportSettings(Spec):
+    """Settings of the stage `report`."""
+
+    kind: Literal["report"] = "report"
+    title: str
+    study: str
+    description: str = ""
+
+
+Settings = Annotated[
+    ConvertSettings
+    | PartSettings
+    | AuditSettings
+    | TrainSettings
+    | LeverSettings
+    | EvaluateSettings
+    | ScalingSettings
+    | ReportSettings,
+    Field(discriminator="kind"),
+]

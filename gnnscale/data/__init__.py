@@ -1,0 +1,1 @@
+"""Structures from published files to batches: formats, generated data, conversion, storage, loading."""

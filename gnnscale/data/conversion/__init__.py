@@ -1,0 +1,1 @@
+"""Conversion of a data set into shards, in parallel and resumable."""

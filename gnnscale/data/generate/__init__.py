@@ -1,0 +1,1 @@
+"""Generated structures with real labels: builders and potentials."""

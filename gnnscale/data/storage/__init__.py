@@ -1,0 +1,1 @@
+"""Shards on disk, mapped into memory or spread over nodes."""

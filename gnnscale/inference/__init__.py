@@ -1,0 +1,1 @@
+"""Trained models at work: errors on held-out data and the similarity of atoms from layer to layer."""

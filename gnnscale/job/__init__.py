@@ -1,0 +1,1 @@
+"""Processes around a stage: batch job, ranks, local launcher, container."""

@@ -1,0 +1,19 @@
+"""A module that tells where it is: python -m gnnscale.job.stack_dump HANDLE MODULE ARGUMENTS...
+
+As `python -m MODULE ARGUMENTS...`, but on SIGUSR2 the stacks of all threads go to this open file, also while it imports,
+and also while it waits in a library that never comes back to Python.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import runpy
+import signal
+import sys
+
+if __name__ == "__main__":
+    faulthandler.register(signal.SIGUSR2, file=int(sys.argv[1]), all_threads=True)
+    os.environ["GNNSCALE_STACKS"] = sys.argv[1]
+    del sys.argv[:2]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -1,0 +1,1 @@
+"""Messages in chunks and as Triton kernels."""

@@ -1,0 +1,41 @@
+"""TODO: say what a reader finds here."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.autograd.forward_ad import make_dual, unpack_dual
+
+from gnnscale.models.kernels.chunked import Chunk, Sums, Tangents, Weights
+
+
+@cache
+def fused_sums(device: torch.device) -> type[torch.autograd.Function] | None:
+    """Sums as Triton kernels, if there is Triton and they say on this GPU what `Sums` says; a CPU never imports it."""
+    try:
+        from gnnscale.models.kernels.triton import FusedSums
+    except ImportError:
+        return None
+    from gnnscale.models.kernels.verified import disagreement
+
+    why = disagreement(FusedSums, device)
+    if why:
+        print(f"fused kernels are not used, chunks are: {why}", file=sys.stderr, flush=True)
+    return None if why else FusedSums
+
+
+def fusible(x: Tensor) -> bool:
+    return x.is_cuda and x.dtype in (torch.float32, torch.bfloat16, torch.float16) and fused_sums(x.device) is not None
+
+
+def chunked_messages(parts: list[Chunk], table: Tensor, basis: Tensor, scale: Tensor, weights: Weights):
+    """s (A, W) and v (3, A, K); the tangents of forward-mode differentiation go through."""
+    (table, t_table), (basis, t_basis), (scale, t_scale) = (unpack_dual(x) for x in (table, basis, scale))
+    if t_basis is None:
+        function = fused_sums(table.device) if fusible(table) else Sums
+        return function.apply(parts, table, basis, scale, *weights)
+    s, v, t_s, t_v = Tangents.apply(parts, table, t_table, basis, t_basis, scale, t_scale, *weights)
+    return make_dual(s, t_s), make_dual(v, t_v)

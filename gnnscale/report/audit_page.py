@@ -1,0 +1,221 @@
+"""audit.html: what was looked for and what was found, first as a table, then each finding, then the data in pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from gnnscale.audit.check_results import CHECKS, Audit, Described, Finding, Histogram
+from gnnscale.report.html import Raw, document, section, table
+
+WORDS = {"error": "wrong", "warning": "doubtful", "note": "to know", None: "in order"}
+COLOURS = {"error": "#d55e00", "warning": "#e69f00", "note": "#0072b2", None: "#009e73"}
+WIDTH, HEIGHT = 240, 64  # of a histogram
+MOST = 16  # elements shown
+PICTURES = (
+    "Below, structures by size; by energy per atom less what their elements have on the mean; by the largest force on an "
+    "atom, on a logarithmic scale; by the shortest distance over the sum of the two covalent radii. The first and the "
+    "last bar hold also what lies beyond."
+)
+STYLE = """
+.verdict { white-space: nowrap; font-weight: 600; }
+.verdict::before { content: ""; display: inline-block; width: .62em; height: .62em; border-radius: 50%;
+  margin-right: .5em; background: var(--mark); }
+.finding { margin: 0 0 1.1rem; } .finding .verdict { margin-right: .5rem; }
+.finding p { margin: .2rem 0; } h3 { font-size: 1rem; margin: 1.8rem 0 .4rem; }
+td.told { white-space: normal; } .checks td { white-space: normal; }
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(175px, 1fr)); gap: .8rem 1.4rem; }
+.plots figure { margin: 0; } .plots svg { background: none; overflow: visible; } .plots rect { fill: var(--bar); }
+.plots text { fill: var(--soft); font-size: 7.5px; text-anchor: middle; }
+.plots figcaption { font-size: .75rem; margin: .15rem 0 0; display: flex; justify-content: space-between; }
+.plots .what { display: block; color: var(--ink); margin-bottom: .2rem; }
+:root { --bar: #0072b2; } @media (prefers-color-scheme: dark) { :root { --bar: #56b4e9; } }
+"""
+
+
+def page(audit: Audit) -> str:
+    structures = sum(source.structures for source in audit.sources.values())
+    atoms = sum(source.atoms for source in audit.sources.values())
+    drawn = "".join(pictures(name, source) for name, source in audit.sources.items())
+    body = [
+        f"<style>{STYLE}</style>",
+        "<h1>Is the data beyond doubt?</h1>",
+        f'<p class="soft">{structures:,} structures with {atoms:,} atoms: {escape(", ".join(audit.sources))}.</p>',
+        f'<p class="lead">{escape(lead(audit))}</p>',
+        section("What was looked for", checks(audit)),
+        section("What was found", findings(audit, ("error", "warning")) or "<p>Nothing that is wrong or doubtful.</p>"),
+        section("What to do", remedy(audit)),
+        section("Good to know", findings(audit, ("note",))),
+        section("The data", data(audit) + f'<p class="note">{PICTURES}</p>' + drawn),
+        section("The same structure in several places", twins(audit)),
+    ]
+    return document("Audit of the data", body)
+
+
+def lead(audit: Audit) -> str:
+    counts = {severity: sum(audit.verdict(check) == severity for check in CHECKS) for severity in (*WORDS,)}
+    parts = [
+        f"{counts[severity]} {'is' if counts[severity] == 1 else 'are'} {WORDS[severity]}"
+        for severity in ("error", "warning")
+        if counts[severity]
+    ]
+    said = f"Of {len(CHECKS)} checks, {' and '.join(parts)}." if parts else f"All {len(CHECKS)} checks are passed."
+    left = audit.quarantined
+    verb = "structure is" if left == 1 else "structures are"
+    return f"{said} {f'{left:,} {verb} surely wrong or a copy' if left else 'Nothing is surely wrong'}."
+
+
+def checks(audit: Audit) -> str:
+    rows = []
+    for check, title in CHECKS.items():
+        mine = [finding for finding in audit.findings if finding.check == check]
+        grave = [finding for finding in mine if finding.severity != "note"]
+        count = sum(finding.count for finding in grave)
+        where = ", ".join(dict.fromkeys(finding.source for finding in grave or mine))
+        rows.append([title, Raw(verdict(audit.verdict(check))), where, f"{count:,}" if count else ""])
+    return f'<div class="checks">{table(["check", "verdict", "where", "structures"], rows, numbers_from=3)}</div>'
+
+
+def verdict(severity: str | None) -> str:
+    return f'<span class="verdict" style="--mark: {COLOURS[severity]}">{WORDS[severity]}</span>'
+
+
+def findings(audit: Audit, severities: tuple[str, ...]) -> str:
+    blocks = []
+    for check, title in CHECKS.items():
+        mine = [finding for finding in audit.findings if finding.check == check and finding.severity in severities]
+        if mine:
+            blocks.append(f"<h3>{escape(title)}</h3>" + "".join(map(block, mine)))
+    return "".join(blocks)
+
+
+def block(finding: Finding) -> str:
+    share = f" {percent(finding.count, finding.of)} of the source." if finding.count else ""
+    kept = f" In quarantine.json: {percent(finding.quarantined, finding.count)} of them." if finding.quarantined else ""
+    text = f"{verdict(finding.severity)} <b>{escape(finding.source)}</b>: {escape(finding.sentence)}"
+    more = ""
+    if finding.examples:
+        rows = [
+            [example.place, Raw(f'<div class="wide-text">{escape(example.said)}</div>')] for example in finding.examples
+        ]
+        few = "all of them" if finding.count == len(rows) else f"{len(rows)} of them, the worst first"
+        listed = table(["place in the raw files", "what"], rows, numbers_from=9)
+        more = f'<details class="note"><summary>{few}</summary>{listed}</details>'
+    return f'<div class="finding"><p>{text}<span class="soft">{share}{kept}</span></p>{more}</div>'
+
+
+def remedy(audit: Audit) -> str:
+    before = f" {audit.left_out:,} were left out already, and stay on the list." if audit.left_out else ""
+    if not audit.quarantined:
+        return f"<p>No structure of these has to be left out.{before}</p>"
+    noun = "1 structure" if audit.quarantined == 1 else f"{audit.quarantined:,} structures"
+    return (
+        f"<p>quarantine.json lists {noun} with reasons. None of them has been left out: to do so, give the list to the "
+        f"sources of the study, and run it again.{before}</p>"
+        "<pre class='scroll'>data:\n  - {name: ..., dataset: ..., quarantine: runs/.../quarantine.json}</pre>"
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- the data
+def data(audit: Audit) -> str:
+    rows = []
+    for name, source in audit.sources.items():
+        shares = " / ".join(f"{100 * n / source.structures:.3g}" for n in source.splits.values())
+        labels = [percent(n, source.structures) for n in source.labels.values()]
+        rows.append(
+            [
+                name,
+                f"{source.structures:,}",
+                f"{source.groups:,}",
+                f"{source.atoms / source.structures:.1f}",
+                shares,
+                *labels,
+                percent(source.periodic, source.structures),
+            ]
+        )
+    heads = [
+        "source",
+        "structures",
+        "groups",
+        "atoms each",
+        "train / validation / test, %",
+        "energy",
+        "forces",
+        "stress",
+        "periodic",
+    ]
+    return table(heads, rows)
+
+
+def percent(count: int, of: int) -> str:
+    """Rounded, but never to what it is not."""
+    return "all" if count == of else "none" if not count else f"{min(99.9, 100 * count / of):.2g} %"
+
+
+def pictures(name: str, source: Described) -> str:
+    total = sum(source.elements.values())
+    told = ", ".join(f"{symbol} {percent(n, total)}" for symbol, n in list(source.elements.items())[:MOST])
+    others = len(source.elements) - MOST
+    if others > 0:
+        told += f", and {others} more element{'' if others == 1 else 's'}"
+    plots = [
+        elements(source),
+        plot(source.sizes, "atoms of a structure", whole=True),
+        plot(source.energies, "energy residual, eV/atom"),
+        plot(source.forces, "largest force, eV/Å", powers=True),
+        plot(source.contacts, "shortest contact / radii"),
+    ]
+    return f'<h3>{escape(name)}</h3><p class="note">Of the atoms: {escape(told)}.</p><div class="plots">{"".join(plots)}</div>'
+
+
+def elements(source: Described) -> str:
+    """Of the most frequent elements"""
+    most = list(source.elements.items())[:MOST]
+    wide, top = WIDTH / MOST, most[0][1]
+    drawn = bars([n / top for _, n in most], wide)
+    names = "".join(
+        f'<text x="{(k + 0.45) * wide:.1f}" y="{HEIGHT + 10}">{escape(z)}</text>' for k, (z, _) in enumerate(most)
+    )
+    return framed("atoms by element", drawn + names, HEIGHT + 12)
+
+
+def plot(found: Histogram | None, what: str, powers: bool = False, whole: bool = False) -> str:
+    if found is None:
+        return ""
+    top = max(found.counts)
+    ends = [found.edges[0], (found.edges[0] + found.edges[-1]) / 2, found.edges[-1]]
+    if whole:  # the bins are about whole numbers
+        ends = [ends[0] + 0.5, ends[1], ends[2] - 0.5]
+    labels = "".join(f"<span>{f'{10**e:.2g}' if powers else f'{e:.3g}'}</span>" for e in ends)
+    drawn = bars([n / top for n in found.counts], WIDTH / len(found.counts))
+    return framed(what, drawn, HEIGHT + 1, f"<figcaption>{labels}</figcaption>")
+
+
+def bars(shares: list[float], wide: float) -> str:
+    return "".join(
+        f'<rect x="{k * wide:.1f}" y="{HEIGHT * (1 - share):.1f}" width="{0.9 * wide:.1f}" height="{HEIGHT * share:.1f}"/>'
+        for k, share in enumerate(shares)
+        if share
+    )
+
+
+def framed(what: str, drawn: str, height: int, caption: str = "") -> str:
+    svg = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(what, quote=True)}">{drawn}'
+    svg += f'<path d="M0 {HEIGHT + 0.5}H{WIDTH}" stroke="var(--line)"/></svg>'
+    return f'<figure><span class="what note">{escape(what)}</span>{svg}{caption}</figure>'
+
+
+def twins(audit: Audit) -> str:
+    rows: Sequence = [
+        [
+            f"{t.source}, {t.split}",
+            f"{t.twin_source}, {t.twin_split}",
+            f"{t.count.equal:,}",
+            f"{t.count.near - t.count.equal:,}",
+        ]
+        for t in audit.leakage.twins
+    ]
+    note = '<p class="note">Structures of the first that have a twin in the second, equal or nearly.</p>'
+    return (
+        note + table(["structures of", "with a twin in", "equal", "nearly"], list(rows), numbers_from=2) if rows else ""
+    )

@@ -1,0 +1,86 @@
+"""What figures are drawn of: numbers in the units of a figure, smoothed curves, envelopes, short labels."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import numpy as np
+
+from gnnscale.contract.scaling_results import LawFit, Point
+from gnnscale.report.study_results import TARGETS
+from gnnscale.scaling.fitting.identifiability import HOLDS
+from gnnscale.scaling.fitting.laws import LAWS
+
+
+def scaled(p: Point, target: str) -> float:
+    return TARGETS[target][2] * getattr(p, target)
+
+
+def predicted(law: LawFit, n: np.ndarray, d: np.ndarray) -> np.ndarray:
+    form = LAWS[law.law]
+    return form(np.array([[law.estimates[name].value for name in form.parameters]]), N=n, D=d)
+
+
+def holds(law: LawFit | None) -> bool:
+    return law is not None and law.log_rms <= HOLDS
+
+
+def envelope(points: list[Point], cost: dict[str, float]) -> list[Point]:
+    """Runs that no cheaper run beats; `cost` by run."""
+    best: list[Point] = []
+    for p in sorted(points, key=lambda p: (cost[p.run], p.loss)):
+        if not best or p.loss < best[-1].loss:
+            best.append(p)
+    return best
+
+
+def smoothed(x: np.ndarray, y: np.ndarray, width: float = 0.06, count: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    """Geometric means under a Gaussian window, as wide as this share of the range: single batches scatter much."""
+    good = np.isfinite(y) & (y > 0)
+    x, y = x[good], y[good]
+    if len(x) < 2:
+        return x, y
+    at = np.linspace(x[0], x[-1], count)
+    weight = np.exp(-0.5 * ((at[:, None] - x) / (width * np.ptp(x))) ** 2)  # (count, lines)
+    return at, np.exp(weight @ np.log(y) / weight.sum(axis=1))
+
+
+def table(points: list[Point], target: str) -> tuple[list[int], list[int], np.ndarray]:
+    """Model sizes, data sizes and the target of each pair of them, NaN where there is no run  # (sizes, models)"""
+    models, sizes = (sorted({getattr(p, name) for p in points}) for name in ("body_parameters", "structures"))
+    values = np.full((len(sizes), len(models)), np.nan)
+    for p in points:
+        values[sizes.index(p.structures), models.index(p.body_parameters)] = scaled(p, target)
+    return models, sizes, values
+
+
+def compared(points: list[Point]) -> tuple[int, list[Point]]:
+    """The largest data size with more than one depth, and its runs near in size to those of the rarer depths."""
+    depths = defaultdict(set)
+    for p in points:
+        depths[p.structures].add(p.depth)
+    size = max((d for d, found in depths.items() if len(found) > 1), default=0)
+    here = [p for p in points if p.structures == size]
+    usual = Counter(p.depth for p in here).most_common(1)[0][0] if here else 0
+    others = [p.body_parameters for p in here if p.depth != usual]
+    return size, [p for p in here if min(others) / 5 <= p.body_parameters <= max(others) * 5]
+
+
+def si(value: float, digits: int = 3) -> str:
+    """1500 -> 1.5k: short enough for a tick."""
+    if value >= 1e10 or value < 1e-3:
+        mantissa, exponent = f"{value:.0e}".split("e")
+        return f"$10^{{{int(exponent)}}}$" if mantissa == "1" else f"${mantissa}{{\\cdot}}10^{{{int(exponent)}}}$"
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{float(f'{value / size:.{digits}g}'):g}{letter}"
+    return f"{float(f'{value:.{digits}g}'):g}"
+
+
+def label(name: str, value: float) -> str:
+    return f"D = {si(value)}" if name == "structures" else f"N = {si(value, 2)}"
+
+
+def plain(name: str) -> str:
+    """A name from a file is text: a dollar in it starts no formula."""
+    return name.replace("$", r"\$")

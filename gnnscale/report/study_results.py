@@ -1,0 +1,120 @@
+"""Everything that a report is made of, read from the directories of the stages that it was given."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+from gnnscale.contract import files
+from gnnscale.contract.dataset_card import ShardCard
+from gnnscale.contract.results import Evaluation, LeverTable, Metrics, StageResult
+from gnnscale.contract.scaling_results import Fit, LawFit, Point
+from gnnscale.contract.settings import ReportSettings
+from gnnscale.contract.stage_spec import Runtime, StageSpec
+from gnnscale.scaling import points as rows
+
+TARGETS = {  # field of Point -> (name, unit, factor from the field's unit)
+    "loss": ("Loss", "dimensionless", 1.0),
+    "energy_mae": ("Energy MAE", "meV/atom", 1e3),
+    "force_mae": ("Force MAE", "meV/Å", 1e3),
+}
+
+
+class Study(NamedTuple):
+    """Runs that failed are simply not here; runs are known by the name after the stage's slash."""
+
+    settings: ReportSettings
+    points: list[Point]
+    fit: Fit
+    evaluations: dict[str, Evaluation]
+    metrics: dict[str, list[Metrics]]
+    cards: dict[str, ShardCard]
+    results: dict[str, StageResult]  # by stage id
+    runtimes: dict[str, Runtime]  # of each training, by run
+    levers: LeverTable | None = None
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """Seconds of a training times its ranks, each of which has a GPU where there are GPUs, by run."""
+        return {run: how.ranks * self.results[f"train/{run}"].seconds for run, how in self.runtimes.items()}
+
+    def joint(self, target: str) -> LawFit | None:
+        return next((law for law in self.fit.laws if law.law == "Hoffmann" and law.target == target), None)
+
+    def chosen(self, target: str) -> LawFit | None:
+        """The law to draw: the joint one, a part of it, or none where the points determine none."""
+        return next((law for law in self.fit.laws if law.chosen and law.target == target), None)
+
+    def targets(self) -> list[str]:
+        return [t for t in TARGETS if self.joint(t)] or list(TARGETS)
+
+    def replicas(self) -> list[Point]:
+        """The points that the joint law was fitted to, of all seeds."""
+        law = self.joint("loss") or next((law for law in self.fit.laws if law.law == "Hoffmann"), None)
+        runs = set(law.points) if law else set()
+        return [p for p in self.points if p.run in runs and sound(p)]
+
+    def grid(self) -> list[Point]:
+        """Of these one for each (N, D): the geometric mean over seeds, under the name of the first."""
+        cells: dict[tuple[int, int], list[Point]] = defaultdict(list)
+        for p in sorted(self.replicas(), key=lambda p: p.seed):
+            cells[p.body_parameters, p.structures].append(p)
+        return [mean(cells[cell]) for cell in sorted(cells)]
+
+
+def mean(points: list[Point]) -> Point:
+    values = {t: [getattr(p, t) for p in points] for t in TARGETS}
+    return points[0].model_copy(
+        update={t: math.exp(fmean(map(math.log, v))) for t, v in values.items() if min(v) == min(v)}
+    )
+
+
+def sound(p: Point) -> bool:
+    """Whether a run can be drawn on logarithmic axes; what is not known of others' points is not a number."""
+    return (
+        not p.diverged
+        and p.loss == p.loss
+        and not any(not 0 < getattr(p, t) < float("inf") for t in TARGETS if known(p, t))
+    )
+
+
+def known(p: Point, target: str) -> bool:
+    return getattr(p, target) == getattr(p, target)
+
+
+def read(needs: dict[str, Path], settings: ReportSettings) -> Study:
+    scaling = next(path for need, path in needs.items() if need.startswith("scaling/"))
+    evaluations, metrics, cards, runtimes, levers = {}, {}, {}, {}, None
+    for need, path in sorted(needs.items()):
+        stage, name = need.split("/", 1)
+        if stage == "evaluate":
+            evaluations[name] = files.read_model(path / "errors.json", Evaluation)
+        elif stage == "train" and (path / "metrics.jsonl").exists():
+            lines = (path / "metrics.jsonl").read_text().splitlines()
+            metrics[name] = [Metrics.model_validate_json(line) for line in lines if line.strip()]
+        elif stage == "convert":
+            cards[name] = files.read_model(path / "card.json", ShardCard)
+        elif stage == "memory_levers":
+            levers = files.read_model(path / "levers.json", LeverTable)
+        if stage == "train":
+            spec = path / "spec.json"
+            runtimes[name] = files.read_model(spec, StageSpec).runtime if spec.exists() else Runtime()
+    return Study(
+        settings=settings,
+        points=rows.read(scaling / "points.csv"),
+        fit=files.read_model(scaling / "fit.json", Fit),
+        evaluations=evaluations,
+        metrics=metrics,
+        cards=cards,
+        results={need: files.read_model(path / "result.json", StageResult) for need, path in sorted(needs.items())},
+        runtimes=runtimes,
+        levers=levers,
+    )
+
+
+def short(name: str) -> str:
+    """The name of a run, whether or not it came with its stage."""
+    return name.split("/", 1)[-1]

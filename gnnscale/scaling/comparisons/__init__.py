@@ -1,0 +1,1 @@
+"""Comparisons without a law: width and depth, data and steps, doublings, equal compute."""

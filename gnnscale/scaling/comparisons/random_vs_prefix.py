@@ -1,0 +1,72 @@
+"""Random subsets of the data against prefixes of their files, all else equal: by how much a prefix misleads."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import NamedTuple
+
+import numpy as np
+
+from gnnscale.contract.scaling_results import Point
+from gnnscale.scaling.words import NAMES, joined, percent
+
+
+class Line(NamedTuple):
+    """Of one model at one number of epochs: data size -> the target of each seed, by how the structures were chosen."""
+
+    model: str
+    width: int
+    depth: int
+    epochs: float
+    random: dict[int, list[float]]
+    prefix: dict[int, list[float]]
+
+    @property
+    def shared(self) -> list[int]:
+        return sorted(self.random.keys() & self.prefix.keys())
+
+    def excess(self, size: int) -> float:
+        """Of a prefix over a random subset, as a share; means over seeds are geometric."""
+        return math.exp(float(np.log(self.prefix[size]).mean() - np.log(self.random[size]).mean())) - 1
+
+    def exponent(self, of: dict[int, list[float]]) -> float:
+        """Of the target's fall with D over the shared sizes, by least squares in logarithms."""
+        sizes = self.shared
+        return -float(np.polyfit(np.log(sizes), [np.log(of[size]).mean() for size in sizes], 1)[0])
+
+    def scatter(self) -> float:
+        """The largest ratio of two seeds of one run, less 1."""
+        cells = [cell for of in (self.random, self.prefix) for cell in of.values()]
+        return max(max(cell) / min(cell) for cell in cells) - 1
+
+
+def lines(points: list[Point], target: str = "loss") -> list[Line]:
+    """Every model with both kinds of subsets at two data sizes or more."""
+    found: dict[tuple, dict[str, dict[int, list[float]]]] = defaultdict(
+        lambda: {"random": defaultdict(list), "prefix": defaultdict(list)}
+    )
+    for p in points:
+        if not p.diverged and 0 < getattr(p, target) < math.inf:
+            found[p.model, p.width, p.depth, p.epochs, p.learning_rate][p.subset][p.structures].append(
+                getattr(p, target)
+            )
+    made = [Line(*key[:4], **{how: dict(of) for how, of in both.items()}) for key, both in sorted(found.items())]
+    return [line for line in made if len(line.shared) >= 2]
+
+
+def sentences(points: list[Point], targets: tuple[str, ...]) -> list[str]:
+    said = []
+    for target in targets:
+        for line in lines(points, target):
+            each = joined(f"{percent(line.excess(size), sign=True)} at D = {size:,}" for size in line.shared)
+            seeds = max(len(cell) for cell in line.random.values())
+            scatter = (
+                f"seeds of one run differ by up to {percent(line.scatter())}" if seeds > 1 else "one seed for each run"
+            )
+            said.append(
+                f"Prefixes of the files in place of random subsets ({line.model}, width {line.width}): {NAMES[target]} {each}; "
+                f"{scatter}. As a power of D its exponent would come out as {line.exponent(line.prefix):.2f} in place of "
+                f"{line.exponent(line.random):.2f}."
+            )
+    return said

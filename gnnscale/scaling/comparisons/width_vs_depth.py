@@ -1,0 +1,246 @@
+"""Width against depth: runs of nearly equal size, data and epochs; in pairs, one wider, one deeper, or along a line of
+depths, with what the features of their atoms come to."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import t as student
+
+from gnnscale.contract.scaling_results import Estimate, Point
+from gnnscale.scaling.grid import comparable
+from gnnscale.scaling.words import NAMES, joined, number, percent
+
+CLOSE = 0.15  # body parameters of a pair differ by at most this share
+PAPER_DEPTH = 3  # layers, past which arXiv 2504.08112 says that width is the better use of parameters
+DEPTHS = 3  # that make a line
+CONFIDENCE = 0.95
+
+
+class Pair(NamedTuple):
+    """Two runs of nearly equal size, one wider, one deeper."""
+
+    wide: Point
+    deep: Point
+
+    def gain(self, target: str) -> float:
+        """By which share the deep one is better (negative: worse)."""
+        return 1 - getattr(self.deep, target) / getattr(self.wide, target)
+
+
+class Line(NamedTuple):
+    """Runs of one model, of nearly equal size and of different depths, each with one seed or several."""
+
+    model: str
+    structures: int
+    epochs: float
+    runs: dict[int, list[Point]]  # by depth, ascending
+
+    @property
+    def size(self) -> float:
+        each = [p.body_parameters for runs in self.runs.values() for p in runs]
+        return math.exp(sum(map(math.log, each)) / len(each))
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} of N ≈ {number(float(f'{self.size:.2g}'))}"
+
+    @property
+    def seeds(self) -> int:
+        return min(len(runs) for runs in self.runs.values())
+
+    def means(self, target: str) -> dict[int, float]:
+        """Geometric, over seeds."""
+        return {
+            d: math.exp(sum(math.log(getattr(p, target)) for p in runs) / len(runs)) for d, runs in self.runs.items()
+        }
+
+    def best(self, target: str, beyond: int = 0) -> int:
+        """Depth of least target, of those beyond some."""
+        means = self.means(target)
+        return min((d for d in means if d > beyond), key=means.get)
+
+    @property
+    def reference(self) -> int:
+        """PAPER_DEPTH, or the nearest up to it."""
+        return max(d for d in self.runs if d <= PAPER_DEPTH)
+
+    def change(self, target: str, deep: int, shallow: int) -> Estimate:
+        """Of the target from one depth to another, as a share; Student's interval of the scatter between seeds, which is
+        taken to be the same at all depths."""
+        logs = {d: np.log([getattr(p, target) for p in runs]) for d, runs in self.runs.items()}
+        spare = sum(len(y) - 1 for y in logs.values())
+        change = float(logs[deep].mean() - logs[shallow].mean())
+        if not spare:
+            return Estimate(value=math.expm1(change))
+        variance = sum(((y - y.mean()) ** 2).sum() for y in logs.values()) / spare
+        reach = student.ppf((1 + CONFIDENCE) / 2, spare) * math.sqrt(
+            variance * (1 / len(logs[deep]) + 1 / len(logs[shallow]))
+        )
+        return Estimate(value=math.expm1(change), low=math.expm1(change - reach), high=math.expm1(change + reach))
+
+    def past(self, target: str) -> Estimate | None:
+        """Change from PAPER_DEPTH to the best depth beyond; None where the line is on one side."""
+        if min(self.runs) > PAPER_DEPTH or max(self.runs) <= PAPER_DEPTH:
+            return None
+        return self.change(target, self.best(target, PAPER_DEPTH), self.reference)
+
+    @property
+    def verdict(self) -> str:
+        """Which is the better use of parameters past PAPER_DEPTH, by the loss: "depth", "width", or "open"."""
+        change = self.past("loss")
+        if change is None or change.low is None:
+            return "open"
+        return "width" if change.low > 0 else "depth" if change.high < 0 else "open"
+
+    def last(self, field: str) -> dict[int, float]:
+        """Of the features after the last layer, mean over seeds; of depths where it is known."""
+        known = {d: [v for p in runs if (v := getattr(p, field)) is not None] for d, runs in self.runs.items()}
+        return {d: sum(values) / len(values) for d, values in known.items() if values}
+
+
+def width_depth_pairs(points: list[Point]) -> list[Pair]:
+    """For each deeper run at the same data, epochs and seed the shallower run nearest in size, per depth."""
+    nearest: dict[tuple, Pair] = {}
+    for a, b in combinations(sorted(comparable(points), key=lambda p: (p.depth, p.body_parameters, p.run)), 2):
+        same = all(getattr(a, x) == getattr(b, x) for x in ("model", "structures", "epochs", "learning_rate", "seed"))
+        if a.depth < b.depth and a.width > b.width and same and apart(a, b) <= CLOSE:
+            key = (b.run, a.depth)
+            if key not in nearest or apart(a, b) < apart(*nearest[key]):
+                nearest[key] = Pair(a, b)
+    return sorted(
+        nearest.values(), key=lambda x: (x.wide.depth, x.deep.depth, x.deep.structures, x.deep.width, x.deep.run)
+    )
+
+
+def depth_lines(points: list[Point]) -> list[Line]:
+    """All that have DEPTHS depths or more, by model and size."""
+    alike = defaultdict(list)
+    for p in sorted(comparable(points), key=lambda p: (p.body_parameters, p.depth, p.seed, p.run)):
+        alike[p.model, p.structures, p.epochs, p.learning_rate].append(p)
+    found = []
+    for (model, structures, epochs, _), members in sorted(alike.items()):
+        groups: list[list[Point]] = []
+        for p in members:
+            if groups and p.body_parameters <= groups[-1][0].body_parameters * (1 + CLOSE):
+                groups[-1].append(p)
+            else:
+                groups.append([p])
+        for group in groups:
+            runs = {d: [p for p in group if p.depth == d] for d in sorted({p.depth for p in group})}
+            if len(runs) >= DEPTHS:
+                found.append(Line(model, structures, epochs, runs))
+    return found
+
+
+def apart(a: Point, b: Point) -> float:
+    return abs(a.body_parameters / b.body_parameters - 1)
+
+
+# ---------------------------------------------------------------------------------------------------------- sentences
+def claim_depth(points: list[Point], targets: tuple[str, ...]) -> list[str]:
+    """Width beats depth past three layers: the verdict first, then every line of depths by the first target, or else every
+    pair."""
+    lines = depth_lines(points)
+    return claim_lines(lines, targets) if lines else claim_pairs(width_depth_pairs(points), targets)
+
+
+def claim_lines(lines: list[Line], targets: tuple[str, ...]) -> list[str]:
+    kinds = {kind: [x for x in lines if x.verdict == kind and x.past("loss")] for kind in ("width", "depth", "open")}
+    words = {"width": "is seen here for", "depth": "is contradicted for", "open": "is open for"}
+    parts = [f"{words[kind]} {joined(dict.fromkeys(x.name for x in found))}" for kind, found in kinds.items() if found]
+    said = [f"That width beats depth past {PAPER_DEPTH} layers (arXiv 2504.08112) {', '.join(parts)}."] if parts else []
+    return said + [said_line(x, targets[0]) for x in lines] + [s for x in lines if (s := said_features(x))]
+
+
+def said_line(x: Line, target: str) -> str:
+    means, best = x.means(target), x.best(target)
+    each = ", ".join(f"{value:.3g} at {depth}" for depth, value in means.items())
+    text = f"{x.name}, D = {x.structures:,}: {NAMES[target]} by depth {each}; best at depth {best}"
+    change = x.past(target)
+    if change is None:
+        return f"{text}."
+    return f"{text}; depth {x.best(target, PAPER_DEPTH)} is {shares(change)} against depth {x.reference}."
+
+
+def shares(change: Estimate) -> str:
+    """A change as "4.2 % lower [1.0, 7.3]": the interval has the sign of the word."""
+    sign, word = (-1, "lower") if change.value < 0 else (1, "higher")
+    text = f"{percent(abs(change.value))} {word}"
+    if change.low is None:
+        return f"{text} (one seed: no interval)"
+    ends = sorted((100 * sign * change.low, 100 * sign * change.high))
+    return f"{text} [{ends[0]:.1f}, {ends[1]:.1f}]".replace("-", "−")
+
+
+def said_features(x: Line) -> str:
+    """How unlike the atoms of a structure are at the end of the network, from the shallowest to the deepest."""
+    distance, energy = x.last("cosine_distance"), x.last("dirichlet_energy")
+    if len(distance) < 2 or distance.keys() != energy.keys():
+        return ""
+    first, last = min(distance), max(distance)
+    trend = smoothing(x)
+    return (
+        f"{x.name}: after the last layer atoms of a structure are at a mean cosine distance of {number(distance[first])} at "
+        f"depth {first} and {number(distance[last])} at depth {last}, with Dirichlet energies {number(energy[first])} and "
+        f"{number(energy[last])}: {trend}."
+    )
+
+
+def smoothing(x: Line) -> str:
+    """Both measures from the shallowest to the deepest network; less than a factor of two is not called a trend."""
+    falls = []
+    for field in ("cosine_distance", "dirichlet_energy"):
+        known = x.last(field)
+        if len(known) < 2:
+            return "not measured"
+        shallow, deep = known[min(known)], known[max(known)]
+        falls.append(deep < shallow / 2)
+    return (
+        "over-smoothing" if all(falls) else "over-smoothing by one measure alone" if any(falls) else "no over-smoothing"
+    )
+
+
+def claim_pairs(pairs: list[Pair], targets: tuple[str, ...]) -> list[str]:
+    said, beyond = [], [x for x in pairs if x.wide.depth >= PAPER_DEPTH]
+    if beyond:
+        wide, count = sum(x.gain("loss") < 0 for x in beyond), len(beyond)
+        verdict = "is not seen here" if not wide else "is seen here" if wide == count else "is seen here in part"
+        tally = f"of {count} pairs of equal size the deeper network has the lower loss in {count - wide}"
+        if count == 1:
+            gain = beyond[0].gain("loss")
+            tally = (
+                f"in the one pair of equal size the deeper network has a {percent(abs(gain), 1)} "
+                f"{'lower' if gain > 0 else 'higher'} loss"
+            )
+        said.append(f"That width beats depth past {PAPER_DEPTH} layers (same paper) {verdict}: {tally}.")
+    for x in pairs:
+        size = x.deep.body_parameters / x.wide.body_parameters - 1
+        by = [f"{NAMES[t]} {percent(abs(x.gain(t)), 1)} {'lower' if x.gain(t) > 0 else 'higher'}" for t in targets]
+        said.append(
+            f"Depth {x.deep.depth}, width {x.deep.width} against depth {x.wide.depth}, width {x.wide.width} "
+            f"({percent(size, 1, sign=True)} parameters, D = {x.deep.structures:,}): {joined(by)}."
+        )
+    return said
+
+
+def depth_limits(points: list[Point]) -> str:
+    """What is not known of width against depth; empty where seeds give intervals."""
+    lines, pairs = depth_lines(points), width_depth_pairs(points)
+    if lines:
+        if min(x.seeds for x in lines) > 1:
+            return ""
+        return "An interval for width against depth: some depths were run with one seed."
+    if not [x for x in pairs if x.wide.depth >= PAPER_DEPTH]:
+        return (
+            f"Width against depth: no two runs of different depth, the shallower of at least {PAPER_DEPTH} layers, are "
+            f"within {percent(CLOSE)} in parameters at equal data."
+        )
+    if len({x.deep.seed for x in pairs}) > 1:
+        return ""
+    count = len({x.deep.run for x in pairs})
+    return f"An interval for width against depth: {count} deeper {'network' if count == 1 else 'networks'}, one seed."

@@ -1,0 +1,1 @@
+"""Forms of laws, their optimum, their intervals, and whether points determine them."""

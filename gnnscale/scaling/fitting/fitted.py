@@ -1,0 +1,34 @@
+"""TODO: say what a reader finds here."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from gnnscale.contract.scaling_results import LawFit, Point
+from gnnscale.scaling.fitting.laws import Law
+from gnnscale.scaling.fitting.optimum import At
+
+
+class Data(NamedTuple):
+    """What a law is fitted to: sizes, losses, and how much each point counts, for fit and resamples."""
+
+    at: At
+    loss: np.ndarray
+    cell: np.ndarray  # number of the cell of a point: runs that differ in their seed alone share one
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Each cell counts once, however many seeds it was run with."""
+        return 1.0 / np.bincount(self.cell)[self.cell]
+
+
+class Fitted(NamedTuple):
+    """A law with what its LawFit cannot hold: the function, the values as an array, all resamples."""
+
+    entry: LawFit
+    law: Law
+    values: np.ndarray
+    replicas: np.ndarray | None  # (resamples, parameters); None where no interval can be given
+    points: tuple[Point, ...]

@@ -1,0 +1,91 @@
+"""Whether points determine the parameters of a law: what their places, the residuals and the intervals leave open, in
+words."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gnnscale.contract.scaling_results import Estimate
+from gnnscale.scaling.fitting.laws import LIMIT, Law
+from gnnscale.scaling.fitting.optimum import At, Optimum
+from gnnscale.scaling.words import shown
+
+EXPONENTS = (0.01, 0.99 * LIMIT)  # an exponent whose interval reaches beyond is not called determined
+SPAN = 3.0  # nor one whose interval spans a larger factor
+WIDE = 10.0  # the same for what is no exponent
+HOLDS = 0.05  # rms residual of log L above which a law is said not to hold: several times the usual spread of seeds
+COLLINEAR = 0.98  # correlation of log N and log D above which their effects cannot be told apart
+
+
+def design_doubts(law: Law, x: np.ndarray) -> list[str]:
+    """What the places of the points alone leave open."""
+    doubts = []
+    distinct = [len(np.unique(column)) for column in x.T]
+    places = len(np.unique(x, axis=0))
+    # a sum of powers is known by its differences along each axis: k values of N determine k - 1 of them
+    needed = 2 + law.floor
+    for axis, k in zip(law.axes, distinct):
+        if k < (2 if axis == "U" else needed):
+            doubts.append(f"{k} values of {axis}, where the law needs {2 if axis == 'U' else needed}")
+    if not doubts and sum(distinct) - len(law.axes) + 1 < len(law.parameters) and len(law.axes) == 2:
+        doubts.append(f"{' x '.join(map(str, distinct))} values of N x D for {len(law.parameters)} parameters")
+    if not doubts and places < len(law.parameters):
+        doubts.append(f"{places} points for {len(law.parameters)} parameters")
+    if not doubts and len(law.axes) > 1:
+        a, b = (x[:, :2] - x[:, :2].mean(axis=0)).T
+        r = float(a @ b / math.sqrt((a @ a) * (b @ b)))
+        if abs(r) > COLLINEAR:
+            doubts.append(
+                f"N and D vary together (correlation of their logarithms {r:.3f}): no telling which one helps"
+            )
+    return doubts
+
+
+def shape_doubts(law: Law, found: Optimum, at: At, loss: np.ndarray) -> list[str]:
+    """Whether a point is to spare, each size does more over the points than the residuals, and the optimum is one."""
+    doubts = []
+    places = len(np.unique(law.columns(**at), axis=0))
+    if places == len(law.parameters):
+        doubts.append(f"{places} points for {places} parameters: it passes through them and tests nothing")
+    if found.spread > 0.01:
+        doubts.append(f"the optimum is not unique: exponents that differ by {found.spread:.2g} fit equally well")
+    for axis in law.axes.replace("U", ""):
+        share = reach(law, found.values, at, axis) / np.median(loss)
+        if share < max(found.log_rms, 1e-4):
+            doubts.append(
+                f"over the points {axis} moves the target by {share:.1%}, no more than the residuals "
+                f"({found.log_rms:.1%} rms)"
+            )
+    return doubts
+
+
+def reach(law: Law, values: np.ndarray, at: At, axis: str) -> float:
+    """By how much the law changes over the range of one size, the others at their middle."""
+    ends = {name: np.full(2, np.median(column)) for name, column in at.items()} | {
+        axis: np.array([at[axis].min(), at[axis].max()], float)
+    }
+    if "U" in law.axes and axis == "D":
+        ends["U"] = np.minimum(ends["U"], ends["D"])
+    return float(np.abs(np.diff(law(values, **ends)[0]))[0])
+
+
+def interval_doubts(law: Law, estimates: dict[str, Estimate]) -> list[str]:
+    doubts = []
+    for name in law.exponents:
+        e = estimates[name]
+        low, high = (e.value, e.value) if e.low is None else (e.low, e.high)
+        if high > EXPONENTS[1]:
+            doubts.append(f"{name}, {shown(e)}, reaches its bound of {LIMIT:g}")
+        elif low < EXPONENTS[0]:
+            doubts.append(f"{name} cannot be told from 0")
+        elif high > SPAN * low:
+            doubts.append(f"the interval of {name}, {shown(e)}, spans a factor {high / low:.1f}")
+    for name in ("r_D", "r_N", "K", "w"):  # repetitions, place and width of a break
+        e = estimates.get(name)
+        if e and e.low is not None and e.high > WIDE * e.low:
+            doubts.append(f"the interval of {name}, {shown(e)}, spans more than a factor of {WIDE:g}")
+    if law.floor and (e := estimates["E"]) and (e.value if e.low is None else e.low) == 0:
+        doubts.append("the floor E cannot be told from 0")
+    return doubts

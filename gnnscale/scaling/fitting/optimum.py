@@ -1,0 +1,125 @@
+"""The best parameters of a law for given points, and for resamples of them: Huber loss of log L, or squares of L."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from gnnscale.scaling.fitting.bfgs import minimise
+from gnnscale.scaling.fitting.laws import Law
+
+ROWS = 2**17  # resamples x points evaluated at once: small enough for the cache, large enough for numpy
+At = dict[str, np.ndarray]  # axis -> sizes of the points
+
+
+class Residual(NamedTuple):
+    """How far a point lies from the law, and how that counts."""
+
+    delta: float = 1e-3  # where Huber's loss turns linear: Hoffmann et al., so that published fits can be compared
+    log: bool = True  # of log L; else of L
+
+
+HUBER, SQUARES = Residual(), Residual(delta=1e3, log=False)
+
+
+class Optimum(NamedTuple):
+    values: np.ndarray  # in the order of law.parameters
+    objective: float  # sum over points of weight x Huber(residual)
+    log_rms: float
+    at_optimum: float  # share of the starts that came to within 1e-4 of the best objective
+    spread: float  # range of the exponents among optima as good as the best: Huber's valley may be flat
+    theta: np.ndarray  # as fitted, for warm starts
+    inverse: np.ndarray  # its inverse Hessian, for the same
+    others: np.ndarray  # two unlike starts, for the same
+
+
+def objective(law: Law, x: np.ndarray, y: np.ndarray, weights: np.ndarray, residual: Residual = HUBER) -> Callable:
+    """(theta, rows of weights) -> sum of w Huber(residual) / delta  # (rows,), its gradient  # (rows, parameters)"""
+    delta = residual.delta
+
+    def value_and_slope(theta: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values, slopes = np.empty(len(theta)), np.empty(theta.shape)
+        chunk = max(1, ROWS // len(x))
+        for i in range(0, len(theta), chunk):
+            part = slice(i, i + chunk)
+            prediction, gradient = law.log_loss(theta[part], x)
+            slope = 1.0
+            if residual.log:
+                scaled = (prediction - y) / delta
+            else:
+                slope = np.exp(np.minimum(prediction, 300.0))
+                scaled = (slope - np.exp(y)) / delta
+            bounded = np.clip(scaled, -1, 1)
+            w = weights[rows[part]]
+            values[part] = delta * (w * bounded * (scaled - 0.5 * bounded)).sum(axis=1)
+            slopes[part] = np.matmul(gradient, (w * bounded * slope)[:, :, None])[:, :, 0]
+        return values, slopes
+
+    return value_and_slope
+
+
+def optimum(
+    law: Law,
+    at: At,
+    loss: np.ndarray,
+    *,
+    residual: Residual = HUBER,
+    weights: np.ndarray | None = None,
+    exponents: np.ndarray | None = None,
+) -> Optimum:
+    """The best of many starts: those of the law, or at the given exponents  # (starts, exponents)."""
+    raw, y = law.columns(**at), np.log(np.asarray(loss, float))
+    w = np.ones(len(y)) if weights is None else np.asarray(weights, float)
+    centre = law.centre(raw)
+    x = raw - centre
+    starts = law.starts(x, y, exponents)
+    if law.coarse:
+        starts = minimise(
+            one_weighting(objective(law, x, y, w[None], residual._replace(delta=1.0))), starts, steps=law.coarse
+        )[0]
+    theta, value, inverse = minimise(one_weighting(objective(law, x, y, w[None], residual)), starts)
+    best = int(np.argmin(value))
+    reached = value <= value[best] * (1 + 1e-4) + 1e-9
+    ties = law.natural(theta[value <= value[best] * (1 + 1e-7) + 1e-12], centre)
+    ties = ties[:, [law.parameters.index(name) for name in law.exponents]]
+    residuals = law.log_loss(theta[best : best + 1], x)[0][0] - y
+    return Optimum(
+        values=law.natural(theta[best : best + 1], centre)[0],
+        objective=float(value[best] * residual.delta),
+        log_rms=float(np.sqrt(np.average(residuals**2, weights=w))),
+        at_optimum=float(reached.mean()),
+        spread=float(np.ptp(ties, axis=0).max()),
+        theta=theta[best],
+        inverse=inverse[best],
+        others=starts[[len(starts) // 3, (2 * len(starts)) // 3]],
+    )
+
+
+def one_weighting(function: Callable) -> Callable:
+    """For problems that differ in their starts alone."""
+    return lambda theta, rows: function(theta, np.zeros_like(rows))
+
+
+def resampled(
+    law: Law, at: At, loss: np.ndarray, found: Optimum, weights: np.ndarray, residual: Residual = HUBER
+) -> np.ndarray:
+    """Values for each row of weights (how often a point was drawn), from the optimum and two unlike starts."""
+    raw, y = law.columns(**at), np.log(np.asarray(loss, float))
+    centre = law.centre(raw)  # of the whole sample: only a choice of origin
+    function = objective(law, raw - centre, y, np.asarray(weights, float), residual)
+    every = np.arange(len(weights))
+    # 120 steps: a few rows creep along a flat valley, and gain nothing that an interval would show
+    quick = {"slope": 1e-5, "gain": 1e-8, "steps": 120}
+    warm = np.tile(found.theta, (len(weights), 1))
+    theta, value, _ = minimise(function, warm, inverse=np.tile(found.inverse, (len(weights), 1, 1)), **quick)
+    for start in found.others:
+        other, worth, inverse = minimise(function, np.tile(start, (len(weights), 1)), **quick | {"steps": 20})
+        # only those go on that promise as much from another place: nearly all are on their way to the same optimum
+        on = every[(worth < 1.02 * value + 1e-9) & (np.abs(other - theta).max(axis=1) > 0.1)]
+        if len(on):
+            far, least, _ = minimise(lambda t, rows: function(t, on[rows]), other[on], inverse=inverse[on], **quick)  # noqa: B023
+            better = least < value[on]
+            theta[on[better]], value[on[better]] = far[better], least[better]
+    return law.natural(theta, centre)

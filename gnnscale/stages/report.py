@@ -1,0 +1,30 @@
+"""The stage `report`: everything that a study found, as report.html and figures/."""
+
+from __future__ import annotations
+
+from gnnscale.contract import errors, stage_run
+from gnnscale.job import stage_process
+from gnnscale.report.figures import study_figures as figures
+from gnnscale.report.study_page import page
+from gnnscale.report.study_results import read
+
+
+def main(run: stage_run.Run) -> stage_run.Outputs:
+    if not any(need.startswith("scaling/") for need in run.needs):
+        raise errors.Refusal(
+            f"{run.spec.id} needs the stage scaling, and was given {', '.join(run.needs) or 'nothing'}"
+        )
+    study = read(run.needs, run.spec.settings)
+    drawn = figures.draw(study)
+    names = []
+    for f in drawn:
+        for name, content in ((f"figures/{f.name}.svg", f.svg), (f"figures/{f.name}.png", f.png)):
+            run.write(name, content)
+            names.append(name)
+    run.write("report.html", page(study, drawn))
+    print(f"{run.directory / 'report.html'}: {len(study.points)} runs, {len(drawn)} figures", flush=True)
+    return stage_run.Outputs(files=["report.html", *names], values={"runs": len(study.points), "figures": len(drawn)})
+
+
+if __name__ == "__main__":
+    stage_process.run(main)

@@ -1,0 +1,32 @@
+"""The stage `scaling`: errors.json of every evaluation -> points.csv and fit.json. Given a table, the law of its points."""
+
+from __future__ import annotations
+
+from gnnscale.contract import errors, files, stage_run
+from gnnscale.contract.results import Evaluation
+from gnnscale.job import stage_process
+from gnnscale.scaling import points as rows
+from gnnscale.scaling.analysis import fit
+
+
+def main(run: stage_run.Run) -> stage_run.Outputs:
+    evaluations = [path for need, path in run.needs.items() if need.startswith("evaluate/")]
+    if not evaluations:
+        raise errors.Refusal(
+            f"{run.spec.id} needs no evaluation, so there is nothing to fit", "add runs to the study's sweep"
+        )
+    points = [rows.point(files.read_model(path / "errors.json", Evaluation)) for path in evaluations]
+    points.sort(key=lambda p: p.run)
+    print(f"fitting {len(points)} runs; points.csv and fit.json go to {run.directory}", flush=True)
+    found = fit(points, run.spec.settings)
+    run.write("points.csv", rows.table(points))
+    run.write("fit.json", found.model_dump_json(indent=1) + "\n")
+    values = {"points": len(points), "diverged": sum(p.diverged for p in points)}
+    law = next((law for law in found.laws if law.chosen and law.target == "loss"), None)
+    if law:
+        values |= {"law": law.formula} | {name: e.value for name, e in law.estimates.items()}
+    return stage_run.Outputs(files=["points.csv", "fit.json"], values=values)
+
+
+if __name__ == "__main__":
+    stage_process.run(main)

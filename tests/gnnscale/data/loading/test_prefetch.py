@@ -1,0 +1,92 @@
+"""Batches made ahead are those made in between: same order, same mistakes, nothing left running."""
+
+import os
+import signal
+import threading
+import time
+from contextlib import closing
+
+import pytest
+
+from gnnscale.data.loading.prefetch import ahead
+from tests.support.cluster import wait
+
+
+def plan(steps, most=5):
+    return ((step, [10 * step + k for k in range(1 + step % most)]) for step in range(steps))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2, 5])
+def test_all_comes_in_order_whatever_the_number_of_workers(workers):
+    def make(job):
+        time.sleep(0.002 * (job % 3))  # so that threads finish out of turn
+        return job * job
+
+    before = threading.active_count()
+    found = [(key, [part() for part in parts]) for key, parts in ahead(plan(12), make, workers)]
+    assert found == [(key, [job * job for job in jobs]) for key, jobs in plan(12)]
+    assert threading.active_count() <= before
+
+
+def test_only_so_much_is_made_ahead():
+    made, before = [], threading.active_count()
+    with closing(ahead(((k, [k]) for k in range(100)), made.append, 2, depth=3)) as found:
+        next(found)
+        wait(lambda: len(made) >= 3, 60, "what is made ahead")
+        time.sleep(0.3)
+        assert sorted(made)[:2] == [0, 1] and 3 <= len(made) <= 4, "the one in use and three more"
+    assert threading.active_count() <= before
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_mistake_is_raised_where_its_result_is_asked_for(workers):
+    def make(job):
+        if job == 31:
+            raise ValueError("structure 31 is broken")
+        return job
+
+    seen, before = [], threading.active_count()
+    with pytest.raises(ValueError, match="structure 31 is broken"):
+        for _, parts in ahead(plan(6), make, workers):
+            seen += [part() for part in parts]
+    assert seen == [0, 10, 11, 20, 21, 22]
+    assert threading.active_count() <= before
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_mistake_in_the_plan_is_raised_in_its_turn(workers):
+    def broken():
+        yield from plan(2)
+        raise ValueError("no such step")
+
+    seen, before = [], threading.active_count()
+    with pytest.raises(ValueError, match="no such step"):
+        for key, _ in ahead(broken(), lambda job: job, workers):
+            seen.append(key)
+    assert seen == [0, 1] and threading.active_count() <= before
+
+
+def test_a_signal_ends_it_at_once():
+    """As a stage is stopped: an exception out of the handler, while this thread waits for a slow batch."""
+
+    class Stopped(Exception):
+        pass
+
+    def stop(signum, frame):
+        raise Stopped
+
+    def make(job):
+        time.sleep(0.4)
+
+    threads, before = threading.active_count(), signal.signal(signal.SIGUSR1, stop)
+    began = time.monotonic()
+    try:
+        with pytest.raises(Stopped):
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+            for _, parts in ahead(plan(50), make, 1):
+                for part in parts:
+                    part()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert time.monotonic() - began < 10, "the batches begun are waited for, no others, which would take a minute"
+    wait(lambda: threading.active_count() <= threads, 60, "its threads to end")

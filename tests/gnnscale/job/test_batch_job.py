@@ -1,0 +1,138 @@
+"""What a batch job does with its stages, each a line of sh here. With a job's whole script: test_launch.py."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from gnnscale.job import batch_job
+from tests.support import corpus
+from tests.support.cluster import wait
+
+
+def planned(folder, line="", **more):
+    (folder / "attempts" / "1").mkdir(parents=True, exist_ok=True)
+    return {
+        "folder": str(folder),
+        "number": 1,
+        "first": 0,
+        "nodes": 1,
+        "per_node": 1,
+        "after": None,
+        "check": None,
+        "command": f"sh -c '{line}'",
+    } | more
+
+
+class Started:
+    """gnnscale.job.batch_job at work, in an allocation as PBS describes one."""
+
+    def __init__(self, place, stages, env=None, **more):
+        plan = {"scheduler": "pbs", "interface": None, "seconds": None, "slots": None, "stages": stages} | more
+        (place / "plan").write_text(json.dumps(plan))
+        (place / "nodes").write_text("n1\n")
+        here = os.environ | corpus.ENV | {"PBS_JOBID": "7.server", "PBS_NODEFILE": str(place / "nodes")} | (env or {})
+        self.place = place
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "gnnscale.job.batch_job"],
+            stdin=open(place / "plan"),
+            env=here,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def wait(self, *names):
+        for name in names:
+            wait(lambda name=name: (self.place / name).exists() or self.process.poll() is not None, 60, name)
+            assert (self.place / name).exists(), self.process.stdout.read()
+
+    def end(self, expected):
+        said, _ = self.process.communicate(timeout=60)
+        assert self.process.returncode == expected, said
+        return said
+
+
+def code(folder):
+    return json.loads((folder / "attempts" / "1" / "exit.json").read_text())["code"]
+
+
+@pytest.mark.parametrize("check", [None, "true"], ids=["at once", "after a look at its nodes"])
+def test_one_that_cannot_be_started_is_nothing_to_the_others(tmp_path, check):
+    a, b = tmp_path / "a", tmp_path / "b"
+    (a / "attempts" / "1" / "stdout").mkdir(parents=True)  # where its output was to go
+    said = Started(tmp_path, [planned(a, check=check), planned(b, "sleep 1; touch done")]).end(1)
+    assert said == f"{a / 'attempts' / '1' / 'stdout'}: Is a directory\n"
+    assert (code(a), code(b)) == (1, 0) and (b / "done").exists()
+
+
+@pytest.mark.parametrize(("number", "expected"), [(errno.ENOSPC, 74), (errno.EDQUOT, 74), (errno.ENOENT, 1)])
+def test_a_full_disk_is_told_by_its_code(tmp_path, number, expected):
+    batch_job.Attempt(planned(tmp_path), "7", ["n1"], "n1", 1).fail(OSError(number, "so", "x"))
+    assert code(tmp_path) == expected
+
+
+def test_one_that_cannot_be_told_is_nothing_to_the_others(tmp_path):
+    """By files, as it is in a container: here the first cannot be written."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    deaf = "ln -s /nowhere/at/all attempts/1/SIGUSR1; touch ready; until [ -e ../go ]; do sleep 0.05; done"
+    hears = "touch ready; until [ -e attempts/1/SIGUSR1 ]; do sleep 0.05; done; exit 75"
+    started = Started(tmp_path, [planned(a, deaf, by_file=True), planned(b, hears, by_file=True)])
+    started.wait("a/ready", "b/ready")
+    started.process.send_signal(signal.SIGUSR1)
+    started.wait("b/attempts/1/exit.json")
+    (tmp_path / "go").touch()
+    assert "SIGUSR1: No such file or directory" in started.end(75)
+    assert (code(a), code(b)) == (0, 75)
+
+
+@pytest.mark.parametrize(("given", "first", "second"), [("", "0", "1"), ("4,7", "4", "7")])
+def test_each_that_runs_beside_others_is_shown_a_gpu_of_its_own(tmp_path, given, first, second):
+    """And the next the one that has become free; of those that the scheduler gave, if it gave some."""
+    line = "echo $CUDA_VISIBLE_DEVICES >gpu; until [ -e go ]; do sleep 0.05; done"
+    stages = [planned(tmp_path / name, line) for name in "abc"]
+    started = Started(tmp_path, stages, {"CUDA_VISIBLE_DEVICES": given}, slots=2, gpus=["CUDA_VISIBLE_DEVICES", 2])
+    started.wait("a/gpu", "b/gpu")
+    (tmp_path / "b" / "go").touch()
+    started.wait("c/gpu")
+    for name in "ac":
+        (tmp_path / name / "go").touch()
+    started.end(0)
+    assert [(tmp_path / name / "gpu").read_text().strip() for name in "abc"] == [first, second, second]
+
+
+class Endless:
+    """A launcher's process that does not end."""
+
+    def __init__(self):
+        self.told = []
+
+    def poll(self):
+        return None
+
+    def send_signal(self, signum):
+        self.told.append(signum)
+
+
+def test_failures_are_looked_for_seldom_and_soon_enough(tmp_path, monkeypatch):
+    """A minute and a half, of which each look takes a tenth of a second; in the middle a rank fails."""
+    clock, reads = [100.0], []
+    monkeypatch.setattr(batch_job.time, "monotonic", lambda: clock[0])
+    attempt = batch_job.Attempt(planned(tmp_path), "7", ["n1"], "n1", 1)
+    attempt.process, real = Endless(), attempt.first_failure
+    attempt.first_failure = lambda: reads.append(clock[0]) or real()
+    ended = {}
+    for tick in range(900):
+        clock[0] = 100.0 + tick / 10
+        if tick == 300:
+            (tmp_path / "attempts" / "1" / "failed").write_text("3 1 n2\n")
+        attempt.look()
+        for signum in attempt.process.told:
+            ended.setdefault(signum, tick / 10 - 30)
+    assert attempt.process.told == [signal.SIGTERM, signal.SIGKILL] and len(reads) <= 90 / batch_job.LOOK + 1
+    for signum, after in ((signal.SIGTERM, batch_job.GRACE), (signal.SIGKILL, batch_job.GRACE + batch_job.MERCY)):
+        assert after < ended[signum] < after + 2 * batch_job.LOOK + 0.2

@@ -1,0 +1,329 @@
+"""The stages convert and shards: whoever converts, in how many pieces and however often killed, the same comes out."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from gnnscale.contract import errors, files, stage_run
+from gnnscale.contract.dataset_card import ShardCard
+from gnnscale.contract.settings import ConvertSettings, PartSettings
+from gnnscale.data.conversion import parallel, work_items
+from gnnscale.data.storage import adios, mapped
+from gnnscale.data.storage import packed as storage_packed
+from gnnscale.data.storage.manifest import composition
+from gnnscale.job import stage_process
+from gnnscale.stages import convert
+from gnnscale.stages import convert_part as part_stage
+from tests.support import layouts
+from tests.support.corpus import ENV, directory, execute, result
+
+LOT, SHARD = 96, 40  # structures: a lot of each file, in three shards
+SMALL = f"""
+from gnnscale.data.conversion import work_items
+from gnnscale.data.storage import adios
+from gnnscale.job import stage_process
+from gnnscale.stages import convert
+work_items.LOT, adios.SHARD = {LOT}, {SHARD}
+stage_process.run(convert.main)
+"""
+SLOW = """
+import time
+from gnnscale.data.conversion import work_items
+
+def convert(*words, fast=work_items.convert):
+    time.sleep(0.5)
+    fast(*words)
+
+work_items.convert = convert
+"""  # before SMALL, so that a kill comes in time
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """Six files of 96 frames: molecules with a flaw in some, so that there is something to skip."""
+    folder = tmp_path_factory.mktemp("raw")
+    for number in range(6):
+        known = [s for seed in range(11) for s in layouts.molecules(seed=100 * number + seed)][:96]
+        for k in (5, 50, 95):
+            known[k].positions[1] = known[k].positions[0] + 0.03
+        known[20] = known[20]._replace(numbers=np.array([8]), positions=np.zeros((1, 3)), forces=np.zeros((1, 3)))
+        (folder / f"{number}").mkdir()
+        layouts.extxyz(folder / f"{number}", known)
+    return folder
+
+
+def asked(raw, kind=ConvertSettings, **more):
+    return kind(dataset="extxyz", name="mine", options={"raw": str(raw)}, **more)
+
+
+def start(made, before="", **env):
+    """The stage with small lots and shards, in a process of its own."""
+    command = [sys.executable, "-c", before + SMALL, str(made)]
+    return subprocess.Popen(
+        command, env=os.environ | ENV | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def here(made):
+    """The same in this process, which has imported everything already."""
+    run = stage_run.Run(made)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(work_items, "LOT", LOT)
+        patch.setattr(adios, "SHARD", SHARD)
+        stage_process.finish(
+            run, part_stage.main if run.spec.settings.kind == "convert_part" else convert.main, first=True
+        )
+    return made
+
+
+def finish(process):
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, out + err
+    return out
+
+
+def outcome(made):
+    """Everything that later stages can see, byte for byte."""
+    done = result(made)
+    return done.digest, done.values, files.read_model(made / "card.json", ShardCard)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(raw, tmp_path_factory):
+    return here(directory(tmp_path_factory.mktemp("one"), "convert/mine", asked(raw)))
+
+
+# ------------------------------------------------------------------------------------------------- the same comes out
+def test_what_is_expected_comes_out(undisturbed, raw):
+    _, values, card = outcome(undisturbed)
+    assert values["structures"] == 6 * (96 - 4) and values["skipped"] == 6 * 4
+    assert card.skipped == {"atoms closer than 0.1 A": 18, "isolated atom: a reference, not a structure": 6}
+    made = mapped.open(undisturbed / "shards", check=True)
+    assert len(made.manifest.shards) == 18 and made.manifest.shards[0].name == "00000-000.bp"
+    origins = [made.origin(k) for k in range(len(made))]
+    assert len(set(origins)) == len(made) and "0/mine.extxyz number 5" not in origins
+    assert origins[:6] == [f"0/mine.extxyz number {k}" for k in (0, 1, 2, 3, 4, 6)]
+    assert origins[-1] == "5/mine.extxyz number 93"  # 94 is left out; the isolated atom has no number
+
+
+def test_in_parts(undisturbed, raw, tmp_path):
+    needs = {}
+    for part in range(4):
+        needs[f"convert_part/mine.{part}"] = here(
+            directory(tmp_path, f"convert_part/mine.{part}", asked(raw, PartSettings, part=part, parts=4))
+        )
+    whole = here(directory(tmp_path, "convert/mine", asked(raw), needs))
+    assert outcome(whole) == outcome(undisturbed)
+    one = next(whole.glob("shards/*.bp/data.0"))
+    assert one.stat().st_nlink == 2, "a hard link: no second copy"
+    assert sorted(result(made).values["structures"] for made in needs.values()) == [92, 92, 184, 184]
+
+
+def test_more_parts_than_lots_and_a_part_that_is_missing(undisturbed, raw, tmp_path):
+    needs = {}
+    for part in range(9):
+        made = directory(tmp_path, f"convert_part/mine.{part}", asked(raw, PartSettings, part=part, parts=9))
+        needs[f"convert_part/mine.{part}"] = here(made)
+    assert sorted(result(made).values["structures"] for made in needs.values()) == [0, 0, 0, *[92] * 6]
+    assert outcome(here(directory(tmp_path, "convert/mine", asked(raw), needs))) == outcome(undisturbed)
+    del needs["convert_part/mine.0"]
+    with pytest.raises(errors.Refusal, match="lot 0 was never finished"):
+        here(directory(tmp_path, "convert/less", asked(raw), needs))
+
+
+def test_on_two_ranks(undisturbed, raw, tmp_path):
+    made = directory(tmp_path, "convert/mine", asked(raw))
+    both = [start(made, RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE="2") for r in range(2)]
+    for process in both:
+        finish(process)
+    assert outcome(made) == outcome(undisturbed)
+    assert not list(made.glob(".rank*"))
+    assert json.loads((made / "progress.json").read_text())["done"] == 570  # read, before atoms are looked at
+
+
+def test_a_rank_that_fails_is_told_by_the_first(raw, tmp_path):
+    made = directory(tmp_path, "convert/mine", asked(tmp_path / "raw"))
+    (tmp_path / "raw").mkdir()
+    for k, folder in enumerate(sorted(raw.iterdir())):
+        text = (folder / "mine.extxyz").read_text()
+        (tmp_path / "raw" / f"{k}.extxyz").write_text(text if k < 5 else text.replace("energy=", "energie="))
+    both = [start(made, RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE="2") for r in range(2)]
+    said = [process.communicate(timeout=240)[1] for process in both]
+    assert [process.returncode for process in both] == [64, 64]
+    assert "rank 1: " in said[0] and "no energy=" in said[0] and "5.extxyz" in said[0] and "Traceback" not in said[0]
+    (tmp_path / "raw" / "5.extxyz").write_text((raw / "5" / "mine.extxyz").read_text())
+    assert result(here(made)).values["structures"] == 552
+
+
+def test_an_error_from_before_the_first_rank_began(raw, tmp_path, monkeypatch):
+    """It stands, unless it was of an earlier attempt, whose rank takes it back as soon as it begins."""
+    made = directory(tmp_path, "convert/mine", asked(raw))
+    past = {"done": 0, "time": time.time() - 60, "error": "no energy"}
+    parallel.voice(made, 1).write_text(json.dumps(past))
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(parallel, "START", 3.0)
+    began = time.monotonic()
+    with pytest.raises(parallel.Lost, match="rank 1: no energy"):
+        here(made)
+    assert time.monotonic() - began > 3.0, "the time that the other rank has to begin"
+    monkeypatch.setattr(parallel, "START", 600.0)
+    other = start(made, RANK="1", LOCAL_RANK="1", WORLD_SIZE="2")
+    assert result(here(made)).values["structures"] == 552
+    finish(other)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_at_random_points_it_goes_on(undisturbed, raw, tmp_path, seed):
+    """Two kills each; and one shard is then altered, as a disk might."""
+    rng, made, seen = random.Random(seed), directory(tmp_path, "convert/mine", asked(raw)), 0
+    for _ in range(2):
+        process = start(made, SLOW)
+        wanted = seen + rng.randint(1, 4)
+        while process.poll() is None and len(list(made.glob("lots/*.json"))) < wanted:
+            time.sleep(0.002)
+        time.sleep(rng.random() * 0.05)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert not (made / "result.json").exists()
+        before, seen = seen, len(list(made.glob("lots/*.json")))
+        assert seen > before, "what was done is kept"
+    kept = {path: path.stat().st_mtime_ns for path in sorted(made.glob("shards/*.bp/data.0"))[: seen - 1]}
+    spoiled = rng.choice([*kept])
+    content = bytearray(spoiled.read_bytes())
+    content[rng.randrange(len(content))] ^= 1
+    spoiled.write_bytes(content)
+    assert outcome(here(made)) == outcome(undisturbed)
+    lot = spoiled.parent.name.split("-")[0]
+    again = [path for path, when in kept.items() if path.stat().st_mtime_ns != when]
+    assert spoiled in again and all(path.parent.name.startswith(lot) for path in again)
+
+
+def test_told_to_stop_it_stops_and_goes_on(undisturbed, raw, tmp_path):
+    made = directory(tmp_path, "convert/mine", asked(raw))
+    process = start(made, SLOW)
+    while process.poll() is None and not list(made.glob("lots/*.json")):
+        time.sleep(0.002)
+    process.terminate()
+    assert process.wait(60) == 75 and "stopped" in process.communicate()[0]
+    assert outcome(here(made)) == outcome(undisturbed)
+
+
+def test_memory_does_not_grow_with_the_data(tmp_path):
+    """Ten times the structures, in one file that cannot be cut: what is held at a time is one shard."""
+    peaks = []
+    for count in (1, 1, 10):
+        folder = tmp_path / f"raw{len(peaks)}"
+        folder.mkdir()
+        path = layouts.extxyz(folder, [s for seed in range(20) for s in layouts.crystals(seed=seed)])
+        path.write_text(path.read_text() * count)
+        made = directory(tmp_path, f"convert/{len(peaks)}", asked(folder))
+        tracemalloc.start()
+        here(made)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    shards_made = len(list(made.glob("shards/*.bp")))
+    assert shards_made >= 45
+    metadata = sum(path.stat().st_size for path in made.glob("lots/*.json"))
+    assert peaks[2] < peaks[1] + 8 * metadata, f"{peaks}, metadata {metadata}"  # as objects larger than as text
+
+
+# ------------------------------------------------------------------------------------------------------- what is left out
+def test_quarantined_structures_are_left_out_and_counted(undisturbed, raw, tmp_path):
+    rows = [
+        ("mine", "0/mine.extxyz", 1, ["net force", "outlier"]),
+        ("mine", "5/mine.extxyz", 93, ["outlier"]),
+        ("other", "0/mine.extxyz", 2, ["outlier"]),
+        ("mine", "0/mine.extxyz", 5, ["both this and too close"]),
+    ]
+    listed = [dict(zip(("source", "unit", "number", "reasons"), row)) for row in rows]
+    (tmp_path / "list.json").write_text(json.dumps({"structures": listed}), "utf-8-sig")  # as some editors do
+    lines = ["source,unit,number,reasons", *(f"{s},{u},{n},{'; '.join(sorted(r))}" for s, u, n, r in rows)]
+    (tmp_path / "list.csv").write_text("\n".join(lines) + "\n", "utf-8-sig")
+    cards = []
+    for kind in ("json", "csv"):
+        made = directory(tmp_path, f"convert/{kind}", asked(raw, quarantine=str(tmp_path / f"list.{kind}")))
+        cards.append(outcome(here(made))[2])
+    assert cards[0] == cards[1]
+    assert cards[0].skipped == {
+        "atoms closer than 0.1 A": 17,
+        "isolated atom: a reference, not a structure": 6,
+        "quarantined: both this and too close": 1,
+        "quarantined: net force; outlier": 1,
+        "quarantined: outlier": 1,
+    }
+    whole, less = adios.read(undisturbed / "shards"), adios.read(made / "shards")
+    assert len(less.energy) == len(whole.energy) - 2
+    np.testing.assert_array_equal(np.delete(whole.energy, [1, -1]), less.energy)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("{}", "unreadable"), ('{"structures": [{"unit": "a"}]}', "entry 1: 'number' is missing"), (None, "no such list")],
+)
+def test_a_list_that_is_none(raw, tmp_path, text, words):
+    if text is not None:
+        (tmp_path / "list.json").write_text(text)
+    made = directory(tmp_path, "convert/mine", asked(raw, quarantine=str(tmp_path / "list.json")))
+    with pytest.raises(files.BadFile, match=words):
+        here(made)
+
+
+# ----------------------------------------------------------------------------------------------------------- the card
+def test_the_card_agrees_with_the_shards(converted):
+    for made in converted.values():
+        packed = adios.read(made / "shards")
+        card = files.read_model(made / "card.json", ShardCard)
+        assert card.content == storage_packed.content(packed)
+        assert sum(count.structures for count in card.counts.values()) == len(packed.energy) == 48
+        assert sum(count.atoms for count in card.counts.values()) == len(packed.numbers)
+        assert card.force_rms > 0.1 and card.energy_rms > 0
+
+
+def test_the_card_by_another_route(undisturbed):
+    """From all arrays at once, by least squares on the structures themselves."""
+    packed, (_, _, card) = adios.read(undisturbed / "shards"), outcome(undisturbed)
+    train, (_, counts) = packed.split == 0, composition(packed)
+    mean = packed.energy[train].sum() / counts[train].sum()
+    fitted, _, rank, _ = np.linalg.lstsq(counts[train], packed.energy[train] - mean * counts[train].sum(1), rcond=1e-10)
+    np.testing.assert_allclose(list(card.references.values()), mean + fitted, rtol=1e-8)
+    assert card.reference_rank == rank == 3 and list(card.elements) == ["H", "C", "N", "O"]
+    left = (packed.energy - counts @ (mean + fitted))[train] / packed.natoms[train]
+    assert card.energy_rms == pytest.approx(np.sqrt((left**2).mean()), rel=1e-8)
+    forces = packed.forces[np.repeat(train, packed.natoms)].astype(float)
+    assert card.force_rms == pytest.approx(np.sqrt((forces**2).mean()), rel=1e-8)
+    assert card.counts["train"].edges == packed.nedges[train].sum()
+    assert card.counts["train"].groups == len(np.unique(packed.group[train]))
+
+
+def test_the_result_lists_every_file_and_what_was_skipped(converted):
+    made = converted["convert/organic"]
+    done = result(made)
+    assert {"card.json", "shards/manifest.json", "shards/00000-000.bp/data.0"} <= set(done.outputs)
+    assert done.values["skipped"] == sum(json.loads((made / "card.json").read_text())["skipped"].values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dataset": "generatd", "name": "x"}, "known: "),
+        ({"dataset": "generated", "name": "x", "options": {"source": "bulk", "structures": 4, "frames": 3}}, "frames"),
+        ({"dataset": "generated", "name": "x", "options": {"source": "bulk", "structures": 3}}, "no structure falls"),
+    ],
+)
+def test_bad_input_is_told_in_words(tmp_path, settings, message):
+    made = directory(tmp_path, "convert/x", ConvertSettings(**settings))
+    done = execute(made)
+    assert done.returncode == 64
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (made / "result.json").exists()
+    assert message in (made / "error.json").read_text()

@@ -1,0 +1,411 @@
+"""Training on one rank: resumed = uninterrupted, in pieces = at once, and what is lacking or broken does no harm."""
+
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gnnscale.contract import files, stage_run
+from gnnscale.contract.dataset_card import ShardCard
+from gnnscale.contract.errors import Refusal
+from gnnscale.contract.results import Diverged, TrainedModel
+from gnnscale.contract.settings import OptimSettings
+from gnnscale.data.loading import corpus as loader
+from gnnscale.data.storage import adios, mapped
+from gnnscale.inference import prediction_errors
+from gnnscale.models.registry import build
+from gnnscale.train import checkpoint, deepspeed_engine, loop
+from gnnscale.train import loss as train_loss
+from gnnscale.train import normalisation as train_normalisation
+from gnnscale.train.loss import objective, penalties
+from gnnscale.train.muon import Muon, orthogonal
+from gnnscale.train.normalisation import Normalisation
+from tests.support.corpus import ENV, TINY, execute, result
+from tests.support.training import assert_equal, here, losses, metrics, prepare, settings, weights
+
+GRADIENT = {"model": {"forces": "gradient"}}
+STRESS = GRADIENT | {"optim": {"stress_weight": 0.5}}
+SLOW = """
+import time
+from gnnscale.job import stage_process
+from gnnscale.stages.train import main
+from gnnscale.train import deepspeed_engine
+
+def step(*words, fast=deepspeed_engine.Engine.step):
+    time.sleep(0.2)
+    return fast(*words)
+
+deepspeed_engine.Engine.step = step
+stage_process.run(main)
+"""  # so that a kill comes in time
+
+
+@pytest.fixture(scope="module")
+def undisturbed(converted, tmp_path_factory):
+    return here(prepare(tmp_path_factory.mktemp("train"), converted, "undisturbed"))
+
+
+def test_training_learns_and_says_what_it_took(undisturbed):
+    trained = files.read_model(undisturbed / "model.json", TrainedModel)
+    lines = metrics(undisturbed)
+    assert lines[-1].step == trained.steps == 20
+    assert trained.structures == 40 and trained.structures_seen == 160
+    assert trained.atoms_seen == 4 * trained.atoms, "four epochs see every atom four times"
+    epochs = np.array([line.loss for line in lines]).reshape(4, 5).mean(1)  # each over the same forty structures
+    assert epochs[-1] < 0.95 * epochs[0]
+    learnt = sum(
+        t.numel()
+        for n, t in weights(undisturbed).items()
+        if n not in ("references", "energy_scale", "force_scale") and not n.endswith(".scale")
+    )
+    assert learnt == trained.parameters
+
+
+def test_killed_and_torn_equals_uninterrupted(converted, undisturbed, tmp_path):
+    made = prepare(tmp_path, converted, runtime={"checkpoint_seconds": 0.001})
+    command = [sys.executable, "-c", SLOW, str(made)]
+    process = subprocess.Popen(command, env=os.environ | ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    root = made / "checkpoints"
+    while len(checkpoint.listed(root)) < 2:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (made / "result.json").exists()
+    newest = checkpoint.listed(root)[-1]
+    part = next(newest.glob("*.safetensors"))
+    part.write_bytes(part.read_bytes()[:-100])
+    done = execute(made)
+    assert done.returncode == 0, done.stderr
+    assert f"{newest.name} is torn" in done.stdout and "going on from step" in done.stdout
+    assert (made / "model.safetensors").read_bytes() == (undisturbed / "model.safetensors").read_bytes()
+    assert losses(made) == losses(undisturbed)
+    assert result(made).attempts == 2
+
+
+@pytest.mark.parametrize(
+    ("runtime", "changes"),
+    [
+        ({}, {"optim": {"ema": 0.9, "precision": "bf16", "loss": "huber"}}),
+        ({}, {"optim": {"optimizer": "muon"}}),
+        ({"micro_batch_edges": 200}, STRESS),
+        ({"zero_stage": 2}, GRADIENT | {"optim": {"ema": 0.9}}),
+        ({"zero_stage": 3, "activation_checkpointing": True}, {}),
+    ],
+    ids=["ema-bf16", "muon", "micro-stress", "zero2-ema", "zero3"],
+)
+def test_stopped_equals_uninterrupted(converted, tmp_path, runtime, changes):
+    whole = here(prepare(tmp_path, converted, "whole", runtime, **changes))
+    made = prepare(tmp_path, converted, "stopped", runtime, **changes)
+    here(made, stop_at=7)
+    assert [path.name for path in checkpoint.listed(made / "checkpoints")] == ["step-000000007"]
+    here(made)
+    assert losses(made) == losses(whole)
+    for name, tensor in weights(whole).items():
+        assert torch.equal(weights(made)[name], tensor), f"{name}: bit for bit"
+
+
+def test_a_run_goes_on_under_another_zero_stage(converted, undisturbed, tmp_path):
+    made = prepare(tmp_path, converted)
+    for step, stage_of_zero in ((4, 0), (7, 3), (10, 1), (13, 2), (16, 3), (None, 0)):
+        spec = stage_run.Run(made).spec
+        runtime = spec.runtime.model_copy(update={"zero_stage": stage_of_zero})
+        files.write_model(made / "spec.json", spec.model_copy(update={"runtime": runtime}))
+        here(made, stop_at=step)
+    assert_equal(undisturbed, made)
+
+
+@pytest.mark.parametrize("changes", [{}, STRESS], ids=["direct", "stress"])
+@pytest.mark.parametrize(
+    "runtime",
+    [
+        {"micro_batch_edges": 1},
+        {"micro_batch_edges": 300, "zero_stage": 2},
+        {"activation_checkpointing": True},
+        {"edge_chunk": 100},
+    ],
+    ids=["one-by-one", "zero2", "checkpointing", "edge-chunk"],
+)
+def test_saving_memory_changes_nothing(converted, undisturbed, tmp_path, changes, runtime):
+    whole = here(prepare(tmp_path, converted, "whole", **changes)) if changes else undisturbed
+    assert_equal(whole, here(prepare(tmp_path, converted, "saving", runtime, **changes)))
+
+
+class Products(TorchDispatchMode):
+    """The types in which matrix products are done."""
+
+    def __init__(self):
+        super().__init__()
+        self.types = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.bmm.default):
+            self.types |= {(func._schema.name, args[-1].dtype)}
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("changes", [{}, GRADIENT], ids=["direct", "gradient"])
+def test_bf16_multiplies_in_bf16_and_learns_alike(converted, tmp_path, changes):
+    fp32, bf16 = (
+        here(prepare(tmp_path, converted, precision, **changes | {"optim": {"precision": precision, "epochs": 8}}))
+        for precision in ("fp32", "bf16")
+    )
+    a, b = (np.mean([line.loss for line in metrics(made)[-5:]]) for made in (fp32, bf16))  # an epoch
+    assert b < 0.9 * metrics(bf16)[0].loss
+    assert b == pytest.approx(a, rel=0.03)
+    assert all(tensor.dtype != torch.bfloat16 for tensor in weights(bf16).values())
+    with Products() as products:
+        here(prepare(tmp_path, converted, "seen", **changes | {"optim": {"precision": "bf16", "epochs": 0.1}}))
+    assert {kind for _, kind in products.types} == {torch.bfloat16}, products.types
+
+
+def test_a_running_mean_is_what_is_validated_and_saved(converted, tmp_path, monkeypatch):
+    seen, engine_step = [], deepspeed_engine.Engine.step
+
+    def step(self, rate, number):
+        seen.extend([] if seen else [{name: p.detach().clone() for name, p in self.named.items()}])
+        norm = engine_step(self, rate, number)
+        seen.append({name: p.detach().clone() for name, p in self.named.items()})
+        return norm
+
+    monkeypatch.setattr(deepspeed_engine.Engine, "step", step)
+    made = here(prepare(tmp_path, converted, optim={"ema": 0.8}))
+    saved = weights(made)
+    for name, mean in seen[0].items():
+        for number, now in enumerate(seen[1:], 1):
+            decay = min(0.8, number / (number + 9))
+            mean = mean * decay + now[name] * (1 - decay)
+        torch.testing.assert_close(saved[name], mean, rtol=1e-5, atol=1e-6)
+        assert not torch.equal(saved[name], seen[-1][name])
+    model = prediction_errors.restore(made, files.read_model(made / "model.json", TrainedModel))
+    corpus = loader.load({need.removeprefix("convert/"): path for need, path in converted.items()}, "validation", 4.0)
+    batch, optim = loader.batch(corpus, np.arange(len(corpus))), settings(optim={"ema": 0.8}).optim
+    sums = penalties(model, train_normalisation.pooled(corpus.cards), *batch, optim).detach().numpy()
+    expected, _ = objective(sums, corpus.labels.sum(0), optim)
+    assert metrics(made)[-1].validation == pytest.approx(expected, rel=1e-6)
+
+
+def test_validation_is_not_the_fullest_moment(converted, tmp_path, monkeypatch):
+    """Steps are what is planned for."""
+    steps, validations, real = [], [], loop.Trainer.penalties
+
+    def penalties(self, graphs, labels):
+        (steps if torch.is_grad_enabled() else validations).append(len(graphs.source))
+        return real(self, graphs, labels)
+
+    monkeypatch.setattr(loop.Trainer, "penalties", penalties)
+    here(prepare(tmp_path, converted, optim={"batch": 3}))
+    assert max(validations) == max(steps) == 3
+
+
+# ---------------------------------------------------------------------------------------------------- what goes wrong
+def test_a_diverged_run_is_a_result(converted, tmp_path):
+    made = here(prepare(tmp_path, converted, optim={"learning_rate": 1e30, "epochs": 8.0}))
+    assert files.read_model(made / "model.json", TrainedModel).diverged
+    said = files.read_model(made / "diverged.json", Diverged)
+    assert len(said.structures) == 8 and all(len(words.split()) == 3 for words in said.structures)
+    assert {words.split()[1] for words in said.structures} <= {"bulk", "organic"}
+    assert said.step == files.read_model(made / "model.json", TrainedModel).steps
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_a_gradient_that_is_not_finite_changes_nothing(converted, tmp_path, zero):
+    before = here(prepare(tmp_path, converted, "before", {"zero_stage": zero}), stop_at=5)
+    made = prepare(tmp_path, converted, "made", {"zero_stage": zero})
+    steps, share = iter(range(100)), train_loss.share
+
+    def poisoned(sums, *others):
+        bad = torch.sqrt(sums[0] - sums[0].detach())  # 0, with an infinite slope
+        return share(sums, *others) + (bad if next(steps) == 5 else 0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_loss, "share", poisoned)
+        here(made)
+    said = files.read_model(made / "diverged.json", Diverged)
+    assert (said.what, said.step) == ("gradient", 5)
+    read = checkpoint.look(checkpoint.listed(before / "checkpoints")[-1]).reader()
+    for name, tensor in weights(made).items():
+        if name.startswith("backbone.") and not name.endswith(".scale"):
+            assert torch.equal(tensor, read(f"{name}|weight")), name
+
+
+def relabelled(converted, tmp_path, change, split=None):
+    """The same datasets with other labels: card.json as the convert stage would have written it for them."""
+    needs = {}
+    for need, path in converted.items():
+        needs[need] = tmp_path / need
+        shutil.copytree(path, needs[need])
+        packed = change(need, adios.read(path / "shards"))
+        write_packed(needs[need], packed)
+    return needs
+
+
+def write_packed(made, packed):
+    card, there = files.read_model(made / "card.json", ShardCard), made / "shards"
+    units, name = mapped.open(there).units, "00000.bp"
+    shutil.rmtree(there)
+    there.mkdir()
+    entry = adios.write_packed(there / name, packed, card.cutoff, units)
+    adios.join(there, [entry])
+    rms = math.sqrt(entry.sums.forces_squared / entry.sums.forces) if entry.sums.forces else math.nan
+    files.write_model(made / "card.json", card.model_copy(update={"force_rms": rms}))
+
+
+def without_forces(packed):
+    return packed._replace(forces=np.full_like(packed.forces, np.nan))
+
+
+def test_a_source_without_forces_teaches_its_energies(converted, tmp_path):
+    needs = relabelled(converted, tmp_path, lambda need, p: without_forces(p) if "organic" in need else p)
+    made = here(prepare(tmp_path, needs))
+    assert metrics(made)[-1].loss < metrics(made)[0].loss and np.isfinite(metrics(made)[-1].validation)
+
+
+@pytest.mark.parametrize(
+    ("change", "changes", "runtime", "words"),
+    [
+        (None, {"structures": 10_000}, {}, "10000 training structures asked for"),
+        (without_forces, {}, {}, "force_weight is 1, but none of the 40 training structures has a label of its forces"),
+        (lambda p: p._replace(energy=p.energy * np.nan), {}, {}, "energy_weight is 1, but none"),
+        (lambda p: p._replace(stress=p.stress * np.nan), STRESS, {}, "stress_weight is 0.5, but none"),
+        (lambda p: p._replace(split=np.where(p.split == 1, 2, p.split)), {}, {}, "validation split"),
+        (None, {"optim": {"energy_weight": 0, "force_weight": 0}}, {}, "are all 0"),
+        (None, GRADIENT, {"zero_stage": 3}, "ZeRO 3 cannot train gradient forces"),
+        (None, {"optim": {"optimizer": "muon"}}, {"zero_stage": 1}, "muon needs whole matrices"),
+        (None, {"optim": {"ema": 0.9}}, {"zero_stage": 3}, "running mean"),
+    ],
+    ids=["too-many", "no-forces", "no-energies", "no-stress", "no-validation", "no-weight", "zero3", "muon", "ema"],
+)
+def test_what_cannot_work_is_refused_in_words(converted, tmp_path, change, changes, runtime, words):
+    needs = relabelled(converted, tmp_path, lambda _, packed: change(packed)) if change else converted
+    with pytest.raises(Refusal, match=words) as refusal:
+        here(prepare(tmp_path, needs, runtime=runtime, **changes))
+    assert refusal.value.hint
+
+
+def test_an_undone_need_is_named(tmp_path, converted):
+    done = execute(prepare(tmp_path, {"convert/x": tmp_path / "convert" / "x"}))
+    assert done.returncode == 64
+    assert "needs convert/x, which is not done" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_checkpoint_of_another_training_is_refused(converted, tmp_path):
+    made = here(prepare(tmp_path, converted), stop_at=3)
+    spec = stage_run.Run(made).spec
+    files.write_model(made / "spec.json", spec.model_copy(update={"key": "f" * 16}))
+    with pytest.raises(Refusal, match="belongs to another training"):
+        here(made)
+
+
+def test_stress_needs_gradient_forces():
+    with pytest.raises(ValidationError, match="direct forces have no stress"):
+        settings(optim={"stress_weight": 1.0})
+
+
+# ------------------------------------------------------------------------------------------------------- the parts
+def batch_of(converted, config=TINY.model):
+    corpus = loader.load({need.removeprefix("convert/"): path for need, path in converted.items()}, "train", 4.0)
+    normalisation = train_normalisation.pooled(corpus.cards)
+    torch.manual_seed(0)
+    model = build(config, 2, 12.0)
+    for p in model.parameters():
+        p.data += 0.05 * torch.randn_like(p)  # readouts begin at zero
+    model.set_normalisation(*normalisation)
+    return model, normalisation, loader.batch(corpus, np.arange(12)), corpus.labels[:12]
+
+
+def test_missing_labels_count_for_nothing(converted):
+    model, normalisation, (graphs, labels), counts = batch_of(converted, settings(**GRADIENT).model)
+    optim = OptimSettings(stress_weight=1.0)
+    energy, forces, stress = labels.energy.clone(), labels.forces.clone(), labels.stress.clone()
+    energy[3], forces[graphs.structure == 5], stress[0] = torch.nan, torch.nan, torch.nan
+    sums = penalties(model, normalisation, graphs, labels._replace(energy=energy, forces=forces, stress=stress), optim)
+    whole = penalties(model, normalisation, graphs, labels, optim)
+    assert sums.isfinite().all() and (sums < whole).all(), "each kind has lost one"
+    assert counts[0, 2] == 9 and (counts[:, 1] == 3 * torch.bincount(graphs.structure).numpy()).all()
+    sums.sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters()), "a NaN label reaches no gradient"
+
+
+@pytest.mark.parametrize("loss", ["mae", "huber", "l2"])
+def test_the_objective_is_a_mean_over_labels_in_real_units(converted, loss):
+    model, normalisation, (graphs, labels), counts = batch_of(converted, settings(**GRADIENT).model)
+    from gnnscale.models.potential import predict
+
+    predicted = predict(model, graphs, stress=True)
+    natoms, scale = torch.bincount(graphs.structure), normalisation.energy_scale
+    volume = torch.linalg.det(graphs.cell).abs()
+    per_atom = (predicted.energy - labels.energy) / natoms / scale
+    virial = (predicted.stress - labels.stress) * (volume / natoms)[:, None, None] / scale
+    kinds = [per_atom, (predicted.forces - labels.forces) / normalisation.force_scale, virial[virial.isfinite()]]
+    by_hand = {
+        "mae": lambda e: e.abs(),
+        "huber": lambda e: torch.where(e.abs() < 0.01, e**2 / 0.02, e.abs() - 0.005),
+        "l2": lambda e: e**2,
+    }[loss]
+    expected = [float(by_hand(kind).mean().detach()) for kind in kinds]
+    optim = OptimSettings(energy_weight=2.0, force_weight=3.0, stress_weight=5.0, loss=loss)
+    sums = penalties(model, normalisation, graphs, labels, optim).detach().numpy()
+    total, parts = objective(sums, counts.sum(0), optim)
+    assert parts == pytest.approx(expected, rel=1e-4)
+    assert total == pytest.approx(2 * parts[0] + 3 * parts[1] + 5 * parts[2])
+
+
+def test_a_checkpoint_part_is_a_safetensors_file_with_its_digest(tmp_path):
+    tensors = {"a": torch.randn(3, 5), "b": torch.randn(()), "c": torch.randn(7)}
+    layout = [(name, tuple(tensor.shape)) for name, tensor in tensors.items()]
+    digest = checkpoint.write_part(tmp_path / "x.safetensors", layout, iter(tensors.values()))
+    assert digest == files.sha256(tmp_path / "x.safetensors")
+    from safetensors.torch import load_file
+
+    read = load_file(tmp_path / "x.safetensors")
+    assert all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
+
+
+def test_normalisation_survives_sources_that_lack_labels(converted):
+    cards = [files.read_model(path / "card.json", ShardCard) for path in converted.values()]
+    bare = cards[1].model_copy(update={"force_rms": float("nan"), "energy_rms": float("nan")})
+    pooled: Normalisation = train_normalisation.pooled((cards[0], bare))
+    assert pooled.force_scale == pytest.approx(cards[0].force_rms)
+    assert pooled.energy_scale == pytest.approx(cards[0].energy_rms)
+
+
+# ------------------------------------------------------------------------------------------------------------- muon
+@pytest.mark.parametrize("shape", [(8, 8), (24, 8), (8, 40), (1, 16)])
+def test_orthogonal_keeps_directions_and_evens_out_their_size(shape):
+    matrix = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    inside = u.T @ orthogonal(matrix) @ v.T  # diagonal, with singular values near 1
+    assert torch.allclose(inside, torch.diag(inside.diagonal()), atol=1e-8)
+    assert (inside.diagonal() > 0.6).all() and (inside.diagonal() < 1.3).all()
+
+
+def test_muon_is_torchs_with_our_size_and_adamw_elsewhere():
+    generator = torch.Generator().manual_seed(1)
+    start = [torch.randn(16, 8, generator=generator), torch.randn(5, generator=generator)]
+    ours, theirs = ([torch.nn.Parameter(t.clone()) for t in start] for _ in range(2))
+    muon = Muon([{"params": ours[:1], "muon": True}, {"params": ours[1:]}], (0.9, 0.95), 0.1)
+    size = 0.2 * 8 * 2**0.5
+    matrix = torch.optim.Muon(theirs[:1], lr=0.01 * size, weight_decay=0.1 / size, adjust_lr_fn="original")
+    matrix.param_groups[0]["lr"] = 0.01 * size / 2**0.5  # torch multiplies by sqrt(16/8) itself
+    matrix.param_groups[0]["weight_decay"] = 0.1 / size * 2**0.5
+    vector = torch.optim.AdamW(theirs[1:], lr=0.01, betas=(0.9, 0.95), weight_decay=0.1)
+    for _ in range(5):
+        gradients = [torch.randn(t.shape, generator=generator) for t in start]
+        for parameters in (ours, theirs):
+            for p, g in zip(parameters, gradients):
+                p.grad = g.clone()
+        for group in muon.param_groups:
+            group["lr"] = 0.01
+        muon.step(), matrix.step(), vector.step()
+    torch.testing.assert_close(ours[0], theirs[0], rtol=1e-2, atol=2e-3)  # torch's iterates in bf16
+    torch.testing.assert_close(ours[1], theirs[1], rtol=1e-6, atol=1e-7)

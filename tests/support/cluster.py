@@ -1,0 +1,256 @@
+"""Schedulers for the tests of workflow, a private Slurm and a stand-in for PBS; and a study that runs there, through the
+real command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.corpus import ROOT
+from workflow.plan import stage
+from workflow.run_directory import journal
+
+SCRIPT = ROOT / "tests" / "support" / "slurm.sh"
+RUN = [sys.executable, str(ROOT / "workflow" / "run.py")]
+QUICK = {
+    "poll_seconds": 1.0,
+    "command_timeout": 20.0,
+    "late_seconds": 3.0,
+    "signal_seconds": 60,
+}  # of a scheduler nearby
+BEFORE_TRAINING = list(stage.FOLDERS)[: list(stage.FOLDERS).index("audit") + 1]
+
+
+def study(epochs: int) -> dict:
+    """One training, of three steps an epoch: a hundred epochs take some seconds."""
+    return {
+        "title": "One training",
+        "data": [{"name": "bulk", "dataset": "generated", "options": {"source": "bulk", "structures": 60}}],
+        "split": {"validation": 0.1, "test": 0.25},
+        "train": {
+            "model": {"kind": "egnn", "width": 8, "depth": 2, "cutoff": 4.0},
+            "optim": {"epochs": epochs, "batch": 8},
+        },
+        "sweeps": [{"name": "one", "over": {"structures": [24]}}],
+    }
+
+
+SHORT, SOME, LONG = study(2), study(100), study(3000)
+
+
+def spoiled(place: Path, program: str, module: str = "gnnscale.stages.train") -> list[str]:
+    """Lines for the head of a job, with which this module, and nothing else, begins with this program."""
+    folder = place / "spoiled"
+    folder.mkdir()
+    head = f"import os, platform, sys, time\nif {module!r} in sys.orig_argv:\n"
+    (folder / "sitecustomize.py").write_text(head + "".join(f"    {line}\n" for line in program.strip().splitlines()))
+    return [f"export PYTHONPATH={folder}"]
+
+
+def processes(word: str) -> list[tuple[int, str]]:
+    """(pid, directory) of those whose command line holds the word."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*"):
+        try:
+            if word in (each / "cmdline").read_text().split("\0"):
+                found.append((int(each.name), os.readlink(each / "cwd")))
+        except OSError:
+            pass
+    return found
+
+
+def require(what: str, missing: str) -> None:
+    """Skips, or fails where GNNSCALE_REQUIRE says that this must be there: a skip is easily taken for a pass."""
+    assert what not in os.environ.get("GNNSCALE_REQUIRE", "").split(), f"{what} was required, but {missing}"
+    pytest.skip(missing)
+
+
+def missing(*more: str) -> str:
+    """Why this machine cannot bring up a Slurm, or ""."""
+    if os.geteuid() != 0:
+        return "a private Slurm needs root"
+    absent = [name for name in ("slurmctld", "slurmd", "munged", "unshare", *more) if shutil.which(name) is None]
+    if absent:
+        return f"no {', '.join(absent)}: `tests/support/slurm.sh install` brings them"
+    if subprocess.run(["unshare", "--uts", "--mount", "--pid", "--fork", "true"], capture_output=True).returncode:
+        return "no namespaces: this machine cannot be several nodes"
+    return ""
+
+
+class Cluster:
+    """A Slurm, up from `with` to its end, or to the death of this process."""
+
+    kind = "slurm"
+
+    def __init__(self, state: Path, nodes: int = 3, **options: object):
+        self.state, self.nodes = state, nodes
+        self.env = {"GNNSCALE_SLURM": str(state), "SLURM_CONF": str(state / "slurm.conf")}
+        self.options = {name: str(value) for name, value in options.items()}
+
+    def __enter__(self) -> Cluster:
+        self.script("up", str(self.nodes), str(os.getpid()))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.script("down")
+
+    def script(self, *words: str) -> str:
+        return self.call(str(SCRIPT), *words, **self.options)
+
+    def call(self, *command: str, check: bool = True, **env: str) -> str:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ | self.env | env)
+        assert done.returncode == 0 or not check, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def jobs(self) -> list[tuple[str, str, str]]:
+        """(id, name, state) of all that it remembers."""
+        listed = self.call("squeue", "--noheader", "--states=all", "--format=%i %j %T").splitlines()
+        return [tuple(line.split()) for line in listed]
+
+    def active(self) -> list[str]:
+        return [id for id, _, state in self.jobs() if state in ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING")]
+
+    def empty(self) -> None:
+        if left := self.active():
+            self.call("scancel", *left, check=False)  # one may have ended meanwhile
+        wait(lambda: not self.active(), 120, "the cluster to become empty")
+
+
+class StandIn:
+    """The commands of PBS, as tests/support/pbs.py has them."""
+
+    kind = "pbs"
+
+    def __init__(self, state: Path, **conf: object):
+        self.state = state
+        (state / "bin").mkdir(parents=True)
+        (state / "conf.json").write_text(json.dumps(conf))
+        for verb in ("qsub", "qstat", "qselect", "qdel", "qsig", "mpiexec"):
+            path = state / "bin" / verb
+            path.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT / "tests" / "support" / "pbs.py"} {verb} "$@"\n')
+            path.chmod(0o755)
+        self.env = {"PBS_HOME": str(state), "PATH": f"{state / 'bin'}:{os.environ['PATH']}"}
+
+    def call(self, *command: str, check: bool = True, cwd: Path | None = None) -> str:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | self.env, cwd=cwd)
+        assert done.returncode == 0 or not check, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout if check else done.stderr
+
+    def active(self) -> list[str]:
+        return self.call("qselect").split()
+
+    def empty(self) -> None:
+        for id in self.active():
+            self.call("qdel", id, check=False)
+        wait(lambda: not self.active(), 120, "the last jobs to end")
+
+
+def wait(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
+        time.sleep(0.05)
+    return found
+
+
+class Run:
+    """A run directory, and the driver that is at work in it."""
+
+    def __init__(
+        self, cluster: Cluster, place: Path, study: dict, site: dict | None = None, before: Path | None = None
+    ):
+        """`site`: what is said over sites/slurm.yaml or sites/pbs.yaml. `before`: a run directory whose data are taken over."""
+        self.cluster, self.root, self.driver = cluster, place / "run", None
+        self.study = place / "study.yaml"
+        self.study.write_text(json.dumps(study))
+        self.env = os.environ | cluster.env | {"XDG_CONFIG_HOME": str(place / "config")}
+        self.layer(**(site or {}))
+        for folder in sorted({stage.FOLDERS[kind] for kind in BEFORE_TRAINING}) if before is not None else ():
+            shutil.copytree(before / folder, self.root / folder, symlinks=True)
+
+    def layer(self, **said: Any) -> None:
+        """The user's layer of the site."""
+        name = self.cluster.kind
+        path = Path(self.env["XDG_CONFIG_HOME"]) / "gnnscale" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        asked = {"kind": name} | QUICK | said.pop("scheduler", {})
+        path.write_text(json.dumps(said | {"scheduler": asked}))  # JSON is YAML whose times are quoted
+
+    def command(self, *words: str, site: str = "") -> list[str]:
+        return [*RUN, *words, "--site", site or self.cluster.kind, "--study", str(self.study), "--root", str(self.root)]
+
+    def call(self, *words: str, site: str = "", timeout: float = 300) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            self.command(*words, site=site),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=self.env,
+            cwd=self.root.parent,
+        )
+
+    def start(self, *words: str, **env: str) -> subprocess.Popen:
+        self.driver = subprocess.Popen(
+            self.command("run", *words),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=self.env | env,
+            cwd=self.root.parent,
+        )
+        return self.driver
+
+    def end(self, code: int = 0, seconds: float = 900) -> str:
+        """What the driver said, once it has ended with this code."""
+        said, _ = self.driver.communicate(timeout=seconds)
+        assert self.driver.returncode == code, said
+        assert "Traceback" not in said, said
+        return said
+
+    def kill(self) -> None:
+        self.driver.kill()
+        self.driver.communicate()
+
+    def wait(self, condition: Callable[[], Any], what: str, seconds: float = 240) -> Any:
+        def looked() -> Any:
+            if (found := condition()) or self.driver.poll() is None:
+                return found
+            raise AssertionError(f"the driver ended before {what}: {self.driver.stdout.read()}")
+
+        return wait(looked, seconds, what)
+
+    def events(self, kind: str = "") -> list[dict]:
+        return [e for e in journal.read(self.root / "events.jsonl") if not kind or e["event"] == kind]
+
+    def submitted(self) -> list[str]:
+        return [event["job"] for event in self.events("submit")]
+
+    def folder(self, kind: str = "train") -> Path:
+        """Of the only stage of this kind."""
+        return next((self.root / kind).iterdir())
+
+    def running(self) -> str:
+        """The id of the job that is running, once its training has taken steps."""
+        told = [e for e in self.events("job") if e["state"] == "RUNNING"]
+        ids = {e["name"]: e["job"] for e in self.events("submit")}
+        folder = self.root / "train"
+        if told and folder.exists() and (self.folder() / "progress.json").exists():
+            return ids.get(told[-1]["name"], "")
+        return ""
+
+    def steps(self) -> int:
+        return json.loads((self.folder() / "progress.json").read_text())["done"]
+
+    def stop(self) -> None:
+        """Whatever is left of it."""
+        if self.driver is not None and self.driver.poll() is None:
+            self.kill()

@@ -1,0 +1,108 @@
+"""A training step on a graph of any size, and what it needs: for tests and benchmarks of memory and speed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+from gnnscale.architectures.egnn import EGNNConfig
+from gnnscale.atoms.graph import AtomGraphs, Properties
+from gnnscale.contract.settings import OptimSettings
+from gnnscale.contract.stage_spec import Runtime
+from gnnscale.models.registry import build
+from gnnscale.stages.memory_levers import tensor_bytes
+from gnnscale.train import deepspeed_engine, process_group
+from gnnscale.train.loss import penalties
+from gnnscale.train.normalisation import Normalisation
+from gnnscale.train.schedule import parameter_groups
+from tests.benchmarks.plain import HydraLayer
+
+
+def random_graph(atoms: int, degree: int) -> tuple[AtomGraphs, Properties]:
+    generator = torch.Generator().manual_seed(0)
+    receivers = torch.arange(atoms).repeat_interleave(degree)
+    graphs = AtomGraphs(
+        numbers=torch.randint(1, 30, (atoms,), generator=generator),
+        positions=2 * torch.randn(atoms, 3, generator=generator),
+        structure=torch.zeros(atoms, dtype=torch.int64),
+        cell=20 * torch.eye(3)[None],
+        source=torch.zeros(1, dtype=torch.int64),
+        receivers=receivers,
+        senders=torch.randint(0, atoms, (atoms * degree,), generator=generator),
+        shifts=torch.full((atoms * degree, 3), 0.05),  # nobody is at the place of another
+    )
+    forces = torch.randn(atoms, 3, generator=generator)
+    return graphs, Properties(torch.zeros(1, dtype=torch.float64), forces, torch.full((1, 3, 3), torch.nan))
+
+
+def step_of(
+    config: EGNNConfig,
+    graph: tuple[AtomGraphs, Properties],
+    degree: int,
+    optim: OptimSettings,
+    runtime: Runtime,
+    plain: bool = False,
+) -> Callable[[], None]:
+    """`plain`: the paper's network with its layers in the way of HydraGNN, but for the first, which is small."""
+    torch.manual_seed(0)
+    model = build(config, 1, degree, runtime.edge_chunk)
+    if plain:
+        layers = model.backbone.layers
+        for k in range(1, len(layers)):
+            layers[k] = HydraLayer(layers[k])
+    under = deepspeed_engine.Engine(model, parameter_groups(model, config.width, optim), optim, runtime)
+    graphs, labels = graph
+    normalisation = Normalisation(torch.zeros(1, 119, dtype=torch.float64), 1.0, 1.0)
+
+    def step() -> None:
+        sums = penalties(under, normalisation, graphs, labels, optim)
+        under.backward(sums.sum() / len(graphs.numbers), last=True)
+        under.step(1e-3, 1)
+
+    return step
+
+
+def measure(
+    config: EGNNConfig,
+    atoms: int,
+    degree: int,
+    optim: OptimSettings,
+    runtime: Runtime,
+    steps: int = 1,
+    plain: bool = False,
+) -> dict[str, float]:
+    """Count the bytes of tensors that live between steps and at their peak, beside the graph; then time further steps."""
+    process_group.join(runtime.threads)
+    graph, made = random_graph(atoms, degree), []
+
+    def two_steps() -> None:
+        """Take the first, which makes the moments, and one that finds them there."""
+        made.append(step := step_of(config, graph, degree, optim, runtime, plain))
+        step(), step()
+
+    found = tensor_bytes(two_steps)
+    began = time.perf_counter()
+    for _ in range(steps):
+        made[0]()
+    seconds = (time.perf_counter() - began) / steps
+    return {"kept": found.kept, "peak": found.peak, "seconds": seconds}
+
+
+if __name__ == "__main__":
+    asked = json.loads(sys.argv[1])
+    found = measure(
+        EGNNConfig(**asked["config"]),
+        asked["atoms"],
+        asked["degree"],
+        OptimSettings(**asked["optim"]),
+        Runtime(**asked["runtime"]),
+        asked.get("steps", 1),
+        asked.get("plain", False),
+    )
+    print(json.dumps(found | {"rank": int(os.environ["RANK"])}), flush=True)
+    os._exit(0)  # as gnnscale/job/stage_process.py does, and for its reason

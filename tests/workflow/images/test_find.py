@@ -1,0 +1,209 @@
+"""An image that is not as it should be is refused before anything is submitted; a good one is handed on whole, or not at all."""
+
+import os
+import re
+
+import pytest
+
+from gnnscale.contract import files
+from tests.workflow.cli.test_commands import call
+from tests.workflow.images.test_runtimes import ID, told
+from workflow.config import site_files
+from workflow.images import build_image, find
+
+
+def content(**changes):
+    said = {
+        "id": ID,
+        "accelerator": "cpu",
+        "arch": os.uname().machine,
+        "python": "3.11.2",
+        "version": "0.1.0",
+        "commit": None,
+        "lock": "l",
+        "recipe": "r",
+        "base": "machine",
+        "code": find.code(),
+        "system": [],
+        "packages": [],
+    }
+    return find.Content(**said | changes)
+
+
+@pytest.fixture
+def sif(tmp_path):
+    """A file that begins as an image does, with its record; nothing runs in it."""
+    arch = {value: key for key, value in find.ARCHITECTURES.items()}[os.uname().machine]
+    file = tmp_path / "x.sif"
+    file.write_bytes(
+        b"#!/usr/bin/env run-singularity\n".ljust(32, b"\0") + b"SIF_MAGIC\x0001\0" + arch + b"\0" + bytes(5000)
+    )
+    file.chmod(0o644)  # whatever the umask
+    tmp_path.chmod(0o755)
+    state = file.stat()
+    files.write_model(
+        file.with_suffix(".json"),
+        find.Record(sha256=files.sha256(file), size=state.st_size, mtime_ns=state.st_mtime_ns, content=content()),
+    )
+    return file
+
+
+def of(file, *settings):
+    return site_files.load("local", ["container.use=true", f"container.image={file}", *settings])
+
+
+def faults(site, deep=True):
+    return [f"{fault.message}; {fault.hint}" for fault in find.faults(site, deep)]
+
+
+@pytest.fixture
+def runtime_there(monkeypatch, tmp_path):
+    """A runtime that says it is the image."""
+    program = tmp_path / "there" / "apptainer"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho {ID}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    return program
+
+
+def test_a_good_image_has_no_faults(sif, runtime_there):
+    site = find.resolve(of(sif), [])
+    assert site.container.digest == ID and site.container.checkout is False
+    assert faults(site) == []
+
+
+def test_other_code_is_bound_over_the_images_and_never_silently_not(sif):
+    record = files.read_model(find.record_of(sif), find.Record)
+    older = {"gnnscale/job/stage_process.py": "0" * 16}
+    files.write_model(find.record_of(sif), record.model_copy(update={"content": content(code=content().code | older)}))
+    assert find.resolve(of(sif), []).container.checkout is True
+    assert "holds other code than this checkout" in told(lambda: find.resolve(of(sif, "container.checkout=false"), []))
+
+
+def damaged(sif, how):
+    state = sif.stat()
+    if how == "missing":
+        sif.unlink()
+    elif how == "truncated":
+        os.truncate(sif, 3000)
+    elif how == "altered":
+        sif.write_bytes(sif.read_bytes()[:-1] + b"x")
+        os.utime(sif, ns=(state.st_atime_ns, state.st_mtime_ns))
+    elif how == "touched":
+        sif.write_bytes(sif.read_bytes()[:-1] + b"x")
+    elif how == "other architecture":
+        head = bytearray(sif.read_bytes())
+        head[45:47] = b"04" if os.uname().machine == "x86_64" else b"02"
+        sif.write_bytes(head)
+    elif how == "no image":
+        sif.write_bytes(b"<html>not found</html>".ljust(state.st_size))
+    elif how == "no record":
+        find.record_of(sif).unlink()
+    elif how == "world-writable":
+        sif.chmod(0o666)
+    elif how == "world-writable above":
+        sif.parent.chmod(0o777)
+
+
+@pytest.mark.parametrize(
+    ("how", "message", "remedy"),
+    [
+        ("missing", "no image there|no such file", "image build"),
+        ("truncated", "3,000 bytes, [0-9,]+ expected: cut off", "copy it again"),
+        ("altered", "same size, other content", "copy it again"),
+        ("touched", "same size, other content", "copy it again"),
+        ("other architecture", "made for (aarch64|x86_64), and nodes here are", "image build"),
+        ("no image", "not an image of Apptainer", "image build"),
+        ("no record", "what is in the image is not known", "image verify"),
+        ("world-writable", "x.sif: everybody may write there", "chmod o-w"),
+        ("world-writable above", "everybody may write there", "chmod o-w"),
+    ],
+)
+def test_a_bad_image_is_refused(sif, runtime_there, how, message, remedy):
+    site = find.resolve(of(sif), [])
+    damaged(sif, how)
+    (said,) = faults(site)
+    assert re.search(message, said) and remedy in said
+
+
+@pytest.mark.parametrize("how", ["missing", "truncated", "altered", "other architecture"])
+@pytest.mark.parametrize("site", ["local", "slurm"])
+def test_it_is_refused_before_anything_is_submitted(sif, tmp_path, how, site):
+    damaged(sif, how)
+    done = call(
+        "run",
+        "--site",
+        site,
+        "--container",
+        "--set",
+        "container.runtime=apptainer",
+        "--set",
+        f"container.image={sif}",
+        "--study",
+        "smoke",
+        "--root",
+        str(tmp_path / "run"),
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr and str(sif) in done.stderr
+    assert not (tmp_path / "run" / "events.jsonl").exists() and not (tmp_path / "run" / "data").exists()
+
+
+def test_no_image_built_yet_is_told_with_what_to_type(tmp_path):
+    missing = tmp_path / "none.sif"
+    done = call("plan", "--container", "--set", f"container.image={missing}", "--root", str(tmp_path / "run"))
+    assert (
+        done.returncode == 2
+        and done.stderr == f"gnnscale: {missing}: no image there\nmake one: python workflow/run.py image build\n"
+    )
+    done = call("plan", "--container", "--site", "andes", "--root", str(tmp_path / "run"))
+    assert done.returncode == 2 and "set container.runtime" in done.stderr
+    done = call("plan", "--container", "--site", "perlmutter", "--root", str(tmp_path / "run"))
+    assert done.returncode == 2 and "container.image" in done.stderr and "container.digest" in done.stderr
+
+
+def test_no_runtime(sif, monkeypatch):
+    site = find.resolve(of(sif), [])
+    monkeypatch.setenv("PATH", "/nonexistent")
+    (said,) = faults(site)
+    assert (
+        said.startswith("no apptainer on PATH, and container.runtime is apptainer") and "leave out --container" in said
+    )
+    assert (
+        faults(site.model_copy(update={"container": site.container.model_copy(update={"modules": ("apptainer",)})}))
+        == []
+    )
+
+
+def test_an_image_in_which_nothing_runs(sif, runtime_there):
+    site = find.resolve(of(sif), [])
+    runtime_there.write_text("#!/bin/sh\necho 'FATAL: could not open it' >&2\nexit 255\n")
+    (said,) = faults(site)
+    assert "nothing runs in x.sif here: FATAL: could not open it" in said
+    runtime_there.write_text(f"#!/bin/sh\necho {'6' * 64}\n")
+    (said,) = faults(site)
+    assert "says of itself that it is 666666666666, its record 555555555555" in said
+
+
+def test_a_kernel_without_namespaces(tmp_path):
+    assert find.namespaces(tmp_path) == ""
+    (tmp_path / "user").mkdir()
+    (tmp_path / "user" / "max_user_namespaces").write_text("0\n")
+    assert "an administrator sets user.max_user_namespaces above 0" in find.namespaces(tmp_path)
+    (tmp_path / "user" / "max_user_namespaces").write_text("100\n")
+    (tmp_path / "kernel").mkdir()
+    (tmp_path / "kernel" / "unprivileged_userns_clone").write_text("0\n")
+    assert "kernel.unprivileged_userns_clone" in find.namespaces(tmp_path)
+
+
+def test_a_push_is_whole_or_absent(sif, tmp_path):
+    said = []
+    (tmp_path / "there").mkdir()
+    build_image.push(of(sif), str(tmp_path / "there"), said.append)
+    arrived = tmp_path / "there" / "x.sif"
+    assert arrived.read_bytes() == sif.read_bytes() and find.known(arrived, deep=True).content == content()
+    assert f"container.image={arrived}" in said[-1] and find.resolve(of(arrived), []).container.digest == ID
+    assert "no directory" in told(lambda: build_image.push(of(sif), str(tmp_path / "nowhere"), said.append))
+    os.truncate(sif, 3000)
+    assert "cut off" in told(lambda: build_image.push(of(sif), str(tmp_path / "there"), said.append))
+    assert find.known(arrived, deep=True), "the one that was there is untouched"

@@ -1,0 +1,331 @@
+"""How a stage comes to run in an image, for every runtime; and everything that keeps it from that, told before it is begun.
+
+The lines that are made are run for real, by bash, with a program in the place of the runtime that tells how it was called.
+In a real image: integration/test_apptainer.py. GNNSCALE_RENEW=1 writes stored/containers/ anew: look at the difference.
+"""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from gnnscale.contract import files
+from gnnscale.contract.errors import Problem
+from gnnscale.contract.settings import ConvertSettings
+from gnnscale.contract.stage_spec import StageSpec
+from tests.support import corpus
+from tests.support.corpus import ROOT
+from tests.support.sweeps import stage, training
+from workflow.config import site_files, study
+from workflow.images import runtimes
+from workflow.jobs import launch, render
+from workflow.jobs import requests as queueing
+from workflow.plan import build
+from workflow.plan import done as plan_done
+
+STORED = ROOT / "tests" / "stored" / "containers"
+WITH_IMAGES = [name for name in site_files.names() if site_files.load(name).container.runtime != "none"]
+ID = "5" * 64
+SAYS = f"""#!{sys.executable}
+import json, os, sys
+print(json.dumps([sys.argv, dict(os.environ), os.getcwd()]))
+"""
+SECRETS = {
+    "GITHUB_TOKEN": "hidden-1",
+    "AWS_SECRET_ACCESS_KEY": "hidden-2",
+    "SLURM_JWT": "hidden-3",
+    "APPTAINERENV_WANDB_API_KEY": "hidden-4",
+    "SINGULARITYENV_X": "hidden-5",
+}
+ODD = ["run", 'it\'s "a" run; $HOME `id` & co\\', "a,b=c}", "ü ß"]
+
+
+def in_image(name, *settings, **more):
+    """A site as it is once its image is known."""
+    site = site_files.load(name, ["container.use=true", *settings])
+    of = {"image": "/images/x.sif", "digest": ID, "checkout": True} | more
+    return site.model_copy(update={"container": site.container.model_copy(update=of)})
+
+
+def told(act):
+    with pytest.raises(Problem) as caught:
+        act()
+    return str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------- the words of a site
+@pytest.mark.parametrize("name", WITH_IMAGES)
+def test_the_words_are_as_they_were(name):
+    site = in_image(name, data=("/data/raw",))
+    root, code = Path("/scratch/me/runs/mine"), Path("/scratch/me/gnnscale")
+    if site.batch:
+        site = site.model_copy(update={"account": site.account_rule.example or None})
+        stages = [stage("convert", "bulk", 60), training(site, "large", 2, min(16, site.train.nodes[1]))]
+        requests = queueing.schedule(stages, site)
+        made = render.scripts(requests, {s.id: s for s in stages}, site, root, "python", code)
+        text = "\n".join(f"#-------- {file}\n{body}" for file, body in made.items())
+        text = text.replace("\\n", "\n").replace('\\"', '"')  # the plan is JSON; this is for people
+    else:
+        text = launch.script(stage("convert", "bulk", 60), site, root, "python", code)
+    stored = STORED / f"{name}.txt"
+    if os.environ.get("GNNSCALE_RENEW"):
+        stored.parent.mkdir(exist_ok=True)
+        stored.write_text(text)
+    assert text == stored.read_text(), f"if that is wanted: GNNSCALE_RENEW=1 pytest {__file__}"
+
+
+def test_no_stored_words_are_of_a_site_that_is_no_more():
+    assert {path.stem for path in STORED.glob("*.txt")} == set(WITH_IMAGES)
+
+
+@pytest.mark.parametrize("name", [name for name in site_files.names() if name != "local"])
+def test_without_an_image_nothing_changes(name):
+    """Whatever the site says of containers: until they are asked for, scripts and keys know nothing of them."""
+    site = site_files.load(name)
+    bare = site.model_copy(update={"container": site_files.load("slurm").container})
+    attempt = launch.Attempt("train/x", "train", Path("/r/train/x"), 1)
+    asked = queueing.schedule([training(site, "x", 1)], site)["train/x"]
+    assert launch.batch(asked, [attempt], site) == launch.batch(asked, [attempt], bare)
+    assert "apptainer" not in launch.batch(asked, [attempt], site).replace(str(ROOT), "")
+
+
+# ---------------------------------------------------------------------------------------------------- run, by a stand-in
+def called(site, kind, folder, tmp_path, code=ROOT, more=None):
+    """The arguments, the environment and the directory with which the runtime was called."""
+    program = tmp_path / "bin" / {"ce": "srun"}.get(site.container.runtime, site.container.runtime)
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(SAYS)
+    program.chmod(0o755)
+    folder.mkdir(parents=True, exist_ok=True)
+    prefix = runtimes.inside(site, kind, folder, code).prefix
+    env = (
+        {
+            "PATH": f"{program.parent}:{os.environ['PATH']}",
+            "HOME": "/nobody",
+            "SLURM_PROCID": "3",
+            "PMI_RANK": "3",
+            "MASTER_ADDR": "a b;c",
+            "CUDA_VISIBLE_DEVICES": "0,1",
+            "TMPDIR": str(tmp_path),
+        }
+        | SECRETS
+        | (more or {})
+    )
+    done = subprocess.run(
+        [*prefix, runtimes.PYTHON, "-m", "gnnscale.x", 'it\'s; "$HOME"'],
+        env=env,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def bound(words):
+    """(source, target, mode) of every mount, read as the runtimes read them."""
+    found = []
+    for word, after in zip(words, [*words[1:], ""]):
+        text = after if word == "--mount" else word.removeprefix("--mount=") if word.startswith("--mount=") else None
+        if text is not None:
+            (fields,) = csv.reader([text])
+            said = dict(field.split("=", 1) if "=" in field else (field, "") for field in fields)
+            found.append((said["src"], said["dst"], "ro" if "ro" in said else "rw"))
+        if word.startswith("--volume="):
+            source, target, *mode = word.removeprefix("--volume=").split(":")
+            found.append((source, target, mode[0] if mode else "rw"))
+    return found
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("runtime", ["apptainer", "singularity", "podman-hpc", "shifter"])
+def test_what_is_bound_and_passed(runtime, odd, tmp_path):
+    """No more and no less, whatever is in the names."""
+    root, image, data = tmp_path / odd, f"/images/{odd}/x.sif", str(tmp_path / f"raw {odd}")
+    site = in_image("slurm", f"container.runtime={runtime}", image=image, data=(data,), env={"MINE": odd})
+    site = site.model_copy(update={"env": {"SITES": odd}})
+    folder = root / "train" / "x-1"
+    if runtime == "shifter" and "," in odd:
+        assert "no path with a colon or a comma" in told(lambda: runtimes.inside(site, "train", folder))
+        return
+    words, env, there = called(site, "train", folder, tmp_path, code=Path("/my/check out"), more={"SITES": odd})
+    mounts = bound(words)
+    assert sorted(mounts) == sorted(
+        [
+            (str(root), str(root), "rw"),
+            (str(tmp_path), "/tmp", "rw"),
+            ("/my/check out/gnnscale", "/opt/gnnscale/gnnscale", "ro"),
+            ("/my/check out/datasets", "/opt/gnnscale/datasets", "ro"),
+        ]
+    )
+    assert there == str(folder) and str(folder) in (word.removeprefix("--workdir=") for word in words)
+    assert words[-4:] == [runtimes.PYTHON, "-m", "gnnscale.x", 'it\'s; "$HOME"']
+    assert image in (word.removeprefix("--image=") for word in words)
+    inside = inside_of(runtime, words, env)
+    assert inside["SLURM_PROCID"] == inside["PMI_RANK"] == "3" and inside["MASTER_ADDR"] == "a b;c"
+    assert (
+        inside["MINE"] == inside["SITES"] == odd
+        and inside["TMPDIR"] == "/tmp"
+        and inside["CUDA_VISIBLE_DEVICES"] == "0,1"
+    )
+    assert not [name for name, value in inside.items() if value.startswith("hidden")], "secrets"
+    assert "hidden" not in " ".join(words), "nor in a list of processes"
+    reading = bound(called(site, "convert", folder, tmp_path)[0])
+    assert (data, data, "ro") in reading and (data, data, "ro") not in mounts
+
+
+def inside_of(runtime, words, env):
+    """The variables that a process in the image would have of those out here."""
+    if runtime in ("apptainer", "singularity"):
+        prefix = f"{runtime.upper()}ENV_"
+        assert "--cleanenv" in words
+        found = {name.removeprefix(prefix): value for name, value in env.items() if name.startswith(prefix)}
+        assert not [n for n in env if n.startswith(("APPTAINERENV_", "SINGULARITYENV_")) and not n.startswith(prefix)]
+        return found
+    assert runtime != "shifter" or "--clearenv" in words
+    given = [word.removeprefix("--env=") for word in words if word.startswith("--env=")]
+    return {name: value if equals else env[name] for name, equals, value in (word.partition("=") for word in given)}
+
+
+def test_gpus_come_by_vendor(tmp_path):
+    folder = tmp_path / "run" / "train" / "x"
+    for name, flag in (("vista", "--nv"), ("stampede3", "--nv"), ("frontier", "--rocm"), ("aurora", None)):
+        words = called(in_image(name, scratch="${TMPDIR:-/tmp}"), "train", folder, tmp_path)[0]
+        assert {flag} - {None} == {"--nv", "--rocm"} & set(words), name
+
+
+def test_ranks_of_a_node_share_memory_and_others_need_not(tmp_path):
+    two = in_image("slurm", "container.runtime=apptainer", "launch.ranks_per_node=2")
+    for site, kind, expected in (
+        (two, "train", "1"),
+        (two, "rank_report", "1"),
+        (two, "convert", None),
+        (in_image("slurm", "container.runtime=apptainer"), "train", None),
+        (in_image("local"), "train", None),
+    ):
+        env = called(site, kind, tmp_path / "run" / kind / "x", tmp_path)[1]
+        assert env.get("APPTAINER_SHARENS") == expected
+        assert env.get("APPTAINER_USERNS") == ("1" if os.geteuid() == 0 else None)
+
+
+def test_an_image_copied_to_the_node_is_the_one_that_is_run(tmp_path):
+    site = in_image("slurm", "container.runtime=apptainer", "container.broadcast=2", scratch=str(tmp_path / "own $X"))
+    assert runtimes.job_lines(site, 1, []) == []
+    program = tmp_path / "sbcast"
+    program.write_text('#!/bin/sh\n[ "$2" = /images/x.sif ] && touch "$3" && exit $CODE\n')
+    program.chmod(0o755)
+    (tmp_path / "own 7").mkdir()
+    lines = "\n".join([*runtimes.job_lines(site, 2, []), f'echo "${{{runtimes.SIF}:-none}}"'])
+    for code, expected in ((0, str(tmp_path / "own 7" / "gnnscale-5.sif")), (1, "none")):
+        env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "X": "7", "SLURM_JOB_ID": "5", "CODE": str(code)}
+        done = subprocess.run(["bash", "-c", lines], env=env, capture_output=True, text=True)
+        assert done.stdout.strip() == expected, done.stderr
+    local = str(tmp_path / "own 7" / "gnnscale-5.sif")
+    words = called(in_image("local"), "train", tmp_path / "run" / "train" / "x", tmp_path, more={runtimes.SIF: local})[
+        0
+    ]
+    assert local in words and "/images/x.sif" not in words
+
+
+def test_the_container_engine_gets_a_file(tmp_path):
+    site, folder = in_image("clariden", image="me/gnnscale:cuda", data=("/raw",)), tmp_path / 'a "run"' / "train" / "x"
+    folder.mkdir(parents=True)
+    lines = runtimes.job_lines(site, 1, [("train", folder)])
+    subprocess.run(["bash", "-c", "\n".join(lines)], check=True)
+    said = tomllib.loads(runtimes.edf_path(folder).read_text())
+    assert said["image"] == "me/gnnscale:cuda" and f"{folder.parent.parent}:{folder.parent.parent}" in said["mounts"]
+    assert (
+        "/raw:/raw:ro" not in said["mounts"]
+        and said["annotations"]["com"]["hooks"]["aws_ofi_nccl"]["enabled"] == "true"
+    )
+    inside = runtimes.inside(site, "train", folder)
+    assert inside.launcher == [f"--environment={folder}/image.toml"]
+    shown = subprocess.run(
+        [*inside.prefix, "env", "-0"],
+        env=SECRETS | {"PATH": os.environ["PATH"], "RANK": "1"},
+        capture_output=True,
+        text=True,
+    ).stdout
+    variables = dict(line.split("=", 1) for line in shown.rstrip("\0").split("\0"))
+    assert variables["RANK"] == "1" and variables["PYTHONPATH"] == "/opt/gnnscale" and variables["PWD"] == str(folder)
+    assert not set(SECRETS) & set(variables)
+
+
+def test_steps_of_the_container_engine_run_side_by_side_on_the_gpu_given_to_each(tmp_path):
+    """Slurm lets a step wait for the node unless it overlaps, and sets anew which GPUs it sees."""
+    program = tmp_path / "srun"
+    program.write_text(
+        '#!/bin/sh\nfor word; do case $word in --*) shift; echo "$word";; *) break;; esac; done\n'
+        'CUDA_VISIBLE_DEVICES=0,1,2,3 exec "$@"\n'
+    )
+    program.chmod(0o755)
+    folder = tmp_path / 'a "run"' / "evaluate" / "x"
+    alone = runtimes.inside(in_image("clariden"), "evaluate", folder).alone
+    for given, seen in (("2", "2"), (None, "0,1,2,3")):
+        env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"} | ({"CUDA_VISIBLE_DEVICES": given} if given else {})
+        show = ["sh", "-c", 'echo "$CUDA_VISIBLE_DEVICES $1"', "x", "it's"]
+        said = subprocess.run([*alone, *show], env=env, capture_output=True, text=True, check=True).stdout.splitlines()
+        assert f"--environment={folder}/image.toml" in said and "--overlap" in said and said[-1] == f"{seen} it's"
+
+
+def test_modules_of_a_runtime_are_found(tmp_path):
+    site = in_image("polaris", scratch="${TMPDIR:-/tmp}")
+    made = launch.batch(
+        queueing.schedule([training(site, "x")], site)["train/x"],
+        [launch.Attempt("train/x", "train", Path("/r/train/x"), 1)],
+        site,
+    )
+    assert "\nmodule use /soft/modulefiles\nmodule load spack-pe-base apptainer\n" in made
+    prefix = runtimes.inside(site, "convert", Path("/r/convert/x")).prefix
+    assert "|| { module use /soft/modulefiles; module load spack-pe-base apptainer; }\n" in prefix[2]
+
+
+@pytest.mark.parametrize("scratch", ["/tmp; rm -rf /", "$(id)", "`id`", 'a"b', "/a b"])
+def test_scratch_is_a_path_and_no_program(scratch):
+    assert "expected a path" in told(lambda: site_files.load("local", [f"container.scratch={scratch}"]))
+
+
+# ------------------------------------------------------------------------------------------------------------ keys
+def stages_of(site):
+    name, asked = study.load("smoke")
+    return build.stages(name, asked, site, Path("/nonexistent"))
+
+
+def test_the_image_is_in_every_key_and_in_every_spec():
+    plain, one = stages_of(site_files.load("local")), stages_of(in_image("local"))
+    same, other = stages_of(in_image("local", image="/elsewhere/y.sif")), stages_of(in_image("local", digest="6" * 64))
+    assert {s.image for s in plain.values()} == {None} and {s.spec(one).image for s in one.values()} == {ID}
+    for id in plain:
+        assert plain[id].key != one[id].key != other[id].key and one[id].key == same[id].key, id
+    assert {id: s.key for id, s in stages_of(site_files.load("local", ["container.runtime=singularity"])).items()} == {
+        id: s.key for id, s in plain.items()
+    }
+
+
+def test_a_part_of_a_conversion_is_of_the_image_too():
+    name, asked = study.load("smoke")
+    asked = asked.model_copy(update={"data": [asked.data[0].model_copy(update={"parts": 2}), *asked.data[1:]]})
+    found = build.stages(name, asked, in_image("local"), Path("/nonexistent"))
+    assert {s.image for s in found.values()} == {ID} and sum(s.kind == "convert_part" for s in found.values()) == 2
+
+
+def test_the_plan_says_that_the_image_changed(tmp_path):
+    found = stages_of(in_image("local"))
+    old = found["convert/bulk"].spec(found)
+    assert (
+        plan_done.difference(old, stages_of(site_files.load("local"))["convert/bulk"]) == "image: 555555555555 -> none"
+    )
+
+
+def test_a_stage_of_an_image_runs_nowhere_else(tmp_path):
+    made = corpus.directory(tmp_path, "convert/x", ConvertSettings(dataset="generated", name="x"))
+    spec = files.read_model(made / "spec.json", StageSpec)
+    files.write_model(made / "spec.json", spec.model_copy(update={"image": ID}))
+    done = corpus.execute(made)
+    assert done.returncode == 64, done.stderr
+    assert f"this stage is of image {ID[:12]}, and runs outside of any image" in done.stderr

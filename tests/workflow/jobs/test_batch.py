@@ -1,0 +1,322 @@
+"""How the end of a job is judged, what is done about it, and what of a journal a driver acts upon."""
+
+import json
+import os
+
+import pytest
+
+from gnnscale.contract import files
+from gnnscale.contract.results import StageError
+from gnnscale.contract.stage_spec import Runtime
+from tests.support.cluster import SHORT
+from tests.support.corpus import TINY
+from workflow.config import site_files, study
+from workflow.jobs import outcome, parsl_provider
+from workflow.jobs.batch import Jobs
+from workflow.jobs.follow import Following
+from workflow.jobs.outcome import Budget, Exit, Outcome, classify
+from workflow.jobs.requests import Request
+from workflow.jobs.run_context import Office
+from workflow.jobs.submit import Submission
+from workflow.plan import build, memory_fit
+from workflow.run_directory import journal
+from workflow.run_directory.journal import Known
+from workflow.scheduler import query
+from workflow.scheduler.query import Seen
+
+
+def ended(code, **more):
+    facts = {"rank": 0, "host": "n1", "launcher": code, "job": "1", "hosts": ["n1"], "begin": 1, "end": 2}
+    return Exit(code=code, **(facts | more))
+
+
+def job(state, nodes="n[1-2]", code=None):
+    return Seen("1", "gs-1", state, "None", nodes, code)
+
+
+def error(kind, message="said"):
+    return StageError(id="train/x", kind=kind, message=message, hint="do this")
+
+
+@pytest.mark.parametrize(
+    ("exit", "seen", "said", "words", "kind"),
+    [
+        (ended(75), job("COMPLETED"), None, "", "stopped"),
+        (ended(75), job("PREEMPTED"), None, "", "preempted"),
+        (ended(75), job("CANCELLED"), None, "", "cancelled"),
+        (None, job("CANCELLED"), None, "", "cancelled"),
+        (None, job("TIMEOUT"), None, "", "walltime"),
+        (ended(1), job("NODE_FAIL"), None, "", "node"),
+        (None, job("OUT_OF_MEMORY"), None, "", "memory"),
+        (ended(137), job("FAILED"), None, "", "memory"),
+        (ended(137), job("FAILED"), error("out-of-memory"), "", "memory"),
+        (ended(1), job("FAILED"), None, "torch.OutOfMemoryError: CUDA out of memory", "memory"),
+        (ended(1), job("FAILED"), error("application"), "RuntimeError: CUDA error: uncorrectable ECC error", "node"),
+        (ended(1), job("FAILED"), None, "NCCL WARN Call to recv failed: unhandled system error", "node"),
+        (ended(64), job("FAILED"), error("configuration"), "", "configuration"),
+        (ended(64), job("FAILED"), error("configuration", "x is in use by n2 pid 5"), "", "busy"),
+        (ended(64), job("FAILED"), error("data"), "", "data"),
+        (ended(74), job("FAILED"), error("disk-full"), "", "disk-full"),
+        (ended(74), job("FAILED"), None, "", "disk-full"),
+        (ended(3), job("FAILED"), None, "a bug", "application"),
+        (ended(0), job("COMPLETED"), None, "", "application"),
+        (None, None, None, "", "lost"),
+        (ended(1), None, None, "srun: error: Slurm job 2 has expired", "lost"),
+        (ended(143), None, None, "", "lost"),
+        (ended(1), job("FAILED"), error("application"), "srun: error: Slurm job 2 has expired", "application"),
+        (ended(1), job("FAILED"), None, "srun: Job step aborted: Waiting up to 32 seconds", "application"),
+        (ended(75, begun=False), job("COMPLETED"), None, "", "not-begun"),
+        (ended(75, begun=False), job("TIMEOUT"), None, "", "not-begun"),
+        (ended(76, begun=False, sick={"n2": "no driver"}), job("FAILED"), None, "", "node"),
+    ],
+)
+def test_every_end_has_a_name(exit, seen, said, words, kind):
+    found = classify(exit, seen, said, words, "no result")
+    assert found.kind == kind and (found.message or kind == "done")
+    assert classify(exit, seen, said, words, "").kind == "done", "a valid result is one, whatever else is told"
+
+
+@pytest.mark.parametrize("state", ["CANCELLED", "PREEMPTED"])
+def test_a_job_that_a_preemptible_queue_took_back(state):
+    """PBS deletes it and says no more."""
+    assert classify(None, job(state), None, "", "x", preemptible=True).kind == "preempted"
+    assert classify(ended(3), job("FAILED"), None, "a bug", "x", preemptible=True).kind == "application"
+
+
+def test_a_dead_node_is_named():
+    assert classify(None, job("NODE_FAIL", "n3"), None, "", "x").hosts == ("n3",)
+    assert classify(ended(1, host="n2"), None, None, "Bus error", "x").hosts == ("n2",)
+    unfit = classify(ended(76, begun=False, sick={"n2": "no driver", "n4": "disk"}), None, None, "", "x")
+    assert unfit.hosts == ("n2", "n4") and "n2: no driver" in unfit.message
+    assert outcome.expand("n[1-2,07-08],x,y[3]") == ["n1", "n2", "n07", "n08", "x", "y3"]
+
+
+def test_what_makes_progress_may_go_on_for_ever():
+    budget = Budget(0)
+    for step in range(1, 100):
+        assert budget.decide(Outcome("stopped", ""), step)[0] == "continue"
+        assert budget.decide(Outcome("node", "", hosts=("n1",)), step)[0] == "avoid"
+
+
+def test_what_makes_none_is_ended():
+    budget = Budget(5)
+    assert budget.decide(Outcome("stopped", "told to stop"), 5)[0] == "continue"
+    action, told = budget.decide(Outcome("walltime", "ran into the end"), 5)
+    assert action == "fail" and "2 jobs in a row" in told.message and told.hint
+    for kind, times in (("node", 3), ("memory", 3), ("cancelled", 2), ("lost", 2), ("stalled", 1)):
+        budget = Budget(0)
+        actions = [budget.decide(Outcome(kind, "so"), 0)[0] for _ in range(times + 1)]
+        assert "fail" not in actions[:-1] and actions[-1] == "fail", kind
+    for kind in ("configuration", "data", "application", "permission", "withdrawn"):
+        assert Budget(0).decide(Outcome(kind, "so"), 0) == ("fail", Outcome(kind, "so"))
+
+
+def test_what_was_never_begun_costs_no_tries():
+    """A node that is not fit is left out, and a turn that never came comes in the next job; but not for ever."""
+    budget, unfit = Budget(0), Outcome("node", "not fit", hosts=("n1",), begun=False)
+    assert [budget.decide(unfit, 0)[0] for _ in range(5)] == ["avoid"] * 5
+    assert budget.decide(Outcome("node", "died", hosts=("n1",)), 0)[0] == "avoid"
+    assert budget.decide(unfit, 0)[0] == "fail"
+    assert Budget(0).decide(Outcome("not-begun", "", begun=False), 0)[0] == "again"
+    assert Budget(0).decide(Outcome("stopped", "", begun=False), 0)[0] == "continue"
+
+
+STACKS = """\
+[rank 1 on n2] Thread 0x00007f1 [python] (most recent call first):
+[rank 0 on n1] no answer: T (stopped)
+[rank 1 on n2]   File "/usr/lib/python3.11/threading.py", line 320 in wait
+something that another thread printed
+[rank 1 on n2] Current thread 0x00007f2 [python] (most recent call first):
+[rank 1 on n2]   File "/x/gnnscale/.venv/lib/python3.11/torch/distributed/distributed_c10d.py", line 2810 in all_reduce
+[rank 2 on n3] Current thread 0x00007f2 [python] (most recent call first):
+[rank 1 on n2]   File "/y/gnnscale/train/loop.py", line 7 in <lambda>
+[rank 1 on n2] Thread 0x00007f3 [python] (most recent call first):
+[rank 1 on n2]   File "/usr/lib/python3.11/threading.py", line 324 in wait
+"""
+
+
+def test_where_ranks_hang_is_told():
+    told = outcome.hanging(Outcome("stalled", "no sign of life"), STACKS)
+    assert told.message == (
+        "no sign of life; rank 0 on n1: no answer: T (stopped); rank 1 on n2: all_reduce "
+        "(distributed/distributed_c10d.py:2810), called from <lambda> (gnnscale/train/loop.py:7); "
+        "rank 2 on n3: nowhere in Python"
+    )
+    assert "rank 1 on n2: <lambda> (gnnscale/train/loop.py:7)" in told.tail and not any(
+        "threading" in line for line in told.tail
+    )
+    silent = Outcome("stalled", "no sign of life")
+    assert outcome.hanging(silent, "nothing of the kind") == silent
+
+
+def test_less_memory_each_time():
+    runtime, asked = Runtime(ranks=2), TINY
+    first = memory_fit.smaller(runtime, asked, edges=100.0)
+    second = memory_fit.smaller(first, asked, edges=100.0)
+    assert first.edge_chunk and first.micro_batch_edges == 8 * 100 // 2 // 2 and second.micro_batch_edges == 100
+    assert first.ranks == second.ranks == 2
+
+
+def test_what_a_journal_says_of_jobs(tmp_path):
+    log, here = journal.Journal(tmp_path / "events.jsonl"), {"root": str(tmp_path), "site": "s"}
+    log.note("intend", name="a-1", stages={"train/x": ("train/x-1", 1), "train/y": ("train/y-1", 1)}, **here)
+    log.note("submit", name="a-1", job="7")
+    log.note("job", "train/x", name="a-1", state="RUNNING", reason="None", nodes="n1")
+    log.note("ended", "train/x", name="a-1", kind="done")
+    log.note("intend", name="b-1", stages={"train/z": ("train/z-1", 1)}, **here)
+    log.note("intend", name="c-1", stages={"train/w": ("train/w-1", 1)}, **here)
+    log.note("ended", "train/w", name="c-1", kind="lost")
+    log.note("intend", name="d-1", stages={"train/v": ("train/v-1", 1)}, root="of/which/this/is/a/copy", site="s")
+    first, second = journal.unfinished(tmp_path)
+    assert (first.id, first.ended, first.seen) == ("7", {"train/x"}, ("RUNNING", "None", "n1"))
+    assert (second.name, second.id) == ("b-1", None)
+    assert not first.stale({"train/y-1"}) and first.stale({"train/x-1", "train/z-1"})
+
+
+def test_names_are_of_a_directory(tmp_path):
+    name = journal.name_of(tmp_path, ["k1", "k2"], 3)
+    assert name == journal.name_of(tmp_path, ["k2", "k1"], 3) and len(name) <= 15
+    assert len({name, journal.name_of(tmp_path / "copy", ["k1", "k2"], 3), journal.name_of(tmp_path, ["k1"], 3)}) == 3
+
+
+POLICY = (
+    "\nsbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size "
+    "and/or time limits)"
+)
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("sbatch: error: Unable to contact slurm controller (connect failure)", query.Unreachable),
+        ("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation", query.Unreachable),
+        ("sbatch: error: slurm_receive_msg: Zero Bytes were transmitted or received", query.Unreachable),
+        ("qsub: cannot connect to server pbs (errno=111)", query.Unreachable),
+        (
+            "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates accounting/QOS "
+            "policy (job submit limit, user's size and/or time limits)",
+            parsl_provider.Limit,
+        ),
+        ("sbatch: error: QOSMaxSubmitJobPerUserLimit", parsl_provider.Limit),
+        ("sbatch: error: AssocGrpCPUMinutesLimit" + POLICY, parsl_provider.Limit),
+        (
+            "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size "
+            "and/or time limits)",
+            parsl_provider.Limit,
+        ),
+        ("sbatch: error: QOSMaxWallDurationPerJobLimit" + POLICY, parsl_provider.Refused),
+        ("sbatch: error: AssocMaxNodePerJobLimit" + POLICY, parsl_provider.Refused),
+        ("sbatch: error: QOSMinGRES" + POLICY, parsl_provider.Refused),
+        ("qsub: would exceed queue generic's per-user limit of jobs in 'Q' state", parsl_provider.Limit),
+        (
+            "sbatch: error: Batch job submission failed: Invalid account or account/partition combination",
+            parsl_provider.Refused,
+        ),
+        ("sbatch: error: invalid partition specified: nope", parsl_provider.Refused),
+        (
+            "sbatch: error: Batch job submission failed: Requested node configuration is not available",
+            parsl_provider.Refused,
+        ),
+        (
+            "sbatch: error: Batch job submission failed: Requested time limit is invalid (missing or exceeds some limit)",
+            parsl_provider.Refused,
+        ),
+        ("qsub: Job violates queue and/or server resource limits", parsl_provider.Refused),
+        ("qsub: Unknown queue", parsl_provider.Refused),
+        ("", parsl_provider.Refused),
+    ],
+)
+def test_what_a_submission_was_answered(said, kind):
+    found = parsl_provider.why(site_files.load("slurm"), said)
+    assert type(found) is kind
+    if kind is parsl_provider.Refused:
+        assert found.hint
+
+
+@pytest.mark.parametrize(
+    ("reason", "hint"),
+    [
+        ("QOSMaxWallDurationPerJobLimit", "max_walltime"),
+        ("AssocMaxWallDurationPerJobLimit", "max_walltime"),
+        ("QOSMaxNodePerJobLimit", "of that size"),
+        ("AssocMaxCpuPerJobLimit", "of that size"),
+    ],
+)
+def test_what_no_time_will_lift_is_told_as_what_it_is(reason, hint):
+    """And not as a wrong account or queue, which Slurm's sentence speaks of too."""
+    assert hint in parsl_provider.why(site_files.load("slurm"), f"sbatch: error: {reason}{POLICY}").hint
+
+
+# --------------------------------------------------------------------------------------- with a scheduler of small scripts
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """$HERE is a directory of theirs."""
+    made = tmp_path / "bin"
+    made.mkdir()
+
+    def write(**scripts):
+        for name, text in scripts.items():
+            (made / name).write_text(f"#!/bin/bash\nHERE={made}\n{text}\n")
+            (made / name).chmod(0o755)
+        return made
+
+    monkeypatch.setenv("PATH", f"{made}:{os.environ['PATH']}")
+    return write
+
+
+QUICK = ["scheduler.poll_seconds=0.1", "scheduler.late_seconds=0.1"]
+# Silent, but for those who submit it again and again.
+TAKES = 'echo "taken" >>"$HERE/asked"; [ "$(wc -l <"$HERE/asked")" -lt 4 ] || echo'
+SILENT = {
+    "slurm": {
+        "sbatch": f"{TAKES} Submitted batch job 9",
+        "sacct": "exit 1",
+        "squeue": '[ ! -e "$HERE/asked" ] || echo "7|RUNNING|None|n1|gs-1"',
+    },
+    "pbs": {
+        "qsub": f"{TAKES} 9.server",
+        "qselect": '[ ! -e "$HERE/asked" ] || echo 7.server',
+        "qstat": """echo '{"Jobs": {"7.server": {"Job_Name": "gs-1", "job_state": "R"}}}'""",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [("slurm", ""), ("slurm", "; echo Thank you"), ("slurm", "; echo 7"), ("pbs", ""), ("pbs", "; echo Thank you")],
+)
+def test_a_job_whose_number_was_not_told_is_found_by_its_name(kind, more, tmp_path, commands):
+    """Options or a wrapper keep sbatch and qsub from saying it in the usual way; it is submitted once all the same."""
+    verb = {"slurm": "sbatch", "pbs": "qsub"}[kind]
+    place = commands(**SILENT[kind] | {verb: SILENT[kind][verb] + more})
+    site, log = site_files.load(kind, QUICK), journal.Journal(tmp_path / "events.jsonl")
+    submission = Submission(Office(tmp_path, site, kind, log, lambda *told: None), {})
+    request = Request(("train/x",), next(iter(site.queues)), 1, 1, 1, 1, 600, 1, 1.0)
+    asked = parsl_provider.Job(request, "gs-1", tmp_path, "true")
+    id = submission.taken(asked, Known("gs-1", str(tmp_path), kind, {}), [])
+    assert id.split(".")[0] == "7" and (place / "asked").read_text() == "taken\n"
+
+
+@pytest.mark.parametrize("left", ["nothing", "exit.json", "exit.json and a trace"])
+def test_a_job_that_ended_before_its_number_was_written_down(left, tmp_path, commands):
+    """The driver was killed between sbatch and its note, and the next one comes when all is over."""
+    commands(sacct="exit 1", squeue='echo "1|COMPLETED|None|n1|gs-1"' if "trace" in left else "")
+    site, log = site_files.load("slurm", QUICK), journal.Journal(tmp_path / "events.jsonl")
+    (tmp_path / "study.yaml").write_text(json.dumps(SHORT))
+    name, asked = study.load(str(tmp_path / "study.yaml"))
+    stages = build.stages(name, asked, site, tmp_path)
+    stage = next(stage for stage in stages.values() if stage.kind == "train")
+    log.note("intend", name="gs-1", root=str(tmp_path), site="slurm", stages={stage.id: (stage.folder, 1)})
+    if "exit.json" in left:
+        files.write_model(tmp_path / stage.folder / "attempts" / "1" / "exit.json", ended(75))
+    jobs = Jobs(tmp_path, site, "slurm", stages, {}, log, lambda *told: None)
+    try:
+        job = jobs.adopt(stage)
+        if left == "nothing":
+            (end,) = [e for e in journal.read(log.path) if e["event"] == "ended"]
+            assert job is None and end["kind"] == "lost" and not journal.unfinished(tmp_path)
+            return
+        assert job.id == "1" and journal.unfinished(tmp_path)[0].id == "1"
+        assert Following(jobs.office, jobs.watch, stage, job).outcome().kind == "stopped"
+    finally:
+        jobs.stop()

@@ -1,0 +1,1 @@
+"""Advice on what to train with a budget of GPU-hours."""

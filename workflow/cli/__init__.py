@@ -1,0 +1,1 @@
+"""The command line: arguments, commands, and all that they print."""

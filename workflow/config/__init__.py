@@ -1,0 +1,1 @@
+"""Studies and sites as YAML files, checked strictly."""

@@ -1,0 +1,1 @@
+"""Stages as batch jobs: requests, scripts, submission, outcome."""

@@ -1,0 +1,1 @@
+"""Stages with their keys, costs, memory levers and reasons to run."""

@@ -1,0 +1,1 @@
+"""Questions to Slurm and PBS; the only readers of their answers."""
