@@ -10,7 +10,7 @@ from gnnscale import __version__  # noqa: E402
 
 project = "gnnscale"
 author = "the gnnscale developers"
-copyright = f"2026, {author}"  # noqa: A001, Sphinx reads this name
+copyright = f"2026, {author}"
 release = version = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "tables_from_code"]

@@ -13,6 +13,7 @@ import ast
 import sys
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ DRAWING = ROOT / "docs" / "images" / "rooms.svg"
 PACKAGES = ("workflow", "gnnscale")
 TITLES = {"workflow": "workflow: on the login node", "gnnscale": "gnnscale: where the work is done"}
 
-WIDTH, HEIGHT, ACROSS, DOWN = 128, 30, 18, 34  # pixels: a box, and the space between two
+WIDTH, HEIGHT, BEND, ACROSS, DOWN = 118, 30, 8, 16, 36  # pixels: a box, a bend of an arrow, the space between two
 MARGIN, TITLE = 22, 40  # pixels
 COLOURS = {"workflow": "#0b5c8a", "gnnscale": "#7a4a00", "shared": "#1f7a3d"}
 
@@ -125,32 +126,55 @@ def drawn_arrows(package: str) -> list[tuple[str, str]]:
     found = []
     for room in from_top_to_bottom(package):
         below = [name for name in room.imports if name.startswith(package)]
-        found += [(room.name, name) for name in sorted(below) if not any(name in reachable(o) for o in below if o != name)]
+        found += [
+            (room.name, name) for name in sorted(below) if not any(name in reachable(o) for o in below if o != name)
+        ]
     return found
 
 
 # ------------------------------------------------------------------------------------------------------------- drawing
-Place = tuple[float, float]  # the middle of a box's upper edge
+Place = tuple[float, float]  # the middle of an upper edge
+
+
+def routes(package: str) -> list[list[str]]:
+    """Return each drawn arrow as the rooms at its ends and a bend, called by the arrow, in every layer between them."""
+    heights = layers(package)
+    return [
+        [a, *(f"{a}>{b}@{layer}" for layer in range(heights[a] - 1, heights[b], -1)), b]
+        for a, b in drawn_arrows(package)
+    ]
+
+
+def in_layers(package: str) -> list[list[str]]:
+    """Order rooms and bends in each layer, from the top, by sweeps towards the mean place of their neighbours."""
+    heights, ways = layers(package), routes(package)
+    heights |= {name: int(name.split("@")[1]) for way in ways for name in way[1:-1]}
+    rows = [sorted(name for name in heights if heights[name] == k) for k in range(max(heights.values()), -1, -1)]
+    steps = [pair for way in ways for pair in pairwise(way)]
+    for sweep in range(8):
+        down = sweep % 2 == 0
+        at = {name: (k + 0.5) / len(row) for row in rows for k, name in enumerate(row)}
+        for row in rows if down else rows[::-1]:
+            near = {name: [at[b if a == name else a] for a, b in steps if name == (b if down else a)] for name in row}
+            row.sort(key=lambda name: (sum(near[name]) / len(near[name]) if near[name] else at[name], name))
+            at |= {name: (k + 0.5) / len(row) for k, name in enumerate(row)}
+    return rows
+
+
+def breadth(name: str) -> int:
+    return BEND if "@" in name else WIDTH
 
 
 def places(package: str, left: float) -> dict[str, Place]:
-    """Give each room a place in its layer, near the mean of the rooms above that point to it."""
-    heights, arrows = layers(package), drawn_arrows(package)
-    top = max(heights.values())
-    widest = max(list(heights.values()).count(k) for k in range(top + 1))
-    middle = left + (widest * (WIDTH + ACROSS) - ACROSS) / 2
+    """Give rooms and bends their places, each layer in the middle of the package's columns."""
+    rows = in_layers(package)
+    wide = [sum(breadth(name) + ACROSS for name in row) - ACROSS for row in rows]
     found: dict[str, Place] = {}
-    for layer in range(top, -1, -1):
-        names = [name for name, height in heights.items() if height == layer]
-
-        def wanted(name: str) -> tuple[float, str]:
-            above = [found[a][0] for a, b in arrows if b == name and a in found]
-            return (sum(above) / len(above) if above else middle, name)
-
-        names.sort(key=wanted)
-        start = middle - (len(names) * (WIDTH + ACROSS) - ACROSS) / 2 + WIDTH / 2
-        for k, name in enumerate(names):
-            found[name] = (start + k * (WIDTH + ACROSS), TITLE + MARGIN + (top - layer) * (HEIGHT + DOWN))
+    for k, row in enumerate(rows):
+        x = left + (max(wide) - wide[k]) / 2
+        for name in row:
+            found[name] = (x + breadth(name) / 2, TITLE + MARGIN + k * (HEIGHT + DOWN))
+            x += breadth(name) + ACROSS
     return found
 
 
@@ -163,24 +187,32 @@ def box(room: Room, at: Place, shared: bool) -> str:
     )
 
 
-def arrow(start: Place, end: Place) -> str:
-    (x1, y1), (x2, y2) = start, end
-    y1, bend = y1 + HEIGHT, (y2 - y1 - HEIGHT) / 2
-    return f'<path d="M{x1:g} {y1:g}C{x1:g} {y1 + bend:g} {x2:g} {y2 - 4 - bend:g} {x2:g} {y2 - 4:g}" marker-end="url(#head)"/>'
+def arrow(stops: list[Place]) -> str:
+    """Draw a curve through its stops, upright where it passes a layer."""
+    x, y = stops[0]
+    path, y = f"M{x:g} {y + HEIGHT:g}", y + HEIGHT
+    for k, (x2, top) in enumerate(stops[1:], 2):
+        end = k == len(stops)
+        y2 = top - 5 if end else top
+        middle = (y + y2) / 2
+        path += f"C{x:g} {middle:g} {x2:g} {middle:g} {x2:g} {y2:g}" + ("" if end else f"V{top + HEIGHT:g}")
+        x, y = x2, top + HEIGHT
+    return f'<path d="{path}" marker-end="url(#head)"/>'
 
 
 def drawing() -> str:
     """Return both packages side by side, as SVG."""
-    shared = {name for room in rooms().values() if room.package == "workflow" for name in room.imports
-              if name.startswith("gnnscale")}
+    shared = {name for room in rooms().values() for name in room.imports if room.package != name.split("/")[0]}
     lines, left, bottom = [], float(MARGIN), 0.0
     for package in PACKAGES:
         at = places(package, left)
-        right = max(x for x, _ in at.values()) + WIDTH / 2
+        right = max(x + breadth(name) / 2 for name, (x, _) in at.items())
         bottom = max(bottom, *(y + HEIGHT for _, y in at.values()))
-        lines.append(f'<text class="title" x="{(left + right) / 2:g}" y="26" fill="{COLOURS[package]}">{TITLES[package]}</text>')
-        lines += [arrow(at[a], at[b]) for a, b in drawn_arrows(package)]
-        lines += [box(rooms()[name], place, name in shared) for name, place in at.items()]
+        lines.append(
+            f'<text class="title" x="{(left + right) / 2:g}" y="26" fill="{COLOURS[package]}">{TITLES[package]}</text>'
+        )
+        lines += [arrow([at[name] for name in way]) for way in routes(package)]
+        lines += [box(rooms()[name], place, name in shared) for name, place in at.items() if "@" not in name]
         left = right + 2.5 * MARGIN
     width, height = left - 1.5 * MARGIN, bottom + 2.2 * MARGIN
     lines.append(
@@ -190,7 +222,7 @@ def drawing() -> str:
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" font-family="sans-serif" font-size="13" '
         'text-anchor="middle"><style>.title{font-size:15px;font-weight:bold}.note{font-size:12px}path{fill:none;stroke:#888}'
-        "</style><defs><marker id=\"head\" viewBox=\"0 0 8 8\" refX=\"5\" refY=\"4\" markerWidth=\"7\" markerHeight=\"7\" "
+        '</style><defs><marker id="head" viewBox="0 0 8 8" refX="5" refY="4" markerWidth="7" markerHeight="7" '
         'orient="auto"><path d="M0 0L8 4L0 8Z" style="fill:#888;stroke:none"/></marker></defs>'
         f'<rect width="{width:g}" height="{height:g}" fill="#fff"/>'
     )
@@ -200,8 +232,11 @@ def drawing() -> str:
 def main(arguments: list[str]) -> int:
     if arguments == ["--check"]:
         same = DRAWING.exists() and DRAWING.read_text() == drawing()
-        print("the drawing is the present one" if same else f"{DRAWING.relative_to(ROOT)} is out of date; "
-              "run: python docs/draw_rooms.py")
+        print(
+            "the drawing is the present one"
+            if same
+            else f"{DRAWING.relative_to(ROOT)} is out of date; run: python docs/draw_rooms.py"
+        )
         return 0 if same else 1
     DRAWING.parent.mkdir(exist_ok=True)
     DRAWING.write_text(drawing())

@@ -1,13 +1,13 @@
 """Sphinx directives that draw tables from the code, so that a page cannot say something else than the program.
 
-    ```{settings} gnnscale.contract.settings.OptimSettings     fields of a checked record, with type, default and meaning
-    ```{commands}                                              the verbs of the command line
-    ```{command-options}                                       one verb with its options, or the options that all share
-    ```{sites}                                                 the files in sites/
-    ```{datasets}                                              the scripts in datasets/
-    ```{checks}                                                what an audit looks for
-    ```{laws}                                                  the forms of scaling laws
-    ```{rooms} gnnscale                                        the packages of the drawing, and what each imports
+```{settings} gnnscale.contract.settings.OptimSettings     fields of a checked record, with type, default and meaning
+```{commands}                                              the verbs of the command line
+```{command-options}                                       one verb with its options, or the options that all share
+```{sites}                                                 the files in sites/
+```{datasets}                                              the scripts in datasets/
+```{checks}                                                what an audit looks for
+```{laws}                                                  the forms of scaling laws
+```{rooms} gnnscale                                        the packages of the drawing, and what each imports
 """
 
 from __future__ import annotations
@@ -168,7 +168,9 @@ class Sites(SphinxDirective):
             kind = {"none": "none", "slurm": "Slurm", "pbs": "PBS"}[site.scheduler.kind]
             runtime = "" if site.container.runtime == "none" else site.container.runtime
             rows.append([code(name), words(site.title), words(kind), words(runtime), words(site.verified.level)])
-        return [table(["--site", "machine", "scheduler", "containers", "verified"], rows, [15, 43, 12, 18, 12], "settings")]
+        return [
+            table(["--site", "machine", "scheduler", "containers", "verified"], rows, [15, 43, 12, 18, 12], "settings")
+        ]
 
 
 class Datasets(SphinxDirective):
@@ -191,7 +193,7 @@ class Checks(SphinxDirective):
     """List what an audit looks for."""
 
     def run(self) -> list[nodes.Node]:
-        rows = [[words(name), words(text)] for name, text in found("gnnscale.audit.findings.CHECKS").items()]
+        rows = [[words(name), words(text)] for name, text in found("gnnscale.audit.check_results.CHECKS").items()]
         return [table(["check", "what has to hold"], rows, [25, 75])]
 
 
@@ -227,8 +229,9 @@ def with_fields(app: Sphinx, what: str, name: str, member: object, options: obje
         lines += ["", *(f"- ``{field}`` {escaped(text)}" for field, text in fields.items()), ""]
 
 
-def without_fields(app: Sphinx, what: str, name: str, member: object, options: object, signature: str,
-                   returned: str) -> tuple[str, str] | None:
+def without_fields(
+    app: Sphinx, what: str, name: str, member: object, options: object, signature: str, returned: str
+) -> tuple[str, str] | None:
     """Leave out the signature of a record, as its fields are listed below it."""
     is_record = hasattr(member, "model_fields") or hasattr(member, "_fields")
     return ("", "") if what == "class" and is_record else None

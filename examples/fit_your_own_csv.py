@@ -1,0 +1,36 @@
+"""Fit a scaling law to your own CSV file and ask it for a size that you have not trained.
+
+python examples/fit_your_own_csv.py [runs.csv]      columns: parameters, structures (or tokens), loss
+
+`python -m gnnscale.stages.fit_csv runs.csv` does the same and writes a page with a figure.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from gnnscale.contract.settings import ScalingSettings
+from gnnscale.scaling import csv_points
+from gnnscale.scaling.fitting.laws import LAWS
+
+path = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).with_name("runs.csv"))
+law = LAWS["Hoffmann"]  # L = E + A/N^alpha + B/D^beta
+
+# Columns are found by their usual names; a dict such as {"N": "size", "loss": "val_loss"} names others.
+points = csv_points.read(path, {}, None, law.axes, 0)
+found = csv_points.fit(points, law, ScalingSettings(bootstrap=200))
+
+print(*found.findings, sep="\n")
+for sentence in found.unsupported:
+    print("Not supported:", sentence)
+
+# The law at twice the largest model and twice the largest data, with the interval of its resamples.
+chosen = found.laws[0]
+values = np.array([[chosen.estimates[name].value for name in law.parameters]])
+at = {"N": np.array([2 * points.at["N"].max()]), "D": np.array([2 * points.at["D"].max()])}
+line = f"N = {at['N'][0]:,.0f}, D = {at['D'][0]:,.0f}: loss {law(values, **at)[0, 0]:.4g}"
+if chosen.replicas:
+    low, high = np.quantile(law(np.array(chosen.replicas), **at)[:, 0], [0.025, 0.975])
+    line += f" [{low:.4g}, {high:.4g}]"
+print(line)
