@@ -46,7 +46,9 @@ class Dag:
         self.states: dict[str, str] = {}
         self.banner = ""  # what keeps all stages waiting, if anything does
         self.processes = Processes(root, site, stages)
-        self.jobs = Jobs(root, site, site_name, stages, requests, self.journal, self.say) if site.batch else None
+        self.jobs: Jobs | None = None
+        if site.batch:
+            self.jobs = Jobs(root, site, site_name, stages, requests, self.journal, self.say, self.ready)
         self.failures: dict[str, Failure] = {}
         self.futures: dict[str, Future] = {}
         self.ended: dict[str, Future] = {id: Future() for id in stages}
@@ -76,6 +78,17 @@ class Dag:
             self.states[stage] = what
         else:
             self.banner = f"since {time.strftime('%H:%M:%S')} the scheduler does not answer ({what})" if what else ""
+
+    def ready(self) -> set[str]:
+        """Give the stages for jobs that wait for no other stage, and have not ended."""
+        states = dict(self.states)
+        return {
+            id
+            for id in self.requests
+            if states.get(id) not in ("done", "failed", "blocked")
+            and all(states.get(need) == "done" for need in self.stages[id].needs)
+            and all(self.ended[other].done() for other in self.stages[id].shorter)
+        }
 
     def submit(self) -> None:
         """Every stage at once; the edges are futures, so Parsl knows the whole graph."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import shutil
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from gnnscale.contract import files
@@ -30,6 +31,7 @@ from workflow.scheduler.poller import Watch
 from workflow.scheduler.query import Seen
 
 GATHERING = 5.0  # s at most in which the stages of one job come together
+SLOW = 60.0  # s more at most for those that nothing keeps from coming but a slow machine
 SPACE = 256 * 2**20  # bytes that must be free before anything new is begun on a disk that was full
 
 
@@ -54,15 +56,18 @@ class Jobs:
         requests: dict[str, Request],
         log: Journal,
         say: Callable[..., None],
+        ready: Callable[[], Collection[str]] = tuple,
     ):
+        """`ready` gives the stages that nothing keeps from running, whether or not they run already."""
         self.office = Office(root, site, site_name, log, say)
-        self.root, self.site, self.stages, self.requests = root, site, stages, requests
+        self.root, self.site, self.stages, self.requests, self.ready = root, site, stages, requests, ready
         asked = site.scheduler
         self.watch = Watch(self.office.scheduler, asked.poll_seconds, asked.command_timeout, self.office.away)
         self.submission = Submission(self.office, stages)
         self.slots = threading.Semaphore(asked.max_jobs)
         self.guard = threading.Lock()  # of what follows
         self.gatherings: dict[tuple[str, ...], Gathering] = {}
+        self.arrived: set[str] = set()  # stages that have a job, or are on their way into one
         self.open: dict[str, set[str]] = {}  # name of a job -> its stages of this study that have not ended
         self.riding: dict[str, Known] = {}  # evaluation -> the job of its training, which will do it
         self.alone: set[str] = set()  # stages without ranks that shall share no job any more
@@ -86,6 +91,8 @@ class Jobs:
         folder, budget = self.root / stage.folder, outcome.Budget(progress(self.root / stage.folder))
         adopted = None
         job = self.riding.get(stage.id) or (adopted := self.adopt(stage))
+        if job:
+            self.arrived.add(stage.id)
         while True:
             try:
                 job = job or self.submit(stage)
@@ -95,8 +102,9 @@ class Jobs:
                 ended = DISK_FULL
             else:
                 preemptible = self.site.queues[self.requests[stage.id].queue].preemptible
-                ended = Following(self.office, self.watch, stage, job, preemptible).outcome()
-                self.end(stage, job, ended)
+                following = Following(self.office, self.watch, stage, job, preemptible)
+                ended = following.outcome()
+                self.end(stage, job, ended, following.is_over)
             if ended.kind == "done":
                 return files.verify(folder, stage.key).result
             if ended.kind == "withdrawn" and job is adopted:
@@ -166,9 +174,10 @@ class Jobs:
         with self.guard:
             meeting = self.gatherings.setdefault(key, Gathering())
             meeting.waiting.append(stage)
+            self.arrived.add(stage.id)
             first = len(meeting.waiting) == 1
         if first:
-            self.office.sleep(min(GATHERING, self.site.scheduler.poll_seconds))
+            self.wait_for_others(stage)
             with self.guard:
                 del self.gatherings[key]
             self.send_all(meeting)
@@ -181,8 +190,24 @@ class Jobs:
             raise error
         return meeting.jobs[stage.id]
 
+    def wait_for_others(self, stage: Stage) -> None:
+        """Sleep while those come that share a job with this one, and on while some are ready and still to come."""
+        self.office.sleep(min(GATHERING, self.site.scheduler.poll_seconds))
+        late = time.monotonic() + SLOW
+        while self.still_to_come(stage) and time.monotonic() < late:
+            self.office.sleep(NAP)
+
+    def still_to_come(self, stage: Stage) -> set[str]:
+        ready = set(self.ready())
+        with self.guard:
+            ready -= self.arrived
+        if stage.levers is not None:
+            return ready & set(self.requests[stage.id].stages)
+        return {id for id in ready if self.stages[id].levers is None}
+
     def send_all(self, meeting: Gathering) -> None:
-        came = meeting.waiting
+        ids = {stage.id for stage in meeting.waiting}
+        came = [stage for id, stage in self.stages.items() if id in ids]  # as planned, whoever was the faster
         if came[0].levers is not None:
             requests = [fewer(self.requests[came[0].id], came, self.site)]
         else:
@@ -229,8 +254,11 @@ class Jobs:
             self.open[job.name] = set(mine)
             self.riding |= {id: job for id, stage in mine.items() if set(stage.needs) & job.stages.keys()}
 
-    def end(self, stage: Stage, job: Known, ended: Outcome) -> None:
-        """With it ends what would have followed it in its job, if there is nothing to follow."""
+    def end(self, stage: Stage, job: Known, ended: Outcome, is_over: bool = False) -> None:
+        """With it ends what would have followed it in its job, if there is nothing to follow.
+
+        If the whole job `is_over` without having done its work, its other stages will be back soon, too.
+        """
         ids = [stage.id]
         if ended.kind != "done":
             carried = [id for id, its in list(self.riding.items()) if its.name == job.name]
@@ -245,6 +273,8 @@ class Jobs:
             left.difference_update(ids)
             for id in ids:
                 self.riding.pop(id, None)
+            if is_over and ended.kind != "done":
+                self.arrived -= left
             if not left and job.name in self.holding:
                 self.holding.discard(job.name)
                 self.slots.release()

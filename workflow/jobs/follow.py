@@ -35,6 +35,11 @@ class Following:
         self.sentence: Outcome | None = None  # how it will have ended, once we have ended it
         self.asked = 0.0  # when its ranks were asked where they are
 
+    @property
+    def is_over(self) -> bool:
+        """True where the scheduler, as it said last, does not have the whole job any more."""
+        return self.seen is None or not self.seen.active
+
     def outcome(self) -> Outcome:
         moment, missing, since, lingering = time.time(), 0, 0.0, 0
         self.watch.follow(self.job.id)

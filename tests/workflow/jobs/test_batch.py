@@ -2,16 +2,19 @@
 
 import json
 import os
+import threading
 
 import pytest
 
 from gnnscale.contract import files
 from gnnscale.contract.results import StageError
 from gnnscale.contract.stage_spec import Runtime
+from tests.support import sweeps
 from tests.support.cluster import SHORT
 from tests.support.corpus import TINY
 from workflow.config import site_files, study
-from workflow.jobs import outcome, parsl_provider
+from workflow.jobs import batch, outcome, parsl_provider
+from workflow.jobs import requests as queueing
 from workflow.jobs.batch import Jobs
 from workflow.jobs.follow import Following
 from workflow.jobs.outcome import Budget, Exit, Outcome, classify
@@ -320,3 +323,95 @@ def test_a_job_that_ended_before_its_number_was_written_down(left, tmp_path, com
         assert Following(jobs.office, jobs.watch, stage, job).outcome().kind == "stopped"
     finally:
         jobs.stop()
+
+
+# ------------------------------------------------------------------------------------------------- a job that stages share
+@pytest.fixture
+def gathering(tmp_path, monkeypatch):
+    """Jobs of three conversions, which are written down and not submitted, and a thread for each that is begun."""
+    stages = {f"convert/{name}": sweeps.stage("convert", name, 60.0) for name in "abc"}
+    site, sent, begun, results = site_files.load("slurm", [*QUICK, "node.cores=2"]), [], [], {}
+    requests = {id: queueing.serial([stage], site)[0] for id, stage in stages.items()}
+    log = journal.Journal(tmp_path / "events.jsonl")
+    jobs = Jobs(tmp_path, site, "slurm", stages, requests, log, lambda *told: None, lambda: set(jobs.expected))
+    jobs.expected, jobs.sent, jobs.results = set(stages), sent, results
+
+    def send(request, its):
+        sent.append([stage.id for stage in its])
+        return Known(f"gs-{len(sent)}", str(tmp_path), "slurm", dict.fromkeys(request.stages, ("", 1)), str(len(sent)))
+
+    def begin(name):
+        id = f"convert/{name}"
+        begun.append(threading.Thread(target=lambda: results.update({id: jobs.submit(stages[id])})))
+        begun[-1].start()
+
+    def finish():
+        for thread in begun:
+            thread.join(timeout=300)
+
+    monkeypatch.setattr(batch, "NAP", 0.01)
+    monkeypatch.setattr(jobs, "send", send)
+    jobs.begin, jobs.finish = begin, finish
+    yield jobs
+    jobs.stop()
+    finish()
+
+
+def test_a_job_waits_for_all_that_are_ready(gathering):
+    """However slow some are, and whoever is the first: it is asked for as it was planned."""
+    waits = threading.Semaphore(0)
+    gathering.ready = lambda: waits.release() or set(gathering.expected)
+    for name in "cba":
+        gathering.begin(name)
+        if name != "a":  # it has been looked several times whether all are there
+            assert all(waits.acquire(timeout=300) for _ in range(3)) and not gathering.sent
+    gathering.finish()
+    assert gathering.sent == [["convert/a", "convert/b", "convert/c"]]
+    assert len({known.id for known in gathering.results.values()}) == 1 and len(gathering.results) == 3
+
+
+def test_a_job_waits_for_no_other(gathering, monkeypatch):
+    """Nor for ever: who cannot come for a reason that is not known gets a job of its own."""
+    gathering.expected = {"convert/a", "convert/c"}
+    gathering.begin("a"), gathering.begin("c")
+    gathering.finish()
+    assert gathering.sent == [["convert/a", "convert/c"]]
+    gathering.expected = {"convert/b"}
+    monkeypatch.setattr(batch, "SLOW", 0.0)
+    gathering.arrived.clear()
+    gathering.begin("a")
+    gathering.finish()
+    gathering.begin("b")
+    gathering.finish()
+    assert gathering.sent[1:] == [["convert/a"], ["convert/b"]]
+
+
+@pytest.fixture
+def shared(gathering):
+    """The job of all three, once it is there."""
+    for name in "abc":
+        gathering.begin(name)
+    gathering.finish()
+    made = gathering.results["convert/a"]._replace(stages={id: (s.folder, 1) for id, s in gathering.stages.items()})
+    gathering.enter(made)
+    return made
+
+
+def test_stages_of_a_job_that_was_ended_share_the_next(gathering, shared):
+    """The first to hear of it waits for the other that is not done either."""
+    a, b, c = gathering.stages.values()
+    gathering.expected.discard("convert/a")
+    gathering.end(a, shared, Outcome("done", ""), is_over=True)
+    gathering.end(b, shared, Outcome("cancelled", ""), is_over=True)
+    gathering.begin("b")
+    assert gathering.still_to_come(b) == {"convert/c"}
+    gathering.end(c, shared, Outcome("cancelled", ""), is_over=True)
+    gathering.begin("c")
+    gathering.finish()
+    assert gathering.sent[1:] == [["convert/b", "convert/c"]]
+
+
+@pytest.mark.parametrize(("kind", "is_over"), [("memory", False), ("done", True)])
+def test_a_stage_that_leaves_its_job_waits_for_none_of_those_that_stay(gathering, shared, kind, is_over):
+    gathering.end(gathering.stages["convert/b"], shared, Outcome(kind, ""), is_over)
+    assert not gathering.still_to_come(gathering.stages["convert/b"])
