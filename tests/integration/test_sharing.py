@@ -69,9 +69,7 @@ while os.getcwd().rpartition("/")[2][:1] != "a" and not os.path.exists({str(tmp_
     sources = [
         {"name": name, "dataset": "generated", "options": {"source": "bulk", "structures": 60}} for name in "abc"
     ]
-    # polled so seldom that all three have come together before the first job is asked for
-    site = {"node": {"cores": 2}, "scheduler": {"poll_seconds": 5.0}}
-    site["setup"] = spoiled(tmp_path, slow, "gnnscale.stages.convert")
+    site = {"node": {"cores": 2}, "setup": spoiled(tmp_path, slow, "gnnscale.stages.convert")}
     run = Run(slurm, tmp_path, SHORT | {"data": sources}, site)
     try:
         run.start("--until", "convert")
