@@ -27,6 +27,7 @@ QUICK = {
     "late_seconds": 3.0,
     "signal_seconds": 60,
 }  # of a scheduler nearby
+PATIENCE = 900.0  # s: nothing takes as long, but on a machine with much else to do
 BEFORE_TRAINING = list(stage.FOLDERS)[: list(stage.FOLDERS).index("audit") + 1]
 
 
@@ -54,6 +55,22 @@ def spoiled(place: Path, program: str, module: str = "gnnscale.stages.train") ->
     head = f"import os, platform, sys, time\nif {module!r} in sys.orig_argv:\n"
     (folder / "sitecustomize.py").write_text(head + "".join(f"    {line}\n" for line in program.strip().splitlines()))
     return [f"export PYTHONPATH={folder}"]
+
+
+def waiting(place: Path) -> list[str]:
+    """Write lines for the head of a job whose training waits, after its first step, to be told to stop or for `go`."""
+    program = f"""
+import signal
+told, listen, replace = [], signal.signal, os.replace
+def hear(signum, handler):
+    return listen(signum, (lambda *words: told.append(signum) or handler(*words)) if callable(handler) else handler)
+def wait(source, target):
+    replace(source, target)
+    while str(target).endswith("progress.json") and not told and not os.path.exists({str(place / "go")!r}):
+        time.sleep(0.05)
+signal.signal, os.replace = hear, wait
+"""
+    return spoiled(place, program)
 
 
 def processes(word: str) -> list[tuple[int, str]]:
@@ -122,7 +139,7 @@ class Cluster:
     def empty(self) -> None:
         if left := self.active():
             self.call("scancel", *left, check=False)  # one may have ended meanwhile
-        wait(lambda: not self.active(), 120, "the cluster to become empty")
+        wait(lambda: not self.active(), "the cluster to become empty")
 
 
 class StandIn:
@@ -151,15 +168,22 @@ class StandIn:
     def empty(self) -> None:
         for id in self.active():
             self.call("qdel", id, check=False)
-        wait(lambda: not self.active(), 120, "the last jobs to end")
+        wait(lambda: not self.active(), "the last jobs to end")
 
 
-def wait(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    deadline = time.monotonic() + seconds
+def wait(condition: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + PATIENCE
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
+        assert time.monotonic() < deadline, f"waited {PATIENCE} s in vain for {what}"
         time.sleep(0.05)
     return found
+
+
+def at_once(command: Callable[[], object]) -> float:
+    """Measure how many seconds suffice for what is done at once: ten, or ten times what this command takes here and now."""
+    began = time.monotonic()
+    command()
+    return max(10.0, 10 * (time.monotonic() - began))
 
 
 class Run:
@@ -220,13 +244,13 @@ class Run:
         self.driver.kill()
         self.driver.communicate()
 
-    def wait(self, condition: Callable[[], Any], what: str, seconds: float = 240) -> Any:
+    def wait(self, condition: Callable[[], Any], what: str) -> Any:
         def looked() -> Any:
             if (found := condition()) or self.driver.poll() is None:
                 return found
             raise AssertionError(f"the driver ended before {what}: {self.driver.stdout.read()}")
 
-        return wait(looked, seconds, what)
+        return wait(looked, what)
 
     def events(self, kind: str = "") -> list[dict]:
         return [e for e in journal.read(self.root / "events.jsonl") if not kind or e["event"] == kind]

@@ -13,7 +13,7 @@ import pytest
 
 from gnnscale.job import batch_job
 from gnnscale.machine import node_check
-from tests.support.cluster import require, wait
+from tests.support.cluster import PATIENCE, require, wait
 from tests.support.corpus import ENV
 
 # A driver of GPUs whose memory is the machine's. FAKE_GPUS: how many it has; FAKE_BROKEN: what of it does not work.
@@ -38,7 +38,7 @@ int cuMemcpyDtoH_v2(void *target, unsigned long long place, size_t bytes) { memc
 
 def test_this_node_is_fit(tmp_path):
     command = [sys.executable, "-m", "gnnscale.machine.node_check", str(tmp_path), "none"]
-    done = subprocess.run(command, env=os.environ | ENV, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=os.environ | ENV, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (0, f"fit {platform.node()}\n"), done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -136,8 +136,9 @@ def test_how_many_ranks_a_node_has():
         ([], {}),
     ],
 )
-def test_who_is_sick(tmp_path, lines, sick):
+def test_who_is_sick(tmp_path, monkeypatch, lines, sick):
     """Silence of one is a verdict, silence of all is none."""
+    monkeypatch.setattr(batch_job, "CHECK", PATIENCE)
     text = json.dumps("\n".join(lines))
     check = batch_job.Check([sys.executable, "-c", f"print({text})"], tmp_path, dict(os.environ))
     while not check.over():
@@ -148,7 +149,7 @@ def test_who_is_sick(tmp_path, lines, sick):
 def test_who_does_not_answer_is_not_waited_for(tmp_path, monkeypatch):
     program = "import time; print('fit n1', flush=True); time.sleep(600)"
     check = batch_job.Check([sys.executable, "-c", program], tmp_path, dict(os.environ))
-    wait(lambda: os.pread(check.said.fileno(), 9, 0), 120, "the node that is fit to say so")
+    wait(lambda: os.pread(check.said.fileno(), 9, 0), "the node that is fit to say so")
     monkeypatch.setattr(batch_job, "CHECK", 0.0)
     assert check.over()
     assert check.sick(["n1", "n2"], 1) == {"n2": "it did not answer"} and check.process.wait() == -9

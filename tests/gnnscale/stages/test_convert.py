@@ -34,16 +34,18 @@ from gnnscale.stages import convert
 work_items.LOT, adios.SHARD = {LOT}, {SHARD}
 stage_process.run(convert.main)
 """
-SLOW = """
-import time
+HELD = """
+import os, sys, time
+from pathlib import Path
 from gnnscale.data.conversion import work_items
 
 def convert(*words, fast=work_items.convert):
-    time.sleep(0.5)
+    while len(list(Path(sys.argv[1], "lots").glob("*.json"))) >= int(os.environ["MOST"]):
+        time.sleep(0.01)
     fast(*words)
 
 work_items.convert = convert
-"""  # before SMALL, so that a kill comes in time
+"""  # before SMALL: with so many shards no other lot is begun, so that a kill comes in time
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +87,7 @@ def here(made):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, out + err
     return out
 
@@ -156,7 +158,7 @@ def test_a_rank_that_fails_is_told_by_the_first(raw, tmp_path):
         text = (folder / "mine.extxyz").read_text()
         (tmp_path / "raw" / f"{k}.extxyz").write_text(text if k < 5 else text.replace("energy=", "energie="))
     both = [start(made, RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE="2") for r in range(2)]
-    said = [process.communicate(timeout=240)[1] for process in both]
+    said = [process.communicate(timeout=600)[1] for process in both]
     assert [process.returncode for process in both] == [64, 64]
     assert "rank 1: " in said[0] and "no energy=" in said[0] and "5.extxyz" in said[0] and "Traceback" not in said[0]
     (tmp_path / "raw" / "5.extxyz").write_text((raw / "5" / "mine.extxyz").read_text())
@@ -186,8 +188,8 @@ def test_killed_at_random_points_it_goes_on(undisturbed, raw, tmp_path, seed):
     """Two kills each; and one shard is then altered, as a disk might."""
     rng, made, seen = random.Random(seed), directory(tmp_path, "convert/mine", asked(raw)), 0
     for _ in range(2):
-        process = start(made, SLOW)
         wanted = seen + rng.randint(1, 4)
+        process = start(made, HELD, MOST=str(wanted))
         while process.poll() is None and len(list(made.glob("lots/*.json"))) < wanted:
             time.sleep(0.002)
         time.sleep(rng.random() * 0.05)
@@ -209,11 +211,11 @@ def test_killed_at_random_points_it_goes_on(undisturbed, raw, tmp_path, seed):
 
 def test_told_to_stop_it_stops_and_goes_on(undisturbed, raw, tmp_path):
     made = directory(tmp_path, "convert/mine", asked(raw))
-    process = start(made, SLOW)
+    process = start(made, HELD, MOST="1")
     while process.poll() is None and not list(made.glob("lots/*.json")):
         time.sleep(0.002)
     process.terminate()
-    assert process.wait(60) == 75 and "stopped" in process.communicate()[0]
+    assert process.wait(600) == 75 and "stopped" in process.communicate()[0]
     assert outcome(here(made)) == outcome(undisturbed)
 
 

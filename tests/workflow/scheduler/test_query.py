@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.support.cluster import wait
+from tests.support.cluster import PATIENCE, wait
 from workflow.scheduler import query
 from workflow.scheduler.poller import Watch
 from workflow.scheduler.query import Scheduler, Seen, Snapshot, Unreachable
@@ -120,6 +120,9 @@ def test_qstat_is_read_as_json_and_as_text():
     assert query.parse_qstat('{"timestamp": 1}') == [] == query.parse_qstat("")
 
 
+POLL = 0.2  # s
+
+
 class Fake:
     """A scheduler whose answers are made here, to see when they are asked for."""
 
@@ -136,7 +139,7 @@ class Fake:
 @pytest.fixture
 def watched():
     fake = Fake()
-    watch = Watch(Scheduler(fake.look, None, None), 0.2, 1.0, fake.told.append)
+    watch = Watch(Scheduler(fake.look, None, None), POLL, 1.0, fake.told.append)
     yield fake, watch
     watch.stop()
 
@@ -148,13 +151,13 @@ def test_one_question_for_all_jobs(watched):
     for id in range(200):
         watch.follow(str(id))
     began, got = time.time(), []
-    threads = [threading.Thread(target=lambda: got.append(watch.after(began, 60))) for _ in range(50)]
+    threads = [threading.Thread(target=lambda: got.append(watch.after(began, PATIENCE))) for _ in range(50)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert all(each.began > began for each in got) and max(len(each.jobs) for each in got) == 200
-    assert len(fake.asked) < 50
+    assert len(fake.asked) <= 2 + (time.time() - began) / POLL
 
 
 def test_an_answer_that_cannot_be_read_ends_nobody(watched):
@@ -163,23 +166,21 @@ def test_an_answer_that_cannot_be_read_ends_nobody(watched):
     answers, fake.look = fake.look, lambda ids, seconds: int("N/A")
     watch.scheduler = Scheduler(lambda *asked: fake.look(*asked), None, None)
     watch.follow("1")
-    deadline = time.monotonic() + 60
-    while not fake.told and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait(lambda: fake.told, "it to be told")
     assert fake.told[0] == "ValueError: invalid literal for int() with base 10: 'N/A'"
     fake.look = answers
-    assert watch.after(time.time(), 60).jobs and fake.told[-1] == ""
+    assert watch.after(time.time(), PATIENCE).jobs and fake.told[-1] == ""
 
 
 def test_a_scheduler_that_is_away_is_asked_less_and_less(watched):
     fake, watch = watched
     fake.fails = True
     watch.follow("1")
-    wait(lambda: len(fake.asked) >= 4, 60, "four questions")
+    wait(lambda: len(fake.asked) >= 4, "four questions")
     assert watch.after(0, 0.1) is None
     gaps = [b - a for a, b in itertools.pairwise(fake.asked)]
     assert all(gap > 0.39 * 2**k for k, gap in enumerate(gaps)), gaps
     assert set(fake.told) == {"squeue: away"}
     fake.fails = False
-    assert watch.after(time.time(), 60).jobs
+    assert watch.after(time.time(), PATIENCE).jobs
     assert fake.told[-1] == ""
