@@ -1,8 +1,8 @@
 #!/bin/sh
-# %post of every image, step by step; what differs between accelerators is in the .def files and in pip's wheels.
+# %post of every image, in six steps; the .def files and the wheels hold what differs between accelerators.
 #   post.sh cpu|cuda|rocm|xpu
-# /opt/gnnscale holds the code and recipe.json, /mnt what pip installs: nothing is fetched by pip in here, so no
-# index, proxy or password of the machine that builds comes near the image.
+# /opt/gnnscale holds the code and recipe.json, /mnt the wheels that pip installs. Here pip fetches nothing, so that no
+# index, proxy or password of the building machine gets into the image.
 set -eu
 umask 022
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 DS_BUILD_OPS=0
@@ -14,8 +14,8 @@ step() { echo "gnnscale: step $*"; }
 
 step "1/6 system packages"
 needed="ca-certificates libgomp1 python3 python3-venv"
-compilers="g++ libc6-dev binutils" # for one file, and gone again in step 5
-if [ "$accelerator" != cpu ]; then # Triton compiles a launcher for each of its kernels: compiler and Python.h stay
+compilers="g++ libc6-dev binutils" # to compile one file; removed in step 5
+if [ "$accelerator" != cpu ]; then # Triton compiles a launcher for each kernel: it needs a compiler and Python.h
     needed="$needed gcc libc6-dev libpython3-dev"
     compilers="g++"
 fi
@@ -26,29 +26,29 @@ if [ -n "$missing" ]; then
     apt-get -qq install -y --no-install-recommends $missing >/dev/null
 fi
 
-step "2/6 Python packages, as constraints.txt pins them"
+step "2/6 Python packages pinned by constraints.txt"
 python3 -m venv /opt/venv
 $python -m pip install --quiet --no-index --find-links /mnt -c "$home/constraints.txt" -r "$home/requirements.txt"
 
 step "3/6 the compiled neighbour list"
 (cd "$home" && $python setup.py --quiet build_ext --inplace 2>/dev/null && rm -rf build *.egg-info)
 
-# Of DeepSpeed's own C++ and CUDA nothing is built: training uses torch's optimisers and collectives (train/engine.py).
-step "4/6 what no stage reads"
+# DeepSpeed's own C++ and CUDA are not built: training uses torch's optimisers and collectives (train/deepspeed_engine.py).
+step "4/6 remove files that no stage reads"
 site=$(echo /opt/venv/lib/python3.*/site-packages)
 rm -rf "$site"/torch/include "$site"/torch/test "$site"/torch/share/cmake
 find "$site" -name '*.a' -delete
 $python -m compileall -q "$home/gnnscale" "$home/datasets"
 
-step "5/6 no compilers"
+step "5/6 remove compilers"
 # shellcheck disable=SC2086
-apt-mark manual $needed >/dev/null # whatever brought it
+apt-mark manual $needed >/dev/null # also what was installed as a dependency
 # shellcheck disable=SC2086
 apt-get -qq purge -y --auto-remove $compilers >/dev/null
-# Never /tmp or a home: during a build these are directories of the machine that builds.
+# Never remove /tmp or a home: during a build these are directories of the building machine.
 rm -rf /var/cache/apt/* /var/lib/apt/lists/*
 
-step "6/6 what is in it"
+step "6/6 list the content"
 dpkg-query -W -f '${Package} ${Version} ${Architecture}\n' | sort >"$home/system.txt"
 $python -m pip freeze --all | sort >"$home/python.txt"
 $python "$home/containers/identity.py" "$accelerator"

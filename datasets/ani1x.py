@@ -5,22 +5,22 @@ Smith et al., Sci. Data 7, 134 (2020). One HDF5 file, a group for each formula, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from gnnscale.contract.dataset_card import DatasetCard
-from gnnscale.data.formats.labels import molecule
-from gnnscale.data.formats.pieces import Place, Unit, found
+from gnnscale.data.formats.pieces import Piece, SkipStructure
+from gnnscale.data.formats.raw_files import Location, find_files
 from gnnscale.schema import Spec
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
     from gnnscale.atoms.structure import Structure
 
 FORMULAS = 3114
-THEORY = {  # and how many conformations have it
+THEORY = {  # level -> its name, and how many conformations have it
     "wb97x_dz": ("wB97x/6-31G(d)", 4_956_005),
     "wb97x_tz": ("wB97x/def2-TZVPP", 4_956_005),
     "ccsd(t)_cbs": ("CCSD(T)*/CBS, energies only", 489_571),
@@ -28,17 +28,18 @@ THEORY = {  # and how many conformations have it
 
 
 class Options(Spec):
-    """What can be asked of this dataset."""
+    """Options of this dataset."""
 
     raw: str = Field(description="ani1x-release.h5 (figshare collection 4712477, 5.6 GB), or the folder with it")
-    limit: int | None = Field(None, ge=1, description="only the first so many formulas")
+    limit: int | None = Field(None, ge=1, description="use only the first formulas, at most this many")
     level: Literal["wb97x_dz", "wb97x_tz", "ccsd(t)_cbs"] = Field(
-        "wb97x_dz", description="of theory; forces of wb97x_tz have a net force of 13 meV/A per atom, wb97x_dz's none"
+        "wb97x_dz",
+        description="level of theory; forces of wb97x_tz have a net force of 13 meV/A per atom, wb97x_dz's none",
     )
 
 
-def inputs(options: Options) -> list[Path]:
-    return found(options.raw, ("*.h5", "*.hdf5"), "download ani1x-release.h5 of figshare collection 4712477")
+def input_files(options: Options) -> list[Path]:
+    return find_files(options.raw, ("*.h5", "*.hdf5"), "download ani1x-release.h5 of figshare collection 4712477")
 
 
 def card(options: Options) -> DatasetCard:
@@ -56,32 +57,36 @@ def card(options: Options) -> DatasetCard:
     )
 
 
-def units(options: Options) -> list[Unit]:
+def pieces(options: Options) -> list[Piece]:
     from gnnscale.data.formats import hdf5
 
     size = THEORY[options.level][1] / FORMULAS
-    return [unit for path in inputs(options) for unit in hdf5.units(options.raw, path, options.limit, size)]
+    return [
+        piece for path in input_files(options) for piece in hdf5.pieces_by_group(options.raw, path, options.limit, size)
+    ]
 
 
-def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
+def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[Structure]:
+    from gnnscale.atoms.structure import isolated_molecule
     from gnnscale.atoms.units import HARTREE
-    from gnnscale.data.formats import hdf5, plausible
+    from gnnscale.data.formats import hdf5
+    from gnnscale.data.formats.plausible import PlausibilityCheck
 
-    with Place(unit.path) as place, hdf5.opened(place) as file:
-        watch, formula = plausible.Watch(place, "atoms"), unit.key
-        group = hdf5.group(place, file, formula)
-        numbers = hdf5.array(place, group, "atomic_numbers", (None,), "i")
-        positions = hdf5.array(place, group, "coordinates", (None, len(numbers), 3))
-        energy = hdf5.array(place, group, f"{options.level}.energy", (len(positions),)) * HARTREE
+    with Location(piece.path) as location, hdf5.open_hdf5(location) as file:
+        check, formula = PlausibilityCheck(location, "atoms"), piece.key
+        group = hdf5.open_group(location, file, formula)
+        numbers = hdf5.read_array(location, group, "atomic_numbers", (None,), "i")
+        positions = hdf5.read_array(location, group, "coordinates", (None, len(numbers), 3))
+        energy = hdf5.read_array(location, group, f"{options.level}.energy", (len(positions),)) * HARTREE
         forces = [None] * len(positions)
         if options.level != "ccsd(t)_cbs":  # Hartree/Angstrom, and forces, not gradients
-            forces = hdf5.array(place, group, f"{options.level}.forces", positions.shape) * HARTREE
+            forces = hdf5.read_array(location, group, f"{options.level}.forces", positions.shape) * HARTREE
         for k in range(len(positions)):
             if energy[k] != energy[k]:
                 skip(f"no energy at {options.level}")
             else:  # isomers share a formula, so it is the formula that must not straddle splits
                 label = f"{formula} conformation {k}"
-                yield watch(molecule(numbers, positions[k], energy[k], forces[k], formula, label))
+                yield check(isolated_molecule(numbers, positions[k], energy[k], forces[k], formula, label))
 
 
 if __name__ == "__main__":

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gnnscale.data.formats.labels import ENERGIES
-from gnnscale.data.formats.own_data import OwnOptions, own_card
-from gnnscale.data.formats.pieces import Place, Unit, found
+from gnnscale.data.formats.own_data import OwnDataOptions, own_data_card
+from gnnscale.data.formats.pieces import Piece, SkipStructure
+from gnnscale.data.formats.raw_files import Location, find_files
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
     from gnnscale.atoms.structure import Structure
@@ -21,70 +21,73 @@ if TYPE_CHECKING:  # the planner imports this file for its card alone, on a logi
 PATTERNS = tuple(f"*.{kind}{packed}" for kind in ("xyz", "extxyz") for packed in ("", ".xz", ".gz", ".bz2"))
 
 
-class Options(OwnOptions):
-    """What can be asked of this dataset."""
+class Options(OwnDataOptions):
+    """Options of this dataset."""
 
     raw: str = Field(description="an extended XYZ file (.xyz, .extxyz, also .xz, .gz, .bz2), or a folder of them")
-    limit: int | None = Field(None, ge=1, description="only so many frames of each file")
+    limit: int | None = Field(None, ge=1, description="use only the first frames of each file, at most this many")
     energy: str = Field("energy", description="key of the energy in the comment line, such as REF_energy")
     forces: str = Field("forces", description="column of the forces, -dE/dx; NaN in a frame that has no such column")
     stress: str = Field("stress", description="key of the stress, eV/Angstrom^3, positive in tension, 9 or 6 numbers")
     virial: str = Field("virial", description="key of the virial, eV, -stress times volume; where there is no stress")
     energy_unit: Literal["eV", "Hartree", "kcal/mol", "kJ/mol", "meV"] = Field(
-        "eV", description="of the energy; forces are in this per Angstrom, a virial is in this"
+        "eV", description="unit of the energy and the virial; forces are in this unit per Angstrom"
     )
     group: str | None = Field(
-        None, description="key whose value no two splits share, such as config_type; null = every frame is its own"
+        None,
+        description="key whose value no two splits share, such as config_type; null = each frame is a group of its own",
     )
-    energies: Literal["any", "atoms", "crystals"] = Field("any", description=ENERGIES)
 
 
-def inputs(options: Options) -> list[Path]:
-    return found(options.raw, PATTERNS, "give the path of an extended XYZ file or of a folder of them")
+def input_files(options: Options) -> list[Path]:
+    return find_files(options.raw, PATTERNS, "give the path of an extended XYZ file or of a folder of them")
 
 
 def card(options: Options) -> DatasetCard:
-    return own_card("extxyz", options, neighbours=30.0, seconds=0.0006)
+    return own_data_card("extxyz", options, neighbours=30.0, seconds=0.0006)
 
 
-def units(options: Options) -> list[Unit]:
-    """Every file; large ones that are not compressed in ranges of their bytes, unless only their beginning is wanted."""
+def pieces(options: Options) -> list[Piece]:
+    """Return each file, or ranges of its bytes if it is large, not compressed and wanted as a whole."""
     from gnnscale.data.formats import extxyz
 
     return [
-        unit for path in inputs(options) for unit in extxyz.units(options.raw, path, whole=options.limit is not None)
+        unit
+        for path in input_files(options)
+        for unit in extxyz.pieces_by_bytes(options.raw, path, whole=options.limit is not None)
     ]
 
 
-def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
-    from gnnscale.data.formats import extxyz, plausible
+def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[Structure]:
+    from gnnscale.data.formats import extxyz
+    from gnnscale.data.formats.plausible import PlausibilityCheck
 
-    with Place(unit.path) as place:
-        watch = plausible.Watch(place, None if options.energies == "any" else options.energies)
-        for number, frame in enumerate(islice(extxyz.frames(place, unit.span), options.limit)):
+    with Location(piece.path) as location:
+        check = PlausibilityCheck(location, options.energies)
+        for number, frame in enumerate(islice(extxyz.read_frames(location, piece.span), options.limit)):
             if len(frame.numbers) == 1 and not frame.pbc.any():
                 skip("isolated atom: a reference, not a structure")
             else:
-                yield watch(structure(options, place, frame, f"{unit.name} frame {number}"))
-        watch.done()
+                yield check(to_structure(options, location, frame, f"{piece.name} frame {number}"))
+        check.finish()
 
 
-def structure(options: Options, place: Place, frame: Frame, label: str) -> Structure:
+def to_structure(options: Options, location: Location, frame: Frame, label: str) -> Structure:
     import numpy as np
 
     from gnnscale.atoms import units
     from gnnscale.atoms.structure import Structure
     from gnnscale.data.formats import extxyz
 
-    unit = units.ENERGY[options.energy_unit]
-    (energy,) = extxyz.numbers_in(place, options.energy, value(place, frame, options.energy), (1,))
+    unit = units.ENERGY_UNITS[options.energy_unit]
+    (energy,) = extxyz.parse_numbers(location, options.energy, comment_value(location, frame, options.energy), (1,))
     forces = frame.columns.get(options.forces)
     others = [name for name in frame.columns if name != options.forces and "force" in name.lower()]
     if forces is None and others:
-        raise place.fault(f"no column {options.forces!r}, but {', '.join(others)}; set the option `forces`")
+        raise location.fault(f"no column {options.forces!r}, but {', '.join(others)}; set the option `forces`")
     if forces is not None and forces.shape != frame.columns["pos"].shape:
-        raise place.fault(f"column {options.forces} has {forces.shape} numbers, three per atom were expected")
-    group = label if options.group is None else value(place, frame, options.group)
+        raise location.fault(f"column {options.forces} has {forces.shape} numbers, three per atom were expected")
+    group = label if options.group is None else comment_value(location, frame, options.group)
     return Structure(
         numbers=frame.numbers,
         positions=frame.columns["pos"],
@@ -92,29 +95,29 @@ def structure(options: Options, place: Place, frame: Frame, label: str) -> Struc
         pbc=frame.pbc,
         energy=float(energy) * unit,
         forces=np.full((len(frame.numbers), 3), np.nan) if forces is None else forces * unit,
-        stress=stress(options, place, frame, unit),
+        stress=read_stress(options, location, frame, unit),
         group=group,
         label=label,
     )
 
 
-def value(place: Place, frame: Frame, key: str) -> str:
+def comment_value(location: Location, frame: Frame, key: str) -> str:
     if key not in frame.info:
-        raise place.fault(f"no {key}= in the comment line; there is {', '.join(frame.info)[:300] or 'nothing'}")
+        raise location.fault(f"no {key}= in the comment line; there is {', '.join(frame.info)[:300] or 'nothing'}")
     return frame.info[key]
 
 
-def stress(options: Options, place: Place, frame: Frame, unit: float) -> object:
+def read_stress(options: Options, location: Location, frame: Frame, unit: float) -> object:
     """(3, 3). ASE writes stress as nine numbers, in eV/Angstrom^3 and positive in tension, whatever the energy's unit."""
     import numpy as np
 
+    from gnnscale.atoms.structure import stress_from_voigt
     from gnnscale.data.formats import extxyz
-    from gnnscale.data.formats.labels import voigt
 
     for key in (options.stress, options.virial):
         if key in frame.info:
-            numbers = extxyz.numbers_in(place, key, frame.info[key], (9, 6))
-            matrix = numbers.reshape(3, 3) if len(numbers) == 9 else voigt(numbers)
+            numbers = extxyz.parse_numbers(location, key, frame.info[key], (9, 6))
+            matrix = numbers.reshape(3, 3) if len(numbers) == 9 else stress_from_voigt(numbers)
             if key == options.stress:
                 return matrix
             return -matrix * unit / abs(np.linalg.det(frame.cell))  # a virial is positive in compression

@@ -1,40 +1,43 @@
-"""Five generated sources in place of ANI1x, QM7-X, OC20, OC22 and MPtrj: their shape and variety, with cheap labels.
+"""Five generated sources that mirror ANI1x, QM7-X, OC20, OC22 and MPtrj in shape and variety, with cheap labels.
 
-Nothing is downloaded. Semi-empirical and analytic potentials stand for DFT: smooth, noise-free, short-ranged.
+Nothing is downloaded. Semi-empirical and analytic potentials replace DFT: smooth, noise-free, short-ranged. Positions
+differ between processors, as the last bits of the arithmetic are amplified; on one processor they are always the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import count, pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import Field
 
 from gnnscale.contract.dataset_card import DatasetCard
-from gnnscale.data.formats.pieces import Unit
+from gnnscale.data.formats.pieces import Piece, SkipStructure
 from gnnscale.schema import Spec
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
+    import numpy as np
     from ase import Atoms
 
     from gnnscale.atoms.structure import Structure
     from gnnscale.data.generate.potentials import Label
 
-Source = Literal["organic", "small", "adsorbate", "oxide", "bulk"]
-Skip = Callable[[str], None]
+SourceName = Literal["organic", "small", "adsorbate", "oxide", "bulk"]
 
 
 class Options(Spec):
-    """What can be asked of this dataset."""
+    """Options of this dataset."""
 
-    source: Source = Field(description="which of the five")
-    structures: int = Field(ge=1, description="how many; fewer are the beginning of more")
-    seed: int = Field(0, ge=0, description="another seed, other systems")
+    source: SourceName = Field(description="which of the five to generate")
+    structures: int = Field(ge=1, description="number of structures; fewer are the beginning of more")
+    seed: int = Field(0, ge=0, description="seed of the random systems")
 
 
 # ---------------------------------------------------------------------------------------------------------------- card
 class Facts(NamedTuple):
+    """The facts about one source that its card states."""
+
     mirrors: str
     title: str
     theory: str
@@ -104,44 +107,48 @@ def card(options: Options) -> DatasetCard:
 
 # ---------------------------------------------------------------------------------------------------------- structures
 class Caps(NamedTuple):
-    """What is beyond these is left out, and counted: no sane training set has it."""
+    """Limits of what a sensible training set contains; structures beyond them are left out and counted."""
 
     force: float = 40.0  # eV/Angstrom, length of any atom's force
     energy: float = 0.5  # eV/atom, of a displaced molecule above its relaxed self
 
 
 CAPS = Caps()
-PATIENCE = 50  # groups in a row that may fail before something must be wrong
-BLOCK = 240  # structures: whole groups of every source, as long as none of them is left out
+MAX_FAILED_GROUPS = 50  # in a row, before the generation is considered broken
+STRUCTURES_PER_BLOCK = 240  # whole groups of every source, as long as no structure is left out
 
 
-def units(options: Options) -> list[Unit]:
-    """Blocks, each from random numbers of its own, so that more structures begin with the same ones."""
-    cuts = [*range(0, options.structures, BLOCK), options.structures]
-    return [Unit(f"structures {a} to {b - 1}", b - a, span=(a, b)) for a, b in pairwise(cuts)]
+def pieces(options: Options) -> list[Piece]:
+    """Return blocks, each with its own random numbers, so that more structures begin with the same ones."""
+    cuts = [*range(0, options.structures, STRUCTURES_PER_BLOCK), options.structures]
+    return [Piece(f"structures {a} to {b - 1}", b - a, span=(a, b)) for a, b in pairwise(cuts)]
 
 
-def structures(options: Options, unit: Unit, skip: Skip, caps: Caps = CAPS) -> Iterator[Structure]:
-    """Group after group, each from its own random numbers, until the block is full."""
+def structures(options: Options, piece: Piece, skip: SkipStructure, caps: Caps = CAPS) -> Iterator[Structure]:
+    """Yield group after group, each from its own random numbers, until the block is full."""
     import numpy as np
 
     draw = _molecules if options.source in MOLECULES else _relaxations
     seen: set[str] = set()
-    first, end = unit.span
+    first, end = piece.bounds
     made = last = 0
     for index in count():  # groups
-        place = (first // BLOCK, index)
-        rng = np.random.default_rng([options.seed, list(FACTS).index(options.source), index, first // BLOCK])
-        for structure in draw(options, place, rng, seen, skip, caps):
+        position = (first // STRUCTURES_PER_BLOCK, index)
+        rng = np.random.default_rng(
+            [options.seed, list(FACTS).index(options.source), index, first // STRUCTURES_PER_BLOCK]
+        )
+        for structure in draw(options, position, rng, seen, skip, caps):
             yield structure
             made, last = made + 1, index
             if made == end - first:
                 return
-        if index - last >= PATIENCE:
-            raise ValueError(f"generated/{options.source}: {PATIENCE} groups in a row gave nothing within {caps}")
+        if index - last >= MAX_FAILED_GROUPS:
+            raise ValueError(
+                f"generated/{options.source}: {MAX_FAILED_GROUPS} groups in a row gave nothing within {caps}"
+            )
 
 
-def _structure(atoms: Atoms, label: Label, group: str, name: str) -> Structure:
+def _to_structure(atoms: Atoms, label: Label, group: str, name: str) -> Structure:
     from gnnscale.atoms.structure import Structure
 
     return Structure(
@@ -157,8 +164,8 @@ def _structure(atoms: Atoms, label: Label, group: str, name: str) -> Structure:
     )
 
 
-def _fault(label: Label, caps: Caps) -> str | None:
-    """Why a label is left out."""
+def _reason_to_skip(label: Label, caps: Caps) -> str | None:
+    """Return the reason for which a structure is left out, or None."""
     import numpy as np
 
     if not np.isfinite(label.energy) or not np.isfinite(label.forces).all():
@@ -169,26 +176,35 @@ def _fault(label: Label, caps: Caps) -> str | None:
 
 
 # ----------------------------------------------------------------------------------------------------------- molecules
-class Recipe(NamedTuple):
-    """How one molecular source is made."""
+class MoleculeRecipe(NamedTuple):
+    """The recipe of one molecular source."""
 
     method: Literal["GFN1-xTB", "GFN2-xTB"]
     shares: dict[int, float]  # atomic number -> share of the heavy atoms
-    heavy: int  # at most so many heavy atoms
-    relax_steps: int  # ANI1x has no need of minima, QM7-X has them
+    heavy: int  # maximum number of heavy atoms
+    relax_steps: int  # few suffice to mirror ANI1x, which has no minima; QM7-X has them
     frames: int  # per molecule
     temperatures: tuple[float, float]  # K
     relaxed: bool  # whether the first frame is the relaxed molecule itself
 
 
 MOLECULES = {
-    "organic": Recipe("GFN2-xTB", {6: 0.62, 7: 0.18, 8: 0.20}, 8, 8, 10, (300, 1500), relaxed=False),
-    "small": Recipe("GFN1-xTB", {6: 0.60, 7: 0.14, 8: 0.14, 16: 0.07, 17: 0.05}, 7, 25, 16, (1500, 1500), relaxed=True),
+    "organic": MoleculeRecipe("GFN2-xTB", {6: 0.62, 7: 0.18, 8: 0.20}, 8, 8, 10, (300, 1500), relaxed=False),
+    "small": MoleculeRecipe(
+        "GFN1-xTB", {6: 0.60, 7: 0.14, 8: 0.14, 16: 0.07, 17: 0.05}, 7, 25, 16, (1500, 1500), relaxed=True
+    ),
 }
 
 
-def _molecules(options, place: tuple[int, int], rng, seen: set[str], skip: Skip, caps: Caps) -> Iterator[Structure]:
-    """Displaced copies of one molecule. The group is its bond graph: the same molecule never straddles splits."""
+def _molecules(
+    options: Options,
+    position: tuple[int, int],
+    rng: np.random.Generator,
+    seen: set[str],
+    skip: SkipStructure,
+    caps: Caps,
+) -> Iterator[Structure]:
+    """Yield displaced copies of one molecule. The group is its bond graph, so no molecule is in two splits."""
     from functools import partial
 
     import numpy as np
@@ -198,8 +214,8 @@ def _molecules(options, place: tuple[int, int], rng, seen: set[str], skip: Skip,
 
     recipe = MOLECULES[options.source]
     label = partial(xtb, method=recipe.method)
-    # blocks do not know what others drew; of one or two heavy atoms there are so few that the first block has them all
-    sizes = np.arange(1 if place[0] == 0 else 3, recipe.heavy + 1)
+    # blocks do not know what others drew; there are so few molecules of one or two heavy atoms that the first block has all
+    sizes = np.arange(1 if position[0] == 0 else 3, recipe.heavy + 1)
     molecule = grow(rng, recipe.shares, int(rng.choice(sizes, p=sizes / sizes.sum())))  # there are few small ones
     group = identity(molecule)
     try:
@@ -219,18 +235,25 @@ def _molecules(options, place: tuple[int, int], rng, seen: set[str], skip: Skip,
         except Unlabelled as reason:
             skip(str(reason))
             continue
-        fault = _fault(found, caps)
+        fault = _reason_to_skip(found, caps)
         if (found.energy - lowest.energy) / len(atoms) > caps.energy:
             fault = f"energy above {caps.energy:g} eV/atom"
         if fault:
             skip(fault)
         else:
-            yield _structure(atoms, found, group, f"{group} frame {frame}")
+            yield _to_structure(atoms, found, group, f"{group} frame {frame}")
 
 
 # ----------------------------------------------------------------------------------------------------- slabs and bulk
-def _relaxations(options, place: tuple[int, int], rng, seen: set[str], skip: Skip, caps: Caps) -> Iterator[Structure]:
-    """Frames of one relaxation, which is a group."""
+def _relaxations(
+    options: Options,
+    position: tuple[int, int],
+    rng: np.random.Generator,
+    seen: set[str],
+    skip: SkipStructure,
+    caps: Caps,
+) -> Iterator[Structure]:
+    """Yield the frames of one relaxation, which is a group."""
     from gnnscale.data.generate.crystals import adsorbate_slab, oxide_slab, relaxation, strained_crystal
 
     begin, frames, every, step = {  # step in Angstrom^2/eV
@@ -239,17 +262,18 @@ def _relaxations(options, place: tuple[int, int], rng, seen: set[str], skip: Ski
         "bulk": (strained_crystal, 4, 4, 0.02),
     }[options.source]
     start = begin(rng)
-    group = f"{options.source}-{options.seed}-{place[0]:04d}-{place[1]:03d}"
+    group = f"{options.source}-{options.seed}-{position[0]:04d}-{position[1]:03d}"
     for frame, (atoms, label) in enumerate(relaxation(start, rng, frames, every, step)):
-        fault = _fault(label, caps)
+        fault = _reason_to_skip(label, caps)
         if fault:
             skip(fault)
         else:
-            yield _structure(atoms, label, group, f"{start.name} frame {frame}")
+            yield _to_structure(atoms, label, group, f"{start.name} frame {frame}")
 
 
 # ------------------------------------------------------------------------------------------------------------- summary
 def main() -> None:
+    """Generate a source and print a summary of it."""
     import argparse
     import time
     from collections import Counter
@@ -259,13 +283,13 @@ def main() -> None:
     from ase.data import chemical_symbols
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--source", choices=get_args(Source), required=True)
+    parser.add_argument("--source", choices=get_args(SourceName), required=True)
     parser.add_argument("--structures", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     options = Options(**vars(parser.parse_args()))
     skipped: Counter[str] = Counter()
     began = time.process_time()
-    made = [s for unit in units(options) for s in structures(options, unit, lambda reason: skipped.update([reason]))]
+    made = [s for piece in pieces(options) for s in structures(options, piece, lambda reason: skipped.update([reason]))]
     seconds = time.process_time() - began
     atoms = np.array([len(s.numbers) for s in made])
     energies = np.array([s.energy for s in made]) / atoms

@@ -1,75 +1,81 @@
 """Graphs that HydraGNN wrote with its AdiosWriter: one NAME.bp, or a folder of them.
 
-Their edges are left behind, their splits kept unless asked otherwise. Those are random draws of frames as a rule, so that
-conformations of one molecule are on both sides: gnnscale.audit.duplicates counts them, and `split: formula` makes new ones by
-whole formulas. Energies are float32 there, as written: what was taken off before (HydraGNN's energy_linear_regression.py
-does that) stays off.
+Edges are not read, and the splits are kept by default. These are usually random draws of frames, so conformations of one
+molecule are in several splits: gnnscale.audit.duplicates counts them, and `split: formula` splits anew by whole formulas.
+Energies are float32 as written: reference energies that were subtracted before (HydraGNN's energy_linear_regression.py
+does so) stay subtracted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gnnscale.data.formats.labels import ENERGIES
-from gnnscale.data.formats.own_data import OwnOptions, own_card
-from gnnscale.data.formats.pieces import Place, Unit
+from gnnscale.data.formats.own_data import OwnDataOptions, own_data_card
+from gnnscale.data.formats.pieces import Piece, SkipStructure
+from gnnscale.data.formats.raw_files import Location
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
     from gnnscale.atoms.structure import Structure
     from gnnscale.contract.dataset_card import DatasetCard
 
 
-class Options(OwnOptions):
-    """What can be asked of this dataset."""
+class Options(OwnDataOptions):
+    """Options of this dataset."""
 
-    raw: str = Field(description="NAME.bp as HydraGNN wrote it, or a folder of such")
-    limit: int | None = Field(None, ge=1, description="only the first so many samples of each split of each file")
+    raw: str = Field(description="NAME.bp as HydraGNN wrote it, or a folder of such files")
+    limit: int | None = Field(
+        None, ge=1, description="use only the first samples of each split of each file, at most this many"
+    )
     energy_unit: Literal["eV", "Hartree", "kcal/mol", "kJ/mol", "meV"] = Field(
-        "eV", description="of the energy; forces are in this per Angstrom"
+        "eV", description="unit of the energy; forces are in this unit per Angstrom"
     )
     split: Literal["theirs", "formula"] = Field(
-        "theirs", description="trainset, valset and testset as they are, or anew, by hash of the chemical formula"
+        "theirs", description="trainset, valset and testset as HydraGNN drew them, or by hash of the chemical formula"
     )
-    energies: Literal["any", "atoms", "crystals"] = Field("any", description=ENERGIES)
 
 
-def bp(options: Options) -> list[Path]:
+def bp_files(options: Options) -> list[Path]:
     path = Path(options.raw).expanduser()
     listed = [path] if path.name.endswith(".bp") else sorted(path.rglob("*.bp"))
     if not listed or not listed[0].exists():
-        raise FileNotFoundError(f"{path}: no such .bp, nor a folder of them; give what HydraGNN's AdiosWriter wrote")
+        raise FileNotFoundError(f"{path}: no .bp file and no folder of them; give what HydraGNN's AdiosWriter wrote")
     return listed
 
 
-def inputs(options: Options) -> list[Path]:
+def input_files(options: Options) -> list[Path]:
     return sorted(
-        file for path in bp(options) for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()
+        file for path in bp_files(options) for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()
     )
 
 
 def card(options: Options) -> DatasetCard:
-    return own_card("hydragnn", options, neighbours=30.0, seconds=0.0002)
+    return own_data_card("hydragnn", options, neighbours=30.0, seconds=0.0002)
 
 
-def units(options: Options) -> list[Unit]:
+def pieces(options: Options) -> list[Piece]:
     from gnnscale.data.formats import hydragnn
 
-    return [unit for path in bp(options) for unit in hydragnn.units(options.raw, path, options.limit)]
+    return [
+        piece for path in bp_files(options) for piece in hydragnn.pieces_by_samples(options.raw, path, options.limit)
+    ]
 
 
-def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
-    from gnnscale.atoms.units import ENERGY
-    from gnnscale.data.formats import hydragnn, plausible
+def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[Structure]:
+    from gnnscale.atoms.units import ENERGY_UNITS
+    from gnnscale.data.formats import hydragnn
+    from gnnscale.data.formats.plausible import PlausibilityCheck
 
-    with Place(unit.path) as place:
-        watch = plausible.Watch(place, None if options.energies == "any" else options.energies)
-        for structure in hydragnn.structures(place, unit, ENERGY[options.energy_unit], options.split == "theirs"):
-            yield watch(structure)
-        watch.done()
+    with Location(piece.path) as location:
+        check = PlausibilityCheck(location, options.energies)
+        for structure in hydragnn.read_structures(
+            location, piece, ENERGY_UNITS[options.energy_unit], options.split == "theirs"
+        ):
+            yield check(structure)
+        check.finish()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Deng et al., Nat. Mach. Intell. 5, 1031 (2023). One JSON file of 11 GB, which is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,28 +13,29 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from gnnscale.contract.dataset_card import DatasetCard
-from gnnscale.data.formats.pieces import Place, Unit, below, found
+from gnnscale.data.formats.pieces import Piece, SkipStructure
+from gnnscale.data.formats.raw_files import Location, find_files, name_below
 from gnnscale.schema import Spec
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
     from gnnscale.atoms.structure import Structure
 
-MATERIALS, FRAMES, BYTES = 145_923, 1_580_395, 7_000  # bytes of a frame
+MATERIALS, FRAMES, BYTES_PER_FRAME = 145_923, 1_580_395, 7_000
 DOWNLOAD = "download MPtrj_2022.9_full.json of figshare 23713842"
 
 
 class Options(Spec):
-    """What can be asked of this dataset."""
+    """Options of this dataset."""
 
     raw: str = Field(description="MPtrj_2022.9_full.json (figshare 23713842, 11 GB), or the folder with it")
-    limit: int | None = Field(None, ge=1, description="only the first so many materials")
+    limit: int | None = Field(None, ge=1, description="use only the first materials, at most this many")
     energy: Literal["uncorrected", "corrected"] = Field(
-        "uncorrected", description="VASP's own, which belongs to the forces, or with the MP2020 corrections"
+        "uncorrected", description="VASP's energy, which belongs to the forces, or that with the MP2020 corrections"
     )
 
 
-def inputs(options: Options) -> list[Path]:
-    return found(options.raw, ("*.json", "*.json.gz", "*.json.bz2"), DOWNLOAD)
+def input_files(options: Options) -> list[Path]:
+    return find_files(options.raw, ("*.json", "*.json.gz", "*.json.bz2"), DOWNLOAD)
 
 
 def card(options: Options) -> DatasetCard:
@@ -52,29 +53,33 @@ def card(options: Options) -> DatasetCard:
     )
 
 
-def units(options: Options) -> list[Unit]:
-    """JSON can only be read from its beginning."""
-    return [Unit(below(options.raw, path), path.stat().st_size / BYTES, path) for path in inputs(options)]
+def pieces(options: Options) -> list[Piece]:
+    """Return each file as one piece: JSON can only be read from its beginning."""
+    return [
+        Piece(name_below(options.raw, path), path.stat().st_size / BYTES_PER_FRAME, path)
+        for path in input_files(options)
+    ]
 
 
-def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
-    from gnnscale.data.formats import crystaljson, plausible
+def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[Structure]:
+    from gnnscale.data.formats import crystaljson
+    from gnnscale.data.formats.plausible import PlausibilityCheck
 
-    with Place(unit.path) as place:
-        watch = plausible.Watch(place, "crystals")
-        for material, frames in islice(crystaljson.members(place), options.limit):
+    with Location(piece.path) as location:
+        check = PlausibilityCheck(location, "crystals")
+        for material, frames in islice(crystaljson.read_members(location), options.limit):
             if not isinstance(frames, dict):
-                raise place.fault("frames by name were expected: this is not the layout of MPtrj")
+                raise location.fault("frames by name were expected: this is not the layout of MPtrj")
             for name, frame in frames.items():
-                place.where = f"{material} {name}"
+                location.where = f"{material} {name}"
                 try:
-                    yield watch(structure(options, place, material, name, frame))
-                except crystaljson.Disordered:
+                    yield check(to_structure(options, location, material, name, frame))
+                except crystaljson.DisorderedSite:
                     skip("partial occupancy")
-        watch.done()
+        check.finish()
 
 
-def structure(options: Options, place: Place, material: str, name: str, frame: dict) -> Structure:
+def to_structure(options: Options, location: Location, material: str, name: str, frame: dict) -> Structure:
     from gnnscale.atoms import units
     from gnnscale.atoms.structure import Structure
     from gnnscale.data.formats import crystaljson
@@ -82,13 +87,13 @@ def structure(options: Options, place: Place, material: str, name: str, frame: d
     key = f"{options.energy}_total_energy"
     lacking = [wanted for wanted in ("structure", key, "force", "stress") if wanted not in frame]
     if lacking:
-        raise place.fault(f"{', '.join(lacking)} is missing; there is {', '.join(frame)[:300]}")
-    made = crystaljson.crystal(place, frame["structure"])
-    stress = crystaljson.vectors(place, frame["stress"], (3, 3), "stress")
+        raise location.fault(f"{', '.join(lacking)} is missing; there is {', '.join(frame)[:300]}")
+    made = crystaljson.to_crystal(location, frame["structure"])
+    stress = crystaljson.to_array(location, frame["stress"], (3, 3), "stress")
     return Structure(
         **made._asdict(),
         energy=float("nan") if frame[key] is None else float(frame[key]),
-        forces=crystaljson.vectors(place, frame["force"], made.positions.shape, "force"),
+        forces=crystaljson.to_array(location, frame["force"], made.positions.shape, "force"),
         stress=-units.KBAR * stress,  # VASP: kbar, positive in compression
         group=material,
         label=f"{material} {name}",

@@ -1,20 +1,22 @@
 """OC22: oxide surfaces with adsorbates relaxing, the S2EF-Total task: 10 million frames, 51 elements.
 
-Tran et al., ACS Catal. 13, 3066 (2023). LMDB files as published, whose energies are total ones. Slabs count as periodic
-along all three vectors, as in OC20. Where train/, val_id/ and val_ood/ are all below the folder they are the split; what
-is in test_id/ and test_ood/ was published without labels, and is left out.
+Tran et al., ACS Catal. 13, 3066 (2023). LMDB files as published, with total energies. Slabs count as periodic along all
+three vectors, as in OC20. If train/, val_id/ and val_ood/ are all below the given folder, they are the split; test_id/
+and test_ood/ were published without labels and are left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from gnnscale.contract.dataset_card import DatasetCard
-from gnnscale.data.formats.pieces import UNLABELLED, Place, Unit, found, split_folders
+from gnnscale.data.formats.ocp_splits import UNLABELLED, published_splits
+from gnnscale.data.formats.pieces import Piece, SkipStructure
+from gnnscale.data.formats.raw_files import Location, find_files
 from gnnscale.schema import Spec
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
@@ -25,18 +27,18 @@ DOWNLOAD = "download and unpack s2ef_total_train_val_test_lmdbs.tar.gz, named in
 
 
 class Options(Spec):
-    """What can be asked of this dataset."""
+    """Options of this dataset."""
 
     raw: str = Field(description="folder with the *.lmdb of s2ef_total_train_val_test_lmdbs.tar.gz, or one of them")
-    limit: int | None = Field(None, ge=1, description="only the first so many frames")
+    limit: int | None = Field(None, ge=1, description="use only the first frames, at most this many")
 
 
-def inputs(options: Options) -> list[Path]:
-    return list(splits(options))
+def input_files(options: Options) -> list[Path]:
+    return list(split_of_files(options))
 
 
-def splits(options: Options) -> dict[Path, str]:
-    return split_folders(options.raw, found(options.raw, ("*.lmdb",), DOWNLOAD))
+def split_of_files(options: Options) -> dict[Path, str]:
+    return published_splits(options.raw, find_files(options.raw, ("*.lmdb",), DOWNLOAD))
 
 
 def card(options: Options) -> DatasetCard:
@@ -53,27 +55,32 @@ def card(options: Options) -> DatasetCard:
     )
 
 
-def units(options: Options) -> list[Unit]:
+def pieces(options: Options) -> list[Piece]:
     from gnnscale.data.formats import ocp
 
-    told = splits(options)
-    labelled = ocp.units(options.raw, [path for path in told if told[path] != UNLABELLED], options.limit)
-    return labelled + ocp.units(options.raw, [path for path in told if told[path] == UNLABELLED])
+    split_of_file = split_of_files(options)
+    labelled = ocp.pieces_by_keys(
+        options.raw, [path for path in split_of_file if split_of_file[path] != UNLABELLED], options.limit
+    )
+    return labelled + ocp.pieces_by_keys(
+        options.raw, [path for path in split_of_file if split_of_file[path] == UNLABELLED]
+    )
 
 
-def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
-    from gnnscale.data.formats import ocp, plausible
+def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[Structure]:
+    from gnnscale.data.formats import ocp
+    from gnnscale.data.formats.plausible import PlausibilityCheck
 
-    split = splits(options)[unit.path]
+    split = split_of_files(options)[piece.path]
     if split == UNLABELLED:
-        for _ in range(*unit.span):
+        for _ in range(*piece.bounds):
             skip(UNLABELLED)
         return
-    with Place(unit.path) as place:
-        watch = plausible.Watch(place, "crystals")
-        for structure in ocp.graphs(place, unit.span):
-            yield watch(structure)._replace(split=split)
-        watch.done()
+    with Location(piece.path) as location:
+        check = PlausibilityCheck(location, "crystals")
+        for structure in ocp.read_structures(location, piece.bounds):
+            yield check(structure)._replace(split=split)
+        check.finish()
 
 
 if __name__ == "__main__":

@@ -6,14 +6,15 @@ MPtrj and Alexandria: the energies are on another scale.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from gnnscale.contract.dataset_card import DatasetCard
-from gnnscale.data.formats.pieces import Place, Unit, found
+from gnnscale.data.formats.pieces import Piece, SkipStructure
+from gnnscale.data.formats.raw_files import Location, find_files
 from gnnscale.schema import Spec
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
@@ -21,24 +22,26 @@ if TYPE_CHECKING:  # the planner imports this file for its card alone, on a logi
 
 SUBSETS = {  # structures, atoms per structure
     "omat24 train": (100_824_585, 19.0),
-    "omat24 validation": (1_025_361, 19.0),  # that before 20 December 2024 held duplicates: fairchem#942
+    "omat24 validation": (1_025_361, 19.0),  # the one before 20 December 2024 held duplicates: fairchem#942
     "salex train": (10_447_765, 9.0),
     "salex validation": (553_218, 9.0),
 }
 
 
 class Options(Spec):
-    """What can be asked of this dataset."""
+    """Options of this dataset."""
 
     raw: str = Field(description="folder with *.aselmdb of OMat24 or sAlex (fairchem's docs/inorganic_materials)")
-    limit: int | None = Field(None, ge=1, description="only the first so many rows of each file")
+    limit: int | None = Field(None, ge=1, description="use only the first rows of each file, at most this many")
     subset: Literal["omat24 train", "omat24 validation", "salex train", "salex validation"] = Field(
-        "omat24 train", description="which was downloaded; for the card"
+        "omat24 train", description="which subset was downloaded; for the card"
     )
 
 
-def inputs(options: Options) -> list[Path]:
-    return found(options.raw, ("*.aselmdb",), "download a tar of OMat24 (hugging face: facebook/OMAT24) and unpack it")
+def input_files(options: Options) -> list[Path]:
+    return find_files(
+        options.raw, ("*.aselmdb",), "download a tar of OMat24 (hugging face: facebook/OMAT24) and unpack it"
+    )
 
 
 def card(options: Options) -> DatasetCard:
@@ -56,21 +59,22 @@ def card(options: Options) -> DatasetCard:
     )
 
 
-def units(options: Options) -> list[Unit]:
+def pieces(options: Options) -> list[Piece]:
     from gnnscale.data.formats import aselmdb
 
-    return aselmdb.units(options.raw, inputs(options), options.limit)
+    return aselmdb.pieces_by_rows(options.raw, input_files(options), options.limit)
 
 
-def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
-    """The group is the reduced formula: rows do not say which were rattled from one crystal."""
-    from gnnscale.data.formats import aselmdb, plausible
+def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[Structure]:
+    """Yield structures; the group is the reduced formula, as rows do not say which were rattled from one crystal."""
+    from gnnscale.data.formats import aselmdb
+    from gnnscale.data.formats.plausible import PlausibilityCheck
 
-    with Place(unit.path) as place:
-        watch = plausible.Watch(place, "crystals")
-        for structure, _ in aselmdb.structures(place, unit.span, reduced=True):
-            yield watch(structure)
-        watch.done()
+    with Location(piece.path) as location:
+        check = PlausibilityCheck(location, "crystals")
+        for structure, _ in aselmdb.read_structures(location, piece.bounds, reduced=True):
+            yield check(structure)
+        check.finish()
 
 
 if __name__ == "__main__":

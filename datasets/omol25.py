@@ -5,14 +5,15 @@ Levine et al., arXiv:2505.08762 (2025). Folders of .aselmdb files, eV and Angstr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from gnnscale.contract.dataset_card import DatasetCard
-from gnnscale.data.formats.pieces import Place, Unit, found
+from gnnscale.data.formats.pieces import Piece, SkipStructure
+from gnnscale.data.formats.raw_files import Location, find_files
 from gnnscale.schema import Spec
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
@@ -22,18 +23,21 @@ SUBSETS = {"train": 101_666_280, "train_4M": 3_986_754, "val": 2_762_021}
 
 
 class Options(Spec):
-    """What can be asked of this dataset."""
+    """Options of this dataset."""
 
     raw: str = Field(description="folder with *.aselmdb of OMol25 (hugging face: facebook/OMol25, on request)")
-    limit: int | None = Field(None, ge=1, description="only the first so many rows of each file")
-    subset: Literal["train", "train_4M", "val"] = Field("train_4M", description="which was downloaded; for the card")
+    limit: int | None = Field(None, ge=1, description="use only the first rows of each file, at most this many")
+    subset: Literal["train", "train_4M", "val"] = Field(
+        "train_4M", description="which subset was downloaded; for the card"
+    )
     charge: Literal["any", "neutral"] = Field(
-        "any", description="neutral leaves out charged and open-shell ones, of which no model here is told"
+        "any",
+        description="neutral leaves out charged and open-shell molecules: no model here has charge or spin as input",
     )
 
 
-def inputs(options: Options) -> list[Path]:
-    return found(options.raw, ("*.aselmdb",), "download a subset of OMol25 (hugging face: facebook/OMol25)")
+def input_files(options: Options) -> list[Path]:
+    return find_files(options.raw, ("*.aselmdb",), "download a subset of OMol25 (hugging face: facebook/OMol25)")
 
 
 def card(options: Options) -> DatasetCard:
@@ -51,25 +55,26 @@ def card(options: Options) -> DatasetCard:
     )
 
 
-def units(options: Options) -> list[Unit]:
+def pieces(options: Options) -> list[Piece]:
     from gnnscale.data.formats import aselmdb
 
-    return aselmdb.units(options.raw, inputs(options), options.limit)
+    return aselmdb.pieces_by_rows(options.raw, input_files(options), options.limit)
 
 
-def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
-    """The group is the formula: conformers of a molecule share it."""
-    from gnnscale.data.formats import aselmdb, plausible
+def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[Structure]:
+    """Yield structures; the group is the formula, which conformers of a molecule share."""
+    from gnnscale.data.formats import aselmdb
+    from gnnscale.data.formats.plausible import PlausibilityCheck
 
-    with Place(unit.path) as place:
-        watch = plausible.Watch(place, "atoms")
-        for structure, data in aselmdb.structures(place, unit.span, reduced=False):
+    with Location(piece.path) as location:
+        check = PlausibilityCheck(location, "atoms")
+        for structure, data in aselmdb.read_structures(location, piece.bounds, reduced=False):
             if options.charge == "neutral" and not {"charge", "spin"} <= data.keys():
-                raise place.fault(f"no charge and spin in the row's data; there is {', '.join(data) or 'nothing'}")
+                raise location.fault(f"no charge and spin in the row's data; there is {', '.join(data) or 'nothing'}")
             if options.charge == "neutral" and (data["charge"] != 0 or data["spin"] != 1):
                 skip("charged or open-shell")
             else:
-                yield watch(structure)
+                yield check(structure)
 
 
 if __name__ == "__main__":

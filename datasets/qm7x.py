@@ -6,15 +6,15 @@ total, of all electrons: -1e3 to -3e4 eV, where single precision has steps of 2 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from gnnscale.contract.dataset_card import DatasetCard
-from gnnscale.data.formats.labels import molecule
-from gnnscale.data.formats.pieces import Place, Unit, found
+from gnnscale.data.formats.pieces import Piece, SkipStructure
+from gnnscale.data.formats.raw_files import Location, find_files
 from gnnscale.schema import Spec
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
@@ -26,20 +26,20 @@ LABELS = {"PBE0+MBD": ("ePBE0+MBD", "totFOR"), "PBE0": ("ePBE0", "pbe0FOR")}  # 
 
 
 class Options(Spec):
-    """What can be asked of this dataset."""
+    """Options of this dataset."""
 
     raw: str = Field(description="folder with 1000.hdf5 to 8000.hdf5 (zenodo 4288677, after xz -dc), or one of them")
-    limit: int | None = Field(None, ge=1, description="only the first so many molecules of each file")
+    limit: int | None = Field(None, ge=1, description="use only the first molecules of each file, at most this many")
     level: Literal["PBE0+MBD", "PBE0"] = Field(
-        "PBE0+MBD", description="energies and forces with many-body dispersion, or both without"
+        "PBE0+MBD", description="energies and forces with many-body dispersion or without"
     )
     duplicates: Literal["drop", "keep"] = Field(
-        "drop", description="conformers that another group has too, with their displaced ones: drop needs DupMols.dat"
+        "drop", description="conformers that another group has too, and their displacements: drop needs DupMols.dat"
     )
 
 
-def inputs(options: Options) -> list[Path]:
-    listed = found(options.raw, ("*.hdf5",), DOWNLOAD)
+def input_files(options: Options) -> list[Path]:
+    listed = find_files(options.raw, ("*.hdf5",), DOWNLOAD)
     return [*listed, duplicates_file(listed[0])] if options.duplicates == "drop" else listed
 
 
@@ -64,33 +64,35 @@ def card(options: Options) -> DatasetCard:
     )
 
 
-def units(options: Options) -> list[Unit]:
-    """A molecule each."""
+def pieces(options: Options) -> list[Piece]:
+    """Return one piece per molecule."""
     from gnnscale.data.formats import hdf5
 
-    listed = [path for path in inputs(options) if path.suffix == ".hdf5"]
+    listed = [path for path in input_files(options) if path.suffix == ".hdf5"]
     size = CONFORMATIONS / MOLECULES
-    return [unit for path in listed for unit in hdf5.units(options.raw, path, options.limit, size)]
+    return [piece for path in listed for piece in hdf5.pieces_by_group(options.raw, path, options.limit, size)]
 
 
-def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
-    from gnnscale.data.formats import hdf5, plausible
+def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[Structure]:
+    from gnnscale.atoms.structure import isolated_molecule
+    from gnnscale.data.formats import hdf5
+    from gnnscale.data.formats.plausible import PlausibilityCheck
 
     dropped = set()
     if options.duplicates == "drop":  # Geom-m1-i1-c1-opt stands for all Geom-m1-i1-c1-*
-        dropped = {line.rsplit("-", 1)[0] for line in duplicates_file(unit.path).read_text().split()}
+        dropped = {line.rsplit("-", 1)[0] for line in duplicates_file(piece.path).read_text().split()}
     key, forces_key = LABELS[options.level]
-    with Place(unit.path) as place, hdf5.opened(place) as file:
-        watch, identity = plausible.Watch(place, "atoms"), unit.key
-        for name, group in hdf5.groups(place, hdf5.group(place, file, identity)):
+    with Location(piece.path) as location, hdf5.open_hdf5(location) as file:
+        check, identity = PlausibilityCheck(location, "atoms"), piece.key
+        for name, group in hdf5.open_groups(location, hdf5.open_group(location, file, identity)):
             if name.rsplit("-", 1)[0] in dropped:
                 skip("listed as duplicate in DupMols.dat")
                 continue
-            numbers = hdf5.array(place, group, "atNUM", (None,), "i")
-            positions = hdf5.array(place, group, "atXYZ", (len(numbers), 3))
-            (energy,) = hdf5.array(place, group, key, (1,))
-            forces = hdf5.array(place, group, forces_key, (len(numbers), 3))
-            yield watch(molecule(numbers, positions, energy, forces, identity, f"{identity} {name}"))
+            numbers = hdf5.read_array(location, group, "atNUM", (None,), "i")
+            positions = hdf5.read_array(location, group, "atXYZ", (len(numbers), 3))
+            (energy,) = hdf5.read_array(location, group, key, (1,))
+            forces = hdf5.read_array(location, group, forces_key, (len(numbers), 3))
+            yield check(isolated_molecule(numbers, positions, energy, forces, identity, f"{identity} {name}"))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Ramakrishnan et al., Sci. Data 1, 140022 (2014). One text file a molecule, in a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from gnnscale.contract.dataset_card import DatasetCard
-from gnnscale.data.formats.labels import molecule
-from gnnscale.data.formats.pieces import ROWS, Place, Unit, below, found
+from gnnscale.data.formats.pieces import ROWS_PER_PIECE, Piece, SkipStructure
+from gnnscale.data.formats.raw_files import BEGINNING, Location, find_files, name_below
 from gnnscale.schema import Spec
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
@@ -23,24 +23,24 @@ if TYPE_CHECKING:  # the planner imports this file for its card alone, on a logi
 MOLECULES, UNCHARACTERIZED = 133_885, 3_054
 DOWNLOAD = "download dsgdb9nsd.xyz.tar.bz2 and uncharacterized.txt of figshare collection 978904"
 # of line 2, after `gdb N`: A B C mu alpha homo lumo gap r2 zpve U0 U H G Cv
-PROPERTY = {"U0": 12, "U": 13, "H": 14, "G": 15}
+COLUMN_OF_ENERGY = {"U0": 12, "U": 13, "H": 14, "G": 15}
 
 
 class Options(Spec):
-    """What can be asked of this dataset."""
+    """Options of this dataset."""
 
     raw: str = Field(description="dsgdb9nsd.xyz.tar.bz2 (figshare collection 978904), or a folder with the *.xyz of it")
-    limit: int | None = Field(None, ge=1, description="only the first so many molecules")
+    limit: int | None = Field(None, ge=1, description="use only the first molecules, at most this many")
     energy: Literal["U0", "U", "H", "G"] = Field(
-        "U0", description="at 0 K with zero-point energy; inner energy, enthalpy, free energy at 298 K"
+        "U0", description="U0 at 0 K with zero-point energy; U, H, G: inner energy, enthalpy, free energy at 298 K"
     )
     uncharacterized: Literal["drop", "keep"] = Field(
         "drop", description="molecules that relaxed into others: drop needs uncharacterized.txt beside the data"
     )
 
 
-def inputs(options: Options) -> list[Path]:
-    listed = found(options.raw, ("dsgdb9nsd*.tar.bz2", "dsgdb9nsd_*.xyz"), DOWNLOAD)
+def input_files(options: Options) -> list[Path]:
+    listed = find_files(options.raw, ("dsgdb9nsd*.tar.bz2", "dsgdb9nsd_*.xyz"), DOWNLOAD)
     archives = [path for path in listed if path.suffix == ".bz2"]
     listed = archives[:1] or listed  # the folder may hold both
     if options.uncharacterized == "keep":
@@ -66,63 +66,63 @@ def card(options: Options) -> DatasetCard:
     )
 
 
-def units(options: Options) -> list[Unit]:
-    """The archive, which can only be read from its beginning; or a thousand files each."""
-    listed = [path for path in inputs(options) if path.name != "uncharacterized.txt"]
+def pieces(options: Options) -> list[Piece]:
+    """Return the archive, which can only be read from its beginning, or a thousand files per piece."""
+    listed = [path for path in input_files(options) if path.name != "uncharacterized.txt"]
     if listed[0].suffix == ".bz2":
-        return [Unit(below(options.raw, listed[0]), min(MOLECULES, options.limit or MOLECULES), listed[0])]
+        return [Piece(name_below(options.raw, listed[0]), min(MOLECULES, options.limit or MOLECULES), listed[0])]
     listed = listed[: options.limit]
-    units = []
-    for first in range(0, len(listed), ROWS):
-        some = listed[first : first + ROWS]
-        name = f"{below(options.raw, some[0])} to {some[-1].name}"
-        units.append(Unit(name, len(some), some[0].parent, span=(first, first + len(some))))
-    return units
+    made = []
+    for first in range(0, len(listed), ROWS_PER_PIECE):
+        some = listed[first : first + ROWS_PER_PIECE]
+        name = f"{name_below(options.raw, some[0])} to {some[-1].name}"
+        made.append(Piece(name, len(some), some[0].parent, span=(first, first + len(some))))
+    return made
 
 
-def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
-    from gnnscale.data.formats import plausible
+def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[Structure]:
+    from gnnscale.data.formats.plausible import PlausibilityCheck
 
     dropped: set[int] = set()
-    listed = inputs(options)
+    listed = input_files(options)
     if options.uncharacterized == "drop":
-        dropped = uncharacterized(listed.pop())
-    if unit.span is not None:
-        listed = listed[slice(*unit.span)]
-    for place, lines in islice(texts(listed), None if unit.span else options.limit):
-        with place:
-            number, made = parsed(place, lines, PROPERTY[options.energy])
+        dropped = read_uncharacterized(listed.pop())
+    if piece.span is not None:
+        listed = listed[slice(*piece.span)]
+    for location, lines in islice(read_texts(listed), None if piece.span else options.limit):
+        with location:
+            number, molecule = parse_molecule(location, lines, COLUMN_OF_ENERGY[options.energy])
             if number in dropped:
                 skip("uncharacterized: it relaxed into another molecule")
             else:
-                yield plausible.Watch(place, "atoms")(made)
+                yield PlausibilityCheck(location, "atoms")(molecule)
 
 
-def uncharacterized(path: Path) -> set[int]:
-    """The first column of a table between headings."""
-    with Place(path) as place:
+def read_uncharacterized(path: Path) -> set[int]:
+    """Read the numbers of molecules to leave out: the first column of a table between headings."""
+    with Location(path) as location:
         numbers = {int(line.split()[0]) for line in path.read_text().splitlines() if line.strip()[:1].isdigit()}
         if not numbers:
-            raise place.fault("no number of a molecule in it")
+            raise location.fault("it has no number of a molecule")
         return numbers
 
 
-def texts(listed: list[Path]) -> Iterator[tuple[Place, list[str]]]:
-    """The lines of each molecule's file, of a tar or of a folder."""
+def read_texts(listed: list[Path]) -> Iterator[tuple[Location, list[str]]]:
+    """Yield the lines of each molecule's file, from a tar or a folder."""
     import bz2
     import tarfile
 
     for path in listed:
         if path.suffix == ".xyz":
-            place = Place(path)
-            with place:
+            location = Location(path)
+            with location:
                 lines = path.read_text().splitlines()
-            yield place, lines
+            yield location, lines
             continue
-        archive = Place(path)
+        archive = Location(path)
         with archive:
             try:
-                # tarfile's own decompression takes a truncated archive for one that ends
+                # tarfile's own decompression takes a truncated archive for a complete one
                 with bz2.open(path) as content, tarfile.open(fileobj=content, mode="r|") as tar:
                     for member in tar:
                         archive.where = member.name
@@ -133,32 +133,33 @@ def texts(listed: list[Path]) -> Iterator[tuple[Place, list[str]]]:
                 raise archive.fault(f"no readable tar ({error}): truncated?") from error
 
 
-def parsed(place: Place, lines: list[str], column: int) -> tuple[int, Structure]:
-    """Number of atoms; properties; atoms with charges; frequencies; SMILES; InChI."""
+def parse_molecule(location: Location, lines: list[str], column: int) -> tuple[int, Structure]:
+    """Parse a file: number of atoms, properties, atoms with charges, frequencies, SMILES and InChI."""
     from ase.data import atomic_numbers
 
     from gnnscale.atoms import units
+    from gnnscale.atoms.structure import isolated_molecule
 
-    where = place.where if place.where != "its beginning" else ""
+    where = location.where if location.where != BEGINNING else ""
     prefix = f"{where}, " if where else ""
-    place.where = f"{prefix}line 1"
+    location.where = f"{prefix}line 1"
     count = int(lines[0])
     if len(lines) != count + 5:
-        raise place.fault(f"{count} atoms make {count + 5} lines, there are {len(lines)}: truncated?")
-    place.where = f"{prefix}line 2"
+        raise location.fault(f"{count} atoms make {count + 5} lines, there are {len(lines)}: truncated?")
+    location.where = f"{prefix}line 2"
     words = lines[1].split()
     if len(words) != 17 or words[0] != "gdb":
-        raise place.fault(f"'gdb', a number and 15 properties were expected, not {len(words)} words")
+        raise location.fault(f"'gdb', a number and 15 properties were expected, not {len(words)} words")
     number, energy = int(words[1]), float(words[column]) * units.HARTREE
     numbers, positions = [], []
     for k, line in enumerate(lines[2 : 2 + count]):
-        place.where = f"{prefix}line {3 + k}"
+        location.where = f"{prefix}line {3 + k}"
         symbol, x, y, z, _ = line.split()
         numbers.append(atomic_numbers[symbol])
         positions.append([float(each.replace("*^", "e")) for each in (x, y, z)])  # 1.2*^-6, of Mathematica
-    place.where = where or "its beginning"
+    location.where = where or BEGINNING
     name = f"dsgdb9nsd_{number:06d}"
-    return number, molecule(numbers, positions, energy, None, name, name)
+    return number, isolated_molecule(numbers, positions, energy, None, name, name)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,21 @@
 """SPICE: 2 million conformations of drug-like molecules, dimers, peptides and ions, 17 elements.
 
 Eastman et al., Sci. Data 10, 11 (2023) and J. Chem. Theory Comput. 20, 8583 (2024). One HDF5 file, a group for each
-molecule, in Hartree and Bohr, with gradients in place of forces.
+molecule, in Hartree and Bohr, with gradients instead of forces.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from gnnscale.contract.dataset_card import DatasetCard
-from gnnscale.data.formats.labels import molecule
-from gnnscale.data.formats.pieces import Place, Unit, found
+from gnnscale.data.formats.pieces import Piece, SkipStructure
+from gnnscale.data.formats.raw_files import Location, find_files
 from gnnscale.schema import Spec
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
@@ -24,21 +24,23 @@ if TYPE_CHECKING:  # the planner imports this file for its card alone, on a logi
     from gnnscale.atoms.structure import Structure
 
 MOLECULES, CONFORMATIONS = 113_999, 2_008_628
-BRACKET = re.compile(r"\[[^\]]*?([+-]+)(\d*)(?::\d+)?\]")  # a charged atom in SMILES: [NH3+], [O-], [Ca+2:7], [Mg++]
+CHARGED_ATOM = re.compile(
+    r"\[[^\]]*?([+-]+)(\d*)(?::\d+)?\]"
+)  # a charged atom in SMILES: [NH3+], [O-], [Ca+2:7], [Mg++]
 
 
 class Options(Spec):
-    """What can be asked of this dataset."""
+    """Options of this dataset."""
 
     raw: str = Field(description="SPICE-2.0.1.hdf5 (zenodo 10975225, 37 GB) or another version, or the folder with it")
-    limit: int | None = Field(None, ge=1, description="only the first so many molecules")
+    limit: int | None = Field(None, ge=1, description="use only the first molecules, at most this many")
     charge: Literal["any", "neutral"] = Field(
-        "any", description="neutral leaves out molecules with a charge, of which no model here is told"
+        "any", description="neutral leaves out charged molecules: no model here has the charge as input"
     )
 
 
-def inputs(options: Options) -> list[Path]:
-    return found(options.raw, ("*.hdf5", "*.h5"), "download SPICE-2.0.1.hdf5 of zenodo 10975225")
+def input_files(options: Options) -> list[Path]:
+    return find_files(options.raw, ("*.hdf5", "*.h5"), "download SPICE-2.0.1.hdf5 of zenodo 10975225")
 
 
 def card(options: Options) -> DatasetCard:
@@ -56,25 +58,29 @@ def card(options: Options) -> DatasetCard:
     )
 
 
-def units(options: Options) -> list[Unit]:
+def pieces(options: Options) -> list[Piece]:
     from gnnscale.data.formats import hdf5
 
     size = CONFORMATIONS / MOLECULES
-    return [unit for path in inputs(options) for unit in hdf5.units(options.raw, path, options.limit, size)]
+    return [
+        piece for path in input_files(options) for piece in hdf5.pieces_by_group(options.raw, path, options.limit, size)
+    ]
 
 
-def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
+def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[Structure]:
+    from gnnscale.atoms.structure import isolated_molecule
     from gnnscale.atoms.units import BOHR, HARTREE
-    from gnnscale.data.formats import hdf5, plausible
+    from gnnscale.data.formats import hdf5
+    from gnnscale.data.formats.plausible import PlausibilityCheck
 
-    with Place(unit.path) as place, hdf5.opened(place) as file:
-        watch, name = plausible.Watch(place, "atoms"), unit.key
-        group = hdf5.group(place, file, name)
-        numbers = hdf5.array(place, group, "atomic_numbers", (None,), "i")
-        positions = hdf5.array(place, group, "conformations", (None, len(numbers), 3)) * BOHR
-        energy = hdf5.array(place, group, "dft_total_energy", (len(positions),)) * HARTREE
-        forces = -hdf5.array(place, group, "dft_total_gradient", positions.shape) * (HARTREE / BOHR)
-        charged = options.charge == "neutral" and charge(smiles(place, group)) != 0
+    with Location(piece.path) as location, hdf5.open_hdf5(location) as file:
+        check, name = PlausibilityCheck(location, "atoms"), piece.key
+        group = hdf5.open_group(location, file, name)
+        numbers = hdf5.read_array(location, group, "atomic_numbers", (None,), "i")
+        positions = hdf5.read_array(location, group, "conformations", (None, len(numbers), 3)) * BOHR
+        energy = hdf5.read_array(location, group, "dft_total_energy", (len(positions),)) * HARTREE
+        forces = -hdf5.read_array(location, group, "dft_total_gradient", positions.shape) * (HARTREE / BOHR)
+        charged = options.charge == "neutral" and total_charge(read_smiles(location, group)) != 0
         for k in range(len(positions)):
             if charged:
                 skip("charged")
@@ -82,20 +88,20 @@ def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Ite
                 skip("no energy")
             else:
                 label = f"{name} conformation {k}"
-                yield watch(molecule(numbers, positions[k], energy[k], forces[k], name, label))
+                yield check(isolated_molecule(numbers, positions[k], energy[k], forces[k], name, label))
 
 
-def smiles(place: Place, group: h5py.Group) -> str:
+def read_smiles(location: Location, group: h5py.Group) -> str:
     if "smiles" not in group:
-        raise place.fault("smiles is missing, without which nothing tells the charge")
+        raise location.fault("smiles is missing, from which the charge is read")
     stored = group["smiles"][0]
     return stored.decode() if isinstance(stored, bytes) else str(stored)
 
 
-def charge(smiles: str) -> int:
-    """Sum over the charged atoms."""
+def total_charge(smiles: str) -> int:
+    """Return the sum over the charged atoms."""
     total = 0
-    for signs, number in BRACKET.findall(smiles):
+    for signs, number in CHARGED_ATOM.findall(smiles):
         size = int(number) if number else len(signs)
         total += size if signs[0] == "+" else -size
     return total

@@ -108,7 +108,7 @@ class Settings(SphinxDirective):
 
 # ------------------------------------------------------------------------------------------------------- command line
 def the_parser() -> argparse.ArgumentParser:
-    return import_module("workflow.cli.arguments").parser()
+    return import_module("workflow.cli.arguments").build_parser()
 
 
 def verbs() -> tuple[dict[str, argparse.ArgumentParser], dict[str, str]]:
@@ -152,7 +152,9 @@ class CommandOptions(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         if not self.arguments:
             return [table(["option", "meaning"], option_rows(the_parser(), set()), [35, 65], "settings")]
-        rows = option_rows(verbs()[0][self.arguments[0]], shared())
+        verb = self.arguments[0]
+        parser = import_module("gnnscale.stages.fit_csv").build_parser() if verb == "fit" else verbs()[0][verb]
+        rows = option_rows(parser, shared())
         return [table(["argument or option", "meaning"], rows, [35, 65], "settings")]
 
 

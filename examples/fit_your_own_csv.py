@@ -2,7 +2,7 @@
 
 python examples/fit_your_own_csv.py [runs.csv]      columns: parameters, structures (or tokens), loss
 
-`python -m gnnscale.stages.fit_csv runs.csv` does the same and writes a page with a figure.
+`gnnscale fit runs.csv` does the same and writes a page with a figure.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What every file format of gnnscale has in common."""
+"""The base of every checked record: settings, cards, results and site files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Spec(BaseModel):
-    """Anything that is read from or written to a file: immutable, and a wrong field is an error."""
+    """An immutable record that is read from or written to a file. An unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")

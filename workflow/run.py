@@ -1,33 +1,37 @@
-"""The command line: python workflow/run.py [VERB] --site SITE --study STUDY
+"""The command line, started as `gnnscale` where the package is installed, and by path in a checkout.
 
 Verbs other than `run` import neither Parsl nor torch, and answer at once.
 """
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 
-# Started by path, Python puts workflow/ first; the packages lie one above.
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
+if not __package__:  # started by its path, Python looks for modules in workflow/; the packages lie one level above
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from workflow.cli.arguments import parser  # noqa: E402
-from workflow.cli.commands import OK, VERBS, told  # noqa: E402
+from gnnscale.contract.exit_codes import DONE
+from workflow.cli.arguments import build_parser
+from workflow.cli.commands import VERBS
+from workflow.cli.drive import report_error
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
+    """Do what the command line asks for and return the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # titles may have letters that the terminal lacks
+    arguments = build_parser().parse_args(argv)
     verb = getattr(arguments, "verb", None) or "run"
     try:
         code = VERBS[verb](arguments)
-        print(end="", flush=True)  # here, where a reader who has gone can be met
+        print(end="", flush=True)  # here, where a reader who has closed the pipe can be handled
         return code
     except (Exception, KeyboardInterrupt) as error:
-        code = told(error)
-        return OK if isinstance(error, BrokenPipeError) and verb != "run" else code
+        code = report_error(error)
+        return DONE if isinstance(error, BrokenPipeError) and verb != "run" else code
 
 
 if __name__ == "__main__":
-    if sys.stdout is not None:
-        sys.stdout.reconfigure(errors="replace")  # of titles for which the terminal has no letters
     sys.exit(main())

@@ -5,14 +5,14 @@ Copy it to datasets/ to use it in a study: {name: copper, dataset: npz, options:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from gnnscale.contract.dataset_card import DatasetCard
-from gnnscale.data.formats.pieces import Unit
+from gnnscale.data.formats.pieces import Piece, SkipStructure
 from gnnscale.schema import Spec
 
 if TYPE_CHECKING:  # plans import this file for its card alone, so NumPy is imported in the functions that need it
@@ -25,7 +25,7 @@ class Options(Spec):
     raw: str = Field(description="copper.npz as examples/own_data_set/make_data.py writes it, or the folder with it")
 
 
-def inputs(options: Options) -> list[Path]:
+def input_files(options: Options) -> list[Path]:
     path = Path(options.raw).expanduser()
     found = [path] if path.is_file() else sorted(path.glob("*.npz"))
     if not found:
@@ -47,17 +47,17 @@ def card(options: Options) -> DatasetCard:
     )
 
 
-def units(options: Options) -> list[Unit]:
-    """Each file is one unit; a large file would be cut into ranges."""
-    return [Unit(path.name, 160, path) for path in inputs(options)]
+def pieces(options: Options) -> list[Piece]:
+    """Each file is one piece; a large file would be cut into ranges."""
+    return [Piece(path.name, 160, path) for path in input_files(options)]
 
 
-def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Iterator[Structure]:
+def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[Structure]:
     import numpy as np
 
     from gnnscale.atoms.structure import Structure
 
-    with np.load(unit.path) as file:
+    with np.load(piece.path) as file:
         for k, energy in enumerate(file["energy"]):
             if not np.isfinite(energy):
                 skip("no energy")
@@ -71,7 +71,7 @@ def structures(options: Options, unit: Unit, skip: Callable[[str], None]) -> Ite
                 forces=file["forces"][k],  # eV/Angstrom
                 stress=np.full((3, 3), np.nan),  # a label that is missing is NaN
                 group=str(file["material"][k]),
-                label=f"{unit.name} {k}",
+                label=f"{piece.name} {k}",
             )
 
 

@@ -1,24 +1,18 @@
-"""The options of every architecture, each with its exact counts of parameters and FLOPs: no torch, so plans may ask.
-
-Apart from specs.py because these counts are results: a change here makes again whatever depends on them.
-"""
+"""Options of EGNN in its three forms, with exact counts of parameters, FLOPs and memory."""
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from gnnscale.schema import Spec
-
-ELEMENTS = 119  # rows of tables that are indexed by atomic number
+from gnnscale.architectures.base import ELEMENTS, Architecture
 
 # What a step keeps at its peak, by (form, forces, in chunks): numbers per channel for each atom in each layer, and once;
 # for each edge in each layer, and once; for each edge of a chunk; numbers for each edge, whatever the width; and for each
 # weight of a square matrix in each layer. Fitted to the allocations of 283 steps in float32 (widths 64 to 1024, depths 1
 # to 5, 15 to 60 neighbours): the worst is 11 % off, without chunks 3 %.
-KEPT: dict[tuple[str, str, bool], tuple[float, ...]] = {
+NUMBERS_KEPT: dict[tuple[str, str, bool], tuple[float, ...]] = {
     ("edge", "direct", False): (11.6, -1.1, 3.0, 2.0, 0.0, 88, 0.0),
     ("edge", "direct", True): (9.6, 0.3, 0.0, 0.0, 7.1, 24, 0.4),
     ("edge", "gradient", False): (31.8, 8.2, 16.1, 1.9, 0.0, 152, 0.0),
@@ -31,7 +25,7 @@ KEPT: dict[tuple[str, str, bool], tuple[float, ...]] = {
 }
 
 
-class EGNNConfig(Spec):
+class EGNNConfig(Architecture):
     """An E(3)-equivariant graph network (gnnscale/models/egnn.py)."""
 
     kind: Literal["egnn"] = "egnn"
@@ -39,11 +33,7 @@ class EGNNConfig(Spec):
         "deferred",  # the lowest error at equal compute, at every budget of workflow/studies/forms.yaml
         description="second matrix after the sum over edges, or on each edge; or the network of arXiv:2504.08112 as it was",
     )
-    width: int = Field(64, ge=1, description="channels of a node")
-    depth: int = Field(3, ge=1, description="message-passing layers")
-    cutoff: float = Field(5.0, gt=0, description="Angstrom")
     radial: int = Field(8, ge=1, description="radial basis functions; the paper has none")
-    forces: Literal["direct", "gradient"] = Field("direct", description="an equivariant head, or exactly -dE/dx")
     source_heads: bool = Field(False, description="a last matrix for each source; else one for all")
 
     @model_validator(mode="after")
@@ -56,13 +46,19 @@ class EGNNConfig(Spec):
 
     @property
     def network(self) -> str:
-        """Its name in gnnscale.models.MODELS."""
-        return "paper" if self.form == "paper" else "egnn"
+        return "egnn_paper" if self.form == "paper" else "egnn"
 
     @property
     def label(self) -> str:
-        """What it is called in tables: a law is fitted to one of them."""
         return f"egnn-{self.form}"
+
+    @property
+    def is_equivariant(self) -> bool:
+        return self.form != "paper"
+
+    @property
+    def can_chunk_edges(self) -> bool:
+        return self.form != "paper"  # which keeps all edges, as it did
 
     @property
     def channels(self) -> int:
@@ -75,7 +71,6 @@ class EGNNConfig(Spec):
         return 1 + self.channels * (self.forces == "direct")
 
     def body_parameters(self) -> int:
-        """N of the scaling laws: all but the embeddings of elements and sources, and one head of several."""
         w, k = self.width, self.channels
         if self.form == "paper":
             return sum(self._paper_layers()) + 2 * (w * w + w) + 4 * w + 4
@@ -89,7 +84,7 @@ class EGNNConfig(Spec):
         return self.body_parameters() + (ELEMENTS + sources) * self.width + heads
 
     def _paper_layers(self) -> list[int]:
-        """Parameters of each layer: the first sees Z, x, y, z, and atoms do not move in the last."""
+        """Return the parameters of each layer: the first sees Z, x, y, z, and atoms do not move in the last."""
         w, moving = self.width, self.width**2 + 2 * self.width
         later = [w] * (self.depth - 1)
         return [
@@ -105,7 +100,7 @@ class EGNNConfig(Spec):
         return 2 * (2 * constant + 3 * (edge + node + atoms * (2 * w * w + 4 * w)))
 
     def flops(self, atoms: float, edges: float) -> float:
-        """Of one training step, forward and backward, in all matrix products; 2 per multiply-add.
+        """Return the FLOPs of one training step, forward and backward, in all matrix products; 2 per multiply-add.
 
         A product y = Wx costs three times its forward pass, for dL/dW and dL/dx. Gradient forces cost six: dE/dx once
         more, and both derivatives of that; less where the input does not depend on positions or the slope is constant.
@@ -127,12 +122,12 @@ class EGNNConfig(Spec):
     def activation_bytes(
         self, atoms: float, edges: float, edge_chunk: int | None = None, bytes_per_number: int = 4
     ) -> int:
-        """Peak of a training step above its weights, gradients and optimiser; 2 bytes stand for autocast to bfloat16.
+        """Return the peak of a training step above weights, gradients and moments; 2 bytes per number mean bfloat16.
 
         Then norms, residuals and geometry stay float32 and weights are copied, which is known less well: to 15 %.
         """
-        chunked, w = edge_chunk is not None and self.form != "paper", self.width
-        atom, atom_once, edge, edge_once, scratch, small, square = KEPT[self.form, self.forces, chunked]
+        chunked, w = edge_chunk is not None and self.can_chunk_edges, self.width
+        atom, atom_once, edge, edge_once, scratch, small, square = NUMBERS_KEPT[self.form, self.forces, chunked]
         node = atoms * w * (atom * self.depth + atom_once)
         wide = edges * w * (edge * self.depth + edge_once) + min(edge_chunk or 0, edges) * w * scratch
         square *= w * w * self.depth
@@ -140,13 +135,3 @@ class EGNNConfig(Spec):
             return round(4 * (node + wide + edges * small + square))
         copies = 13 * w * w * self.depth
         return round(2.4 * node + 2 * wide + 4.8 * edges * small + 4 * square + copies)
-
-    @classmethod
-    def for_parameters(cls, target: float, depth: int = 3, **other: Any) -> EGNNConfig:
-        """The width whose body_parameters come nearest to `target`."""
-
-        def at(width: int) -> EGNNConfig:
-            return cls(width=width, depth=depth, **other)
-
-        above = bisect_left(range(1_000_000), target, lo=2, key=lambda width: at(width).body_parameters())
-        return min(at(above - 1), at(above), key=lambda config: abs(config.body_parameters() - target))

@@ -1,4 +1,4 @@
-"""How many bytes a rank needs at its fullest moment of training: arithmetic, for plans; no torch.
+"""Bytes that a rank needs at its fullest moment of training: arithmetic for plans, without torch.
 
 The terms of each ZeRO stage are DeepSpeed 0.19.8's, each found again in the tensors of real steps on 1 and 2 ranks
 (tests/gnnscale/architectures/test_memory.py).
@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from gnnscale.architectures.registry import ModelConfig
+from gnnscale.architectures.base import Architecture
 
-NUMBER = 4  # weights, gradients and moments are fp32 always; `precision` is of what is kept for the backward pass
-BUCKET = 50_000_000  # numbers that ZeRO reduces at a time; DeepSpeed's own 5e8 is a buffer of 2 GB
+BYTES_PER_NUMBER = (
+    4  # weights, gradients and moments are fp32 always; `precision` is of what is kept for the backward pass
+)
+BUCKET_NUMBERS = 50_000_000  # numbers that ZeRO reduces at a time; DeepSpeed's own 5e8 is a buffer of 2 GB
 
 
 class Memory(NamedTuple):
-    """Bytes of one rank. The interpreter with its libraries, half a GB, and the data come on top."""
+    """The bytes of one rank, without the interpreter with its libraries, half a GB, and the data."""
 
     parameters: int
     gradients: int
@@ -25,7 +27,7 @@ class Memory(NamedTuple):
 
     @property
     def peak(self) -> int:
-        """Activations go while gradients come: one of the two moments is the fullest."""
+        """Bytes at the fullest moment, of two: activations are freed while gradients are made."""
         return self.parameters + self.optimiser + max(self.activations, self.gradients + self.buffers)
 
 
@@ -39,7 +41,7 @@ class MemoryLevers(NamedTuple):
 
 
 def peak_bytes(
-    config: ModelConfig,
+    config: Architecture,
     atoms: float,
     edges: float,
     levers: MemoryLevers,
@@ -48,9 +50,9 @@ def peak_bytes(
     sources: int = 1,
     ema: bool = False,
 ) -> Memory:
-    """`atoms` and `edges` are those of a rank at a time: its share of a batch, or a micro-batch of that."""
-    weights, zero = NUMBER * config.parameters(sources), levers.zero_stage
-    part, bucket = -(-weights // ranks), min(weights, NUMBER * BUCKET)
+    """Return the memory of a training; `atoms` and `edges` are of a rank at a time, so of its micro-batch if it has one."""
+    weights, zero = BYTES_PER_NUMBER * config.parameters(sources), levers.zero_stage
+    part, bucket = -(-weights // ranks), min(weights, BYTES_PER_NUMBER * BUCKET_NUMBERS)
     waiting = (weights - bucket) // ranks + bucket  # ZeRO 2 and 3: gradients that are reduced, and not yet
     activations = activation_bytes(config, atoms, edges, levers, precision)
     mean = weights if ema else 0
@@ -68,11 +70,11 @@ def peak_bytes(
     return found
 
 
-def activation_bytes(config: ModelConfig, atoms: float, edges: float, levers: MemoryLevers, precision: str) -> int:
-    """Of a step. Layers that are computed again keep only what goes from one to the next."""
-    bytes_per_number = 2 if precision == "bf16" else NUMBER
-    if levers.activation_checkpointing and config.forces == "direct":  # of little use where forces are derivatives
+def activation_bytes(config: Architecture, atoms: float, edges: float, levers: MemoryLevers, precision: str) -> int:
+    """Return the bytes of a step. Layers that are computed again keep only what goes from one to the next."""
+    bytes_per_number = 2 if precision == "bf16" else BYTES_PER_NUMBER
+    if levers.activation_checkpointing and config.can_checkpoint_layers:
         one = config.model_copy(update={"depth": 1})
-        between = 2 * NUMBER * config.depth * atoms * config.width
+        between = 2 * BYTES_PER_NUMBER * config.depth * atoms * config.width
         return int(between + one.activation_bytes(atoms, edges, levers.edge_chunk, bytes_per_number))
     return config.activation_bytes(atoms, edges, levers.edge_chunk, bytes_per_number)

@@ -1,7 +1,7 @@
-"""Who is within the cutoff of whom, periodic images included: neighbors.cpp where it was compiled, else vesin.
+"""Neighbour lists with periodic images, by neighbors.cpp if it was compiled, else by vesin.
 
-The compiled list takes a whole batch in one call, a few microseconds per structure, and lets other threads run
-meanwhile. Without a compiler the package installs all the same, and vesin finds the same edges, more slowly.
+The compiled list takes a whole batch in one call, a few microseconds per structure, and releases the GIL meanwhile.
+Without a compiler the package installs too, and vesin finds the same edges more slowly.
 """
 
 from __future__ import annotations
@@ -11,22 +11,25 @@ import hashlib
 import warnings
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from vesin import NeighborList
+
 SOURCE = Path(__file__).with_name("neighbors.cpp")
-ROOM = 64  # edges per atom for which there is room at the first try, where the caller knows no better
-MISTAKES = {
+FIRST_EDGES_PER_ATOM = 64  # for which memory is allocated at first, if the caller does not know the number of edges
+ERROR_MESSAGES = {
     1: "its periodic lattice vectors are linearly dependent",
     2: "a position or lattice vector is not finite, or an atom lies absurdly far away",
-    3: "the cell is so small against the cutoff that its images would not fit into memory",
+    3: "the cell is so small compared with the cutoff that its images would not fit into memory",
     4: "its neighbours do not fit into memory",
 }
 
 
 class Edges(NamedTuple):
-    """All directed pairs with 0 <= r < cutoff of several structures: sorted by receiver, sender, shift.
+    """All directed pairs of several structures with 0 <= r < cutoff, sorted by receiver, sender and shift.
 
     Vectors are x[sender] + shift @ cell - x[receiver]; an atom is a neighbour of its own images but not of itself.
     """
@@ -37,65 +40,71 @@ class Edges(NamedTuple):
     ptr: np.ndarray  # (S + 1,) int64: structure k owns the edges ptr[k] to ptr[k + 1]
 
 
-def batch(
-    positions: np.ndarray, ptr: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float, room: int | None = None
+def batch_edges(
+    positions: np.ndarray,
+    ptr: np.ndarray,
+    cell: np.ndarray,
+    pbc: np.ndarray,
+    cutoff: float,
+    capacity: int | None = None,
 ) -> Edges:
-    """The edges of S structures in one call; structure k has the atoms ptr[k] to ptr[k + 1].
+    """Find the edges of S structures in one call; structure k has the atoms ptr[k] to ptr[k + 1].
 
-    positions (A, 3), cell (S, 3, 3), pbc (S, 3). Rows of `cell` that are not periodic may be anything, zeros included.
-    `room` is the number of edges, where it is known: it saves memory, and a second try where there are many.
+    positions (A, 3), cell (S, 3, 3), pbc (S, 3). Rows of `cell` that are not periodic may have any value, also zero.
+    `capacity` is the number of edges if it is known: it saves memory, and a second try if there are many.
     """
     x = np.ascontiguousarray(positions, dtype=np.float64)  # (A, 3) Angstrom
-    if compiled() is None:
+    if (library := compiled_library()) is None:
         return _by_vesin(x, ptr, cell, pbc, cutoff)
-    room = ROOM * len(x) if room is None else room
+    capacity = FIRST_EDGES_PER_ATOM * len(x) if capacity is None else capacity
     while True:
-        receivers, senders, shifts = np.empty(room, np.int64), np.empty(room, np.int64), np.empty((room, 3), np.float32)
-        edge_ptr = _call(x, ptr, cell, pbc, cutoff, room, receivers, senders, shifts)
+        made = np.empty(capacity, np.int64), np.empty(capacity, np.int64), np.empty((capacity, 3), np.float32)
+        edge_ptr = _call(library, x, ptr, cell, pbc, cutoff, made)
         count = int(edge_ptr[-1])
-        if count <= room:
-            return Edges(receivers[:count], senders[:count], shifts[:count], edge_ptr)
-        room = count
+        if count <= capacity:
+            receivers, senders, shifts = (array[:count] for array in made)
+            return Edges(receivers, senders, shifts, edge_ptr)
+        capacity = count
 
 
-def count(positions: np.ndarray, ptr: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> np.ndarray:
-    """How many edges each structure has, without keeping them.  # (S,) int64"""
+def count_edges(positions: np.ndarray, ptr: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> np.ndarray:
+    """Count the edges of each structure without keeping them.  # (S,) int64"""
     x = np.ascontiguousarray(positions, dtype=np.float64)
-    if compiled() is None:
+    if (library := compiled_library()) is None:
         return np.diff(_by_vesin(x, ptr, cell, pbc, cutoff).ptr)
     nothing = np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 3), np.float32)
-    return np.diff(_call(x, ptr, cell, pbc, cutoff, 0, *nothing))
+    return np.diff(_call(library, x, ptr, cell, pbc, cutoff, nothing))
 
 
 def edges(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of one structure: receivers (E,) int32, senders (E,) int32, shifts (E, 3) int16, as in `Edges`."""
+    """Find the edges of one structure: receivers (E,) int32, senders (E,) int32, shifts (E, 3) int16, as in `Edges`."""
     ptr = np.array([0, len(positions)])
-    found = batch(positions, ptr, np.asarray(cell)[None], np.asarray(pbc)[None], cutoff)
+    found = batch_edges(positions, ptr, np.asarray(cell)[None], np.asarray(pbc)[None], cutoff)
     return found.receivers.astype(np.int32), found.senders.astype(np.int32), found.shifts.astype(np.int16)
 
 
 # ------------------------------------------------------------------------------------------------------ compiled
 @cache
-def compiled() -> ctypes.CDLL | None:
-    """The library made of neighbors.cpp when the package was installed. None: there is none, which is said once."""
+def compiled_library() -> ctypes.CDLL | None:
+    """Load the library that was compiled from neighbors.cpp at installation; None, with one warning, if there is none."""
     found = sorted(Path(__file__).parent.glob("_neighbors.*so"))
     try:
         library = ctypes.CDLL(str(found[0])) if found else None
-    except OSError:  # made for another machine
+    except OSError:  # compiled for another machine
         library = None
     if library is None:
         warnings.warn(
-            "the compiled neighbour list is missing, vesin takes its place and several times as long; "
-            "with a C++ compiler at hand, install gnnscale again",
+            "the compiled neighbour list is missing; vesin is used instead, several times slower; "
+            "install gnnscale again where there is a C++ compiler",
             stacklevel=3,
         )
         return None
     library.gnnscale_neighbors_source.restype = ctypes.c_char_p
-    if SOURCE.exists() and library.gnnscale_neighbors_source().decode() != digest(SOURCE):
+    if SOURCE.exists() and library.gnnscale_neighbors_source().decode() != source_digest(SOURCE):
         warnings.warn(
-            f"{SOURCE.name} was changed since it was compiled, and vesin takes its place; install gnnscale "
+            f"{SOURCE.name} was changed since it was compiled; vesin is used instead; install gnnscale "
             "again (python -m pip install --no-deps -e .)",
             stacklevel=3,
         )
@@ -119,22 +128,21 @@ def compiled() -> ctypes.CDLL | None:
     return library
 
 
-def digest(source: Path) -> str:
-    """What setup.py compiles into the library, so that an old one is known."""
+def source_digest(source: Path) -> str:
+    """Return the digest that setup.py compiles into the library, by which an outdated library is detected."""
     return hashlib.sha256(source.read_bytes()).hexdigest()[:16]
 
 
 def _call(
+    library: ctypes.CDLL,
     x: np.ndarray,
     ptr: np.ndarray,
     cell: np.ndarray,
     pbc: np.ndarray,
     cutoff: float,
-    room: int,
-    receivers: np.ndarray,
-    senders: np.ndarray,
-    shifts: np.ndarray,
+    made: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> np.ndarray:
+    """Fill receivers, senders and shifts as far as they reach, and return where each structure's edges begin."""
     ptr = np.ascontiguousarray(ptr, dtype=np.int64)
     cells = np.ascontiguousarray(cell, dtype=np.float64)
     periodic = np.ascontiguousarray(pbc, dtype=bool).view(np.uint8)
@@ -145,18 +153,16 @@ def _call(
             f"{cells.shape}, pbc {periodic.shape}"
         )
     edge_ptr = np.empty(structures + 1, np.int64)
-    status = compiled().gnnscale_neighbors(
-        structures, ptr, x, cells, periodic, cutoff, room, receivers, senders, shifts, edge_ptr
-    )
+    status = library.gnnscale_neighbors(structures, ptr, x, cells, periodic, cutoff, len(made[0]), *made, edge_ptr)
     if status:
         kind = MemoryError if status == 4 else ValueError
-        raise kind(f"no neighbours of structure {edge_ptr[0]} of {structures}: {MISTAKES[status]}")
+        raise kind(f"no neighbours of structure {edge_ptr[0]} of {structures}: {ERROR_MESSAGES[status]}")
     return edge_ptr
 
 
 # --------------------------------------------------------------------------------------------------------- vesin
 @cache
-def _finder(cutoff: float) -> object:
+def _vesin(cutoff: float) -> NeighborList:
     from vesin import NeighborList
 
     return NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
@@ -167,13 +173,14 @@ def _by_vesin(x: np.ndarray, ptr: np.ndarray, cell: np.ndarray, pbc: np.ndarray,
     for k in range(len(ptr) - 1):
         atoms = slice(int(ptr[k]), int(ptr[k + 1]))
         box, periodic = np.asarray(cell[k], dtype=np.float64), np.asarray(pbc[k], dtype=bool)
-        pairs, shifts = _finder(float(cutoff)).compute(x[atoms], box, periodic, "PS", copy=False)
+        pairs, shifts = _vesin(float(cutoff)).compute(x[atoms], box, periodic, "PS", copy=False)
         i, j = pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64)
         span = 2 * int(np.abs(shifts).max(initial=0)) + 1
         rank = ((i * (atoms.stop - atoms.start) + j) * span + shifts[:, 0]) * span + shifts[:, 1]
-        order = np.argsort(rank * span + shifts[:, 2], kind="stable")  # vesin leaves senders in any order
+        order = np.argsort(rank * span + shifts[:, 2], kind="stable")  # vesin does not sort senders
         found.append((i[order] + atoms.start, j[order] + atoms.start, shifts[order].astype(np.float32)))
         lengths.append(len(i))
     if not found:
         found = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 3), np.float32))]
-    return Edges(*(np.concatenate(arrays) for arrays in zip(*found)), np.cumsum([0, *lengths], dtype=np.int64))
+    receivers, senders, all_shifts = (np.concatenate(arrays) for arrays in zip(*found))
+    return Edges(receivers, senders, all_shifts, np.cumsum([0, *lengths], dtype=np.int64))

@@ -1,4 +1,4 @@
-"""To and from torch_geometric.data.Data, the field's common currency: the only file that imports torch_geometric."""
+"""Conversion to and from torch_geometric.data.Data, which other software reads; the only file that imports torch_geometric."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gnnscale.atoms.graph import AtomGraphs, Properties, atoms_per_structure
 
 
 def to_pyg(graphs: AtomGraphs, labels: Properties | None = None) -> list[Data]:
-    """One Data a structure: z, pos, cell, source, edge_index (sender, receiver), edge_shift; energy, forces, stress."""
+    """Return one Data per structure: z, pos, cell, source, edge_index (sender, receiver), edge_shift; energy, forces, stress."""
     natoms = atoms_per_structure(graphs)
     first = natoms.cumsum(0) - natoms
     owner = graphs.structure[graphs.receivers]  # (E,)
@@ -34,7 +34,7 @@ def to_pyg(graphs: AtomGraphs, labels: Properties | None = None) -> list[Data]:
 
 
 def from_pyg(listed: list[Data]) -> tuple[AtomGraphs, Properties]:
-    """Several Data as one batch, edges sorted by receiver again; a label that one of them lacks is NaN there."""
+    """Return several Data as one batch with edges sorted by receiver; a label that one of them lacks is NaN there."""
     natoms = torch.tensor([len(data.pos) for data in listed])
     first = natoms.cumsum(0) - natoms
     senders = torch.cat([data.edge_index[0] + begin for data, begin in zip(listed, first)])
@@ -45,11 +45,11 @@ def from_pyg(listed: list[Data]) -> tuple[AtomGraphs, Properties]:
         numbers=torch.cat([data.z for data in listed]),
         positions=torch.cat([data.pos for data in listed]),
         structure=torch.repeat_interleave(torch.arange(len(listed)), natoms),
-        cell=torch.cat([lattice(data) for data in listed]),
+        cell=torch.cat([lattice_or_zero(data) for data in listed]),
         source=torch.cat([data.get("source", zero) for data in listed]),
         receivers=receivers[order],
         senders=senders[order],
-        shifts=torch.cat([shifts(data) for data in listed])[order],
+        shifts=torch.cat([shifts_or_zero(data) for data in listed])[order],
     )
     missing = torch.full((1, 3, 3), torch.nan)
     return graphs, Properties(
@@ -59,10 +59,10 @@ def from_pyg(listed: list[Data]) -> tuple[AtomGraphs, Properties]:
     )
 
 
-def lattice(data: Data) -> torch.Tensor:
+def lattice_or_zero(data: Data) -> torch.Tensor:
     return data.get("cell", data.pos.new_zeros(3, 3)).reshape(1, 3, 3)
 
 
-def shifts(data: Data) -> torch.Tensor:
-    """Whole lattice translations; without them, edges stay in the cell."""
+def shifts_or_zero(data: Data) -> torch.Tensor:
+    """Return the whole lattice translations; without them, edges stay in the cell."""
     return data.get("edge_shift", data.pos.new_zeros(data.edge_index.shape[1], 3))

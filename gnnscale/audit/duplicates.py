@@ -177,7 +177,7 @@ def _sums(packed: Packed, ptr: np.ndarray, first: int, last: int) -> np.ndarray:
     """(structures, values), over each pair of neighbours twice"""
     atoms, cell, pbc = slice(ptr[first], ptr[last]), packed.cell[first:last], packed.pbc[first:last]
     x, numbers = packed.positions[atoms], packed.numbers[atoms].astype(np.int64)
-    edges = neighbors.batch(x, ptr[first : last + 1] - ptr[first], cell, pbc, CUTOFF)
+    edges = neighbors.batch_edges(x, ptr[first : last + 1] - ptr[first], cell, pbc, CUTOFF)
     kept = np.flatnonzero(edges.receivers <= edges.senders)  # an atom and its own image come in both directions
     begins = np.searchsorted(kept, edges.ptr)
     i, j = edges.receivers[kept], edges.senders[kept]

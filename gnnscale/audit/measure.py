@@ -62,7 +62,7 @@ class Source(NamedTuple):
 
 def measured(name: str, path: Path, progress: Callable[[int], None] = lambda done: None) -> Source:
     """All of one dataset; `progress` is told how many structures are done."""
-    shards = mapped.open(path)
+    shards = mapped.open_shards(path)
     elements = np.array(sorted(shards.manifest.total.elements), np.int64)
     parts, nearest, rows, keys = [], np.zeros(len(BINS), np.int64), [], []
     for start in range(0, len(shards), duplicates.BLOCK):
@@ -179,7 +179,7 @@ def _nearest(packed: Packed, ptr: np.ndarray, first: int, last: int, reach: floa
     atoms = slice(int(ptr[first]), int(ptr[last]))
     x, cell = packed.positions[atoms], packed.cell[first:last]
     begin = ptr[first : last + 1] - atoms.start
-    edges = neighbors.batch(x, begin, cell, packed.pbc[first:last], reach, room=ROOM * len(x))
+    edges = neighbors.batch_edges(x, begin, cell, packed.pbc[first:last], reach, room=ROOM * len(x))
     vectors = x[edges.senders] - x[edges.receivers]
     across = np.flatnonzero(edges.shifts.any(1))  # the few that go through a face
     box = cell[np.searchsorted(edges.ptr, across, side="right") - 1]

@@ -1,4 +1,4 @@
-"""TODO: say what a reader finds here."""
+"""The cards of datasets: what a script declares of its data, and what a conversion has measured."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from gnnscale.schema import Spec
 
 
 class Split(Spec):
-    """Which share of the groups (a molecule, a trajectory, a material) is held out; whole groups, by hash."""
+    """Shares of the groups that are held out. A group (a molecule, a trajectory, a material) is never divided."""
 
     validation: float = Field(0.05, ge=0, lt=0.5, description="share of groups for validation")
     test: float = Field(0.15, gt=0, lt=0.5, description="share of groups for the final errors")
     seed: int = Field(0, ge=0, description="another seed, another split")
 
-    def over_training(self, name: Literal["validation", "test"]) -> float:
-        """How large a split is, about, over that for training."""
-        return getattr(self, name) / (1 - self.validation - self.test)
+    def ratio_to_training(self, name: Literal["validation", "test"]) -> float:
+        """Return the expected size of a split over that of the training split."""
+        share = self.validation if name == "validation" else self.test
+        return share / (1 - self.validation - self.test)
 
 
 class DatasetCard(Spec):
-    """What a dataset is, said by its script in datasets/: provenance for people, sizes for the planner."""
+    """A dataset as its script in datasets/ declares it: provenance for people, sizes for the planner."""
 
     name: str
     title: str = Field(description="one line for tables and figures")
-    mirrors: str | None = Field(None, description="for generated data: the published dataset whose place it takes")
+    mirrors: str | None = Field(None, description="for generated data: the published dataset that it stands for")
     theory: str = Field(description="level of theory of the labels, in full")
     citation: str
     licence: str
@@ -37,7 +38,7 @@ class DatasetCard(Spec):
 
 
 class SplitCount(Spec):
-    """How much one split of a converted dataset holds."""
+    """The size of one split of a converted dataset."""
 
     structures: int
     groups: int
@@ -46,7 +47,7 @@ class SplitCount(Spec):
 
 
 class ShardCard(Spec):
-    """card.json beside the shards: what was converted, measured; normalisation and planning need nothing else."""
+    """card.json beside the shards: what the conversion measured, for normalisation and planning."""
 
     card: DatasetCard
     cutoff: float = Field(description="Angstrom, at which edges were counted")

@@ -1,6 +1,6 @@
-"""What login node and job both ask of a data source: its script in datasets/, and the list of what to leave out.
+"""Access to data sources for login node and job: a dataset's script in datasets/, and a list of structures to leave out.
 
-Light, as the scripts are by contract: neither NumPy nor anything heavier.
+It imports neither NumPy nor anything heavier, as the scripts do not.
 """
 
 from __future__ import annotations
@@ -9,22 +9,27 @@ import csv
 import importlib.util
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from gnnscale.contract.files import BadFile
+from gnnscale.contract.errors import BadFile
 from gnnscale.contract.places import DATASETS
 
+LIST_FORMAT = "a list of quarantined structures is JSON {structures: [{source, unit, number, reasons}]} or CSV of these"
 
-def names() -> list[str]:
+
+def dataset_names() -> list[str]:
     return sorted(path.stem for path in DATASETS.glob("*.py"))
 
 
-def script(name: str) -> ModuleType:
-    """A dataset is one file, run by path: a package called `datasets` would shadow Hugging Face's."""
+def load_script(name: str) -> ModuleType:
+    """Load a dataset's script by its path, as a package called `datasets` would shadow Hugging Face's."""
     module = f"datasets_{name}"
     if module not in sys.modules:
         spec = importlib.util.spec_from_file_location(module, DATASETS / f"{name}.py")
+        assert spec is not None and spec.loader is not None, f"{name}.py is a Python file"
         sys.modules[module] = made = importlib.util.module_from_spec(spec)  # pydantic looks types up there
         try:
             spec.loader.exec_module(made)
@@ -34,31 +39,37 @@ def script(name: str) -> ModuleType:
     return sys.modules[module]
 
 
-def quarantined(path: Path, source: str) -> dict[tuple[str, int], str]:
-    """(unit, number in it) -> why that structure of a source is left out.
+def read_quarantine(path: Path, source: str) -> dict[tuple[str, int], str]:
+    """Return (unit, number in it) -> reason, for the structures of a source that a list leaves out.
 
-    JSON {"structures": [{"source", "unit", "number", "reasons"}, ...]} or CSV with these columns; a row without a source
-    is of every source that is given this list.
+    The list is JSON {"structures": [{"source", "unit", "number", "reasons"}, ...]} or CSV with these columns. A row without
+    a source counts for every source that is given this list.
     """
-    hint = "a list of quarantined structures is JSON {structures: [{source, unit, number, reasons}]} or CSV of these"
+    quarantine = {}
+    for number, row in enumerate(read_rows(path), 1):
+        try:
+            if row.get("source") in (None, "", source):
+                quarantine[str(row["unit"]), int(row["number"])] = join_reasons(row.get("reasons"))
+        except (AttributeError, KeyError, ValueError, TypeError) as error:
+            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise BadFile(f"{path}: entry {number}: {what}; {LIST_FORMAT}") from None
+    return quarantine
+
+
+def read_rows(path: Path) -> Sequence[Mapping[str, Any]]:
     try:
         if path.suffix == ".csv":
             with open(path, newline="", encoding="utf-8-sig") as file:
-                rows = list(csv.DictReader(file))
-        else:
-            rows = json.loads(path.read_text("utf-8-sig"))["structures"]
+                return list(csv.DictReader(file))
+        rows: Sequence[Mapping[str, Any]] = json.loads(path.read_text("utf-8-sig"))["structures"]
     except FileNotFoundError:
         raise BadFile(f"{path}: no such list of quarantined structures") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise BadFile(f"{path}: unreadable ({error}); {hint}") from None
-    found = {}
-    for number, row in enumerate(rows, 1):
-        try:
-            if row.get("source") in (None, "", source):
-                reasons = row.get("reasons") or "no reason given"
-                told = reasons if isinstance(reasons, str) else "; ".join(sorted(map(str, reasons)))
-                found[str(row["unit"]), int(row["number"])] = told
-        except (AttributeError, KeyError, ValueError, TypeError) as error:
-            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            raise BadFile(f"{path}: entry {number}: {what}; {hint}") from None
-    return found
+        raise BadFile(f"{path}: unreadable ({error}); {LIST_FORMAT}") from None
+    return rows
+
+
+def join_reasons(reasons: str | Sequence[object] | None) -> str:
+    if not reasons:
+        return "no reason given"
+    return reasons if isinstance(reasons, str) else "; ".join(sorted(map(str, reasons)))

@@ -1,6 +1,6 @@
-"""Files that are either whole or absent, or locked by one process; and the question whether a stage is done.
+"""Atomic file writes, checksums and locks, and the check that a stage is done.
 
-Shared by the stages and by `workflow`, so: standard library and specs only.
+Stages and `workflow` share it, so it needs the standard library and pydantic only.
 """
 
 from __future__ import annotations
@@ -17,20 +17,17 @@ from typing import IO, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from gnnscale.contract.errors import BadFile, UserError, reason_of
 from gnnscale.contract.results import OutputFile, StageResult
 
 M = TypeVar("M", bound=BaseModel)
-TRIES = 20  # within a second: who only looks whether a lock is held, holds it for a moment
-HELD = (errno.EWOULDBLOCK, errno.EACCES)  # somebody has the lock; of all else, there are none on this file system
-UNLOCKABLE = "a run directory on another file system: --root DIR; a Lustre must be mounted with the option flock"
-
-
-class BadFile(Exception):
-    """A file that we wrote earlier cannot be read as what it should be."""
+LOCK_TRIES = 20  # within a second: a process that only looks at a lock holds it for a moment
+LOCKED = (errno.EWOULDBLOCK, errno.EACCES)  # another process has the lock; any other errno: locks do not work here
+LOCK_HINT = "a run directory on another file system: --root DIR; a Lustre must be mounted with the option flock"
 
 
 def write(path: Path, content: bytes | str) -> None:
-    """Write beside, fsync, rename: a reader sees the old content or the new, never a part."""
+    """Write beside, fsync, rename: a reader sees the old content or the new, never a part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -69,7 +66,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def sync_tree(directory: Path) -> None:
-    """fsync every file of a directory that some library wrote, so that a rename after it means what it says."""
+    """Sync every file of a directory that a library wrote, so that a rename after it publishes whole files."""
     for path in sorted(directory.rglob("*")):
         if path.is_file():
             with open(path, "rb") as file:
@@ -85,12 +82,12 @@ def sha256(path: Path) -> str:
 
 
 def digest(parts: object) -> str:
-    """Of anything that JSON can say, independent of the order of keys."""
+    """Return the digest of a value that JSON can hold; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def describe(directory: Path, names: list[str]) -> dict[str, OutputFile]:
-    """The named files, and all files of the named directories."""
+def describe_outputs(directory: Path, names: list[str]) -> dict[str, OutputFile]:
+    """Return size, time and checksum of the named files, and of all files in the named directories."""
     outputs = {}
     for name in names:
         path = directory / name
@@ -103,41 +100,41 @@ def describe(directory: Path, names: list[str]) -> dict[str, OutputFile]:
     return outputs
 
 
-class Unlockable(Exception):
-    """There are no locks on this file system."""
-
-
-def taken(file: IO) -> bool:
-    """Whether the lock is this process's from here on, until it closes the file or ends; else another has it."""
-    for left in reversed(range(TRIES)):
+def try_lock(file: IO[str]) -> bool:
+    """Lock a file until this process closes it or ends; return False where another process holds the lock."""
+    for tries_left in reversed(range(LOCK_TRIES)):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
         except OSError as error:
-            if error.errno not in HELD:
-                raise Unlockable(f"files cannot be locked here ({error.strerror.lower()})") from None
-        if left:
+            if error.errno not in LOCKED:
+                raise UserError(
+                    f"{Path(file.name).parent}: files cannot be locked here ({reason_of(error)}), and only a lock keeps "
+                    "two writers apart",
+                    LOCK_HINT,
+                ) from None
+        if tries_left:
             time.sleep(0.05)
     return False
 
 
-def held(path: Path) -> bool:
-    """Whether a process has the lock on a file."""
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds the lock of a file."""
     try:
         with open(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False
     except OSError as error:
-        return error.filename is None and error.errno in HELD  # a name: it could not even be opened
+        return error.filename is None and error.errno in LOCKED  # a name: it could not even be opened
 
 
 def disk_is_full(directory: Path) -> bool:
-    """Libraries tell a full disk in words of their own; the disk tells it in one way."""
+    """Return whether nothing more can be written; libraries report a full disk in many different words."""
     return shutil.disk_usage(directory).free < 64 * 1024
 
 
 class Verdict(NamedTuple):
-    """Whether a stage is done; if not, the reason in words."""
+    """The result of a stage that is done, or the reason why it is not."""
 
     result: StageResult | None
     reason: str
@@ -148,7 +145,7 @@ class Verdict(NamedTuple):
 
 
 def verify(directory: Path, key: str, deep: bool = False) -> Verdict:
-    """Look at result.json and at each output that it lists. A file is hashed when its time has changed, or if `deep`."""
+    """Check result.json and every output that it lists. A file is hashed if its time has changed, or if `deep`."""
     path = directory / "result.json"
     if not path.exists():
         return Verdict(None, "interrupted before its end" if (directory / "attempts").exists() else "not run yet")

@@ -1,7 +1,6 @@
-"""Every file that two parts of gnnscale share, as pydantic models: the whole interface between login node and job.
+"""The files that stages leave for other stages and for the login node: results, errors, trained models, measurements.
 
-Energies eV, lengths Angstrom, forces eV/Angstrom, stress eV/Angstrom^3, positive in tension. `workflow` imports
-this, architectures.py, schema.py and files.py and nothing else of the package: pydantic and the standard library.
+Energies eV, lengths Angstrom, forces eV/Angstrom, stress eV/Angstrom^3, positive in tension.
 """
 
 from __future__ import annotations
@@ -11,32 +10,30 @@ from typing import Literal
 from pydantic import Field
 
 from gnnscale.architectures.registry import ModelConfig
+from gnnscale.contract.errors import ErrorKind
 from gnnscale.contract.scaling_results import Estimate
 from gnnscale.contract.settings import OptimSettings, Scalar
 from gnnscale.contract.stage_spec import FORMAT, Runtime
 from gnnscale.schema import Spec
 
-# ---------------------------------------------------------------------------------------------------------- data
-
-
-# ---------------------------------------------------------------------------------------------------------- stages
-
 
 class OutputFile(Spec):
+    """One output of a stage, by which `verify` notices that it was altered."""
+
     size: int
     sha256: str
     mtime_ns: int = Field(description="when unchanged, the content is not hashed again")
 
 
 class StageResult(Spec):
-    """result.json: a stage's last act. Where it is and its outputs are as it says, the stage is done."""
+    """result.json, which a stage writes last: the stage is done if its outputs are as listed."""
 
     format: Literal[2] = FORMAT
     id: str
     key: str
     outputs: dict[str, OutputFile]
-    digest: str = Field(description="over the outputs' contents; what depends on this stage depends on this")
-    inputs: dict[str, str] = Field(description="id -> digest, as they were when this stage read them")
+    digest: str = Field(description="over the outputs' contents; later stages depend on it")
+    inputs: dict[str, str] = Field(description="id -> digest, as this stage read them")
     values: dict[str, Scalar] = Field(default_factory=dict, description="a few numbers worth a table")
     started: float = Field(description="seconds since the epoch, first attempt")
     seconds: float = Field(description="wall time of all attempts, this stage alone")
@@ -47,17 +44,16 @@ class StageResult(Spec):
 
 
 class StageError(Spec):
-    """error.json: why a stage stopped, in words for its user."""
+    """error.json: why a stage failed, in words for its user."""
 
     id: str
-    kind: Literal["configuration", "data", "out-of-memory", "disk-full", "permission", "application"]
+    kind: ErrorKind
     message: str
     hint: str = Field("", description="what to do or type next")
 
 
-# --------------------------------------------------------------------------------------------------------- results
 class Errors(Spec):
-    """Errors over one set of structures. NaN-labelled ones are not counted."""
+    """Errors over one set of structures, without those whose label is NaN."""
 
     structures: int
     atoms: int
@@ -68,7 +64,7 @@ class Errors(Spec):
 
 
 class TrainedModel(Spec):
-    """model.json beside model.safetensors: what must be known to use the weights, and what it took to get them."""
+    """model.json beside model.safetensors: what the weights need to be used, and what their training took."""
 
     model: ModelConfig
     sources: tuple[str, ...] = Field(description="in the order of the source embedding")
@@ -89,7 +85,7 @@ class TrainedModel(Spec):
 
 
 class Diverged(Spec):
-    """diverged.json: the step before which a run was ended, as its loss or gradient was not finite."""
+    """diverged.json: the step before which a run ended because its loss or gradient was not finite."""
 
     step: int = Field(description="steps done; the weights are as after the last of them")
     what: Literal["loss", "gradient"]
@@ -97,8 +93,8 @@ class Diverged(Spec):
     structures: tuple[str, ...] = Field(description="of the batch: index in the training set, source, formula")
 
 
-class Lever(Spec):
-    """One way to take the same training step, and what it took."""
+class MeasuredStep(Spec):
+    """One way to take the same training step, with its memory and time."""
 
     name: str
     runtime: Runtime
@@ -107,12 +103,14 @@ class Lever(Spec):
         description="of all tensors of the fullest rank: weights, gradients, moments, activations, buffers"
     )
     seconds: float = Field(description="of a step: the slowest rank's, median")
-    relative: Estimate = Field(description="the same over that of the first way, turn by turn; ends: of all turns")
+    relative: Estimate = Field(
+        description="seconds over those of the first way, turn by turn; the interval spans all turns"
+    )
     loss: float = Field(description="before the second step, so that a wrong gradient is seen")
 
 
-class LeverTable(Spec):
-    """levers.json: the plain way first."""
+class LeverComparison(Spec):
+    """levers.json: one training step taken in several ways, the plain way first."""
 
     model: ModelConfig
     parameters: int
@@ -121,19 +119,19 @@ class LeverTable(Spec):
     structures: int
     atoms: int
     edges: int
-    ways: tuple[Lever, ...]
+    ways: tuple[MeasuredStep, ...]
 
 
 class LayerFeatures(Spec):
-    """How unlike the features of atoms are at one place in a network; defined in gnnscale/inference/oversmoothing.py."""
+    """Differences between the features of atoms at one layer; gnnscale/inference/oversmoothing.py defines them."""
 
     distance: float = Field(description="mean pairwise cosine distance within a structure, averaged over structures")
-    sample_distance: float = Field(description="the same over all pairs of atoms of the sample")
+    sample_distance: float = Field(description="mean pairwise cosine distance over all atoms of the sample")
     dirichlet: float = Field(description="Dirichlet energy over edges, normalised to 0..2, averaged over structures")
 
 
 class Evaluation(Spec):
-    """errors.json of the stage `evaluate`: one point of a scaling study, with all that a law may use."""
+    """errors.json of the stage `evaluate`: one point of a scaling study, with everything that a law may use."""
 
     run: str
     model: ModelConfig
@@ -147,17 +145,19 @@ class Evaluation(Spec):
     flops: float = Field(description="of the whole training, counted exactly per atom and edge")
     learning_rate: float
     seed: int
-    subset: Literal["random", "prefix"] = Field(description="which of the structures")
+    subset: Literal["random", "prefix"] = Field(description="which structures were taken")
     diverged: bool
     split: Literal["validation", "test"]
-    loss: float = Field(description="mean absolute errors / scales of training, weighted as there; whatever the loss")
+    loss: float = Field(
+        description="mean absolute errors over the scales of training, weighted as in training, for any loss"
+    )
     all: Errors
     sources: dict[str, Errors]
     layers: tuple[LayerFeatures, ...] = Field(description="before the first layer and after each")
 
 
 class Metrics(Spec):
-    """A line of metrics.jsonl: one optimiser step, as logged."""
+    """A line of metrics.jsonl: one optimizer step."""
 
     step: int
     loss: float
@@ -168,5 +168,5 @@ class Metrics(Spec):
     gradient: float = Field(description="norm before clipping")
     structures_seen: int
     atoms_seen: int
-    seconds: float = Field(description="of training so far; not reproducible, all else is")
+    seconds: float = Field(description="of training so far; the only field that is not reproducible")
     validation: float | None = Field(None, description="objective on the validation split, when measured")

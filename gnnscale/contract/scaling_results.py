@@ -1,4 +1,4 @@
-"""TODO: say what a reader finds here."""
+"""points.csv and fit.json of the stage `scaling`: the points of a study and the laws fitted to them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,14 @@ class Estimate(Spec):
     low: float | None = None
     high: float | None = None
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Its ends; twice the value where the data do not support one."""
+        return (self.value if self.low is None else self.low, self.value if self.high is None else self.high)
+
 
 class Point(Spec):
-    """A row of points.csv."""
+    """A row of points.csv: one trained and evaluated model."""
 
     run: str
     model: str = Field(description="architecture and form")
@@ -31,30 +36,30 @@ class Point(Spec):
     epochs: float
     atoms_seen: int
     flops: float
-    learning_rate: float = Field(description="as asked for, at width 64")
+    learning_rate: float = Field(description="as in the settings, at width 64")
     seed: int
     diverged: bool
     loss: float
     energy_mae: float
     force_mae: float
-    subset: Literal["random", "prefix"] = Field("random", description="of the structures; prefixes are in no law")
+    subset: Literal["random", "prefix"] = Field("random", description="of the structures; no law uses a prefix")
     cosine_distance: float | None = Field(None, description="of the last layer's features, within structures")
-    dirichlet_energy: float | None = Field(None, description="of the same")
+    dirichlet_energy: float | None = Field(None, description="of the last layer's features")
 
     @field_validator("cosine_distance", "dirichlet_energy", mode="before")
     @classmethod
     def _known(cls, value: object) -> object:
-        """An empty cell, and not a number."""
+        """Read an empty cell, or one that holds no number, as None."""
         return None if value in ("", "nan") or value != value else value
 
 
 class HeldOut(Spec):
-    """How well a law, fitted without the largest points, foretells them."""
+    """The error of a law at the largest points, fitted without them."""
 
-    points: int = Field(description="left out")
+    points: int = Field(description="number of points left out")
     beyond: float = Field(description="largest N D left out / largest N D of the rest")
-    mean: float = Field(description="relative error")
-    worst: float
+    mean: float = Field(description="mean relative error")
+    worst: float = Field(description="largest relative error")
 
 
 class LawFit(Spec):
@@ -70,20 +75,20 @@ class LawFit(Spec):
     objective: float
     log_rms: float = Field(description="rms residual of log(target)")
     at_optimum: float = Field(description="share of the starts that reached the best optimum")
-    aicc: float | None = Field(None, description="Akaike's criterion for few points, of Laplace residuals of log L")
-    bic: float | None = Field(None, description="the Bayesian one, of the same")
+    aicc: float | None = Field(None, description="Akaike's criterion for few points, for Laplace residuals of log L")
+    bic: float | None = Field(None, description="the Bayesian criterion, for the same residuals")
     held_out: HeldOut | None = None
     allocation: Estimate | None = Field(None, description="a of the best N ~ C^a, where compute C ~ N D")
-    identified: bool = Field(description="whether the points determine every parameter")
-    chosen: bool = Field(False, description="the law of this target to go by, on the whole grid; at most one")
+    identified: bool = Field(description="true if the points determine every parameter")
+    chosen: bool = Field(False, description="true for the selected law of this target, on the whole grid; at most one")
     notes: tuple[str, ...] = ()
     replicas: tuple[tuple[float, ...], ...] = Field(
-        (), description="of the chosen law: resampled parameters, for bands"
+        (), description="resampled parameters of the selected law, for bands"
     )
 
 
 class Fit(Spec):
-    """fit.json of the stage `scaling`."""
+    """fit.json: all laws, and what they say in sentences."""
 
     format: Literal[1] = 1
     laws: tuple[LawFit, ...]
@@ -91,5 +96,5 @@ class Fit(Spec):
     confidence: float
     seed: int
     drop_highest: int = 0
-    findings: tuple[str, ...] = Field((), description="what the fits say, in sentences")
-    unsupported: tuple[str, ...] = Field((), description="what they do not say, in sentences")
+    findings: tuple[str, ...] = Field((), description="what the fits support, in sentences")
+    unsupported: tuple[str, ...] = Field((), description="what they do not support, in sentences")

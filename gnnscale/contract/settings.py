@@ -1,4 +1,4 @@
-"""TODO: say what a reader finds here."""
+"""The settings of every stage: fields with types, defaults and units, as study files and spec.json hold them."""
 
 from __future__ import annotations
 
@@ -6,51 +6,56 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from gnnscale.architectures.egnn import EGNNConfig
-from gnnscale.architectures.registry import ModelConfig
+from gnnscale.architectures.registry import ModelConfig, default_model
 from gnnscale.contract.dataset_card import Split
 from gnnscale.schema import Spec
 
 Scalar = str | int | float | bool | None
 
 
-class ConvertSettings(Spec):
-    """Settings of the stage `convert`: one dataset into ADIOS2 shards."""
+class ConversionSettings(Spec):
+    """Settings of a conversion of one dataset into ADIOS2 shards."""
 
-    kind: Literal["convert"] = "convert"
     dataset: str = Field(description="a file in datasets/, without .py")
     name: str = Field(description="the source's name in this study")
     options: dict[str, Scalar] = Field(
         default_factory=dict,
-        description="what the dataset's script may be asked for; `raw` is a path, and its files count instead of it",
+        description="options of the dataset's script; `raw` is a path, and a key holds its files in place of it",
     )
     split: Split = Split()
-    cutoff: float = Field(5.0, gt=0, description="Angstrom, for the edge counts of the card")
+    cutoff: float = Field(5.0, gt=0, description="Angstrom, at which the card counts edges")
     quarantine: str | None = Field(
-        None, description="JSON or CSV that lists structures to leave out, as an audit writes it; its content counts"
+        None,
+        description="JSON or CSV that lists structures to leave out, as an audit writes it; a key holds its content",
     )
 
 
-class PartSettings(ConvertSettings):
-    """Settings of the stage `convert_part`: one of several parts of a conversion, to be joined by `convert`."""
+class ConvertSettings(ConversionSettings):
+    """Settings of the stage `convert`, which writes all shards or joins those of the parts."""
+
+    kind: Literal["convert"] = "convert"
+
+
+class PartSettings(ConversionSettings):
+    """Settings of the stage `convert_part`: one of several parts of a conversion, which `convert` joins."""
 
     kind: Literal["convert_part"] = "convert_part"
-    part: int = Field(ge=0, description="which, from 0")
-    parts: int = Field(ge=1, description="how many there are")
+    part: int = Field(ge=0, description="number of this part, from 0")
+    parts: int = Field(ge=1, description="number of all parts")
 
 
 class AuditSettings(Spec):
-    """Settings of the stage `audit`: what is looked for in the data of a study."""
+    """Settings of the stage `audit`: from which deviation on a structure is reported or left out."""
 
     kind: Literal["audit"] = "audit"
-    outlier: float = Field(
-        20.0, gt=0, description="robust z of an energy per atom or a force, from which on it is told"
+    report_above: float = Field(
+        20.0, gt=0, description="robust z-score of an energy per atom or a force above which a structure is reported"
     )
-    surely: float = Field(100.0, gt=0, description="the same, from which on it is quarantined")
+    quarantine_above: float = Field(100.0, gt=0, description="robust z-score above which a structure is quarantined")
 
 
 class Compute(Spec):
-    """A length of training told by what it costs, as an iso-FLOP study does."""
+    """A length of training, given as its cost, as in an iso-FLOP study."""
 
     flops: float = Field(gt=0, description="of all matrix products, forward and backward; rounded up to whole steps")
 
@@ -62,7 +67,7 @@ Length = Annotated[
 
 
 class OptimSettings(Spec):
-    """The training recipe: what is minimised, by which steps; warm-up, stable, decay."""
+    """The training recipe: loss, optimizer and schedule (warm-up, stable, decay)."""
 
     epochs: Length = Field(4.0, description="passes over the training structures, or {flops: F}: as many as F pays for")
     batch: int = Field(16, ge=1, description="structures in a global batch, over all ranks")
@@ -86,8 +91,8 @@ class OptimSettings(Spec):
     force_weight: float = Field(1.0, ge=0, description="of the mean loss of force components / force rms")
     stress_weight: float = Field(0.0, ge=0, description="of the mean loss of the virial per atom / energy rms")
 
-    def passes(self, epoch_flops: float) -> float:
-        """Epochs, where one costs so much."""
+    def count_epochs(self, epoch_flops: float) -> float:
+        """Return the number of epochs, where one costs `epoch_flops`."""
         return self.epochs.flops / epoch_flops if isinstance(self.epochs, Compute) else self.epochs
 
 
@@ -95,7 +100,7 @@ class TrainSettings(Spec):
     """Settings of the stage `train`: one run of a sweep."""
 
     kind: Literal["train"] = "train"
-    model: ModelConfig = EGNNConfig()
+    model: ModelConfig = default_model()
     structures: int | None = Field(None, ge=1, description="training structures over all sources; null = all")
     subset_seed: int = Field(0, ge=0, description="which nested subset; stratified by source")
     subset: Literal["random", "prefix"] = Field(
@@ -107,18 +112,18 @@ class TrainSettings(Spec):
 
     @model_validator(mode="after")
     def _possible(self) -> TrainSettings:
-        if self.optim.stress_weight and self.model.forces == "direct":
+        if self.optim.stress_weight and not self.model.has_stress:
             raise ValueError("stress_weight needs a model with forces: gradient; direct forces have no stress")
         return self
 
 
 class LeverSettings(Spec):
-    """Settings of the stage `memory_levers`: what each lever for memory saves and costs, on one network and one batch."""
+    """Settings of the stage `memory_levers`, which measures what each lever saves and costs on one network and batch."""
 
     kind: Literal["memory_levers"] = "memory_levers"
     model: ModelConfig
     batch: int = Field(64, ge=1, description="structures, over all ranks")
-    steps: int = Field(3, ge=1, description="timed at a time; each lever has three times its turn")
+    steps: int = Field(3, ge=1, description="timed in a turn; each lever has three turns")
 
 
 class EvaluateSettings(Spec):
@@ -136,7 +141,7 @@ class ScalingSettings(Spec):
     bootstrap: int = Field(1000, ge=0, description="resamples for the intervals")
     confidence: float = Field(0.95, gt=0, lt=1)
     seed: int = Field(0, ge=0)
-    drop_highest: int = Field(0, ge=0, description="so many points of largest loss are left out of the laws")
+    drop_highest: int = Field(0, ge=0, description="number of points of largest loss that are left out of the laws")
 
 
 class ReportSettings(Spec):
@@ -159,3 +164,8 @@ Settings = Annotated[
     | ReportSettings,
     Field(discriminator="kind"),
 ]
+
+# Former names of fields, for the message about a study file that still has them.
+RENAMED_FIELDS: dict[type[Spec], dict[str, str]] = {
+    AuditSettings: {"outlier": "report_above", "surely": "quarantine_above"}
+}

@@ -17,27 +17,28 @@ import math
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gnnscale.atoms.graph import AtomGraphs, atoms_per_structure
 from gnnscale.contract.results import LayerFeatures
+from gnnscale.models.potential import Potential
 
-TILE = 2**22  # numbers of differences over edges held at once
+TILE_NUMBERS = 2**22  # numbers of differences over edges held at once
 
 
-def measured(potential: nn.Module, batches: Iterable[AtomGraphs]) -> tuple[LayerFeatures, ...]:
-    """Before the first layer and after each, over all structures of the batches; NaN where none has two atoms, or an edge."""
-    layers: list[_Sums] = []
+def measure_features(potential: Potential, batches: Iterable[AtomGraphs]) -> tuple[LayerFeatures, ...]:
+    """Measure before the first layer and after each, over all batches; NaN where no structure has two atoms, or an edge."""
+    layers: list[_LayerSums] = []
     for graphs in batches:
-        found = features(potential, graphs)
-        layers = layers or [_Sums() for _ in found]
+        found = layer_features(potential, graphs)
+        layers = layers or [_LayerSums() for _ in found]
         for sums, h in zip(layers, found, strict=True):
             sums.add(h.double(), graphs)
     return tuple(sums.means() for sums in layers)
 
 
-def features(potential: nn.Module, graphs: AtomGraphs) -> list[Tensor]:
-    """h before the first layer and after each of a potential's backbone  # (A, W) each"""
+def layer_features(potential: Potential, graphs: AtomGraphs) -> list[Tensor]:
+    """Return the features of atoms (A, W) before the first layer and after each."""
     found: list[Tensor] = []
     layers = potential.backbone.layers
     handles = [layers[0].register_forward_pre_hook(lambda _, given: found.append(given[0].detach()))]
@@ -51,18 +52,19 @@ def features(potential: nn.Module, graphs: AtomGraphs) -> list[Tensor]:
     return found
 
 
-class _Sums:
-    """Of one layer, over the batches so far."""
+class _LayerSums:
+    """The sums of one layer over the batches so far."""
 
     def __init__(self) -> None:
         self.distance, self.energy = (0.0, 0), (0.0, 0)  # sum over structures, and how many there are
         self.origin: Tensor | None = None  # direction of the first atom: all others are taken relative to it
-        self.atoms, self.total, self.squares = 0, 0.0, 0.0
+        self.atoms = 0
+        self.total, self.squares = torch.zeros(()), torch.zeros(())
 
     def add(self, h: Tensor, graphs: AtomGraphs) -> None:
         u = directions(h)
-        self.distance = added(self.distance, distances(u, graphs))
-        self.energy = added(self.energy, dirichlet(h, graphs))
+        self.distance = add_known(self.distance, cosine_distances(u, graphs))
+        self.energy = add_known(self.energy, dirichlet_energies(h, graphs))
         self.origin = u[0] if self.origin is None else self.origin
         w = u - self.origin
         self.atoms, self.total, self.squares = (
@@ -72,29 +74,29 @@ class _Sums:
         )
 
     def means(self) -> LayerFeatures:
-        spread = float(self.squares - torch.as_tensor(self.total).square().sum() / max(self.atoms, 1))
+        spread = float(self.squares - self.total.square().sum() / max(self.atoms, 1))
         sample = max(spread, 0.0) / (self.atoms - 1) if self.atoms > 1 and math.isfinite(spread) else math.nan
         return LayerFeatures(distance=mean(self.distance), sample_distance=sample, dirichlet=mean(self.energy))
 
 
 def directions(h: Tensor) -> Tensor:
-    """Unit vectors, and zero where h is  # (A, W)"""
+    """Return unit vectors (A, W), zero where h is."""
     length = torch.linalg.vector_norm(h, dim=1, keepdim=True)
     return h / torch.where(length == 0, 1.0, length)
 
 
-def distances(u: Tensor, graphs: AtomGraphs) -> Tensor:
-    """Mean cosine distance of the pairs of each structure; NaN where it has a single atom  # (B,)"""
+def cosine_distances(u: Tensor, graphs: AtomGraphs) -> Tensor:
+    """Return the mean cosine distance of the pairs of each structure, (B,); NaN where it has a single atom."""
     atoms, of = atoms_per_structure(graphs), graphs.structure
     w = u - u[(atoms.cumsum(0) - atoms)[of]]  # relative to the first atom, so that equal ones are exactly so
-    centre = per_structure(w, graphs) / atoms[:, None]
-    return per_structure((w - centre[of]).square().sum(1), graphs) / (atoms - 1)
+    centre = sum_by_structure(w, graphs) / atoms[:, None]
+    return sum_by_structure((w - centre[of]).square().sum(1), graphs) / (atoms - 1)
 
 
-def dirichlet(h: Tensor, graphs: AtomGraphs) -> Tensor:
-    """Normalised Dirichlet energy of each structure; NaN where it has no edges  # (B,)"""
+def dirichlet_energies(h: Tensor, graphs: AtomGraphs) -> Tensor:
+    """Return the normalised Dirichlet energy of each structure, (B,); NaN where it has no edges."""
     i, j = graphs.receivers, graphs.senders
-    tiles = zip(i.split(max(1, TILE // h.shape[1])), j.split(max(1, TILE // h.shape[1])), strict=True)
+    tiles = zip(i.split(max(1, TILE_NUMBERS // h.shape[1])), j.split(max(1, TILE_NUMBERS // h.shape[1])), strict=True)
     apart = [(h.index_select(0, a) - h.index_select(0, b)).square().sum(1) for a, b in tiles]
     squares, of = h.square().sum(1), graphs.structure[i]
     top, bottom, edges = (
@@ -104,12 +106,12 @@ def dirichlet(h: Tensor, graphs: AtomGraphs) -> Tensor:
     return torch.where(edges > 0, top / torch.where(bottom == 0, 1.0, bottom), math.nan)
 
 
-def per_structure(x: Tensor, graphs: AtomGraphs) -> Tensor:
+def sum_by_structure(x: Tensor, graphs: AtomGraphs) -> Tensor:
     return x.new_zeros(len(graphs.cell), *x.shape[1:]).index_add(0, graphs.structure, x)
 
 
-def added(so_far: tuple[float, int], each: Tensor) -> tuple[float, int]:
-    """Not a number is what a structure without pairs or edges says; a network that overflowed says it for all."""
+def add_known(so_far: tuple[float, int], each: Tensor) -> tuple[float, int]:
+    """Add what is known: NaN stands for a structure without pairs or edges, or for all if the network overflowed."""
     known = each[~each.isnan()]
     return so_far[0] + float(known.sum()), so_far[1] + len(known)
 

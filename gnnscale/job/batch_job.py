@@ -1,10 +1,9 @@
-"""What a batch job does: python -m gnnscale.job.batch_job, with a plan on its standard input, as workflow/jobs/launch.py writes it.
+"""The program of a batch job: python -m gnnscale.job.batch_job, with a job plan on standard input.
 
-It starts the ranks of its stage, or of several: side by side on hosts of their own, some at a time on one host, or one
-after another where the second needs the first. Before a training it looks whether its nodes are fit. It passes on to the
-ranks that the time is nearly over or that somebody wants to know where they are, ends those that wait in vain for a
-fellow, and leaves attempts/N/exit.json of each, whole. Standard library only: it may run outside of the container in which
-the ranks are.
+It starts the ranks of one stage or of several: side by side on hosts of their own, some at a time on one host, or one after
+another where the second needs the first. It checks the nodes before a training, forwards signals to the ranks, ends ranks
+that wait in vain for one that has failed, and leaves attempts/N/exit.json of each stage. Standard library only: it may run
+outside of the container in which the ranks are.
 
 It is not a shell script because it was one: bash forgets the status of a process that ends while a trap interrupts
 `wait`, and then waits for ever.
@@ -23,49 +22,55 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
-from gnnscale.job.rank_wrapper import BY_FILE, STOPPED, in_child
+from gnnscale.contract import exit_codes
+from gnnscale.contract.errors import describe_os_error
+from gnnscale.contract.job_plan import JobPlan, StagePlan
+from gnnscale.job.rank_wrapper import SIGNALS_BY_FILE, tie_to_parent
 
-FAILED, DISK, UNFIT = 1, 74, 76
-FULL = (errno.ENOSPC, errno.EDQUOT)
-CHECK = 30.0  # s in which a node must have said that it is fit
-GRACE, MERCY = 5.0, 30.0  # s from the first failure to SIGTERM for the launcher, and from there to SIGKILL
-NAP = 0.1  # s
-LOOK = 2.0  # s between two looks for a rank that has failed: they are at a file system that many jobs share
-SWEPT = (128 + signal.SIGUSR1, 128 + signal.SIGTERM, 255)  # of a launcher that does not pass a signal on
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+CHECK_SECONDS = 30.0  # within which every node must have answered that it is fit
+SECONDS_TO_SIGTERM = 5.0  # from the first failure of a rank to SIGTERM for the launcher
+SECONDS_TO_SIGKILL = 30.0  # from SIGTERM to SIGKILL
+POLL_SECONDS = 0.1
+SECONDS_BETWEEN_LOOKS = 2.0  # for a rank that has failed: they load a file system that many jobs share
+LAUNCHER_KILLED_CODES = (128 + signal.SIGUSR1, 128 + signal.SIGTERM, 255)  # of launchers that do not forward signals
+FIRST_PORT, PORTS = 10000, 20000  # by the number of the job, so that two jobs on a node rarely meet
 
 
-class Check:
-    """Every node of a training asked whether it is fit, in the way in which the training will be launched."""
+class NodeCheck:
+    """A check of all nodes of a training, launched in the way in which the training will be launched."""
 
-    def __init__(self, command: list[str], folder: Path, environ: dict[str, str]):
-        self.said, self.began = tempfile.TemporaryFile(), time.monotonic()
+    def __init__(self, command: list[str], folder: Path, environ: Mapping[str, str]):
+        self.output, self.began = tempfile.TemporaryFile(), time.monotonic()
         self.process = subprocess.Popen(
             command,
             cwd=folder,
             env=environ,
             stdin=subprocess.DEVNULL,
-            stdout=self.said,
+            stdout=self.output,
             stderr=subprocess.DEVNULL,
-            preexec_fn=in_child,
+            preexec_fn=tie_to_parent,
         )
 
-    def over(self) -> bool:
-        if self.process.poll() is None and time.monotonic() - self.began < CHECK:
+    def is_over(self) -> bool:
+        """Return whether the check has ended; end it after CHECK_SECONDS."""
+        if self.process.poll() is None and time.monotonic() - self.began < CHECK_SECONDS:
             return False
         self.process.kill()
         return True
 
-    def sick(self, hosts: list[str], ranks: int) -> dict[str, str]:
-        """Host -> what is wrong with it. Where nobody answered it is not the nodes: the training will say what it is."""
-        self.said.seek(0)
-        said = self.said.read().decode(errors="replace")
-        fit = Counter(host.split(".")[0] for host in re.findall(r"\bfit (\S+)$", said, re.M))
-        told = dict(re.findall(r"\bsick (\S+): (.+)$", said, re.M))
-        known = {host.split(".")[0]: host for host in hosts}  # a node may give its name in full
-        sick = {known.get(host.split(".")[0], host): why for host, why in told.items()}
-        if fit.keys() & known.keys() or told.keys() & known.keys():
+    def find_sick(self, hosts: list[str], ranks: int) -> dict[str, str]:
+        """Return host -> fault. If no node has answered the nodes are not to blame: the training will report why."""
+        self.output.seek(0)
+        text = self.output.read().decode(errors="replace")
+        fit = Counter(short_name(host) for host in re.findall(r"\bfit (\S+)$", text, re.M))
+        faults: dict[str, str] = dict(re.findall(r"\bsick (\S+): (.+)$", text, re.M))
+        known = {short_name(host): host for host in hosts}  # a node may report its full name
+        sick = {known.get(short_name(host), host): fault for host, fault in faults.items()}
+        if (fit.keys() | {short_name(host) for host in faults}) & known.keys():
             for short, host in known.items():
                 if fit[short] < ranks and host not in sick:
                     who = f"{ranks - fit[short]} of {ranks} ranks" if fit[short] else "it"
@@ -74,42 +79,48 @@ class Check:
 
 
 class Attempt:
-    """One stage: the launcher's process, and what became of it."""
+    """One attempt of a stage: its node check, then the process of its launcher, then its exit code."""
 
-    def __init__(self, plan: dict, job: str, hosts: list[str], address: str, port: int):
+    def __init__(self, plan: StagePlan, job: str, hosts: list[str], address: str, port: int):
         self.job, self.hosts = job, hosts[plan["first"] :][: plan["nodes"]]
-        self.folder, self.after, self.per_node = Path(plan["folder"]), plan["after"], plan["per_node"]
-        self.place = self.folder / "attempts" / str(plan["number"])
-        meet = "127.0.0.1" if len(self.hosts) == 1 else address if plan["first"] == 0 else self.hosts[0]
-        self.environ = os.environ | {"MASTER_ADDR": meet, "MASTER_PORT": str(port)}
-        self.command, self.checking = (self.words(plan[name]) for name in ("command", "check"))
-        self.check: Check | None = None
-        self.process: subprocess.Popen | None = None
+        self.folder, self.after, self.ranks_per_node = Path(plan["folder"]), plan["after"], plan["per_node"]
+        self.attempt_folder = self.folder / "attempts" / str(plan["number"])
+        master = "127.0.0.1" if len(self.hosts) == 1 else address if plan["first"] == 0 else self.hosts[0]
+        self.environ = os.environ | {"MASTER_ADDR": master, "MASTER_PORT": str(port)}
+        self.command, self.check_command = self.split(plan["command"]), self.split(plan["check"] or "")
+        self.check: NodeCheck | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         self.code: int | None = None
-        self.told, self.ending, self.failed_at, self.looked, self.begin = False, 0, 0.0, 0.0, int(time.time())
-        # A launcher's signal reaches every process of a step, also the one that serves an image, which ends of it.
+        self.signalled = False
+        self.signals_sent = 0  # to a launcher whose ranks wait for one that failed: 1 = SIGTERM, 2 = SIGKILL
+        self.failed_at = self.looked = 0.0  # on the monotonic clock
+        self.begin = int(time.time())
+        # A launcher's signal reaches every process of a step, also the one that serves an image, which would end.
         self.by_file = plan.get("by_file", False)
-        self.environ |= {BY_FILE: "1"} if self.by_file else {}
+        self.environ |= {SIGNALS_BY_FILE: "1"} if self.by_file else {}
 
-    def words(self, command: str | None) -> list[str]:
-        return [word.replace("{hosts}", ",".join(self.hosts)) for word in shlex.split(command or "")]
+    def split(self, command: str) -> list[str]:
+        return [word.replace("{hosts}", ",".join(self.hosts)) for word in shlex.split(command)]
 
     @property
-    def begun(self) -> bool:
+    def has_begun(self) -> bool:
         return self.process is not None or self.check is not None
 
     def start(self) -> None:
-        """Unless its nodes are to be looked at before; then `look` goes on."""
+        """Start the node check where there is one, otherwise the launcher."""
         self.begin = int(time.time())
         try:
-            self.place.mkdir(parents=True, exist_ok=True) if self.folder.is_dir() else self.folder.stat()
-            if (self.place / "closed").exists():  # the driver has given this attempt up, and perhaps begun another
-                self.code = 0
+            if self.folder.is_dir():
+                self.attempt_folder.mkdir(parents=True, exist_ok=True)
+            else:
+                self.folder.stat()  # raises what keeps us from it
+            if (self.attempt_folder / "closed").exists():  # the driver has given this attempt up, and may have another
+                self.code = exit_codes.DONE
                 return
             for name in ("exit.json", "failed", "SIGUSR1", "SIGUSR2"):
-                (self.place / name).unlink(missing_ok=True)
-            if self.checking:
-                self.check = Check(self.checking, self.folder, self.environ)
+                (self.attempt_folder / name).unlink(missing_ok=True)
+            if self.check_command:
+                self.check = NodeCheck(self.check_command, self.folder, self.environ)
             else:
                 self.launch()
         except OSError as error:
@@ -117,7 +128,10 @@ class Attempt:
 
     def launch(self) -> None:
         try:
-            with open(self.place / "stdout", "wb") as out, open(self.place / "stderr", "wb") as err:
+            with (
+                open(self.attempt_folder / "stdout", "wb") as out,
+                open(self.attempt_folder / "stderr", "wb") as err,
+            ):
                 self.process = subprocess.Popen(
                     self.command,
                     cwd=self.folder,
@@ -125,88 +139,99 @@ class Attempt:
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=err,
-                    preexec_fn=in_child,
+                    preexec_fn=tie_to_parent,
                 )
         except OSError as error:
             self.fail(error)
 
     def fail(self, error: OSError) -> None:
-        """It could not be started, which is nothing to the others of its job."""
-        say(error)
-        self.leave(DISK if error.errno in FULL else FAILED)
+        """End an attempt that could not be started; the others of the job continue."""
+        log_error(error)
+        self.end(exit_codes.DISK if error.errno in DISK_FULL else exit_codes.FAILED)
 
-    def tell(self, signum: int) -> None:
-        self.told = self.told or signum != signal.SIGUSR2
-        if self.process is not None and self.by_file:
-            try:
-                (self.place / signal.Signals(signum).name).touch()
-            except OSError as error:
-                say(error)  # it goes on until its time is over; others may still hear
-        elif self.process is not None:
-            self.process.send_signal(signum)
-
-    def look(self) -> None:
-        """Has it ended; and if one of its ranks has failed, do the others go on for ever?"""
+    def forward_signal(self, signum: int) -> None:
+        self.signalled = self.signalled or signum != signal.SIGUSR2
         if self.process is None:
-            self.look_at_nodes()
             return
-        launched = self.process.poll()
-        if launched is not None:
-            self.end(launched if launched >= 0 else 128 - launched)
+        if not self.by_file:
+            self.process.send_signal(signum)
+            return
+        try:
+            (self.attempt_folder / signal.Signals(signum).name).touch()
+        except OSError as error:
+            log_error(error)  # this stage runs until its time is over; the others may still get the signal
+
+    def poll(self) -> None:
+        """Note whether the attempt has ended, and end ranks that wait for one that has failed."""
+        if self.process is None:
+            self.poll_check()
+            return
+        launcher_code = self.process.poll()
+        if launcher_code is not None:
+            self.end_as_launcher(exit_codes.of_process(launcher_code))
             return
         now = time.monotonic()
-        if now - self.looked < LOOK:
+        if now - self.looked < SECONDS_BETWEEN_LOOKS:
             return
         self.looked = now
-        code, _, _ = self.first_failure()
-        if code in (None, STOPPED):
+        code, _, _ = self.read_first_failure()
+        if code in (None, exit_codes.STOPPED):
             return
         self.failed_at = self.failed_at or now
-        for number, (after, how) in enumerate(((GRACE, signal.SIGTERM), (GRACE + MERCY, signal.SIGKILL)), 1):
-            if self.ending < number and now - self.failed_at > after:
-                self.ending = number
-                self.process.send_signal(how)
+        deadlines = (
+            (SECONDS_TO_SIGTERM, signal.SIGTERM),
+            (SECONDS_TO_SIGTERM + SECONDS_TO_SIGKILL, signal.SIGKILL),
+        )
+        for number, (seconds, signum) in enumerate(deadlines, 1):
+            if self.signals_sent < number and now - self.failed_at > seconds:
+                self.signals_sent = number
+                self.process.send_signal(signum)
 
-    def look_at_nodes(self) -> None:
-        if not self.check.over():
+    def poll_check(self) -> None:
+        """Launch the stage after its node check, unless a node is sick or the job is to stop."""
+        if self.check is None or not self.check.is_over():
             return
-        if sick := self.check.sick(self.hosts, self.per_node):
-            self.leave(UNFIT, begun=False, sick=sick)
-        elif self.told:
-            self.leave(STOPPED, begun=False)
+        if sick := self.check.find_sick(self.hosts, self.ranks_per_node):
+            self.end(exit_codes.UNFIT, begun=False, sick=sick)
+        elif self.signalled:
+            self.end(exit_codes.STOPPED, begun=False)
         else:
             self.launch()
 
-    def first_failure(self) -> tuple[int | None, int | None, str]:
+    def read_first_failure(self) -> tuple[int | None, int | None, str]:
+        """Read (code, rank, host) of the rank that failed first; a launcher reports only how it ended the others."""
         try:
-            code, rank, host = (self.place / "failed").read_text().split()
+            code, rank, host = (self.attempt_folder / "failed").read_text().split()
         except (OSError, ValueError):
             return None, None, ""
         return int(code), int(rank), host
 
-    def end(self, launched: int) -> None:
-        code, rank, host = self.first_failure()
-        code = code if code is not None else STOPPED if self.told and launched in SWEPT else launched
-        self.leave(code, rank, host, launched)
+    def end_as_launcher(self, launcher_code: int) -> None:
+        code, rank, host = self.read_first_failure()
+        if code is None:
+            stopped = self.signalled and launcher_code in LAUNCHER_KILLED_CODES
+            code = exit_codes.STOPPED if stopped else launcher_code
+        self.end(code, rank, host, launcher_code)
 
-    def leave(
+    def end(
         self,
         code: int,
         rank: int | None = None,
         host: str = "",
-        launched: int = 0,
+        launcher_code: int = 0,
         *,
         begun: bool = True,
         sick: dict[str, str] | None = None,
     ) -> None:
+        """Note the exit code and write exit.json."""
         self.code = code
         if not self.folder.is_dir():  # removed: nobody will look for how it ended
             return
-        said = {
+        record = {
             "code": code,
             "rank": rank,
             "host": host,
-            "launcher": launched,
+            "launcher": launcher_code,
             "job": self.job,
             "hosts": self.hosts,
             "begin": self.begin,
@@ -214,111 +239,120 @@ class Attempt:
             "begun": begun,
             "sick": sick or {},
         }
-        beside = self.place / ".exit.json"
+        beside = self.attempt_folder / ".exit.json"
         try:
-            self.place.mkdir(parents=True, exist_ok=True)
+            self.attempt_folder.mkdir(parents=True, exist_ok=True)
             with open(beside, "w") as file:
-                file.write(json.dumps(said) + "\n")
+                file.write(json.dumps(record) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(beside, self.place / "exit.json")
+            os.replace(beside, self.attempt_folder / "exit.json")
         except OSError as error:
-            say(error)
+            log_error(error)
 
 
 class Work:
-    """All attempts of the job, and in which order they begin."""
+    """All attempts of the job, and the order in which they begin."""
 
     def __init__(self, attempts: list[Attempt], slots: int | None, gpus: tuple[str, int] | None = None):
-        """`gpus`: how many there are for those that run side by side, and the variable that shows one of them to each."""
-        self.attempts, self.slots, self.told = attempts, slots or len(attempts), False
+        """Take the attempts; `gpus` are the variable that shows GPUs to a stage, and how many to share out."""
+        self.attempts, self.slots, self.signalled = attempts, slots or len(attempts), False
         self.variable, count = gpus or ("", 0)
-        given = os.environ.get(self.variable)  # by the scheduler, of a part of the node
-        self.gpus = given.split(",") if given else [str(k) for k in range(count)]
+        visible = os.environ.get(self.variable)  # set by the scheduler to a part of the node
+        self.gpus = visible.split(",") if visible else [str(k) for k in range(count)]
         self.waiting = list(attempts)
 
     def begin(self) -> None:
-        """Those whose turn it is."""
+        """Start the attempts whose turn it is, and end those that cannot be started any more."""
         for attempt in list(self.waiting):
             before = None if attempt.after is None else self.attempts[attempt.after]
             if before is not None and before.code is None:
                 continue
-            if before is not None and (before.code or not before.begun):  # what it needs was not done
-                attempt.code = 0
-            elif self.told:
-                attempt.leave(STOPPED, begun=False)
-            elif len(self.running()) < self.slots:
-                attempt.environ |= self.own_gpu()
+            if before is not None and (before.code or not before.has_begun):  # what it needs was not done
+                attempt.code = exit_codes.DONE
+            elif self.signalled:
+                attempt.end(exit_codes.STOPPED, begun=False)
+            elif len(self.list_running()) < self.slots:
+                attempt.environ |= self.choose_gpu()
                 attempt.start()
             else:
                 continue
             self.waiting.remove(attempt)
 
-    def own_gpu(self) -> dict[str, str]:
-        """Else all would take the first."""
+    def choose_gpu(self) -> dict[str, str]:
+        """Return the variable that shows one GPU, the least used; otherwise every stage would take the first."""
         if not self.gpus:
             return {}
-        taken = Counter(attempt.environ[self.variable] for attempt in self.running())
+        taken = Counter(attempt.environ[self.variable] for attempt in self.list_running())
         return {self.variable: min(self.gpus, key=lambda gpu: taken[gpu])}
 
-    def running(self) -> list[Attempt]:
-        return [attempt for attempt in self.attempts if attempt.code is None and attempt.begun]
+    def list_running(self) -> list[Attempt]:
+        return [attempt for attempt in self.attempts if attempt.code is None and attempt.has_begun]
 
-    def tell(self, signum: int, _: object) -> None:
-        """The time is nearly over; or, SIGUSR2, where are you?"""
-        self.told = self.told or signum != signal.SIGUSR2
-        for attempt in self.running():
-            attempt.tell(signal.SIGUSR2 if signum == signal.SIGUSR2 else signal.SIGUSR1)
+    def forward_signal(self, signum: int, _: object) -> None:
+        """Forward SIGUSR2 (print your stacks) as it is, and any other signal as SIGUSR1 (the time is nearly over)."""
+        self.signalled = self.signalled or signum != signal.SIGUSR2
+        for attempt in self.list_running():
+            attempt.forward_signal(signal.SIGUSR2 if signum == signal.SIGUSR2 else signal.SIGUSR1)
+
+    def exit_code(self) -> int:
+        """Return the code of the worst failure, else STOPPED if one was stopped, else DONE."""
+        codes = {attempt.code for attempt in self.attempts if attempt.code is not None}
+        return max(codes - {exit_codes.DONE, exit_codes.STOPPED}, default=max(codes, default=exit_codes.DONE))
 
 
 def main() -> int:
-    plan = json.load(sys.stdin)
-    job, hosts = (
-        (os.environ["SLURM_JOB_ID"], slurm_hosts())
-        if plan["scheduler"] == "slurm"
-        else (os.environ["PBS_JOBID"], list(dict.fromkeys(Path(os.environ["PBS_NODEFILE"]).read_text().split())))
-    )
-    port = 10000 + int(re.sub(r"\D", "", job.split(".")[0]) or 0) % 20000
-    meet = address(plan["interface"]) or hosts[0]
-    attempts = [Attempt(each, job, hosts, meet, port + i) for i, each in enumerate(plan["stages"])]
+    plan: JobPlan = json.load(sys.stdin)
+    job, hosts = describe_allocation(plan["scheduler"])
+    port = FIRST_PORT + int(re.sub(r"\D", "", job.split(".")[0]) or 0) % PORTS
+    address = find_address(plan["interface"]) or hosts[0]
+    attempts = [Attempt(stage, job, hosts, address, port + i) for i, stage in enumerate(plan["stages"])]
     work = Work(attempts, plan["slots"], plan.get("gpus"))
     signals = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGALRM)
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # until there is somebody to tell
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # until there are attempts to forward them to
     for signum in signals:
-        signal.signal(signum, work.tell)
+        signal.signal(signum, work.forward_signal)
     signal.alarm(plan["seconds"] or 0)
-    while work.waiting or work.running():
+    while work.waiting or work.list_running():
         work.begin()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
-        time.sleep(NAP)
-        signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # what has begun is known to whom it is told
-        for attempt in work.running():
-            attempt.look()
-    codes = {attempt.code for attempt in attempts}
-    return max(codes - {0, STOPPED}, default=max(codes))
+        time.sleep(POLL_SECONDS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # no signal comes between a start and its place in the list
+        for attempt in work.list_running():
+            attempt.poll()
+    return work.exit_code()
 
 
-def say(error: OSError) -> None:
-    """In job.out."""
-    print(f"{error.filename}: {error.strerror}", file=sys.stderr)
+def describe_allocation(scheduler: str) -> tuple[str, list[str]]:
+    """Return the id of this job and the names of its hosts."""
+    if scheduler == "slurm":
+        command = ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]]
+        hosts = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        return os.environ["SLURM_JOB_ID"], hosts
+    lines = Path(os.environ["PBS_NODEFILE"]).read_text().split()  # one for each rank
+    return os.environ["PBS_JOBID"], list(dict.fromkeys(lines))
 
 
-def slurm_hosts() -> list[str]:
-    command = ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-
-
-def address(interface: str | None) -> str | None:
-    """Of this host, the first of the job, in the network on which ranks meet."""
+def find_address(interface: str | None) -> str | None:
+    """Return the address of this host, the first of the job, in the network in which ranks meet."""
     if interface is None:
         return None
     command = ["ip", "-4", "-o", "address", "show", "dev", interface]
     try:
-        said = subprocess.run(command, capture_output=True, text=True).stdout
+        output = subprocess.run(command, capture_output=True, text=True).stdout
     except OSError:
         return None
-    found = re.search(r"inet ([\d.]+)", said)
+    found = re.search(r"inet ([\d.]+)", output)
     return found[1] if found else None
+
+
+def short_name(host: str) -> str:
+    return host.split(".")[0]
+
+
+def log_error(error: OSError) -> None:
+    """Print an error into job.out."""
+    print(describe_os_error(error), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,60 +1,74 @@
-"""The container image that this process is in, if it is in one; read from what is only there."""
+"""The container image that this process runs in, if any, as the image's own record describes it."""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
+from typing import TypedDict
 
-from gnnscale.contract.files import sha256
 from gnnscale.contract.places import ROOT
 from gnnscale.contract.settings import Scalar
+from gnnscale.contract.source_code import digest_source
 
-HOME = Path("/opt/gnnscale")
-RUNTIMES = (
+IMAGE_HOME = Path("/opt/gnnscale")
+RUNTIME_VARIABLES = (
     ("APPTAINER_CONTAINER", "apptainer"),
     ("SINGULARITY_CONTAINER", "singularity"),
     ("SHIFTER_RUNTIME", "shifter"),
 )
 
 
-def inside() -> dict | None:
-    """image.json of the image, as its build left it; None outside of any."""
+class ImageRecord(TypedDict):
+    """The fields of image.json that a stage needs; workflow/images/ writes it."""
+
+    id: str
+    recipe: str
+    commit: str | None
+
+
+def read_image_record() -> ImageRecord | None:
+    """Read image.json of the image, as its build left it; None outside of any image."""
+    if ROOT != IMAGE_HOME:
+        return None
     try:
-        return json.loads((HOME / "image.json").read_text()) if ROOT == HOME else None
+        record: ImageRecord = json.loads((IMAGE_HOME / "image.json").read_text())
     except (OSError, ValueError):
         return None
+    return record
 
 
-def runtime() -> str:
-    for variable, name in RUNTIMES:
+def detect_runtime() -> str:
+    for variable, name in RUNTIME_VARIABLES:
         if variable in os.environ:
             return name
     return "podman" if Path("/run/.containerenv").exists() else "other"
 
 
-def fault(wanted: str | None, code: dict[str, str]) -> str:
-    """Why a stage whose key is of this image and code must not run here, or ""."""
-    said = inside()
-    if wanted is not None and (said is None or said["id"] != wanted):
-        found = f"in image {said['id'][:12]}" if said else "outside of any image"
-        return f"this stage is of image {wanted[:12]}, and runs {found}"
-    if said is None:
+def find_mismatch(image: str | None, code: dict[str, str]) -> str:
+    """Return why a stage whose key holds this image and code must not run here; "" if it may."""
+    record = read_image_record()
+    if image is not None and (record is None or record["id"] != image):
+        found = f"in image {record['id'][:12]}" if record else "outside of any image"
+        return f"this stage needs image {image[:12]}, and runs {found}"
+    if record is None:
         return ""
-    other = [name for name, digest in code.items() if not (ROOT / name).exists() or sha256(ROOT / name)[:16] != digest]
-    return f"the code in here is not the one that this stage is of: {', '.join(other[:3])}" if other else ""
+    other = [
+        name for name, digest in code.items() if not (ROOT / name).exists() or digest_source(ROOT / name) != digest
+    ]
+    return f"the code in this image differs from the code in the stage's key: {', '.join(other[:3])}" if other else ""
 
 
-def provenance() -> dict[str, Scalar]:
-    """What result.json tells of it. No path: it would say where the image was, and nothing of the result."""
-    said = inside()
-    if said is None:
+def describe_image() -> dict[str, Scalar]:
+    """Return what result.json records of the image. No path: it would not describe the result."""
+    record = read_image_record()
+    if record is None:
         return {}
-    bound = os.path.ismount(HOME / "gnnscale")
+    bound = os.path.ismount(IMAGE_HOME / "gnnscale")
     return {
-        "image": said["id"],
-        "image_recipe": said["recipe"],
-        "runtime": runtime(),
+        "image": record["id"],
+        "image_recipe": record["recipe"],
+        "runtime": detect_runtime(),
         "code": "of a checkout, over the image's" if bound else "of the image",
-        "commit": os.environ.get("GNNSCALE_COMMIT") or None if bound else said["commit"],
+        "commit": os.environ.get("GNNSCALE_COMMIT") or None if bound else record["commit"],
     }

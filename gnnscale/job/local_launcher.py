@@ -1,8 +1,8 @@
-"""All ranks of a stage on this machine, where there is no launcher: python -m gnnscale.job.local_launcher RANKS STAGE DIRECTORY.
+"""A launcher for one machine: python -m gnnscale.job.local_launcher RANKS STAGE DIRECTORY.
 
-Each rank is a process, `python -m gnnscale.stages.STAGE DIRECTORY`, that is told its number as torch's own launcher would. What is
-signalled to this process goes to all of them. It ends as the first rank that did not end well; the others, which may wait
-for that one for ever, are ended.
+Each rank is a process, `python -m gnnscale.stages.STAGE DIRECTORY`, with the variables that torch's own launcher sets. A
+signal to the launcher goes to all ranks. The launcher ends with the code of the first rank that failed; the other ranks,
+which might wait for that one for ever, are ended.
 """
 
 from __future__ import annotations
@@ -14,65 +14,83 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from gnnscale.job.rank_wrapper import STOPPED, in_child
+from gnnscale.contract.exit_codes import STOPPED
+from gnnscale.job.rank_wrapper import tie_to_parent
 
-GRACE = 5.0  # s for the others, once one has failed
+SECONDS_TO_SIGKILL = 5.0  # from SIGTERM, for the other ranks once one has failed
+
+Process = subprocess.Popen[bytes]
 
 
 def main(count: int, stage: str, directory: str) -> int:
-    wanted = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2}
-    signal.pthread_sigmask(signal.SIG_BLOCK, wanted)  # until all are there
-    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
-    meet |= {"LOCAL_WORLD_SIZE": str(count)}
-    command = [sys.executable, "-m", f"gnnscale.stages.{stage}", directory]
-    ranks = [
-        subprocess.Popen(command, env=os.environ | meet | {"RANK": str(k), "LOCAL_RANK": str(k)}, preexec_fn=in_child)
-        for k in range(count)
-    ]
-    for signum in wanted:
-        signal.signal(signum, lambda number, _: tell(ranks, number))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, wanted)
+    signals = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # until all ranks are started
+    ranks = start_ranks(count, [sys.executable, "-m", f"gnnscale.stages.{stage}", directory])
+    for signum in signals:
+        signal.signal(signum, lambda number, _: send_signal(ranks, number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
     first = 0
-    for code in ends(ranks):
+    for code in wait_for_each(ranks):
         if code and not first:
             first = code
-            if code != STOPPED:  # which all do together
-                tell(ranks, signal.SIGTERM)
-                timer = threading.Timer(GRACE, tell, (ranks, signal.SIGKILL))
-                timer.daemon = True
-                timer.start()
+            if code != STOPPED:  # all ranks stop together
+                end_ranks(ranks)
     return first
 
 
-def ends(ranks: list[subprocess.Popen]) -> Iterator[int]:
-    """The exit code of each, as they end."""
-    left = {rank.pid: rank for rank in ranks}
-    while left:
+def start_ranks(count: int, command: list[str]) -> list[Process]:
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(find_free_port()),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+    }
+    return [
+        subprocess.Popen(
+            command, env=os.environ | shared | {"RANK": str(k), "LOCAL_RANK": str(k)}, preexec_fn=tie_to_parent
+        )
+        for k in range(count)
+    ]
+
+
+def wait_for_each(ranks: Sequence[Process]) -> Iterator[int]:
+    """Yield the exit code of each rank, as they end."""
+    running = {rank.pid: rank for rank in ranks}
+    while running:
         pid, status = os.wait()
-        if pid in left:
-            rank = left.pop(pid)
-            rank.returncode = os.waitstatus_to_exitcode(status)  # as Popen would have it, which then signals it no more
+        if pid in running:
+            rank = running.pop(pid)
+            rank.returncode = os.waitstatus_to_exitcode(status)  # so Popen knows, and signals it no more
             yield rank.returncode
 
 
-def tell(ranks: list[subprocess.Popen], signum: int) -> None:
+def send_signal(ranks: Sequence[Process], signum: int) -> None:
     for rank in ranks:
-        if rank.returncode is None:  # not asked by `poll`, which would take its end away from `ends`
+        if rank.returncode is None:  # `poll` would take the exit code away from wait_for_each
             with contextlib.suppress(ProcessLookupError):
                 os.kill(rank.pid, signum)
 
 
-def free_port() -> int:
+def end_ranks(ranks: Sequence[Process]) -> None:
+    """Send SIGTERM at once, and SIGKILL after SECONDS_TO_SIGKILL."""
+    send_signal(ranks, signal.SIGTERM)
+    timer = threading.Timer(SECONDS_TO_SIGKILL, send_signal, (ranks, signal.SIGKILL))
+    timer.daemon = True
+    timer.start()
+
+
+def find_free_port() -> int:
     with socket.socket() as here:
         here.bind(("127.0.0.1", 0))
-        return here.getsockname()[1]
+        port: int = here.getsockname()[1]
+        return port
 
 
 if __name__ == "__main__":
     code = main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
-    if code < 0:  # a signal: whoever started this is to see the same
+    if code < 0:  # a signal: end by the same one, so that the caller sees it
         if code != -signal.SIGKILL:
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)

@@ -1,10 +1,10 @@
 """One rank of a stage in a batch job: python -m gnnscale.job.rank_wrapper ATTEMPT STAGE, through srun, mpiexec or alone.
 
-Runs `python -m gnnscale.stages.STAGE .` and passes a request to stop on to it. The first rank that ends otherwise than with 0
-leaves `CODE RANK HOST` in ATTEMPT/failed: a launcher tells only how it swept up the others. And a rank that was told to
-stop and kept its work ends with 0 for the launcher, which would kill those that are still writing.
+It runs `python -m gnnscale.stages.STAGE .` and forwards a request to stop. The first rank that fails leaves `CODE RANK HOST` in
+ATTEMPT/failed: a launcher reports only how it ended the others. A rank that stopped on request and kept its work ends with 0
+for the launcher, which would otherwise kill the ranks that are still writing.
 
-Asked by SIGUSR2 where it is, it prints the stacks of its stage, `[rank 1 on n2] ` before every line, as several print at once.
+On SIGUSR2 it prints the stacks of its stage, `[rank 1 on n2] ` before every line, as several ranks print at once.
 """
 
 from __future__ import annotations
@@ -20,84 +20,86 @@ import time
 from pathlib import Path
 from typing import IO
 
-from gnnscale.machine.rank_env import ranks
+from gnnscale.contract.exit_codes import STOPPED, of_process
+from gnnscale.machine.rank_env import read_ranks
 
-STOPPED = 75
-BY_FILE, LISTEN = "GNNSCALE_BY_FILE", 1.0  # s between two looks
-ANSWER = 2.0  # s in which a process that is not stopped, or stuck in the kernel, writes its stacks
+SIGNALS_BY_FILE = "GNNSCALE_BY_FILE"  # variable: signals arrive as files of the attempt, named after them
+POLL_SECONDS = 1.0  # between two looks for such files
+STACK_SECONDS = 2.0  # within which a process that is not stopped, or stuck in the kernel, writes its stacks
+PR_SET_PDEATHSIG = 1
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def main(attempt: Path, stage: str) -> int:
-    told, said = False, tempfile.TemporaryFile()
+    signalled, stacks = False, tempfile.TemporaryFile()
 
-    def tell(*_: object) -> None:
-        nonlocal told
-        told = True
+    def forward_signal(*_: object) -> None:
+        nonlocal signalled
+        signalled = True
         child.send_signal(signal.SIGUSR1)
 
-    wanted = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
-    signal.pthread_sigmask(signal.SIG_BLOCK, wanted)  # until there is somebody to tell
-    command = [sys.executable, "-m", "gnnscale.job.stack_dump", str(said.fileno()), f"gnnscale.stages.{stage}", "."]
-    child = subprocess.Popen(command, preexec_fn=in_stage, pass_fds=[said.fileno()])
-    for signum in wanted:
-        signal.signal(signum, tell)
-    signal.signal(signal.SIGUSR2, lambda *_: show(child, said))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, wanted)
-    code = waited(child, attempt)
-    code = code if code >= 0 else 128 - code  # as a shell tells it
-    if told and code in (128 + signal.SIGUSR1, 128 + signal.SIGTERM):
-        code = STOPPED  # told before it listened
+    signals = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # until there is a process to forward them to
+    handle = str(stacks.fileno())
+    command = [sys.executable, "-m", "gnnscale.job.stack_dump", handle, f"gnnscale.stages.{stage}", "."]
+    child = subprocess.Popen(command, preexec_fn=prepare_stage, pass_fds=[stacks.fileno()])
+    for signum in signals:
+        signal.signal(signum, forward_signal)
+    signal.signal(signal.SIGUSR2, lambda *_: print_stacks(child, stacks))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+    code = of_process(wait_for(child, attempt))
+    if signalled and code in (128 + signal.SIGUSR1, 128 + signal.SIGTERM):
+        code = STOPPED  # signalled before the stage had installed its handler
     if code:
-        note(attempt / "failed", f"{code} {ranks().rank} {platform.node()}\n")
+        record_failure(attempt / "failed", f"{code} {read_ranks().rank} {platform.node()}\n")
     return 0 if code == STOPPED else code
 
 
-def waited(child: subprocess.Popen, attempt: Path) -> int:
-    """Its exit code. Where signals are told by files named after them, each that appears is heard, once."""
-    heard = set()
-    while BY_FILE in os.environ:
+def wait_for(child: subprocess.Popen[bytes], attempt: Path) -> int:
+    """Return the exit code of the stage; meanwhile deliver, once each, the signals that arrive as files."""
+    delivered: set[str] = set()
+    while SIGNALS_BY_FILE in os.environ:
         try:
-            return child.wait(timeout=LISTEN)
+            return child.wait(timeout=POLL_SECONDS)
         except subprocess.TimeoutExpired:
-            for name in {"SIGUSR1", "SIGUSR2"} - heard:
+            for name in {"SIGUSR1", "SIGUSR2"} - delivered:
                 if (attempt / name).exists():
-                    heard.add(name)
+                    delivered.add(name)
                     signal.raise_signal(signal.Signals[name])
     return child.wait()
 
 
-def in_child() -> None:
-    """Signals as they were; and no stage outlives its rank."""
+def tie_to_parent() -> None:
+    """Unblock all signals, and let the kernel kill this process when its parent ends."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if LIBC is not None:
-        LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, kept through exec
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # kept through exec
 
 
-def in_stage() -> None:
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # until it can answer; kept through exec
-    in_child()
+def prepare_stage() -> None:
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # until it can print its stacks; kept through exec
+    tie_to_parent()
 
 
-def show(child: subprocess.Popen, said: IO[bytes]) -> None:
-    """What the stage answers, on standard error; or in which state it is, if it does not."""
-    before = length = os.fstat(said.fileno()).st_size
+def print_stacks(child: subprocess.Popen[bytes], stacks: IO[bytes]) -> None:
+    """Print the stacks that the stage writes into `stacks`, or its process state if it writes none."""
+    before = length = os.fstat(stacks.fileno()).st_size
     child.send_signal(signal.SIGUSR2)
-    deadline = time.monotonic() + ANSWER
+    deadline = time.monotonic() + STACK_SECONDS
     while time.monotonic() < deadline:
         time.sleep(0.2)
-        now = os.fstat(said.fileno()).st_size
-        if now == length > before:  # and all of it
+        now = os.fstat(stacks.fileno()).st_size
+        if now == length > before:  # it grows no more
             break
         length = now
-    text = os.pread(said.fileno(), 1 << 20, before).decode(errors="replace")
-    label = f"[rank {ranks().rank} on {platform.node()}] "
-    lines = text.splitlines() or [f"no answer: {state(child.pid)}"]
+    text = os.pread(stacks.fileno(), 1 << 20, before).decode(errors="replace")
+    label = f"[rank {read_ranks().rank} on {platform.node()}] "
+    lines = text.splitlines() or [f"no answer: {read_process_state(child.pid)}"]
     os.write(2, "".join(f"{label}{line}\n" for line in lines).encode())
 
 
-def state(pid: int) -> str:
-    """As the kernel tells it: `T (stopped)`, `D (disk sleep)`"""
+def read_process_state(pid: int) -> str:
+    """Return the kernel's words for a process: `T (stopped)`, `D (disk sleep)`."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -105,14 +107,14 @@ def state(pid: int) -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("State:")), "unknown")
 
 
-def note(path: Path, words: str) -> None:
-    """The first one is right, whoever else tries."""
+def record_failure(path: Path, text: str) -> None:
+    """Write `text` unless another rank has written before: the first failure is the cause of the others."""
     beside = path.with_name(f".failed.{platform.node()}.{os.getpid()}")
     try:
-        beside.write_text(words)
+        beside.write_text(text)
         os.link(beside, path)
     except OSError:
-        pass  # it is there already; or the disk is full, which the stage itself has told
+        pass  # it is there already; or the disk is full, which the stage itself has reported
     beside.unlink(missing_ok=True)
 
 

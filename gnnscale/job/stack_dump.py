@@ -1,7 +1,7 @@
-"""A module that tells where it is: python -m gnnscale.job.stack_dump HANDLE MODULE ARGUMENTS...
+"""A module run so that it prints its stacks: python -m gnnscale.job.stack_dump HANDLE MODULE ARGUMENTS...
 
-As `python -m MODULE ARGUMENTS...`, but on SIGUSR2 the stacks of all threads go to this open file, also while it imports,
-and also while it waits in a library that never comes back to Python.
+It runs as `python -m MODULE ARGUMENTS...` does. On SIGUSR2 the stacks of all threads go to the open file HANDLE, also while
+the module imports, and also while it waits in a library that never returns to Python.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What all stages share: spec.json in, result.json or error.json out, provenance, and a clean end when told to stop.
+"""The process around a stage: spec.json in, result.json or error.json out, one writer, provenance, a clean end on request.
 
-A stage is `python -m gnnscale.stages.STAGE DIRECTORY`. Exit codes: 0 done; 75 stopped on request, run it again to go on;
-64 the user must change something; 74 the disk; 137 out of memory; 1 anything else.
+A stage is `python -m gnnscale.stages.STAGE DIRECTORY`; its exit codes are in gnnscale/contract/exit_codes.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import faulthandler
 import os
@@ -19,48 +19,49 @@ import traceback
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import IO
 
-from gnnscale.contract import files
-from gnnscale.contract.errors import Refusal
-from gnnscale.contract.exit_codes import DONE, EXIT, FAILED, OUT_OF_MEMORY, REFUSED, STOPPED
-from gnnscale.contract.places import ROOT
+from gnnscale.contract import exit_codes, files
+from gnnscale.contract.command_name import command_name
+from gnnscale.contract.errors import BadFile, UserError, describe_os_error, print_error, reason_of
+from gnnscale.contract.places import IS_INSTALLED, ROOT
 from gnnscale.contract.results import StageError, StageResult
 from gnnscale.contract.settings import Scalar
 from gnnscale.contract.stage_run import Outputs, Run, Stopped
 from gnnscale.job import container
-from gnnscale.machine.rank_env import ranks
+from gnnscale.machine.rank_env import read_ranks
 
 PACKAGES = ("torch", "deepspeed", "adios2", "parsl", "numpy", "ase", "tblite")
 
 
 def run(main: Callable[[Run], Outputs]) -> None:
-    """The whole life of a stage's process; never returns."""
+    """Run a stage from its command line, and exit."""
     if len(sys.argv) != 2 or sys.argv[1] in ("-h", "--help"):
         print(f"usage: python -m {main.__module__} DIRECTORY   (which holds spec.json)", file=sys.stderr)
-        sys.exit(DONE if "-h" in sys.argv or "--help" in sys.argv else REFUSED)
-    directory, first, code = Path(sys.argv[1]), ranks().rank == 0, DONE
+        sys.exit(exit_codes.DONE if "-h" in sys.argv or "--help" in sys.argv else exit_codes.REFUSED)
+    directory, first, code = Path(sys.argv[1]), read_ranks().rank == 0, exit_codes.DONE
     if "GNNSCALE_STACKS" not in os.environ:  # else gnnscale/job/stack_dump.py has done so
-        faulthandler.register(signal.SIGUSR2)  # `kill -USR2` shows on standard error where it is
+        faulthandler.register(signal.SIGUSR2)  # `kill -USR2` prints the stacks on standard error
     try:
         this = Run(directory)
-        if fault := container.fault(this.spec.image, this.spec.code):
-            raise Refusal(fault, "start it as command.sh of its directory does, or with `python workflow/run.py`")
-        this.lock = hold(this.directory) if first else None  # to the end of the process
+        if fault := container.find_mismatch(this.spec.image, this.spec.code):
+            raise UserError(fault, f"start it as command.sh of its directory does, or with `{command_name()}`")
+        _lock = lock_directory(this.directory) if first else None  # held until the process ends
         for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(signum, this.stop)
-        finish(this, main, first)
+        run_and_record(this, main, first)
     except Stopped as stop:
         print(f"stopped: {stop}")
-        code = STOPPED
+        code = exit_codes.STOPPED
     except BaseException as error:
-        code = report(directory, error, first)
+        code = report_error(directory, error, first)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # gloo's threads were seen to abort a process that ends the long way, with its work done
+    os._exit(code)  # gloo's threads were seen to abort a process that ended by sys.exit, with its work done
 
 
-def finish(this: Run, main: Callable[[Run], Outputs], first: bool) -> None:
-    """Run the stage and write its result, with what it cost and where it was made."""
+def run_and_record(this: Run, main: Callable[[Run], Outputs], first: bool) -> None:
+    """Run the stage and, on the first rank, write its result with its cost and provenance."""
     if first:
         for stale in ("result.json", "error.json"):
             (this.directory / stale).unlink(missing_ok=True)
@@ -69,13 +70,13 @@ def finish(this: Run, main: Callable[[Run], Outputs], first: bool) -> None:
     outputs = main(this)
     if not first:
         return
-    listed = files.describe(this.directory, outputs.files)
+    listed = files.describe_outputs(this.directory, outputs.files)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = StageResult(
         id=this.spec.id,
         key=this.spec.key,
-        outputs=listed | files.describe(this.directory, outputs.also),
+        outputs=listed | files.describe_outputs(this.directory, outputs.also),
         digest=files.digest({name: output.sha256 for name, output in listed.items()}),
         inputs=inputs,
         values=outputs.values,
@@ -84,67 +85,62 @@ def finish(this: Run, main: Callable[[Run], Outputs], first: bool) -> None:
         cpu_seconds=usage.ru_utime + usage.ru_stime + children.ru_utime + children.ru_stime,
         peak_bytes=usage.ru_maxrss * 1024,
         attempts=this.earlier_attempts + 1,
-        provenance=provenance(),
+        provenance=collect_provenance(),
     )
     files.write_model(this.directory / "result.json", result)
 
 
-def hold(directory: Path) -> object:
-    """Two writers in one directory would spoil it: the second is refused. The kernel drops the lock with the process."""
+def lock_directory(directory: Path) -> IO[str]:
+    """Lock the stage's directory against a second writer. The kernel drops the lock with the process."""
     try:
         lock = open(directory / "lock", "a+")
     except OSError as error:
-        raise Refusal(f"{directory}: {error.strerror.lower()}", "make it writable", "permission") from None
-    try:
-        free = files.taken(lock)
-    except files.Unlockable as error:
-        raise Refusal(f"{directory}: {error}", files.UNLOCKABLE) from None
-    if not free:
+        raise UserError(f"{directory}: {reason_of(error)}", "make it writable", kind="permission") from None
+    if not files.try_lock(lock):
         lock.seek(0)
         holder = lock.read().strip() or "another process"
-        raise Refusal(f"{directory} is in use by {holder}", "wait for it, or stop it")
+        raise UserError(f"{directory} is in use by {holder}", "wait for it, or stop it")
     lock.truncate(0)
     lock.write(f"{platform.node()} pid {os.getpid()}\n")
     lock.flush()
     return lock
 
 
-def report(directory: Path, error: BaseException, first: bool) -> int:
-    """Leave error.json and a log that ends with what to do; the traceback only where the mistake is ours."""
-    kind, message, hint = classify(error, directory)
-    if kind == "application":
+def report_error(directory: Path, error: BaseException, first: bool) -> int:
+    """Print the error (a traceback only for bugs), leave it in error.json, and return the exit code."""
+    explained = explain_error(error, directory)
+    if explained.kind == "application":
         traceback.print_exception(error)
-    print(f"error ({kind}): {message}" + (f"\n  {hint}" if hint else ""), file=sys.stderr, flush=True)
+    print_error(explained, f"error ({explained.kind})")
     if first and directory.is_dir():
-        spec_id = "/".join(directory.resolve().parts[-2:])
-        try:
-            files.write_model(directory / "error.json", StageError(id=spec_id, kind=kind, message=message, hint=hint))
-        except OSError:
-            pass  # a full disk cannot hold its own error; the exit code says it
-    return EXIT.get(kind, FAILED)
+        stage_id = "/".join(directory.resolve().parts[-2:])
+        words = StageError(id=stage_id, kind=explained.kind, message=explained.message, hint="; ".join(explained.hints))
+        with contextlib.suppress(OSError):  # a full disk cannot hold its own error; the exit code reports it
+            files.write_model(directory / "error.json", words)
+    return exit_codes.OF_KIND.get(explained.kind, exit_codes.FAILED)
 
 
-def classify(error: BaseException, directory: Path = Path()) -> tuple[str, str, str]:
-    """(kind, message, what to do)"""
-    number = error.errno if isinstance(error, OSError) else None
+def explain_error(error: BaseException, directory: Path = Path()) -> UserError:
+    """Return the error in words for its user; its kind is `application` where the mistake is ours."""
     words = str(error) or type(error).__name__
-    if isinstance(error, Refusal):
-        return error.kind, words, error.hint
-    if isinstance(error, files.BadFile):
-        return "data", words, getattr(error, "hint", "delete its directory; the next run makes it again")
-    if isinstance(error, FileNotFoundError) and error.errno is None:  # a converter's own: it says what to download
-        return "data", words, ""
-    if isinstance(error, MemoryError) or any(said in words for said in OUT_OF_MEMORY):
-        return "out-of-memory", words.splitlines()[0], "smaller batch or model, or more ranks"
+    if isinstance(error, UserError):
+        remake = ("delete its directory; the next run makes it again",) if isinstance(error, BadFile) else ()
+        return UserError(error.message, *(error.hints or remake), kind=error.kind)
+    if isinstance(error, FileNotFoundError) and error.errno is None:  # a converter's own: it names what to download
+        return UserError(words, kind="data")
+    if isinstance(error, MemoryError) or any(pattern in words for pattern in exit_codes.OUT_OF_MEMORY):
+        return UserError(words.splitlines()[0], "smaller batch or model, or more ranks", kind="out-of-memory")
+    number = error.errno if isinstance(error, OSError) else None
     if number in (errno.ENOSPC, errno.EDQUOT) or (directory.is_dir() and files.disk_is_full(directory)):
-        return "disk-full", "no space left on device", "free some space, then type the same command again"
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "permission", f"{error.filename}: {error.strerror.lower()}", "make it writable"
-    return "application", f"{type(error).__name__}: {error}", ""
+        hint = "free some space, then type the same command again"
+        return UserError("no space left on device", hint, kind="disk-full")
+    if isinstance(error, OSError) and number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return UserError(describe_os_error(error), "make it writable", kind="permission")
+    return UserError(f"{type(error).__name__}: {error}", kind="application")
 
 
-def provenance() -> dict[str, Scalar]:
-    """Versions, commit and machine: enough to know what made a result."""
+def collect_provenance() -> dict[str, Scalar]:
+    """Return versions, commit and machine: enough to know what made a result."""
     facts: dict[str, Scalar] = {
         "python": platform.python_version(),
         "system": platform.platform(),
@@ -155,12 +151,20 @@ def provenance() -> dict[str, Scalar]:
             facts[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             pass
-    facts["processor"], facts["cores"] = processor(), os.cpu_count()
-    if "torch" in sys.modules:  # else it computed nothing that a GPU could
+    facts["processor"], facts["cores"] = read_processor_name(), os.cpu_count()
+    if "torch" in sys.modules:  # otherwise it computed nothing on a GPU
         from gnnscale.machine import accelerator
 
-        if seen := accelerator.devices():
+        if seen := accelerator.list_devices():
             facts["accelerator"] = seen[0].name
+    if not IS_INSTALLED:  # a repository around site-packages would be another one
+        facts |= checkout_state()
+    return facts | container.describe_image()
+
+
+def checkout_state() -> dict[str, Scalar]:
+    """Return the commit of the checkout, and whether its files differ from it."""
+    facts: dict[str, Scalar] = {}
     try:
         git = ["git", "-C", str(ROOT)]
         facts["commit"] = (
@@ -170,10 +174,10 @@ def provenance() -> dict[str, Scalar]:
         facts["modified"] = bool(status.stdout.strip())
     except OSError:
         facts["commit"] = None
-    return facts | container.provenance()
+    return facts
 
 
-def processor() -> str:
+def read_processor_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

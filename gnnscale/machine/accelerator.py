@@ -1,84 +1,90 @@
-"""Which accelerator is here: the one place that asks. CUDA is also what ROCm's build of torch answers to; XPU is Intel's.
+"""The accelerator of this machine: its kind, its devices and its backend. ROCm's build of torch is also called cuda.
 
-XPU was never run: there was no such GPU. What is written for it is what torch 2.13 and DeepSpeed 0.19.8 say of themselves
-(torch.xpu, the backend xccl, DS_ACCELERATOR); that the right one is chosen is tested against stand-ins for torch.
+XPU (Intel) was never run: there was no such GPU. Its names are from the documentation of torch 2.13 and DeepSpeed 0.19.8
+(torch.xpu, the backend xccl, DS_ACCELERATOR); the choice between kinds is tested against stand-ins for torch.
 """
 
 from __future__ import annotations
 
 import os
+from types import ModuleType
 from typing import Literal, NamedTuple
 
 import torch
 
 Kind = Literal["cuda", "xpu", "cpu"]
-BACKENDS: dict[str, str] = {"cuda": "nccl", "xpu": "xccl", "cpu": "gloo"}
+BACKENDS: dict[Kind, str] = {"cuda": "nccl", "xpu": "xccl", "cpu": "gloo"}
 
 
-class Device(NamedTuple):
-    """One GPU, as this process sees it."""
+class Gpu(NamedTuple):
+    """A GPU that this process sees."""
 
     name: str
     memory: int  # bytes
 
 
-def kind() -> Kind:
-    """GPUs if any is to be seen. torch holds code for one kind, or for none; were it two, the first."""
-    return next((name for name in ("cuda", "xpu") if module(name).is_available()), "cpu")
+def detect_kind() -> Kind:
+    """Return the kind of the GPUs, or "cpu" if none is visible. torch is built for one kind, or for none."""
+    kinds: tuple[Kind, ...] = ("cuda", "xpu")
+    return next((kind for kind in kinds if torch_module(kind).is_available()), "cpu")
 
 
-def module(name: str):
-    """torch.cuda and torch.xpu have the same verbs."""
-    return getattr(torch, name)
+def torch_module(kind: Kind) -> ModuleType:
+    """Return torch.cuda or torch.xpu, whose functions have the same names."""
+    module: ModuleType = getattr(torch, kind)
+    return module
 
 
-def backend() -> str:
-    """Of torch.distributed, for tensors of the accelerator. Ranks that share a GPU, as where a laptop's doctor asks two to
-    add a number, cannot use that of GPUs, which refuses the second."""
-    shared = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > count() > 0
-    return BACKENDS["cpu" if shared else kind()]
+def choose_backend() -> str:
+    """Return the backend of torch.distributed for tensors of the accelerator.
+
+    Ranks that share a GPU, as in the doctor's trial on a laptop, need the one of CPUs: that of GPUs refuses the second rank.
+    """
+    shared = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > count_devices() > 0
+    return BACKENDS["cpu" if shared else detect_kind()]
 
 
-def count() -> int:
-    """GPUs that this process sees, which may be fewer than the machine has."""
-    return 0 if kind() == "cpu" else module(kind()).device_count()
+def count_devices() -> int:
+    """Return how many GPUs this process sees, which may be fewer than the machine has."""
+    kind = detect_kind()
+    return 0 if kind == "cpu" else int(torch_module(kind).device_count())
 
 
-def index(local_rank: int) -> int:
-    """Of the device of this rank among those that it sees. Ranks share GPUs where there are more of them."""
-    seen = count()
+def device_index(local_rank: int) -> int:
+    """Return the index of this rank's GPU among those that it sees. More ranks than GPUs share them."""
+    seen = count_devices()
     return local_rank % seen if seen else local_rank
 
 
-def take(local_rank: int) -> torch.device:
-    """The device of this rank, taken for all that follows."""
-    here = kind()
-    # DeepSpeed guesses for itself, by what is installed: it might see another one than torch does.
+def take_device(local_rank: int) -> torch.device:
+    """Make the device of this rank the current one, and return it."""
+    here = detect_kind()
+    # DeepSpeed chooses by what is installed, and might choose another kind than torch.
     os.environ.setdefault("DS_ACCELERATOR", here)
     if here == "cpu":
         return torch.device("cpu")
-    mine = torch.device(here, index(local_rank))
-    module(here).set_device(mine)
+    mine = torch.device(here, device_index(local_rank))
+    torch_module(here).set_device(mine)
     return mine
 
 
-def devices() -> list[Device]:
-    here = kind()
-    found = [module(here).get_device_properties(k) for k in range(count())]
-    return [Device(each.name, each.total_memory) for each in found]
+def list_devices() -> list[Gpu]:
+    here = detect_kind()
+    found = [torch_module(here).get_device_properties(k) for k in range(count_devices())]
+    return [Gpu(each.name, each.total_memory) for each in found]
 
 
-def identity(local_rank: int) -> str:
-    """Of the GPU that this rank takes, other than that of any other GPU; "" for none."""
-    here = kind()
+def identify_device(local_rank: int) -> str:
+    """Return an identity of this rank's GPU which no other GPU has; "" if it uses none."""
+    here = detect_kind()
     if here == "cpu":
         return ""
-    mine = index(local_rank)
-    unique = getattr(module(here).get_device_properties(mine), "uuid", None)
+    mine = device_index(local_rank)
+    unique = getattr(torch_module(here).get_device_properties(mine), "uuid", None)
     return str(unique) if unique else f"{os.environ.get('ZE_AFFINITY_MASK', '')}#{mine}"
 
 
-def wait() -> None:
-    """Until the accelerator has done all that it was given: before any look at a clock."""
-    if kind() != "cpu":
-        module(kind()).synchronize()
+def synchronize() -> None:
+    """Wait until the accelerator has done all of its work, as one must before reading a clock."""
+    if detect_kind() != "cpu":
+        torch_module(detect_kind()).synchronize()

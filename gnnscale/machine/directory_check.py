@@ -1,7 +1,6 @@
-"""What a directory is good for, from the machine that asks: writing, renaming, locking, room, and its server's clock; and
-how much memory this process may have there.
+"""Checks of a directory and of this process's memory, from this machine: writing, renaming, locking, space, clock.
 
-Asked where the driver runs and on every compute node, so: standard library only.
+They run where the driver runs and on every compute node, so: standard library only.
 """
 
 from __future__ import annotations
@@ -10,63 +9,74 @@ import fcntl
 import os
 import platform
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from gnnscale.contract.errors import reason_of
 
-class Room(NamedTuple):
-    """What is left for this user; quotas are not in it."""
+
+class FreeSpace(NamedTuple):
+    """Free space of a file system for this user, without regard to quotas."""
 
     bytes: int
     files: int | None  # None: the file system does not count them
 
 
-def fault(directory: Path) -> str:
-    """Why no run can live here, or "": all that stages and driver do with files is done once."""
-    mine = directory / f".trial.{platform.node()}.{os.getpid()}"
-    renamed, linked = mine.with_name(f"{mine.name}.renamed"), mine.with_name(f"{mine.name}.linked")
-    doing = "write a file"
+def find_fault(directory: Path) -> str:
+    """Return why no run can live in a directory, or "": try once everything that stages and driver do with files."""
+    trial = directory / f".trial.{platform.node()}.{os.getpid()}"
+    renamed, linked = trial.with_name(f"{trial.name}.renamed"), trial.with_name(f"{trial.name}.linked")
+    action = "write a file"
     try:
-        with open(mine, "w") as file:
+        with open(trial, "w") as file:
             file.write("trial")
             file.flush()
             os.fsync(file.fileno())
-            doing = "lock a file"  # Lustre may be mounted without; then no stage would start
+            action = "lock a file"  # a Lustre may be mounted without locks; then no stage would start
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        doing = "rename a file"
-        os.replace(mine, renamed)
-        doing = "link a file"
+        action = "rename a file"
+        os.replace(trial, renamed)
+        action = "link a file"
         os.link(renamed, linked)
     except OSError as error:
-        return f"cannot {doing}: {(error.strerror or str(error)).lower()}"
+        return f"cannot {action}: {reason_of(error)}"
     finally:
-        for path in (mine, renamed, linked):
+        for path in (trial, renamed, linked):
             path.unlink(missing_ok=True)
     return ""
 
 
-def clock_lead(directory: Path) -> float:
-    """Seconds by which the clock of this machine is ahead of that of the file server, at least: writing may take its time."""
-    mine = directory / f".clock.{platform.node()}.{os.getpid()}"
+def measure_clock_lead(directory: Path) -> float:
+    """Return the seconds, at least, by which this clock is ahead of the file server's; a write may take its time."""
+    trial = directory / f".clock.{platform.node()}.{os.getpid()}"
     try:
-        with open(mine, "w") as file:
+        with open(trial, "w") as file:
             before = time.time()
             file.write("tick")
             file.flush()
             os.fsync(file.fileno())
             after = time.time()
-        stamp = mine.stat().st_mtime
+        stamp = trial.stat().st_mtime
     finally:
-        mine.unlink(missing_ok=True)
+        trial.unlink(missing_ok=True)
     return before - stamp if stamp < before else min(0.0, after - stamp)
 
 
-def memory(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes: of the machine, or fewer if this process is held to fewer, as a job of a shared node is."""
+def read_memory_limit(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the machine's bytes of memory, or fewer where a control group limits this process to fewer."""
     line = next(line for line in (proc / "meminfo").read_text().splitlines() if line.startswith("MemTotal"))
     least = int(line.split()[1]) * 1024
-    held = proc / "self" / "cgroup"
-    for line in held.read_text().splitlines() if held.exists() else []:
+    for limit in list_limit_files(proc, groups):
+        text = limit.read_text().strip() if limit.exists() else "max"
+        least = min(least, int(text)) if text.isdigit() else least
+    return least
+
+
+def list_limit_files(proc: Path, groups: Path) -> Iterator[Path]:
+    """Yield the files that may limit this process's memory: those of its control group and of the groups around it."""
+    membership = proc / "self" / "cgroup"
+    for line in membership.read_text().splitlines() if membership.exists() else []:
         number, kinds, path = line.split(":", 2)
         if number == "0":
             top, name = groups, "memory.max"
@@ -76,13 +86,11 @@ def memory(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) ->
             continue
         inner = top / path.lstrip("/")
         for group in (inner, *inner.parents):
-            said = (group / name).read_text().strip() if (group / name).exists() else "max"
-            least = min(least, int(said)) if said.isdigit() else least
+            yield group / name
             if group == top:
                 break
-    return least
 
 
-def room(directory: Path) -> Room:
+def measure_free_space(directory: Path) -> FreeSpace:
     found = os.statvfs(directory)
-    return Room(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None)
+    return FreeSpace(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None)

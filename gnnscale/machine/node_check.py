@@ -1,9 +1,9 @@
-"""Is this node fit for a training: python -m gnnscale.machine.node_check ATTEMPT VENDOR, on every rank, as the training is launched.
+"""A check of this node before a training: python -m gnnscale.machine.node_check ATTEMPT VENDOR, launched as the training is.
 
-Prints one line, `fit HOST` or `sick HOST: WHY`. What is looked at goes wrong on large machines without anybody noticing: a
-file system that is not mounted, a GPU that fell off the bus, memory that an earlier job left full, a clock that is off.
-Standard library only, and no torch: the whole takes a second. Computing is tried through the driver's own library; for
-AMD that was written after its documentation and never run, for Intel the devices are counted and no more.
+Every rank prints one line, `fit HOST` or `sick HOST: FAULT`. The checks are for faults that are common on large machines and
+easily missed: a file system that is not mounted, a GPU that fell off the bus, memory that an earlier job left full, a wrong
+clock. Standard library only, and no torch: all checks take a second. GPUs compute through the driver's own library; the
+calls for AMD follow its documentation and were never run, and Intel's devices are only counted.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from gnnscale.contract.errors import reason_of
 from gnnscale.machine import directory_check
-from gnnscale.machine.rank_env import ranks
+from gnnscale.machine.rank_env import read_ranks
 
-SKEW = 120.0  # s by which a clock may differ from the file server's; certificates and file times begin to fail there
-LEAST_DISK = 8 * 2**20  # bytes in the node's own temporary directory; some containers have but 64 MB there
-WORDS, PATTERN = 1 << 16, 0x5A5A1234  # what a GPU is to write and give back
+MAX_CLOCK_SKEW_SECONDS = 120.0  # from the file server's; beyond, certificates and file times begin to fail
+MIN_TEMPORARY_BYTES = 8 * 2**20  # in the node's own temporary directory; some containers have only 64 MB there
+TEST_WORDS, TEST_PATTERN = 1 << 16, 0x5A5A1234  # how many 32-bit words a GPU writes and gives back, and which
 
 
-class Library(NamedTuple):
-    """The names that a driver has for the same things."""
+class Driver(NamedTuple):
+    """A vendor's driver library and the names of its functions."""
 
     file: str
-    device: str  # there if the kernel has the driver
+    device: str  # a device file that exists where the kernel has the driver
     init: str
-    count: str
+    get_count: str
     take: Callable[[ctypes.CDLL, int], int]
     allocate: str
     fill: str
@@ -41,19 +42,21 @@ class Library(NamedTuple):
 
 def take_cuda(library: ctypes.CDLL, index: int) -> int:
     device, context = ctypes.c_int(), ctypes.c_void_p()
-    return (
+    code: int = (
         library.cuDeviceGet(ctypes.byref(device), index)
         or library.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)
         or library.cuCtxSetCurrent(context)
     )
+    return code
 
 
 def take_hip(library: ctypes.CDLL, index: int) -> int:
-    return library.hipSetDevice(index)
+    code: int = library.hipSetDevice(index)
+    return code
 
 
-LIBRARIES = {
-    "nvidia": Library(
+DRIVERS = {
+    "nvidia": Driver(
         "libcuda.so.1",
         "/dev/nvidiactl",
         "cuInit",
@@ -63,7 +66,7 @@ LIBRARIES = {
         "cuMemsetD32_v2",
         "cuMemcpyDtoH_v2",
     ),
-    "amd": Library(
+    "amd": Driver(
         "libamdhip64.so",
         "/dev/kfd",
         "hipInit",
@@ -76,19 +79,19 @@ LIBRARIES = {
 }
 
 
-def problems(attempt: Path, vendor: str, local_rank: int, local_size: int) -> Iterator[str]:
-    """What is wrong, worst first."""
-    yield from run_directory(attempt)
-    yield from temporary(Path(tempfile.gettempdir()))
-    yield from memory(Path("/proc/meminfo"))
-    if vendor in LIBRARIES:
-        yield from gpu(LIBRARIES[vendor], local_rank, local_size)
+def find_faults(attempt: Path, vendor: str, local_rank: int, local_size: int) -> Iterator[str]:
+    """Yield the faults of this node, the worst first."""
+    yield from check_run_directory(attempt)
+    yield from check_temporary(Path(tempfile.gettempdir()))
+    yield from check_memory(Path("/proc/meminfo"))
+    if vendor in DRIVERS:
+        yield from check_gpu(DRIVERS[vendor], local_rank, local_size)
     elif vendor == "intel" and not list(Path("/dev/dri").glob("renderD*")):
-        yield "no GPU is to be seen in /dev/dri"
+        yield "no GPU is visible in /dev/dri"
 
 
-def run_directory(attempt: Path) -> Iterator[str]:
-    """Written and read; and this clock against the file server's."""
+def check_run_directory(attempt: Path) -> Iterator[str]:
+    """Write and read a file, and compare this clock with the file server's."""
     probe = attempt / f".fit.{platform.node()}.{os.getpid()}"
     try:
         with open(probe, "wb") as file:
@@ -96,68 +99,68 @@ def run_directory(attempt: Path) -> Iterator[str]:
             os.fsync(file.fileno())
         read = probe.read_bytes()
         probe.unlink()
-        lead = directory_check.clock_lead(attempt)
+        lead = directory_check.measure_clock_lead(attempt)
     except OSError as error:
-        yield f"{attempt}: {(error.strerror or str(error)).lower()}"
+        yield f"{attempt}: {reason_of(error)}"
         return
     if read != b"fit" * 1000:
-        yield f"{attempt}: what was written is not what is read"
-    if abs(lead) > SKEW:
+        yield f"{attempt}: a file reads back other than it was written"
+    if abs(lead) > MAX_CLOCK_SKEW_SECONDS:
         yield f"its clock is {lead:+.0f} s off the file server's"
 
 
-def temporary(folder: Path) -> Iterator[str]:
+def check_temporary(folder: Path) -> Iterator[str]:
     try:
         with tempfile.NamedTemporaryFile(dir=folder) as file:
             file.write(b"fit")
             file.flush()
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        yield f"{folder}: {(error.strerror or str(error)).lower()}"
+        yield f"{folder}: {reason_of(error)}"
         return
-    if free < LEAST_DISK:
+    if free < MIN_TEMPORARY_BYTES:
         yield f"{folder}: {free / 1e6:.0f} MB left"
 
 
-def memory(path: Path) -> Iterator[str]:
-    """Full of what an earlier job left: a fiftieth of it is no more than the system itself needs."""
-    said = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
-    whole, free = (1024 * int(said[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
+def check_memory(path: Path) -> Iterator[str]:
+    """Yield a fault if memory is full of what an earlier job left; the system itself needs a fiftieth of it."""
+    fields = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+    whole, free = (1024 * int(fields[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
     if free < min(4e9, whole / 50):
         yield f"{free / 1e9:.1f} of {whole / 1e9:.0f} GB of memory are free"
 
 
-def gpu(names: Library, local_rank: int, local_size: int) -> Iterator[str]:
-    """The one that this rank will use: it is there, and gives back what it was told to write."""
+def check_gpu(driver: Driver, local_rank: int, local_size: int) -> Iterator[str]:
+    """Check that the GPU of this rank is there, and gives back the words that were written to it."""
     try:
-        library = ctypes.CDLL(names.file)
+        library = ctypes.CDLL(driver.file)
     except OSError as error:
-        if not Path(names.device).exists():
+        if not Path(driver.device).exists():
             yield f"no driver: {error}"
-        return  # a library that lies elsewhere is no fault of the node
-    found = ctypes.c_int(0)
-    code = getattr(library, names.init)(0) or getattr(library, names.count)(ctypes.byref(found))
-    if code or not found.value:
-        yield f"no GPU is to be seen (error {code} of {names.file})"
+        return  # a library in another place is no fault of the node
+    count = ctypes.c_int(0)
+    code = getattr(library, driver.init)(0) or getattr(library, driver.get_count)(ctypes.byref(count))
+    if code or not count.value:
+        yield f"no GPU is visible (error {code} of {driver.file})"
         return
-    if 1 < found.value < local_size:  # one each, or all of them
-        yield f"{found.value} of {local_size} GPUs are to be seen"
+    if 1 < count.value < local_size:  # a rank sees its own GPU or all of them
+        yield f"{count.value} of {local_size} GPUs are visible"
         return
-    index, held, back = local_rank % found.value, ctypes.c_void_p(), (ctypes.c_uint * WORDS)()
+    index, held, back = local_rank % count.value, ctypes.c_void_p(), (ctypes.c_uint * TEST_WORDS)()
     code = (
-        names.take(library, index)
-        or getattr(library, names.allocate)(ctypes.byref(held), ctypes.c_size_t(4 * WORDS))
-        or getattr(library, names.fill)(held, ctypes.c_uint(PATTERN), ctypes.c_size_t(WORDS))
-        or getattr(library, names.fetch)(back, held, ctypes.c_size_t(4 * WORDS))
+        driver.take(library, index)
+        or getattr(library, driver.allocate)(ctypes.byref(held), ctypes.c_size_t(4 * TEST_WORDS))
+        or getattr(library, driver.fill)(held, ctypes.c_uint(TEST_PATTERN), ctypes.c_size_t(TEST_WORDS))
+        or getattr(library, driver.fetch)(back, held, ctypes.c_size_t(4 * TEST_WORDS))
     )
     if code:
-        yield f"GPU {index} does not work (error {code} of {names.file})"
-    elif any(word != PATTERN for word in back):
-        yield f"GPU {index} gives back other numbers than it was told to write"
+        yield f"GPU {index} does not work (error {code} of {driver.file})"
+    elif any(word != TEST_PATTERN for word in back):
+        yield f"GPU {index} gives back other numbers than were written"
 
 
-def local_size(environ: Mapping[str, str] = os.environ) -> int:
-    """Ranks of this node; 1 where nobody says."""
+def count_local_ranks(environ: Mapping[str, str] = os.environ) -> int:
+    """Return the number of ranks on this node; 1 where no launcher sets it."""
     for name in ("PALS_LOCAL_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE"):
         if digits := environ.get(name, "").split("(")[0].split(",")[0]:
             return int(digits)
@@ -165,9 +168,9 @@ def local_size(environ: Mapping[str, str] = os.environ) -> int:
 
 
 def main(attempt: Path, vendor: str) -> int:
-    wrong = next(problems(attempt, vendor, ranks().local_rank, local_size()), "")
-    print(f"sick {platform.node()}: {wrong}" if wrong else f"fit {platform.node()}", flush=True)
-    return 0  # a launcher would end the others, who have not spoken yet
+    fault = next(find_faults(attempt, vendor, read_ranks().local_rank, count_local_ranks()), "")
+    print(f"sick {platform.node()}: {fault}" if fault else f"fit {platform.node()}", flush=True)
+    return 0  # otherwise a launcher would end the other ranks before they have printed
 
 
 if __name__ == "__main__":

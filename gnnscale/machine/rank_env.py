@@ -1,4 +1,4 @@
-"""Which process of a parallel job this is, from the variables of whatever launched it."""
+"""The rank of this process in its parallel job, from the variables that its launcher sets."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
-# (launcher, variables of the rank, of the local rank, of the number of ranks); the first that is complete counts, so one
-# that may have started another comes after it: mpiexec uses srun to start its daemons, and torch's are set by ourselves.
+# (launcher, variables of the rank, of the local rank, of the number of ranks). The first complete set counts, so a launcher
+# comes after those that use it: mpiexec starts its daemons with srun, and torch's variables are set by us.
 LAUNCHERS = (
     ("torch", "RANK", "LOCAL_RANK", "WORLD_SIZE"),
     ("pals", "PALS_RANKID", "PALS_LOCAL_RANKID", "PALS_NRANKS"),
@@ -21,13 +21,15 @@ LAUNCHERS = (
 
 
 class Ranks(NamedTuple):
+    """The rank of this process, and the number of all ranks."""
+
     rank: int
     local_rank: int
     size: int
     launcher: str
 
 
-def ranks(environ: Mapping[str, str] = os.environ) -> Ranks:
+def read_ranks(environ: Mapping[str, str] = os.environ) -> Ranks:
     for launcher, *names in LAUNCHERS:
         if all(name in environ for name in names):
             rank, local_rank, size = (int(environ[name]) for name in names)

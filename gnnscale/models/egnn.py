@@ -13,17 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gnnscale.architectures.egnn import ELEMENTS, EGNNConfig
+from gnnscale.architectures.base import ELEMENTS
+from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.atoms.graph import AtomGraphs
+from gnnscale.models.backbone import Backbone
 from gnnscale.models.kernels.chunked import Chunk, Weights, chunks
-from gnnscale.models.kernels.messages import chunked_messages, fusible
-from gnnscale.models.layers import Layout, Pattern, bessel, envelope, linear, product, rms_norm
+from gnnscale.models.kernels.messages import can_fuse, chunked_messages
+from gnnscale.models.layers import Layout, Pattern, bessel, envelope, linear, rms_norm, sparse_product
 
 BASE_CHANNELS = 8
 
 
 class Edges(NamedTuple):
-    """What all layers share: the graph as sparse matrices, and its geometry."""
+    """The graph as sparse matrices and its geometry, shared by all layers."""
 
     basis: Tensor  # (E, R) radial functions of r_ij
     scale: Tensor  # (4, E) w_ij and the components of w_ij u_ij; w is the envelope / sqrt(average degree)
@@ -31,6 +33,8 @@ class Edges(NamedTuple):
 
 
 class Patterns(NamedTuple):
+    """The places of the entries of the two sparse matrices of a graph."""
+
     pair: Pattern  # (E, 2A): the row of an edge adds row i of P and row j of Q
     moment: Pattern  # (4A, E): four sums over the edges of each atom
 
@@ -62,7 +66,7 @@ def patterns(graphs: AtomGraphs) -> Patterns:
 
 
 def edge_messages(table: Tensor, weights: Weights, edges: Edges) -> tuple[Tensor, Tensor]:
-    """s_i = sum_j w_ij m_ij and, for fewer channels, v_i = sum_j w_ij u_ij W_v m_ij.  # (A, W), (3, A, K)
+    """Return s_i = sum_j w_ij m_ij (A, W) and, for fewer channels, v_i = sum_j w_ij u_ij W_v m_ij (3, A, K).
 
     m_ij = SiLU(P_i + Q_j + W_r b(r_ij)), then SiLU(W_2 m + b_2) if there is a `second`: equations 3 and 5 of the paper
     with the first matrix applied before the gather, to give P and Q, (A, 2W). All that is as large as edges x width is
@@ -72,16 +76,16 @@ def edge_messages(table: Tensor, weights: Weights, edges: Edges) -> tuple[Tensor
         return chunked_messages(edges.graph, table.view(-1, table.shape[1] // 2), edges.basis, edges.scale, weights)
     width = table.shape[1] // 2
     rows = table.view(-1, 2, width).transpose(0, 1).reshape(-1, width)  # P above Q
-    pairs = product(edges.graph.pair, None, rows)  # (E, W)
+    pairs = sparse_product(edges.graph.pair, None, rows)  # (E, W)
     m = F.silu(torch.addmm(pairs, edges.basis, weights.radial.t()))
     if weights.second is not None:
         m = F.silu(F.linear(m, weights.second, weights.bias))
-    sums = product(edges.graph.moment, edges.scale.view(-1), m).view(4, -1, width)  # (4, A, W)
+    sums = sparse_product(edges.graph.moment, edges.scale.view(-1), m).view(4, -1, width)  # (4, A, W)
     return sums[0], F.linear(sums[1:], weights.mix)
 
 
 class EGNNLayer(nn.Module):
-    """h_i += step * phi(x_i, sum_j m_ij, |V_i|) with x = norm(h), and V_i += sum_j u_ij m_ij W_v."""
+    """The update h_i += step * phi(x_i, sum_j m_ij, |V_i|) with x = norm(h), and V_i += sum_j u_ij m_ij W_v."""
 
     def __init__(self, config: EGNNConfig):
         super().__init__()
@@ -97,8 +101,8 @@ class EGNNLayer(nn.Module):
 
     def forward(self, h: Tensor, vectors: Tensor | None, edges: Edges) -> tuple[Tensor, Tensor]:
         x = rms_norm(h)  # (A, W)
-        second = (None, None) if self.deferred else (self.second.weight, self.second.bias)
-        s, v = edge_messages(self.project(x), Weights(self.radial, *second, self.mix.weight), edges)
+        second, bias = (None, None) if self.deferred else (self.second.weight, self.second.bias)
+        s, v = edge_messages(self.project(x), Weights(self.radial, second, bias, self.mix.weight), edges)
         if self.deferred:
             s = F.silu(self.second(s))
         vectors = v if vectors is None else vectors + v
@@ -106,11 +110,13 @@ class EGNNLayer(nn.Module):
         return h + self.step * self.update(F.silu(self.hidden(torch.cat((x, s, lengths), dim=1)))), vectors
 
 
-class EGNN(nn.Module):
-    """Backbone: (graphs, edge vectors) -> energy of each atom (A,) and its force (A, 3), or None, in unit scales."""
+class EGNN(Backbone):
+    """Layers between an embedding of elements and sources and a readout of energies and gates of vectors."""
+
+    scale: Tensor  # 1 / sqrt(average degree)
 
     def __init__(self, config: EGNNConfig, sources: int, average_degree: float, edge_chunk: int | None = None):
-        super().__init__()
+        super().__init__(config, sources, average_degree)
         self.edge_chunk = edge_chunk
         # As kernels; then all edges are one chunk. Gradient forces are learned by tangents, which have no kernels.
         self.stores_no_edges = config.form == "deferred" and config.forces == "direct"
@@ -126,7 +132,7 @@ class EGNN(nn.Module):
 
     def forward(self, graphs: AtomGraphs, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
         size = self.edge_chunk
-        if self.stores_no_edges and fusible(vectors):
+        if self.stores_no_edges and can_fuse(vectors):
             size = len(vectors)
         graph = patterns(graphs) if size is None else chunks(graphs, size)
         edges = embed_edges(vectors, self.cutoff, self.radial, self.scale, graph)
@@ -134,13 +140,15 @@ class EGNN(nn.Module):
         v = None
         for layer in self.layers:
             h, v = layer(h, v, edges)
+        assert v is not None, "there is a layer at least"
         x = F.silu(self.hidden(rms_norm(h)))
         out = self.readout(x) if self.heads == 1 else self.read_by_source(x, graphs)  # (A, 1 + K): energy, gates
-        # A mean over channels, times those at width 64: so that widths move alike at one rate (tests/gnnscale/train/test_schedule.py)
+        # A mean over channels, times those at width 64: so that widths move alike at one rate, which
+        # tests/gnnscale/train/test_schedule.py shows.
         return out[:, 0], (v * out[:, 1:]).mean(2).t() * BASE_CHANNELS if self.direct else None
 
     def read_by_source(self, x: Tensor, graphs: AtomGraphs) -> Tensor:
-        """Each atom's numbers from the head of its source."""
+        """Read each atom's numbers from the head of its source."""
         source, heads = graphs.source[graphs.structure], self.readout.weight.view(self.heads, -1, x.shape[1])
         out = x.new_zeros(len(x), heads.shape[1])
         for index, head in enumerate(heads):

@@ -2,7 +2,8 @@
 
 From ORNL/HydraGNN, models/EGCLStack.py and the authors' configuration: an atom begins as its atomic number and its
 Cartesian coordinates, as they are, so energies depend on the origin and forces do not rotate with the atoms
-(tests/gnnscale/models/test_physics.py shows it); no residual, no normalisation, no envelope, no basis; ReLU; sums over neighbours.
+(tests/gnnscale/models/test_physics.py shows it); no residual, no normalisation, no envelope, no basis; ReLU; sums over
+neighbours.
 Ours: energies are summed over atoms, where theirs are means, so that all models learn the same labels; each head has one
 hidden layer as wide as the network (theirs: fixed widths of 25 to 200); the first matrix is applied before the gather,
 which is the same function. Parameters at depth 3 without heads: 17 W^2, as counted for theirs.
@@ -18,16 +19,19 @@ from torch import Tensor, nn
 
 from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.atoms.graph import AtomGraphs
+from gnnscale.models.backbone import Backbone
 
 INPUTS = 4  # Z, x, y, z
 
 
 def uniform(rows: int, columns: int, fan_in: int) -> nn.Parameter:
-    """As nn.Linear begins."""
+    """Return a matrix with the initial weights of nn.Linear."""
     return nn.Parameter(torch.empty(rows, columns).uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in)))
 
 
 class PaperLayer(nn.Module):
+    """Messages, the move of atoms, sums over neighbours and an update: equations 3 to 6."""
+
     def __init__(self, inputs: int, width: int, moves: bool):
         super().__init__()
         fan_in = 2 * inputs + 2
@@ -43,28 +47,28 @@ class PaperLayer(nn.Module):
         )
 
     def forward(self, h: Tensor, vectors: Tensor, edge_length: Tensor, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
-        """h (A, F) and x_j - x_i (E, 3), where atoms have moved to."""
+        """Return the new h (A, W) and x_j - x_i (E, 3) of where atoms have moved to."""
         weight = self.project if isinstance(self.project, nn.Parameter) else self.project.weight
         p, q = F.linear(h, weight).chunk(2, dim=1)  # (A, W)
         r = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)  # (E, 1)
         edge = F.linear(torch.cat((r, edge_length), dim=1), self.lengths, self.bias)
         m = F.relu(self.second(F.relu(p.index_select(0, i) + q.index_select(0, j) + edge)))  # (E, W), eq. 3
         if self.gate is not None:  # eq. 4
-            moved = mean(vectors / (r + 1) * torch.tanh(self.gate(m)), i, len(h)).clamp(-100, 100)  # (A, 3)
+            moved = mean_over_edges(vectors / (r + 1) * torch.tanh(self.gate(m)), i, len(h)).clamp(-100, 100)  # (A, 3)
             vectors = vectors + moved.index_select(0, j) - moved.index_select(0, i)
         s = m.new_zeros(len(h), m.shape[1]).index_add(0, i, m)  # eq. 5
         return F.relu(self.update(F.relu(self.hidden(torch.cat((h, s), dim=1))))), vectors  # eq. 6
 
 
-def mean(x: Tensor, i: Tensor, atoms: int) -> Tensor:
+def mean_over_edges(x: Tensor, i: Tensor, atoms: int) -> Tensor:
     return x.new_zeros(atoms, x.shape[1]).index_add(0, i, x) / torch.bincount(i, minlength=atoms).clamp(min=1)[:, None]
 
 
-class PaperEGNN(nn.Module):
-    """Backbone as EGNN is; edges are always kept, as in theirs, so `edge_chunk` says nothing here."""
+class PaperEGNN(Backbone):
+    """The layers and two heads. Edges are always kept, as in theirs, so `edge_chunk` has no effect."""
 
     def __init__(self, config: EGNNConfig, sources: int, average_degree: float, edge_chunk: int | None = None):
-        super().__init__()
+        super().__init__(config, sources, average_degree)
         width, last = config.width, config.depth - 1
         self.layers = nn.ModuleList(PaperLayer(width if n else INPUTS, width, n < last) for n in range(config.depth))
         self.energy, self.forces = (

@@ -17,7 +17,7 @@ from gnnscale.atoms.graph import AtomGraphs
 
 
 class EnergiesAndSlopes(torch.autograd.Function):
-    """(backbone, graphs, vectors, names and values of its parameters) -> e (A,), dE/dv (E, 3)."""
+    """The function (backbone, graphs, vectors, names and values of its parameters) -> e (A,), dE/dv (E, 3)."""
 
     @staticmethod
     def forward(ctx, backbone: nn.Module, graphs: AtomGraphs, vectors: Tensor, names: list[str], *parameters: Tensor):
@@ -47,5 +47,6 @@ class EnergiesAndSlopes(torch.autograd.Function):
 
 
 def energies_and_slopes(backbone: nn.Module, graphs: AtomGraphs, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return energies of atoms (A,) and dE/dv_ij (E, 3), to be trained on by tangents."""
     names, parameters = zip(*backbone.named_parameters(), strict=True)
     return EnergiesAndSlopes.apply(backbone, graphs, vectors, names, *parameters)

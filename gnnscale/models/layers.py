@@ -1,4 +1,4 @@
-"""What any architecture here is made of: initialisation, radial basis, cutoff envelope, sums over edges.
+"""Building blocks of all networks: initialisation, radial basis, cutoff envelope, sums over edges.
 
 Gathers and sums over edges are products with sparse matrices, done by embedding_bag: 2 to 15 times faster on a CPU than
 index_add and broadcasting, and deterministic. As it cannot be differentiated twice, it is wrapped here so that it can.
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 
 def linear(inputs: int, outputs: int, bias: bool = False, zero: bool = False) -> nn.Linear:
-    """Weights of variance 1/inputs, or all zero for a readout, whose first answer is then 0 at every width."""
+    """Make a matrix of variance 1/inputs, or of zeros for a readout, whose first output is then 0 at every width."""
     layer = nn.Linear(inputs, outputs, bias=bias)
     nn.init.zeros_(layer.weight) if zero else nn.init.normal_(layer.weight, std=1 / math.sqrt(inputs))
     if bias:
@@ -24,23 +24,23 @@ def linear(inputs: int, outputs: int, bias: bool = False, zero: bool = False) ->
 
 
 def rms_norm(x: Tensor) -> Tensor:
-    """Each row to unit rms; without a gain, as every use is followed by a matrix that has one."""
+    """Scale each row to unit rms; without a gain, as a matrix follows every use."""
     return F.rms_norm(x, x.shape[-1:], eps=1e-6)
 
 
 def bessel(r: Tensor, cutoff: float, count: int) -> Tensor:
-    """sin(n pi r/r_c) / r for n = 1..count (DimeNet, eq. 7), scaled to unit rms over a uniform density; r is (E, 1)."""
+    """Return sin(n pi r/r_c) / r for n = 1..count (DimeNet, eq. 7), of unit rms over a uniform density; r is (E, 1)."""
     n = torch.arange(1, count + 1, device=r.device, dtype=r.dtype)
     return torch.sin(r * (n * (math.pi / cutoff))) * (math.sqrt(2 / 3) * cutoff / r)  # (E, count)
 
 
 def envelope(r: Tensor, cutoff: float) -> Tensor:
-    """(1 - (r/r_c)^4)^3, zero beyond r_c: value, slope and curvature are continuous there."""
+    """Return (1 - (r/r_c)^4)^3, zero beyond r_c, where value, slope and curvature are continuous."""
     return (1 - (r * (1 / cutoff)) ** 4).clamp(min=0) ** 3
 
 
 class Layout(NamedTuple):
-    """Where the n entries of a sparse matrix are, sorted by row, as embedding_bag wants it."""
+    """The places of the n entries of a sparse matrix, sorted by row as embedding_bag needs them."""
 
     rows: Tensor  # (n,) ascending
     columns: Tensor  # (n,)
@@ -49,7 +49,7 @@ class Layout(NamedTuple):
 
 
 class Pattern(NamedTuple):
-    """A sparse matrix and its transpose; which values it holds is said when it is used."""
+    """A sparse matrix and its transpose, without the values of the entries."""
 
     matrix: Layout
     transpose: Layout
@@ -60,7 +60,7 @@ class Pattern(NamedTuple):
 
 
 class _Product(torch.autograd.Function):
-    """y_r = sum_c a_rc x_c. With _Sample it is closed under differentiation."""
+    """The sparse product y_r = sum_c a_rc x_c; with _Sample it is closed under differentiation."""
 
     @staticmethod
     def forward(ctx, x: Tensor, values: Tensor | None, pattern: Pattern) -> Tensor:
@@ -80,7 +80,7 @@ class _Product(torch.autograd.Function):
 
 
 class _Sample(torch.autograd.Function):
-    """y_r . x_c for each entry (r, c), in tiles that stay in a core's cache."""
+    """The scalar product y_r . x_c for each entry (r, c), in tiles that stay in a core's cache."""
 
     @staticmethod
     def forward(ctx, y: Tensor, x: Tensor, pattern: Pattern) -> Tensor:
@@ -98,6 +98,6 @@ class _Sample(torch.autograd.Function):
         return gy, gx, None
 
 
-def product(pattern: Pattern, values: Tensor | None, x: Tensor) -> Tensor:
-    """The sparse matrix of `values` (n,), or of ones, times x; any number of times differentiable by both."""
+def sparse_product(pattern: Pattern, values: Tensor | None, x: Tensor) -> Tensor:
+    """Multiply the sparse matrix of `values` (n,), or of ones, with x; differentiable any number of times by both."""
     return _Product.apply(x, values, pattern)

@@ -11,13 +11,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gnnscale.architectures.egnn import ELEMENTS
+from gnnscale.architectures.base import ELEMENTS
 from gnnscale.atoms.graph import AtomGraphs, Properties, edge_vectors
+from gnnscale.models.backbone import Backbone
 from gnnscale.models.force_gradients import energies_and_slopes
 
 
 class Normalised(NamedTuple):
-    """What training compares: interaction energy / energy_scale, forces / force_scale; references are left out."""
+    """Predictions in the units of training: interaction energy / energy_scale, without references; forces / force_scale."""
 
     energy: Tensor  # (B,) float64
     forces: Tensor  # (A, 3)
@@ -25,11 +26,15 @@ class Normalised(NamedTuple):
 
 
 class Potential(nn.Module):
-    """`potential(graphs)` gives Normalised, for training; `predict(potential, graphs)` gives eV and Angstrom."""
+    """A network with the scales of its labels: `potential(graphs)` for training, `predict(potential, graphs)` in eV."""
 
     NORMALISATION = ("references", "energy_scale", "force_scale")
+    references: Tensor  # (sources, elements) eV
+    energy_scale: Tensor  # eV per atom
+    force_scale: Tensor  # eV/Angstrom
+    backbone: Backbone
 
-    def __init__(self, backbone: nn.Module, sources: int, gradient: bool, tangents: bool = False):
+    def __init__(self, backbone: Backbone, sources: int, gradient: bool, tangents: bool = False):
         super().__init__()
         self.backbone, self.gradient = backbone, gradient
         self.tangents = tangents  # how to learn gradient forces: by tangents or by a graph of the backward pass
@@ -38,7 +43,7 @@ class Potential(nn.Module):
         self.register_buffer("force_scale", torch.ones((), dtype=torch.float64))  # eV/Angstrom
 
     def set_normalisation(self, references: Tensor, energy_scale: float, force_scale: float) -> None:
-        """Energy per atom of (source, atomic number), eV; the scales are rms values of the training labels."""
+        """Set the reference energies (sources, elements) in eV and the scales, rms values of the training labels."""
         if references.shape != self.references.shape:
             raise ValueError(f"references are {tuple(references.shape)}, expected {tuple(self.references.shape)}")
         self.references.copy_(references)
@@ -53,13 +58,13 @@ class Potential(nn.Module):
             raise ValueError("a model with forces = 'direct' has no stress; train one with forces = 'gradient'")
         energies, forces = self.backbone(graphs, vectors)
         assert forces is not None
-        return Normalised(per_structure(energies, graphs), forces)
+        return Normalised(sum_by_structure(energies, graphs), forces)
 
     def _differentiate(self, graphs: AtomGraphs, vectors: Tensor, stress: bool) -> Normalised:
-        energies, slope = (energies_and_slopes if self.tangents else twice_differentiable)(
+        energies, slope = (energies_and_slopes if self.tangents else differentiable_slopes)(
             self.backbone, graphs, vectors
         )
-        energy = per_structure(energies, graphs)
+        energy = sum_by_structure(energies, graphs)
         # v_ij = x_j - x_i, so F_i = -dE/dx_i gathers the slope of its own edges, less that of edges that end in it
         forces = torch.zeros_like(graphs.positions, dtype=slope.dtype)
         forces = forces.index_add(0, graphs.receivers, slope).index_add(0, graphs.senders, -slope)
@@ -72,7 +77,7 @@ class Potential(nn.Module):
         return Normalised(energy, forces, (virial + virial.mT) / 2)
 
     def _apply(self, fn, recurse: bool = True) -> Potential:
-        """Casts of the whole module would round -1e4 eV to meV or worse: normalisation stays float64."""
+        """Keep the normalisation in float64 when the module is cast: -1e4 eV would be rounded to meV or worse."""
         exact = {name: getattr(self, name) for name in self.NORMALISATION}
         super()._apply(fn, recurse)
         for name, tensor in exact.items():
@@ -82,8 +87,8 @@ class Potential(nn.Module):
         return self
 
 
-def twice_differentiable(backbone: nn.Module, graphs: AtomGraphs, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Energies of atoms (A,) and dE/dv_ij (E, 3), with a graph where gradients are wanted."""
+def differentiable_slopes(backbone: nn.Module, graphs: AtomGraphs, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return energies of atoms (A,) and dE/dv_ij (E, 3), with a graph where gradients are wanted."""
     learning = torch.is_grad_enabled()
     with torch.enable_grad():
         vectors = vectors.detach().requires_grad_()
@@ -92,25 +97,25 @@ def twice_differentiable(backbone: nn.Module, graphs: AtomGraphs, vectors: Tenso
     return energies if learning else energies.detach(), slope
 
 
-def per_structure(energies: Tensor, graphs: AtomGraphs) -> Tensor:
-    """Sums over atoms, in float64.  # (B,)"""
+def sum_by_structure(energies: Tensor, graphs: AtomGraphs) -> Tensor:
+    """Sum over the atoms of each structure, in float64: (B,)."""
     total = torch.zeros(len(graphs.cell), dtype=torch.float64, device=energies.device)
     return total.index_add(0, graphs.structure, energies.double())
 
 
 def predict(potential: Potential, graphs: AtomGraphs, stress: bool = False) -> Properties:
-    """Physical units; stress is NaN where a structure has no volume."""
+    """Predict in physical units; stress is NaN where a structure has no volume."""
     energy, forces, virial = potential(graphs, stress)
     references = potential.references[graphs.source[graphs.structure], graphs.numbers]  # (A,) eV, float64
-    energy = energy * potential.energy_scale + per_structure(references, graphs)
+    energy = energy * potential.energy_scale + sum_by_structure(references, graphs)
     if virial is not None:
         volume = torch.linalg.det(graphs.cell).abs()[:, None, None]  # (B, 1, 1) Angstrom^3
         virial = torch.where(volume > 0, virial * potential.energy_scale / volume, torch.nan)
     return Properties(energy, forces * potential.force_scale, virial)
 
 
-def hidden_matrices(potential: nn.Module) -> list[nn.Parameter]:
-    """Weights whose fan-in grows with the width, which learn at rate x 64/width: exactly those of nn.Linear.
+def hidden_matrices(potential: nn.Module) -> list[Tensor]:
+    """Return the weights whose fan-in grows with the width, which learn at rate x 64/width: exactly those of nn.Linear.
 
     By agreement, a matrix of constant fan-in (radial functions, embeddings) is a plain parameter or an nn.Embedding.
     """

@@ -1,23 +1,29 @@
-"""TODO: say what a reader finds here."""
+"""Networks by the name that their options give them. Only the chosen one is imported, so that a key knows of no other."""
 
 from __future__ import annotations
 
-from gnnscale.architectures.registry import ModelConfig
-from gnnscale.models.egnn import EGNN
-from gnnscale.models.egnn_paper import PaperEGNN
+from importlib import import_module
+
+from gnnscale.architectures.registry import ModelConfig, class_in
+from gnnscale.models.backbone import Backbone
 from gnnscale.models.potential import Potential
 
-MODELS = {"egnn": EGNN, "paper": PaperEGNN}
+
+def find_network(name: str) -> type[Backbone]:
+    """Return the network in gnnscale/models/NAME.py."""
+    network = class_in(import_module(f"gnnscale.models.{name}"), Backbone)  # type: ignore[type-abstract] # it makes none
+    assert network, f"gnnscale/models/{name}.py defines no class below Backbone"
+    return network
 
 
 def build(config: ModelConfig, sources: int, average_degree: float, edge_chunk: int | None = None) -> Potential:
-    """A new potential with random weights; `average_degree` is neighbours per atom in the training data.
+    """Make a potential with random weights; `average_degree` is neighbours per atom in the training data.
 
     With `edge_chunk`, edges are taken so many at a time and their messages made again for the gradient: the same numbers
     up to rounding, for a tenth of the memory and 1.0 to 1.4 of the time (tests/benchmarks/bench_step.py). About
-    2**18 / width is good on a CPU, but 256 at least. The paper's network keeps all edges, as it did. On a GPU, messages
-    are Triton kernels (gnnscale/models/kernels/triton.py) if there is Triton: in these chunks, and in direct forces of the form
-    'deferred' always, with all edges at once, as nothing is stored of them.
+    2**18 / width is good on a CPU, but 256 at least. A network that cannot do so keeps all edges. On a GPU, messages are
+    Triton kernels (gnnscale/models/kernels/triton.py) if there is Triton: in these chunks, and in direct forces of the
+    form 'deferred' always, with all edges at once, as nothing is stored of them.
     """
-    backbone = MODELS[config.network](config, sources, average_degree, edge_chunk)
+    backbone = find_network(config.network)(config, sources, average_degree, edge_chunk)
     return Potential(backbone, sources, gradient=config.forces == "gradient", tangents=edge_chunk is not None)

@@ -13,9 +13,9 @@ from gnnscale.report.figures.style import Drawn
 from gnnscale.report.html import Raw, document, section, table
 from gnnscale.report.study_results import TARGETS, Study, short
 from gnnscale.report.three_questions import answers, compared, section_of
-from gnnscale.scaling.fitting.laws import LIMIT, RIVALS
+from gnnscale.scaling.fitting.laws import JOINT_FORMS, MAX_EXPONENT
 from gnnscale.scaling.grid import WHERE_MODEL
-from gnnscale.scaling.words import greek, number, percent, shown
+from gnnscale.scaling.words import format_estimate, format_number, format_percent, with_greek_letters
 
 FIRST = 3  # sentences of the findings that make the summary
 
@@ -112,7 +112,7 @@ def laws(study: Study) -> str:
                 nowrap(pretty(law.formula)),
                 f"{place}, {len(law.points)}",
             ]
-            + [interval(e.get("E"), factor), interval(alpha), interval(beta), percent(law.log_rms), state]
+            + [interval(e.get("E"), factor), interval(alpha), interval(beta), format_percent(law.log_rms), state]
         )
         classes.append("chosen" if law.chosen else "" if law.identified else "out")
         last = name
@@ -121,7 +121,7 @@ def laws(study: Study) -> str:
     heads = ["target L", "law", "runs", "E", "exponent of N", "exponent of D", "rms residual", "determined"]
     intro = (
         f'<p class="note">N: body parameters, D: unique training structures. Huber loss (10⁻³) of the logarithm, '
-        f"exponents bounded to (0, {LIMIT:g}]. Brackets: {percent(fit.confidence)} intervals from {fit.bootstrap:,} "
+        f"exponents bounded to (0, {MAX_EXPONENT:g}]. Brackets: {format_percent(fit.confidence)} intervals from {fit.bootstrap:,} "
         f"resamplings of the runs (seed {fit.seed}). Grey: not every parameter is determined. Where the joint law is "
         "not, figures go by its part of least AICc among the determined ones. A, B and every law tried are in fit.json.</p>"
     )
@@ -141,7 +141,7 @@ def tabulated(laws: tuple[LawFit, ...], target: str) -> list[LawFit]:
 
 def rivals(study: Study) -> list[LawFit]:
     mine = [law for law in study.fit.laws if law.target == "loss" and not law.where.startswith(WHERE_MODEL)]
-    return [law for law in mine if law.law in RIVALS]
+    return [law for law in mine if law.law in JOINT_FORMS]
 
 
 def runs(study: Study) -> str:
@@ -154,7 +154,7 @@ def runs(study: Study) -> str:
         rows.append(
             [short(p.run), f"{p.width} × {p.depth}", f"{p.body_parameters:,}", f"{p.structures:,}"]
             + [f"{p.epochs:g}" if p.epochs else "", f"{p.flops:.2e}" if p.flops else ""]
-            + [f"{p.loss:.4g}", number(1e3 * p.energy_mae), number(1e3 * p.force_mae)]
+            + [f"{p.loss:.4g}", format_number(1e3 * p.energy_mae), format_number(1e3 * p.force_mae)]
             + [
                 f"{p.seed}",
                 duration(trained.seconds) if trained else "",
@@ -194,8 +194,8 @@ def source_errors(study: Study) -> str:
                     name,
                     short(e.run),
                     f"{errors.structures:,}",
-                    *(number(1e3 * v) for v in (errors.energy_mae, errors.energy_rmse)),
-                    *(number(1e3 * v) for v in (errors.force_mae, errors.force_rmse)),
+                    *(format_number(1e3 * v) for v in (errors.energy_mae, errors.energy_rmse)),
+                    *(format_number(1e3 * v) for v in (errors.force_mae, errors.force_rmse)),
                 ]
             )
     heads = [
@@ -237,7 +237,7 @@ def cards(study: Study) -> str:
                 *counts,
                 f"{atoms / max(total, 1):.1f}",
             ]
-            + [number(1e3 * c.energy_rms), number(1e3 * c.force_rms)]
+            + [format_number(1e3 * c.energy_rms), format_number(1e3 * c.force_rms)]
         )
     heads = [
         "source",
@@ -298,9 +298,9 @@ def provenance(study: Study) -> str:
 def interval(e: Estimate | None, factor: float = 1.0) -> str:
     if e is None:
         return "–"
-    if factor == 1.0 and e.value > 0.99 * LIMIT:  # of an exponent
-        return f"at its bound of {LIMIT:g}"
-    return shown(e, factor)
+    if factor == 1.0 and e.value > 0.99 * MAX_EXPONENT:  # of an exponent
+        return f"at its bound of {MAX_EXPONENT:g}"
+    return format_estimate(e, factor)
 
 
 def nowrap(html: str) -> Raw:
@@ -309,7 +309,7 @@ def nowrap(html: str) -> Raw:
 
 def pretty(formula: str) -> str:
     """E + A/N^alpha -> E + A/N<sup>α</sup>"""
-    return re.sub(r"\^(\w+)", r"<sup>\1</sup>", escape(greek(formula)))
+    return re.sub(r"\^(\w+)", r"<sup>\1</sup>", escape(with_greek_letters(formula)))
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from gnnscale.contract import files
 from gnnscale.contract.dataset_card import ShardCard
-from gnnscale.contract.results import Evaluation, LeverTable, Metrics, StageResult
+from gnnscale.contract.results import Evaluation, LeverComparison, Metrics, StageResult
 from gnnscale.contract.scaling_results import Fit, LawFit, Point
 from gnnscale.contract.settings import ReportSettings
 from gnnscale.contract.stage_spec import Runtime, StageSpec
@@ -34,7 +34,7 @@ class Study(NamedTuple):
     cards: dict[str, ShardCard]
     results: dict[str, StageResult]  # by stage id
     runtimes: dict[str, Runtime]  # of each training, by run
-    levers: LeverTable | None = None
+    levers: LeverComparison | None = None
 
     @property
     def spent(self) -> dict[str, float]:
@@ -98,13 +98,13 @@ def read(needs: dict[str, Path], settings: ReportSettings) -> Study:
         elif stage == "convert":
             cards[name] = files.read_model(path / "card.json", ShardCard)
         elif stage == "memory_levers":
-            levers = files.read_model(path / "levers.json", LeverTable)
+            levers = files.read_model(path / "levers.json", LeverComparison)
         if stage == "train":
             spec = path / "spec.json"
             runtimes[name] = files.read_model(spec, StageSpec).runtime if spec.exists() else Runtime()
     return Study(
         settings=settings,
-        points=rows.read(scaling / "points.csv"),
+        points=rows.read_points(scaling / "points.csv"),
         fit=files.read_model(scaling / "fit.json", Fit),
         evaluations=evaluations,
         metrics=metrics,

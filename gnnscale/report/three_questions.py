@@ -17,22 +17,22 @@ from gnnscale.report.figures.series import envelope, holds, predicted
 from gnnscale.report.html import table
 from gnnscale.report.study_results import Study, short, sound
 from gnnscale.scaling.comparisons import contrasts, data_vs_steps
-from gnnscale.scaling.comparisons.doublings import FEW, doubled
-from gnnscale.scaling.comparisons.isoflop import growth
+from gnnscale.scaling.comparisons.doublings import MIN_SIZES, gain_along
+from gnnscale.scaling.comparisons.isoflop import fit_growth
 from gnnscale.scaling.comparisons.width_vs_depth import (
     PAPER_DEPTH,
-    Line,
-    depth_lines,
+    DepthLine,
+    find_depth_lines,
+    find_pairs,
     said_features,
     said_line,
     smoothing,
-    width_depth_pairs,
 )
-from gnnscale.scaling.findings import quantiles, repeated
-from gnnscale.scaling.fitting.identifiability import HOLDS
+from gnnscale.scaling.findings import group_repeated_runs, interval_of
+from gnnscale.scaling.fitting.identifiability import MAX_RESIDUAL
 from gnnscale.scaling.fitting.laws import LAWS
-from gnnscale.scaling.grid import main_grid
-from gnnscale.scaling.words import greek, joined, number, percent, shown
+from gnnscale.scaling.grid import find_main_grid
+from gnnscale.scaling.words import format_estimate, format_number, format_percent, join_names, with_greek_letters
 
 LEAST = 4  # runs on a frontier for a slope of it
 
@@ -57,25 +57,25 @@ def data_or_parameters(study: Study) -> Answer:
     sizes = {axis: sorted({getattr(p, name) for p in grid}) for axis, name in AXES.items()}
     if not grid or min(map(len, sizes.values())) < 2:
         why = "the runs have too few sizes of model and of data, all else equal"
-        grown = tuple(contrasts.said_growth(study.points))
+        grown = tuple(contrasts.describe_growth(study.points))
         return Answer(question, f"Not asked by this study: {why}.", (*grown, *compute(study)) if grown else (), ())
     n, d = sizes["N"][-1], sizes["D"][-1]
     law = study.chosen("loss")
-    lawful = law and holds(law) and set(law.formula) >= {"N", "D"} and min(map(len, sizes.values())) >= FEW
+    lawful = law and holds(law) and set(law.formula) >= {"N", "D"} and min(map(len, sizes.values())) >= MIN_SIZES
     gains = doubling(law, n, d, study.fit.confidence) if lawful else None
-    traded = data_vs_steps.said(data_vs_steps.trades(study.points, main_grid(study.points)), "loss")
-    evidence = [*by_seed(study), *exponents(study), *traded, *compute(study), *contrasts.said_growth(study.points)]
+    traded = data_vs_steps.describe_tradeoffs(data_vs_steps.find_tradeoffs(study.points, find_main_grid(study.points)), "loss")
+    evidence = [*by_seed(study), *exponents(study), *traded, *compute(study), *contrasts.describe_growth(study.points)]
     unsupported = []
     if gains:
         data, model, difference = gains
         better = "Data" if difference[0] > 0 else "Parameters" if difference[1] < 0 else "Neither is told to be better"
         lead = (
             f"{better}: at the largest point (N = {n:,}, D = {d:,}) twice the data lower the loss by {portion(data)}, twice the "
-            f"parameters by {portion(model)}, by the law {greek(law.formula)}, which misses the runs by {percent(law.log_rms)}."
+            f"parameters by {portion(model)}, by the law {with_greek_letters(law.formula)}, which misses the runs by {format_percent(law.log_rms)}."
         )
-        if law.held_out and law.held_out.worst > 2 * HOLDS:
+        if law.held_out and law.held_out.worst > 2 * MAX_RESIDUAL:
             unsupported.append(
-                f"Any larger point: without the largest runs the law misses them by up to {percent(law.held_out.worst)}."
+                f"Any larger point: without the largest runs the law misses them by up to {format_percent(law.held_out.worst)}."
             )
     else:
         lead = measured_lead(study, n, d)
@@ -100,15 +100,15 @@ def doubling(
     rows = np.array(law.replicas)
     here = form(rows, N=np.array([n]), D=np.array([d]))[:, 0]
     sample = {axis: 1 - form(rows, N=np.array([x]), D=np.array([y]))[:, 0] / here for axis, (x, y) in at.items()}
-    ends = {axis: quantiles(each, confidence) for axis, each in sample.items()}
+    ends = {axis: interval_of(each, confidence) for axis, each in sample.items()}
     data, model = (Estimate(value=values[axis], low=ends[axis][0], high=ends[axis][1]) for axis in "DN")
-    return data, model, quantiles(sample["D"] - sample["N"], confidence)
+    return data, model, interval_of(sample["D"] - sample["N"], confidence)
 
 
 def portion(e: Estimate) -> str:
     """A share of a falling loss: 12 % [10, 14]."""
     ends = "" if e.low is None else f" [{100 * e.low:.1f}, {100 * e.high:.1f}]"
-    return f"{percent(e.value, 1)}{ends}".replace("-", "−")
+    return f"{format_percent(e.value, 1)}{ends}".replace("-", "−")
 
 
 def measured_lead(study: Study, n: int, d: int) -> str:
@@ -123,8 +123,8 @@ def measured_lead(study: Study, n: int, d: int) -> str:
     if len(shares) == 1:
         better, seeds = "One seed does not tell which is better", ""
     return (
-        f"{better}: at the largest point (N = {n:,}, D = {d:,}) twice the data lower the loss by {percent(data, 1)}, twice the "
-        f"parameters by {percent(model, 1)}{seeds}, measured from the neighbouring runs."
+        f"{better}: at the largest point (N = {n:,}, D = {d:,}) twice the data lower the loss by {format_percent(data, 1)}, twice the "
+        f"parameters by {format_percent(model, 1)}{seeds}, measured from the neighbouring runs."
     ).replace("-", "−")
 
 
@@ -136,7 +136,7 @@ def measured_doublings(study: Study) -> dict[int, dict[str, float | None]]:
         corner = max(runs, key=lambda p: (p.body_parameters, p.structures))
         largest = (max(p.body_parameters for p in runs), max(p.structures for p in runs))
         if (corner.body_parameters, corner.structures) == largest:
-            found[seed] = {axis: doubled(runs, "loss", corner, axis) for axis in "DN"}
+            found[seed] = {axis: gain_along(runs, "loss", corner, axis) for axis in "DN"}
     return found
 
 
@@ -144,21 +144,21 @@ def by_seed(study: Study) -> list[str]:
     """What doublings are with each seed, and the scatter between seeds, against which they are to be seen."""
     said, shares = [], measured_doublings(study)
     each = [
-        f"{percent(x['D'], 1)} and {percent(x['N'], 1)} with seed {seed}"
+        f"{format_percent(x['D'], 1)} and {format_percent(x['N'], 1)} with seed {seed}"
         for seed, x in shares.items()
         if None not in x.values()
     ]
     if each:
         said.append(
             f"From the largest point to its smaller neighbours a doubling of data and one of parameters take off "
-            f"{joined(each)}.".replace("-", "−")
+            f"{join_names(each)}.".replace("-", "−")
         )
-    cells = repeated(study.replicas())
+    cells = group_repeated_runs(study.replicas())
     if cells:
         scatter = [math.log(p.loss) - math.log(runs[0].loss) for runs in cells for p in runs[1:]]
         spread = math.sqrt(sum(x * x for x in scatter) / (2 * len(scatter)))
         said.append(
-            f"Seeds of one run scatter by {percent(spread, 1)} (standard deviation over {len(cells)} runs of the grid)."
+            f"Seeds of one run scatter by {format_percent(spread, 1)} (standard deviation over {len(cells)} runs of the grid)."
         )
     return said
 
@@ -172,21 +172,21 @@ def exponents(study: Study) -> list[str]:
         ]
         candidates = [one for one in [law, *alone] if one and one.identified and axis in one.formula]
         sizes = sorted({getattr(p, AXES[axis]) for p in study.grid()})
-        where = f"{len(sizes)} sizes over a factor of {number(sizes[-1] / sizes[0])}"
+        where = f"{len(sizes)} sizes over a factor of {format_number(sizes[-1] / sizes[0])}"
         if not candidates:
-            why = joined(dict.fromkeys(note for one in alone for note in one.notes[:1])) or "no law along this axis"
+            why = join_names(dict.fromkeys(note for one in alone for note in one.notes[:1])) or "no law along this axis"
             said.append(f"No exponent of {axis} is determined by {where}: {why}.")
             continue
         one = candidates[0]
         e, floor = one.estimates.get(name) or one.estimates["gamma"], one.estimates.get("E")
         spot = "" if one is law else f", at {one.where.split(':')[0]}"
-        low = f"down to a floor of {shown(floor)}" if floor and floor.value else "with no floor in sight"
+        low = f"down to a floor of {format_estimate(floor)}" if floor and floor.value else "with no floor in sight"
         text = (
-            f"The loss falls as a power of {axis} with exponent {shown(e)}{spot}, {low} ({where}; {greek(one.formula)}"
+            f"The loss falls as a power of {axis} with exponent {format_estimate(e)}{spot}, {low} ({where}; {with_greek_letters(one.formula)}"
         )
-        text += f", rms residual {percent(one.log_rms)}"
+        text += f", rms residual {format_percent(one.log_rms)}"
         said.append(
-            f"{text}; without the largest, these are foretold to {percent(one.held_out.worst)})."
+            f"{text}; without the largest, these are foretold to {format_percent(one.held_out.worst)})."
             if one.held_out
             else f"{text})."
         )
@@ -205,17 +205,17 @@ def compute(study: Study) -> list[str]:
     for unit, cost in costs.items():
         best = envelope(points, cost)
         if len(best) >= LEAST:
-            slope = growth(np.array([cost[p.run] for p in best]), np.array([p.loss for p in best])).exponent
+            slope = fit_growth(np.array([cost[p.run] for p in best]), np.array([p.loss for p in best])).exponent
             if slope.low is not None and math.isfinite(slope.low):
                 falls = slope.model_copy(update={"value": -slope.value, "low": -slope.high, "high": -slope.low})
-                slopes.append(f"with exponent {shown(falls)} of C in {unit} ({len(best)} runs)")
+                slopes.append(f"with exponent {format_estimate(falls)} of C in {unit} ({len(best)} runs)")
     if slopes:
-        said.append(f"Along the frontier of all runs the loss falls {joined(slopes)}.")
+        said.append(f"Along the frontier of all runs the loss falls {join_names(slopes)}.")
     joint = study.joint("loss")
-    if joint and joint.identified and joint.allocation and joint.log_rms <= HOLDS:
+    if joint and joint.identified and joint.allocation and joint.log_rms <= MAX_RESIDUAL:
         a = joint.allocation
         said.append(
-            f"The best N grows with exponent {shown(a)} of C ~ N D, the best D with {1 - a.value:.3g}, by the joint law."
+            f"The best N grows with exponent {format_estimate(a)} of C ~ N D, the best D with {1 - a.value:.3g}, by the joint law."
         )
     return said
 
@@ -237,7 +237,7 @@ def untuned(study: Study) -> list[str]:
 # -------------------------------------------------------------------------------------------------------- width or depth
 def width_or_depth(study: Study) -> Answer:
     question = f"At equal parameters, width or depth past {PAPER_DEPTH} layers?"
-    lines, pairs = depth_lines(study.points), width_depth_pairs(study.points)
+    lines, pairs = find_depth_lines(study.points), find_pairs(study.points)
     if lines:
         lead = " ".join(map(decided, by_model(lines)))
         evidence = [said_line(x, "loss") for x in lines] + [s for x in lines if (s := said_features(x))]
@@ -251,7 +251,7 @@ def width_or_depth(study: Study) -> Answer:
     lead = f"The deeper network has the lower loss in {deep} of {len(beyond)} pairs of nearly equal size."
     each = [
         f"Depth {x.deep.depth} against {x.wide.depth} at N ≈ {x.wide.body_parameters:,}, D = {x.deep.structures:,}: loss "
-        f"{percent(-x.gain('loss'), 1, sign=True)}."
+        f"{format_percent(-x.gain('loss'), 1, sign=True)}."
         for x in pairs
     ]
     return Answer(
@@ -262,24 +262,24 @@ def width_or_depth(study: Study) -> Answer:
     )
 
 
-def by_model(lines: list[Line]) -> list[list[Line]]:
+def by_model(lines: list[DepthLine]) -> list[list[DepthLine]]:
     found = defaultdict(list)
     for x in lines:
         found[x.model].append(x)
     return list(found.values())
 
 
-def decided(lines: list[Line]) -> str:
+def decided(lines: list[DepthLine]) -> str:
     """Of one model, all its sizes: which is the better use, the best depths, and whether features become alike."""
     verdicts, model = {x.verdict for x in lines}, lines[0].model
     words = {"depth": "depth", "width": "width", "open": "no difference that the seeds would let through"}
     what = words[verdicts.pop()] if len(verdicts) == 1 else "it depends on the size"
-    best = joined(f"{x.best('loss')} at N ≈ {number(float(f'{x.size:.2g}'))}" for x in lines)
+    best = join_names(f"{x.best('loss')} at N ≈ {format_number(float(f'{x.size:.2g}'))}" for x in lines)
     trends = {smoothing(x) for x in lines} - {"not measured"}
-    return f"For {model}: {what}; the best depth is {best}" + (f", with {joined(sorted(trends))}." if trends else ".")
+    return f"For {model}: {what}; the best depth is {best}" + (f", with {join_names(sorted(trends))}." if trends else ".")
 
 
-def doubtful(lines: list[Line]) -> list[str]:
+def doubtful(lines: list[DepthLine]) -> list[str]:
     said = []
     if all(p.learning_rate for x in lines for runs in x.runs.values() for p in runs):
         said.append("Another learning rate for other depths: one was used for all of a form.")
@@ -287,7 +287,7 @@ def doubtful(lines: list[Line]) -> list[str]:
         said.append("An interval: some depths were run with one seed.")
     ends = [x.name for x in lines if x.best("loss") == max(x.runs)]
     if ends:
-        said.append(f"The best depth of {joined(ends)}: it is the deepest tried.")
+        said.append(f"The best depth of {join_names(ends)}: it is the deepest tried.")
     if any(smoothing(x) != "not measured" for x in lines):
         said.append("That over-smoothing causes what the loss does: the two are measured side by side.")
     return said
@@ -310,7 +310,7 @@ def used_by_trainings(study: Study, question: str) -> Answer:
         return Answer(question, "Not recorded in these points.", (), ())
     used = [f"{name} in {len(runs)} of {len(study.runtimes)} trainings" for name, runs in rows.items() if name]
     plain = "No training of this study used any: all fitted into memory without."
-    lead = f"This study used {joined(used)}." if used else plain
+    lead = f"This study used {join_names(used)}." if used else plain
     evidence = []
     for name, runs in rows.items():
         done = [r for run in runs if (r := study.results.get(f"train/{run}"))]
@@ -381,9 +381,9 @@ def compared(laws: Iterable[LawFit]) -> str:
 
     rows = []
     for law in laws:
-        held = [percent(law.held_out.mean), percent(law.held_out.worst)] if law.held_out else ["–", "–"]
+        held = [format_percent(law.held_out.mean), format_percent(law.held_out.worst)] if law.held_out else ["–", "–"]
         rows.append(
-            [law.law, percent(law.log_rms), plain(law.aicc), plain(law.bic), *held, "yes" if law.identified else "no"]
+            [law.law, format_percent(law.log_rms), plain(law.aicc), plain(law.bic), *held, "yes" if law.identified else "no"]
         )
     heads = ["law", "rms residual", "AICc", "BIC", "largest points missed by, mean", "at worst", "determined"]
     return table(heads, rows)

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from gnnscale.contract.scaling_results import Fit, Point
 from gnnscale.contract.settings import ScalingSettings
-from gnnscale.scaling.findings import sentences
-from gnnscale.scaling.fitting.fit import ALONG, NESTED, choose, fit_law
-from gnnscale.scaling.fitting.fitted import Fitted
-from gnnscale.scaling.fitting.laws import LAWS, RIVALS
-from gnnscale.scaling.grid import LENGTHS, ROWS, WHERE_ALL, WHERE_LENGTHS, WHERE_MODEL, Grid, main_grid, subset, usable
+from gnnscale.scaling.findings import write_findings
+from gnnscale.scaling.fitting.fit import NESTED_LAWS, SINGLE_AXIS_LAWS, choose_law, fit_law
+from gnnscale.scaling.fitting.fitted import FittedLaw
+from gnnscale.scaling.fitting.laws import JOINT_FORMS, LAWS
+from gnnscale.scaling.grid import (
+    MIN_EPOCH_COUNTS,
+    MIN_SIZES_OF_MODEL,
+    WHERE_ALL,
+    WHERE_LENGTHS,
+    WHERE_MODEL,
+    Grid,
+    find_main_grid,
+    select_usable,
+    select_where,
+)
 
 
 def fit(points: list[Point], settings: ScalingSettings) -> Fit:
     """All laws for all targets; the same points and settings give the same Fit, whatever the order of the points."""
     points = sorted(points, key=lambda p: (p.run, p.model_dump_json()))
-    grid = main_grid(points)
-    fitted: list[Fitted] = []
+    grid = find_main_grid(points)
+    fitted: list[FittedLaw] = []
     for target in settings.targets:
-        kept, excluded = usable(points, target, grid, settings.drop_highest)
+        kept, excluded = select_usable(points, target, grid, settings.drop_highest)
         if not kept:
             continue
 
@@ -29,24 +39,24 @@ def fit(points: list[Point], settings: ScalingSettings) -> Fit:
             kept: list[Point] = kept,
             target: str = target,
             excluded: dict[str, str] = excluded,
-        ) -> Fitted:
-            return fit_law(LAWS[name], subset(kept, where), target, where, excluded, settings, stream)
+        ) -> FittedLaw:
+            return fit_law(LAWS[name], select_where(kept, where), target, where, excluded, settings, stream)
 
         # a stream of random numbers per law: adding a law or a target does not move the intervals of the others
         grid_laws = [one("Hoffmann", 0)]
         if not grid_laws[0].entry.identified:
-            grid_laws += [one(name, k) for k, name in enumerate(NESTED, 10)]
-        fitted += choose(grid_laws)
-        fitted += [one(name, k, where) for k, (name, where) in enumerate(ALONG, 1)]
+            grid_laws += [one(name, k) for k, name in enumerate(NESTED_LAWS, 10)]
+        fitted += choose_law(grid_laws)
+        fitted += [one(name, k, where) for k, (name, where) in enumerate(SINGLE_AXIS_LAWS, 1)]
         bare = settings.model_copy(update={"bootstrap": 0})
-        fitted += [one(name, 0, settings=bare) for name in RIVALS if name != "Hoffmann"]
-        fitted += of_models(points, target, grid, settings)
-        longer, others = usable(points, target, grid, settings.drop_highest, ("seed", "epochs"))
+        fitted += [one(name, 0, settings=bare) for name in JOINT_FORMS if name != "Hoffmann"]
+        fitted += fit_other_models(points, target, grid, settings)
+        longer, others = select_usable(points, target, grid, settings.drop_highest, ("seed", "epochs"))
         longer = [p for p in longer if p.epochs]  # of others' points, some do not say
-        if len({p.epochs for p in longer}) >= LENGTHS:
+        if len({p.epochs for p in longer}) >= MIN_EPOCH_COUNTS:
             law = LAWS["DataConstrained"]
             fitted.append(fit_law(law, longer, target, WHERE_LENGTHS, others, settings, stream=20))
-    said, unsaid = sentences(points, grid, fitted, settings)
+    said, unsaid = write_findings(points, grid, fitted, settings)
     return Fit(
         laws=tuple(f.entry for f in fitted),
         bootstrap=settings.bootstrap,
@@ -58,14 +68,14 @@ def fit(points: list[Point], settings: ScalingSettings) -> Fit:
     )
 
 
-def of_models(points: list[Point], target: str, grid: Grid, settings: ScalingSettings) -> list[Fitted]:
+def fit_other_models(points: list[Point], target: str, grid: Grid, settings: ScalingSettings) -> list[FittedLaw]:
     """Joint laws of every other model that has a grid of its own: is the exponent different, or the coefficient alone?"""
     found = []
     for number, model in enumerate(sorted({p.model for p in points if p.model != grid.model})):
         mine = [p for p in points if p.model == model]
-        own = main_grid(mine)
-        kept, excluded = usable(mine, target, own, settings.drop_highest)
-        if len(own.widths) >= ROWS and len(own.sizes) >= ROWS and kept:
+        own = find_main_grid(mine)
+        kept, excluded = select_usable(mine, target, own, settings.drop_highest)
+        if len(own.widths) >= MIN_SIZES_OF_MODEL and len(own.sizes) >= MIN_SIZES_OF_MODEL and kept:
             for law, stream in (("Hoffmann", 30), ("EqualPowers", 60)):
                 where = f"{WHERE_MODEL}{model}"
                 found.append(fit_law(LAWS[law], kept, target, where, excluded, settings, stream + number))

@@ -14,12 +14,13 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import ValidationError
 
+from gnnscale.contract.errors import UserError, reason_of
 from gnnscale.contract.scaling_results import Fit, LawFit, Point
 from gnnscale.contract.settings import ScalingSettings
-from gnnscale.scaling.fitting.fit import REPLICAS, fit_data, rounded, span
-from gnnscale.scaling.fitting.fitted import Data
+from gnnscale.scaling.fitting.fit import MAX_STORED_RESAMPLES, fit_data, format_range, round_to_digits
+from gnnscale.scaling.fitting.fitted import Observations
 from gnnscale.scaling.fitting.laws import LAWS, Law
-from gnnscale.scaling.words import greek, joined, number, percent, shown
+from gnnscale.scaling.words import format_estimate, format_number, format_percent, join_names, with_greek_letters
 
 # what a column is called, if its name is not given; compared without case, blanks and underscores
 USUAL = {
@@ -58,10 +59,6 @@ ROUNDED = 1e-6  # by which share unique data may exceed those seen, as files hav
 WORDY = ("run", "model", "subset", "diverged")
 
 
-class Wrong(Exception):
-    """What the user got wrong, in one line."""
-
-
 class Table(NamedTuple):
     """The points that were kept, and why the others were not."""
 
@@ -77,7 +74,7 @@ def law_named(name: str) -> Law:
     known = {each.lower(): law for each, law in LAWS.items()}
     if name.lower() in known:
         return known[name.lower()]
-    raise Wrong(f"no law {name!r}{nearest(name, list(LAWS))}; there are: {', '.join(LAWS)}")
+    raise UserError(f"no law {name!r}{nearest(name, list(LAWS))}; there are: {', '.join(LAWS)}")
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -111,7 +108,7 @@ def read(path: Path, asked: dict[str, str | None], flops: str | None, axes: str,
     excluded |= {f"line {k}": f"one of the {drop_highest} of largest loss" for k, v in kept if v["loss"] >= above}
     kept = [(k, v) for k, v in kept if v["loss"] < above]
     if not kept:
-        raise Wrong(f"{path}: none of {len(rows)} rows can be used: {', '.join(sorted(set(excluded.values())))}")
+        raise UserError(f"{path}: none of {len(rows)} rows can be used: {', '.join(sorted(set(excluded.values())))}")
     at = {axis: np.array([v[axis] for _, v in kept]) for axis in columns if axis not in ("loss", "C")}
     if flops and "D" in axes:
         at["D"] = np.array([size(v) for _, v in kept])
@@ -134,14 +131,16 @@ def table_of(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
         lines = [(reader.line_num, row) for row in reader if any(map(str.strip, row)) and not row[0].startswith("#")]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise Wrong(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+        raise UserError(f"{path}: {reason_of(error) if isinstance(error, OSError) else error}") from None
     if len(lines) < 2:
-        raise Wrong(f"{path}: no rows; a first line with the names of the columns and a line for each run are expected")
+        raise UserError(
+            f"{path}: no rows; a first line with the names of the columns and a line for each run are expected"
+        )
     (_, names), *rows = lines
     if twice := [name for name, count in Counter(filter(None, names)).items() if count > 1]:
-        raise Wrong(f"{path}: several columns are called {twice[0]!r}; which is meant? Rename the others")
+        raise UserError(f"{path}: several columns are called {twice[0]!r}; which is meant? Rename the others")
     if long := [line for line, row in rows if any(row[len(names) :])]:
-        raise Wrong(f"{path}: line {long[0]}: more cells than the {len(names)} columns named in the first line")
+        raise UserError(f"{path}: line {long[0]}: more cells than the {len(names)} columns named in the first line")
     return [(line, dict(zip_longest(names, row[: len(names)], fillvalue=""))) for line, row in rows], [
         *filter(None, names)
     ]
@@ -163,7 +162,7 @@ def study_points(path: Path, asked: dict[str, str | None]) -> list[Point]:
         n, d, loss = (value(path, line, name, row[name]) for name in columns.values())
         if not (n >= 1 and d >= 1 and math.isfinite(n * d)):
             found = f"{columns['N']} {row[columns['N']]!r} and {columns['D']} {row[columns['D']]!r}"
-            raise Wrong(f"{path}: line {line}: found {found}, expected sizes of 1 and more")
+            raise UserError(f"{path}: line {line}: found {found}, expected sizes of 1 and more")
         said = {
             field: row[name] if field in WORDY else value(path, line, name, row[name])
             for field, name in there.items()
@@ -196,7 +195,7 @@ def study_points(path: Path, asked: dict[str, str | None]) -> list[Point]:
         except ValidationError as error:
             first = error.errors()[0]
             name = there.get(str(first["loc"][0]), first["loc"][0])
-            raise Wrong(
+            raise UserError(
                 f"{path}: line {line}, column {name!r}: found {first['input']!r}; {first['msg'].lower()}"
             ) from None
     return points
@@ -211,11 +210,11 @@ def column(path: Path, axis: str, name: str | None, names: list[str]) -> str:
         return name
     there = f"; there are: {', '.join(names)}"
     if name is not None:
-        raise Wrong(f"{path}: no column {name!r}{nearest(name, names)}{there}")
+        raise UserError(f"{path}: no column {name!r}{nearest(name, names)}{there}")
     plain = {plainly(each): each for each in reversed(names)}
     found = next((plain[usual] for usual in USUAL[axis] if usual in plain), None)
     if found is None:
-        raise Wrong(f"{path}: which column is {WORDS[axis]}? Name it with {OPTION[axis]}{there}")
+        raise UserError(f"{path}: which column is {WORDS[axis]}? Name it with {OPTION[axis]}{there}")
     return found
 
 
@@ -223,7 +222,7 @@ def value(path: Path, line: int, name: str, text: str) -> float:
     try:
         return float(text.strip().lower().replace("d", "e") or "nan")  # 1.5D-3, as Fortran writes it
     except ValueError:
-        raise Wrong(f"{path}: line {line}, column {name!r}: found {text!r}, expected a number") from None
+        raise UserError(f"{path}: line {line}, column {name!r}: found {text!r}, expected a number") from None
 
 
 def cells(at: dict[str, np.ndarray]) -> np.ndarray:
@@ -235,18 +234,26 @@ def fit(table: Table, law: Law, settings: ScalingSettings) -> Fit:
     """The law that was asked for, and on the same points the others of N and D."""
     order = np.argsort(cells(table.at), kind="stable")
     at = {axis: sizes[order] for axis, sizes in table.at.items()}
-    data = Data(at, table.loss[order], cells(at))
+    data = Observations(at, table.loss[order], cells(at))
     places = int(data.cell.max()) + 1
     if places < len(law.parameters):
-        raise Wrong(f"{table.path}: {places} different sizes for the {len(law.parameters)} parameters of {law.name}")
-    where = "all points: " + ", ".join(f"{axis} = {table.columns.get(axis, 'C/(6 N)')} {span(at[axis])}" for axis in at)
+        raise UserError(
+            f"{table.path}: {places} different sizes for the {len(law.parameters)} parameters of {law.name}"
+        )
+    where = "all points: " + ", ".join(
+        f"{axis} = {table.columns.get(axis, 'C/(6 N)')} {format_range(at[axis])}" for axis in at
+    )
     found = []
     for other in [law, *(LAWS[name] for name in RIVALS if name != law.name and law.name in RIVALS)]:
         if places < len(other.parameters):
             continue
         mine = other is law
         entry, _, replicas = fit_data(other, data, settings if mine else settings.model_copy(update={"bootstrap": 0}))
-        rows = () if replicas is None else tuple(tuple(rounded(v, 6) for v in row) for row in replicas[:REPLICAS])
+        rows = (
+            ()
+            if replicas is None
+            else tuple(tuple(round_to_digits(v, 6) for v in row) for row in replicas[:MAX_STORED_RESAMPLES])
+        )
         entry = entry.model_copy(
             update={
                 "where": where,
@@ -274,20 +281,22 @@ def sentences(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(what the fit says, what the points do not support)"""
     law, *rivals = laws
-    values = ", ".join(f"{greek(name)} = {shown(e)}" for name, e in law.estimates.items())
-    said = [f"{law.law}: L = {greek(law.formula)} with {values} ({percent(settings.confidence)} intervals)."]
+    values = ", ".join(f"{with_greek_letters(name)} = {format_estimate(e)}" for name, e in law.estimates.items())
+    said = [
+        f"{law.law}: L = {with_greek_letters(law.formula)} with {values} ({format_percent(settings.confidence)} intervals)."
+    ]
     seeds = f", {places} different sizes" if places < points else ""
     said.append(
-        f"{points} points{seeds}; rms residual of log L {percent(law.log_rms)}; {percent(law.at_optimum)} of the "
+        f"{points} points{seeds}; rms residual of log L {format_percent(law.log_rms)}; {format_percent(law.at_optimum)} of the "
         "starts reach the optimum."
     )
     if law.allocation and law.identified:
-        said.append(f"The best N for compute C ~ N D grows as C^a with a = {shown(law.allocation)}.")
+        said.append(f"The best N for compute C ~ N D grows as C^a with a = {format_estimate(law.allocation)}.")
     if law.held_out:
         held = law.held_out
         said.append(
-            f"Fitted without the {held.points} largest points, it misses them by {percent(held.mean)} on average, "
-            f"{percent(held.worst)} at worst; they reach {number(held.beyond)} times as far."
+            f"Fitted without the {held.points} largest points, it misses them by {format_percent(held.mean)} on average, "
+            f"{format_percent(held.worst)} at worst; they reach {format_number(held.beyond)} times as far."
         )
     if rivals and law.aicc is not None:
         each = [f"{r.law} {r.aicc - law.aicc:+.1f} and {r.bic - law.bic:+.1f}" for r in rivals if r.aicc is not None]
@@ -295,7 +304,7 @@ def sentences(
         tried = [r for r in laws if r.held_out]
         if len(tried) > 1:
             best = min(tried, key=lambda r: r.held_out.mean)
-            text += f" The largest points are foretold best by {best.law}, to {percent(best.held_out.mean)} on average."
+            text += f" The largest points are foretold best by {best.law}, to {format_percent(best.held_out.mean)} on average."
         said.append(text)
     unsaid = [f"Parameters that the points do not determine: {'; '.join(law.notes)}."] if not law.identified else []
     if law.identified and law.notes:
@@ -306,5 +315,5 @@ def sentences(
         unsaid.append("The noise of training: no size was run twice. Intervals hold the scatter between sizes.")
     rules = sorted(set(law.excluded.values()))
     if rules:
-        said.append(f"Left out: {len(law.excluded)} ({joined(rules)}); fit.json names each line.")
+        said.append(f"Left out: {len(law.excluded)} ({join_names(rules)}); fit.json names each line.")
     return tuple(said), tuple(unsaid)

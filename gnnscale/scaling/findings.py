@@ -13,22 +13,29 @@ import numpy as np
 
 from gnnscale.contract.scaling_results import Point
 from gnnscale.contract.settings import ScalingSettings
-from gnnscale.scaling.by_architecture import by_model
+from gnnscale.scaling.by_architecture import compare_exponents
 from gnnscale.scaling.comparisons import contrasts, data_vs_steps, random_vs_prefix
-from gnnscale.scaling.comparisons.doublings import FEW, Slopes, measured
-from gnnscale.scaling.comparisons.width_vs_depth import claim_depth, depth_limits
-from gnnscale.scaling.fitting.identifiability import HOLDS
-from gnnscale.scaling.fitting.laws import RIVALS
-from gnnscale.scaling.grid import WHERE_MODEL, averaged
-from gnnscale.scaling.words import GREEK, NAMES, greek, joined, percent, shown
+from gnnscale.scaling.comparisons.doublings import MIN_SIZES, DoublingGains, measure_doublings
+from gnnscale.scaling.comparisons.width_vs_depth import describe_depth_limits, judge_depth_claim
+from gnnscale.scaling.fitting.identifiability import MAX_RESIDUAL
+from gnnscale.scaling.fitting.laws import JOINT_FORMS
+from gnnscale.scaling.grid import WHERE_MODEL, average_seeds
+from gnnscale.scaling.words import (
+    GREEK_LETTERS,
+    TARGET_NAMES,
+    format_estimate,
+    format_percent,
+    join_names,
+    with_greek_letters,
+)
 
 if TYPE_CHECKING:
-    from gnnscale.scaling.fitting.fitted import Fitted
+    from gnnscale.scaling.fitting.fitted import FittedLaw
     from gnnscale.scaling.grid import Grid
 
 
-def sentences(
-    points: list[Point], grid: Grid, fitted: list[Fitted], settings: ScalingSettings
+def write_findings(
+    points: list[Point], grid: Grid, fitted: list[FittedLaw], settings: ScalingSettings
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(findings, what is not supported)"""
     others = [f for f in fitted if f.entry.where.startswith(WHERE_MODEL)]
@@ -36,70 +43,94 @@ def sentences(
     joint = [f for f in fitted if f.entry.law == "Hoffmann"]
     if not joint:
         return ("No run is usable, so there is no law.",), ("Everything: there are no usable points.",)
-    slopes = [measured(f.entry.target, f.points, settings.confidence) for f in joint]
+    slopes = [measure_doublings(f.entry.target, f.points, settings.confidence) for f in joint]
     chosen = {f.entry.target: f for f in fitted if f.entry.chosen}
-    data = [headline(slopes[0], joint[0].points), claim_data(slopes, settings)]
-    depth = claim_depth(points, settings.targets)
-    contrasted = contrasts.sentences(points, settings.targets, NAMES)
-    chosen_for = random_vs_prefix.sentences(points, settings.targets[:1])
+    data = [describe_corner(slopes[0], joint[0].points), judge_data_claim(slopes, settings)]
+    depth = judge_depth_claim(points, settings.targets)
+    contrasted = contrasts.describe_contrasts(points, settings.targets, TARGET_NAMES)
+    chosen_for = random_vs_prefix.describe_subset_bias(points, settings.targets[:1])
     measurable = None not in slopes[0].corner.values()
-    if len(averaged(joint[0].points, joint[0].entry.target)) < FEW or (contrasted and not measurable):
+    if len(average_seeds(joint[0].points, joint[0].entry.target)) < MIN_SIZES or (contrasted and not measurable):
         none = "All else equal, the runs are of too few sizes for a law of N and D: the study was laid out for a comparison."
-        limits = (depth_limits(points) if depth else "", one_seed(points))
-        return (*chosen_for, *depth, *contrasted, none, *seeds(points, settings.targets)), tuple(x for x in limits if x)
+        limits = (describe_depth_limits(points) if depth else "", explain_one_seed(points))
+        return (*chosen_for, *depth, *contrasted, none, *describe_seeds(points, settings.targets)), tuple(
+            x for x in limits if x
+        )
     # the first sentences are the summary: what the study was laid out for
     said = chosen_for + (data + depth if measurable else depth + data)
-    said += [x for x in (also(slopes[1:]), average(slopes)) if x]
-    said += [holding(joint), *steepening(joint), *described([f for f in chosen.values() if f.entry.law != "Hoffmann"])]
-    said += [x for f in joint if (x := exponents(f, settings))] + [x for f in joint if (x := allocation(f))]
-    said += [*by_model(grid.model, joint[0], fitted, others), *compared(joint, fitted), *repeated_data(fitted)]
-    traded = [x for t in settings.targets for x in data_vs_steps.said(data_vs_steps.trades(points, grid, t), t)]
+    said += [x for x in (describe_other_targets(slopes[1:]), describe_average(slopes)) if x]
+    said += [
+        judge_joint_law(joint),
+        *describe_steepening(joint),
+        *describe_nested_laws([f for f in chosen.values() if f.entry.law != "Hoffmann"]),
+    ]
+    said += [x for f in joint if (x := describe_exponents(f, settings))] + [
+        x for f in joint if (x := describe_allocation(f))
+    ]
+    said += [
+        *compare_exponents(grid.model, joint[0], fitted, others),
+        *compare_joint_forms(joint, fitted),
+        *describe_repeated_data(fitted),
+    ]
+    traded = [
+        x
+        for t in settings.targets
+        for x in data_vs_steps.describe_tradeoffs(data_vs_steps.find_tradeoffs(points, grid, t), t)
+    ]
     said += traded
     said += contrasted if measurable else []
-    said += [x for x in (basis(points, grid, joint[0]), units(joint[0].points), *seeds(points, settings.targets)) if x]
-    unsaid = [
-        extrapolation(joint, chosen),
-        undetermined(fitted, joint),
-        no_allocation(joint),
-        unique_data(grid, bool(traded)),
+    said += [
+        x
+        for x in (
+            describe_basis(points, grid, joint[0]),
+            describe_other_units(joint[0].points),
+            *describe_seeds(points, settings.targets),
+        )
+        if x
     ]
-    unsaid += [depth_limits(points), one_seed(points)]
+    unsaid = [
+        describe_extrapolation(joint, chosen),
+        describe_undetermined(fitted, joint),
+        explain_no_allocation(joint),
+        explain_unique_data(grid, bool(traded)),
+    ]
+    unsaid += [describe_depth_limits(points), explain_one_seed(points)]
     return tuple(said), tuple(x for x in unsaid if x)
 
 
 # ------------------------------------------------------------------------------------------------- data against model
-def headline(x: Slopes, points: tuple[Point, ...]) -> str:
+def describe_corner(x: DoublingGains, points: tuple[Point, ...]) -> str:
     n, d = max(p.body_parameters for p in points), max(p.structures for p in points)
     where = f"measured at the largest corner of the grid, N = {n:,} parameters and D = {d:,} structures"
     if None in x.corner.values():
         return f"What a doubling of data or of parameters brings is not measured: no neighbouring runs ({where})."
-    return f"Doubling {both(x)} ({where})."
+    return f"Doubling {describe_both_doublings(x)} ({where})."
 
 
-def both(x: Slopes) -> str:
+def describe_both_doublings(x: DoublingGains) -> str:
     data, model = (x.corner[axis] for axis in "DN")
     first, second = ("lowers" if share >= 0 else "raises" for share in (data, model))
     again = "" if first == second else f"{second} it "
-    less, lesser = percent(abs(data)), percent(abs(model))
-    return f"the data {first} the {NAMES[x.target]} by {less}, doubling the parameters {again}by {lesser}"
+    less, lesser = format_percent(abs(data)), format_percent(abs(model))
+    return f"the data {first} the {TARGET_NAMES[x.target]} by {less}, doubling the parameters {again}by {lesser}"
 
 
-def also(slopes: list[Slopes]) -> str:
-    parts = [both(x) for x in slopes if None not in x.corner.values()]
+def describe_other_targets(slopes: list[DoublingGains]) -> str:
+    parts = [describe_both_doublings(x) for x in slopes if None not in x.corner.values()]
     return f"At the same corner, doubling {'; doubling '.join(parts)}." if parts else ""
 
 
-def average(slopes: list[Slopes]) -> str:
+def describe_average(slopes: list[DoublingGains]) -> str:
     """Where the corner is not typical, this shows it."""
     parts = [
-        f"{NAMES[x.target]} {percent(-x.mean['D'], sign=True)} and {percent(-x.mean['N'], sign=True)}"
+        f"{TARGET_NAMES[x.target]} {format_percent(-x.mean['D'], sign=True)} and {format_percent(-x.mean['N'], sign=True)}"
         for x in slopes
         if x.difference is not None
     ]
     return f"Twice the data and twice the parameters, averaged over the grid: {'; '.join(parts)}." if parts else ""
 
 
-def claim_data(slopes: list[Slopes], settings: ScalingSettings) -> str:
+def judge_data_claim(slopes: list[DoublingGains], settings: ScalingSettings) -> str:
     """Data scaling beats model scaling: decided for each target by the interval of its mean difference."""
     kinds = {kind: [x for x in slopes if x.verdict == kind] for kind in ("data", "model", "open")}
     if len(kinds["data"]) == len(slopes):
@@ -111,7 +142,9 @@ def claim_data(slopes: list[Slopes], settings: ScalingSettings) -> str:
     else:
         words = {"data": "supported", "model": "contradicted", "open": "open"}
         verdict = "is, within this grid, " + ", ".join(
-            f"{words[kind]} for {joined(NAMES[x.target] for x in found)}" for kind, found in kinds.items() if found
+            f"{words[kind]} for {join_names(TARGET_NAMES[x.target] for x in found)}"
+            for kind, found in kinds.items()
+            if found
         )
     text = f"That data scaling beats model scaling (arXiv 2504.08112) {verdict}"
     if slopes[0].difference is None:
@@ -121,11 +154,11 @@ def claim_data(slopes: list[Slopes], settings: ScalingSettings) -> str:
         (low, high), (more, less) = (-high, -low), (less, more)
     return (
         f"{text}. On average over the grid a doubling of {more} takes {100 * low:.1f} to {100 * high:.1f} percentage "
-        f"points more off the {NAMES[slopes[0].target]} than one of {less} ({percent(settings.confidence)} interval)."
+        f"points more off the {TARGET_NAMES[slopes[0].target]} than one of {less} ({format_percent(settings.confidence)} interval)."
     ).replace(" -", " −")
 
 
-def basis(points: list[Point], grid: Grid, joint: Fitted) -> str:
+def describe_basis(points: list[Point], grid: Grid, joint: FittedLaw) -> str:
     n, d = sorted({p.body_parameters for p in joint.points}), sorted({p.structures for p in joint.points})
     diverged = sorted(p.run for p in points if p.diverged)
     outside = len(points) - len(joint.points) - len(diverged)
@@ -134,7 +167,7 @@ def basis(points: list[Point], grid: Grid, joint: Fitted) -> str:
         grid.model,
         grid.depth and f"depth {grid.depth}",
         grid.epochs and f"{grid.epochs:g} epochs",
-        seeds_of(joint.points),
+        name_seeds(joint.points),
     ]  # as far as the points say
     text = (
         f"The laws use {len(joint.points)} of {len(points)} runs: {len(n)} model sizes (N = {n[0]:,} to {n[-1]:,} body "
@@ -151,12 +184,12 @@ def basis(points: list[Point], grid: Grid, joint: Fitted) -> str:
     return text
 
 
-def seeds_of(points: tuple[Point, ...]) -> str:
+def name_seeds(points: tuple[Point, ...]) -> str:
     found = [str(seed) for seed in sorted({p.seed for p in points})]
-    return f"seed {found[0]}" if len(found) == 1 else f"seeds {joined(found)}"
+    return f"seed {found[0]}" if len(found) == 1 else f"seeds {join_names(found)}"
 
 
-def units(points: tuple[Point, ...]) -> str:
+def describe_other_units(points: tuple[Point, ...]) -> str:
     """D in atoms and in labels: the exponents stay what they are, as long as structures are of one size on average."""
     if not all(p.atoms and p.atoms_seen for p in points):
         return ""  # points of others, which do not say
@@ -167,7 +200,7 @@ def units(points: tuple[Point, ...]) -> str:
     labels = f", and {3 * seen[0]:,} to {3 * seen[-1]:,} force components seen, where all structures have forces"
     if not any(np.isfinite(p.force_mae) for p in points):
         labels = ""  # of energies alone
-    within = f", to within {percent(most)}" if most > 5e-4 else ""
+    within = f", to within {format_percent(most)}" if most > 5e-4 else ""
     return (
         f"In other units D is {atoms[0]:,} to {atoms[-1]:,} unique atoms{labels}; of {mean:.3g} atoms a structure{within}, "
         f"so that exponents hold for either and B for atoms is B × {mean:.3g}^β."
@@ -175,30 +208,30 @@ def units(points: tuple[Point, ...]) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- the laws
-def holding(joint: list[Fitted]) -> str:
+def judge_joint_law(joint: list[FittedLaw]) -> str:
     """Whether the sum of powers describes the points at all; without its floor or a term it cannot do better."""
-    far = [f for f in joint if f.entry.log_rms > HOLDS]
-    rms = ", ".join(f"{NAMES[f.entry.target]} {percent(f.entry.log_rms)}" for f in joint)
-    law, most = "The separable law E + A/N^α + B/D^β", f"{100 * HOLDS:g} %"
+    far = [f for f in joint if f.entry.log_rms > MAX_RESIDUAL]
+    rms = ", ".join(f"{TARGET_NAMES[f.entry.target]} {format_percent(f.entry.log_rms)}" for f in joint)
+    law, most = "The separable law E + A/N^α + B/D^β", f"{100 * MAX_RESIDUAL:g} %"
     if not far:
         return f"{law} describes the runs to within {most} (rms residuals: {rms})."
-    names = "" if len(far) == len(joint) else f" for {joined(NAMES[f.entry.target] for f in far)}"
+    names = "" if len(far) == len(joint) else f" for {join_names(TARGET_NAMES[f.entry.target] for f in far)}"
     return f"{law} does not hold{names}: rms residuals above {most} ({rms})."
 
 
-def steepening(joint: list[Fitted]) -> list[str]:
+def describe_steepening(joint: list[FittedLaw]) -> list[str]:
     """Along a line, log of a sum of falling powers is convex in log D: its slope can only flatten."""
     parts = []
     for f in joint:
         most = max(p.body_parameters for p in f.points)
-        line = [p for p in averaged(f.points, f.entry.target) if p.body_parameters == most]
+        line = [p for p in average_seeds(f.points, f.entry.target) if p.body_parameters == most]
         line.sort(key=lambda p: p.structures)
-        if f.entry.log_rms <= HOLDS or len(line) < 3:
+        if f.entry.log_rms <= MAX_RESIDUAL or len(line) < 3:
             continue
         x, y = (np.log([getattr(p, name) for p in line]) for name in ("structures", f.entry.target))
         slopes = -np.diff(y) / np.diff(x)
         if slopes[-1] > slopes[0]:
-            parts.append(f"{NAMES[f.entry.target]} from {slopes[0]:.2f} to {slopes[-1]:.2f}")
+            parts.append(f"{TARGET_NAMES[f.entry.target]} from {slopes[0]:.2f} to {slopes[-1]:.2f}")
     if not parts:
         return []
     return [
@@ -207,129 +240,141 @@ def steepening(joint: list[Fitted]) -> list[str]:
     ]
 
 
-def described(nested: list[Fitted]) -> list[str]:
+def describe_nested_laws(nested: list[FittedLaw]) -> list[str]:
     """The laws that figures are drawn by, where they are not the joint one."""
     together = defaultdict(list)
     for f in nested:
-        values = joined(f"{GREEK[name]} = {shown(f.entry.estimates[name])}" for name in f.law.exponents)
-        together[formula(f)].append(f"{NAMES[f.entry.target]}, {values}, rms residual {percent(f.entry.log_rms)}")
+        values = join_names(
+            f"{GREEK_LETTERS[name]} = {format_estimate(f.entry.estimates[name])}" for name in f.law.exponents
+        )
+        together[formula_of(f)].append(
+            f"{TARGET_NAMES[f.entry.target]}, {values}, rms residual {format_percent(f.entry.log_rms)}"
+        )
     parts = "; ".join(f"{law} ({'; '.join(each)})" for law, each in together.items())
     return [f"The joint law not being determined, the figures show its best determined part: {parts}."] if parts else []
 
 
-def formula(f: Fitted) -> str:
-    return greek(f.entry.formula)
+def formula_of(f: FittedLaw) -> str:
+    return with_greek_letters(f.entry.formula)
 
 
-def exponents(f: Fitted, settings: ScalingSettings) -> str:
+def describe_exponents(f: FittedLaw, settings: ScalingSettings) -> str:
     if not f.entry.identified or f.replicas is None:
         return ""
     e = f.entry.estimates
     alpha, beta = (f.replicas[:, f.law.parameters.index(p)] for p in ("alpha", "beta"))
-    low, high = quantiles(beta - alpha, settings.confidence)
+    low, high = interval_of(beta - alpha, settings.confidence)
     verdict = "data falls faster" if low > 0 else "model size falls faster" if high < 0 else "not distinguished"
     return (
-        f"Exponents of the {NAMES[f.entry.target]}: α = {shown(e['alpha'])} for model size, β = {shown(e['beta'])} for "
+        f"Exponents of the {TARGET_NAMES[f.entry.target]}: α = {format_estimate(e['alpha'])} for model size, β = {format_estimate(e['beta'])} for "
         f"data; β - α in [{low:+.2f}, {high:+.2f}]: {verdict}."
     )
 
 
-def splittable(f: Fitted) -> bool:
-    return f.entry.identified and f.entry.log_rms <= HOLDS and f.replicas is not None
+def has_allocation(f: FittedLaw) -> bool:
+    return f.entry.identified and f.entry.log_rms <= MAX_RESIDUAL and f.replicas is not None
 
 
-def allocation(f: Fitted) -> str:
+def describe_allocation(f: FittedLaw) -> str:
     """N* ~ C^a with a = beta/(alpha + beta), if compute goes as N D."""
-    if not splittable(f):
+    if not has_allocation(f):
         return ""
     a, low, high = f.entry.allocation.value, f.entry.allocation.low, f.entry.allocation.high
     cost = np.array([p.flops / (p.body_parameters * p.structures) for p in f.points])
     caveat = f"flops/(N D) varies by a factor {cost.max() / cost.min():.2f}" if cost.min() > 0 else "flops not recorded"
     return (
-        f"For {NAMES[f.entry.target]} the best split of compute C ~ N D within the grid is N ~ C^{a:.2f} [{low:.2f}, "
+        f"For {TARGET_NAMES[f.entry.target]} the best split of compute C ~ N D within the grid is N ~ C^{a:.2f} [{low:.2f}, "
         f"{high:.2f}], D ~ C^{1 - a:.2f} ({caveat})."
     )
 
 
-def repeated_data(fitted: list[Fitted]) -> list[str]:
+def describe_repeated_data(fitted: list[FittedLaw]) -> list[str]:
     """What another epoch is worth, where the study has several numbers of them."""
     said = []
     for f in (f for f in fitted if f.entry.law == "DataConstrained"):
         epochs = sorted({p.epochs for p in f.points})
         e, text = (
             f.entry.estimates,
-            f"Repeated data, {NAMES[f.entry.target]}: {len(f.points)} runs of {epochs[0]:g} to ",
+            f"Repeated data, {TARGET_NAMES[f.entry.target]}: {len(f.points)} runs of {epochs[0]:g} to ",
         )
         text += f"{epochs[-1]:g} epochs "
         if f.entry.identified:
-            text += f"tell that the worth of another epoch falls to a third over r_D = {shown(e['r_D'])} epochs"
+            text += (
+                f"tell that the worth of another epoch falls to a third over r_D = {format_estimate(e['r_D'])} epochs"
+            )
         else:
             text += f"do not determine what another epoch is worth ({f.entry.notes[0]})"
-        said.append(f"{text}; rms residual {percent(f.entry.log_rms)}.")
+        said.append(f"{text}; rms residual {format_percent(f.entry.log_rms)}.")
     return said
 
 
-def compared(joint: list[Fitted], fitted: list[Fitted]) -> list[str]:
+def compare_joint_forms(joint: list[FittedLaw], fitted: list[FittedLaw]) -> list[str]:
     """The joint forms against each other, by criteria and by what they foretell; a difference in AICc below 2 is none."""
     said = defaultdict(list)
     for f in joint:
-        rivals = [g.entry for g in fitted if g.entry.target == f.entry.target and g.entry.law in RIVALS]
+        rivals = [g.entry for g in fitted if g.entry.target == f.entry.target and g.entry.law in JOINT_FORMS]
         rivals = [g for g in rivals if g.aicc is not None and g.held_out]
         if len(rivals) < 2:
             continue
         least, best = min(g.aicc for g in rivals), min(rivals, key=lambda g: g.held_out.worst)
-        even = list(dict.fromkeys(RIVALS[g.law] for g in rivals if g.aicc < least + 2))
-        foretells = f"foretells the largest runs best, to {percent(best.held_out.worst)}"
-        also = f", which also {foretells}" if even == [RIVALS[best.law]] else f", and {RIVALS[best.law]} {foretells}"
-        said[f"AICc prefers {joined(even)}{also}"].append(NAMES[f.entry.target])
-    parts = [f"{joined(names)}: {text}" for text, names in said.items()]
-    return [f"Of the joint forms ({joined(RIVALS.values())}), {'; '.join(parts)}."] if parts else []
+        even = list(dict.fromkeys(JOINT_FORMS[g.law] for g in rivals if g.aicc < least + 2))
+        foretells = f"foretells the largest runs best, to {format_percent(best.held_out.worst)}"
+        also = (
+            f", which also {foretells}"
+            if even == [JOINT_FORMS[best.law]]
+            else f", and {JOINT_FORMS[best.law]} {foretells}"
+        )
+        said[f"AICc prefers {join_names(even)}{also}"].append(TARGET_NAMES[f.entry.target])
+    parts = [f"{join_names(names)}: {text}" for text, names in said.items()]
+    return [f"Of the joint forms ({join_names(JOINT_FORMS.values())}), {'; '.join(parts)}."] if parts else []
 
 
 # ---------------------------------------------------------------------------------------------------------- the limits
-def quantiles(sample: np.ndarray, confidence: float) -> tuple[float, float]:
+def interval_of(sample: np.ndarray, confidence: float) -> tuple[float, float]:
     low, high = np.quantile(sample, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
-def extrapolation(joint: list[Fitted], chosen: dict[str, Fitted]) -> str:
+def describe_extrapolation(joint: list[FittedLaw], chosen: dict[str, FittedLaw]) -> str:
     """How well the law foretells the largest runs from the others: the one extrapolation that can be tried."""
     points = joint[0].points
     n, d = max(p.body_parameters for p in points), max(p.structures for p in points)
     tried = [(f, f.entry.held_out) for f in (chosen.get(f.entry.target, f) for f in joint)]
-    tries = [f"{percent(held.worst)} ({NAMES[f.entry.target]})" for f, held in tried if held]
+    tries = [f"{format_percent(held.worst)} ({TARGET_NAMES[f.entry.target]})" for f, held in tried if held]
     text = f"Extrapolation beyond N = {n:,} or D = {d:,}."
     if tries:
-        text += f" Fitted without the largest model and the largest data, the laws miss those runs by up to {joined(tries)}."
+        text += f" Fitted without the largest model and the largest data, the laws miss those runs by up to {join_names(tries)}."
     return text
 
 
-def undetermined(fitted: list[Fitted], joint: list[Fitted]) -> str:
+def describe_undetermined(fitted: list[FittedLaw], joint: list[FittedLaw]) -> str:
     """One sentence for all; the reasons are in the table. Of the parts of a law only those with a floor are named."""
     targets, together = defaultdict(list), defaultdict(list)
     for f in fitted:
         if not f.entry.identified and (f.entry.law == "Hoffmann" or (f.law.floor and "largest" in f.entry.where)):
             where = "" if f.entry.law == "Hoffmann" else f" at {f.entry.where.split(':')[0]}"
-            targets[f"{formula(f)}{where}"].append(NAMES[f.entry.target])
+            targets[f"{formula_of(f)}{where}"].append(TARGET_NAMES[f.entry.target])
     for law, names in targets.items():
-        together["every target" if len(names) == len(joint) else joined(names)].append(law)
-    parts = "; for ".join(f"{names} those of {joined(laws)}" for names, laws in together.items())
+        together["every target" if len(names) == len(joint) else join_names(names)].append(law)
+    parts = "; for ".join(f"{names} those of {join_names(laws)}" for names, laws in together.items())
     return f"Parameters that the runs do not determine: for {parts}. The table of laws says why." if parts else ""
 
 
-def no_allocation(joint: list[Fitted]) -> str:
+def explain_no_allocation(joint: list[FittedLaw]) -> str:
     reasons = defaultdict(list)
     for f in joint:
-        if not splittable(f):
+        if not has_allocation(f):
             why = "not determined" if not f.entry.identified else "determined but does not hold"
-            reasons[why].append(NAMES[f.entry.target])
-    parts = [f"{why}{'' if len(names) == len(joint) else f' for {joined(names)}'}" for why, names in reasons.items()]
+            reasons[why].append(TARGET_NAMES[f.entry.target])
+    parts = [
+        f"{why}{'' if len(names) == len(joint) else f' for {join_names(names)}'}" for why, names in reasons.items()
+    ]
     if not parts:
         return ""
-    return f"A compute-optimal split of model and data: it follows from the joint law, which is {joined(parts)}."
+    return f"A compute-optimal split of model and data: it follows from the joint law, which is {join_names(parts)}."
 
 
-def unique_data(grid: Grid, traded: bool) -> str:
+def explain_unique_data(grid: Grid, traded: bool) -> str:
     if not grid.epochs:
         return ""  # points of others, which do not say
     text = (
@@ -339,7 +384,7 @@ def unique_data(grid: Grid, traded: bool) -> str:
     return text + (". How much the steps alone bring is measured above for some sizes." if traded else ".")
 
 
-def repeated(points: list[Point]) -> list[list[Point]]:
+def group_repeated_runs(points: list[Point]) -> list[list[Point]]:
     cells = defaultdict(list)
     for p in points:
         if not p.diverged:
@@ -347,17 +392,20 @@ def repeated(points: list[Point]) -> list[list[Point]]:
     return [ps for ps in cells.values() if len({p.seed for p in ps}) > 1]
 
 
-def seeds(points: list[Point], targets: tuple[str, ...]) -> list[str]:
-    found = repeated(points)
+def describe_seeds(points: list[Point], targets: tuple[str, ...]) -> list[str]:
+    found = group_repeated_runs(points)
     if not found:
         return []
     groups = {t: [[getattr(p, t) for p in ps] for ps in found] for t in targets}
-    spreads = [f"{NAMES[t]} {percent(max(np.std(v, ddof=1) / np.mean(v) for v in vs), 1)}" for t, vs in groups.items()]
+    spreads = [
+        f"{TARGET_NAMES[t]} {format_percent(max(np.std(v, ddof=1) / np.mean(v) for v in vs), 1)}"
+        for t, vs in groups.items()
+    ]
     runs = "1 run was" if len(found) == 1 else f"{len(found)} runs were"
-    return [f"Seeds: {runs} repeated; the largest standard deviation among them is {joined(spreads)}."]
+    return [f"Seeds: {runs} repeated; the largest standard deviation among them is {join_names(spreads)}."]
 
 
-def one_seed(points: list[Point]) -> str:
-    if repeated(points):
+def explain_one_seed(points: list[Point]) -> str:
+    if group_repeated_runs(points):
         return ""
     return "The noise of training: every run has one seed. Intervals hold the scatter between runs, not between seeds."

@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 from gnnscale.contract.scaling_results import Point
 
-SHARED = ("model", "depth", "epochs", "learning_rate", "seed")  # what all points of a grid have in common
-ENOUGH = 0.5  # a width enters if it is at more than this share of the grid's data sizes, a data size likewise
+SHARED_FIELDS = ("model", "depth", "epochs", "learning_rate", "seed")  # what all points of a grid have in common
+MIN_SHARE_OF_ROW = 0.5  # a width enters if it is at more than this share of the grid's data sizes, a data size likewise
 WHERE_N, WHERE_D, WHERE_ALL = "the largest data size", "the largest model", "the whole grid"
 WHERE_LENGTHS = "the grid with every number of epochs"
 WHERE_MODEL = "the grid of "  # another model
-ROWS = 3  # sizes of model and of data that another model needs for a law of its own
-LENGTHS = 3  # numbers of epochs from which the worth of repeated data can be told
+MIN_SIZES_OF_MODEL = 3  # sizes of model and of data that another model needs for a law of its own
+MIN_EPOCH_COUNTS = 3  # numbers of epochs from which the worth of repeated data can be told
 
 
 class Grid(NamedTuple):
@@ -32,7 +32,7 @@ class Grid(NamedTuple):
         """The rule by which a point is not in the grid; empty if it is, or differs from it in `free` alone."""
         if p.subset != "random":
             return "not a random subset of the structures"
-        for name in SHARED:
+        for name in SHARED_FIELDS:
             if name not in free and getattr(p, name) != getattr(self, name):
                 return f"another {name.replace('_', ' ')}"
         if self.widths and p.width not in self.widths:
@@ -42,19 +42,21 @@ class Grid(NamedTuple):
         return ""
 
 
-def main_grid(points: list[Point]) -> Grid:
+def find_main_grid(points: list[Point]) -> Grid:
     """The model, depth, epochs, rate and seed that most points share, chosen one after the other; ties go to the smaller."""
     drawn = [p for p in points if p.subset == "random"] or points
     chosen, rest = [], [p for p in drawn if not p.diverged] or drawn
-    for name in SHARED:
+    for name in SHARED_FIELDS:
         counts = Counter(getattr(p, name) for p in rest)
         best = min(counts, key=lambda value: (-counts[value], value))
         rest = [p for p in rest if getattr(p, name) == best]
         chosen.append(best)
-    return Grid(*chosen, *product([p for p in drawn if [getattr(p, name) for name in SHARED] == chosen]))
+    return Grid(
+        *chosen, *find_largest_product([p for p in drawn if [getattr(p, name) for name in SHARED_FIELDS] == chosen])
+    )
 
 
-def product(points: list[Point]) -> tuple[frozenset[int], frozenset[int]]:
+def find_largest_product(points: list[Point]) -> tuple[frozenset[int], frozenset[int]]:
     """The widths and data sizes of the largest grid among the points, diverged ones included: it was meant to be there.
 
     A width that is at one of the data sizes only, as in a sweep of depths, would tilt a law: its neighbours are missing.
@@ -66,25 +68,28 @@ def product(points: list[Point]) -> tuple[frozenset[int], frozenset[int]]:
         at[p.width].add(p.structures)
     best, most = (frozenset(), frozenset()), 0.5 * sum(map(len, at.values()))
     for sizes in sorted(map(frozenset, at.values()), key=lambda sizes: (-len(sizes), sorted(sizes))):
-        widths = frozenset(w for w, found in at.items() if len(found & sizes) > ENOUGH * len(sizes))
-        sizes = frozenset(s for s in sizes if sum(s in at[w] for w in widths) > ENOUGH * len(widths))
+        widths = frozenset(w for w, found in at.items() if len(found & sizes) > MIN_SHARE_OF_ROW * len(sizes))
+        sizes = frozenset(s for s in sizes if sum(s in at[w] for w in widths) > MIN_SHARE_OF_ROW * len(widths))
         count = sum(len(at[w] & sizes) for w in widths)
         if count > most:
             best, most = (widths, sizes), count
     return best
 
 
-def usable(
+def select_usable(
     points: list[Point], target: str, grid: Grid, drop_highest: int = 0, free: tuple[str, ...] = ("seed",)
 ) -> tuple[list[Point], dict[str, str]]:
     """The points a law may use, by (N, D), and for each other run the rule that left it out."""
     kept, excluded, cells = [], {}, {}
     values = sorted(
-        (getattr(p, target) for p in points if sound(p, target) and not grid.left_out(p, free)), reverse=True
+        (getattr(p, target) for p in points if is_sound(p, target) and not grid.left_out(p, free)), reverse=True
     )
     above = values[drop_highest - 1] if 0 < drop_highest <= len(values) else math.inf
     for p in points:
-        value, cell = getattr(p, target), tuple(getattr(p, name) for name in (*SHARED, "width", "structures", "subset"))
+        value, cell = (
+            getattr(p, target),
+            tuple(getattr(p, name) for name in (*SHARED_FIELDS, "width", "structures", "subset")),
+        )
         if p.diverged:
             rule = "diverged"
         elif not math.isfinite(value):
@@ -105,24 +110,24 @@ def usable(
         while name in excluded or any(name == k.run for k in kept):
             name, again = f"{p.run} (row {again})", again + 1
         excluded[name] = rule
-    return sorted(kept, key=lambda p: order(p, grid)), excluded
+    return sorted(kept, key=lambda p: sort_key(p, grid)), excluded
 
 
-def order(p: Point, grid: Grid) -> tuple:
+def sort_key(p: Point, grid: Grid) -> tuple:
     """Seeds of one run are neighbours, that of the grid first."""
     return p.body_parameters, p.structures, p.epochs, p.seed != grid.seed, p.seed, p.run
 
 
-def comparable(points: list[Point]) -> list[Point]:
+def select_comparable(points: list[Point]) -> list[Point]:
     """Those that may be held against each other: no run on a prefix of the files."""
-    return [p for p in points if sound(p, "loss") and p.subset == "random"]
+    return [p for p in points if is_sound(p, "loss") and p.subset == "random"]
 
 
-def sound(p: Point, target: str) -> bool:
+def is_sound(p: Point, target: str) -> bool:
     return not p.diverged and math.isfinite(getattr(p, target)) and getattr(p, target) > 0
 
 
-def cells(points: list[Point] | tuple[Point, ...]) -> dict[tuple, list[Point]]:
+def group_by_cell(points: list[Point] | tuple[Point, ...]) -> dict[tuple, list[Point]]:
     """Runs that differ in their seed alone, by (N, D, epochs)."""
     found = defaultdict(list)
     for p in points:
@@ -130,15 +135,15 @@ def cells(points: list[Point] | tuple[Point, ...]) -> dict[tuple, list[Point]]:
     return dict(found)
 
 
-def averaged(points: list[Point] | tuple[Point, ...], target: str) -> list[Point]:
+def average_seeds(points: list[Point] | tuple[Point, ...], target: str) -> list[Point]:
     """One point for each (N, D, epochs): the run of the first seed with the geometric mean over seeds."""
     return [
         runs[0].model_copy(update={target: math.exp(sum(math.log(getattr(p, target)) for p in runs) / len(runs))})
-        for runs in cells(points).values()
+        for runs in group_by_cell(points).values()
     ]
 
 
-def subset(points: list[Point], where: str) -> list[Point]:
+def select_where(points: list[Point], where: str) -> list[Point]:
     if where == WHERE_N:
         most = max((p.structures for p in points), default=0)
         return [p for p in points if p.structures == most]

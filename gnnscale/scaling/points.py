@@ -10,7 +10,7 @@ from gnnscale.contract.results import Evaluation
 from gnnscale.contract.scaling_results import Point
 
 
-def point(e: Evaluation) -> Point:
+def to_point(e: Evaluation) -> Point:
     common = {
         name: getattr(e, name) for name in Point.model_fields if name in Evaluation.model_fields and name != "model"
     }
@@ -26,7 +26,7 @@ def point(e: Evaluation) -> Point:
     )
 
 
-def table(points: list[Point]) -> str:
+def to_csv(points: list[Point]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(Point.model_fields), lineterminator="\n")
     writer.writeheader()
@@ -34,6 +34,6 @@ def table(points: list[Point]) -> str:
     return text.getvalue()
 
 
-def read(path: Path) -> list[Point]:
+def read_points(path: Path) -> list[Point]:
     with open(path, newline="", encoding="utf-8-sig") as file:
         return [Point.model_validate(row) for row in csv.DictReader(file)]

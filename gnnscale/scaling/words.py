@@ -6,38 +6,38 @@ from collections.abc import Iterable
 
 from gnnscale.contract.scaling_results import Estimate
 
-NAMES = {"loss": "loss", "energy_mae": "energy error", "force_mae": "force error"}
-GREEK = {"alpha": "α", "beta": "β", "gamma": "γ"}
+TARGET_NAMES = {"loss": "loss", "energy_mae": "energy error", "force_mae": "force error"}
+GREEK_LETTERS = {"alpha": "α", "beta": "β", "gamma": "γ"}
 
 
-def greek(formula: str) -> str:
+def with_greek_letters(formula: str) -> str:
     """L = E + A/N^alpha -> E + A/N^α"""
     text = formula.removeprefix("L = ")
-    for name, letter in GREEK.items():
+    for name, letter in GREEK_LETTERS.items():
         text = text.replace(name, letter)
     return text
 
 
-def percent(share: float, digits: int = 0, sign: bool = False) -> str:
+def format_percent(share: float, digits: int = 0, sign: bool = False) -> str:
     """Small shares get a digit more, so that 0.4 % is not 0 %."""
     digits = max(digits, 1 if abs(share) < 0.095 else 0)
     return f"{100 * share:{'+' if sign else ''}.{digits}f} %".replace("-", "−")
 
 
-def joined(names: Iterable[str]) -> str:
+def join_names(names: Iterable[str]) -> str:
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def shown(e: Estimate, factor: float = 1.0) -> str:
+def format_estimate(e: Estimate, factor: float = 1.0) -> str:
     """Value and interval; where it cannot be told from 0 only what it is below."""
-    value, low, high = (None if v is None else number(v * factor) for v in (e.value, e.low, e.high))
+    value, low, high = (None if v is None else format_number(v * factor) for v in (e.value, e.low, e.high))
     if e.low == 0 or e.value == 0:
         return f"< {high}" if e.high else "0 (not seen)"
     return value if low is None else f"{value} [{low}, {high}]"
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """Three digits that count; powers of ten only where a plain number would be long; a dash where there is none."""
     if value != value:
         return "–"

@@ -1,6 +1,6 @@
-"""The stage `audit`: is the data of a study beyond doubt? audit.json, audit.html, quarantine.json.
+"""The stage `audit`: a search for errors in the data of a study; leaves audit.json, audit.html and quarantine.json.
 
-python -m gnnscale.stages.audit DIRECTORY                     a stage's, with its spec.json
+python -m gnnscale.stages.audit DIRECTORY                     a stage, with its spec.json
 python -m gnnscale.stages.audit DATA [DATA ...] [--out OUT]   converted datasets: folders with shards/ and card.json
 """
 
@@ -16,125 +16,131 @@ from gnnscale.audit import measure
 from gnnscale.audit.check_results import Audit, Quarantine, Quarantined, joined
 from gnnscale.audit.run_checks import audited
 from gnnscale.contract import errors, exit_codes, files, stage_run
-from gnnscale.contract.datasets import quarantined
-from gnnscale.contract.settings import AuditSettings
-from gnnscale.data.storage.manifest import MANIFEST, Manifest, read
+from gnnscale.contract.datasets import read_quarantine
+from gnnscale.contract.settings import AuditSettings, Scalar
+from gnnscale.data.storage.manifest import MANIFEST, Manifest, read_checked
 from gnnscale.job import stage_process
 from gnnscale.report.audit_page import page
 
-OUTPUTS = ["audit.json", "audit.html", "quarantine.json"]
+OUTPUT_FILES = ["audit.json", "audit.html", "quarantine.json"]
 
 
 def main(run: stage_run.Run) -> stage_run.Outputs:
     folders = {need.split("/", 1)[1]: path for need, path in run.needs.items() if need.startswith("convert/")}
     if not folders:
-        raise errors.Refusal(f"{run.spec.id} needs converted data, and was given {', '.join(run.needs) or 'nothing'}")
-    audit, left_out = look(folders, run.spec.settings, run.progress)
-    leave(run.directory, audit, left_out)
+        raise errors.UserError(f"{run.spec.id} needs converted data, and was given {', '.join(run.needs) or 'nothing'}")
+    audit, left_out = audit_sources(folders, run.require_settings(AuditSettings), run.report_progress)
+    write_audit(run.directory, audit, left_out)
     print(audit.said(), flush=True)
     severities = [finding.severity for finding in audit.findings]
-    values = {
+    values: dict[str, Scalar] = {
         "found": audit.said(),
         "structures": sum(source.structures for source in audit.sources.values()),
         "errors": severities.count("error"),
         "warnings": severities.count("warning"),
         "quarantined": audit.quarantined,
     }
-    return stage_run.Outputs(files=OUTPUTS, values=values)
+    return stage_run.Outputs(files=OUTPUT_FILES, values=values)
 
 
-def look(
-    folders: dict[str, Path], asked: AuditSettings, progress: Callable[[int, int], None] = lambda done, total: None
+def audit_sources(
+    folders: dict[str, Path],
+    settings: AuditSettings,
+    report_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Audit, Quarantine]:
-    """Source by source in the order of their names; the checks come when all have been measured."""
-    total = sum(read(path / "shards" / MANIFEST, Manifest).total.structures for path in folders.values())
+    """Measure the sources in the order of their names, then check all of them."""
+    total = sum(read_checked(path / "shards" / MANIFEST, Manifest).total.structures for path in folders.values())
     done, sources = 0, []
 
-    def tell(more: int) -> None:
+    def count_measured(more: int) -> None:
         nonlocal done
         done += more
-        progress(done, total)
+        report_progress(done, total)
 
     for name, path in sorted(folders.items()):
-        sources.append(measure.measured(name, path / "shards", tell))
-    audit, left_out = audited(sources, asked)
-    before = [each for name, path in folders.items() for each in already(name, path)]
+        sources.append(measure.measured(name, path / "shards", count_measured))
+    audit, left_out = audited(sources, settings)
+    before = [each for name, path in folders.items() for each in read_left_out(name, path)]
     return audit.model_copy(update={"left_out": len(before)}), joined([*before, *left_out.structures])
 
 
-def already(name: str, folder: Path) -> list[Quarantined]:
-    """What the conversion was told to leave out. It stays on the list, so that a study may go on using its latest."""
+def read_left_out(name: str, folder: Path) -> list[Quarantined]:
+    """Return the structures that the conversion left out. They stay in the list, so that a study may use its latest list."""
     try:
         listed = json.loads((folder / "spec.json").read_text())["settings"]["quarantine"]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    found = quarantined(Path(listed), name) if listed else {}
+    found = read_quarantine(Path(listed), name) if listed else {}
     return [
         Quarantined(source=name, unit=unit, number=number, reasons=tuple(why.split("; ")))
         for (unit, number), why in found.items()
     ]
 
 
-def leave(out: Path, audit: Audit, left_out: Quarantine) -> None:
+def write_audit(out: Path, audit: Audit, left_out: Quarantine) -> None:
     files.write_model(out / "quarantine.json", left_out)
     files.write(out / "audit.html", page(audit))
     files.write_model(out / "audit.json", audit)
 
 
 # -------------------------------------------------------------------------------------------------------- by hand
-def by_hand(arguments: list[str]) -> int:
+def audit_by_hand(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m gnnscale.stages.audit", description="Is converted data beyond doubt?"
+        prog="python -m gnnscale.stages.audit", description="Search converted data for errors."
     )
     parser.add_argument("data", metavar="DATA", nargs="+", type=Path, help="a folder with shards/ and card.json")
-    parser.add_argument("--out", type=Path, default=Path("audit"), help="folder for what is found [audit]")
-    given = parser.parse_args(arguments)
+    parser.add_argument("--out", type=Path, default=Path("audit"), help="folder for the findings [audit]")
+    options = parser.parse_args(arguments)
     try:
-        folders = named(given.data)
-        audit, left_out = look(folders, AuditSettings())
-        leave(given.out, audit, left_out)
+        folders = name_sources(options.data)
+        audit, left_out = audit_sources(folders, AuditSettings())
+        write_audit(options.out, audit, left_out)
     except Exception as error:
-        kind, message, hint = stage_process.classify(error, given.out)
-        if kind == "application":
+        explained = stage_process.explain_error(error, options.out)
+        if explained.kind == "application":
             raise
-        print(f"error ({kind}): {message}" + (f"\n  {hint}" if hint else ""), file=sys.stderr)
-        return exit_codes.EXIT.get(kind, exit_codes.FAILED)
+        errors.print_error(explained, f"error ({explained.kind})")
+        return exit_codes.OF_KIND.get(explained.kind, exit_codes.FAILED)
     for finding in audit.findings:
         if finding.severity != "note":
             print(f"{finding.severity:8} {finding.source}: {finding.sentence}")
-    print(f"{audit.said()}\n{given.out / 'audit.html'}")
+    print(f"{audit.said()}\n{options.out / 'audit.html'}")
     return exit_codes.DONE
 
 
-def named(folders: list[Path]) -> dict[str, Path]:
-    """By the names that their studies give them, as the settings `quarantine` of a conversion must find them."""
+def name_sources(folders: list[Path]) -> dict[str, Path]:
+    """Return name -> folder, with the names that studies give to sources, as `quarantine` refers to them."""
     found: dict[str, Path] = {}
     for folder in folders:
         if not (folder / "shards").is_dir():
-            raise errors.Refusal(f"{folder}: no shards/ in it", "name folders that a conversion has made", "data")
-        name = source_name(folder)
+            raise errors.UserError(
+                f"{folder}: no shards/ in it", "name folders that a conversion has made", kind="data"
+            )
+        name = read_source_name(folder)
         if name in found:
-            raise errors.Refusal(f"{folder} and {found[name]} are both called {name!r}", "name one of them", "data")
+            raise errors.UserError(
+                f"{folder} and {found[name]} are both called {name!r}", "name one of them", kind="data"
+            )
         found[name] = folder
     return found
 
 
-def source_name(folder: Path) -> str:
+def read_source_name(folder: Path) -> str:
     try:
-        return json.loads((folder / "spec.json").read_text())["settings"]["name"]
+        return str(json.loads((folder / "spec.json").read_text())["settings"]["name"])
     except (OSError, ValueError, KeyError, TypeError):
         return folder.resolve().name
 
 
-def is_stage(arguments: list[str]) -> bool:
+def is_stage_directory(arguments: list[str]) -> bool:
     try:
         (directory,) = arguments
-        return json.loads((Path(directory) / "spec.json").read_text())["settings"]["kind"] == "audit"
+        return bool(json.loads((Path(directory) / "spec.json").read_text())["settings"]["kind"] == "audit")
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
 if __name__ == "__main__":
-    if is_stage(sys.argv[1:]):
+    if is_stage_directory(sys.argv[1:]):
         stage_process.run(main)
-    sys.exit(by_hand(sys.argv[1:]))
+    sys.exit(audit_by_hand(sys.argv[1:]))

@@ -2,36 +2,89 @@
 
 python -m gnnscale.stages.convert DIRECTORY
 
-Under several ranks each takes some of the lots (gnnscale/data/conversion/work_items.py) and the first waits for all. A source that is
-converted in parts has stages `shards` before this one, which then only joins what they made.
+Under several ranks each takes some of the work items, and the first waits for the others. A source that is converted in
+parts has stages `convert_part` before this one, which then only joins their shards.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
 from gnnscale.contract import stage_run
-from gnnscale.data.conversion import work_items
-from gnnscale.data.conversion.dataset import gather, joined, prepared, work
+from gnnscale.contract.settings import ConvertSettings, Scalar
+from gnnscale.data.conversion.dataset import collect_parts, join_shards, prepare_conversion
+from gnnscale.data.conversion.parallel import Heartbeat, ReportProgress, wait_for_ranks
+from gnnscale.data.conversion.reading import check_structure, read_structures
+from gnnscale.data.conversion.shard_notes import Position
+from gnnscale.data.conversion.shard_writer import ShardWriter
+from gnnscale.data.conversion.work_items import Conversion, WorkItem, share_of_rank, split_work
 from gnnscale.job import stage_process
-from gnnscale.machine.rank_env import ranks
+from gnnscale.machine.rank_env import read_ranks
 
 
 def main(run: stage_run.Run) -> stage_run.Outputs:
-    job = prepared(run.spec.settings)
+    conversion = prepare_conversion(run.require_settings(ConvertSettings))
     if run.needs:
-        gather(run)
+        collect_parts(run.directory, run.needs.values())
     else:
-        cut = work_items.lots(job.script.units(job.options), job.card)
-        work(run, job, cut, cut)
-        if ranks().rank:
+        items = split_work(conversion)
+        convert_on_ranks(
+            conversion, items, run.directory, expect_structures(conversion, items, items), run.report_progress
+        )
+        if read_ranks().rank:
             return stage_run.Outputs([], {})  # the first rank's are taken
-    made = joined(run.directory, job)
-    run.write("card.json", made.model_dump_json(indent=1) + "\n")
-    values = {
-        "structures": sum(count.structures for count in made.counts.values()),
-        "atoms": sum(made.elements.values()),
-        "skipped": sum(made.skipped.values()),
+    card = join_shards(run.directory, conversion)
+    run.write("card.json", card.model_dump_json(indent=1) + "\n")
+    values: dict[str, Scalar] = {
+        "structures": sum(count.structures for count in card.counts.values()),
+        "atoms": sum(card.elements.values()),
+        "skipped": sum(card.skipped.values()),
     }
     return stage_run.Outputs(files=["shards", "card.json"], values=values)
+
+
+def convert_items(
+    conversion: Conversion, items: Sequence[WorkItem], folder: Path, count_read: Callable[[], None]
+) -> None:
+    """Convert work items, one after another; shards that an earlier attempt has written whole are kept."""
+    for item in items:
+        shard = ShardWriter(conversion, item, folder)
+        if shard.is_done:
+            continue
+        for structure, origin, position in read_structures(conversion, item, shard.position, shard.skipped):
+            check_structure(structure, origin)
+            if (reason := conversion.quarantined.get(origin)) is None:
+                shard.add(structure, origin)
+            else:
+                shard.skipped[f"quarantined: {reason}"] += 1
+            count_read()
+            if shard.is_full:
+                shard.write(position)
+        shard.write(Position(len(item.pieces)), done=True)
+
+
+def convert_on_ranks(
+    conversion: Conversion, items: Sequence[WorkItem], folder: Path, expected: float, report_progress: ReportProgress
+) -> None:
+    """Convert this rank's share of the work items; the first rank returns when all of them are finished."""
+    here = read_ranks()
+    mine = share_of_rank(items, here)
+    with Heartbeat(folder, here, mine, expected, report_progress) as heartbeat:
+        convert_items(conversion, mine, folder, heartbeat.count_read)
+    if here.rank == 0:
+        wait_for_ranks(items, folder, here, heartbeat)
+
+
+def expect_structures(conversion: Conversion, mine: Sequence[WorkItem], items: Sequence[WorkItem]) -> float:
+    """Return how many structures `mine`, of all `items`, are expected to hold, and print it on the first rank."""
+    expected = sum(item.structures for item in mine)
+    if len(mine) == len(items) and "raw" not in conversion.settings.options:
+        expected = conversion.card.structures
+    if not read_ranks().rank:
+        name = conversion.settings.name
+        print(f"{name}: about {expected:,.0f} structures in {len(mine)} of {len(items)} work items", flush=True)
+    return expected
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The stage `shards`: one of several parts of a dataset, which the stage `convert` then joins.
+"""The stage `convert_part`: one of several parts of a dataset, which the stage `convert` then joins.
 
 python -m gnnscale.stages.convert_part DIRECTORY
 """
@@ -6,29 +6,32 @@ python -m gnnscale.stages.convert_part DIRECTORY
 from __future__ import annotations
 
 from gnnscale.contract import stage_run
-from gnnscale.contract.settings import PartSettings
-from gnnscale.data.conversion import dataset, work_items
+from gnnscale.contract.settings import PartSettings, Scalar
+from gnnscale.data.conversion.dataset import prepare_conversion
+from gnnscale.data.conversion.shard_notes import NOTES, count_skipped, read_notes
+from gnnscale.data.conversion.work_items import split_work, take_share
 from gnnscale.job import stage_process
-from gnnscale.machine.rank_env import ranks
+from gnnscale.machine.rank_env import read_ranks
+from gnnscale.stages.convert import convert_on_ranks, expect_structures
 
 
 def main(run: stage_run.Run) -> stage_run.Outputs:
-    settings: PartSettings = run.spec.settings
-    job = dataset.prepared(settings)
-    cut = work_items.lots(job.script.units(job.options), job.card)
-    mine = [cut[k] for k in work_items.divided([lot.structures for lot in cut], settings.parts)[settings.part]]
-    dataset.work(run, job, mine, cut)
-    if ranks().rank:
-        return stage_run.Outputs([], {})
-    for folder in ("shards", "lots"):
+    settings = run.require_settings(PartSettings)
+    conversion = prepare_conversion(settings)
+    items = split_work(conversion)
+    mine = take_share(items, settings.part, settings.parts)
+    convert_on_ranks(conversion, mine, run.directory, expect_structures(conversion, mine, items), run.report_progress)
+    if read_ranks().rank:
+        return stage_run.Outputs([], {})  # the first rank's are taken
+    for folder in ("shards", NOTES):
         (run.directory / folder).mkdir(exist_ok=True)  # a part may be empty
-    noted = [note for lot in mine for note in work_items.notes(run.directory, lot.number)]
-    values = {
-        "structures": sum(note.kept for note in noted if note.done),
-        "atoms": sum(note.entry.shard.atoms for note in noted if note.entry),
-        "skipped": sum(dataset.skipped(noted).values()),
+    notes = [note for item in mine for note in read_notes(run.directory, item.number)]
+    values: dict[str, Scalar] = {
+        "structures": sum(note.kept for note in notes if note.done),
+        "atoms": sum(note.entry.shard.atoms for note in notes if note.entry),
+        "skipped": sum(count_skipped(notes).values()),
     }
-    return stage_run.Outputs(files=["shards", "lots"], values=values)
+    return stage_run.Outputs(files=["shards", NOTES], values=values)
 
 
 if __name__ == "__main__":

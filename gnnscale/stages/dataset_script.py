@@ -1,6 +1,6 @@
-"""A dataset's script run by its path: published files in, shards and card.json out, without study or workflow.
+"""Conversion by hand: a dataset's script, run by its path, makes shards and card.json without a study.
 
-python datasets/ani1x.py RAW OUT [--option value]; also under mpirun or srun. Stopped, the same command goes on.
+python datasets/ani1x.py RAW OUT [--option value]; also under mpirun or srun. After a stop the same command continues.
 """
 
 from __future__ import annotations
@@ -14,69 +14,70 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from gnnscale.contract import datasets, errors, files
+from gnnscale.contract import datasets, errors, exit_codes, files
 from gnnscale.contract.dataset_card import ShardCard
 from gnnscale.contract.settings import ConvertSettings
-from gnnscale.data.conversion import dataset, parallel, work_items
-from gnnscale.data.storage import mapped, splits
+from gnnscale.data.conversion.dataset import join_shards, prepare_conversion
+from gnnscale.data.conversion.work_items import split_work
+from gnnscale.data.storage import mapped
 from gnnscale.data.storage.packed import HAS_STRESS
-from gnnscale.machine.rank_env import ranks
+from gnnscale.machine.rank_env import read_ranks
+from gnnscale.stages.convert import convert_on_ranks
 
-REFUSED = 64  # as the stages have it
-ASKED = "asked.digest"  # which options and files an unfinished conversion has
+REQUEST = "request.digest"  # of the options and files of an unfinished conversion
 
 
 def main(script: dict[str, Any]) -> None:
-    """`script` is globals() of the dataset's script. Never returns."""
+    """Convert with a dataset's script, of which `script` is globals(), and exit."""
     try:
-        run(script)
-    except (files.BadFile, errors.Refusal, OSError, ValueError) as error:
-        hint = getattr(error, "hint", "")
-        print(f"\nerror: {error}" + (f"\n  {hint}" if hint else ""), file=sys.stderr)
-        sys.exit(REFUSED)
+        convert_script(script)
+    except (errors.UserError, OSError, ValueError) as error:
+        print(file=sys.stderr)  # below the line of progress
+        errors.print_error(errors.UserError(str(error)) if isinstance(error, ValueError) else error, "error")
+        sys.exit(exit_codes.REFUSED)
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(0)
+        print("\nstopped; the same command continues", file=sys.stderr)
+        sys.exit(exit_codes.INTERRUPTED)
+    sys.exit(exit_codes.DONE)
 
 
-def run(script: dict[str, Any]) -> None:
-    options, out = arguments(script)
+def convert_script(script: dict[str, Any]) -> None:
+    """Convert what the command line names, and print what the shards hold."""
+    options, out = parse_arguments(script)
     if (out / "card.json").exists():
         raise ValueError(f"{out / 'card.json'} exists; choose another folder, or remove it")
     settings = ConvertSettings(
         dataset=Path(script["__file__"]).stem, name=script["card"](options).name, options=options.model_dump()
     )
-    job, raw = dataset.prepared(settings), datasets.script(settings.dataset).inputs(options)
-    first = ranks().rank == 0
-    size = sum(path.stat().st_size for path in raw) / 2**30
-    cut = work_items.lots(job.script.units(options), job.card)
-    expected = sum(lot.structures for lot in cut)
-    if first:
-        print(f"{job.card.name}: {len(raw)} files, {size:.3g} GiB, about {expected:,.0f} structures, into {out}")
-        begin(out, settings, [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in raw])
+    conversion, raw = prepare_conversion(settings), datasets.load_script(settings.dataset).input_files(options)
+    items = split_work(conversion)
+    expected = sum(item.structures for item in items)
+    if read_ranks().rank == 0:
+        size = sum(path.stat().st_size for path in raw) / 2**30
+        print(f"{conversion.card.name}: {len(raw)} files, {size:.3g} GiB, about {expected:,.0f} structures, into {out}")
+        note_request(out, settings, [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in raw])
     else:
-        while not (out / ASKED).exists():
+        while not (out / REQUEST).exists():
             time.sleep(0.1)
-    parallel.convert(job, cut, out, expected, progress)
-    if not first:
+    convert_on_ranks(conversion, items, out, expected, print_progress)
+    if read_ranks().rank:
         return
     print()
-    made = dataset.joined(out, job)
-    files.write_model(out / "card.json", made)
-    summary(mapped.open(out / "shards"), made)
+    card = join_shards(out, conversion)
+    files.write_model(out / "card.json", card)
+    print_summary(mapped.open_shards(out / "shards"), card)
 
 
-def begin(out: Path, settings: ConvertSettings, raw: list[list]) -> None:
-    """What was begun with other options or files is not gone on with."""
-    asked = files.digest([settings.model_dump(), raw]) + "\n"
-    if (out / ASKED).exists() and (out / ASKED).read_text() != asked:
+def note_request(out: Path, settings: ConvertSettings, raw: list[list[str | int]]) -> None:
+    """Note which options and files this conversion has; refuse to continue one that has others."""
+    request = files.digest([settings.model_dump(), raw]) + "\n"
+    if (out / REQUEST).exists() and (out / REQUEST).read_text() != request:
         raise ValueError(f"{out}: a conversion with other options or files was begun here; choose another folder")
-    files.write(out / ASKED, asked)
+    files.write(out / REQUEST, request)
 
 
-def arguments(script: dict[str, Any]) -> tuple[Any, Path]:
-    """The fields of the script's Options, as a command line; pydantic reads the values."""
+def parse_arguments(script: dict[str, Any]) -> tuple[Any, Path]:
+    """Parse the command line into the script's Options and the folder OUT; each field of Options is an option."""
     kind = script["Options"]
     parser = argparse.ArgumentParser(description=script["__doc__"].splitlines()[0])
     parser.add_argument("raw", metavar="RAW", help=kind.model_fields["raw"].description)
@@ -94,16 +95,16 @@ def arguments(script: dict[str, Any]) -> tuple[Any, Path]:
     try:
         return kind(**given), out
     except ValidationError as error:
-        told = "; ".join(f"--{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-        parser.error(told)
+        faults = "; ".join(f"--{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        parser.error(faults)
 
 
-def progress(done: int, expected: float, rate: float, left: float | None) -> None:
-    """One line that is written over."""
+def print_progress(done: float, total: float, *, rate: float, left: float | None) -> None:
+    """Print one line, over the one before."""
     print(f"\r{done} structures, {rate:.0f}/s, about {left or 0:.0f} s left   ", end="", flush=True)
 
 
-def summary(found: mapped.Shards, card: ShardCard) -> None:
+def print_summary(found: mapped.Shards, card: ShardCard) -> None:
     energy = found.energy / found.natoms
     groups = sum(count.groups for count in card.counts.values())
     print(f"{len(found)} structures, {groups} groups, {found.ptr[-1]} atoms")
@@ -114,11 +115,11 @@ def summary(found: mapped.Shards, card: ShardCard) -> None:
     components = 3 * total.counts["train"].atoms
     if total.forces:
         print(f"force rms {card.force_rms:.3f} eV/A")
-    share = {
+    lacking = {
         "energy": float(np.isnan(energy).mean()),
         "forces": 1 - total.forces / components,
         "stress": float((found.flags & HAS_STRESS == 0).mean()),
     }
-    print("lacking " + (", ".join(f"{name} {100 * part:.0f} %" for name, part in share.items() if part) or "nothing"))
-    print("split " + ", ".join(f"{name} {card.counts[name].structures}" for name in splits.NAMES))
+    print("lacking " + (", ".join(f"{name} {100 * part:.0f} %" for name, part in lacking.items() if part) or "nothing"))
+    print("split " + ", ".join(f"{name} {count.structures}" for name, count in card.counts.items()))
     print("skipped " + (", ".join(f"{count} ({reason})" for reason, count in card.skipped.items()) or "none"))

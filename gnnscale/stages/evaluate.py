@@ -1,5 +1,4 @@
-"""The stage `evaluate`: errors of one trained model on a held-out split, per source and over all; and how alike the
-features of its atoms become from layer to layer.
+"""The stage `evaluate`: errors of one trained model on a held-out split, by source, and its over-smoothing by layer.
 
 python -m gnnscale.stages.evaluate DIRECTORY
 """
@@ -7,37 +6,38 @@ python -m gnnscale.stages.evaluate DIRECTORY
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import torch
 
-from gnnscale.atoms.graph import AtomGraphs
+from gnnscale.atoms.graph import AtomGraphs, to_device
 from gnnscale.contract import files, stage_run
 from gnnscale.contract.results import Errors, Evaluation, LayerFeatures, TrainedModel
-from gnnscale.contract.settings import EvaluateSettings
-from gnnscale.contract.stage_spec import StageSpec
-from gnnscale.data.loading import corpus as loader
+from gnnscale.contract.settings import EvaluateSettings, TrainSettings
+from gnnscale.data.loading.corpus import Corpus, load_corpus, make_batch
 from gnnscale.inference import oversmoothing
-from gnnscale.inference.prediction_errors import BATCH, NUMBERS, errors, on, restore
+from gnnscale.inference.prediction_errors import MAX_MESSAGE_NUMBERS, MAX_STRUCTURES, measure_errors, restore
 from gnnscale.job import stage_process
 from gnnscale.machine import accelerator
+from gnnscale.models.potential import Potential
 
-SAMPLE = 200  # structures on which over-smoothing is measured; every model of a study sees the same
+SAMPLED_STRUCTURES = 200  # structures on which over-smoothing is measured; every model of a study sees the same
 
 
 def main(run: stage_run.Run) -> stage_run.Outputs:
-    settings: EvaluateSettings = run.spec.settings
+    settings = run.require_settings(EvaluateSettings)
     torch.set_num_threads(run.spec.runtime.threads)
     trained_in = next(path for need, path in run.needs.items() if need.startswith("train/"))
     trained = files.read_model(trained_in / "model.json", TrainedModel)
-    device = accelerator.take(0)
+    device = accelerator.take_device(0)
     model = restore(trained_in, trained).to(device)
     sources = {name: run.needs[f"convert/{name}"] for name in trained.sources}
-    corpus = loader.load(sources, settings.split, trained.model.cutoff)
-    energy, forces = errors(model, corpus, NUMBERS // trained.model.width, run)
-    layers = oversmoothing.measured(model, (on(graphs, device) for graphs in sample(corpus)))
-    subset = files.read_model(trained_in / "spec.json", StageSpec).settings.subset
-    evaluation = summarise(run.spec.id, trained, subset, settings, corpus, energy, forces, model, layers)
+    corpus = load_corpus(sources, settings.split, trained.model.cutoff)
+    energy, forces = measure_errors(model, corpus, MAX_MESSAGE_NUMBERS // trained.model.message_width, run)
+    layers = oversmoothing.measure_features(model, (to_device(graphs, device) for graphs in sample_batches(corpus)))
+    subset = stage_run.Run(trained_in).require_settings(TrainSettings).subset
+    evaluation = make_evaluation(run.spec.id, trained, subset, settings, corpus, energy, forces, model, layers)
     run.write("errors.json", evaluation.model_dump_json(indent=1) + "\n")
     values = {
         "loss": evaluation.loss,
@@ -47,25 +47,25 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
     return stage_run.Outputs(files=["errors.json"], values=values)
 
 
-def sample(corpus: loader.Corpus) -> Iterator[AtomGraphs]:
-    """Some structures at random, always the same of a split, in small batches: features of all layers are held at once."""
-    chosen = np.random.default_rng(0).permutation(len(corpus))[:SAMPLE]
-    for begin in range(0, len(chosen), BATCH // 4):
-        yield loader.batch(corpus, chosen[begin : begin + BATCH // 4])[0]
+def sample_batches(corpus: Corpus) -> Iterator[AtomGraphs]:
+    """Yield random structures, the same ones of a split each time, in small batches as features of all layers are held."""
+    chosen = np.random.default_rng(0).permutation(len(corpus))[:SAMPLED_STRUCTURES]
+    for begin in range(0, len(chosen), MAX_STRUCTURES // 4):
+        yield make_batch(corpus, chosen[begin : begin + MAX_STRUCTURES // 4])[0]
 
 
-def summarise(
+def make_evaluation(
     name: str,
     trained: TrainedModel,
-    subset: str,
+    subset: Literal["random", "prefix"],
     settings: EvaluateSettings,
-    corpus: loader.Corpus,
+    corpus: Corpus,
     energy: np.ndarray,
     forces: np.ndarray,
-    model: torch.nn.Module,
+    model: Potential,
     layers: tuple[LayerFeatures, ...],
 ) -> Evaluation:
-    whole = statistics(energy, forces)
+    whole = measure_statistics(energy, forces)
     parts = (
         (trained.optim.energy_weight, whole.energy_mae, model.energy_scale),
         (trained.optim.force_weight, whole.force_mae, model.force_scale),
@@ -74,7 +74,7 @@ def summarise(
     by_source = {}
     for index, source in enumerate(corpus.names):
         mine = corpus.source == index
-        by_source[source] = statistics(energy[mine], forces[np.repeat(mine, corpus.natoms)])
+        by_source[source] = measure_statistics(energy[mine], forces[np.repeat(mine, corpus.natoms)])
     shared = (set(Evaluation.model_fields) & set(TrainedModel.model_fields)) - {"sources"}  # names there, errors here
     return Evaluation(
         run=name.removeprefix("evaluate/"),
@@ -89,8 +89,8 @@ def summarise(
     )
 
 
-def statistics(energy: np.ndarray, forces: np.ndarray) -> Errors:
-    """A label that a source lacks is NaN, and is left out."""
+def measure_statistics(energy: np.ndarray, forces: np.ndarray) -> Errors:
+    """Return the errors over all labels that are not NaN; a label that a source lacks is NaN."""
     e, f = energy[~np.isnan(energy)], forces[~np.isnan(forces)].astype(np.float64)
     return Errors(
         structures=len(energy),

@@ -1,5 +1,7 @@
-"""python -m gnnscale.stages.fit_csv POINTS.csv: the law of anyone's points, as fit.json, a figure and a page; or, where columns
-tell models, depths or epochs apart, the laws and answers of a study, the same that its own stages give."""
+"""Fit the scaling law of points in any CSV file: `gnnscale fit POINTS.csv` writes fit.json, a figure and a page.
+
+Where columns tell models, depths or epochs apart, the result is what a study's own stages make: its laws and answers.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,14 @@ import math
 import sys
 from html import escape
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gnnscale.contract import files
+from gnnscale.contract.command_name import command_name
+from gnnscale.contract.errors import UserError, print_error
+from gnnscale.contract.exit_codes import DONE, USAGE
 from gnnscale.contract.scaling_results import Fit, LawFit, Point
 from gnnscale.contract.settings import ReportSettings, ScalingSettings
 from gnnscale.report.figures import study_figures as figures
@@ -21,6 +27,7 @@ from gnnscale.report.figures.style import (
     INK,
     OKABE_ITO,
     STYLE,
+    Axes,
     Drawn,
     Figure,
     close,
@@ -39,85 +46,99 @@ from gnnscale.report.three_questions import answers, compared
 from gnnscale.scaling import csv_points
 from gnnscale.scaling.analysis import fit
 from gnnscale.scaling.fitting.laws import LAWS
-from gnnscale.scaling.words import greek, percent, shown
+from gnnscale.scaling.words import format_estimate, format_percent, with_greek_letters
 
-LINES = 6  # curves of constant N that can be told apart
+MAX_CURVES = 6  # of constant N, which a reader can still distinguish
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
-        prog="python -m gnnscale.stages.fit_csv",
+        prog=f"{command_name()} fit",
         description="Fit a scaling law to the points of a CSV file.",
-        epilog=f"Laws: {', '.join(LAWS)}. Without --x, --y, --unique and --loss, columns are found by their usual names. A file "
-        f"with a column {', '.join(csv_points.STUDIED[:-1])} or {csv_points.STUDIED[-1]} is read as a study, unless --law is given.",
+        epilog=f"Laws: {', '.join(LAWS)}. Without --x, --y, --unique and --loss, columns are found by their usual names. "
+        f"A file with a column {', '.join(csv_points.STUDIED[:-1])} or {csv_points.STUDIED[-1]} is read as a study, "
+        "unless --law is given.",
     )
     made.add_argument("points", type=Path)
-    made.add_argument("--law", help="default: Hoffmann")
+    made.add_argument("--law", help="which law to fit [Hoffmann]")
     made.add_argument("--x", metavar="COLUMN", help="size of the model, N")
-    made.add_argument("--y", metavar="COLUMN", help="size of the data, D; with --unique, of what was seen")
+    made.add_argument("--y", metavar="COLUMN", help="size of the data, D; with --unique, of the data seen")
     made.add_argument("--unique", metavar="COLUMN", help="unique data, U (DataConstrained)")
     made.add_argument("--loss", metavar="COLUMN")
-    made.add_argument("--flops", metavar="COLUMN", help="instead of --y: compute C, where D = C/(6 N)")
+    made.add_argument("--flops", metavar="COLUMN", help="in place of --y: compute C, from which D = C/(6 N)")
     made.add_argument("--drop-highest", type=int, default=0, metavar="K", help="leave out the K largest losses")
-    made.add_argument("--bootstrap", type=int, default=1000, metavar="B", help="resamples for the intervals; 1000")
-    made.add_argument("--confidence", type=float, default=0.95, metavar="P", help="of the intervals; 0.95")
+    made.add_argument("--bootstrap", type=int, default=1000, metavar="B", help="resamples for the intervals [1000]")
+    made.add_argument("--confidence", type=float, default=0.95, metavar="P", help="of the intervals [0.95]")
     made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--out", type=Path, default=Path("laws"), metavar="DIR", help="where to write; laws")
+    made.add_argument("--out", type=Path, default=Path("laws"), metavar="DIR", help="where to write [laws]")
     return made
 
 
 def main(argv: list[str]) -> int:
-    asked = parser().parse_args(argv)
+    options = build_parser().parse_args(argv)
     try:
-        law = csv_points.law_named(asked.law or "Hoffmann")
-        for name, good in (
-            ("bootstrap", asked.bootstrap >= 0),
-            ("confidence", 0 < asked.confidence < 1),
-            ("drop-highest", asked.drop_highest >= 0),
-            ("seed", asked.seed >= 0),
-        ):
-            if not good:
-                raise csv_points.Wrong(
-                    f"--{name}: found {getattr(asked, name.replace('-', '_'))}, which is out of range"
-                )
-        settings = ScalingSettings(
-            bootstrap=asked.bootstrap, confidence=asked.confidence, seed=asked.seed, drop_highest=asked.drop_highest
-        )
-        named = {"N": asked.x, "D": asked.y, "U": asked.unique, "loss": asked.loss}
-        if not (asked.law or asked.flops or asked.unique) and (rows := csv_points.study_points(asked.points, named)):
-            return studied(asked.points, rows, settings, asked.out)
-        points = csv_points.read(asked.points, named, asked.flops, law.axes, asked.drop_highest)
-        found = csv_points.fit(points, law, settings)
-        drawn = draw(points, found)
-        for suffix, content in (("svg", drawn.svg), ("png", drawn.png)):
-            files.write(asked.out / f"{drawn.name}.{suffix}", content)
-        files.write(asked.out / "report.html", page(points, found, drawn))
-        files.write_model(asked.out / "fit.json", found)
-    except csv_points.Wrong as wrong:
-        print(f"gnnscale.stages.fit_csv: {wrong}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(
-            f"gnnscale.stages.fit_csv: {error.filename or asked.out}: {(error.strerror or str(error)).lower()}",
-            file=sys.stderr,
-        )
-        return 2
-    print("\n".join([*found.findings, *(f"Not supported: {s}" for s in found.unsupported), f"{asked.out}/report.html"]))
-    return 0
+        return fit_file(options)
+    except (UserError, OSError) as error:
+        print_error(error, "gnnscale fit")
+        return USAGE
 
 
-def studied(path: Path, points: list[Point], settings: ScalingSettings, out: Path) -> int:
-    """What the stages `scaling` and `report` make of these points; of trainings and data there is nothing to tell."""
+def fit_file(options: argparse.Namespace) -> int:
+    """Fit the points of a file: as a study if its columns allow it and no law is asked for, otherwise to one law."""
+    law, settings = csv_points.law_named(options.law or "Hoffmann"), read_settings(options)
+    named = {"N": options.x, "D": options.y, "U": options.unique, "loss": options.loss}
+    if not (options.law or options.flops or options.unique) and (
+        rows := csv_points.study_points(options.points, named)
+    ):
+        return fit_as_study(options.points, rows, settings, options.out)
+    points = csv_points.read(options.points, named, options.flops, law.axes, options.drop_highest)
+    found = csv_points.fit(points, law, settings)
+    drawn = draw_law(points, found)
+    write_figure(options.out, drawn)
+    files.write(options.out / "report.html", render_page(points, found, drawn))
+    files.write_model(options.out / "fit.json", found)
+    print_findings(found, options.out)
+    return DONE
+
+
+def read_settings(options: argparse.Namespace) -> ScalingSettings:
+    for name, value, is_valid in (
+        ("bootstrap", options.bootstrap, options.bootstrap >= 0),
+        ("confidence", options.confidence, 0 < options.confidence < 1),
+        ("drop-highest", options.drop_highest, options.drop_highest >= 0),
+        ("seed", options.seed, options.seed >= 0),
+    ):
+        if not is_valid:
+            raise UserError(f"--{name}: found {value}, which is out of range")
+    return ScalingSettings(
+        bootstrap=options.bootstrap,
+        confidence=options.confidence,
+        seed=options.seed,
+        drop_highest=options.drop_highest,
+    )
+
+
+def write_figure(folder: Path, drawn: Drawn) -> None:
+    files.write(folder / f"{drawn.name}.svg", drawn.svg)
+    files.write(folder / f"{drawn.name}.png", drawn.png)
+
+
+def print_findings(found: Fit, out: Path) -> None:
+    unsupported = (f"Not supported: {sentence}" for sentence in found.unsupported)
+    print("\n".join([*found.findings, *unsupported, f"{out}/report.html"]))
+
+
+def fit_as_study(path: Path, points: list[Point], settings: ScalingSettings, out: Path) -> int:
+    """Fit and report the points as the stages `scaling` and `report` do, without facts about trainings and data."""
     targets = tuple(t for t in settings.targets if any(math.isfinite(getattr(p, t)) for p in points))
     if not targets:
-        raise csv_points.Wrong(f"{path}: no row has a loss that is a number")
+        raise UserError(f"{path}: no row has a loss that is a number")
     found = fit(points, settings.model_copy(update={"targets": targets}))
     about = ReportSettings(title=path.name, study=path.stem)
     study = Study(about, points, found, evaluations={}, metrics={}, cards={}, results={}, runtimes={})
     drawings = figures.draw(study)
     for drawn in drawings:
-        for suffix, content in (("svg", drawn.svg), ("png", drawn.png)):
-            files.write(out / "figures" / f"{drawn.name}.{suffix}", content)
+        write_figure(out / "figures", drawn)
     files.write(out / "report.html", study_page(study, drawings))
     files.write_model(out / "fit.json", found)
     for a in answers(study):
@@ -126,21 +147,29 @@ def studied(path: Path, points: list[Point], settings: ScalingSettings, out: Pat
             "".join(f"  - {text}\n" for text in a.evidence)
             + "".join(f"  - Not supported: {text}\n" for text in a.unsupported)
         )
-    print("\n".join([*found.findings, *(f"Not supported: {text}" for text in found.unsupported), f"{out}/report.html"]))
-    return 0
+    print_findings(found, out)
+    return DONE
 
 
 # --------------------------------------------------------------------------------------------------------------- figure
-def draw(points: csv_points.Table, found: Fit) -> Drawn:
+def draw_law(points: csv_points.Table, found: Fit) -> Drawn:
     with matplotlib.rc_context(STYLE):
-        made, caption = curves(points, found.laws[0], found.confidence)
+        made, caption = draw_curves(points, found.laws[0], found.confidence)
         drawn = Drawn("law", caption, True, *rendered(made))
         close(made)
     return drawn
 
 
-def curves(points: csv_points.Table, law: LawFit, confidence: float) -> tuple[Figure, str]:
-    """Loss along the last size of the law, one curve a value of the first; and what is left over."""
+class Curve(NamedTuple):
+    """One curve of a law: sizes by axis, and how it is drawn."""
+
+    at: dict[str, np.ndarray]
+    colour: Any  # whatever Matplotlib takes for a colour
+    label: str
+
+
+def draw_curves(points: csv_points.Table, law: LawFit, confidence: float) -> tuple[Figure, str]:
+    """Draw the loss along the last size of the law, one curve for each value of the first, and the residuals."""
     form = LAWS[law.law]
     values = np.array([[law.estimates[name].value for name in form.parameters]])
     replicas = np.array(law.replicas) if law.replicas else values
@@ -149,61 +178,73 @@ def curves(points: csv_points.Table, law: LawFit, confidence: float) -> tuple[Fi
     fine = np.geomspace(points.at[along].min(), points.at[along].max(), 80)
     if len(form.axes) == 1:
         left.plot(points.at[along], points.loss, "o", color=OKABE_ITO[0], zorder=3)
-        shown_at = [({along: fine}, INK, "")]
     else:
-        logs = np.log(points.at["N"])
-        low, high = logs.min(), logs.max()
-        colours = matplotlib.colormaps["viridis"](0.82 - 0.77 * (logs - low) / max(high - low, 1e-9))
-        left.scatter(points.at[along], points.loss, s=14, c=colours, zorder=3, linewidths=0)
-        sizes = np.unique(points.at["N"])
-        sizes = sizes if len(sizes) <= LINES else np.geomspace(sizes[0], sizes[-1], LINES)
-        shown_at = []
-        for n, colour in zip(sizes, sequence(len(sizes))):
-            at = {"N": np.full(80, n), "D": fine}
-            if "U" in form.axes:
-                at["U"] = np.minimum(fine, np.median(points.at["U"]))
-            shown_at.append((at, colour, f"N = {si(float(n), 2)}"))
-    ends = []
+        left.scatter(points.at[along], points.loss, s=14, c=colour_by_size(points.at["N"]), zorder=3, linewidths=0)
     logarithmic(left, xs=points.at[along])
-    for at, colour, label in shown_at:
-        line = form(values, **at)[0]
-        left.plot(fine, line, color=colour, linewidth=1.1)
+    ends = []
+    for curve in choose_curves(points, form.axes, along, fine):
+        line = form(values, **curve.at)[0]
+        left.plot(fine, line, color=curve.colour, linewidth=1.1)
         if len(replicas) > 1:
-            band = np.quantile(form(replicas, **at), [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-            left.fill_between(fine, *band, color=colour, alpha=0.18, linewidth=0)
-        ends.append((fine[-1], line[-1], label, colour))
+            band = np.quantile(form(replicas, **curve.at), [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+            left.fill_between(fine, *band, color=curve.colour, alpha=0.18, linewidth=0)
+        ends.append((float(fine[-1]), float(line[-1]), curve.label, curve.colour))
     logarithmic(left, xs=points.at[along])
     label_ends(left, ends)
-    residual = 100 * (points.loss / form(values, **points.at)[0] - 1)
-    right.axhline(0, color=FAINT, linewidth=0.8)
-    right.plot(points.at[along], residual, "o", color=OKABE_ITO[0], markersize=3)
-    right.set_xscale("log")
     left.set_title("Loss")
-    right.set_title("Loss over the law, in %")
+    draw_residuals(right, points.at[along], 100 * (points.loss / form(values, **points.at)[0] - 1))
     for ax in (left, right):
         ax.set_xlabel(f"{along}: {points.columns.get(along, 'C/(6 N)')}".replace("$", r"\$"))
     unique = " at the median of unique data" if "U" in form.axes else ""
     return made, (
-        f"Points and the law L = {greek(law.formula)}{unique}; bands: {percent(confidence)} of its resamples. "
-        "Right: how far each point lies from it."
+        f"Points and the law L = {with_greek_letters(law.formula)}{unique}; bands: {format_percent(confidence)} of its resamples. "
+        "Right: the distance of each point from the law."
     )
 
 
+def colour_by_size(sizes: np.ndarray) -> np.ndarray:
+    logs = np.log(sizes)
+    span = max(logs.max() - logs.min(), 1e-9)
+    return np.asarray(matplotlib.colormaps["viridis"](0.82 - 0.77 * (logs - logs.min()) / span))
+
+
+def choose_curves(points: csv_points.Table, axes: str, along: str, fine: np.ndarray) -> list[Curve]:
+    """Return the curves to draw: one, or one for each of at most MAX_CURVES sizes of the model."""
+    if len(axes) == 1:
+        return [Curve({along: fine}, INK, "")]
+    sizes = np.unique(points.at["N"])
+    sizes = sizes if len(sizes) <= MAX_CURVES else np.geomspace(sizes[0], sizes[-1], MAX_CURVES)
+    curves = []
+    for size, colour in zip(sizes, sequence(len(sizes))):
+        at = {"N": np.full(len(fine), size), "D": fine}
+        if "U" in axes:
+            at["U"] = np.minimum(fine, np.median(points.at["U"]))
+        curves.append(Curve(at, colour, f"N = {si(float(size), 2)}"))
+    return curves
+
+
+def draw_residuals(ax: Axes, sizes: np.ndarray, residuals: np.ndarray) -> None:
+    ax.axhline(0, color=FAINT, linewidth=0.8)
+    ax.plot(sizes, residuals, "o", color=OKABE_ITO[0], markersize=3)
+    ax.set_xscale("log")
+    ax.set_title("Loss over the law, in %")
+
+
 # ----------------------------------------------------------------------------------------------------------------- page
-def page(points: csv_points.Table, found: Fit, drawn: Drawn) -> str:
+def render_page(points: csv_points.Table, found: Fit, drawn: Drawn) -> str:
     law = found.laws[0]
     title = f"{law.law}: {points.path.name}"
     body = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="lead">{prose(found.findings[0])}</p>',
-        section("What the points say", bullets(found.findings[1:])),
+        section("What the points show", bullets(found.findings[1:])),
         section(
             "What they do not support",
             f'<div class="limits">{bullets(found.unsupported)}</div>' * bool(found.unsupported),
         ),
         section("Figure", figure(drawn).replace("<code>figures/", "<code>")),
         section(
-            "Parameters", table(["parameter", "value and interval"], [[n, shown(e)] for n, e in law.estimates.items()])
+            "Parameters", table(["parameter", "value and interval"], [[n, format_estimate(e)] for n, e in law.estimates.items()])
         ),
         section("Laws compared", compared(found.laws)),
         section(
@@ -211,3 +252,7 @@ def page(points: csv_points.Table, found: Fit, drawn: Drawn) -> str:
         ),
     ]
     return document(title, body)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

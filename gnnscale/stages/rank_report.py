@@ -1,7 +1,7 @@
-"""What a rank sees on its node, for `workflow/run.py doctor`: python -m gnnscale.stages.rank_report DIRECTORY, started as a training is.
+"""A report of each rank about its node, for the doctor: python -m gnnscale.stages.rank_report DIRECTORY.
 
-Each rank leaves DIRECTORY/ranks/HOST-PID.json and writes it anew before each `step`, from what needs nothing but Python to a
-collective over all ranks: whatever ends it, the file says how far it came.
+The ranks are started as those of a training. Each leaves DIRECTORY/ranks/HOST-PID.json and writes it anew before each `step`,
+from steps that need nothing but Python to a collective over all ranks: however it ends, the file shows how far it came.
 """
 
 from __future__ import annotations
@@ -23,52 +23,53 @@ from typing import Any
 from gnnscale.contract import files
 from gnnscale.job import container
 from gnnscale.machine import directory_check
-from gnnscale.machine.rank_env import ranks
+from gnnscale.machine.rank_env import read_ranks
 
 PACKAGES = ("torch", "deepspeed", "adios2")
-MEBIBYTES = 64  # of the measured collective: about the gradient of 17 million parameters
-WARM_UP, TIMED = 2, 5
+REDUCED_MEBIBYTES = 64  # in the measured collective: about the gradient of 17 million parameters
+WARM_UP_TURNS, TIMED_TURNS = 2, 5
 SIOCGIFADDR = 0x8915
 
 
 class Report:
-    """The file of this rank."""
+    """The report file of this rank."""
 
     def __init__(self, directory: Path):
         self.path = directory / "ranks" / f"{platform.node()}-{os.getpid()}.json"
-        self.said: dict[str, Any] = {}
+        self.content: dict[str, Any] = {}
 
     def begin(self, step: str, **known: Any) -> None:
-        self.said |= {"step": step, **known}
-        files.write(self.path, json.dumps(self.said, indent=1) + "\n")
+        """Write what is known, and that `step` begins."""
+        self.content |= {"step": step, **known}
+        files.write(self.path, json.dumps(self.content, indent=1) + "\n")
 
 
 def main(directory: Path) -> int:
-    asked, report = json.loads((directory / "asked.json").read_text()), Report(directory)
-    faulthandler.dump_traceback_later(asked["patience"], exit=True)  # a rank that waits for one that is not there
+    request, report = json.loads((directory / "asked.json").read_text()), Report(directory)
+    faulthandler.dump_traceback_later(request["patience"], exit=True)  # ends a rank that waits for one that is missing
     try:
-        report.begin("look around", token=asked["token"], **standing(directory))
-        report.begin("import", **surroundings(directory))
+        report.begin("look around", token=request["token"], **describe_process())
+        report.begin("import", **describe_node(directory))
         import torch  # noqa: F401
 
-        report.begin("accelerators", packages=versions())
-        found = accelerators()
+        report.begin("accelerators", packages=list_versions())
+        found = describe_accelerators()
         report.begin("meet", **found)
-        met = meet(asked["threads"])
+        met = join_ranks(request["threads"])
         report.begin("reduce", **met)
-        measured = reduce()
+        measured = measure_reduction()
     except Exception as error:
-        report.begin(report.said.get("step", "begin"), error=f"{type(error).__name__}: {error}".strip())
+        report.begin(report.content.get("step", "begin"), error=f"{type(error).__name__}: {error}".strip())
         raise
     report.begin("done", **measured)
     faulthandler.cancel_dump_traceback_later()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # gloo's threads were seen to abort a process that ends the long way
+    os._exit(0)  # gloo's threads were seen to abort a process that ended by sys.exit
 
 
-def standing(directory: Path) -> dict[str, Any]:
-    here = ranks()
+def describe_process() -> dict[str, Any]:
+    here = read_ranks()
     return {
         "host": platform.node(),
         "arch": platform.machine(),
@@ -81,33 +82,34 @@ def standing(directory: Path) -> dict[str, Any]:
     }
 
 
-def surroundings(directory: Path) -> dict[str, Any]:
+def describe_node(directory: Path) -> dict[str, Any]:
+    record = container.read_image_record()
     return {
-        "fault": directory_check.fault(directory),
-        "clock_lead": directory_check.clock_lead(directory),
+        "fault": directory_check.find_fault(directory),
+        "clock_lead": directory_check.measure_clock_lead(directory),
         "cores": len(os.sched_getaffinity(0)),
-        "memory": directory_check.memory(),
+        "memory": directory_check.read_memory_limit(),
         "temporary": tempfile.gettempdir(),
-        "interfaces": interfaces(),
+        "interfaces": list_networks(),
         "modules": [name for name in os.environ.get("LOADEDMODULES", "").split(":") if name],
-        "image": (container.inside() or {}).get("id", ""),
+        "image": record["id"] if record else "",
     }
 
 
-def interfaces() -> dict[str, str]:
-    """Networks of this machine: name -> IPv4 address, "" where it has none."""
+def list_networks() -> dict[str, str]:
+    """Return the networks of this machine: name -> IPv4 address, "" where it has none."""
     found = {}
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as query:
         for _, name in socket.if_nameindex():
             try:
-                said = fcntl.ioctl(asking, SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
-                found[name] = socket.inet_ntoa(said[20:24])
+                answer = fcntl.ioctl(query, SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+                found[name] = socket.inet_ntoa(answer[20:24])
             except OSError:
                 found[name] = ""
     return found
 
 
-def versions() -> dict[str, str]:
+def list_versions() -> dict[str, str]:
     found = {}
     for package in PACKAGES:
         try:
@@ -117,42 +119,49 @@ def versions() -> dict[str, str]:
     return found
 
 
-def accelerators() -> dict[str, Any]:
+def describe_accelerators() -> dict[str, Any]:
     from gnnscale.machine import accelerator
 
-    return {"accelerator": accelerator.kind(), "devices": [device._asdict() for device in accelerator.devices()]}
+    return {
+        "accelerator": accelerator.detect_kind(),
+        "devices": [device._asdict() for device in accelerator.list_devices()],
+    }
 
 
-def meet(threads: int) -> dict[str, Any]:
-    """Join the ranks as a training does, and take its GPU."""
+def join_ranks(threads: int) -> dict[str, Any]:
+    """Join the ranks and take a GPU, as a training does."""
     from gnnscale.machine import accelerator
     from gnnscale.train import process_group
 
-    here = process_group.join(threads)
-    hosts = process_group.gathered(platform.node())
-    return {"backend": accelerator.backend(), "met": hosts, "device": accelerator.identity(here.local_rank)}
+    here = process_group.join_ranks(threads)
+    hosts = process_group.gather(platform.node())
+    return {
+        "backend": accelerator.choose_backend(),
+        "met": hosts,
+        "device": accelerator.identify_device(here.local_rank),
+    }
 
 
-def reduce() -> dict[str, Any]:
-    """Whether a sum over all ranks is one, and how fast: seconds of the best of some."""
+def measure_reduction() -> dict[str, Any]:
+    """Sum numbers over all ranks; report whether the sum is right, and the seconds of the fastest turn."""
     import torch
 
     from gnnscale.machine import accelerator
 
     distributed = torch.distributed
-    device = torch.device(accelerator.kind())
-    numbers = torch.empty(MEBIBYTES * 2**20 // 4, device=device)
+    device = torch.device(accelerator.detect_kind())
+    numbers = torch.empty(REDUCED_MEBIBYTES * 2**20 // 4, device=device)
     size, seconds = distributed.get_world_size(), []
-    for _ in range(WARM_UP + TIMED):
+    for _ in range(WARM_UP_TURNS + TIMED_TURNS):
         numbers.fill_(distributed.get_rank() + 1)
-        accelerator.wait()
+        accelerator.synchronize()
         distributed.barrier()
         began = time.perf_counter()
         distributed.all_reduce(numbers)
-        accelerator.wait()
+        accelerator.synchronize()
         seconds.append(time.perf_counter() - began)
     right = bool((numbers == size * (size + 1) // 2).all())
-    return {"sum_is_right": right, "seconds": min(seconds[WARM_UP:]), "mebibytes": MEBIBYTES}
+    return {"sum_is_right": right, "seconds": min(seconds[WARM_UP_TURNS:]), "mebibytes": REDUCED_MEBIBYTES}
 
 
 if __name__ == "__main__":

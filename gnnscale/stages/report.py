@@ -1,8 +1,9 @@
-"""The stage `report`: everything that a study found, as report.html and figures/."""
+"""The stage `report`: the findings of a study as report.html and figures/."""
 
 from __future__ import annotations
 
 from gnnscale.contract import errors, stage_run
+from gnnscale.contract.settings import ReportSettings
 from gnnscale.job import stage_process
 from gnnscale.report.figures import study_figures as figures
 from gnnscale.report.study_page import page
@@ -11,10 +12,10 @@ from gnnscale.report.study_results import read
 
 def main(run: stage_run.Run) -> stage_run.Outputs:
     if not any(need.startswith("scaling/") for need in run.needs):
-        raise errors.Refusal(
+        raise errors.UserError(
             f"{run.spec.id} needs the stage scaling, and was given {', '.join(run.needs) or 'nothing'}"
         )
-    study = read(run.needs, run.spec.settings)
+    study = read(run.needs, run.require_settings(ReportSettings))
     drawn = figures.draw(study)
     names = []
     for f in drawn:

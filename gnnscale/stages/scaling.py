@@ -1,9 +1,10 @@
-"""The stage `scaling`: errors.json of every evaluation -> points.csv and fit.json. Given a table, the law of its points."""
+"""The stage `scaling`: the points of all evaluations, and the laws fitted to them, as points.csv and fit.json."""
 
 from __future__ import annotations
 
 from gnnscale.contract import errors, files, stage_run
 from gnnscale.contract.results import Evaluation
+from gnnscale.contract.settings import Scalar, ScalingSettings
 from gnnscale.job import stage_process
 from gnnscale.scaling import points as rows
 from gnnscale.scaling.analysis import fit
@@ -12,16 +13,16 @@ from gnnscale.scaling.analysis import fit
 def main(run: stage_run.Run) -> stage_run.Outputs:
     evaluations = [path for need, path in run.needs.items() if need.startswith("evaluate/")]
     if not evaluations:
-        raise errors.Refusal(
+        raise errors.UserError(
             f"{run.spec.id} needs no evaluation, so there is nothing to fit", "add runs to the study's sweep"
         )
-    points = [rows.point(files.read_model(path / "errors.json", Evaluation)) for path in evaluations]
+    points = [rows.to_point(files.read_model(path / "errors.json", Evaluation)) for path in evaluations]
     points.sort(key=lambda p: p.run)
     print(f"fitting {len(points)} runs; points.csv and fit.json go to {run.directory}", flush=True)
-    found = fit(points, run.spec.settings)
-    run.write("points.csv", rows.table(points))
+    found = fit(points, run.require_settings(ScalingSettings))
+    run.write("points.csv", rows.to_csv(points))
     run.write("fit.json", found.model_dump_json(indent=1) + "\n")
-    values = {"points": len(points), "diverged": sum(p.diverged for p in points)}
+    values: dict[str, Scalar] = {"points": len(points), "diverged": sum(p.diverged for p in points)}
     law = next((law for law in found.laws if law.chosen and law.target == "loss"), None)
     if law:
         values |= {"law": law.formula} | {name: e.value for name, e in law.estimates.items()}

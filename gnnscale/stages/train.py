@@ -1,4 +1,4 @@
-"""The stage `train`: one model on one subset of the data, under DeepSpeed, on however many ranks it was started with.
+"""The stage `train`: one model on one subset of the data, under DeepSpeed, on any number of ranks.
 
 python -m gnnscale.stages.train DIRECTORY, alone or through srun or mpiexec. Leaves model.safetensors and model.json.
 """
@@ -16,35 +16,36 @@ from gnnscale.contract.settings import TrainSettings
 from gnnscale.contract.stage_spec import Runtime
 from gnnscale.data.loading import corpus
 from gnnscale.job import stage_process
-from gnnscale.machine.rank_env import Ranks, ranks
+from gnnscale.machine.rank_env import Ranks, read_ranks
+from gnnscale.models.potential import Potential
 from gnnscale.models.registry import build
 from gnnscale.train import deepspeed_engine, process_group
-from gnnscale.train.loop import Progress, Trainer, epochs, steps
-from gnnscale.train.loss import PARTS, weights
-from gnnscale.train.normalisation import pooled
-from gnnscale.train.schedule import decay_begin, parameter_groups
-from gnnscale.train.warm_start import origin
+from gnnscale.train.loop import Progress, Trainer, count_epochs, count_steps
+from gnnscale.train.loss import PARTS, part_weights
+from gnnscale.train.normalisation import pool_normalisation
+from gnnscale.train.schedule import parameter_groups, steps_before_decay
+from gnnscale.train.warm_start import find_start
 
 
 def main(run: stage_run.Run) -> stage_run.Outputs:
-    settings: TrainSettings = run.spec.settings
-    run.can_checkpoint = ranks().size > 1  # a rank that left alone would keep the others waiting: they stop together
+    settings = run.require_settings(TrainSettings)
+    run.can_checkpoint = read_ranks().size > 1  # ranks stop together: one that left alone would keep the others waiting
     sources = {need.removeprefix("convert/"): path for need, path in run.needs.items() if need.startswith("convert/")}
     cutoff = settings.model.cutoff
     where, threads = run.spec.runtime.data, run.spec.runtime.threads
-    training = corpus.load(
+    training = corpus.load_corpus(
         sources, "train", cutoff, settings.structures, settings.subset_seed, where, threads, settings.subset
     )
-    validation = corpus.load(sources, "validation", cutoff, data=where, threads=threads)
+    validation = corpus.load_corpus(sources, "validation", cutoff, backend=where, threads=threads)
     check_data(settings, training, validation)
     check_runtime(settings, run.spec.runtime)
-    normalisation, degree = pooled(training.cards), training.edges / max(1, training.atoms)
-    here = process_group.join(run.spec.runtime.threads)
+    normalisation, degree = pool_normalisation(training.cards), training.edges / max(1, training.atoms)
+    here = process_group.join_ranks(run.spec.runtime.threads)
     check_ranks(run)
     torch.manual_seed(settings.seed)
     model = build(settings.model, len(sources), degree, run.spec.runtime.edge_chunk)
     model.set_normalisation(*normalisation)
-    under, progress = start(run, model, decay_begin(steps(settings, training), settings.optim))
+    under, progress = start_engine(run, model, steps_before_decay(count_steps(settings, training), settings.optim))
     print(
         f"{run.spec.id}: {settings.model.parameters(len(sources)):,} parameters, {len(training):,} structures "
         f"with {training.atoms:,} atoms, {degree:.1f} neighbours; {here.size} rank(s)",
@@ -54,58 +55,60 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
     run.can_checkpoint = True
     try:
         progress = trainer.fit()
-    except stage_run.Stopped:  # which all ranks are together
-        corpus.leave(training, validation)
+    except stage_run.Stopped:  # as all ranks are, together
+        corpus.close_corpora(training, validation)
         raise
-    outputs = write(run, trainer, progress, degree, here)
+    outputs = write_model(run, trainer, progress, degree, here)
     run.can_checkpoint = False
-    corpus.leave(training, validation)
+    corpus.close_corpora(training, validation)
     return outputs
 
 
-def start(run: stage_run.Run, model: torch.nn.Module, decay: int) -> tuple[deepspeed_engine.Engine, Progress]:
-    """The model under DeepSpeed, as the checkpoint left it from which it may begin."""
-    settings, progress = run.spec.settings, Progress()
-    found = origin(run, decay)
+def start_engine(run: stage_run.Run, model: Potential, decay: int) -> tuple[deepspeed_engine.Engine, Progress]:
+    """Return the model under DeepSpeed, in the state of the checkpoint from which it may begin, and its progress."""
+    settings, progress = run.require_settings(TrainSettings), Progress()
+    found = find_start(run, decay)
     if found:
         read, progress = found.reader(), Progress(**found.progress)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(read(f"{name}|weight"))
-    groups = parameter_groups(model, settings.model.width, settings.optim)
+    groups = parameter_groups(model, settings.model.rate_width, settings.optim)
     under = deepspeed_engine.Engine(model, groups, settings.optim, run.spec.runtime)
     if found:
         under.load(read, progress.step)
     if found and found.key == run.spec.key:
         progress = progress._replace(attempts=progress.attempts + 1)
         run.earlier_seconds, run.earlier_attempts = progress.seconds, progress.attempts
-    elif found:  # what a shorter training did counts to the steps of this one, not to its time or attempts
+    elif found:  # the steps of a shorter training count for this one, its time and attempts do not
         progress = progress._replace(attempts=0, seconds=0.0)
-        if ranks().rank == 0:
+        if read_ranks().rank == 0:
             run.write("metrics.jsonl", (found.directory.parent.parent / "metrics.jsonl").read_bytes())
     return under, progress
 
 
 def check_data(settings: TrainSettings, train: corpus.Corpus, validation: corpus.Corpus) -> None:
     if settings.structures is not None and len(train) < settings.structures:
-        raise errors.Refusal(
+        raise errors.UserError(
             f"{settings.structures} training structures asked for, the shards hold {len(train)}",
             "ask for fewer, or convert more",
-            "data",
+            kind="data",
         )
     if not len(validation):
-        raise errors.Refusal(
-            "no structure falls into the validation split", "raise split.validation, or ask for more structures", "data"
+        raise errors.UserError(
+            "no structure falls into the validation split",
+            "raise split.validation, or ask for more structures",
+            kind="data",
         )
-    if not weights(settings.optim).any():
-        raise errors.Refusal("energy_weight, force_weight and stress_weight are all 0", "set one of them")
-    for part, weight, count in zip(PARTS, weights(settings.optim), train.labels.sum(0)):
+    if not part_weights(settings.optim).any():
+        raise errors.UserError("energy_weight, force_weight and stress_weight are all 0", "set one of them")
+    for part, weight, count in zip(PARTS, part_weights(settings.optim), train.labels.sum(0)):
         field = {"forces": "force"}.get(part, part) + "_weight"
         if weight and not count:
-            raise errors.Refusal(
+            raise errors.UserError(
                 f"{field} is {weight:g}, but none of the {len(train)} training structures has a label of its {part}",
                 f"set {field}: 0, or add a source that has them",
-                "data",
+                kind="data",
             )
 
 
@@ -114,34 +117,37 @@ def check_runtime(settings: TrainSettings, runtime: Runtime) -> None:
     if zero == 3 and settings.model.forces == "gradient":
         # Weights are freed after the forward pass and DeepSpeed's hooks bring them back for one backward pass; the
         # second derivative then meets empty tensors. Keeping all of them would be ZeRO 2.
-        raise errors.Refusal(
+        raise errors.UserError(
             "ZeRO 3 cannot train gradient forces: it frees weights that their second derivative needs",
             "set zero_stage: 2, which shards all but the weights",
         )
     if zero and optim.optimizer == "muon":
-        raise errors.Refusal("muon needs whole matrices, which ZeRO cuts", "set zero_stage: 0, or optimizer: adamw")
+        raise errors.UserError("muon needs whole matrices, which ZeRO cuts", "set zero_stage: 0, or optimizer: adamw")
     if zero == 3 and optim.ema:
-        raise errors.Refusal(
+        raise errors.UserError(
             "a running mean of the weights (ema) is kept whole on every rank, which ZeRO 3 is to avoid",
             "set ema: 0, or zero_stage: 2",
         )
 
 
 def check_ranks(run: stage_run.Run) -> None:
-    """Ranks that read different specs would wait for each other for ever, or train nonsense."""
+    """Raise a UserError if ranks read different specs: they would wait for each other for ever, or train nonsense."""
     mine = files.sha256(run.directory / "spec.json")
-    said = process_group.gathered((mine, run.spec.id, platform.node()))
-    for rank, (digest, spec_id, node) in enumerate(said):
-        if digest != said[0][0]:
-            raise errors.Refusal(
-                f"rank {rank} on {node} was started with another spec.json ({spec_id}) than rank 0 on {said[0][2]} "
-                f"({said[0][1]})",
+    specs = process_group.gather((mine, run.spec.id, platform.node()))
+    first_digest, first_id, first_node = specs[0]
+    for rank, (digest, spec_id, node) in enumerate(specs):
+        if digest != first_digest:
+            raise errors.UserError(
+                f"rank {rank} on {node} was started with another spec.json ({spec_id}) than rank 0 on "
+                f"{first_node} ({first_id})",
                 "give every rank the same directory, on a file system that all nodes see",
             )
 
 
-def write(run: stage_run.Run, trainer: Trainer, progress: Progress, degree: float, here: Ranks) -> stage_run.Outputs:
-    """The model as a file that needs no unpickling, and what it must be told to be rebuilt."""
+def write_model(
+    run: stage_run.Run, trainer: Trainer, progress: Progress, degree: float, here: Ranks
+) -> stage_run.Outputs:
+    """Write the weights, as a file that needs no unpickling, and the settings with which the model is rebuilt."""
     settings, sources = trainer.settings, trainer.train.names
     trained = TrainedModel(
         model=settings.model,
@@ -152,7 +158,7 @@ def write(run: stage_run.Run, trainer: Trainer, progress: Progress, degree: floa
         body_parameters=settings.model.body_parameters(),
         structures=len(trainer.train),
         atoms=trainer.train.atoms,
-        epochs=epochs(settings, trainer.train),
+        epochs=count_epochs(settings, trainer.train),
         steps=progress.step,
         structures_seen=progress.structures_seen,
         atoms_seen=progress.atoms_seen,

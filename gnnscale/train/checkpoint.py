@@ -1,4 +1,4 @@
-"""Checkpoints that know nothing of ranks or ZeRO: every tensor whole and by its name, in a few safetensors files.
+"""Checkpoints that do not depend on ranks or ZeRO: every tensor whole and by its name, in a few safetensors files.
 
 Each rank writes a share of the tensors and hashes what it writes while it does, so nothing is read back, and no rank
 holds more than one tensor at a time besides its own state. So a run may go on with other ranks, or another ZeRO stage.
@@ -22,11 +22,11 @@ from torch import Tensor
 from gnnscale.contract import files
 
 MANIFEST = "manifest.json"
-Layout = list[tuple[str, tuple[int, ...]]]  # (name, shape) of every tensor, in the order in which they come
+TensorShapes = list[tuple[str, tuple[int, ...]]]  # (name, shape) of every tensor, in the order in which they come
 
 
-class Found(NamedTuple):
-    """A checkpoint that was not torn when it was looked at."""
+class Checkpoint(NamedTuple):
+    """A checkpoint that was whole when it was read."""
 
     directory: Path
     key: str
@@ -38,8 +38,8 @@ class Found(NamedTuple):
         return lambda name: where[name].get_tensor(name)
 
 
-def save(directory: Path, key: str, progress: dict, layout: Layout, tensors: Iterable[Tensor]) -> None:
-    """Called on every rank, as making a tensor whole may need all of them. Renamed into place when all is on the disk."""
+def save(directory: Path, key: str, progress: dict, layout: TensorShapes, tensors: Iterable[Tensor]) -> None:
+    """Write a checkpoint and rename it into place. Every rank calls this, as making a tensor whole may need all of them."""
     rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     beside = directory.with_name(f".{directory.name}.tmp")
     if rank == 0:
@@ -62,14 +62,14 @@ def save(directory: Path, key: str, progress: dict, layout: Layout, tensors: Ite
     torch.distributed.barrier()
 
 
-def write_part(path: Path, layout: Layout, tensors: Iterable[Tensor]) -> str:
-    """A safetensors file written as its tensors come, and the digest of what went into it."""
+def write_part(path: Path, layout: TensorShapes, tensors: Iterable[Tensor]) -> str:
+    """Write a safetensors file as its tensors come, and return its digest."""
     header, offset = {}, 0
     for name, shape in layout:
         end = offset + 4 * math.prod(shape)
         header[name], offset = {"dtype": "F32", "shape": list(shape), "data_offsets": [offset, end]}, end
-    said = json.dumps(header).encode()
-    said += b" " * (-len(said) % 8)
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
     digest = hashlib.sha256()
     with open(path, "wb") as file:
 
@@ -77,26 +77,26 @@ def write_part(path: Path, layout: Layout, tensors: Iterable[Tensor]) -> str:
             digest.update(content)
             file.write(content)
 
-        put(len(said).to_bytes(8, "little") + said)
+        put(len(encoded).to_bytes(8, "little") + encoded)
         for (name, shape), tensor in zip(layout, tensors):
             assert tensor.shape == shape and tensor.dtype == torch.float32, (name, tensor.shape, shape, tensor.dtype)
-            put(memoryview(tensor.detach().cpu().contiguous().view(-1).numpy()).cast("B"))
+            put(tensor.detach().cpu().contiguous().view(-1).numpy().data.cast("B"))
         file.flush()
         os.fsync(file.fileno())
     return digest.hexdigest()
 
 
-PINNED = "pinned-"  # checkpoints that are kept when newer ones come
+PINNED_PREFIX = "pinned-"  # checkpoints that are kept when newer ones come
 
 
-def listed(root: Path, pinned: bool = False) -> list[Path]:
-    """Oldest first; what is still being written has another name."""
-    return sorted(root.glob(f"{PINNED if pinned else ''}step-*"))
+def list_checkpoints(root: Path, pinned: bool = False) -> list[Path]:
+    """List the checkpoints, oldest first; one that is being written has another name."""
+    return sorted(root.glob(f"{PINNED_PREFIX if pinned else ''}step-*"))
 
 
 def pin(directory: Path) -> None:
-    """A second name for a checkpoint; on a file system without hard links it is copied."""
-    there = directory.with_name(f"{PINNED}{directory.name}")
+    """Give a checkpoint a second name; on a file system without hard links, copy it."""
+    there = directory.with_name(f"{PINNED_PREFIX}{directory.name}")
     beside = directory.with_name(f".{there.name}.tmp")
     shutil.rmtree(beside, ignore_errors=True)
     try:
@@ -110,33 +110,34 @@ def pin(directory: Path) -> None:
     files.sync_directory(there.parent)
 
 
-def keep(root: Path, count: int) -> None:
-    for old in listed(root)[:-count]:
+def remove_older(root: Path, count: int) -> None:
+    """Remove all checkpoints but the newest `count`."""
+    for old in list_checkpoints(root)[:-count]:
         shutil.rmtree(old)
 
 
-def newest(root: Path, pinned: bool = False) -> Found | None:
-    """The newest whole checkpoint, agreed by all ranks; a torn one is passed over, and said so."""
+def find_newest(root: Path, pinned: bool = False) -> Checkpoint | None:
+    """Find the newest checkpoint that is whole on all ranks; report and skip a torn one."""
     rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     if rank == 0 and not pinned:  # else it is another training's folder, which only that one may sweep
         for torn in root.glob(".*.tmp"):
             shutil.rmtree(torn)
-    for directory in reversed(listed(root, pinned)):
-        of_all: list[Found | None] = [None] * size
-        torch.distributed.all_gather_object(of_all, look(directory, rank, size))
+    for directory in reversed(list_checkpoints(root, pinned)):
+        of_all: list[Checkpoint | None] = [None] * size
+        torch.distributed.all_gather_object(of_all, read_if_whole(directory, rank, size))
         if all(of_all):
             return of_all[0]
         print(f"{directory.name} is torn; trying the one before it", flush=True)
     return None
 
 
-def look(directory: Path, rank: int = 0, size: int = 1) -> Found | None:
-    """Whether a checkpoint is as its manifest says. Each rank reads a share of the files: all that is hashed, once."""
+def read_if_whole(directory: Path, rank: int = 0, size: int = 1) -> Checkpoint | None:
+    """Read a checkpoint if it is as its manifest says. Each rank hashes a share of the files."""
     try:
         manifest = json.loads((directory / MANIFEST).read_text())
         mine = sorted(manifest["files"].items())[rank::size]
         if all(files.sha256(directory / name) == digest for name, digest in mine):
-            return Found(directory, manifest["key"], manifest["progress"])
+            return Checkpoint(directory, manifest["key"], manifest["progress"])
     except (OSError, ValueError, KeyError):
         pass
     return None

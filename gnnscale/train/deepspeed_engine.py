@@ -1,4 +1,4 @@
-"""DeepSpeed's engine, and the process group around it. The only file that imports deepspeed.
+"""The model under DeepSpeed: ZeRO, clipping, gradient reduction, and its state as whole tensors by name.
 
 DeepSpeed is imported inside the functions: it wants the rank variables and its own settings in the environment first,
 and a stage that refuses its input should not wait a second for it.
@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from gnnscale.architectures.memory import BUCKET
+from gnnscale.architectures.memory import BUCKET_NUMBERS
 from gnnscale.contract.settings import OptimSettings
 from gnnscale.contract.stage_spec import Runtime
 from gnnscale.machine import accelerator
-from gnnscale.train.checkpoint import Layout
+from gnnscale.models.potential import Normalised, Potential
+from gnnscale.train.checkpoint import TensorShapes
 from gnnscale.train.muon import Muon
 from gnnscale.train.process_group import reduce_sum
 
@@ -28,7 +29,7 @@ BETAS = (0.9, 0.95)
 class Engine:
     """A model with its optimiser under DeepSpeed: ZeRO, clipping, gradient reduction, and its state by name."""
 
-    def __init__(self, model: nn.Module, groups: list[dict], optim: OptimSettings, runtime: Runtime):
+    def __init__(self, model: Potential, groups: list[dict], optim: OptimSettings, runtime: Runtime):
         import deepspeed
 
         self.stage, self.clip, self.decay = runtime.zero_stage, optim.clip, optim.ema
@@ -42,7 +43,8 @@ class Engine:
                 )
         if optim.precision == "bf16":
             # Inside of the engine: on a GPU, DeepSpeed switches off an autocast that it finds around itself.
-            model.forward = torch.autocast(accelerator.kind(), dtype=torch.bfloat16)(model.forward)
+            autocast = torch.autocast(accelerator.detect_kind(), dtype=torch.bfloat16)
+            model.forward = autocast(model.forward)  # type: ignore[method-assign] # of this one network
         if self.stage == 3:  # layers use the weights of their children without calling these, so they come as one
             deepspeed.utils.set_z3_leaf_modules(model, list({type(layer) for layer in model.backbone.layers}))
         config = {
@@ -51,23 +53,23 @@ class Engine:
             "gradient_clipping": optim.clip if self.stage else 0.0,  # without ZeRO it is done in `step`
             "zero_optimization": {
                 "stage": self.stage,
-                "reduce_bucket_size": min(parameters, BUCKET),
-                "allgather_bucket_size": min(parameters, BUCKET),
-                "stage3_prefetch_bucket_size": min(parameters, BUCKET),
+                "reduce_bucket_size": min(parameters, BUCKET_NUMBERS),
+                "allgather_bucket_size": min(parameters, BUCKET_NUMBERS),
+                "stage3_prefetch_bucket_size": min(parameters, BUCKET_NUMBERS),
                 "stage3_param_persistence_threshold": min(100_000, parameters // 1000),  # kept whole on each rank
             },
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 1_000_000_000,
         }
         if optim.optimizer == "muon":
-            optimizer = Muon(groups, BETAS, optim.weight_decay)
+            optimizer: torch.optim.Optimizer = Muon(groups, BETAS, optim.weight_decay)
         else:  # AdamW of torch and not DeepSpeed's, whose C++ would be compiled at the first start
             optimizer = torch.optim.AdamW(groups, betas=BETAS, weight_decay=optim.weight_decay, fused=True)
         self.engine, self.optimizer, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         self.device = self.engine.device  # where the weights are from here on
         self.mean = {name: p.detach().clone() for name, p in self.named.items()} if self.decay else {}
 
-    def __call__(self, *inputs: object) -> object:
+    def __call__(self, *inputs: object) -> Normalised:
         return self.engine(*inputs)
 
     def backward(self, loss: Tensor, last: bool) -> None:
@@ -76,7 +78,7 @@ class Engine:
         self.engine.backward(loss)
 
     def step(self, rate: float, number: int) -> float:
-        """Clip, and update for the `number`-th time. The norm before clipping; not finite: nothing has been changed."""
+        """Clip, update for the `number`-th time, and return the norm before clipping; if not finite, nothing was changed."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["rate_factor"]
         if self.stage:
@@ -84,7 +86,7 @@ class Engine:
             norm = self.engine.get_global_grad_norm()  # DeepSpeed leaves out the update where it is not finite
         else:
             learning = [p for p in self.named.values() if p.grad is not None]
-            norm = torch.nn.utils.get_total_norm([p.grad for p in learning])
+            norm = torch.nn.utils.get_total_norm([p.grad for p in learning if p.grad is not None])
             if not norm.isfinite():
                 return float(norm)
             torch.nn.utils.clip_grads_with_norm_(learning, self.clip, norm)
@@ -96,7 +98,7 @@ class Engine:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside, the weights are their running mean, if there is one."""
+        """Put the running mean, if there is one, in the place of the weights while the context lasts."""
         self._swap()
         try:
             yield
@@ -112,7 +114,7 @@ class Engine:
             mean.copy_(held)
 
     def weights(self) -> dict[str, Tensor]:
-        """All that the model's file holds, whole on every rank; inside `averaged`, the mean."""
+        """Return the content of the model's file, whole on every rank; inside `averaged`, the mean."""
         state = self.engine.module.state_dict()
         return {name: self._whole(self.named[name]) if name in self.named else t for name, t in state.items()}
 
@@ -120,7 +122,7 @@ class Engine:
     def slots(self, p: Tensor) -> tuple[str, ...]:
         return ("momentum",) if id(p) in self.hidden else ("exp_avg", "exp_avg_sq")
 
-    def layout(self) -> Layout:
+    def layout(self) -> TensorShapes:
         return [
             (f"{name}|{key}", tuple(getattr(p, "ds_shape", p.shape)))
             for name, p in self.named.items()
@@ -131,7 +133,7 @@ class Engine:
         return ("weight", *self.slots(p), *(("mean",) if self.decay else ()))
 
     def tensors(self) -> Iterator[Tensor]:
-        """Every tensor of `layout`; all ranks must ask for all of them."""
+        """Yield every tensor of `layout`; all ranks must take all of them."""
         for name, p in self.named.items():
             for key in self._keys(p):
                 yield self.mean[name] if key == "mean" else self._whole(p, key)
@@ -149,19 +151,19 @@ class Engine:
         return reduce_sum(whole)
 
     def _piece(self, p: Tensor, key: str) -> list[tuple[Tensor, slice]]:
-        """ZeRO 1 and 2: this rank's part of an optimiser's tensor, if it has one, and which part of `p` it belongs to.
+        """Return this rank's part of an optimiser's tensor under ZeRO 1 or 2, if any, and its place in `p`.
 
         DeepSpeed's own safe_get_full_optimizer_state failed in 0.19.8 with two groups of parameters: it links states
         after the first group's step, when the second has none.
         """
-        if (piece := p._hp_mapping) is None:
+        if (piece := p._hp_mapping) is None:  # type: ignore[attr-defined] # DeepSpeed sets it
             return []
         there, here = piece.hp_fragment_address, piece.lp_fragment_address
         state = self.optimizer.optimizer.state[self._flat()[piece.param_group_index]]
         return [(state[key][there.start : there.start + there.numel], slice(here.start, here.start + here.numel))]
 
     def load(self, read: Callable[[str], Tensor], steps: int) -> None:
-        """What `tensors` gave after `steps` steps; the weights must have been in the model when the engine was made."""
+        """Load what `tensors` gave after `steps` steps; the model must have had the weights when the engine was made."""
         torch_state = self.optimizer.optimizer.state if self.stage else self.optimizer.state
         for flat in self._flat():
             new = {key: torch.zeros_like(flat) for key in self.slots(flat)}
@@ -175,20 +177,20 @@ class Engine:
             mean.copy_(read(f"{name}|mean"))
 
     def _flat(self) -> list[Tensor]:
-        """The tensors that the optimiser knows: the parameters themselves, or this rank's partitions of them."""
+        """Return the optimiser's tensors: the parameters themselves, or this rank's partitions of them."""
         if self.stage == 0:
             return list(self.named.values())
         zero = self.optimizer
         return zero.fp32_partitioned_groups_flat if self.stage == 3 else zero.single_partition_of_fp32_groups
 
     def _put(self, p: Tensor, key: str, value: Tensor) -> None:
-        """This rank's piece of an optimiser's tensor."""
+        """Write this rank's piece of an optimiser's tensor."""
         from deepspeed import utils
 
         if self.stage == 0:
             self.optimizer.state[p][key].copy_(value)
         elif self.stage == 3:  # equal pieces, the last of them padded
-            size = p.ds_tensor.numel()
+            size = p.ds_tensor.numel()  # type: ignore[attr-defined] # DeepSpeed sets it
             padded = torch.nn.functional.pad(value.flatten(), (0, size * self.engine.world_size - value.numel()))
             begin = size * torch.distributed.get_rank()
             utils.safe_set_local_optimizer_state(p, padded[begin : begin + size], key)

@@ -1,4 +1,4 @@
-"""The training loop, in sight."""
+"""The training loop: batches, steps, checkpoints, validation and the end of a run that diverges."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
-from gnnscale.atoms.graph import AtomGraphs, Properties
+from gnnscale.atoms.graph import AtomGraphs, Properties, to_device
 from gnnscale.contract import stage_run
 from gnnscale.contract.results import Diverged, Metrics
 from gnnscale.contract.settings import TrainSettings
 from gnnscale.data.loading import batch_plan
-from gnnscale.data.loading import corpus as loader
-from gnnscale.data.loading.prefetch import ahead
+from gnnscale.data.loading.corpus import Corpus, make_batch_of_share
+from gnnscale.data.loading.prefetch import make_ahead
 from gnnscale.machine.rank_env import Ranks
 from gnnscale.train import checkpoint
 from gnnscale.train.deepspeed_engine import Engine
-from gnnscale.train.loss import PARTS, objective, penalties, share
+from gnnscale.train.loss import PARTS, compute_local_loss, compute_loss, sum_penalties
 from gnnscale.train.normalisation import Normalisation
 from gnnscale.train.process_group import reduce_sum
-from gnnscale.train.schedule import decay_begin, rate
+from gnnscale.train.schedule import learning_rate, steps_before_decay
 
-LOGGED, VALIDATED = 100, 10  # how often in a run, at least
-VALIDATION_BATCH = 64  # structures a rank, at most
-KEPT = 2  # checkpoints: the newest and the one before it
+MIN_LOG_LINES, MIN_VALIDATIONS = 100, 10  # of a run that has as many steps
+MAX_VALIDATION_BATCH = 64  # structures of a rank
+KEPT_CHECKPOINTS = 2  # the newest and the one before it
 
 
 class Progress(NamedTuple):
-    """What a checkpoint holds besides weights and optimiser: the data order is a function of the step."""
+    """Everything in a checkpoint besides weights and moments: the order of the data follows from the step."""
 
     step: int = 0
     structures_seen: int = 0
@@ -45,113 +45,114 @@ class Progress(NamedTuple):
     diverged: bool = False
 
 
-class Agreed(NamedTuple):
-    """What all ranks know after the one small collective of a step."""
+class Agreement(NamedTuple):
+    """Sums and decisions that all ranks share after the one small collective of a step."""
 
     sums: np.ndarray  # (3,) over the global batch
-    stop: bool  # whether any rank was told to; the scheduler's signal may reach only one of them
+    stop: bool  # a rank was asked to; the scheduler's signal may reach only one of them
     save: bool  # by the first rank's clock
 
 
 class Trainer:
-    """One run on one rank: the engine, the data, and where it has got to."""
+    """One run on one rank: the engine, the data and the progress."""
 
     def __init__(
         self,
         run: stage_run.Run,
         engine: Engine,
         normalisation: Normalisation,
-        train: loader.Corpus,
-        validation: loader.Corpus,
+        train: Corpus,
+        validation: Corpus,
         here: Ranks,
         progress: Progress,
     ):
         self.run, self.engine, self.normalisation, self.here = run, engine, normalisation.to(engine.device), here
-        self.settings: TrainSettings = run.spec.settings
+        self.settings = run.require_settings(TrainSettings)
         self.train, self.validation, self.progress = train, validation, progress
-        self.steps = steps(self.settings, train)
-        self.decay = decay_begin(self.steps, self.settings.optim)
-        self.make = partial(loader.share_of_rank, pin=engine.device.type != "cpu")
+        self.steps = count_steps(self.settings, train)
+        self.decay = steps_before_decay(self.steps, self.settings.optim)
+        self.make = partial(make_batch_of_share, pin=engine.device.type != "cpu")
         self.saved, self.pause = time.monotonic(), run.spec.runtime.checkpoint_seconds
 
     def fit(self) -> Progress:
-        """From wherever the last whole checkpoint stands to the last step, or to a request to stop."""
-        optim, log_every = self.settings.optim, max(1, self.steps // LOGGED)
-        validate_every = max(1, self.steps // VALIDATED)
+        """Train from the last whole checkpoint to the last step, or to a request to stop."""
+        optim, log_every = self.settings.optim, max(1, self.steps // MIN_LOG_LINES)
+        validate_every = max(1, self.steps // MIN_VALIDATIONS)
         if self.here.rank == 0:
-            self.keep_metrics()
+            self.truncate_metrics()
         started = time.monotonic() - self.progress.seconds
-        for chosen, micro in self.batches(self.progress.step):
+        for chosen, micro in self.make_batches(self.progress.step):
             step, counts = self.progress.step, self.train.labels[chosen].sum(0, dtype=np.int64)
             sums = torch.zeros(len(PARTS), dtype=torch.float64, device=self.engine.device)
             for part in micro:
                 mine = self.penalties(*part())
-                self.engine.backward(share(mine, counts, optim, self.here.size), last=part is micro[-1])
+                self.engine.backward(compute_local_loss(mine, counts, optim, self.here.size), last=part is micro[-1])
                 sums += mine.detach()
             agreed = self.agree(sums)
-            loss, parts = objective(agreed.sums, counts, optim)
+            loss, parts = compute_loss(agreed.sums, counts, optim)
             if not math.isfinite(loss):
-                return self.diverge("loss", loss, chosen)
-            gradient = self.engine.step(rate(step, self.steps, optim), step + 1)
+                return self.end_diverged("loss", loss, chosen)
+            gradient = self.engine.step(learning_rate(step, self.steps, optim), step + 1)
             if not math.isfinite(gradient):
-                return self.diverge("gradient", gradient, chosen)
-            self.progress = self.counted(chosen, time.monotonic() - started)
+                return self.end_diverged("gradient", gradient, chosen)
+            self.progress = self.progress_after(chosen, time.monotonic() - started)
             last = self.progress.step == self.steps
             validated = self.validate() if self.progress.step % validate_every == 0 or last else None
             if self.here.rank == 0:
                 if self.progress.step % log_every == 0 or validated is not None:
-                    self.record(loss, parts, rate(step, self.steps, optim), gradient, validated)
-                self.run.progress(self.progress.step, self.steps, loss=loss)
+                    self.log_metrics(loss, parts, learning_rate(step, self.steps, optim), gradient, validated)
+                self.run.report_progress(self.progress.step, self.steps, loss=loss)
             decaying = self.progress.step == self.decay
             if last or agreed.stop or agreed.save or decaying:
-                self.save(pinned=decaying and not last)
+                self.save_checkpoint(pinned=decaying and not last)
             if agreed.stop and not last:
                 raise stage_run.Stopped(
                     f"checkpoint at step {self.progress.step} of {self.steps}; run it again to go on"
                 )
         return self.progress
 
-    def batches(self, first: int) -> Iterator[tuple[np.ndarray, list[Callable]]]:
-        """Every global batch from step `first`, and this rank's share of it in micro-batches, made ahead."""
-        return ahead(self.plan(first), partial(self.make, self.train), self.run.spec.runtime.loader_workers)
+    def make_batches(self, first: int) -> Iterator[tuple[np.ndarray, list[Callable]]]:
+        """Make every global batch from step `first`, and this rank's share of it in micro-batches, ahead of its use."""
+        return make_ahead(
+            self.choose_batches(first), partial(self.make, self.train), self.run.spec.runtime.loader_workers
+        )
 
-    def plan(self, first: int) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-        """What each of these batches consists of; all without asking other ranks."""
+    def choose_batches(self, first: int) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+        """Choose the structures of these batches; every rank chooses alike, without exchange."""
         optim, budget = self.settings.optim, self.run.spec.runtime.micro_batch_edges
         for step in range(first, self.steps):
             whole = batch_plan.global_batch(step, len(self.train), optim.batch, self.settings.seed)
-            yield whole, self.parts(self.train, whole, budget)
+            yield whole, self.split_share(self.train, whole, budget)
 
-    def parts(self, corpus: loader.Corpus, whole: np.ndarray, budget: int | None) -> list[np.ndarray]:
-        """This rank's share of a global batch, in micro-batches."""
-        shares = batch_plan.share(corpus.costs(whole), self.here.size)
+    def split_share(self, corpus: Corpus, whole: np.ndarray, budget: int | None) -> list[np.ndarray]:
+        """Return this rank's share of a global batch, in micro-batches."""
+        shares = batch_plan.divide_batch(corpus.costs(whole), self.here.size)
         edges = corpus.nedges[whole].astype(np.int64)
         return [whole[part] for part in batch_plan.micro_batches(edges, shares, budget, self.here.rank)]
 
     def penalties(self, graphs: AtomGraphs, labels: Properties) -> Tensor:
         device, optim = self.engine.device, self.settings.optim
-        graphs = AtomGraphs(*(t.to(device, non_blocking=True) for t in graphs))
-        labels = Properties(*(t.to(device, non_blocking=True) for t in labels))
-        return penalties(self.engine, self.normalisation, graphs, labels, optim)
+        graphs, labels = to_device(graphs, device), to_device(labels, device)
+        return sum_penalties(self.engine, self.normalisation, graphs, labels, optim)
 
-    def agree(self, sums: Tensor) -> Agreed:
+    def agree(self, sums: Tensor) -> Agreement:
         due = self.here.rank == 0 and time.monotonic() - self.saved > self.pause
-        wishes = torch.tensor([self.run.stop_requested, due], dtype=sums.dtype, device=sums.device)
-        total = reduce_sum(torch.cat((sums, wishes))).cpu().numpy()
-        return Agreed(total[: len(PARTS)], bool(total[-2]), bool(total[-1]))
+        requests = torch.tensor([self.run.stop_requested, due], dtype=sums.dtype, device=sums.device)
+        total = reduce_sum(torch.cat((sums, requests))).cpu().numpy()
+        return Agreement(total[: len(PARTS)], bool(total[-2]), bool(total[-1]))
 
-    def diverge(self, what: str, value: float, chosen: np.ndarray) -> Progress:
-        """The end of a run whose next step could not be taken: a result, with what there is to find out why."""
+    def end_diverged(self, what: str, value: float, chosen: np.ndarray) -> Progress:
+        """End a run whose next step cannot be taken: a result, with the batch to find out why."""
         corpus, step = self.train, self.progress.step
         names = tuple(f"{k} {corpus.names[corpus.source[k]]} {formula(corpus, k)}" for k in chosen)
         if self.here.rank == 0:
-            said = Diverged(step=step, what=what, value=value, structures=names)
-            self.run.write("diverged.json", said.model_dump_json(indent=1) + "\n")
+            report = Diverged(step=step, what=what, value=value, structures=names)
+            self.run.write("diverged.json", report.model_dump_json(indent=1) + "\n")
         print(f"step {step}: the {what} is {value}; the run has diverged, see diverged.json", flush=True)
         self.progress = self.progress._replace(diverged=True)
         return self.progress
 
-    def counted(self, chosen: np.ndarray, seconds: float) -> Progress:
+    def progress_after(self, chosen: np.ndarray, seconds: float) -> Progress:
         before = self.progress
         return before._replace(
             step=before.step + 1,
@@ -162,20 +163,24 @@ class Trainer:
         )
 
     def validate(self) -> float:
-        """The objective on the validation split; every rank does as many forward passes, which ZeRO 3 needs."""
+        """Return the loss on the validation split; all ranks make equally many forward passes, which ZeRO 3 needs."""
         corpus, size, budget = self.validation, self.here.size, self.run.spec.runtime.micro_batch_edges
         sums = torch.zeros(len(PARTS), dtype=torch.float64, device=self.engine.device)
-        at_once = min(size * VALIDATION_BATCH, max(size, self.settings.optim.batch))  # never more memory than a step
+        at_once = min(
+            size * MAX_VALIDATION_BATCH, max(size, self.settings.optim.batch)
+        )  # never more memory than a step
         chosen = (np.arange(k, min(k + at_once, len(corpus))) for k in range(0, len(corpus), at_once))
-        plan = ((None, self.parts(corpus, whole, budget)) for whole in chosen)
+        plan = ((None, self.split_share(corpus, whole, budget)) for whole in chosen)
         with torch.no_grad(), self.engine.averaged():
-            for _, micro in ahead(plan, partial(self.make, corpus), self.run.spec.runtime.loader_workers):
+            for _, micro in make_ahead(plan, partial(self.make, corpus), self.run.spec.runtime.loader_workers):
                 for part in micro:
                     sums += self.penalties(*part())
         total = reduce_sum(sums).cpu().numpy()
-        return objective(total, corpus.labels.sum(0, dtype=np.int64), self.settings.optim)[0]
+        return compute_loss(total, corpus.labels.sum(0, dtype=np.int64), self.settings.optim)[0]
 
-    def record(self, loss: float, parts: np.ndarray, rate: float, gradient: float, validated: float | None) -> None:
+    def log_metrics(
+        self, loss: float, parts: np.ndarray, rate: float, gradient: float, validated: float | None
+    ) -> None:
         now = self.progress
         line = Metrics(
             step=now.step,
@@ -191,20 +196,20 @@ class Trainer:
         with open(self.run.directory / "metrics.jsonl", "a") as file:
             file.write(line.model_dump_json() + "\n")
 
-    def save(self, pinned: bool) -> None:
-        """Pinned: a longer training may begin there."""
+    def save_checkpoint(self, pinned: bool) -> None:
+        """Save a checkpoint; from a pinned one a longer training may begin."""
         began, root = time.monotonic(), self.run.directory / "checkpoints"
         there = root / f"step-{self.progress.step:09d}"
         checkpoint.save(there, self.run.spec.key, self.progress._asdict(), self.engine.layout(), self.engine.tensors())
         if self.here.rank == 0:
             if pinned:
                 checkpoint.pin(there)
-            checkpoint.keep(root, KEPT)
+            checkpoint.remove_older(root, KEPT_CHECKPOINTS)
         self.saved = time.monotonic()  # a large checkpoint on a slow disk must not be all that a run does
         self.pause = max(self.run.spec.runtime.checkpoint_seconds, 9 * (self.saved - began))
 
-    def keep_metrics(self) -> None:
-        """Drop the lines beyond the checkpoint, and a last one that was cut off: those steps are done again."""
+    def truncate_metrics(self) -> None:
+        """Drop the lines beyond the checkpoint and a last one that was cut off: those steps are taken again."""
         path, kept = self.run.directory / "metrics.jsonl", []
         for line in path.read_text().splitlines() if path.exists() else []:
             try:
@@ -216,14 +221,14 @@ class Trainer:
         self.run.write("metrics.jsonl", "".join(m.model_dump_json() + "\n" for m in kept))
 
 
-def epochs(settings: TrainSettings, train: loader.Corpus) -> float:
-    """Passes over the data, from what one of them costs where the length is told in FLOPs."""
-    return settings.optim.passes(settings.model.flops(train.atoms, train.edges))
+def count_epochs(settings: TrainSettings, train: Corpus) -> float:
+    """Return the passes over the data, from the cost of one where the length is given in FLOPs."""
+    return settings.optim.count_epochs(settings.model.flops(train.atoms, train.edges))
 
 
-def steps(settings: TrainSettings, train: loader.Corpus) -> int:
-    return batch_plan.steps_for(len(train), settings.optim.batch, epochs(settings, train))
+def count_steps(settings: TrainSettings, train: Corpus) -> int:
+    return batch_plan.steps_for(len(train), settings.optim.batch, count_epochs(settings, train))
 
 
-def formula(corpus: loader.Corpus, k: int) -> str:
+def formula(corpus: Corpus, k: int) -> str:
     return Atoms(corpus.select(np.array([k])).numbers).get_chemical_formula()

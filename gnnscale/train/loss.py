@@ -1,4 +1,4 @@
-"""What training minimises: penalties of errors in units of the labels' rms, over those labels that there are."""
+"""The loss of a training: penalties of errors in units of the labels' rms, over the labels that there are."""
 
 from __future__ import annotations
 
@@ -12,23 +12,28 @@ from torch import Tensor
 
 from gnnscale.atoms.graph import AtomGraphs, Properties, atoms_per_structure
 from gnnscale.contract.settings import OptimSettings
+from gnnscale.models.potential import Normalised
 from gnnscale.train.normalisation import Normalisation
 
 PARTS = ("energy", "forces", "stress")  # the order of every vector (3,) here
-BEND = (
+HUBER_BEND = (
     0.01  # of "huber", in units of the labels' rms: quadratic below, |error| - BEND/2 above, so weights mean the same
 )
 PENALTIES: dict[str, Callable[..., Tensor]] = {
     "mae": F.l1_loss,
-    "huber": partial(F.smooth_l1_loss, beta=BEND),
+    "huber": partial(F.smooth_l1_loss, beta=HUBER_BEND),
     "l2": F.mse_loss,
 }
 
 
-def penalties(
-    potential: Callable, normalisation: Normalisation, graphs: AtomGraphs, labels: Properties, optim: OptimSettings
+def sum_penalties(
+    potential: Callable[..., Normalised],
+    normalisation: Normalisation,
+    graphs: AtomGraphs,
+    labels: Properties,
+    optim: OptimSettings,
 ) -> Tensor:
-    """Summed over all labels of a kind: these add up over batches and ranks. A NaN counts for nothing.  # (3,) float64
+    """Sum penalties over the labels of each kind, (3,) float64; NaN labels are left out. Sums add up over batches and ranks.
 
     Energy and virial are compared per atom, in eV/atom / energy scale, so one scale serves both; a stress error thus
     weighs as volume per atom, which evens out dense and open crystals.
@@ -40,30 +45,34 @@ def penalties(
     per_atom = 1 / natoms
     pairs = [(predicted.energy * per_atom, wanted.energy * per_atom), (predicted.forces, wanted.forces)]
     if stressed:
+        assert predicted.virial is not None and wanted.virial is not None
         pairs.append((predicted.virial * per_atom[:, None, None], wanted.virial * per_atom[:, None, None]))
     sums = [torch.zeros((), dtype=torch.float64, device=natoms.device)] * len(PARTS)
-    for k, (said, true) in enumerate(pairs):
-        true = torch.where(true.isfinite(), true.to(said.dtype), said.detach())  # no error, and no gradient
-        sums[k] = PENALTIES[optim.loss](said, true, reduction="sum").double()
+    for k, (predicted_part, true) in enumerate(pairs):
+        true = torch.where(
+            true.isfinite(), true.to(predicted_part.dtype), predicted_part.detach()
+        )  # no error, and no gradient
+        sums[k] = PENALTIES[optim.loss](predicted_part, true, reduction="sum").double()
     return torch.stack(sums)
 
 
-def weights(optim: OptimSettings) -> np.ndarray:
-    return np.array([optim.energy_weight, optim.force_weight, optim.stress_weight])  # (3,)
+def part_weights(optim: OptimSettings) -> np.ndarray:
+    """Return the weight of each part of the loss, (3,)."""
+    return np.array([optim.energy_weight, optim.force_weight, optim.stress_weight])
 
 
-def objective(sums: np.ndarray, counts: np.ndarray, optim: OptimSettings) -> tuple[float, np.ndarray]:
-    """(loss, its three parts before weighting): means over whatever was summed."""
+def compute_loss(sums: np.ndarray, counts: np.ndarray, optim: OptimSettings) -> tuple[float, np.ndarray]:
+    """Return the loss and its three parts before weighting: means over what was summed."""
     parts = np.asarray(sums) / np.maximum(counts, 1)
-    used = weights(optim) > 0  # an unused part may be anything
-    return float((weights(optim) * parts)[used].sum()), parts
+    used = part_weights(optim) > 0  # an unused part may be anything
+    return float((part_weights(optim) * parts)[used].sum()), parts
 
 
-def share(sums: Tensor, counts: np.ndarray, optim: OptimSettings, ranks: int) -> Tensor:
-    """This micro-batch's share of the objective over the *global* batch, of which `counts` tells the labels.
+def compute_local_loss(sums: Tensor, counts: np.ndarray, optim: OptimSettings, ranks: int) -> Tensor:
+    """Return a micro-batch's share of the loss over the *global* batch, which has `counts` labels.
 
     DeepSpeed averages gradients over ranks, so sums are divided by global counts and multiplied by the number of ranks; a
     mean of per-rank means would weigh atoms of small shares more (30 % in a measured case).
     """
-    factors = ranks * weights(optim) / np.maximum(counts, 1)
+    factors = ranks * part_weights(optim) / np.maximum(counts, 1)
     return torch.dot(torch.from_numpy(factors).to(sums.device), sums)

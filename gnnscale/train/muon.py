@@ -12,49 +12,49 @@ import torch
 from torch import Tensor
 
 A, B, C = 3.4445, -4.7750, 2.0315  # the quintic of the post: steepest at 0, singular values end in 0.7 to 1.2
-STEPS = 5
+NEWTON_SCHULZ_STEPS = 5
 MOMENTUM = 0.95
 # A step of the size that Adam's has at width 64: rms 0.2 of its elements (Liu et al. 2025, arXiv 2502.16982, section 2.2),
 # so that learning_rate and weight_decay keep their meaning. Elements of an orthogonal matrix have rms 1/sqrt(width).
-SIZE = 0.2 * math.sqrt(64)
+UPDATE_SCALE = 0.2 * math.sqrt(64)
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The nearest matrix with all singular values 1, roughly, by Newton-Schulz."""
+    """Return roughly the nearest matrix with all singular values 1, by Newton-Schulz."""
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     x = x / x.norm().clamp(min=1e-7)
-    for _ in range(STEPS):
+    for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.T
         x = A * x + (B * gram + C * gram @ gram) @ x
     return x.T if matrix.shape[0] > matrix.shape[1] else x
 
 
 class Muon(torch.optim.Optimizer):
-    """Groups with `muon` set hold matrices; the others are updated by AdamW with the same betas as elsewhere here."""
+    """The optimiser: groups with `muon` set hold matrices; AdamW with the betas of all trainings updates the others."""
 
     def __init__(self, groups: list[dict], betas: tuple[float, float], weight_decay: float):
         super().__init__(groups, {"lr": 0.0, "weight_decay": weight_decay, "betas": betas, "eps": 1e-8, "muon": False})
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override] # nobody here passes a closure
         for group in self.param_groups:
             update = self._orthogonal if group["muon"] else self._adam
             for p in group["params"]:
                 if p.grad is not None:
                     p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(update(p, group), alpha=-group["lr"])
+                    p.add_(update(p, p.grad, group), alpha=-group["lr"])
 
-    def _orthogonal(self, p: Tensor, group: dict) -> Tensor:
+    def _orthogonal(self, p: Tensor, grad: Tensor, group: dict) -> Tensor:
         state = self.state[p]
         momentum = state.setdefault("momentum", torch.zeros_like(p))
-        momentum.lerp_(p.grad, 1 - MOMENTUM)
-        ahead = p.grad.lerp(momentum, MOMENTUM)  # Nesterov
-        return orthogonal(ahead) * (SIZE * math.sqrt(max(1.0, p.shape[0] / p.shape[1])))
+        momentum.lerp_(grad, 1 - MOMENTUM)
+        ahead = grad.lerp(momentum, MOMENTUM)  # Nesterov
+        return orthogonal(ahead) * (UPDATE_SCALE * math.sqrt(max(1.0, p.shape[0] / p.shape[1])))
 
-    def _adam(self, p: Tensor, group: dict) -> Tensor:
+    def _adam(self, p: Tensor, grad: Tensor, group: dict) -> Tensor:
         state, (b1, b2) = self.state[p], group["betas"]
         step = state.setdefault("step", torch.zeros((), dtype=torch.float32, device=p.device))
-        mean = state.setdefault("exp_avg", torch.zeros_like(p)).lerp_(p.grad, 1 - b1)
-        square = state.setdefault("exp_avg_sq", torch.zeros_like(p)).mul_(b2).addcmul_(p.grad, p.grad, value=1 - b2)
+        mean = state.setdefault("exp_avg", torch.zeros_like(p)).lerp_(grad, 1 - b1)
+        square = state.setdefault("exp_avg_sq", torch.zeros_like(p)).mul_(b2).addcmul_(grad, grad, value=1 - b2)
         step += 1
         return mean / (1 - b1**step) / ((square / (1 - b2**step)).sqrt_() + group["eps"])

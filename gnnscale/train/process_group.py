@@ -1,4 +1,4 @@
-"""TODO: say what a reader finds here."""
+"""The process group of a job's ranks, as DeepSpeed starts it, and what ranks exchange outside of its engine."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from torch import Tensor
 
 from gnnscale.contract import errors
 from gnnscale.machine import accelerator
-from gnnscale.machine.rank_env import Ranks, ranks
+from gnnscale.machine.rank_env import Ranks, read_ranks
 
 
-def join(threads: int) -> Ranks:
+def join_ranks(threads: int) -> Ranks:
     """Join the ranks of this job into one process group, once; a job of one rank is a group too."""
-    here = ranks()
+    here = read_ranks()
     # DeepSpeed takes the local rank for the number of a device, which it is not where each rank is shown a GPU of its own.
-    device = str(accelerator.index(here.local_rank))
+    device = str(accelerator.device_index(here.local_rank))
     os.environ |= {"RANK": str(here.rank), "LOCAL_RANK": device, "WORLD_SIZE": str(here.size)}
     if "OMPI_COMM_WORLD_LOCAL_RANK" in os.environ:  # or DeepSpeed finds the two in conflict
         os.environ["OMPI_COMM_WORLD_LOCAL_RANK"] = device
     if torch.distributed.is_initialized():
         return here
     if here.size > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
-        raise errors.Refusal(
+        raise errors.UserError(
             f"{here.size} ranks do not know where to meet",
             "set MASTER_ADDR (the host of rank 0) and MASTER_PORT, or on one machine use python -m gnnscale.job.local_launcher",
         )
     torch.set_num_threads(threads)
-    accelerator.take(here.local_rank)
+    accelerator.take_device(here.local_rank)
     warnings.filterwarnings("ignore", category=FutureWarning)
     import deepspeed
 
@@ -41,20 +41,20 @@ def join(threads: int) -> Ranks:
     if here.size == 1:
         # A store in memory needs no port, so any number of runs fit on one machine.
         store = torch.distributed.HashStore()
-        torch.distributed.init_process_group(accelerator.backend(), store=store, rank=0, world_size=1)
-    deepspeed.init_distributed(dist_backend=accelerator.backend(), auto_mpi_discovery=False, verbose=False)
+        torch.distributed.init_process_group(accelerator.choose_backend(), store=store, rank=0, world_size=1)
+    deepspeed.init_distributed(dist_backend=accelerator.choose_backend(), auto_mpi_discovery=False, verbose=False)
     return here
 
 
-def gathered(value: object) -> list:
-    """The value of every rank."""
-    of_all = [None] * torch.distributed.get_world_size()
+def gather(value: object) -> list:
+    """Return the value of every rank."""
+    of_all: list = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(of_all, value)
     return of_all
 
 
 def reduce_sum(values: Tensor) -> Tensor:
-    """The sum over all ranks."""
+    """Return the sum over all ranks."""
     if torch.distributed.get_world_size() > 1:
         values = values.clone()
         torch.distributed.all_reduce(values)

@@ -9,23 +9,23 @@ from torch import nn
 from gnnscale.contract.settings import OptimSettings
 from gnnscale.models.potential import hidden_matrices
 
-BASE_WIDTH = 64  # where learning_rate is meant as it is written
+BASE_WIDTH = 64  # at which hidden matrices learn at `learning_rate` itself
 
 
-def rate(step: int, steps: int, optim: OptimSettings) -> float:
-    """Of the step with index `step` of `steps`: warm-up, stable, linear cool-down (Hu et al. 2024, arXiv 2404.06395)."""
+def learning_rate(step: int, steps: int, optim: OptimSettings) -> float:
+    """Return the rate of step number `step` of `steps`: warm-up, stable, linear cool-down (Hu et al., arXiv 2404.06395)."""
     warm = min(1.0, (step + 1) / max(1, optim.warmup))
     cool = min(1.0, (steps - step) / max(1.0, optim.cooldown * steps))
     return optim.learning_rate * warm * cool
 
 
-def decay_begin(steps: int, optim: OptimSettings) -> int:
-    """How many steps have been taken when the rate begins to fall."""
+def steps_before_decay(steps: int, optim: OptimSettings) -> int:
+    """Return the number of steps before the rate begins to fall."""
     return math.floor(steps - optim.cooldown * steps)
 
 
 def parameter_groups(model: nn.Module, width: int, optim: OptimSettings) -> list[dict]:
-    """Two groups: matrices that sum over the width learn at BASE_WIDTH/width of the rate, all else at the rate itself.
+    """Return two groups: matrices that sum over the width learn at BASE_WIDTH/width of the rate, all else at the rate.
 
     This is Adam's part of muP (Yang et al. 2022, arXiv 2203.03466, table 8). Muon's steps have the right size at every
     width by themselves.

@@ -33,7 +33,7 @@ def main() -> Table:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "shards"
             adios.write(path, [structure(rng, k, atoms, volume) for k in range(count)], Split(), CUTOFF)
-            opened = mapped.open(path)
+            opened = mapped.open_shards(path)
             began = time.process_time()
             for packed in duplicates.blocks(opened):
                 duplicates.describe(packed)

@@ -7,16 +7,16 @@ import time
 import numpy as np
 
 from gnnscale.scaling.fitting.laws import LAWS
-from gnnscale.scaling.fitting.optimum import optimum, resampled
+from gnnscale.scaling.fitting.optimum import find_optimum, fit_resamples
 from tests.benchmarks.measure import Table
-from tests.support.published import SHARED, chinchilla
+from tests.support.published import SHARED, read_chinchilla
 
 RESAMPLES = 4000
 
 
 def points() -> tuple[str, dict[str, np.ndarray], np.ndarray]:
     if (SHARED / "chinchilla_epoch").exists():
-        return "Chinchilla", *chinchilla(dropped=5)
+        return "Chinchilla", *read_chinchilla(dropped=5)
     rng = np.random.default_rng(0)
     at = {"N": np.exp(rng.uniform(17, 23, 240)), "D": np.exp(rng.uniform(20, 26, 240))}
     loss = LAWS["Hoffmann"](np.array([1.8, 480.0, 0.35, 2100.0, 0.37]), **at)[0]
@@ -30,9 +30,9 @@ def main() -> Table:
         law = LAWS[name]
         exponents = np.exp(rng.uniform(np.log(0.03), np.log(2.5), (200, len(law.exponents))))
         start = time.process_time()
-        found = optimum(law, at, loss, exponents=exponents)
+        found = find_optimum(law, at, loss, exponents=exponents)
         fitted, wall = time.process_time(), time.perf_counter()
-        resampled(law, at, loss, found, rng.multinomial(len(loss), np.full(len(loss), 1 / len(loss)), RESAMPLES))
+        fit_resamples(law, at, loss, found, rng.multinomial(len(loss), np.full(len(loss), 1 / len(loss)), RESAMPLES))
         rows.append(
             {
                 "law": name,

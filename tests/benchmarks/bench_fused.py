@@ -21,13 +21,13 @@ CHUNK = 2**24  # numbers of a chunk: 32 MB in bfloat16, which the L2 cache of an
 
 @contextmanager
 def eager():
-    """Without kernels."""
-    kept = messages.fusible
-    messages.fusible = messages.fusible = lambda x: False
+    """Run without kernels."""
+    kept = messages.can_fuse
+    messages.can_fuse = messages.can_fuse = lambda x: False
     try:
         yield
     finally:
-        messages.fusible = messages.fusible = kept
+        messages.can_fuse = messages.can_fuse = kept
 
 
 def step(model: torch.nn.Module, graphs: AtomGraphs, half: bool, kernels: bool) -> Callable[[], None]:

@@ -22,8 +22,15 @@ from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.atoms.structure import Structure
 from gnnscale.contract.dataset_card import Split
 from gnnscale.data.loading import batch_plan
-from gnnscale.data.loading import corpus as loader
-from gnnscale.data.loading.prefetch import ahead
+from gnnscale.data.loading.corpus import (
+    STORAGE_BACKENDS,
+    Corpus,
+    StorageBackend,
+    count_labels,
+    make_batch,
+    make_batch_of_share,
+)
+from gnnscale.data.loading.prefetch import make_ahead
 from gnnscale.data.storage import adios, mapped
 from gnnscale.models.registry import build
 from tests.benchmarks.bench_neighbors import CUTOFF, scattered
@@ -39,7 +46,7 @@ def main() -> Table:
         root = Path(made)
         structures = [labelled(rng, k, each) for k, each in enumerate(atoms)]
         adios.write(root / "shards", structures, Split(), CUTOFF)
-        corpus = of_all(mapped.open(root / "shards"), "map")
+        corpus = of_all(mapped.open_shards(root / "shards"), "map")
         pickled = of_pickles(root / "pickled", corpus)
         size = {"ours": used(root / "shards"), "pickles": used(root / "pickled")}
         order = [batch_plan.global_batch(step, STRUCTURES, BATCH, 0) for step in range(STRUCTURES // BATCH)]
@@ -48,9 +55,9 @@ def main() -> Table:
             "LMDB of pickled Data with their edges, DataLoader": lambda: consume(
                 DataLoader(pickled, BATCH, sampler=chosen)
             ),
-            "ours, shards mapped": lambda: consume(loader.batch(corpus, part) for part in order),
-            "ours, in memory": (lambda held: lambda: consume(loader.batch(held, part) for part in order))(
-                of_all(mapped.open(root / "shards"), "memory")
+            "ours, shards mapped": lambda: consume(make_batch(corpus, part) for part in order),
+            "ours, in memory": (lambda held: lambda: consume(make_batch(held, part) for part in order))(
+                of_all(mapped.open_shards(root / "shards"), "memory")
             ),
             "ours, shards mapped, without edges": lambda: consume(corpus.select(part) for part in order),
         }
@@ -90,10 +97,10 @@ def labelled(rng: np.random.Generator, k: int, atoms: Atoms) -> Structure:
     )
 
 
-def of_all(there: mapped.Shards, data: loader.Data) -> loader.Corpus:
+def of_all(there: mapped.Shards, data: StorageBackend) -> Corpus:
     row = np.arange(len(there))
-    return loader.Corpus(
-        (loader.PLACES[data](there, row),),
+    return Corpus(
+        (STORAGE_BACKENDS[data](there, row),),
         row,
         np.zeros(len(row), np.int64),
         ("all",),
@@ -101,7 +108,7 @@ def of_all(there: mapped.Shards, data: loader.Data) -> loader.Corpus:
         CUTOFF,
         there.natoms,
         there.nedges,
-        loader.labelled(there, row),
+        count_labels(there, row),
     )
 
 
@@ -118,10 +125,10 @@ class Pickles(Dataset):
         return pickle.loads(self.reader.get(int(k).to_bytes(4, "big")))
 
 
-def of_pickles(path: Path, corpus: loader.Corpus) -> Pickles:
+def of_pickles(path: Path, corpus: Corpus) -> Pickles:
     with lmdb.open(str(path), map_size=1 << 32) as environment, environment.begin(write=True) as writer:
         for k in range(STRUCTURES):
-            graphs, labels = loader.batch(corpus, np.array([k]))
+            graphs, labels = make_batch(corpus, np.array([k]))
             data = Data(
                 x=graphs.numbers,
                 pos=graphs.positions,
@@ -144,13 +151,13 @@ def consume(made: Iterator) -> None:
         pass
 
 
-def waiting(corpus: loader.Corpus, workers: int) -> dict:
+def waiting(corpus: Corpus, workers: int) -> dict:
     """Of the time of a training step, that in which it waits for its batch; the first step, which has no before, apart."""
     torch.manual_seed(0)
     model = build(MODEL, 1, corpus.edges / corpus.atoms)
     plan = ((step, [batch_plan.global_batch(step, STRUCTURES, BATCH, 0)]) for step in range(STEPS))
     waited = worked = 0.0
-    for step, parts in ahead(plan, partial(loader.share_of_rank, corpus), workers):
+    for step, parts in make_ahead(plan, partial(make_batch_of_share, corpus), workers):
         began = time.perf_counter()
         graphs, labels = parts[0]()
         ready = time.perf_counter()

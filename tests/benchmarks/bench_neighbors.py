@@ -69,8 +69,8 @@ def candidates(structures: list[Atoms]) -> dict[str, Callable[[], int]]:
     vesin = NeighborList(cutoff=CUTOFF, full_list=True, sorted=False, n_threads=1)
     single = [(s.positions, s.cell.array, s.pbc) for s in structures]
     runs: dict[str, Callable[[], int]] = {
-        "ours": lambda: len(neighbors.batch(positions, ptr, cells, pbc, CUTOFF).senders),
-        "ours, counting alone": lambda: int(neighbors.count(positions, ptr, cells, pbc, CUTOFF).sum()),
+        "ours": lambda: len(neighbors.batch_edges(positions, ptr, cells, pbc, CUTOFF).senders),
+        "ours, counting alone": lambda: int(neighbors.count_edges(positions, ptr, cells, pbc, CUTOFF).sum()),
         "vesin": lambda: sum(len(vesin.compute(*one, "PS", copy=False)[0]) for one in single),
         "ASE": lambda: sum(len(ase(one)[0]) for one in single),
     }

@@ -67,7 +67,7 @@ def mixture(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarra
 
 
 def ours(costs: np.ndarray, atoms: np.ndarray, ranks: int) -> np.ndarray:
-    return np.bincount(batch_plan.owners(costs, ranks), weights=costs, minlength=ranks)
+    return np.bincount(batch_plan.assign_ranks(costs, ranks), weights=costs, minlength=ranks)
 
 
 def fixed(costs: np.ndarray, atoms: np.ndarray, ranks: int) -> np.ndarray:
@@ -100,7 +100,7 @@ def plan(costs: np.ndarray, edges: np.ndarray, ranks: int) -> dict:
     for step in range(STEPS):
         began = time.process_time()
         whole = batch_plan.global_batch(step, structures, batch, 0)
-        batch_plan.micro_batches(edges[whole], batch_plan.share(costs[whole], ranks), budget, 0)
+        batch_plan.micro_batches(edges[whole], batch_plan.divide_batch(costs[whole], ranks), budget, 0)
         seconds.append(time.process_time() - began)
     return {
         "ranks": ranks,

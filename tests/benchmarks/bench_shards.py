@@ -17,7 +17,7 @@ from torch_geometric.data import Batch, Data
 from gnnscale.atoms.structure import Structure
 from gnnscale.contract.dataset_card import Split
 from gnnscale.data.storage import adios
-from gnnscale.data.storage import mapped as storage_mapped
+from gnnscale.data.storage.mapped import Shards, open_shards
 from tests.benchmarks.measure import Table, in_turn
 from tests.support import hydragnn_layout as layout
 
@@ -49,14 +49,14 @@ def molecules(count: int, seed: int = 0) -> list[Structure]:
     return made
 
 
-def write_ours(path: Path, structures: list[Structure]) -> storage_mapped.Shards:
+def write_ours(path: Path, structures: list[Structure]) -> Shards:
     path.mkdir()
     entries = [
         adios.write_shard(path / f"{start:05}.bp", structures[start : start + SHARD], Split(), CUTOFF)
         for start in range(0, len(structures), SHARD)
     ]
-    adios.join(path, entries)
-    return storage_mapped.open(path)
+    adios.write_manifest(path, entries)
+    return open_shards(path)
 
 
 @contextmanager
@@ -76,7 +76,7 @@ def used(path: Path) -> int:
 
 
 def as_data(s: Structure) -> Data:
-    graph = layout.graph(s)
+    graph = layout.make_graph(s)
     return Data(**{key: torch.from_numpy(graph[key]) for key in (*KEYS, "atomic_numbers", "forces")})
 
 
@@ -135,7 +135,7 @@ def main() -> Table:
         root = Path(folder)
         mapped = write_ours(root / "ours", structures)
         for name, cutoff in (("bare.bp", None), ("hydragnn.bp", CUTOFF)):
-            layout.write(root / name, {"trainset": [layout.graph(s, cutoff) for s in structures[:FEW]]})
+            layout.write_bp(root / name, {"trainset": [layout.make_graph(s, cutoff) for s in structures[:FEW]]})
         pickles = [pickle.dumps(as_data(s)) for s in structures[:FEW]]
         raws = [as_raw(s) for s in structures]
         with (
@@ -183,9 +183,7 @@ def main() -> Table:
     return Table(f"{atoms:.1f} atoms in the mean, at random from the page cache, one core", rows)
 
 
-def check(
-    mapped: storage_mapped.Shards, records: lmdb.Transaction, data: lmdb.Transaction, structures: list[Structure]
-) -> None:
+def check(mapped: Shards, records: lmdb.Transaction, data: lmdb.Transaction, structures: list[Structure]) -> None:
     """All ways give the same structure."""
     for k in (0, 7, FEW - 1):
         one, raw, two = (

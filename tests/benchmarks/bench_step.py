@@ -17,11 +17,11 @@ from gnnscale.models.egnn_paper import PaperLayer
 from gnnscale.models.kernels.chunked import chunks
 from gnnscale.models.potential import Potential
 from gnnscale.models.registry import build
-from gnnscale.stages.memory_levers import peak_bytes
+from gnnscale.stages.memory_levers import measure_peak_bytes
 from tests.benchmarks.measure import Table, in_turn
 from tests.benchmarks.plain import HydraLayer, PlainEGNN
-from tests.support.structures import Sample, batch
-from workflow.plan.memory_fit import chunk_edges
+from tests.support.structures import Sample, make_batch
+from workflow.plan.memory_fit import edges_per_chunk
 
 CUTOFF = 5.0  # Angstrom
 DEGREE = 29.0
@@ -37,7 +37,7 @@ def liquid(boxes: int, cutoff: float = CUTOFF, seed: int = 0) -> AtomGraphs:
     side = 9.98  # Angstrom
     cell, periodic = np.eye(3) * side, np.ones(3, bool)
     places = [(sites + rng.uniform(-0.17, 0.17, (62, 3))) * side / 4 for _ in range(boxes)]
-    return batch([Sample(rng.choice([1, 6, 8, 29], 62), x, cell, periodic) for x in places], cutoff, torch.float32)
+    return make_batch([Sample(rng.choice([1, 6, 8, 29], 62), x, cell, periodic) for x in places], cutoff, torch.float32)
 
 
 def potential(config: EGNNConfig, edge_chunk: int | None = None) -> Potential:
@@ -85,7 +85,7 @@ def steps(forces: str, width: int, boxes: int, rates: dict[bool, float]) -> list
     graphs, config = liquid(boxes), EGNNConfig(form="edge", width=width, forces=forces)
     deferred = config.model_copy(update={"form": "deferred"})
     size, size_half = (
-        chunk_edges(TrainSettings(model=config, optim=OptimSettings(precision=p)), False) for p in ("fp32", "bf16")
+        edges_per_chunk(TrainSettings(model=config, optim=OptimSettings(precision=p)), False) for p in ("fp32", "bf16")
     )
     models = {
         "plain": plain(config),
@@ -105,7 +105,7 @@ def steps(forces: str, width: int, boxes: int, rates: dict[bool, float]) -> list
     atoms, edges = len(graphs.numbers), len(graphs.receivers)
     base = 0
     for (name, half), run in runs.items():
-        memory = peak_bytes(run)
+        memory = measure_peak_bytes(run)
         base = base or memory
         counted = deferred if name.startswith("deferred") else config
         flops = counted.flops(atoms, edges)

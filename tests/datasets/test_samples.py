@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from gnnscale.contract.dataset_card import Split
-from gnnscale.data.conversion.work_items import check
+from gnnscale.data.conversion.reading import check_structure
 from gnnscale.data.formats import extxyz
-from gnnscale.data.formats.pieces import Place
+from gnnscale.data.formats.raw_files import Location
 from gnnscale.data.storage import splits
 from tests.support import layouts
-from tests.support.raw import read, same, shared
+from tests.support.raw import is_same, read_all, require_sample
 
 
 class Sample(NamedTuple):
@@ -56,7 +56,7 @@ SAMPLES = [  # counts and statistics of shared/DATA.md
 
 @cache
 def sampled(sample):
-    return read(sample.script, shared(sample.path), **dict(sample.options))
+    return read_all(sample.script, require_sample(sample.path), **dict(sample.options))
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: f"{s.script}-{Path(s.path).name}")
@@ -69,7 +69,7 @@ def test_real_files_are_read(sample):
     forces = np.concatenate([s.forces for s in found])
     assert np.sqrt((forces**2).mean()) == pytest.approx(sample.force_rms, rel=0.02)
     for s in found:
-        check(s, "here")
+        check_structure(s, ("here", 0))
         assert tuple(s.pbc) == sample.pbc
         assert np.isnan(s.stress).all() == (sample.pbc == NO or "oc20" in sample.path)
         nearest = np.linalg.norm(s.positions[:, None] - s.positions[None], axis=-1) + 9 * np.eye(len(s.numbers))
@@ -139,9 +139,9 @@ def test_forces_agree_with_another_method(part, charge, least):
 
 
 def test_qm9s_real_molecules_in_its_published_layout(tmp_path):
-    with Place(shared("qm9_format/qm9_reduced_100.xyz")) as place:
-        frames = list(extxyz.frames(place))
-    template = layouts.molecules(forces=False)[0]
+    with Location(require_sample("qm9_format/qm9_reduced_100.xyz")) as location:
+        frames = list(extxyz.read_frames(location))
+    template = layouts.make_molecules(forces=False)[0]
     known = [
         template._replace(
             numbers=f.numbers,
@@ -151,14 +151,14 @@ def test_qm9s_real_molecules_in_its_published_layout(tmp_path):
         )
         for f in frames
     ]
-    layouts.qm9(tmp_path, known)
-    found, _ = read("qm9", tmp_path, uncharacterized="keep")
-    assert len(found) == 100 and all(same(one, two) for one, two in zip(found, known))
+    layouts.write_qm9(tmp_path, known)
+    found, _ = read_all("qm9", tmp_path, uncharacterized="keep")
+    assert len(found) == 100 and all(is_same(one, two) for one, two in zip(found, known))
 
 
 def test_qm7xs_layout_with_total_energies(tmp_path):
-    shutil.copy(shared("qm7x_geometries/qm7x_layout.SYNTHETIC.hdf5"), tmp_path / "1000.hdf5")
-    shutil.copy(shared("qm7x_geometries/DupMols.SYNTHETIC.dat"), tmp_path / "DupMols.dat")
+    shutil.copy(require_sample("qm7x_geometries/qm7x_layout.SYNTHETIC.hdf5"), tmp_path / "1000.hdf5")
+    shutil.copy(require_sample("qm7x_geometries/DupMols.SYNTHETIC.dat"), tmp_path / "DupMols.dat")
     os.chmod(tmp_path / "1000.hdf5", 0o600)
     with h5py.File(tmp_path / "1000.hdf5", "a") as file:
         groups = [group for molecule in file.values() for group in molecule.values()]
@@ -167,6 +167,6 @@ def test_qm7xs_layout_with_total_energies(tmp_path):
                 {1: 0.0, 6: -980.0, 7: -1430.0, 8: -1950.0, 16: -10700.0, 17: -12400.0}[z] for z in group["atNUM"]
             )
             group["ePBE0+MBD"][...] = group["ePBE0+MBD"][...] + core
-    found, skipped = read("qm7x", tmp_path)
+    found, skipped = read_all("qm7x", tmp_path)
     assert len(found) == 30 and skipped == {"listed as duplicate in DupMols.dat": 6} and len(groups) == 36
     assert 0.5 < slope(found, reach=9.0) < 1.2  # displacements of 1 to 2 Angstrom: the sign and the order, no more

@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from gnnscale import __version__
-from workflow.cli.arguments import parser
-from workflow.config import site_files, study
+from gnnscale.stages import fit_csv
+from workflow.cli.arguments import build_parser
+from workflow.config import site_files, study_files, sweeps
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {
@@ -50,6 +51,10 @@ def commands():
     return sorted({each for each in found if each[1] and not each[1].startswith("#")})
 
 
+def verbs():
+    return set(re.findall(r"^    (\w+) ", build_parser().format_help(), re.M))
+
+
 OURS = [each for each in commands() if each[1].startswith(PROGRAMS)]
 OTHERS = [each for each in commands() if not each[1].startswith(PROGRAMS)]
 
@@ -59,14 +64,20 @@ OTHERS = [each for each in commands() if not each[1].startswith(PROGRAMS)]
 def test_commands_parse(page, command):
     words = shlex.split(command)
     words = words[1:] if words[0] == "gnnscale" else words[2:]
+    if len(words) < 2:  # the program or a verb is named, and no command given
+        assert not words or words[0].startswith("-") or words[0] in verbs(), f"{page}: {command}"
+        return
     placeholders = {"VERB", "NAME", "RUN", "STAGE", "FILE", "DIR"} & set(words)
-    asked = parser().parse_args(["run" if word == "VERB" else word for word in words])
+    asked = build_parser().parse_args(["run" if word == "VERB" else word for word in words])
     site, named = getattr(asked, "site", "local"), getattr(asked, "study", "default")
     assert site in site_files.names() or site in INVENTED or placeholders, f"{page}: no site {site}"
-    assert named in study.names() or named.endswith(".yaml") or placeholders, f"{page}: no study {named}"
-    if asked.verb == "sites" and asked.action in ("show", "render") and not placeholders:
-        assert asked.name in site_files.names()
-        assert asked.of is None or asked.of in study.names()
+    assert named in study_files.names() or named.endswith(".yaml") or placeholders, f"{page}: no study {named}"
+    if words[:2] in (["sites", "show"], ["sites", "render"]) and not placeholders:
+        _, action, *named = words
+        assert not named or named[0] in site_files.names(), f"{page}: {command}"
+        assert action == "show" or not named[1:] or named[1] in study_files.names(), f"{page}: {command}"
+    if words[0] == "fit":
+        fit_csv.build_parser().parse_args(words[1:])
 
 
 @pytest.mark.parametrize(("page", "command"), OTHERS)
@@ -87,9 +98,8 @@ def test_commands_were_found():
 
 
 def test_every_verb_is_shown_with_a_command():
-    verbs = re.findall(r"^    (\w+) ", parser().format_help(), re.M)
     shown = {words[1] for _, command in OURS if len(words := shlex.split(command)) > 1}
-    assert verbs and not set(verbs) - shown
+    assert verbs() and not verbs() - shown
 
 
 # ----------------------------------------------------------------------------------------------------- links and names
@@ -171,8 +181,8 @@ def test_yaml_in_pages_is_valid(page, text, tmp_path, monkeypatch):
     whole = {"title": "Mine", "sweeps": [{"name": "one"}], "data": data} | said
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(whole))
-    _, loaded = study.load(str(path))
-    assert study.expand_runs(loaded)
+    _, loaded = study_files.load(str(path))
+    assert sweeps.expand_runs(loaded)
 
 
 def test_directives_name_what_exists():

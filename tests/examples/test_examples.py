@@ -1,4 +1,4 @@
-"""Every example runs: the scripts as they are typed, the study, the script of a data set, and the notebook's cells."""
+"""Every example runs: scripts as they are typed, studies, the script of a data set, a custom model, the notebook's cells."""
 
 import json
 import os
@@ -21,8 +21,9 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
 
 
 def python(*words, where=ROOT):
+    environment = ENVIRONMENT | {"PYTHONPATH": str(where if where != EXAMPLES else ROOT)}
     done = subprocess.run(
-        [sys.executable, *map(str, words)], cwd=where, env=ENVIRONMENT, capture_output=True, text=True
+        [sys.executable, *map(str, words)], cwd=where, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -73,7 +74,7 @@ def test_own_data_set_script(copper, tmp_path, monkeypatch):
         (tmp_path / script.name).symlink_to(script)
     shutil.copy(copper / "npz.py", tmp_path)
     monkeypatch.setattr("gnnscale.contract.datasets.DATASETS", tmp_path)
-    script = datasets.script("npz")
+    script = datasets.load_script("npz")
     monkeypatch.setattr(sys, "argv", ["npz.py", str(copper / "copper.npz"), str(tmp_path / "out")])
     from gnnscale.stages import dataset_script
 
@@ -89,11 +90,11 @@ def test_both_files_hold_the_same_structures(copper, monkeypatch, tmp_path):
     """What the script yields is what the extended-XYZ file holds."""
     shutil.copy(copper / "npz.py", tmp_path)
     monkeypatch.setattr("gnnscale.contract.datasets.DATASETS", tmp_path)
-    npz = datasets.script("npz")
+    npz = datasets.load_script("npz")
     monkeypatch.undo()
-    extxyz = datasets.script("extxyz")
+    extxyz = datasets.load_script("extxyz")
     one, two = (
-        [s for unit in script.units(options) for s in script.structures(options, unit, pytest.fail)]
+        [s for piece in script.pieces(options) for s in script.structures(options, piece, pytest.fail)]
         for script, options in [
             (npz, npz.Options(raw=str(copper / "copper.npz"))),
             (extxyz, extxyz.Options(raw=str(copper / "copper.xyz"), group="material")),
@@ -104,6 +105,87 @@ def test_both_files_hold_the_same_structures(copper, monkeypatch, tmp_path):
         assert a.group == b.group and abs(a.energy - b.energy) < 1e-6
         np.testing.assert_allclose(a.forces, b.forces, atol=1e-6)
         np.testing.assert_allclose(a.positions, b.positions, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory):
+    """A copy of this checkout in which the two files of the custom model lie where they belong."""
+    root = tmp_path_factory.mktemp("checkout")
+    for folder in ("gnnscale", "workflow", "datasets", "sites", "tests", "examples"):
+        shutil.copytree(
+            ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__", "results", "copper.*")
+        )
+    shutil.copy(ROOT / "pyproject.toml", root)
+    for room in ("architectures", "models"):
+        shutil.copy(root / "examples" / "custom_model" / room / "schnet.py", root / "gnnscale" / room)
+    return root
+
+
+def test_custom_model_passes_the_physics_tests_by_being_there(extended):
+    said = python(
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "schnet",
+        "tests/gnnscale/models/test_physics.py",
+        where=extended,
+    )
+    assert int(re.search(r"(\d+) passed", said)[1]) >= 8 and "failed" not in said
+
+
+COUNTS = """
+from contextlib import nullcontext
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from gnnscale.architectures.schnet import SchNetConfig
+from gnnscale.atoms.graph import AtomGraphs
+from gnnscale.models.registry import build
+from gnnscale.stages.memory_levers import peak_bytes
+
+class Everything(nullcontext):
+    parents = {"Global"}
+
+atoms, degree = 150, 20
+config = SchNetConfig(width=96, depth=3)
+model = build(config, 1, float(degree))
+one = torch.zeros(atoms, dtype=torch.int64)
+receivers = torch.arange(atoms).repeat_interleave(degree)
+senders = receivers.roll(7)
+graphs = AtomGraphs(one + 1, torch.rand(atoms, 3), one, 30 * torch.eye(3)[None], one[:1], receivers, senders,
+                    torch.ones(len(senders), 3))
+
+def step():
+    out = model(graphs)
+    (out.energy.square().sum() + out.forces.square().sum()).backward()
+
+step()
+model.zero_grad(set_to_none=True)
+peak = peak_bytes(step)
+counter = FlopCounterMode(display=False)
+counter.mod_tracker = Everything()
+with counter:
+    step()
+edges = len(senders)
+print("parameters", config.parameters(1) - sum(p.numel() for p in model.parameters()))
+print("flops", config.flops(atoms, edges) - counter.get_total_flops())
+print("memory", config.activation_bytes(atoms, edges) / peak)
+"""
+
+
+def test_custom_model_counts_exactly(extended):
+    said = dict(line.split() for line in python("-c", COUNTS, where=extended).splitlines())
+    assert float(said["parameters"]) == 0 and float(said["flops"]) == 0
+    assert float(said["memory"]) == pytest.approx(1, abs=0.05)
+
+
+def test_custom_model_goes_through_a_study(extended, tmp_path):
+    study = extended / "examples" / "custom_model" / "study.yaml"
+    python("workflow/run.py", "run", "--study", study, "--root", tmp_path, where=extended)
+    header, *rows = (tmp_path / "points.csv").read_text().splitlines()
+    assert len(rows) == 4 and {row.split(",")[header.split(",").index("model")] for row in rows} == {"schnet"}
+    assert "A network of our own" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda p: p.name)

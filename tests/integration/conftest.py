@@ -1,13 +1,13 @@
-"""One training on a private Slurm, for the tests of what goes wrong there."""
+"""Fixtures: one training on a private Slurm, with and without a data base of accounts."""
 
 import pytest
 
-from tests.support.cluster import BEFORE_TRAINING, SHORT, SOME, Cluster, Run, missing, require
+from tests.support.cluster import BEFORE_TRAINING, SHORT, SOME, Cluster, Run, explain_missing, require
 
 
 @pytest.fixture(scope="module")
 def data(slurm, tmp_path_factory):
-    """A run directory with the data converted, by a job of its own."""
+    """Return a run directory in which a job has converted the data."""
     run = Run(slurm, tmp_path_factory.mktemp("data"), SHORT)
     run.start("--until", BEFORE_TRAINING[-1])
     run.end()
@@ -16,7 +16,7 @@ def data(slurm, tmp_path_factory):
 
 @pytest.fixture
 def begin(slurm, data, tmp_path):
-    """A driver at work on the training, and the end of all that is left of it."""
+    """Return a function that starts a driver of the training; end all that is left of it afterwards."""
     begun = []
 
     def start(study=SOME, env=None, cluster=slurm, until="train", before=lambda root: None, **site):
@@ -34,8 +34,8 @@ def begin(slurm, data, tmp_path):
 
 @pytest.fixture(scope="module")
 def accounted(tmp_path_factory):
-    """With a data base, which knows accounts and their limits."""
-    if why := missing("slurmdbd", "mariadbd"):
+    """Start a Slurm with a data base, which knows accounts and their limits."""
+    if why := explain_missing("slurmdbd", "mariadbd"):
         require("slurm", why)
     with Cluster(tmp_path_factory.mktemp("accounted") / "up", 1, ACCOUNTING=1) as cluster:
         yield cluster

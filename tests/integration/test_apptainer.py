@@ -1,4 +1,4 @@
-"""The image of this checkout, run for real: the smoke study in it, here and on a Slurm; killed, stopped, moved, mistreated.
+"""The smoke study in the image of this checkout, here and on a Slurm: undisturbed, killed, stopped and moved.
 
 The image is made beforehand, `python workflow/run.py image build`: it takes minutes, and only once.
 """
@@ -16,12 +16,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gnnscale.contract.errors import Problem
+from gnnscale.contract import places
+from gnnscale.contract.errors import UserError
 from tests.support import cluster
 from tests.support.cluster import PATIENCE, Run, wait
 from tests.support.corpus import ROOT
 from workflow.config import site_files
-from workflow.images import find, runtimes
+from workflow.images import apptainer, checks, image_file, runtimes
 
 pytestmark = pytest.mark.apptainer
 RUN = [sys.executable, str(ROOT / "workflow" / "run.py")]
@@ -31,13 +32,13 @@ TOKEN = "do-not-tell-2f1c"
 
 @pytest.fixture(scope="module")
 def site():
-    """This machine's, with its image; skips, or fails where it is required."""
+    """Return the site of this machine with its image; skip without one, or fail where it is required."""
     if shutil.which("apptainer") is None:
         cluster.require("apptainer", "no apptainer: `tests/support/apptainer.sh install` brings it")
     try:
-        found = find.resolve(site_files.load("local", ["container.use=true"]), [])
-        find.check(found)
-    except Problem as problem:
+        found = image_file.with_image(site_files.load("local", ["container.use=true"]), [])
+        checks.raise_if_faulty(found)
+    except UserError as problem:
         cluster.require("apptainer", str(problem))
     return found
 
@@ -60,7 +61,7 @@ def call(*words, root, timeout=900, study="smoke"):
 
 @pytest.fixture(scope="module")
 def finished(site, tmp_path_factory):
-    """In a directory whose name is as bad as names are."""
+    """Run the study in a directory whose name has every difficult character."""
     root = tmp_path_factory.mktemp('in an image; it\'s "so", $HOME') / "smoke"
     done = call(root=root)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -72,13 +73,16 @@ def results(root):
 
 
 def test_every_stage_ran_inside_and_says_so(site, finished):
-    """By what only the image has: the id in it, its Python, its system."""
+    """The results show what only the image has: the id in it, its Python, its system."""
     found = results(finished)
     assert len(found) == 13
     for folder, result in found.items():
         said = result["provenance"]
         assert said["image"] == site.container.digest == json.loads((folder / "spec.json").read_text())["image"]
-        assert said["runtime"] == "apptainer" and said["python"] == find.known(find.file_of(site)).content.python
+        assert (
+            said["runtime"] == "apptainer"
+            and said["python"] == image_file.read_record(image_file.locate_image(site)).content.python
+        )
         bound = "of a checkout, over the image's" if site.container.checkout else "of the image"
         assert said["code"] == bound, folder
         head = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
@@ -86,8 +90,8 @@ def test_every_stage_ran_inside_and_says_so(site, finished):
 
 
 def test_no_path_of_the_image_and_no_secret_is_in_any_file(finished):
-    """Results least of all: elsewhere the image lies elsewhere, and is run by another program."""
-    image = str(find.IMAGES)
+    """On another machine the image lies elsewhere, and another program runs it."""
+    image = str(places.images_folder())
     for path in finished.rglob("*"):
         if path.is_file():
             content = path.read_bytes()
@@ -97,7 +101,7 @@ def test_no_path_of_the_image_and_no_secret_is_in_any_file(finished):
 
 
 def test_it_comes_out_as_without_an_image(finished, tmp_path):
-    """Same seeds, same versions of all that computes: the same errors, to what another build of Python may change."""
+    """Same seeds and same versions of all libraries give the same errors, except for what another build of Python changes."""
     done = subprocess.run(
         [*RUN, "--study", "smoke", "--root", str(tmp_path / "plain")],
         capture_output=True,
@@ -122,7 +126,7 @@ def points(root):
 
 
 def test_it_goes_on_wherever_the_image_lies(site, finished, tmp_path):
-    """Elsewhere: a copy of the run directory, a copy of the image. What is done is done; what is missing is made there."""
+    """A copy of the run directory with a copy of the image keeps what is done, and makes what is missing."""
     done = call("image", "push", "--to", str(tmp_path), root=tmp_path / "none")
     assert done.returncode == 0, done.stderr
     copied = next(tmp_path.glob("*.sif"))
@@ -165,7 +169,7 @@ def until(condition, process, seconds=PATIENCE):
 
 
 def inside(root):
-    """Processes of stages that still work in this directory."""
+    """List the processes of stages that still work in this directory."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
@@ -179,7 +183,7 @@ def inside(root):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_no_stage_outlives_its_driver(site, tmp_path, how):
-    """Neither one that is told to stop, nor one that is killed and takes the runtime with it: what is inside ends too."""
+    """Stages end in their containers, if the driver is told to stop, and if it is killed and takes the runtime with it."""
     root = tmp_path / "run"
     command = [*RUN, "--container", "--study", str(long(tmp_path)), "--root", str(root), "--until", "train"]
     driver = subprocess.Popen(
@@ -199,7 +203,7 @@ def test_no_stage_outlives_its_driver(site, tmp_path, how):
 
 # ------------------------------------------------------------------------------------------------------- on a Slurm
 def on_slurm(site, **more):
-    container = {"runtime": "apptainer", "use": True, "image": str(find.file_of(site))}
+    container = {"runtime": "apptainer", "use": True, "image": str(image_file.locate_image(site))}
     return {"container": container, "train": {"nodes": [2, 2]}} | more
 
 
@@ -221,7 +225,7 @@ def test_the_smoke_study_on_two_nodes(site, slurm, finished, tmp_path):
 
 
 def test_a_training_in_an_image_is_told_that_its_time_is_over(site, slurm, tmp_path):
-    """What the scheduler says reaches both ranks of a node through srun and the runtime; the next job goes on from there."""
+    """The signal reaches both ranks of a node through srun and the runtime; the next job continues from there."""
     study = yaml.safe_load(long(tmp_path).read_text())
     run = Run(slurm, tmp_path, study, on_slurm(site, train={"nodes": [1, 1]}, launch={"ranks_per_node": 2}))
     try:
@@ -239,7 +243,7 @@ def test_a_training_in_an_image_is_told_that_its_time_is_over(site, slurm, tmp_p
 
 
 def trainings(run):
-    """What was submitted of them."""
+    """List the submissions of trainings."""
     names = {e["name"] for e in run.events("intend") if any(id.startswith("train/") for id in e["stages"])}
     return [e for e in run.events("submit") if e["name"] in names]
 
@@ -248,7 +252,7 @@ def trainings(run):
 def test_it_says_what_it_is(site):
     done = subprocess.run([*RUN, "image", "inspect", "--json"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    said, record = json.loads(done.stdout), find.known(find.file_of(site)).content
+    said, record = json.loads(done.stdout), image_file.read_record(image_file.locate_image(site)).content
     assert said["content"] == json.loads(record.model_dump_json())
     for name in ("id", "version", "commit", "lock", "recipe", "accelerator"):
         assert said["labels"][f"gnnscale.{name}"] == str(said["content"][name]), name
@@ -264,14 +268,22 @@ def test_it_is_verified(site):
 
 
 def in_the_image(site, *command):
-    prefix = runtimes.inside(site, "probe", None).prefix
+    prefix = runtimes.wrap_stage(site, "probe", None).prefix
     return subprocess.run([*prefix, *command], capture_output=True, text=True, timeout=300, cwd="/")
 
 
 def test_it_has_no_compiler_and_nothing_of_the_machine_that_built_it(site):
     for tool in ("gcc", "g++", "cc", "make", "ld"):
         assert in_the_image(site, "which", tool).returncode != 0, tool
-    bare = ["apptainer", "exec", *find.options(), "--contain", find.file_of(site), "sh", "-c"]
+    bare = [
+        "apptainer",
+        "exec",
+        *apptainer.user_namespace_flags(),
+        "--contain",
+        image_file.locate_image(site),
+        "sh",
+        "-c",
+    ]
     looked = subprocess.run(
         [*bare, "cat /etc/pip.conf ~/.config/pip/pip.conf ~/.netrc 2>/dev/null; ls -A /mnt /tmp; env"],
         capture_output=True,
@@ -292,7 +304,14 @@ def test_it_cannot_be_written_to_and_sees_no_home(site):
 
 def test_its_run_script_is_a_stage(site, tmp_path):
     done = subprocess.run(
-        ["apptainer", "run", *find.options(), find.file_of(site), "convert", str(tmp_path)],
+        [
+            "apptainer",
+            "run",
+            *apptainer.user_namespace_flags(),
+            image_file.locate_image(site),
+            "convert",
+            str(tmp_path),
+        ],
         capture_output=True,
         text=True,
         timeout=300,
@@ -301,7 +320,7 @@ def test_its_run_script_is_a_stage(site, tmp_path):
 
 
 def test_a_kernel_that_gives_no_namespaces(site, tmp_path):
-    """Brought about in a namespace of its own, whose limit of further ones is set to none."""
+    """The test runs in a namespace of its own, in which the limit of further ones is zero."""
     words = " ".join(f"'{word}'" for word in [*RUN, "--container", "--study", "smoke", "--root", str(tmp_path / "run")])
     script = f"echo 0 > /proc/sys/user/max_user_namespaces && exec {words}"
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The doctor at a real Slurm, and at this machine: what is in order it says to be, and of what was broken which thing."""
+"""The doctor at a real Slurm, at a stand-in for PBS and on this machine: it finds what is broken, and nothing else."""
 
 import json
 import shutil
@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from tests.support.cluster import RUN, SHORT, Run, StandIn, wait
+from tests.support.cluster import RUN, SHORT, Run, StandIn, wait_until
 
 QUEUES = {"default": {"partition": "batch", "nodes": [1, 3], "max_walltime": "01:00:00"}}
 
 
 def examined(done):
-    """what -> (state, what was said, fix)"""
+    """Map each finding to its state, message and fix."""
     assert "Traceback" not in done.stderr + done.stdout, done.stderr
     findings = json.loads(done.stdout)["findings"]
     return {f["what"]: (f["state"], f["said"], f["fix"]) for f in findings}
@@ -25,7 +25,7 @@ def wrong(found):
 
 
 def test_this_machine(tmp_path):
-    """Two ranks meet, through the same script as a stage's."""
+    """Two ranks meet, started by the same script as a stage."""
     command = [*RUN, "doctor", "--json", "--root", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     found = examined(done)
@@ -48,7 +48,7 @@ def test_a_cluster_that_is_ready(begin):
     assert done.returncode == 0 and wrong(found) == [], found
     assert found["scheduler"][1].startswith("slurm")
     assert "on n1, n2" in found["job"][1] and "2 ranks on 2 nodes" in found["collective"][1]
-    assert "the longest would begin" in found["queue default"][1] and "1 of" not in found["study"][1]
+    assert "the longest would start" in found["queue default"][1] and "1 of" not in found["study"][1]
     assert not run.root.exists()
 
 
@@ -62,15 +62,15 @@ def test_nodes_that_are_not_as_the_file_says(begin):
     assert done.returncode == 1
     assert wrong(found) == ["GPUs", "collective", "interface", "job", "modules"]
     assert "n1 has no hsn0" in found["interface"][1] and "slurm.yaml" in found["interface"][2]
-    assert "shows none, the site's file says 4 x A100-40GB" in found["GPUs"][1]
-    assert "as the ranks met" in found["collective"][1]
+    assert "shows none, the site's file has 4 x A100-40GB" in found["GPUs"][1]
+    assert "while the ranks connected" in found["collective"][1]
     kept = run.root / "doctor"
     assert list(kept.glob("*/attempts/1/stderr")), "what it printed is kept"
 
 
 @pytest.mark.slurm
 def test_a_run_directory_that_only_this_machine_sees(begin, slurm, tmp_path):
-    """A file system that is mounted here and not on the nodes; below it lies an empty directory, as there often does."""
+    """The file system is mounted here and not on the nodes, which see the empty directory below it."""
     run = begin()
     aside = tmp_path / "aside"
     aside.mkdir()
@@ -86,7 +86,7 @@ def test_a_run_directory_that_only_this_machine_sees(begin, slurm, tmp_path):
     )
     found = examined(done)
     assert done.returncode == 1 and wrong(found) == ["shared files"], found
-    assert "left nothing in" in found["shared files"][1] and "--root" in found["shared files"][2]
+    assert "wrote nothing in" in found["shared files"][1] and "--root" in found["shared files"][2]
 
 
 @pytest.mark.slurm
@@ -103,7 +103,7 @@ def test_a_job_that_does_not_begin(begin, slurm):
     assert (
         wrong(found) == [] and found["compute nodes"][0] == "not checked" and "(BeginTime)" in found["compute nodes"][1]
     )
-    wait(lambda: not slurm.active(), "its job to be cancelled")
+    wait_until(lambda: not slurm.active(), 120, "its job to be cancelled")
 
 
 @pytest.mark.slurm
@@ -119,7 +119,7 @@ def test_queues_that_are_not_as_the_file_says(begin, slurm):
     assert "there is no 'absent'" in found["queue absent"][1]
     assert 'max_walltime: "00:30:00"' in found["queue debug"][2] and "nodes: [1, 1]" in found["queue debug"][2]
     assert "Invalid feature" in found["queue default"][1], "which only the scheduler knows"
-    assert "no queue is right" in found["compute nodes"][1]
+    assert "no queue passed its check" in found["compute nodes"][1]
     assert {id for id, _, _ in slurm.jobs()} <= before, "no job is submitted (and Slurm may forget old ones meanwhile)"
 
 
@@ -130,7 +130,7 @@ PBS_QUEUES = {
 
 
 def test_pbs(tmp_path):
-    """At the stand-in, where jobs and ranks are real."""
+    """The stand-in for PBS runs real jobs and ranks."""
     pbs = StandIn(tmp_path / "home", bugs=["bad-json"])
     run = Run(pbs, tmp_path, SHORT, {"queues": PBS_QUEUES, "node": {"cores": 4}})
     try:
@@ -154,7 +154,7 @@ def test_accounts(accounted, tmp_path):
     assert found["account"] == ("bad", "scienze is none of yours", "--set account=scienze: did you mean 'science'?")
     assert (
         "Invalid account" in found["queue default"][1]
-        and "no job before the account is right" in found["compute nodes"][1]
+        and "no job until this is fixed: account" in found["compute nodes"][1]
     )
 
 
@@ -170,10 +170,10 @@ def test_a_doctor_that_is_interrupted_takes_its_job_along(begin, slurm):
         env=run.env,
         cwd=run.root.parent,
     )
-    wait(lambda: set(slurm.active()) - before, "its job")
+    wait_until(lambda: set(slurm.active()) - before, 120, "its job")
     time.sleep(0.5)
     doctor.send_signal(signal.SIGINT)
     _, said = doctor.communicate(timeout=120)
-    assert doctor.returncode == 130 and "its job was cancelled" in said and "Traceback" not in said
-    wait(lambda: not set(slurm.active()) - before, "its job to be cancelled")
+    assert doctor.returncode == 130 and "it was cancelled" in said and "Traceback" not in said
+    wait_until(lambda: not set(slurm.active()) - before, 120, "its job to be cancelled")
     shutil.rmtree(run.root)

@@ -1,4 +1,4 @@
-"""Jobs, ranks and nodes that fail on a real Slurm, and what must come of it; the table is in test_faults.py."""
+"""Jobs, ranks and nodes that fail on a real Slurm, and what the driver must do; the table is in test_faults.py."""
 
 import json
 import os
@@ -8,23 +8,20 @@ import time
 
 import pytest
 
-from tests.support.cluster import PATIENCE, SHORT, processes, spoiled, wait, waiting
+from tests.support.cluster import SHORT, find_processes, make_study, spoil_module, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.faults]
 
 
-def test_told_to_stop_it_goes_on(begin, slurm, tmp_path):
-    """As Slurm does before the end of a job's time; twice, which costs none of what may be tried again."""
-    run = begin(setup=waiting(tmp_path))
-    seen, before = set(), 0
+def test_told_to_stop_it_goes_on(begin, slurm):
+    """Slurm signals so before the end of a job's time; it happens twice here and uses up no retries."""
+    run = begin(make_study(600))
+    seen = set()
     for _ in range(2):
-        run.wait(lambda seen=seen, before=before: run.running() not in ("", *seen) and run.steps() > before, "steps")
-        job = run.running()
+        job = run.wait(lambda: (found := run.running()) not in ("", *seen) and run.steps() > 0 and found, "steps")
         seen.add(job)
         slurm.call("scancel", "--signal=USR1", "--batch", job)
-        run.wait(lambda seen=seen: len(run.events("ended")) == len(seen), "the end of the job")
-        before = run.events("ended")[-1]["progress"]
-    (tmp_path / "go").touch()
+        run.wait(lambda: len(run.events("ended")) == len(seen), "the end of the job")
     run.end()
     ended = run.events("ended")
     assert [e["kind"] for e in ended] == ["stopped", "stopped", "done"]
@@ -37,14 +34,14 @@ def test_two_jobs_without_progress_are_enough(begin, tmp_path):
     # it is carried out in attempts/N, by the process that becomes gnnscale.job.batch_job; a rank is there to hear of it
     stop = "(until [ -e ../../begun ]; do sleep 0.1; done; rm ../../begun; kill -USR1 $$) &"
     endless = 'open("begun", "w").close()\ntime.sleep(600)'
-    run = begin(SHORT, setup=[*spoiled(tmp_path, endless), stop])
+    run = begin(SHORT, setup=[*spoil_module(tmp_path, endless), stop])
     said = run.end(1)
     assert "2 jobs in a row" in said and "longer walltime" in said
     assert [e["kind"] for e in run.events("ended")] == ["stopped", "stopped"]
 
 
-def test_preempted(begin, slurm, tmp_path):
-    run = begin(setup=waiting(tmp_path))
+def test_preempted(begin, slurm):
+    run = begin()
     run.wait(run.running, "the training to run")
     words = ["sbatch", "--parsable", "--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null"]
     urgent = slurm.call(*words, "--wrap=sleep 1200").strip()
@@ -52,58 +49,56 @@ def test_preempted(begin, slurm, tmp_path):
         run.wait(lambda: run.events("ended"), "the end of the first job")
     finally:
         slurm.call("scancel", urgent)
-    (tmp_path / "go").touch()
     run.end()
     assert [e["kind"] for e in run.events("ended")] == ["preempted", "done"]
 
 
-def test_a_node_dies(begin, slurm, tmp_path):
-    run = begin(setup=waiting(tmp_path))
+def test_a_node_dies(begin, slurm):
+    run = begin()
     run.wait(run.running, "the training to run")
     node = run.events("job")[-1]["nodes"]
     slurm.script("kill", node)
     try:
         # else Slurm would see it after a minute of silence
         slurm.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=dead")
-        (tmp_path / "go").touch()
         run.end()
     finally:
         slurm.script("start", node)
     assert [e["kind"] for e in run.events("ended")] == ["node", "done"]
     assert f"--exclude={node}" in (run.folder() / "attempts" / "2" / "job.sh").read_text()
     states = ("sinfo", "--noheader", "--format=%T")
-    wait(lambda: set(slurm.call(*states).split()) == {"idle"}, "the node to come back")
+    wait_until(lambda: set(slurm.call(*states).split()) == {"idle"}, 240, "the node to come back")
 
 
 def test_a_rank_crashes(begin, tmp_path):
-    """The other one would wait for it for ever."""
+    """The other rank would wait for it for ever."""
     crash = """
 if os.environ["SLURM_PROCID"] == "1":
     time.sleep(1)
     print("RuntimeError: a bug of ours", file=sys.stderr, flush=True)
     os._exit(3)
 """
-    run = begin(SHORT, train={"nodes": [2, 2]}, setup=spoiled(tmp_path, crash))
+    run = begin(SHORT, train={"nodes": [2, 2]}, setup=spoil_module(tmp_path, crash))
     said = run.end(1)
     assert "exit code 3 of rank 1 on n2" in said and "| RuntimeError: a bug of ours" in said
     assert [e["kind"] for e in run.events("ended")] == ["application"]
 
 
 def test_a_node_is_sick(begin, tmp_path):
-    """Told by the words that a rank leaves, and avoided from then on."""
+    """The lines that a rank prints name the node, which later jobs avoid."""
     sick = """
 if platform.node() == "n1":
     print("NCCL WARN: unhandled system error", file=sys.stderr, flush=True)
     os._exit(1)
 """
-    run = begin(SHORT, setup=spoiled(tmp_path, sick))
+    run = begin(SHORT, setup=spoil_module(tmp_path, sick))
     run.end()
     assert [e["kind"] for e in run.events("ended")] == ["node", "done"]
     assert "--exclude=n1" in (run.folder() / "attempts" / "2" / "job.sh").read_text()
 
 
 def inside(slurm, node, *command):
-    """As root of the node, whose mounts are its own."""
+    """Run a command as root of the node, whose mounts are its own."""
     pid = (slurm.state / "run" / f"{node}.pid").read_text().strip()
     subprocess.run(["nsenter", "--mount", "--target", pid, *command], check=True, capture_output=True)
 
@@ -132,7 +127,7 @@ def test_a_node_is_not_fit(begin, slurm):
 
 
 def test_there_are_no_other_nodes(begin, tmp_path):
-    """All three have failed: Slurm would refuse a job that avoids them, so they get another chance."""
+    """All three have failed: Slurm would refuse a job that avoids them, so they are tried again."""
     (tmp_path / "said").touch()
     sick = f"""
 if open({str(tmp_path / "said")!r}).read().count("x") < 3:
@@ -140,7 +135,7 @@ if open({str(tmp_path / "said")!r}).read().count("x") < 3:
     print("Stale file handle", file=sys.stderr, flush=True)
     os._exit(1)
 """
-    run = begin(SHORT, setup=spoiled(tmp_path, sick))
+    run = begin(SHORT, setup=spoil_module(tmp_path, sick))
     run.end()
     assert [e["kind"] for e in run.events("ended")] == ["node", "node", "node", "done"]
     scripts = [(run.folder() / "attempts" / str(number) / "job.sh").read_text() for number in (3, 4)]
@@ -148,29 +143,30 @@ if open({str(tmp_path / "said")!r}).read().count("x") < 3:
 
 
 def test_out_of_memory(begin, tmp_path):
-    """A driver that begins anew remembers what the earlier one found out."""
+    """A new driver remembers that an earlier one saw the training run out of memory."""
     full = """
 if '"micro_batch_edges":null' in open("spec.json").read().replace(" ", ""):
     print("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", file=sys.stderr, flush=True)
     os._exit(1)
 """
-    run = begin(SHORT, setup=spoiled(tmp_path, full))
+    run = begin(SHORT, setup=spoil_module(tmp_path, full))
     run.wait(lambda: len(run.submitted()) == 2, "the second job")
     run.kill()
     run.start("--until", "train")
     run.end()
-    assert [e["kind"] for e in run.events("ended")] == ["memory", "done"]
+    assert [e["kind"] for e in run.events("ended")] == ["out-of-memory", "done"]
     assert json.loads((run.folder() / "spec.json").read_text())["runtime"]["micro_batch_edges"] > 100
 
 
-def test_a_rank_hangs(begin, slurm, tmp_path):
-    """One of two; the other says in which line it waits for it. Only while it hangs is little patience asked for: a
-    start may take longer."""
-    run = begin(train={"nodes": [2, 2]}, setup=waiting(tmp_path))
+def test_a_rank_hangs(begin, slurm):
+    """One of two ranks hangs, and the other prints the line in which it waits for it.
+
+    The site's patience is short only while the rank hangs: a start may take longer.
+    """
+    run = begin(make_study(600), train={"nodes": [2, 2]})
     run.wait(run.running, "the training to run")
-    ranks = [pid for pid, where in processes("gnnscale.stages.train") if where.startswith(str(run.root))]
+    ranks = [pid for pid, where in find_processes("gnnscale.stages.train") if where.startswith(str(run.root))]
     os.kill(ranks[0], signal.SIGSTOP)
-    (tmp_path / "go").touch()
     run.kill()
     run.layer(train={"nodes": [2, 2]}, scheduler={"stall_seconds": 20.0})
     run.start("--until", "train")
@@ -187,7 +183,7 @@ def test_a_rank_hangs(begin, slurm, tmp_path):
 
 
 def test_files_seen_late(begin, tmp_path):
-    """The job is over, and what it wrote is seen here two seconds later."""
+    """The job is over, and its files are seen here two seconds later."""
     late = """
 real = os.replace
 def replace(source, target):
@@ -201,7 +197,7 @@ def replace(source, target):
         os._exit(0)
 os.replace = replace
 """
-    run = begin(SHORT, setup=spoiled(tmp_path, late, "gnnscale.job.batch_job"), scheduler={"late_seconds": PATIENCE})
+    run = begin(SHORT, setup=spoil_module(tmp_path, late, "gnnscale.job.batch_job"), scheduler={"late_seconds": 8.0})
     run.end()
     assert [e["kind"] for e in run.events("ended")] == ["done"] and len(run.submitted()) == 1
     assert (run.folder() / "attempts" / "1" / "exit.json").stat().st_mtime < run.events("ended")[0]["time"]
@@ -209,7 +205,7 @@ os.replace = replace
 
 @pytest.fixture
 def full(tmp_path):
-    """A small disk with no room left on it."""
+    """Mount a small disk with no room left on it."""
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], check=True)
@@ -220,7 +216,7 @@ def full(tmp_path):
 
 
 def test_the_disk_is_full(begin, slurm, data, tmp_path, full):
-    """What cannot be written down is not submitted."""
+    """A job that cannot be recorded is not submitted."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "events.jsonl").symlink_to(full / "events.jsonl")
     run = begin(SHORT)

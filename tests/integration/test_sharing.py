@@ -1,21 +1,19 @@
-"""Jobs that stages share, and how they end: evaluations that ride with their training, conversions side by side."""
+"""Jobs that stages share, and how they end: an evaluation after its training, conversions side by side."""
 
 import json
 
 import pytest
 
-from tests.support.cluster import SHORT, Run, spoiled, wait, waiting
+from tests.support.cluster import SHORT, Run, make_study, spoil_module, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.faults]
 
 
-def test_an_evaluation_is_carried_again(begin, slurm, tmp_path):
+def test_an_evaluation_is_carried_again(begin, slurm):
     """The job is told to stop while it trains: the next one trains on, and evaluates."""
-    run = begin(until="evaluate", setup=waiting(tmp_path))
+    run = begin(make_study(200), until="evaluate")
     job = run.wait(lambda: (found := run.running()) and run.steps() > 0 and found, "steps")
     slurm.call("scancel", "--signal=USR1", "--batch", job)
-    run.wait(lambda: run.events("ended"), "its end")
-    (tmp_path / "go").touch()
     run.end()
     kinds = [(e["stage"].split("/")[0], e["kind"]) for e in run.events("ended")]
     assert kinds == [("train", "stopped"), ("evaluate", "not-begun"), ("train", "done"), ("evaluate", "done")]
@@ -29,13 +27,13 @@ def test_an_evaluation_is_carried_again(begin, slurm, tmp_path):
 
 
 def test_the_evaluation_alone_fails(begin, tmp_path):
-    """On a node that it shows to be sick: another job, elsewhere, without the training."""
+    """The evaluation fails on a sick node and runs in another job, elsewhere, without the training."""
     sick = """
 if platform.node() == "n1":
     print("Stale file handle", file=sys.stderr, flush=True)
     os._exit(1)
 """
-    run = begin(SHORT, until="evaluate", setup=spoiled(tmp_path, sick, "gnnscale.stages.evaluate"))
+    run = begin(SHORT, until="evaluate", setup=spoil_module(tmp_path, sick, "gnnscale.stages.evaluate"))
     run.end()
     kinds = [(e["stage"].split("/")[0], e["kind"]) for e in run.events("ended")]
     assert kinds == [("train", "done"), ("evaluate", "node"), ("evaluate", "done")]
@@ -44,12 +42,12 @@ if platform.node() == "n1":
 
 
 def test_a_driver_dies_while_a_job_evaluates(begin, tmp_path):
-    """The next one finds the training done, and the job that is at work on the evaluation."""
+    """The next driver finds the training done, and adopts the job that runs the evaluation."""
     slow = f"""
 while not os.path.exists({str(tmp_path / "go")!r}):
     time.sleep(0.1)
 """
-    run = begin(SHORT, until="evaluate", setup=spoiled(tmp_path, slow, "gnnscale.stages.evaluate"))
+    run = begin(SHORT, until="evaluate", setup=spoil_module(tmp_path, slow, "gnnscale.stages.evaluate"))
     run.wait(lambda: list(run.root.glob("evaluate/*/attempts/1/stdout")), "the evaluation to begin")
     run.kill()
     rows = json.loads(run.call("status", "--json").stdout)["stages"]
@@ -63,7 +61,7 @@ while not os.path.exists({str(tmp_path / "go")!r}):
 
 
 def test_conversions_share_a_job_and_its_end(slurm, tmp_path):
-    """Three sources, two at a time; somebody cancels the job, and what was not done shares another."""
+    """Three sources run two at a time; somebody cancels the job, and those that are not done share another."""
     slow = f"""
 while os.getcwd().rpartition("/")[2][:1] != "a" and not os.path.exists({str(tmp_path / "go")!r}):
     time.sleep(0.1)
@@ -71,7 +69,9 @@ while os.getcwd().rpartition("/")[2][:1] != "a" and not os.path.exists({str(tmp_
     sources = [
         {"name": name, "dataset": "generated", "options": {"source": "bulk", "structures": 60}} for name in "abc"
     ]
-    site = {"node": {"cores": 2}, "setup": spoiled(tmp_path, slow, "gnnscale.stages.convert")}
+    # polled so seldom that all three have come together before the first job is asked for
+    site = {"node": {"cores": 2}, "scheduler": {"poll_seconds": 5.0}}
+    site["setup"] = spoil_module(tmp_path, slow, "gnnscale.stages.convert")
     run = Run(slurm, tmp_path, SHORT | {"data": sources}, site)
     try:
         run.start("--until", "convert")
@@ -79,7 +79,7 @@ while os.getcwd().rpartition("/")[2][:1] != "a" and not os.path.exists({str(tmp_
         assert len(list(run.root.glob("data/*/result.json"))) == 1 and len(run.submitted()) == 1
         cancelled = run.submitted()[0]
         slurm.call("scancel", cancelled)
-        wait(lambda: cancelled not in slurm.active(), "its end")
+        wait_until(lambda: cancelled not in slurm.active(), 120, "its end")
         (tmp_path / "go").touch()
         run.end()
     finally:

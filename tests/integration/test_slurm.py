@@ -1,4 +1,4 @@
-"""The smoke study through a real Slurm: trainings of two ranks on two nodes, one job each; and what is left of it elsewhere."""
+"""The smoke study on a real Slurm, with trainings of two ranks on two nodes; and its run directory on another site."""
 
 import copy
 import json
@@ -30,7 +30,7 @@ def finished(slurm, tmp_path_factory):
 
 
 def resident(pid):
-    """Bytes, at most so far."""
+    """Return the largest memory of the process so far, in bytes."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
@@ -63,7 +63,7 @@ def test_the_driver_stays_small(finished):
 
 
 def test_nothing_is_left_to_do_here_or_elsewhere(finished, tmp_path):
-    """A copy is continued on another site: keys know of no site, and names of jobs know of their directory."""
+    """A copy continues on another site: keys do not depend on the site, and names of jobs depend on the directory."""
     assert "nothing to do" in finished.call("run").stdout
     other = copy.copy(finished)
     other.root = tmp_path / "copy"
@@ -84,7 +84,7 @@ def test_verbs_tell_of_jobs(finished, slurm):
 
 
 def trainings(run):
-    """The jobs of trainings."""
+    """List the jobs of trainings."""
     return [job for job in run.events("intend") if any(id.startswith("train/") for id in job["stages"])]
 
 
@@ -115,6 +115,6 @@ def test_trainings_share_a_job_and_are_found_in_it(finished, slurm, tmp_path):
 
 
 def places(folder):
-    """Name of a stage -> its job and hosts in the first attempt."""
+    """Map each stage to the job and the hosts of its first attempt."""
     told = {path.parts[-4][:-9]: json.loads(path.read_text()) for path in folder.glob("*/attempts/1/exit.json")}
     return {name: (each["job"], each["hosts"], each["code"]) for name, each in told.items()}

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gnnscale.job.local_launcher import free_port
+from gnnscale.job.local_launcher import find_free_port
 from tests.support.corpus import ENV, ROOT
-from tests.support.training import losses, prepare, weights
+from tests.support.training import prepare_training, read_losses, read_weights
 
 pytest.importorskip("mpi4py")
 MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
@@ -25,7 +25,7 @@ import numpy as np
 from gnnscale.data.storage import mapped
 from gnnscale.data.storage.node_store import Store, communicators
 
-there = mapped.open(Path(sys.argv[1]))
+there = mapped.open_shards(Path(sys.argv[1]))
 row = np.flatnonzero(there.split != 1)
 held = Store(there, row)
 world, node = communicators()
@@ -73,10 +73,10 @@ def test_every_rank_gets_every_structure(converted, nodes):
 
 
 def test_a_training_from_the_store_is_the_training_from_the_map(converted, tmp_path):
-    """On two ranks that play two nodes; with micro-batches, so that some come from afar while others are used."""
+    """Two ranks act as two nodes, with micro-batches, so that some structures arrive while others are in use."""
     made = {}
     for data in ("map", "store"):
-        made[data] = prepare(tmp_path, converted, data, {"data": data, "micro_batch_edges": 300})
+        made[data] = prepare_training(tmp_path, converted, data, {"data": data, "micro_batch_edges": 300})
         done = mpi(
             2,
             "-m",
@@ -84,17 +84,17 @@ def test_a_training_from_the_store_is_the_training_from_the_map(converted, tmp_p
             str(made[data]),
             GNNSCALE_RANKS_PER_NODE="1",
             MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=str(free_port()),
+            MASTER_PORT=str(find_free_port()),
         )
         assert done.returncode == 0, done.stdout + done.stderr
-    assert losses(made["map"]) == losses(made["store"])
-    for name, tensor in weights(made["map"]).items():
-        assert (weights(made["store"])[name] == tensor).all(), name
+    assert read_losses(made["map"]) == read_losses(made["store"])
+    for name, tensor in read_weights(made["map"]).items():
+        assert (read_weights(made["store"])[name] == tensor).all(), name
 
 
 def test_ranks_that_mpi_does_not_know_of_are_refused_in_words(converted, tmp_path):
-    """Two processes that their launcher calls ranks, while to MPI each is alone."""
-    made = prepare(tmp_path, converted, "alone", {"data": "store"})
+    """Their launcher calls two processes ranks, while MPI sees each alone."""
+    made = prepare_training(tmp_path, converted, "alone", {"data": "store"})
     env = os.environ | ENV | {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     done = subprocess.run(
         [sys.executable, "-m", "gnnscale.stages.train", str(made)],

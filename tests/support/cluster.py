@@ -1,5 +1,4 @@
-"""Schedulers for the tests of workflow, a private Slurm and a stand-in for PBS; and a study that runs there, through the
-real command line."""
+"""A private Slurm, a stand-in for PBS, and a study that runs there through the real command line."""
 
 from __future__ import annotations
 
@@ -26,13 +25,12 @@ QUICK = {
     "command_timeout": 20.0,
     "late_seconds": 3.0,
     "signal_seconds": 60,
-}  # of a scheduler nearby
-PATIENCE = 900.0  # s: nothing takes as long, but on a machine with much else to do
-BEFORE_TRAINING = list(stage.FOLDERS)[: list(stage.FOLDERS).index("audit") + 1]
+}  # for a scheduler on this machine
+BEFORE_TRAINING = list(stage.FOLDER_OF_KIND)[: list(stage.FOLDER_OF_KIND).index("audit") + 1]
 
 
-def study(epochs: int) -> dict:
-    """One training, of three steps an epoch: a hundred epochs take some seconds."""
+def make_study(epochs: int) -> dict:
+    """Return a study of one training with three steps an epoch: a hundred epochs take some seconds."""
     return {
         "title": "One training",
         "data": [{"name": "bulk", "dataset": "generated", "options": {"source": "bulk", "structures": 60}}],
@@ -45,11 +43,11 @@ def study(epochs: int) -> dict:
     }
 
 
-SHORT, SOME, LONG = study(2), study(100), study(3000)
+SHORT, SOME, LONG = make_study(2), make_study(100), make_study(3000)
 
 
-def spoiled(place: Path, program: str, module: str = "gnnscale.stages.train") -> list[str]:
-    """Lines for the head of a job, with which this module, and nothing else, begins with this program."""
+def spoil_module(place: Path, program: str, module: str = "gnnscale.stages.train") -> list[str]:
+    """Return lines for the head of a job that make this module, and no other, begin with this program."""
     folder = place / "spoiled"
     folder.mkdir()
     head = f"import os, platform, sys, time\nif {module!r} in sys.orig_argv:\n"
@@ -57,24 +55,8 @@ def spoiled(place: Path, program: str, module: str = "gnnscale.stages.train") ->
     return [f"export PYTHONPATH={folder}"]
 
 
-def waiting(place: Path) -> list[str]:
-    """Write lines for the head of a job whose training waits, after its first step, to be told to stop or for `go`."""
-    program = f"""
-import signal
-told, listen, replace = [], signal.signal, os.replace
-def hear(signum, handler):
-    return listen(signum, (lambda *words: told.append(signum) or handler(*words)) if callable(handler) else handler)
-def wait(source, target):
-    replace(source, target)
-    while str(target).endswith("progress.json") and not told and not os.path.exists({str(place / "go")!r}):
-        time.sleep(0.05)
-signal.signal, os.replace = hear, wait
-"""
-    return spoiled(place, program)
-
-
-def processes(word: str) -> list[tuple[int, str]]:
-    """(pid, directory) of those whose command line holds the word."""
+def find_processes(word: str) -> list[tuple[int, str]]:
+    """List (pid, directory) of all processes whose command line holds the word."""
     found = []
     for each in Path("/proc").glob("[0-9]*"):
         try:
@@ -86,13 +68,13 @@ def processes(word: str) -> list[tuple[int, str]]:
 
 
 def require(what: str, missing: str) -> None:
-    """Skips, or fails where GNNSCALE_REQUIRE says that this must be there: a skip is easily taken for a pass."""
+    """Skip the test, or fail where GNNSCALE_REQUIRE names `what`: a skip is easily taken for a pass."""
     assert what not in os.environ.get("GNNSCALE_REQUIRE", "").split(), f"{what} was required, but {missing}"
     pytest.skip(missing)
 
 
-def missing(*more: str) -> str:
-    """Why this machine cannot bring up a Slurm, or ""."""
+def explain_missing(*more: str) -> str:
+    """Return why this machine cannot bring up a Slurm, or ""."""
     if os.geteuid() != 0:
         return "a private Slurm needs root"
     absent = [name for name in ("slurmctld", "slurmd", "munged", "unshare", *more) if shutil.which(name) is None]
@@ -104,7 +86,7 @@ def missing(*more: str) -> str:
 
 
 class Cluster:
-    """A Slurm, up from `with` to its end, or to the death of this process."""
+    """A Slurm that runs from `with` to its end, or to the end of this process."""
 
     kind = "slurm"
 
@@ -129,7 +111,7 @@ class Cluster:
         return done.stdout
 
     def jobs(self) -> list[tuple[str, str, str]]:
-        """(id, name, state) of all that it remembers."""
+        """List (id, name, state) of all jobs that Slurm remembers."""
         listed = self.call("squeue", "--noheader", "--states=all", "--format=%i %j %T").splitlines()
         return [tuple(line.split()) for line in listed]
 
@@ -139,11 +121,11 @@ class Cluster:
     def empty(self) -> None:
         if left := self.active():
             self.call("scancel", *left, check=False)  # one may have ended meanwhile
-        wait(lambda: not self.active(), "the cluster to become empty")
+        wait_until(lambda: not self.active(), 120, "the cluster to become empty")
 
 
 class StandIn:
-    """The commands of PBS, as tests/support/pbs.py has them."""
+    """A stand-in for PBS: its commands, as tests/support/pbs.py implements them."""
 
     kind = "pbs"
 
@@ -168,41 +150,34 @@ class StandIn:
     def empty(self) -> None:
         for id in self.active():
             self.call("qdel", id, check=False)
-        wait(lambda: not self.active(), "the last jobs to end")
+        wait_until(lambda: not self.active(), 120, "the last jobs to end")
 
 
-def wait(condition: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + PATIENCE
+def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    deadline = time.monotonic() + seconds
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited {PATIENCE} s in vain for {what}"
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
         time.sleep(0.05)
     return found
 
 
-def at_once(command: Callable[[], object]) -> float:
-    """Measure how many seconds suffice for what is done at once: ten, or ten times what this command takes here and now."""
-    began = time.monotonic()
-    command()
-    return max(10.0, 10 * (time.monotonic() - began))
-
-
 class Run:
-    """A run directory, and the driver that is at work in it."""
+    """A run directory, and the driver that works in it."""
 
     def __init__(
         self, cluster: Cluster, place: Path, study: dict, site: dict | None = None, before: Path | None = None
     ):
-        """`site`: what is said over sites/slurm.yaml or sites/pbs.yaml. `before`: a run directory whose data are taken over."""
+        """Prepare a run with the data of the run directory `before`. `site` overrides sites/slurm.yaml or sites/pbs.yaml."""
         self.cluster, self.root, self.driver = cluster, place / "run", None
         self.study = place / "study.yaml"
         self.study.write_text(json.dumps(study))
         self.env = os.environ | cluster.env | {"XDG_CONFIG_HOME": str(place / "config")}
         self.layer(**(site or {}))
-        for folder in sorted({stage.FOLDERS[kind] for kind in BEFORE_TRAINING}) if before is not None else ():
+        for folder in sorted({stage.FOLDER_OF_KIND[kind] for kind in BEFORE_TRAINING}) if before is not None else ():
             shutil.copytree(before / folder, self.root / folder, symlinks=True)
 
     def layer(self, **said: Any) -> None:
-        """The user's layer of the site."""
+        """Write the user's layer of the site."""
         name = self.cluster.kind
         path = Path(self.env["XDG_CONFIG_HOME"]) / "gnnscale" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -234,7 +209,7 @@ class Run:
         return self.driver
 
     def end(self, code: int = 0, seconds: float = 900) -> str:
-        """What the driver said, once it has ended with this code."""
+        """Wait until the driver has ended with this code, and return what it printed."""
         said, _ = self.driver.communicate(timeout=seconds)
         assert self.driver.returncode == code, said
         assert "Traceback" not in said, said
@@ -244,26 +219,26 @@ class Run:
         self.driver.kill()
         self.driver.communicate()
 
-    def wait(self, condition: Callable[[], Any], what: str) -> Any:
+    def wait(self, condition: Callable[[], Any], what: str, seconds: float = 240) -> Any:
         def looked() -> Any:
             if (found := condition()) or self.driver.poll() is None:
                 return found
             raise AssertionError(f"the driver ended before {what}: {self.driver.stdout.read()}")
 
-        return wait(looked, what)
+        return wait_until(looked, seconds, what)
 
     def events(self, kind: str = "") -> list[dict]:
-        return [e for e in journal.read(self.root / "events.jsonl") if not kind or e["event"] == kind]
+        return [e for e in journal.read_events(self.root / "events.jsonl") if not kind or e["event"] == kind]
 
     def submitted(self) -> list[str]:
         return [event["job"] for event in self.events("submit")]
 
     def folder(self, kind: str = "train") -> Path:
-        """Of the only stage of this kind."""
+        """Return the directory of the only stage of this kind."""
         return next((self.root / kind).iterdir())
 
     def running(self) -> str:
-        """The id of the job that is running, once its training has taken steps."""
+        """Return the id of the running job, once its training has taken steps; "" before."""
         told = [e for e in self.events("job") if e["state"] == "RUNNING"]
         ids = {e["name"]: e["job"] for e in self.events("submit")}
         folder = self.root / "train"
@@ -275,6 +250,6 @@ class Run:
         return json.loads((self.folder() / "progress.json").read_text())["done"]
 
     def stop(self) -> None:
-        """Whatever is left of it."""
+        """Kill the driver if it still runs."""
         if self.driver is not None and self.driver.poll() is None:
             self.kill()

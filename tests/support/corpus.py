@@ -24,17 +24,19 @@ TINY = TrainSettings(
 )
 
 
-def directory(root: Path, id: str, settings: Settings, needs: dict[str, Path] | None = None, **runtime: object) -> Path:
-    """A stage's directory with its spec.json, as the workflow would make it."""
+def make_stage_directory(
+    root: Path, id: str, settings: Settings, needs: dict[str, Path] | None = None, **runtime: object
+) -> Path:
+    """Make a stage's directory with its spec.json, as the workflow does."""
     made = root / id
     made.mkdir(parents=True)
-    there = {need: os.path.relpath(path, made) for need, path in (needs or {}).items()}
-    spec = StageSpec(id=id, key="0" * 16, settings=settings, code={}, needs=there, runtime=runtime)
+    relative = {need: os.path.relpath(path, made) for need, path in (needs or {}).items()}
+    spec = StageSpec(id=id, key="0" * 16, settings=settings, code={}, needs=relative, runtime=runtime)
     files.write_model(made / "spec.json", spec)
     return made
 
 
-def execute(made: Path, *, module: str = "", ranks: int = 1, timeout: float = 300) -> subprocess.CompletedProcess:
+def run_stage(made: Path, *, module: str = "", ranks: int = 1, timeout: float = 300) -> subprocess.CompletedProcess:
     """Run the stage in `made`, as a driver on a machine without a scheduler does."""
     kind = module or json.loads((made / "spec.json").read_text())["settings"]["kind"]
     words = [f"gnnscale.stages.{kind}"] if ranks == 1 else ["gnnscale.job.local_launcher", str(ranks), kind]
@@ -42,12 +44,12 @@ def execute(made: Path, *, module: str = "", ranks: int = 1, timeout: float = 30
     return subprocess.run(command, env=os.environ | ENV, capture_output=True, text=True, timeout=timeout)
 
 
-def result(made: Path) -> StageResult:
+def read_result(made: Path) -> StageResult:
     return files.read_model(made / "result.json", StageResult)
 
 
-def convert(root: Path) -> dict[str, Path]:
-    """Two sources that differ in everything: periodic alloys and oxides with stress, and molecules without."""
+def convert_two_sources(root: Path) -> dict[str, Path]:
+    """Convert two sources that differ in everything: periodic alloys and oxides with stress, and molecules without."""
     needs = {}
     for name in ("bulk", "organic"):
         settings = ConvertSettings(
@@ -57,8 +59,8 @@ def convert(root: Path) -> dict[str, Path]:
             split=Split(validation=0.15, test=0.2),
             cutoff=4.0,
         )
-        made = directory(root, f"convert/{name}", settings)
-        done = execute(made)
+        made = make_stage_directory(root, f"convert/{name}", settings)
+        done = run_stage(made)
         assert done.returncode == 0, done.stderr
         needs[f"convert/{name}"] = made
     return needs

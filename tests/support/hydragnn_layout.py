@@ -14,8 +14,8 @@ from gnnscale.atoms.structure import Structure
 Graph = dict[str, np.ndarray]
 
 
-def graph(s: Structure, cutoff: float | None = None) -> Graph:
-    """The keys that HydraGNN's examples give a graph; its edges, too, if there is a cutoff."""
+def make_graph(s: Structure, cutoff: float | None = None) -> Graph:
+    """Return the keys that HydraGNN's examples give a graph, with its edges if there is a cutoff."""
     numbers, positions, forces = (np.asarray(a, np.float32) for a in (s.numbers, s.positions, s.forces))
     periodic = np.asarray(s.pbc, bool)
     histogram = np.bincount(s.numbers, minlength=119)[1:119]
@@ -42,8 +42,8 @@ def graph(s: Structure, cutoff: float | None = None) -> Graph:
     return made
 
 
-def write(path: Path, splits: Mapping[str, Sequence[Graph]]) -> None:
-    """Only one dimension of a key may be ragged; the empty splits of a file have no variables."""
+def write_bp(path: Path, splits: Mapping[str, Sequence[Graph]]) -> None:
+    """Write a .bp file. One dimension of a key may be ragged; empty splits have no variables."""
     with adios2.Stream(str(path), "w") as stream:
         stream.begin_step()
         for label, graphs in splits.items():

@@ -1,4 +1,4 @@
-"""A few known structures, written as each published dataset is: its keys, units and signs, with constants of our own.
+"""A few known structures, written in the layout of each published dataset: its keys, units and signs, with our own constants.
 
 LAYOUTS has every script of datasets/ that reads files; the folder is the registry, and test_datasets.py holds it to that.
 """
@@ -35,8 +35,8 @@ VALENCE = {1: -3.4, 3: -1.9, 8: -4.9, 22: -7.8, 29: -4.1}  # eV, of elemental cr
 NAN = np.nan
 
 
-def molecules(forces: bool = True, seed: int = 0) -> list[Structure]:
-    """Three of each of three formulas."""
+def make_molecules(forces: bool = True, seed: int = 0) -> list[Structure]:
+    """Make three molecules of each of three formulas."""
     rng = np.random.default_rng(seed)
     made = []
     for numbers in ([6, 1, 1, 1, 1], [7, 1, 1, 1], [6, 8, 1, 1]):
@@ -57,8 +57,8 @@ def molecules(forces: bool = True, seed: int = 0) -> list[Structure]:
     return made
 
 
-def crystals(stress: bool = True, seed: int = 0) -> list[Structure]:
-    """Three of each of three materials, with cells that no transposition leaves alone."""
+def make_crystals(stress: bool = True, seed: int = 0) -> list[Structure]:
+    """Make three crystals of each of three materials, with cells that differ from their transpose."""
     rng = np.random.default_rng(seed)
     made = []
     for numbers in ([22, 8, 8], [3, 3, 8], [29, 29, 29, 29]):
@@ -81,18 +81,18 @@ def crystals(stress: bool = True, seed: int = 0) -> list[Structure]:
     return made
 
 
-def triples(structures: list[Structure]) -> list[list[Structure]]:
+def group_by_three(structures: list[Structure]) -> list[list[Structure]]:
     return [structures[k : k + 3] for k in range(0, len(structures), 3)]
 
 
-def symbols(structure: Structure) -> list[str]:
+def list_symbols(structure: Structure) -> list[str]:
     return [chemical_symbols[z] for z in structure.numbers]
 
 
 # ---------------------------------------------------------------------------------------------------------------- HDF5
-def ani1x(path: Path, known: list[Structure]) -> Path:
+def write_ani1x(path: Path, known: list[Structure]) -> Path:
     with h5py.File(path / "ani1x-release.h5", "w") as file:
-        for name, some in zip("ABC", triples(known)):
+        for name, some in zip("ABC", group_by_three(known)):
             group = file.create_group(name)
             group["atomic_numbers"] = some[0].numbers.astype(np.uint8)
             group["coordinates"] = np.array([s.positions for s in some])
@@ -103,9 +103,11 @@ def ani1x(path: Path, known: list[Structure]) -> Path:
     return path / "ani1x-release.h5"
 
 
-def spice(path: Path, known: list[Structure]) -> Path:
+def write_spice(path: Path, known: list[Structure]) -> Path:
     with h5py.File(path / "SPICE-2.0.1.hdf5", "w") as file:
-        for name, smiles, some in zip(("1", "C=O", "x"), ("[H:1][C:2]", "[NH4+:1]", "[O-]C[Mg+2:7]"), triples(known)):
+        for name, smiles, some in zip(
+            ("1", "C=O", "x"), ("[H:1][C:2]", "[NH4+:1]", "[O-]C[Mg+2:7]"), group_by_three(known)
+        ):
             group = file.create_group(name)
             group["atomic_numbers"] = some[0].numbers.astype(np.int16)
             group["conformations"] = np.array([s.positions for s in some]) / BOHR
@@ -115,9 +117,9 @@ def spice(path: Path, known: list[Structure]) -> Path:
     return path / "SPICE-2.0.1.hdf5"
 
 
-def qm7x(path: Path, known: list[Structure]) -> Path:
+def write_qm7x(path: Path, known: list[Structure]) -> Path:
     with h5py.File(path / "1000.hdf5", "w") as file:
-        for name, some in zip(("1", "2", "10"), triples(known)):
+        for name, some in zip(("1", "2", "10"), group_by_three(known)):
             for conformation, s in zip(("1", "2", "opt"), some):
                 group = file.create_group(f"{name}/Geom-m{name}-i1-c1-{conformation}")
                 group["atNUM"], group["atXYZ"] = s.numbers, s.positions
@@ -128,7 +130,7 @@ def qm7x(path: Path, known: list[Structure]) -> Path:
 
 
 # ---------------------------------------------------------------------------------------------------------------- JSON
-def pymatgen(s: Structure, forces: bool = False) -> dict:
+def to_pymatgen(s: Structure, forces: bool = False) -> dict:
     fractional = s.positions @ np.linalg.inv(s.cell)
     sites = [
         {
@@ -138,16 +140,16 @@ def pymatgen(s: Structure, forces: bool = False) -> dict:
             "label": symbol,
             "properties": {"forces": force.tolist(), "magmom": 0.0} if forces else {},
         }
-        for symbol, abc, xyz, force in zip(symbols(s), fractional, s.positions, s.forces)
+        for symbol, abc, xyz, force in zip(list_symbols(s), fractional, s.positions, s.forces)
     ]
     return {"@class": "Structure", "charge": 0.0, "lattice": {"matrix": s.cell.tolist()}, "sites": sites}
 
 
-def mptrj(path: Path, known: list[Structure]) -> Path:
+def write_mptrj(path: Path, known: list[Structure]) -> Path:
     content = {
         f"mp-{k}": {
             f"mp-{k}-0-{step}": {
-                "structure": pymatgen(s),
+                "structure": to_pymatgen(s),
                 "uncorrected_total_energy": s.energy,
                 "corrected_total_energy": s.energy - 3.0,
                 "energy_per_atom": (s.energy - 3.0) / len(s.numbers),
@@ -158,19 +160,19 @@ def mptrj(path: Path, known: list[Structure]) -> Path:
             }
             for step, s in enumerate(some)
         }
-        for k, some in enumerate(triples(known))
+        for k, some in enumerate(group_by_three(known))
     }
     (path / "MPtrj_2022.9_full.json").write_text(json.dumps(content))
     return path / "MPtrj_2022.9_full.json"
 
 
-def alexandria(path: Path, known: list[Structure]) -> Path:
+def write_alexandria(path: Path, known: list[Structure]) -> Path:
     content = {
         f"agm{k}": [
             {
                 "steps": [
                     {
-                        "structure": pymatgen(s),
+                        "structure": to_pymatgen(s),
                         "energy": s.energy,
                         "forces": s.forces.tolist(),
                         "stress": (-s.stress / KBAR).tolist(),
@@ -179,17 +181,17 @@ def alexandria(path: Path, known: list[Structure]) -> Path:
                 ]
             }
         ]
-        for k, some in enumerate(triples(known))
+        for k, some in enumerate(group_by_three(known))
     }
     with bz2.open(path / "alexandria_000.json.bz2", "wt") as file:
         json.dump(content, file)
     return path / "alexandria_000.json.bz2"
 
 
-def alexandria_relaxed(path: Path, known: list[Structure]) -> Path:
+def write_alexandria_relaxed(path: Path, known: list[Structure]) -> Path:
     content = [
         {
-            "structure": pymatgen(s, forces=True),
+            "structure": to_pymatgen(s, forces=True),
             "energy": s.energy,
             "data": {"mat_id": f"agm{k}", "energy_total": s.energy, "stress": np.eye(3).tolist()},
         }
@@ -201,45 +203,45 @@ def alexandria_relaxed(path: Path, known: list[Structure]) -> Path:
 
 
 # ---------------------------------------------------------------------------------------------------------------- text
-def extended(known: list[Structure], extra: Callable[[int, Structure], str], tags: bool = False) -> str:
-    """Extended XYZ with 17 digits, as ASE writes it with columns=..., but exactly."""
+def format_extxyz(known: list[Structure], extra: Callable[[int, Structure], str], tags: bool = False) -> str:
+    """Return extended XYZ with 17 digits, in the form of ASE with columns=..., but exact."""
     lines = []
     for k, s in enumerate(known):
         lattice = f'Lattice="{" ".join(map(repr, s.cell.ravel().tolist()))}" ' if s.pbc.any() else ""
         columns = "species:S:1:pos:R:3" + (":move_mask:L:1:tags:I:1" if tags else "") + ":forces:R:3"
         pbc = " ".join("FT"[int(p)] for p in s.pbc)
         lines += [str(len(s.numbers)), f'{lattice}Properties={columns} {extra(k, s)} pbc="{pbc}"']
-        for symbol, xyz, force in zip(symbols(s), s.positions.tolist(), s.forces.tolist()):
+        for symbol, xyz, force in zip(list_symbols(s), s.positions.tolist(), s.forces.tolist()):
             words = [symbol, *map(repr, xyz), *(["T", "1"] if tags else []), *map(repr, force)]
             lines.append(" ".join(words))
     return "\n".join(lines) + "\n"
 
 
-def extxyz(path: Path, known: list[Structure]) -> Path:
+def write_extxyz(path: Path, known: list[Structure]) -> Path:
     def extra(k: int, s: Structure) -> str:
         stress = " ".join(map(repr, s.stress.ravel().tolist()))
         return f'material=m{k // 3} energy={s.energy!r} stress="{stress}" flag note="two = words"'
 
-    (path / "mine.extxyz").write_text(extended(known, extra))
+    (path / "mine.extxyz").write_text(format_extxyz(known, extra))
     return path / "mine.extxyz"
 
 
-def oc20(path: Path, known: list[Structure]) -> Path:
+def write_oc20(path: Path, known: list[Structure]) -> Path:
     with lzma.open(path / "0.extxyz.xz", "wt") as file:
-        file.write(extended(known, lambda k, s: f"energy={s.energy!r} free_energy={s.energy + 0.1!r}", tags=True))
+        file.write(format_extxyz(known, lambda k, s: f"energy={s.energy!r} free_energy={s.energy + 0.1!r}", tags=True))
     with lzma.open(path / "0.txt.xz", "wt") as file:
         file.writelines(f"random{k // 3},frame{k % 3},{-2.5 * k}\n" for k in range(len(known)))
     return path / "0.extxyz.xz"
 
 
-def qm9(path: Path, known: list[Structure]) -> Path:
-    """Every second number in the manner of Mathematica: 1.5*^-1."""
+def write_qm9(path: Path, known: list[Structure]) -> Path:
+    """Write every second number as Mathematica does: 1.5*^-1."""
     (path / "uncharacterized.txt").write_text("3054 of them\n\n====\n    77  CCO  C  1.0\n====\n")
     with tarfile.open(path / "dsgdb9nsd.xyz.tar.bz2", "w:bz2") as tar:
         for k, s in enumerate(known, 1):
             rows = [
                 "\t".join([symbol, *(f"{x * 10!r}*^-1" if (n + j) % 2 else repr(x) for j, x in enumerate(xyz)), "0.1"])
-                for n, (symbol, xyz) in enumerate(zip(symbols(s), s.positions.tolist()))
+                for n, (symbol, xyz) in enumerate(zip(list_symbols(s), s.positions.tolist()))
             ]
             energies = [repr(s.energy / HARTREE + 0.01 * j) for j in range(4)]  # U0 U H G
             head = "\t".join(["gdb", str(k), *["1.0"] * 10, *energies, "6.469"])
@@ -250,9 +252,9 @@ def qm9(path: Path, known: list[Structure]) -> Path:
     return path / "dsgdb9nsd.xyz.tar.bz2"
 
 
-def deepmd(path: Path, known: list[Structure]) -> Path:
-    """A system for each material, each in two sets."""
-    for k, some in enumerate(triples(known)):
+def write_deepmd(path: Path, known: list[Structure]) -> Path:
+    """Write a system for each material, in two sets each."""
+    for k, some in enumerate(group_by_three(known)):
         system = path / f"system{k}"
         system.mkdir()
         elements = sorted({*some[0].numbers.tolist()}, reverse=True)
@@ -273,7 +275,7 @@ def deepmd(path: Path, known: list[Structure]) -> Path:
 
 
 # ---------------------------------------------------------------------------------------------------------------- LMDB
-def lmdb_file(path: Path, content: dict[bytes, bytes]) -> Path:
+def write_lmdb(path: Path, content: dict[bytes, bytes]) -> Path:
     with (
         lmdb.open(str(path), subdir=False, map_size=1 << 24, lock=False) as environment,
         environment.begin(write=True) as t,
@@ -283,8 +285,8 @@ def lmdb_file(path: Path, content: dict[bytes, bytes]) -> Path:
     return path
 
 
-def pickled(attributes: dict[str, Any], version: int = 2) -> bytes:
-    """As torch_geometric pickles a Data, whose classes need not be there for it."""
+def pickle_graph(attributes: dict[str, Any], version: int = 2) -> bytes:
+    """Pickle a graph as torch_geometric pickles a Data, without having its classes."""
     data, storage = types.ModuleType("torch_geometric.data.data"), types.ModuleType("torch_geometric.data.storage")
     Data = data.Data = type("Data", (), {"__module__": data.__name__})
     Store = storage.GlobalStorage = type("GlobalStorage", (), {"__module__": storage.__name__})
@@ -296,8 +298,8 @@ def pickled(attributes: dict[str, Any], version: int = 2) -> bytes:
         return pickle.dumps(made, protocol=4)
 
 
-def graph(k: int, s: Structure) -> dict[str, Any]:
-    """Of double precision, for an exact comparison; the published ones are single."""
+def make_graph(k: int, s: Structure) -> dict[str, Any]:
+    """Make a graph in double precision, for an exact comparison; published ones have single precision."""
     return {
         "y": s.energy,
         "pos": torch.tensor(s.positions),
@@ -311,12 +313,12 @@ def graph(k: int, s: Structure) -> dict[str, Any]:
     }
 
 
-def oc22(path: Path, known: list[Structure]) -> Path:
-    content = {str(k).encode(): pickled(graph(k, s), version=1 + k % 2) for k, s in enumerate(known)}
-    return lmdb_file(path / "data.0000.lmdb", content | {b"length": pickle.dumps(len(known))})
+def write_oc22(path: Path, known: list[Structure]) -> Path:
+    content = {str(k).encode(): pickle_graph(make_graph(k, s), version=1 + k % 2) for k, s in enumerate(known)}
+    return write_lmdb(path / "data.0000.lmdb", content | {b"length": pickle.dumps(len(known))})
 
 
-def ase_row(s: Structure, data: dict) -> bytes:
+def encode_ase_row(s: Structure, data: dict) -> bytes:
     def array(values: np.ndarray) -> dict:
         return {"__ndarray__": [list(values.shape), str(values.dtype), values.ravel().tolist()]}
 
@@ -334,16 +336,18 @@ def ase_row(s: Structure, data: dict) -> bytes:
     return zlib.compress(orjson.dumps(row))
 
 
-def aselmdb(path: Path, known: list[Structure]) -> Path:
-    content = {str(k).encode(): ase_row(s, {"charge": k % 2, "spin": 1}) for k, s in enumerate(known, 1)}
+def write_aselmdb(path: Path, known: list[Structure]) -> Path:
+    content = {str(k).encode(): encode_ase_row(s, {"charge": k % 2, "spin": 1}) for k, s in enumerate(known, 1)}
     content[str(len(known) + 1).encode()] = b"deleted"
     end = {b"nextid": len(known) + 2, b"deleted_ids": [len(known) + 1]}
     packed = {key: zlib.compress(orjson.dumps(value)) for key, value in end.items()}
-    return lmdb_file(path / "val.aselmdb", content | packed)
+    return write_lmdb(path / "val.aselmdb", content | packed)
 
 
 # ------------------------------------------------------------------------------------------------------------ registry
 class Layout(NamedTuple):
+    """One way in which a dataset is written, with the structures that are written."""
+
     write: Callable[[Path, list[Structure]], Path]  # into a folder; returns the file that tests may spoil
     known: Callable[[], list[Structure]]
     options: dict[str, Any] = {}
@@ -351,20 +355,23 @@ class Layout(NamedTuple):
 
 
 LAYOUTS: dict[str, list[Layout]] = {
-    "extxyz": [Layout(extxyz, crystals, {"group": "material"}), Layout(extxyz, molecules, {}, 9)],
-    "ani1x": [Layout(ani1x, molecules)],
-    "mptrj": [Layout(mptrj, crystals)],
+    "extxyz": [Layout(write_extxyz, make_crystals, {"group": "material"}), Layout(write_extxyz, make_molecules, {}, 9)],
+    "ani1x": [Layout(write_ani1x, make_molecules)],
+    "mptrj": [Layout(write_mptrj, make_crystals)],
     "oc20": [
-        Layout(oc20, lambda: crystals(stress=False), {"energy": "raw"}),
-        Layout(oc22, lambda: crystals(stress=False), {"energy": "raw"}),
+        Layout(write_oc20, lambda: make_crystals(stress=False), {"energy": "raw"}),
+        Layout(write_oc22, lambda: make_crystals(stress=False), {"energy": "raw"}),
     ],
-    "qm7x": [Layout(qm7x, molecules)],
-    "oc22": [Layout(oc22, lambda: crystals(stress=False))],
-    "spice": [Layout(spice, molecules)],
-    "qm9": [Layout(qm9, lambda: molecules(forces=False), {}, 9)],
-    "deepmd": [Layout(deepmd, crystals)],
-    "alexandria": [Layout(alexandria, crystals), Layout(alexandria_relaxed, lambda: crystals(stress=False), {}, 9)],
-    "omat24": [Layout(aselmdb, crystals)],
-    "omol25": [Layout(aselmdb, molecules)],
+    "qm7x": [Layout(write_qm7x, make_molecules)],
+    "oc22": [Layout(write_oc22, lambda: make_crystals(stress=False))],
+    "spice": [Layout(write_spice, make_molecules)],
+    "qm9": [Layout(write_qm9, lambda: make_molecules(forces=False), {}, 9)],
+    "deepmd": [Layout(write_deepmd, make_crystals)],
+    "alexandria": [
+        Layout(write_alexandria, make_crystals),
+        Layout(write_alexandria_relaxed, lambda: make_crystals(stress=False), {}, 9),
+    ],
+    "omat24": [Layout(write_aselmdb, make_crystals)],
+    "omol25": [Layout(write_aselmdb, make_molecules)],
 }
 CASES = [(name, number) for name, layouts in LAYOUTS.items() for number in range(len(layouts))]

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""A stand-in for PBS on one machine: qsub, qstat, qselect, qdel and mpiexec, with no server behind them.
+"""A stand-in for PBS on one machine: qsub, qstat, qselect, qdel and mpiexec, without a server.
 
 It checks a job as a site would, runs it on free "nodes" (addresses of the loop-back interface), writes PBS_NODEFILE, ends
-it at its walltime, remembers it, and speaks as OpenPBS does: what is printed here was written after its manual and after
-what a real server was seen to print. State is files below $PBS_HOME; conf.json there says what the site is like.
+it at its walltime, and remembers it. Its output follows the manual of OpenPBS and the output of a real server. Its state is
+files below $PBS_HOME, where conf.json describes the site.
 """
 
 from __future__ import annotations
@@ -37,13 +37,15 @@ RESOURCES = {"walltime", "select", "place", "filesystems", "mem"}
 CHUNK = {"ncpus", "mpiprocs", "ngpus", "mem", "system", "host"}
 
 
-class Wrong(Exception):
+class PbsError(Exception):
+    """An error as PBS prints it, with its exit code."""
+
     def __init__(self, message: str, code: int):
         super().__init__(message)
         self.code = code
 
 
-def conf() -> dict:
+def read_conf() -> dict:
     try:
         return CONF | json.loads((HOME / "conf.json").read_text())
     except FileNotFoundError:
@@ -51,30 +53,30 @@ def conf() -> dict:
 
 
 @contextlib.contextmanager
-def locked():
+def lock_state():
     with open(HOME / "lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def path(id: str) -> Path:
+def job_path(id: str) -> Path:
     return HOME / "jobs" / f"{id.split('.')[0]}.json"
 
 
-def load(id: str) -> dict:
+def load_job(id: str) -> dict:
     try:
-        return json.loads(path(id).read_text())
+        return json.loads(job_path(id).read_text())
     except FileNotFoundError:
-        raise Wrong(f"Unknown Job Id {id}", UNKNOWN_JOB) from None
+        raise PbsError(f"Unknown Job Id {id}", UNKNOWN_JOB) from None
 
 
-def store(job: dict) -> None:
-    beside = path(job["id"]).with_suffix(".tmp")
+def store_job(job: dict) -> None:
+    beside = job_path(job["id"]).with_suffix(".tmp")
     beside.write_text(json.dumps(job))
-    beside.replace(path(job["id"]))
+    beside.replace(job_path(job["id"]))
 
 
-def seconds(walltime: str) -> int:
+def to_seconds(walltime: str) -> int:
     parts = [int(part) for part in walltime.split(":")]
     return sum(part * 60**k for k, part in enumerate(reversed(parts)))
 
@@ -89,19 +91,19 @@ def qsub(words: list[str]) -> None:
     for name, value in zip(*[iter(given + words[:-1])] * 2):  # the command line comes last, and wins
         if name == "-l":
             for part in re.split(r",(?=[a-z]+=)", value) if not value.startswith("select") else [value]:
-                key, _, said = part.partition("=")
+                key, _, amount = part.partition("=")
                 if key not in RESOURCES:
-                    raise Wrong(f"Unknown resource: {key}", UNKNOWN_RESOURCE)
-                resources[key] = said
+                    raise PbsError(f"Unknown resource: {key}", UNKNOWN_RESOURCE)
+                resources[key] = amount
         elif name in ("-N", "-q", "-A", "-o", "-e", "-j", "-r", "-m", "-S", "-k"):
             options[name] = value
         else:
-            raise Wrong(f"invalid option -- '{name.lstrip('-')}'", 2)
-    chunks = check(options, resources)
-    with locked():
+            raise PbsError(f"invalid option -- '{name.lstrip('-')}'", 2)
+    chunks = check_request(options, resources)
+    with lock_state():
         number = max([first_number(), *(int(each.stem) for each in (HOME / "jobs").glob("*.json"))]) + 1
         id = f"{number}.{SERVER}"
-        store(
+        store_job(
             {
                 "id": id,
                 "name": options.get("-N", script.name),
@@ -132,55 +134,55 @@ def qsub(words: list[str]) -> None:
 
 
 def first_number() -> int:
-    """Ranks meet on a port made of the job's number, so each server of this machine has numbers of its own."""
+    """Return the number of the first job: each server has its own, as ranks meet on a port made of the job's number."""
     return zlib.crc32(str(HOME).encode()) % 190 * 100
 
 
-def check(options: dict[str, str], resources: dict[str, str]) -> dict:
-    site = conf()
+def check_request(options: dict[str, str], resources: dict[str, str]) -> dict:
+    site = read_conf()
     queue = site["queues"].get(options.get("-q", "workq"))
     if queue is None:
-        raise Wrong("Unknown queue", UNKNOWN_QUEUE)
+        raise PbsError("Unknown queue", UNKNOWN_QUEUE)
     if site["account"] and options.get("-A") != site["account"]:
-        raise Wrong("Request rejected. Reason: Project/account not valid", BAD_ACCOUNT)
+        raise PbsError("Request rejected. Reason: Project/account not valid", BAD_ACCOUNT)
     if not re.fullmatch(r"[A-Za-z0-9][\w.+-]{0,229}", options.get("-N", "x")):
-        raise Wrong(f"illegal -N value {options['-N']!r}", 2)
+        raise PbsError(f"illegal -N value {options['-N']!r}", 2)
     match = re.fullmatch(r"(\d+)((?::\w+=[^:+]+)*)", resources.get("select", "1"))
     if match is None:
-        raise Wrong("Illegal attribute or resource value Resource_List.select", UNKNOWN_RESOURCE)
+        raise PbsError("Illegal attribute or resource value Resource_List.select", UNKNOWN_RESOURCE)
     chunk = dict(part.split("=", 1) for part in match[2].split(":") if part)
     if unknown := chunk.keys() - CHUNK:
-        raise Wrong(f"Unknown resource: {unknown.pop()}", UNKNOWN_RESOURCE)
+        raise PbsError(f"Unknown resource: {unknown.pop()}", UNKNOWN_RESOURCE)
     if resources.get("place", "free") not in ("free", "scatter", "pack", "excl", "scatter:excl", "vscatter"):
-        raise Wrong("Illegal attribute or resource value Resource_List.place", UNKNOWN_RESOURCE)
+        raise PbsError("Illegal attribute or resource value Resource_List.place", UNKNOWN_RESOURCE)
     missing = set(site["filesystems"]) - set(resources.get("filesystems", "").split(":"))
     if site["filesystems"] and ("filesystems" not in resources or missing):
-        raise Wrong("Resource: filesystems is required to be set", BAD_ACCOUNT)
+        raise PbsError("Resource: filesystems is required to be set", BAD_ACCOUNT)
     count = int(match[1])
     if not queue["nodes"][0] <= count <= queue["nodes"][1] or int(chunk.get("ncpus", 1)) > site["ncpus"]:
-        raise Wrong("Job violates queue and/or server resource limits", LIMITS)
-    if seconds(resources.get("walltime", "01:00:00")) > seconds(queue["walltime"]):
-        raise Wrong("Job violates queue and/or server resource limits", LIMITS)
+        raise PbsError("Job violates queue and/or server resource limits", LIMITS)
+    if to_seconds(resources.get("walltime", "01:00:00")) > to_seconds(queue["walltime"]):
+        raise PbsError("Job violates queue and/or server resource limits", LIMITS)
     return {"count": count, "ncpus": int(chunk.get("ncpus", 1)), "mpiprocs": int(chunk.get("mpiprocs", 1))}
 
 
 # ------------------------------------------------------------------------------------------------- the job, running
-def mom(id: str) -> None:
-    """Waits for nodes, runs the job on them, and says how it ended."""
-    told = []
-    signal.signal(signal.SIGTERM, lambda *_: told.append(time.monotonic()))  # before anybody knows whom to tell
+def run_job(id: str) -> None:
+    """Wait for nodes, run the job on them, and record how it ended."""
+    signalled: list[float] = []
+    signal.signal(signal.SIGTERM, lambda *_: signalled.append(time.monotonic()))  # before qdel can know this process
     while True:
-        with locked():
-            job, taken = load(id), set()
+        with lock_state():
+            job, taken = load_job(id), set()
             if job["state"] == "F":
                 return  # deleted while it waited
             for each in (HOME / "jobs").glob("*.json"):
                 other = json.loads(each.read_text())
                 taken |= set(other.get("hosts", [])) if other["state"] in ("R", "E") else set()
-            free = [f"127.0.1.{k + 1}" for k in range(conf()["nodes"]) if f"127.0.1.{k + 1}" not in taken]
+            free = [f"127.0.1.{k + 1}" for k in range(read_conf()["nodes"]) if f"127.0.1.{k + 1}" not in taken]
             if len(free) >= job["chunks"]["count"]:
                 job |= {"state": "R", "stime": time.time(), "hosts": free[: job["chunks"]["count"]], "pid": os.getpid()}
-                store(job)
+                store_job(job)
                 break
         time.sleep(0.2)
     folder = HOME / "spool" / id
@@ -208,62 +210,62 @@ def mom(id: str) -> None:
             stderr=subprocess.STDOUT if joined else stderr,
             start_new_session=True,
         )
-    with locked():
-        store(load(id) | {"process": process.pid})
-    end, late = time.monotonic() + seconds(job["walltime"]), False
+    with lock_state():
+        store_job(load_job(id) | {"process": process.pid})
+    end, late = time.monotonic() + to_seconds(job["walltime"]), False
     while process.poll() is None:
-        if not told and time.monotonic() > end:
+        if not signalled and time.monotonic() > end:
             late = True
-            told.append(time.monotonic())
-        if told and len(told) < 2:
+            signalled.append(time.monotonic())
+        if signalled and len(signalled) < 2:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
-            told.append(time.monotonic())
-        if told and time.monotonic() > told[0] + conf()["kill_delay"]:
+            signalled.append(time.monotonic())
+        if signalled and time.monotonic() > signalled[0] + read_conf()["kill_delay"]:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         time.sleep(0.05)
     code = process.returncode
-    status = -29 if late else 256 + signal.SIGTERM if told else 256 - code if code < 0 else code
+    status = -29 if late else 256 + signal.SIGTERM if signalled else 256 - code if code < 0 else code
     for kept, wanted in ((out, job["out"]), (err, job["err"])):  # copied back when it ends, as PBS does
         if wanted and not (joined and kept == err):
             (Path(job["cwd"]) / wanted).write_bytes(kept.read_bytes())
-    with locked():
-        store(load(id) | {"state": "F", "status": status, "etime": time.time()})
+    with lock_state():
+        store_job(load_job(id) | {"state": "F", "status": status, "etime": time.time()})
 
 
 def qdel(ids: list[str]) -> None:
     for id in ids:
-        with locked():
-            job = load(id)
+        with lock_state():
+            job = load_job(id)
             if job["state"] == "F":
-                raise Wrong(f"Job has finished {id}", FINISHED)
+                raise PbsError(f"Job has finished {id}", FINISHED)
             if job["state"] == "Q":
-                store(job | {"state": "F"})
+                store_job(job | {"state": "F"})
                 continue
         with contextlib.suppress(ProcessLookupError):  # it has just ended
             os.kill(job["pid"], signal.SIGTERM)
 
 
 def qsig(words: list[str]) -> None:
-    """-s SIGNAL JOB...: to all processes of the job."""
+    """Send a signal to all processes of each job: qsig -s SIGNAL JOB..."""
     if words[0] != "-s" or not hasattr(signal, words[1]):
-        raise Wrong("usage: qsig [-s signal] job_identifier...", 2)
+        raise PbsError("usage: qsig [-s signal] job_identifier...", 2)
     for id in words[2:]:
-        job = load(id)
+        job = load_job(id)
         if job["state"] != "R":
-            raise Wrong(f"Request invalid for state of job {id}", 178)
+            raise PbsError(f"Request invalid for state of job {id}", 178)
         os.killpg(job["process"], getattr(signal, words[1]))
 
 
-# ---------------------------------------------------------------------------------------------------- what is told
-def attributes(job: dict) -> dict:
+# ---------------------------------------------------------------------------------------------------- descriptions
+def describe_job(job: dict) -> dict:
     when = {
         name: time.strftime("%a %b %d %H:%M:%S %Y", time.localtime(job[key]))
         for name, key in (("ctime", "ctime"), ("stime", "stime"))
         if key in job
     }
-    said = {
+    shown = {
         "Job_Name": job["name"],
         "Job_Owner": f"{getpass.getuser()}@{SERVER}",
         "job_state": job["state"],
@@ -272,28 +274,28 @@ def attributes(job: dict) -> dict:
         **when,
     }
     if "hosts" in job:
-        said["exec_host"] = "+".join(f"{host}/0*{job['chunks']['ncpus']}" for host in job["hosts"])
+        shown["exec_host"] = "+".join(f"{host}/0*{job['chunks']['ncpus']}" for host in job["hosts"])
     if "status" in job:
-        said["Exit_status"] = job["status"]
-        said["comment"] = f"Job run at {when.get('stime')} on ({said['exec_host']}) and " + (
+        shown["Exit_status"] = job["status"]
+        shown["comment"] = f"Job run at {when.get('stime')} on ({shown['exec_host']}) and " + (
             "exceeded limit" if job["status"] == -29 else "finished" if job["status"] == 0 else "failed"
         )
-    said["Resource_List"] = job["resources"] | {"nodect": job["chunks"]["count"]}
-    said["Variable_List"] = {name: job["env"][name] for name in ("HOME", "PATH") if name in job["env"]}
-    return said
+    shown["Resource_List"] = job["resources"] | {"nodect": job["chunks"]["count"]}
+    shown["Variable_List"] = {name: job["env"][name] for name in ("HOME", "PATH") if name in job["env"]}
+    return shown
 
 
-def queues() -> dict:
-    """As `qstat -Q -f -F json` has them."""
+def describe_queues() -> dict:
+    """Return the queues as `qstat -Q -f -F json` prints them."""
     found = {}
-    for name, said in conf()["queues"].items():
-        low, high = said["nodes"]
+    for name, limits in read_conf()["queues"].items():
+        low, high = limits["nodes"]
         found[name] = {
             "queue_type": "Execution",
             "total_jobs": 0,
             "enabled": "True",
             "started": "True",
-            "resources_max": {"nodect": high, "walltime": said["walltime"]},
+            "resources_max": {"nodect": high, "walltime": limits["walltime"]},
             "resources_min": {"nodect": low},
         }
     return {"timestamp": int(time.time()), "pbs_version": "23.06.06", "pbs_server": SERVER, "Queue": found}
@@ -301,23 +303,23 @@ def queues() -> dict:
 
 def qstat(words: list[str]) -> None:
     if "--version" in words or "-Q" in words:
-        print("pbs_version = 23.06.06" if "--version" in words else json.dumps(queues(), indent=4))
+        print("pbs_version = 23.06.06" if "--version" in words else json.dumps(describe_queues(), indent=4))
         return
     history, as_json = "-x" in words, "json" in words
     ids = [word for word in words if re.match(r"\d", word)]
     listed = sorted((HOME / "jobs").glob("*.json"), key=lambda each: int(each.stem))
-    found, wrong = {}, []
+    found, errors = {}, []
     for id in ids or [each.stem for each in listed]:
         try:
-            job = load(id)
+            job = load_job(id)
             if job["state"] == "F" and not history:
-                raise Wrong(
+                raise PbsError(
                     f"{job['id']} Job has finished, use -x or -H to obtain historical job information", FINISHED
                 )
-            found[job["id"]] = attributes(job)
-        except Wrong as error:
-            wrong += [error] if ids else []
-    if "first-only" in conf()["bugs"]:
+            found[job["id"]] = describe_job(job)
+        except PbsError as error:
+            errors += [error] if ids else []
+    if "first-only" in read_conf()["bugs"]:
         found = dict(list(found.items())[:1])
     if as_json:
         text = json.dumps(
@@ -325,18 +327,18 @@ def qstat(words: list[str]) -> None:
             | ({"Jobs": found} if found else {}),
             indent=4,
         )
-        print(text.replace('"PATH":', '"PROMPT":"\\e[0m", "PATH":') if "bad-json" in conf()["bugs"] else text)
+        print(text.replace('"PATH":', '"PROMPT":"\\e[0m", "PATH":') if "bad-json" in read_conf()["bugs"] else text)
     else:
-        for id, said in found.items():
+        for id, shown in found.items():
             print(f"Job Id: {id}")
-            for name, value in said.items():
+            for name, value in shown.items():
                 flat = str(value if not isinstance(value, dict) else ",".join(f"{k}={v}" for k, v in value.items()))
                 more = (f"\n\t{flat[k : k + 60]}" for k in range(60, len(flat), 60))
                 print(f"    {name} = {flat[:60]}" + "".join(more))
             print()
-    for error in wrong:
+    for error in errors:
         print(f"qstat: {error}", file=sys.stderr)
-    sys.exit(wrong[-1].code if wrong else 0)
+    sys.exit(errors[-1].code if errors else 0)
 
 
 def qselect(words: list[str]) -> None:
@@ -348,7 +350,7 @@ def qselect(words: list[str]) -> None:
 
 # ---------------------------------------------------------------------------------------------------------- mpiexec
 def mpiexec(words: list[str]) -> None:
-    """-n RANKS -ppn PER_NODE [--hosts A,B] COMMAND: as Hydra, it ends all when one fails."""
+    """Run mpiexec -n RANKS -ppn PER_NODE [--hosts A,B] COMMAND; like Hydra, end all ranks when one fails."""
     ranks, per_node, hosts = 1, 1, list(dict.fromkeys(Path(os.environ["PBS_NODEFILE"]).read_text().split()))
     while words[0].startswith("-"):
         name, value, *words = words
@@ -359,29 +361,29 @@ def mpiexec(words: list[str]) -> None:
         elif name in ("-hosts", "--hosts"):
             hosts = value.split(",")
         else:
-            raise Wrong(f"unrecognized argument {name.lstrip('-')}", 1)
+            raise PbsError(f"unrecognized argument {name.lstrip('-')}", 1)
     if ranks > per_node * len(hosts):
-        raise Wrong("not enough hosts", 1)
-    begun = []
+        raise PbsError("not enough hosts", 1)
+    started = []
     for rank in range(ranks):
         own = {"PMI_RANK": str(rank), "PMI_SIZE": str(ranks), "MPI_LOCALRANKID": str(rank % per_node)}
-        begun.append(subprocess.Popen(words, env=os.environ | own))
+        started.append(subprocess.Popen(words, env=os.environ | own))
 
-    def told(signum: int, frame: object) -> None:
-        for each in begun:
+    def forward_signal(signum: int, frame: object) -> None:
+        for each in started:
             each.send_signal(signum)
 
     for signum in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, told)
+        signal.signal(signum, forward_signal)
     code = 0
-    while any(each.poll() is None for each in begun):
-        bad = [each.returncode for each in begun if each.returncode not in (None, 0)]
+    while any(each.poll() is None for each in started):
+        bad = [each.returncode for each in started if each.returncode not in (None, 0)]
         if bad and not code:
             code = bad[0]
-            for each in begun:
+            for each in started:
                 each.kill()
         time.sleep(0.02)
-    codes = [each.returncode for each in begun if each.returncode]
+    codes = [each.returncode for each in started if each.returncode]
     code = code or (codes[0] if codes else 0)
     sys.exit(code if code >= 0 else 128 - code)
 
@@ -393,7 +395,7 @@ VERBS = {
     "qdel": qdel,
     "qsig": qsig,
     "mpiexec": mpiexec,
-    "mom": lambda words: mom(words[0]),
+    "mom": lambda words: run_job(words[0]),
 }
 
 if __name__ == "__main__":
@@ -401,6 +403,6 @@ if __name__ == "__main__":
     verb, *words = sys.argv[1:]
     try:
         VERBS[verb](words)
-    except Wrong as error:
+    except PbsError as error:
         print(f"{verb}: {error}", file=sys.stderr)
         sys.exit(error.code)

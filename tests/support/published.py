@@ -1,4 +1,4 @@
-"""Points and fits that others have published, read from ../shared/scaling_data; SOURCE.txt there says whose they are."""
+"""Points and fits that others have published, read from ../shared/scaling_data, where SOURCE.txt names their authors."""
 
 from __future__ import annotations
 
@@ -36,29 +36,34 @@ ADDITION = np.array(
 )
 
 
-def there(name: str) -> Path:
+def require_file(name: str) -> Path:
     path = SHARED / name
     if not path.exists() and "shared" not in os.environ.get("GNNSCALE_REQUIRE", ""):
-        pytest.skip(f"the published points are not there ({name}); GNNSCALE_REQUIRE=shared makes this an error")
+        pytest.skip(
+            f"the published points are not on this machine ({name}); GNNSCALE_REQUIRE=shared makes this an error"
+        )
     return path
 
 
-def rows(name: str) -> list[dict[str, str]]:
-    with open(there(name), newline="") as file:
+def read_rows(name: str) -> list[dict[str, str]]:
+    with open(require_file(name), newline="") as file:
         return list(csv.DictReader(file))
 
 
-def content(name: str) -> Any:
-    return json.loads(there(name).read_text())
+def read_content(name: str) -> Any:
+    return json.loads(require_file(name).read_text())
 
 
-def columns(found: list[dict[str, str]], *names: str) -> np.ndarray:
+def take_columns(found: list[dict[str, str]], *names: str) -> np.ndarray:
     return np.array([[float(row[name]) for name in names] for row in found]).T
 
 
-def chinchilla(dropped: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Hoffmann et al. as read off their figure by Besiroglu et al., arXiv 2404.10102, without the largest losses."""
-    found = rows("chinchilla_epoch/svg_extracted_data.csv")
-    n, c, loss = columns(found, "Model Size", "Training FLOP", "loss")
+def read_chinchilla(dropped: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Read the points of Hoffmann et al. as Besiroglu et al. (arXiv 2404.10102) digitised them.
+
+    The `dropped` largest losses are left out.
+    """
+    found = read_rows("chinchilla_epoch/svg_extracted_data.csv")
+    n, c, loss = take_columns(found, "Model Size", "Training FLOP", "loss")
     keep = loss < (np.sort(loss)[-dropped] if dropped else np.inf)
     return {"N": n[keep], "D": (c / (6 * n))[keep]}, loss[keep]

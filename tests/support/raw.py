@@ -1,4 +1,4 @@
-"""Raw files read through the scripts of datasets/: what the tests of each container format have in common."""
+"""Reading of raw files through the scripts of datasets/, for the tests of all container formats."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ import pytest
 
 from gnnscale.atoms.structure import Structure
 from gnnscale.contract import datasets
-from gnnscale.contract.files import BadFile
+from gnnscale.contract.errors import BadFile
 from tests.support.corpus import ROOT
 
-SCRIPTS = datasets.names()
+SCRIPTS = datasets.dataset_names()
 RAW = [name for name in SCRIPTS if name not in ("generated", "hydragnn")]  # which have their own tests
 SHARED = Path(os.environ.get("GNNSCALE_SHARED", ROOT.parent / "shared")) / "data"
 
 
 @cache
-def script(name: str) -> ModuleType:
-    return datasets.script(name)
+def load_script(name: str) -> ModuleType:
+    return datasets.load_script(name)
 
 
-def read(name: str, raw: object, **options: object) -> tuple[list[Structure], Counter]:
-    """(structures of all units, what was skipped)"""
+def read_all(name: str, raw: object, **options: object) -> tuple[list[Structure], Counter]:
+    """Return the structures of all pieces, and what was skipped."""
     skipped = Counter()
-    made = script(name).Options(raw=str(raw), **options)
+    made = load_script(name).Options(raw=str(raw), **options)
     found = [
         structure
-        for unit in script(name).units(made)
-        for structure in script(name).structures(made, unit, lambda reason: skipped.update([reason]))
+        for piece in load_script(name).pieces(made)
+        for structure in load_script(name).structures(made, piece, lambda reason: skipped.update([reason]))
     ]
     return found, skipped
 
 
-def until_fault(name: str, raw: object, **options: object) -> tuple[list[Structure], Exception | None]:
-    """(structures before the fault, the fault or None). Nothing but BadFile and ValueError may come out."""
+def read_until_fault(name: str, raw: object, **options: object) -> tuple[list[Structure], Exception | None]:
+    """Return the structures before the fault, and the fault or None; BadFile and ValueError are the only faults."""
     kept = []
     try:
-        options = script(name).Options(raw=str(raw), **options)
-        for unit in script(name).units(options):
-            for structure in script(name).structures(options, unit, lambda reason: None):
+        options = load_script(name).Options(raw=str(raw), **options)
+        for piece in load_script(name).pieces(options):
+            for structure in load_script(name).structures(options, piece, lambda reason: None):
                 kept.append(structure)
     except (BadFile, ValueError) as error:
         return kept, error
     return kept, None
 
 
-def same(one: Structure, two: Structure) -> bool:
+def is_same(one: Structure, two: Structure) -> bool:
     for field in ("numbers", "positions", "cell", "pbc", "energy", "forces", "stress"):
         a, b = np.asarray(getattr(one, field)), np.asarray(getattr(two, field))
         if a.shape != b.shape or not np.allclose(a, b, rtol=1e-11, atol=1e-11, equal_nan=a.dtype.kind == "f"):
@@ -59,8 +59,8 @@ def same(one: Structure, two: Structure) -> bool:
     return True
 
 
-def shared(name: str) -> Path:
-    """A real sample, where this machine has them."""
+def require_sample(name: str) -> Path:
+    """Return the path of a real sample; skip the test where this machine has none."""
     path = SHARED / name
     if not path.exists():
         required = "shared" in os.environ.get("GNNSCALE_REQUIRE", "")

@@ -1,4 +1,4 @@
-"""Random structures for tests, how to batch them without the data pipeline, and a brute-force neighbour oracle."""
+"""Random structures for tests, batches of them without the data pipeline, and a brute-force neighbour oracle."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Sample(NamedTuple):
     source: int = 0
 
 
-def scattered(rng: np.random.Generator, count: int, cell: np.ndarray | None, least: float = 0.7) -> np.ndarray:
-    """Positions that keep their distance, as the network's 1/r is steep where atoms collide."""
+def scatter_atoms(rng: np.random.Generator, count: int, cell: np.ndarray | None, least: float = 0.7) -> np.ndarray:
+    """Return positions with a least distance, as the network's 1/r is steep where atoms collide."""
     images = [np.zeros(3)]
     if cell is not None:
         images = [np.array(shift) @ cell for shift in itertools.product((-1, 0, 1), repeat=3)]
@@ -39,35 +39,35 @@ def scattered(rng: np.random.Generator, count: int, cell: np.ndarray | None, lea
     raise AssertionError(f"no room for {count} atoms in {cell}")
 
 
-def molecule(rng: np.random.Generator, count: int) -> Sample:
-    numbers, positions = rng.choice(ELEMENTS, count), scattered(rng, count, None)
+def make_molecule(rng: np.random.Generator, count: int) -> Sample:
+    numbers, positions = rng.choice(ELEMENTS, count), scatter_atoms(rng, count, None)
     return Sample(numbers, positions, np.zeros((3, 3)), np.zeros(3, bool), int(rng.integers(2)))
 
 
-def crystal(rng: np.random.Generator, count: int) -> Sample:
-    """A skew cell, usually smaller than the cutoff, so that atoms see images, also their own."""
+def make_crystal(rng: np.random.Generator, count: int) -> Sample:
+    """Make a crystal with a skew cell, usually smaller than the cutoff, so that atoms see images, also their own."""
     while True:
         cell = np.diag(rng.uniform(2.2, 3.6, 3)) + rng.normal(scale=0.5, size=(3, 3))
         if abs(np.linalg.det(cell)) > 10:
             break
-    numbers, positions = rng.choice(ELEMENTS, count), scattered(rng, count, cell)
+    numbers, positions = rng.choice(ELEMENTS, count), scatter_atoms(rng, count, cell)
     return Sample(numbers, positions, cell, np.ones(3, bool), int(rng.integers(2)))
 
 
 seeds = st.integers(0, 2**32 - 1)
 generators = seeds.map(np.random.default_rng)
-molecules = st.builds(molecule, generators, st.integers(1, 8))
-crystals = st.builds(crystal, generators, st.integers(1, 4))
+molecules = st.builds(make_molecule, generators, st.integers(1, 8))
+crystals = st.builds(make_crystal, generators, st.integers(1, 4))
 structures = st.one_of(molecules, crystals)
 
 
-def orthogonal(rng: np.random.Generator) -> np.ndarray:
-    """A random rotation, or one with a reflection."""
+def make_orthogonal(rng: np.random.Generator) -> np.ndarray:
+    """Return a random rotation, with or without a reflection."""
     q, r = np.linalg.qr(rng.normal(size=(3, 3)))
     return q * np.sign(np.diag(r))
 
 
-def batch(samples: list[Sample], cutoff: float = CUTOFF, dtype: torch.dtype = torch.float64) -> AtomGraphs:
+def make_batch(samples: list[Sample], cutoff: float = CUTOFF, dtype: torch.dtype = torch.float64) -> AtomGraphs:
     first = np.cumsum([0] + [len(sample.numbers) for sample in samples])
     found = [edges(sample.positions, sample.cell, sample.pbc, cutoff) for sample in samples]
     join = lambda parts: torch.from_numpy(np.concatenate(parts))  # noqa: E731
@@ -86,8 +86,10 @@ def batch(samples: list[Sample], cutoff: float = CUTOFF, dtype: torch.dtype = to
 def brute_force_edges(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
 ) -> list[tuple[int, int, int, int, int]]:
-    """(i, j, s1, s2, s3), sorted, by trying every image that could be near. The lattice is completed by unit vectors
-    normal to it, so that planes have a spacing also where the cell has no vector."""
+    """Return all (i, j, s1, s2, s3), sorted, by trying every image that could be near.
+
+    Unit vectors normal to the lattice complete it, so that planes have a spacing also where the cell has no vector.
+    """
     periodic = np.flatnonzero(pbc)
     full = np.eye(3)
     if len(periodic):

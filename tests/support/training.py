@@ -1,4 +1,4 @@
-"""Trainings of the tests: in this process, which takes a tenth of a second once DeepSpeed is imported, or on ranks."""
+"""Trainings for tests: in this process, which takes a tenth of a second once DeepSpeed is imported, or on ranks."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from gnnscale.contract import stage_run
 from gnnscale.contract.results import Metrics
 from gnnscale.stages import train
-from tests.support.corpus import ENV, ROOT, TINY, directory
+from tests.support.corpus import ENV, ROOT, TINY, make_stage_directory
 
 LINEAR = torch.nn.functional.linear  # ZeRO 3 puts its own there, for good, which cannot be differentiated twice
 
-# Trains in each directory of the command line in turn; DIRECTORY@7 is told to stop during its seventh step.
-SEVERAL = """
+# Trains in each directory of the command line in turn; DIRECTORY@7 is asked to stop during its seventh step.
+TRAIN_SEVERAL = """
 import os, sys
 from pathlib import Path
 from tests.support.training import here
@@ -32,51 +32,31 @@ os._exit(0)  # as gnnscale/job/stage_process.py does, and for its reason
 """
 
 
-# Trains in the directory of the command line; the sixth step waits for a file `go` there, so that a signal comes in time.
-HELD = """
-import os, sys, time
-from gnnscale.job import stage_process
-from gnnscale.stages.train import main
-from gnnscale.train import deepspeed_engine
-
-taken = []
-
-def step(*words, fast=deepspeed_engine.Engine.step):
-    while len(taken) == 5 and not os.path.exists(sys.argv[1] + "/go"):
-        time.sleep(0.01)
-    taken.append(1)
-    return fast(*words)
-
-deepspeed_engine.Engine.step = step
-stage_process.run(main)
-"""
-
-
-def settings(optim: dict | None = None, model: dict | None = None, **other: object):
-    """TINY with changes, validated."""
+def change_settings(optim: dict | None = None, model: dict | None = None, **other: object):
+    """Return TINY with changes, validated."""
     changed = TINY.model_dump() | other
     return type(TINY).model_validate(
         changed | {"optim": changed["optim"] | (optim or {}), "model": changed["model"] | (model or {})}
     )
 
 
-def prepare(
+def prepare_training(
     root: Path, needs: dict[str, Path], name: str = "x", runtime: dict | None = None, **changes: object
 ) -> Path:
-    return directory(root, f"train/{name}", settings(**changes), needs, **(runtime or {}))
+    return make_stage_directory(root, f"train/{name}", change_settings(**changes), needs, **(runtime or {}))
 
 
-def here(made: Path, stop_at: int | None = None) -> Path:
+def train_here(made: Path, stop_at: int | None = None) -> Path:
     """Train in this process; `stop_at` asks to stop during that step, as a signal does."""
     environ = dict(os.environ)
     run = stage_run.Run(made)
-    said = run.progress
+    report_progress = run.report_progress
 
-    def progress(done: float, total: float, **numbers: float) -> None:
-        said(done, total, **numbers)
+    def report_and_stop(done: float, total: float, **numbers: float) -> None:
+        report_progress(done, total, **numbers)
         run.stop_requested = stop_at is not None and done >= stop_at - 1
 
-    run.progress = progress
+    run.report_progress = report_and_stop
     try:
         train.main(run)
     except stage_run.Stopped:
@@ -89,12 +69,12 @@ def here(made: Path, stop_at: int | None = None) -> Path:
     return made
 
 
-def on_ranks(ranks: int, *command: str, timeout: float = 400) -> list[tuple[int, str]]:
-    """The same command on several ranks: (exit code, what it said) of each."""
-    return finished(started(ranks, *command), timeout)
+def run_on_ranks(ranks: int, *command: str, timeout: float = 400) -> list[tuple[int, str]]:
+    """Run a command on several ranks; return (exit code, output) of each."""
+    return wait_for_ranks(start_on_ranks(ranks, *command), timeout)
 
 
-def started(ranks: int, *command: str) -> list[subprocess.Popen]:
+def start_on_ranks(ranks: int, *command: str) -> list[subprocess.Popen]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -112,41 +92,41 @@ def started(ranks: int, *command: str) -> list[subprocess.Popen]:
     ]
 
 
-def finished(processes: list[subprocess.Popen], timeout: float = 400) -> list[tuple[int, str]]:
+def wait_for_ranks(processes: list[subprocess.Popen], timeout: float = 400) -> list[tuple[int, str]]:
     try:
-        said = [process.communicate(timeout=timeout)[0] for process in processes]
+        outputs = [process.communicate(timeout=timeout)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
-    return [(process.returncode, words) for process, words in zip(processes, said)]
+    return [(process.returncode, output) for process, output in zip(processes, outputs)]
 
 
-def several(ranks: int, *made: Path | str) -> None:
+def train_several(ranks: int, *made: Path | str) -> None:
     """Train in each directory in turn on the same ranks: starting them costs more than these trainings."""
-    for code, said in on_ranks(ranks, "-c", SEVERAL, *map(str, made), timeout=300 + 60 * len(made)):
-        assert code == 0, said
+    for code, output in run_on_ranks(ranks, "-c", TRAIN_SEVERAL, *map(str, made), timeout=300 + 60 * len(made)):
+        assert code == 0, output
 
 
-def metrics(made: Path) -> list[Metrics]:
+def read_metrics(made: Path) -> list[Metrics]:
     return [Metrics.model_validate_json(line) for line in (made / "metrics.jsonl").read_text().splitlines()]
 
 
-def losses(made: Path) -> list[dict]:
-    """All that is reproducible of the metrics."""
-    return [line.model_dump(exclude={"seconds"}) for line in metrics(made)]
+def read_losses(made: Path) -> list[dict]:
+    """Return the reproducible fields of the metrics."""
+    return [line.model_dump(exclude={"seconds"}) for line in read_metrics(made)]
 
 
-def weights(made: Path) -> dict[str, torch.Tensor]:
+def read_weights(made: Path) -> dict[str, torch.Tensor]:
     return load_file(made / "model.safetensors")
 
 
 def assert_equal(one: Path, other: Path, rtol: float = 2e-4, atol: float = 2e-6) -> None:
-    """The same training up to rounding: every weight at its end, every loss and gradient on the way."""
-    for a, b in zip(metrics(one), metrics(other), strict=True):
+    """Compare two trainings up to rounding: every weight at the end, every loss and gradient of each step."""
+    for a, b in zip(read_metrics(one), read_metrics(other), strict=True):
         for field in ("loss", "energy", "forces", "stress", "gradient", "validation"):
             x, y = getattr(a, field), getattr(b, field)
             assert x is y is None or abs(x - y) <= 2e-3 * abs(x) + 1e-6, (field, a, b)
-    expected, found = weights(one), weights(other)
+    expected, found = read_weights(one), read_weights(other)
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=rtol, atol=atol, msg=lambda m, name=name: f"{name}: {m}")

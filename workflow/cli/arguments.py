@@ -1,96 +1,166 @@
-"""What may be typed after python workflow/run.py."""
+"""The command-line parser."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
-from workflow.plan import stage
+from gnnscale.contract.command_name import command_name
+from gnnscale.contract.exit_codes import USAGE
+from workflow.config.field_problems import suggest
+from workflow.plan.stage import FOLDER_OF_KIND
+
+SHELLS = ("bash", "zsh", "fish")
+RENAMED_KINDS = {"shards": "convert_part", "levers": "memory_levers"}  # stage kinds of earlier versions
 
 
-def hours(text: str) -> float:
-    """`nan` would be no limit at all."""
+class Parser(argparse.ArgumentParser):
+    """A parser that reports a mistake in one line, with the nearest known word."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        known = [str(choice) for choice in action.choices]
+        what = "no verb" if isinstance(action, argparse._SubParsersAction) else "found"
+        renamed = RENAMED_KINDS.get(value, "")
+        hint = f"it is called {renamed!r} now" if renamed in known else suggest(str(value), known)
+        raise argparse.ArgumentError(None if what == "no verb" else action, f"{what} {value!r}; {hint}")
+
+    def error(self, message: str) -> NoReturn:
+        print(f"gnnscale: {message} (`{self.prog} --help` explains)", file=sys.stderr)
+        sys.exit(USAGE)
+
+
+def parse_hours(text: str) -> float:
+    """Read a number of hours; `nan` is refused, since it would be no limit at all."""
     if not (value := float(text)) >= 0:
         raise argparse.ArgumentTypeError(f"found {text}; expected a number of hours")
     return value
 
 
-def parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    common.add_argument("--site", help="a file in sites/, without .yaml (default: local)")
-    common.add_argument("--study", help="a file in workflow/studies/, without .yaml, or a path (default: default)")
-    common.add_argument("--root", type=Path, help="the run directory (default: runs/STUDY)")
-    common.add_argument(
-        "--set", action="append", metavar="A.B=C", help="a setting of the site, above its file and yours"
-    )
-    common.add_argument("--container", action="store_true", help="every stage in the site's image (container.use=true)")
-    common.add_argument(
-        "--max-node-hours", type=hours, metavar="H", help="refuse to begin what is expected to take more"
-    )
-    common.add_argument("--until", choices=list(stage.FOLDERS), help="do no stage of a later kind")
-    top = argparse.ArgumentParser(
-        prog="workflow/run.py",
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs."""
+    common = common_options()
+    top = Parser(
+        prog=command_name(),
         parents=[common],
-        description="Run a scaling study, start to end; run it again to go on.",
+        description="Run a scaling study from raw structures to a report. Run it again to continue.",
         epilog="Without a verb: run. Exit codes: 0 done, 1 a stage failed, 2 usage, 75 stopped, 130 Ctrl-C.",
     )
     verbs = top.add_subparsers(dest="verb", metavar="VERB")
 
-    def verb(name: str, text: str, *, as_json: bool = False) -> argparse.ArgumentParser:
-        made = verbs.add_parser(name, help=text, description=text, parents=[common])
+    def add_verb(name: str, text: str, *, as_json: bool = False) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common])
         if as_json:
-            made.add_argument("--json", action="store_true", help="for programs")
+            made.add_argument("--json", action="store_true", help="print JSON, for programs")
         return made
 
-    verb("run", "plan the study and do what is not done (the default)")
-    verb("plan", "what would run, what is done, why, how large and how long", as_json=True).add_argument(
-        "--deep", action="store_true", help="hash every output again, whatever its time says"
+    add_run_verbs(add_verb)
+    add_advise(add_verb)
+    add_doctor(add_verb)
+    add_sites(add_verb)
+    add_image(add_verb)
+    text = "fit a scaling law to the points of a CSV file of your own"
+    fit = verbs.add_parser(
+        "fit", help=text, add_help=False, prefix_chars="\0"
+    )  # gnnscale/stages/fit_csv.py has the options
+    fit.add_argument("words", nargs="*", metavar="POINTS.csv")
+    completion = add_verb("completion", "print a script by which a shell completes this command")
+    completion.add_argument("shell", choices=SHELLS)
+    return top
+
+
+def common_options() -> Parser:
+    """Return the options that every verb takes."""
+    common = Parser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument("--site", help="a file in sites/, without .yaml (default: local)")
+    common.add_argument("--study", help="a file in workflow/studies/, without .yaml, or a path (default: default)")
+    common.add_argument("--root", type=Path, help="the run directory (default: runs/STUDY)")
+    common.add_argument(
+        "--set", action="append", metavar="A.B=C", help="override a setting of the site's file and of yours"
     )
-    verb("status", "how far it is", as_json=True).add_argument("--watch", action="store_true", help="until it ends")
-    logs = verb("logs", "what a stage printed in its last attempt")
+    common.add_argument("--container", action="store_true", help="run stages in the site's image (container.use=true)")
+    common.add_argument(
+        "--max-node-hours", type=parse_hours, metavar="H", help="refuse to start what is expected to take more"
+    )
+    common.add_argument("--until", choices=list(FOLDER_OF_KIND), help="stop after this kind of stage")
+    return common
+
+
+AddVerb = Callable[..., argparse.ArgumentParser]
+
+
+def add_run_verbs(add_verb: AddVerb) -> None:
+    """Add the verbs that concern one run of a study."""
+    add_verb("run", "plan the study and do what is not done (the default)")
+    add_verb(
+        "plan", "list the stages: which are done, which would run and why, how large, how long", as_json=True
+    ).add_argument("--deep", action="store_true", help="hash every output again, whatever its modification time says")
+    add_verb("status", "show the progress of a run", as_json=True).add_argument(
+        "--watch", action="store_true", help="repeat until the run ends"
+    )
+    logs = add_verb("logs", "print the output of a stage's last attempt")
     logs.add_argument("id", help="for example train/w64-d3-n2000")
-    verb("explain", "why a stage is to be run, or why it is done").add_argument("id")
-    ending = verb("cancel", "end the batch jobs of the study, or of the named stages")
-    ending.add_argument("id", nargs="*")
-    ending.add_argument("--stale", action="store_true", help="only jobs of stages that the study has no more")
-    verb("report", "where the report is")
-    advice = verb("advise", "what to train with a budget: from the laws of a finished study, on any site", as_json=True)
-    advice.add_argument("of", metavar="RUN", help="its run directory, or the name of the study")
+    add_verb("explain", "say why a stage is to be run, or why it is done").add_argument("id", help="as for logs")
+    ending = add_verb("cancel", "end the batch jobs of the study, or of the named stages")
+    ending.add_argument("id", nargs="*", help="stages; without one, all of them")
+    ending.add_argument("--stale", action="store_true", help="only jobs of stages that the study no longer has")
+    add_verb("report", "print the path of the report")
+    clean = add_verb("clean", "remove results of stages that the study no longer has; a dry run unless --yes")
+    clean.add_argument("--all", action="store_true", help="remove the whole run directory")
+    clean.add_argument("--yes", action="store_true", help="really remove")
+
+
+def add_advise(add_verb: AddVerb) -> None:
+    """Add the verb that recommends a training."""
+    advice = add_verb(
+        "advise", "recommend what to train with a budget, from the laws of a finished study, on any site", as_json=True
+    )
+    advice.add_argument("finished", metavar="RUN", help="the finished run: its directory, or the name of the study")
     advice.add_argument(
-        "--gpu-hours", type=float, required=True, metavar="H", help="of one GPU; of one core without GPUs"
+        "--gpu-hours", type=float, required=True, metavar="H", help="hours of one GPU, or of one core without GPUs"
     )
-    advice.add_argument("--target", choices=["loss", "energy_mae", "force_mae"], default="loss")
-    advice.add_argument("--structures", type=float, metavar="D", help="so many unique structures are there, no more")
-    check = verb(
-        "doctor", "is this site ready? each doubt in a line, with what to do; submits one small job", as_json=True
+    advice.add_argument("--target", choices=["loss", "energy_mae", "force_mae"], default="loss", help="default: loss")
+    advice.add_argument("--structures", type=float, metavar="D", help="the number of unique structures that exist")
+
+
+def add_doctor(add_verb: AddVerb) -> None:
+    """Add the verb that examines a machine."""
+    check = add_verb(
+        "doctor", "check whether a site is ready, with a fix for each fault; submits one small job", as_json=True
     )
-    check.add_argument("--no-job", action="store_true", help="leave out what only a compute node can tell")
-    check.add_argument("--queue", metavar="NAME", help="of that job (default: where it waits least)")
+    check.add_argument("--no-job", action="store_true", help="skip what can only be checked on a compute node")
+    check.add_argument("--queue", metavar="NAME", help="queue of that job (default: where it is likely to wait least)")
     check.add_argument(
-        "--wait", type=float, default=10, metavar="MIN", help="for it to begin, in minutes (default: 10)"
+        "--wait", type=float, default=10, metavar="MIN", help="minutes to wait for the job to start (default: 10)"
     )
-    clean = verb("clean", "remove results that no stage of the study has any more; a dry run unless --yes")
-    clean.add_argument("--all", action="store_true", help="the whole run directory")
-    clean.add_argument("--yes", action="store_true", help="do it")
-    site = verb("sites", "the clusters that are known; the scripts that would be submitted there; a file for a new one")
+
+
+def add_sites(add_verb: AddVerb) -> None:
+    """Add the verb that deals with the files of sites."""
+    site = add_verb(
+        "sites", "list or check the known clusters, show the job scripts for one, draft the file of a new one"
+    )
     site.add_argument("action", choices=["list", "show", "validate", "render", "new"])
-    site.add_argument(
-        "name", nargs="?", help="one of them, or a file (validate); `new` writes it, or prints without one"
-    )
-    site.add_argument("of", nargs="?", metavar="study", help="`render`: the study")
+    site.add_argument("name", nargs="?", help="a known site, or a file (validate); `new` prints without a name")
+    site.add_argument("render_study", nargs="?", metavar="study", help="`render`: the study")
     site.add_argument(
         "--out", type=Path, metavar="DIR", help="`render`: write the scripts there instead of printing them"
     )
-    image = verb(
-        "image", "the container image of a site: build it, look into it, judge it, bring it elsewhere", as_json=True
-    )
+
+
+def add_image(add_verb: AddVerb) -> None:
+    """Add the verb that deals with container images."""
+    image = add_verb("image", "build, inspect, verify or copy the container image of a site", as_json=True)
     image.add_argument("action", choices=["build", "inspect", "verify", "push"])
     image.add_argument(
         "--base",
         default="registry",
         metavar="FROM",
-        help="`build`: what it begins with: registry (the "
-        "definition's choice), machine (packages as this machine's apt has them) or an image",
+        help="`build`: what it starts from: registry (the definition's choice), machine (packages as this machine's apt "
+        "has them) or an image",
     )
     image.add_argument("--to", metavar="PLACE", help="`push`: a directory, or oras://HOST/NAME:TAG")
-    return top

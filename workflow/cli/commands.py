@@ -1,337 +1,242 @@
-"""TODO: say what a reader finds here."""
+"""One function for each verb of the command line; each returns the exit code."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import json
 import os
-import signal
 import sys
 import time
-import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
-from gnnscale.contract.errors import Problem
-from gnnscale.contract.places import ROOT
-from workflow.advise import largest_study, text
-from workflow.cli import findings_output, live_table, output, site_output
-from workflow.cli.invocation import Asked, run_root, settings_of
-from workflow.config import site_files, study
+from gnnscale.contract.command_name import COMMAND_VARIABLE, command_name
+from gnnscale.contract.errors import UserError
+from gnnscale.contract.exit_codes import DONE, FAILED, INTERRUPTED
+from gnnscale.contract.places import IS_INSTALLED, ROOT, runs_folder
+from workflow.advise import advice_text, largest_study
+from workflow.cli import completion, findings_output, live_table, output, plan_output, site_output, status_output
+from workflow.cli.arguments import build_parser
+from workflow.cli.drive import do_run
+from workflow.cli.invocation import Invocation, run_directory, site_settings
+from workflow.config import site_files, study_files
 from workflow.doctor import diagnosis, examine, new_site
-from workflow.images import find
+from workflow.images import apptainer, image_file, push_image, verify_image
 from workflow.jobs import cancel
-from workflow.jobs import requests as queueing
 from workflow.plan import done
-from workflow.plan import stage as plan_stage
 from workflow.run_directory import journal, lease, links, status
 
-OK, SOME_FAILED, USAGE, STOPPED, CTRL_C = 0, 1, 2, 75, 130
+STATUS_SECONDS = 1.0  # between two looks of `status --watch`
 
 
-def told(error: BaseException) -> int:
-    """In a line; the traceback only where the mistake is ours. The exit code."""
-    if isinstance(error, KeyboardInterrupt):
-        return CTRL_C
-    if isinstance(error, BrokenPipeError):  # the reader of a pipe, such as `head`, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return STOPPED
-    if isinstance(error, Problem):
-        print(f"gnnscale: {error}", file=sys.stderr)
-        return USAGE
-    if isinstance(error, OSError):
-        print(f"gnnscale: {error.filename or ''}: {(error.strerror or str(error)).lower()}", file=sys.stderr)
-        return USAGE
-    traceback.print_exception(error)
-    return SOME_FAILED
-
-
-def named_root(arguments: argparse.Namespace) -> Path:
-    return run_root(arguments, study.called(getattr(arguments, "study", "default")))
+def named_run_directory(arguments: argparse.Namespace) -> Path:
+    """Return the run directory without reading the study, whose file may be gone."""
+    return run_directory(arguments, study_files.study_name(getattr(arguments, "study", "default")))
 
 
 def do_plan(arguments: argparse.Namespace) -> int:
-    asked = Asked(arguments)
-    planned = done.plan(asked.stages, asked.root, arguments.deep)
+    invocation = Invocation(arguments)
+    planned = done.judge_stages(invocation.stages, invocation.root, arguments.deep)
     if arguments.json:
-        print(json.dumps(output.plan_json(planned, asked.site), indent=1))
+        print(json.dumps(plan_output.encode_plan(planned, invocation.site), indent=1))
     else:
-        output.plan_text(asked.study_name, asked.study, planned, asked.site, asked.root)
-    return OK
-
-
-def do_run(arguments: argparse.Namespace) -> int:
-    asked = Asked(arguments)
-    asked.root.mkdir(parents=True, exist_ok=True)
-    holder = lease.Lease(asked.root)
-    holder.take()
-    try:
-        return drive(asked, holder)
-    finally:
-        holder.release()
-
-
-def drive(asked: Asked, holder: lease.Lease) -> int:
-    """Do what is not done, show it, and say at the end what came of it."""
-    planned = done.plan(asked.stages, asked.root)
-    left = [p for p in planned.values() if p.state != "done" and p.stage.id in asked.wanted]
-    print(
-        f"{asked.study.title}: {len(asked.wanted)} stages, {len(asked.wanted) - len(left)} done, {len(left)} to do"
-        + (f", about {output.duration(done.wall_seconds(planned, asked.site))}" if left else "")
-    )
-    print(f"results: {asked.root}", flush=True)
-    output.warn(planned, asked.site, asked.root)
-    status.write_plan(asked.root, asked.study_name, asked.site_name, asked.stages)
-    output.write_asked(asked.root, asked.study, asked.site)
-    if not left:
-        links.links(asked.root, asked.stages)
-        print(f"nothing to do; report: {asked.root / 'report.html'}" if not asked.until else "nothing to do")
-        return OK
-    refuse(left, asked.site_name)
-    site_files.check_host(asked.site_name, asked.site, asked.settings)
-    site_files.check_arch(asked.site_name, asked.site, asked.settings)
-    site_files.check_account(asked.site_name, asked.site)
-    if asked.site.container.use:
-        find.check(asked.site)
-    if asked.site.batch and not (asked.root / "events.jsonl").exists():
-        print(f"new here; whether all is as it should be: {asked.command('doctor')}", flush=True)
-    stale = [job for job in journal.unfinished(asked.root) if job.stale({s.folder for s in asked.stages.values()})]
-    if stale:
-        print(
-            f"{len(stale)} job(s) of stages that the study has no more may be in the queue; to end them: "
-            f"{asked.command('cancel')} --stale"
-        )
-    requests = queueing.schedule([p.stage for p in left], asked.site)
-    queueing.check_budget(requests, asked.site, asked.max_node_hours)
-    from workflow.execute.dag import Dag  # Parsl takes half a second to import
-
-    stop, began = Stop(), time.monotonic()
-    dag = Dag(asked.wanted, asked.site, asked.site_name, asked.root, requests)
-    try:
-        watch(dag, asked, holder, stop)
-        code = OK
-    except BaseException as error:
-        dag.stop()
-        code = told(error)
-    dag.close()
-    if code := stop.code or code:
-        with contextlib.suppress(BrokenPipeError):  # `| tee` has had the same Ctrl-C
-            output.stopped(dag, asked)
-        holder.release()
-        os._exit(code)  # threads that wait for Parsl must not keep us
-    links.links(asked.root, asked.stages)
-    output.summary(dag, asked, time.monotonic() - began)
-    return SOME_FAILED if dag.failures else OK
-
-
-def refuse(left: list[plan_stage.Planned], site: str) -> None:
-    """Before anything is started, what cannot be done."""
-    refused = [p for p in left if p.state == "refused"]
-    if refused:
-        raise Problem(
-            f"{len(refused)} training(s) do not fit into the memory of a rank of site {site}; nothing was started",
-            *(f"  {p.stage.id} {p.reason}" for p in refused[:5]),
-            *(["  ..."] if len(refused) > 5 else []),
-        )
-
-
-def watch(dag: Any, asked: Asked, holder: lease.Lease, stop: Stop) -> None:
-    """Until every stage has come to its end, or somebody wants it to stop."""
-    with live_table.Screen(asked.root, status.read_plan(asked.root)) as seen:
-        dag.submit()
-        while not dag.complete and not stop.asked:
-            seen.update(dag.states, dag.banner)
-            holder.renew()
-            time.sleep(0.1)
-        if stop.asked:
-            dag.stop()
-        seen.update(dag.states)
-
-
-class Stop:
-    """Ctrl-C or SIGTERM, noted; the loop looks at it."""
-
-    def __init__(self):
-        self.asked, self.code = False, OK
-        signal.signal(signal.SIGINT, lambda *_: self.note(CTRL_C))
-        signal.signal(signal.SIGTERM, lambda *_: self.note(STOPPED))
-
-    def note(self, code: int) -> None:
-        self.asked, self.code = True, code
+        plan_output.print_plan(invocation.study_name, invocation.study, planned, invocation.site, invocation.root)
+    return DONE
 
 
 def do_status(arguments: argparse.Namespace) -> int:
-    root = named_root(arguments)
+    root = named_run_directory(arguments)
     found = status.read_plan(root)
     while True:
-        rows, driver = status.rows(root, found), lease.alive(root)
+        rows, driver = status.read_statuses(root, found), lease.live_driver(root)
         if arguments.json:
-            print(json.dumps(output.status_json(rows, driver), indent=1))
+            print(json.dumps(status_output.encode_status(rows, driver), indent=1))
         else:
-            output.status_text(root, found, rows, driver, clear=arguments.watch and live_table.live(sys.stdout))
+            status_output.print_status(
+                root, found, rows, driver, clear=arguments.watch and live_table.can_rewrite_lines(sys.stdout)
+            )
         if not arguments.watch or driver is None:
-            return SOME_FAILED if any(row.state == "failed" for row in rows) else OK
-        time.sleep(1.0)
+            return FAILED if any(row.state == "failed" for row in rows) else DONE
+        time.sleep(STATUS_SECONDS)
 
 
 def do_logs(arguments: argparse.Namespace) -> int:
-    root = named_root(arguments)
-    stage = output.pick(arguments.id, {s.id: s for s in status.read_plan(root).stages})
-    output.logs(root / stage.folder, stage.id)
-    return OK
+    root = named_run_directory(arguments)
+    stage = output.find_stage(arguments.id, {s.id: s for s in status.read_plan(root).stages})
+    status_output.print_logs(root / stage.folder, stage.id)
+    return DONE
 
 
 def do_cancel(arguments: argparse.Namespace) -> int:
-    root = named_root(arguments)
+    root = named_run_directory(arguments)
     found = status.read_plan(root)
     name = getattr(arguments, "site", found.site)
     site = site_files.load(name, getattr(arguments, "set", ()))
-    if not site.batch:
-        raise Problem(f"site {name} has no batch jobs", "a driver is stopped with Ctrl-C, and its stages with it")
+    if not site.has_scheduler:
+        raise UserError(f"site {name} has no batch jobs", "stop the driver with Ctrl-C; that also stops its stages")
     known = {stage.id: stage for stage in found.stages}
-    named, folders = {output.pick(id, known).id for id in arguments.id}, {stage.folder for stage in found.stages}
+    named, folders = {output.find_stage(id, known).id for id in arguments.id}, {stage.folder for stage in found.stages}
 
-    def wanted(job: journal.Known) -> bool:
+    def wanted(job: journal.RecordedJob) -> bool:
         if arguments.stale:
-            return job.stale(folders)
+            return job.is_stale(folders)
         return not named or bool(named & (job.stages.keys() - job.ended))
 
-    said = cancel.cancel(root, site, name, wanted)
-    print("\n".join(said) if said else "no job of this study is in the queue")
-    return OK
+    lines = cancel.cancel_jobs(root, site, name, wanted)
+    print("\n".join(lines) if lines else "no job of this study is in the queue")
+    return DONE
 
 
 def do_explain(arguments: argparse.Namespace) -> int:
-    asked = Asked(arguments)
-    stage = output.pick(arguments.id, asked.stages)
-    output.explain(done.plan(asked.stages, asked.root), stage, asked.stages, asked.root)
-    return OK
+    invocation = Invocation(arguments)
+    stage = output.find_stage(arguments.id, invocation.stages)
+    plan_output.print_explanation(
+        done.judge_stages(invocation.stages, invocation.root), stage, invocation.stages, invocation.root
+    )
+    return DONE
 
 
 def do_report(arguments: argparse.Namespace) -> int:
-    page = named_root(arguments) / "report.html"
+    page = named_run_directory(arguments) / "report.html"
     if not page.exists():
-        raise Problem(f"{page}: not made yet", "`run` makes it, `status` shows how far it is")
+        raise UserError(f"{page}: not made yet", "`run` makes it; `status` shows the progress")
     print(page)
-    return OK
+    return DONE
 
 
 def do_advise(arguments: argparse.Namespace) -> int:
-    named = Path(arguments.of)
-    root = (named if named.is_dir() else ROOT / "runs" / arguments.of).resolve()
+    named = Path(arguments.finished)
+    root = (named if named.is_dir() else runs_folder() / arguments.finished).resolve()
     name = getattr(arguments, "site", "local")
     site = site_files.load(name, getattr(arguments, "set", []))
-    found = largest_study.advice(root, site, name, arguments.gpu_hours, arguments.target, arguments.structures)
-    print(json.dumps(found, indent=1) if arguments.json else text.text(found, root, site, name))
-    return OK
+    found = largest_study.compute_advice(root, site, name, arguments.gpu_hours, arguments.target, arguments.structures)
+    print(json.dumps(found, indent=1) if arguments.json else advice_text.format_advice(found, root, site, name))
+    return DONE
 
 
-def its_study(arguments: argparse.Namespace) -> diagnosis.Finding:
+def check_study(arguments: argparse.Namespace) -> diagnosis.Finding:
+    """Return the finding about the study that `doctor --study` names."""
     try:
-        asked = Asked(arguments)
-        return examine.of_study(done.plan(asked.stages, asked.root), asked.site)
-    except Problem as problem:
-        said, *fix = str(problem).splitlines()
-        return diagnosis.bad("study", said, fix[0] if fix else "")
+        invocation = Invocation(arguments)
+        return examine.examine_study(done.judge_stages(invocation.stages, invocation.root), invocation.site)
+    except UserError as error:
+        return diagnosis.bad_as("study", error)
 
 
 def do_doctor(arguments: argparse.Namespace) -> int:
-    name, settings = getattr(arguments, "site", "local"), settings_of(arguments)
-    site, found = site_files.load(name, settings), []
-    say = findings_output.say_to(sys.stderr)
+    name, settings = getattr(arguments, "site", "local"), site_settings(arguments)
+    site, found = site_files.load(name, settings), list[diagnosis.Finding]()
+    say = findings_output.progress_writer(sys.stderr)
     if not arguments.json:
         print(f"{name}: {site.title}")
-    first = [its_study(arguments)] if hasattr(arguments, "study") else []
-    asked = examine.examine(
-        diagnosis.Where(name, settings, site),
-        named_root(arguments),
+    colour, width = live_table.has_colours(sys.stdout), findings_output.label_width(site)
+    first = [check_study(arguments)] if hasattr(arguments, "study") else []
+    checked = examine.examine(
+        diagnosis.ChosenSite(name, settings, site),
+        named_run_directory(arguments),
         not arguments.no_job,
         arguments.queue,
         60 * arguments.wait,
         say,
     )
     try:
-        for each in itertools.chain(first, asked):
+        for each in itertools.chain(first, checked):
             say("")
             found.append(each)
             if not arguments.json:
-                print(
-                    findings_output.text(each, live_table.coloured(sys.stdout), findings_output.width(site)), flush=True
-                )
+                print(findings_output.format_finding(each, colour, width), flush=True)
     except KeyboardInterrupt:
         say("")
-        print("stopped; its job was cancelled, if it had one", file=sys.stderr)
-        return CTRL_C
-    print(
-        json.dumps(findings_output.as_json(name, found), indent=1) if arguments.json else findings_output.summary(found)
-    )
-    return SOME_FAILED if any(each.state == "bad" for each in found) else OK
+        print("stopped; if a job was submitted, it was cancelled", file=sys.stderr)
+        return INTERRUPTED
+    as_json = json.dumps(findings_output.encode_findings(name, found), indent=1)
+    print(as_json if arguments.json else findings_output.summarize(found))
+    return FAILED if any(each.state == "bad" for each in found) else DONE
 
 
 def do_clean(arguments: argparse.Namespace) -> int:
-    asked = Asked(arguments)
-    driver = lease.alive(asked.root)
+    invocation = Invocation(arguments)
+    driver = lease.live_driver(invocation.root)
     if driver is not None:
-        raise Problem(
-            f"{asked.root}: a driver is at work here (pid {driver['pid']} on {driver['host']})", "stop it first"
+        raise UserError(
+            f"{invocation.root}: a driver is running here (pid {driver['pid']} on {driver['host']})", "stop it first"
         )
-    at_work = [job for job in journal.unfinished(asked.root) if not status.all_withdrawn(asked.root, job)]
+    at_work = [
+        job for job in journal.unfinished_jobs(invocation.root) if not status.is_fully_withdrawn(invocation.root, job)
+    ]
     if at_work and arguments.yes:
-        raise Problem(
-            f"{asked.root}: {len(at_work)} job(s) may still be at work here "
+        raise UserError(
+            f"{invocation.root}: {len(at_work)} job(s) may still be running here "
             f"({', '.join(job.id or job.name for job in at_work[:8])})",
-            f"end them first: {asked.command('cancel', at_work[0].site)}",
+            f"end them first: {invocation.command('cancel', at_work[0].site)}",
         )
-    links.clean(asked.root, asked.stages, everything=arguments.all, do=arguments.yes)
-    return OK
+    links.remove_results(invocation.root, invocation.stages, everything=arguments.all, confirmed=arguments.yes)
+    return DONE
 
 
 def do_image(arguments: argparse.Namespace) -> int:
     from workflow.images import build_image
 
-    site = site_files.load(getattr(arguments, "site", "local"), [*settings_of(arguments), "container.use=true"])
-    if not find.is_file(site):
-        raise Problem(
-            f"{site.container.runtime} keeps its images itself; this makes files, for Apptainer and Singularity"
+    site = site_files.load(getattr(arguments, "site", "local"), [*site_settings(arguments), "container.use=true"])
+    if not image_file.has_image_file(site):
+        raise UserError(
+            f"{site.container.runtime} manages its images itself; `image` is for the image files of Apptainer and Singularity"
         )
     if arguments.action == "build":
-        build_image.build(site, arguments.base, say)
+        build_image.build(site, arguments.base, print_line)
     elif arguments.action == "verify":
-        build_image.verify(site, say)
+        verify_image.verify(site, print_line)
     elif arguments.action == "inspect":
-        site_output.image(find.file_of(site), find.inspect(find.existing(site)), arguments.json)
+        site_output.print_image(
+            image_file.locate_image(site), apptainer.inspect_image(image_file.require_image(site)), arguments.json
+        )
     elif not arguments.to:
-        raise Problem("push: where? --to DIRECTORY or --to oras://HOST/NAME:TAG")
+        raise UserError("image push: no destination is given", "add --to DIRECTORY or --to oras://HOST/NAME:TAG")
     else:
-        build_image.push(site, arguments.to, say)
-    return OK
+        push_image.push(site, arguments.to, print_line)
+    return DONE
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     print(line, flush=True)
 
 
 def do_sites(arguments: argparse.Namespace) -> int:
     action, name, settings = arguments.action, arguments.name, getattr(arguments, "set", [])
     if action in ("show", "render") and not name:
-        raise Problem(f"which site? known: {', '.join(site_files.names())}")
+        raise UserError(f"sites {action}: no site is given; known: {', '.join(site_files.names())}")
     if action == "new":
-        site_output.new_site(name, new_site.survey())
+        site_output.output_new_site(name, new_site.draft_site_file())
     elif action == "render":
-        arguments.site, arguments.study = name, arguments.of or getattr(arguments, "study", "default")
-        site_output.scripts(Asked(arguments), arguments.out)
+        arguments.site, arguments.study = name, arguments.render_study or getattr(arguments, "study", "default")
+        site_output.output_scripts(Invocation(arguments), arguments.out)
     elif action == "validate" and name and name.endswith((".yaml", ".yml")):
         site_files.load_file(Path(name))
         print(f"{name}: valid")
     else:
         for each in [name] if name else site_files.names():
-            site_output.site(each, site_files.load(each, settings), action)
-    return OK
+            site_output.print_site(each, site_files.load(each, settings), action)
+    return DONE
 
 
-VERBS = {
+def do_fit(arguments: argparse.Namespace) -> NoReturn:
+    """Become the program that fits points of a CSV file; it needs NumPy, which this one never imports."""
+    path = [] if IS_INSTALLED else [str(ROOT)]  # an installed package is found without
+    path += filter(None, [os.environ.get("PYTHONPATH")])
+    variables = {COMMAND_VARIABLE: command_name()} | ({"PYTHONPATH": os.pathsep.join(path)} if path else {})
+    words = [sys.executable, "-m", "gnnscale.stages.fit_csv", *arguments.words]
+    sys.stdout.flush()
+    os.execve(sys.executable, words, os.environ | variables)
+
+
+def do_completion(arguments: argparse.Namespace) -> int:
+    print(completion.script(arguments.shell, build_parser()), end="")
+    return DONE
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "run": do_run,
     "plan": do_plan,
     "status": do_status,
@@ -344,4 +249,6 @@ VERBS = {
     "clean": do_clean,
     "sites": do_sites,
     "image": do_image,
+    "fit": do_fit,
+    "completion": do_completion,
 }

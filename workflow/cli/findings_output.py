@@ -1,20 +1,21 @@
-"""TODO: say what a reader finds here."""
+"""The findings of `doctor` as lines and as JSON, and the line that shows what it is waiting for."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from workflow.cli import live_table
 from workflow.config.site import SiteConfig
 from workflow.doctor.diagnosis import Finding
 
-COLOURS = {"ok": "32", "bad": "31", "not checked": "33"}
+COLOURS = {"ok": "32", "bad": "31", "not checked": "33"}  # codes of ANSI terminals
+MIN_LABEL_WIDTH = 15
 
 
-def text(finding: Finding, colour: bool, width: int) -> str:
-    """One line, and below it what to do."""
+def format_finding(finding: Finding, colour: bool, width: int) -> str:
+    """Return the line of a finding, and below it what to do."""
     word = f"{finding.state:11}"
     word = f"\033[{COLOURS[finding.state]}m{word}\033[0m" if colour else word
     lines = [f"  {finding.what:{width}}  {word}  {finding.said}"]
@@ -22,16 +23,19 @@ def text(finding: Finding, colour: bool, width: int) -> str:
     return "\n".join(lines)
 
 
-def width(site: SiteConfig) -> int:
-    return max(15, *(len(f"queue {name}") for name in site.queues)) if site.queues else 15
+def label_width(site: SiteConfig) -> int:
+    """Return the width of the first column."""
+    return max([MIN_LABEL_WIDTH, *(len(f"queue {name}") for name in site.queues)])
 
 
-def summary(found: Sequence[Finding]) -> str:
+def summarize(found: Sequence[Finding]) -> str:
+    """Return how many findings there are of each state."""
     counts = {state: sum(each.state == state for each in found) for state in COLOURS}
     return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
 
 
-def as_json(name: str, found: Sequence[Finding]) -> dict[str, Any]:
+def encode_findings(name: str, found: Sequence[Finding]) -> dict[str, Any]:
+    """Return the findings as JSON has them."""
     return {
         "site": name,
         "ready": not any(each.state == "bad" for each in found),
@@ -39,9 +43,9 @@ def as_json(name: str, found: Sequence[Finding]) -> dict[str, Any]:
     }
 
 
-def say_to(stream: Any) -> Callable[[str], None]:
-    """What is being waited for, in a line that is written over; nothing where nobody watches."""
-    if not live_table.live(stream):
+def progress_writer(stream: TextIO) -> Callable[[str], None]:
+    """Return a function that overwrites one line with what is being waited for; without a terminal it does nothing."""
+    if not live_table.can_rewrite_lines(stream):
         return lambda words: None
 
     def say(words: str) -> None:

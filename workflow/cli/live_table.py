@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: a live table on a terminal, plain lines anywhere else."""
+"""The display of a running study: a live table on a terminal, plain lines anywhere else."""
 
 from __future__ import annotations
 
@@ -7,125 +7,135 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from workflow.run_directory import status
-from workflow.run_directory.status import PlanFile, Row
+from workflow.run_directory.status import PlanFile, StageStatus
 
-SHOWN = 12  # rows of the live table besides the totals
+if TYPE_CHECKING:  # rich is imported only where there is a terminal
+    from rich.console import Group
+    from rich.live import Live
+    from rich.table import Table
+
+MAX_ROWS = 12  # of the live table, besides the totals
 PLAIN_SECONDS = 20.0  # between two plain lines of progress
-LOOK_SECONDS = 1.5  # between two looks at the file in which a stage tells its progress
+REREAD_SECONDS = 1.5  # between two reads of the file with a stage's progress
+COLOURS = {"running": "green", "failed": "red", "queued": "blue", "blocked": "yellow", "waiting": "dim"}  # by urgency
+ANNOUNCED = ("queued", "running", "failed", "blocked")  # states that a plain line reports
 
 
-def live(stream: TextIO) -> bool:
-    """Whether lines can be written over there."""
+def can_rewrite_lines(stream: TextIO) -> bool:
+    """Return whether lines can be overwritten there."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def coloured(stream: TextIO) -> bool:
-    return live(stream) and not os.environ.get("NO_COLOR")  # https://no-color.org
+def has_colours(stream: TextIO) -> bool:
+    """Return whether colours are wanted there."""
+    return can_rewrite_lines(stream) and not os.environ.get("NO_COLOR")  # https://no-color.org
 
 
-class Screen:
-    """`update` is called a few times a second with the states of all stages; who looks at files is `status`."""
+class ProgressDisplay:
+    """The display of one run, updated a few times a second with the states of all stages."""
 
     def __init__(self, root: Path, plan: PlanFile):
         self.root, self.plan = root, plan
-        self.begun, self.said = time.monotonic(), time.monotonic()
+        self.started = self.printed = time.monotonic()
         self.states: dict[str, str] = {}
-        self.looked: dict[str, tuple[float, Row]] = {}  # stage -> when, and what its file said
-        self.live, self.banner = None, ""
+        self.read: dict[str, tuple[float, StageStatus]] = {}  # stage -> when its file was read, and its content
+        self.live: Live | None = None
+        self.banner = ""
 
-    def __enter__(self) -> Screen:
-        if live(sys.stdout):
+    def __enter__(self) -> ProgressDisplay:
+        if can_rewrite_lines(sys.stdout):
             from rich.live import Live
 
             self.live = Live(refresh_per_second=4, transient=True)
             self.live.start()
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.live is not None:
             self.live.stop()
 
     def update(self, states: dict[str, str], banner: str = "") -> None:
-        """`states` is what the driver knows; progress within a stage comes from the stage's own file."""
+        """Show the states that the driver knows; the progress within a stage comes from the stage's own file."""
         if banner != self.banner and self.live is None:
-            print(f"{clock(time.monotonic() - self.begun)}  {banner or 'the scheduler answers again'}", flush=True)
+            self.print_line(banner or "the scheduler answers again")
         self.banner = banner
         rows = [self.row(stage, states.get(stage.id, "waiting")) for stage in self.plan.stages]
         if self.live is not None:
-            self.live.update(table(rows, time.monotonic() - self.begun, banner))
+            self.live.update(build_table(rows, time.monotonic() - self.started, banner))
         else:
-            self.plain(rows)
+            self.print_changes(rows)
 
-    def row(self, stage: status.PlannedStage, state: str) -> Row:
+    def row(self, stage: status.PlannedStage, state: str) -> StageStatus:
+        """Return the row of a stage; its file is read now and then, as it lies on a shared file system."""
         if state != "running":
-            return Row(stage.id, stage.kind, state, stage.folder)
-        if stage.id not in self.looked or time.monotonic() - self.looked[stage.id][0] > LOOK_SECONDS:
-            self.looked[stage.id] = time.monotonic(), status.running(stage, self.root / stage.folder)
-        return self.looked[stage.id][1]
+            return StageStatus(stage.id, stage.kind, state, stage.folder)
+        if stage.id not in self.read or time.monotonic() - self.read[stage.id][0] > REREAD_SECONDS:
+            self.read[stage.id] = time.monotonic(), status.read_running(stage, self.root / stage.folder)
+        return self.read[stage.id][1]
 
-    def plain(self, rows: list[Row]) -> None:
+    def print_changes(self, rows: list[StageStatus]) -> None:
+        """Print a line for each change of a state, and now and then the progress of what runs."""
         for row in rows:
             before, self.states[row.id] = self.states.get(row.id), row.state
-            if row.state != before and row.state in ("queued", "running", "failed", "blocked"):
-                print(f"{clock(time.monotonic() - self.begun)}  {row.state:8} {row.id}", flush=True)
-            elif row.state == "done" and before in ("queued", "running"):
-                print(f"{clock(time.monotonic() - self.begun)}  done     {row.id}", flush=True)
-        if time.monotonic() - self.said > PLAIN_SECONDS:
-            self.said = time.monotonic()
-            under_way = ", ".join(f"{r.id} {progress(r)}" for r in rows if r.state == "running")
-            print(f"{clock(self.said - self.begun)}  {totals(rows)}  |  {under_way}", flush=True)
+            has_ended = row.state == "done" and before in ("queued", "running")
+            if has_ended or (row.state != before and row.state in ANNOUNCED):
+                self.print_line(f"{row.state:8} {row.id}")
+        if time.monotonic() - self.printed > PLAIN_SECONDS:
+            self.printed = time.monotonic()
+            running = ", ".join(f"{row.id} {format_progress(row)}" for row in rows if row.state == "running")
+            self.print_line(f"{format_totals(rows)}  |  {running}")
+
+    def print_line(self, text: str) -> None:
+        print(f"{format_clock(time.monotonic() - self.started)}  {text}", flush=True)
 
 
-def totals(rows: list[Row]) -> str:
-    return "  ".join(f"{kind} {done}/{total}" for kind, (done, total) in status.counts(rows).items())
-
-
-def table(rows: list[Row], seconds: float, banner: str):
-    """The rows that matter now: running, failed, then the next ones that wait."""
+def build_table(rows: list[StageStatus], seconds: float, banner: str) -> Group:
+    """Return the totals and the rows that matter now: running, failed, then the next ones."""
     from rich.console import Group
+    from rich.text import Text
+
+    urgency = list(COLOURS)
+    shown = sorted((row for row in rows if row.state in COLOURS), key=lambda row: urgency.index(row.state))
+    more = f"... and {len(shown) - MAX_ROWS} more   " if len(shown) > MAX_ROWS else ""
+    head = Text.assemble((f"{format_totals(rows)}   {format_clock(seconds)}", "bold"))
+    foot = Text(f"{more}Ctrl-C stops; the same command continues", style="dim")
+    return Group(head, *([Text(banner, style="yellow")] if banner else []), build_grid(shown[:MAX_ROWS]), foot)
+
+
+def build_grid(rows: list[StageStatus]) -> Table:
+    """Return the rows in columns, numbers to the right."""
     from rich.table import Table
     from rich.text import Text
 
-    order = {"running": 0, "failed": 1, "queued": 2, "blocked": 3, "waiting": 4}
-    shown = sorted((row for row in rows if row.state in order), key=lambda row: order[row.state])
     grid = Table(box=None, pad_edge=False, header_style="dim")
-    for name, justify in (
-        ("stage", "left"),
-        ("state", "left"),
-        ("progress", "right"),
-        ("loss", "right"),
-        ("left", "right"),
-    ):
-        grid.add_column(name, justify=justify)
-    colours = {
-        "running": "green",
-        "queued": "blue",
-        "failed": "red",
-        "blocked": "yellow",
-        "waiting": "dim",
-        "done": "cyan",
-    }
-    for row in shown[:SHOWN]:
+    for name in ("stage", "state"):
+        grid.add_column(name)
+    for name in ("progress", "loss", "left"):
+        grid.add_column(name, justify="right")
+    for row in rows:
         loss = f"{row.loss:.4f}" if row.loss is not None else ""
-        left = clock(row.eta) if row.eta is not None else ""
-        grid.add_row(row.id, Text(row.state, style=colours[row.state]), progress(row), loss, left)
-    more = len(shown) - SHOWN
-    head = Text.assemble((f"{totals(rows)}   {clock(seconds)}", "bold"))
-    foot = Text((f"... and {more} more   " if more > 0 else "") + "Ctrl-C stops; the same command goes on", style="dim")
-    return Group(head, *([Text(banner, style="yellow")] if banner else []), grid, foot)
+        left = format_clock(row.eta) if row.eta is not None else ""
+        grid.add_row(row.id, Text(row.state, style=COLOURS[row.state]), format_progress(row), loss, left)
+    return grid
 
 
-def progress(row: Row) -> str:
-    if row.total is None:
-        return ""
-    return f"{row.done:,.0f}/{row.total:,.0f}"
+def format_totals(rows: list[StageStatus]) -> str:
+    """Return how many stages of each kind are done."""
+    return "  ".join(f"{kind} {done}/{total}" for kind, (done, total) in status.count_done(rows).items())
 
 
-def clock(seconds: float) -> str:
-    """1:02 or 1:02:03"""
+def format_progress(row: StageStatus) -> str:
+    """Return how much of a stage is done, in its own units."""
+    return "" if row.total is None else f"{row.done:,.0f}/{row.total:,.0f}"
+
+
+def format_clock(seconds: float) -> str:
+    """Return 1:02 or 1:02:03."""
     minutes, second = divmod(int(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

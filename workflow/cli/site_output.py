@@ -1,4 +1,4 @@
-"""TODO: say what a reader finds here."""
+"""Output of `sites` and `image`: settings, job scripts, a new site's file, the content of an image."""
 
 from __future__ import annotations
 
@@ -8,36 +8,40 @@ from pathlib import Path
 from typing import Any
 
 from gnnscale.contract import files, places
-from gnnscale.contract.errors import Problem
-from workflow.cli.output import as_yaml
+from gnnscale.contract.command_name import command_name
+from gnnscale.contract.errors import UserError
+from workflow.cli.invocation import Invocation
+from workflow.cli.output import to_yaml
+from workflow.config import site_files
 from workflow.config.site import SiteConfig
 from workflow.jobs import render
-from workflow.jobs import requests as queueing
+from workflow.jobs import requests as job_requests
 
 
-def site(name: str, config: SiteConfig, action: str) -> None:
+def print_site(name: str, config: SiteConfig, action: str) -> None:
+    """Print a site as the action has it: a line (list), all settings (show) or that it is valid (validate)."""
     verified = f"{config.scheduler.kind}; verified: {config.verified.level} {config.verified.date}"
     if action == "list":
         print(f"{name:12} {config.title}  ({verified})")
     elif action == "show":
-        print(f"# sites/{name}.yaml and what is yours, with defaults\n{as_yaml(config)}", end="")
+        print(f"# sites/{name}.yaml and your own file, with defaults\n{to_yaml(config)}", end="")
     else:
         print(f"sites/{name}.yaml: valid")
 
 
-def scripts(asked: Any, out: Path | None) -> None:
-    """Of all jobs of a study, as if nothing of it were done."""
-    config = asked.site
-    if not config.batch:
-        raise Problem(
-            f"site {asked.site_name} has no scheduler, so there are no jobs; `run` writes a command.sh a stage"
+def output_scripts(invocation: Invocation, out: Path | None) -> None:
+    """Print or write the scripts of all jobs of a study, as if nothing of it were done."""
+    config = invocation.site
+    if not config.has_scheduler:
+        raise UserError(
+            f"site {invocation.site_name} has no scheduler, so there are no jobs; `run` writes a command.sh for each stage"
         )
     if config.account is None and config.account_rule.required:
         example = config.account_rule.example or "ACCOUNT"
-        print(f"no account is given; the scripts say {example}", file=sys.stderr)
+        print(f"no account is given; the scripts have {example} in its place", file=sys.stderr)
         config = config.model_copy(update={"account": example})
-    requests = queueing.schedule(list(asked.stages.values()), config)
-    for name, text in render.scripts(requests, asked.stages, config, asked.root).items():
+    requests = job_requests.schedule(list(invocation.stages.values()), config)
+    for name, text in render.render_scripts(requests, invocation.stages, config, invocation.root).items():
         if out is None:
             print(f"#-------- {name}\n{text}")
         else:
@@ -46,8 +50,8 @@ def scripts(asked: Any, out: Path | None) -> None:
         print(f"{len(set(requests.values()))} scripts: {out}")
 
 
-def image(file: Path, found: dict[str, Any], as_json: bool) -> None:
-    """What an image says of itself."""
+def print_image(file: Path, found: dict[str, Any], as_json: bool) -> None:
+    """Print the content that an image was built with."""
     if as_json:
         print(json.dumps(found, indent=1))
         return
@@ -56,18 +60,19 @@ def image(file: Path, found: dict[str, Any], as_json: bool) -> None:
     for name in ("id", "accelerator", "arch", "python", "version", "commit", "base", "lock", "recipe"):
         print(f"  {name:12} {content[name]}")
     print(
-        f"  {len(content['code'])} files of code, {len(content['system'])} packages of the system, "
-        f"{len(content['packages'])} of Python:"
+        f"  {len(content['code'])} files of code, {len(content['system'])} system packages, "
+        f"{len(content['packages'])} Python packages:"
     )
     print("\n".join(f"    {line}" for line in content["packages"]))
 
 
-def new_site(name: str | None, text: str) -> None:
+def output_new_site(name: str | None, text: str) -> None:
+    """Print the draft of a site's file, or write it where named sites are looked for."""
     if name is None:
         print(text, end="")
         return
-    path = places.SITES / f"{name}.yaml"
+    path = site_files.user_file(name) if places.IS_INSTALLED else places.SITES / f"{name}.yaml"
     if path.exists():
-        raise Problem(f"{path}: exists; choose another name")
+        raise UserError(f"{path}: exists; choose another name")
     files.write(path, text)
-    print(f"{path}: written; look at what it says, then: python workflow/run.py sites validate {name}")
+    print(f"{path}: written; complete the lines with ???, then: {command_name()} sites validate {name}")

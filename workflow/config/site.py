@@ -1,4 +1,4 @@
-"""What a sites/*.yaml may say: where and how the stages of a study run. The file's name is the site's name."""
+"""The fields of sites/*.yaml: where and how the stages of a study run. The name of the file is the name of the site."""
 
 from __future__ import annotations
 
@@ -9,48 +9,63 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator
 
 from gnnscale.schema import Spec
-from workflow.config.walltime import Walltime, seconds, walltime
+from workflow.config.walltime import Walltime, format_walltime, to_seconds
 
 
 # ---------------------------------------------------------------------------------------------------- the scheduler
 class NoScheduler(Spec):
-    """Stages are processes of this machine."""
+    """The absence of a scheduler: stages are processes of this machine."""
 
     kind: Literal["none"]
 
 
 class BatchScheduler(Spec):
-    """What Slurm and PBS have in common."""
+    """Options that Slurm and PBS have in common."""
 
     directives: tuple[str, ...] = Field(
-        (), description="options of every job, as in its script, without #SBATCH or #PBS"
+        (), description="options of every job, written as in a job script but without #SBATCH or #PBS"
     )
-    poll_seconds: float = Field(30.0, gt=0, description="between two looks at all jobs")
-    command_timeout: float = Field(120.0, gt=0, description="s, of one command of the scheduler")
-    signal_seconds: int = Field(300, ge=10, description="before its end, a job is told to keep its work")
-    max_jobs: int = Field(50, ge=1, description="of ours, waiting or running, at any time")
-    stall_seconds: float = Field(1800.0, gt=0, description="a training that gives no sign of life for so long is ended")
-    late_seconds: float = Field(60.0, ge=0, description="by which files of other nodes may be seen late here")
-    exclude_nodes: bool = Field(True, description="whether a job may name nodes to avoid")
-    forbidden: dict[str, str] = Field(default_factory=dict, description="option -> why this site refuses jobs with it")
+    poll_seconds: float = Field(30.0, gt=0, description="seconds between two queries for all jobs")
+    command_timeout: float = Field(
+        120.0, gt=0, description="seconds after which a command of the scheduler is given up"
+    )
+    signal_seconds: int = Field(
+        300, ge=10, description="seconds before its walltime at which a job is signalled to save its work"
+    )
+    max_jobs: int = Field(50, ge=1, description="most jobs of this driver, waiting or running, at any time")
+    stall_seconds: float = Field(
+        1800.0, gt=0, description="a training that shows no progress for so many seconds is ended"
+    )
+    late_seconds: float = Field(
+        60.0, ge=0, description="seconds by which files written on other nodes may appear late here"
+    )
+    exclude_nodes: bool = Field(True, description="true = jobs may name nodes to avoid")
+    forbidden: dict[str, str] = Field(
+        default_factory=dict, description="option -> why this site refuses jobs that use it"
+    )
 
 
 class Slurm(BatchScheduler):
+    """Slurm: sbatch, squeue and sacct."""
+
     kind: Literal["slurm"]
     exclusive: bool = Field(
-        True, description="whole nodes; false where nodes are shared, then ask for a share in directives"
+        True, description="true = whole nodes; false where nodes are shared: then request a share in directives"
     )
 
 
 class PBS(BatchScheduler):
+    """PBS Professional or OpenPBS: qsub and qstat."""
+
     kind: Literal["pbs"]
-    select: str = Field("", description="of each chunk, after select=N:ncpus=C, for example system=polaris")
+    select: str = Field("", description="added to each chunk after select=N:ncpus=C, for example system=polaris")
 
 
 Scheduler = Annotated[NoScheduler | Slurm | PBS, Field(discriminator="kind")]
 
 
-def is_expression(text: str | None) -> str | None:
+def require_expression(text: str | None) -> str | None:
+    """Raise unless the text is a regular expression."""
     try:
         re.compile(text or "")
     except re.error as error:
@@ -58,31 +73,31 @@ def is_expression(text: str | None) -> str | None:
     return text
 
 
-Expression = Annotated[str | None, AfterValidator(is_expression)]
+Expression = Annotated[str | None, AfterValidator(require_expression)]
 
 
 class AccountRule(Spec):
-    """What this site's accounts look like."""
+    """The form of this site's accounts."""
 
     required: bool = True
-    pattern: Expression = Field(None, description="a regular expression that the whole account matches")
+    pattern: Expression = Field(None, description="regular expression that matches a whole account")
     example: str = Field("", description="shown when the account is missing or has another form")
 
 
 # -------------------------------------------------------------------------------------------------------- machines
 class Gpus(Spec):
-    """Of one node, as a program counts them: a die that is addressed alone is one."""
+    """GPUs of one node, counted as programs see them: a die that has an address of its own is one."""
 
     count: int = Field(ge=1)
     vendor: Literal["nvidia", "amd", "intel"]
     model: str
-    memory_gb: float = Field(gt=0, description="of each")
-    peak_tflops: dict[Literal["fp32", "bf16"], float] = Field(description="dense, of each, from its data sheet")
-    sustained: float = Field(0.25, gt=0, le=1, description="share of the peak; an assumption for estimates only")
+    memory_gb: float = Field(gt=0, description="memory of each")
+    peak_tflops: dict[Literal["fp32", "bf16"], float] = Field(description="dense peak of each, from its data sheet")
+    sustained: float = Field(0.25, gt=0, le=1, description="assumed share of the peak; for estimates only")
 
     @property
-    def visible(self) -> str:
-        """The variable that shows some of them to a program."""
+    def visible_variable(self) -> str:
+        """Name of the environment variable that restricts a program to some of the GPUs."""
         names = {"nvidia": "CUDA_VISIBLE_DEVICES", "amd": "ROCR_VISIBLE_DEVICES", "intel": "ZE_AFFINITY_MASK"}
         return names[self.vendor]
 
@@ -90,40 +105,46 @@ class Gpus(Spec):
 class Node(Spec):
     """One machine of the site."""
 
-    cores: int | None = Field(None, ge=1, description="that a job may use; null = all that this process may use")
-    memory_gb: float | None = Field(None, gt=0, description="of the machine; null = this machine's")
+    cores: int | None = Field(None, ge=1, description="cores that a job may use; null = all that this process may use")
+    memory_gb: float | None = Field(None, gt=0, description="memory of the node; null = that of this machine")
     gpus: Gpus | None = None
-    core_gflops: float = Field(30.0, gt=0, description="sustained in training, per core; for estimates only")
-    step_seconds: float = Field(0.012, gt=0, description="fixed cost of a step of three layers; for estimates only")
-    start_seconds: float = Field(4.0, gt=0, description="of one stage before it does anything; for estimates only")
+    core_gflops: float = Field(30.0, gt=0, description="rate sustained in training, per core; for estimates only")
+    step_seconds: float = Field(
+        0.012, gt=0, description="fixed cost of a training step of three layers; for estimates only"
+    )
+    start_seconds: float = Field(4.0, gt=0, description="time that a stage takes to start; for estimates only")
 
 
 class Queue(Spec):
-    """A policy of the scheduler. Bins of one partition with different limits are queues of their own here."""
+    """A queue of the scheduler. Size classes of one partition with different limits are separate queues here."""
 
     partition: str | None = Field(
-        None, description='of Slurm, the queue of PBS; null = this queue\'s name; "" = the default'
+        None, description="Slurm's partition or PBS's queue; null = the name of this entry; \"\" = the default"
     )
     qos: str | None = Field(None, description="Slurm only")
     directives: tuple[str, ...] = Field(
-        (), description="options of a job in this queue, besides those of the scheduler"
+        (), description="options of jobs in this queue, added to those of the scheduler"
     )
-    nodes: tuple[int, int] = Field(description="fewest and most of one job")
+    nodes: tuple[int, int] = Field(description="fewest and most nodes of one job")
     max_walltime: Walltime
-    max_running: int | None = Field(None, ge=1, description="jobs of one user at a time; null = no such limit")
-    max_queued: int | None = Field(None, ge=1, description="jobs of one user, waiting or running")
-    production: bool = Field(True, description="false = never chosen, unless train.queue or serial.queue names it")
-    preemptible: bool = Field(False, description="jobs may be stopped at any time; they go on from their checkpoint")
-    node: Node | None = Field(None, description="where its nodes are other than the site's")
+    max_running: int | None = Field(None, ge=1, description="most running jobs of one user; null = no such limit")
+    max_queued: int | None = Field(
+        None, ge=1, description="most jobs of one user, waiting or running; null = no such limit"
+    )
+    production: bool = Field(True, description="false = used only if train.queue or serial.queue names it")
+    preemptible: bool = Field(
+        False, description="true = jobs may be stopped at any time; they continue from their checkpoint"
+    )
+    node: Node | None = Field(None, description="nodes of this queue, where they differ from those of the site")
 
     @property
-    def longest(self) -> int:
-        """Seconds that a job may ask for."""
-        return seconds(walltime(seconds(self.max_walltime)))
+    def longest_seconds(self) -> int:
+        """Longest walltime that a job may request."""
+        return to_seconds(format_walltime(to_seconds(self.max_walltime)))
 
     @field_validator("nodes")
     @classmethod
-    def _some(cls, nodes: tuple[int, int]) -> tuple[int, int]:
+    def _is_range(cls, nodes: tuple[int, int]) -> tuple[int, int]:
         if not 1 <= nodes[0] <= nodes[1]:
             raise ValueError("expected [fewest, most], both 1 or more")
         return nodes
@@ -131,146 +152,183 @@ class Queue(Spec):
 
 # ----------------------------------------------------------------------------------------------- how stages are run
 class Launch(Spec):
-    """How the ranks of a training are started, one process each: one per GPU where there are GPUs."""
+    """The command that starts the ranks of a training: one process each, and one per GPU where there are GPUs."""
 
     command: Literal["none", "srun", "mpiexec", "ibrun"] = Field("none", description="none = a single rank")
-    ranks: int = Field(1, ge=1, description="of one training, where there is no scheduler; on a GPU each")
+    ranks: int = Field(
+        1, ge=1, description="ranks of one training where there is no scheduler; each needs a GPU if there are GPUs"
+    )
     ranks_per_node: int | None = Field(None, ge=1, description="null = one per GPU, or 1")
     threads_per_rank: int = Field(1, ge=1)
     parallel_stages: int | None = Field(
-        None, ge=1, description="null = cores / threads_per_rank; with a scheduler, max_jobs"
+        None,
+        ge=1,
+        description="stages that run at a time; null = cores / (ranks * threads_per_rank), or max_jobs with a scheduler",
     )
     flags: tuple[str, ...] = Field(
-        (), description="of the command; {ranks}, {nodes}, {per_node} and {threads} are filled in"
+        (), description="options of the command; {ranks}, {nodes}, {per_node} and {threads} are filled in"
     )
-    before_rank: tuple[str, ...] = Field((), description="lines of shell that each rank runs first, to choose its GPU")
+    before_rank: tuple[str, ...] = Field(
+        (), description="lines of shell that each rank runs first, for example to choose its GPU"
+    )
     interface: str | None = Field(
-        None, description="network of the nodes, for MASTER_ADDR, NCCL and gloo; null = by host names"
+        None, description="network interface of the nodes, for MASTER_ADDR, NCCL and gloo; null = host names are used"
     )
 
 
 class Train(Spec):
-    """How large the job of a training may be. Fewer nodes are taken where they suffice."""
+    """Limits of the job of a training. The planner takes the fewest nodes that are enough."""
 
-    nodes: tuple[int, int] = Field((1, 1), description="fewest and most of one training")
-    hours: float = Field(24.0, gt=0, description="a training estimated to take longer gets more nodes, if it may")
+    nodes: tuple[int, int] = Field((1, 1), description="fewest and most nodes of one training")
+    hours: float = Field(
+        24.0, gt=0, description="a training that is estimated to take longer gets more nodes, up to the limit"
+    )
     queue: str | None = Field(None, description="a queue of this site; null = the one that fits best")
 
     @field_validator("nodes")
     @classmethod
-    def _some(cls, nodes: tuple[int, int]) -> tuple[int, int]:
-        return Queue._some(nodes)
+    def _is_range(cls, nodes: tuple[int, int]) -> tuple[int, int]:
+        return Queue._is_range(nodes)
 
 
 class Serial(Spec):
-    """Jobs of the stages without ranks: conversions, the audit, left-over evaluations, and in a container the laws and the
-    report too; side by side on the cores of a node."""
+    """Jobs for the stages without ranks, which run side by side on the cores of a node.
+
+    These are conversions, the audit and evaluations that no training's job does; in a container also scaling and report.
+    """
 
     queue: str
-    walltime: Walltime = Field("01:00:00", description="of one job, at least: as many stages share it as fill it")
+    walltime: Walltime = Field(
+        "01:00:00", description="least walltime of one job: as many stages share a job as fill it"
+    )
 
 
-def is_directory(text: str) -> str:
+def require_directory(text: str) -> str:
+    """Raise unless the text is a path that may stand in double quotes in bash."""
     if not re.fullmatch(r"(?:[\w/.:-]|\$\w+|\$\{\w+(:-[\w/.-]*)?\})+", text):
         raise ValueError("expected a path, in which only $NAME and ${NAME:-path} are filled in")
     return text
 
 
-def is_absolute(text: str) -> str:
+def require_absolute(text: str) -> str:
     if not text.startswith("/"):
         raise ValueError("expected an absolute path; variables are not filled in")
     return text
 
 
 class Container(Spec):
-    """How images are run here."""
+    """The container runtime of this site, and options for images."""
 
     runtime: Literal["none", "apptainer", "singularity", "podman-hpc", "shifter", "ce"] = "none"
-    use: bool = Field(False, description="every stage runs in the image; --container on the command line says the same")
+    use: bool = Field(
+        False, description="true = every stage runs in the image; the same as --container on the command line"
+    )
     image: str | None = Field(
-        None, description="its file, or what podman-hpc, shifter and ce call it; null = the one that `image build` made"
+        None,
+        description="file of the image, or its name in podman-hpc, shifter and ce; null = the one that `image build` made",
     )
-    digest: str | None = Field(None, description="the id in it; null = as told by the record beside its file")
+    digest: str | None = Field(None, description="id of the image; null = as in the record beside its file")
     checkout: bool | None = Field(
-        None, description="the code of this checkout over the image's; null = where they differ"
+        None, description="true = the code of this checkout is bound over the image's; null = only if they differ"
     )
-    modules: tuple[str, ...] = Field((), description="that bring the runtime")
-    flags: tuple[str, ...] = Field((), description="of its run or exec command; those of GPUs are added")
+    modules: tuple[str, ...] = Field((), description="modules that provide the runtime")
+    flags: tuple[str, ...] = Field((), description="options of the run or exec command; those for GPUs are added")
     binds: tuple[str, ...] = Field(
-        (), description="SOURCE, SOURCE:DESTINATION or SOURCE:DESTINATION:ro, besides run directory, code and scratch"
+        (), description="SOURCE, SOURCE:TARGET or SOURCE:TARGET:ro, added to run directory, code and scratch"
     )
-    data: tuple[str, ...] = Field((), description="what conversions may read; the raw data of the study are added")
-    env: dict[str, str] = Field(default_factory=dict, description="set inside")
-    pass_env: tuple[str, ...] = Field((), description="variables that are passed, besides those of containers.PASSED")
-    scratch: Annotated[str, AfterValidator(is_directory)] = Field(
-        "${TMPDIR:-/tmp}", description="of a node; it is /tmp inside, where caches are too"
+    data: tuple[str, ...] = Field(
+        (), description="paths that conversions may read; the raw data of the study are added"
+    )
+    env: dict[str, str] = Field(default_factory=dict, description="variables set in the container")
+    pass_env: tuple[str, ...] = Field(
+        (), description="variables passed in, added to PASSED_VARIABLES of workflow/images/environment.py"
+    )
+    scratch: Annotated[str, AfterValidator(require_directory)] = Field(
+        "${TMPDIR:-/tmp}",
+        description="scratch directory of a node; it becomes /tmp in the container, where caches are too",
     )
     broadcast: int | None = Field(
         None,
         ge=1,
-        description="jobs of so many nodes copy the image to `scratch`, which must be emptied after a job; Slurm only",
+        description="fewest nodes of a job that copies the image to `scratch`, which must be emptied after jobs; Slurm only",
     )
 
 
 class Filesystems(Spec):
-    scratch: str | None = Field(None, description="where run directories belong; variables of the shell are filled in")
-    purge_days: int | None = Field(None, ge=1, description="files untouched for so long are removed")
+    """The directory for run directories, and for how long files stay there."""
+
+    scratch: str | None = Field(
+        None, description="directory where run directories belong; environment variables are filled in"
+    )
+    purge_days: int | None = Field(None, ge=1, description="days after which files that nobody has touched are deleted")
 
 
-class Cost(Spec):
-    """What an allocation is charged."""
+class ChargeUnit(Spec):
+    """The unit in which allocations are charged."""
 
     unit: str = "node-hours"
     factor: float = Field(1.0, gt=0, description="units per node-hour")
 
 
 class Quirk(Spec):
-    """Something that costs a day if nobody says it."""
+    """A peculiarity of the site that users must know."""
 
     id: str
     text: str
-    source: str = Field(description="where it is written")
+    source: str = Field(description="where this is documented")
 
 
-class Verified(Spec):
-    """What was really done with this file; no more may be claimed."""
+class Verification(Spec):
+    """The degree to which this file has been verified, and the date."""
 
     level: Literal["docs", "dryrun", "live"] = Field(
-        description="docs = read; dryrun = accepted by a scheduler; live = ran"
+        description="docs = written from documentation; dryrun = accepted by a scheduler; live = has run there"
     )
     date: str = Field(description='quoted, "2026-11-21"')
     note: str = ""
 
 
 class SiteConfig(Spec):
+    """A whole site file."""
+
     title: str
-    docs: tuple[str, ...] = Field((), description="public pages that the facts are from")
-    host: Expression = Field(None, description="regular expression of the hosts on which a driver may run; null = any")
-    arch: Literal["x86_64", "aarch64"] | None = Field(None, description="null = as this machine")
+    docs: tuple[str, ...] = Field((), description="public pages that document these facts")
+    host: Expression = Field(None, description="regular expression of host names on which a driver may run; null = any")
+    arch: Literal["x86_64", "aarch64"] | None = Field(
+        None, description="architecture of the nodes; null = that of this machine"
+    )
     scheduler: Scheduler
-    account: str | None = Field(None, description="whom jobs are charged to; yours, so never in sites/")
+    account: str | None = Field(
+        None, description="account that jobs are charged to; it is the user's own, so never in sites/"
+    )
     account_rule: AccountRule = AccountRule(required=False)
     node: Node = Node()
     queues: dict[str, Queue] = Field(default_factory=dict)
     launch: Launch = Launch()
     train: Train = Train()
-    serial: Serial | None = Field(None, description="null = conversions and the audit run where the driver runs")
-    python: str | None = Field(None, description="the interpreter of jobs; null = the driver's")
-    module_paths: tuple[Annotated[str, AfterValidator(is_absolute)], ...] = Field(
-        (), description="where modules are looked for too: `module use`, before any is loaded"
+    serial: Serial | None = Field(None, description="null = stages without ranks run where the driver runs")
+    python: str | None = Field(None, description="Python interpreter of jobs; null = the driver's")
+    module_paths: tuple[Annotated[str, AfterValidator(require_absolute)], ...] = Field(
+        (), description="more directories of modules, for `module use` before any is loaded"
     )
-    modules: tuple[str, ...] = Field((), description="loaded by every job")
+    modules: tuple[str, ...] = Field((), description="modules that every job loads")
     setup: tuple[str, ...] = Field((), description="lines of shell at the head of every job, after the modules")
-    env: dict[str, str] = Field(default_factory=dict, description="set for every stage")
+    env: dict[str, str] = Field(default_factory=dict, description="environment variables of every stage")
     container: Container = Container()
     filesystems: Filesystems = Filesystems()
-    cost: Cost = Cost()
+    cost: ChargeUnit = ChargeUnit()
     quirks: tuple[Quirk, ...] = ()
-    verified: Verified
+    verified: Verification
 
     @property
-    def batch(self) -> bool:
-        return self.scheduler.kind != "none"
+    def has_scheduler(self) -> bool:
+        return isinstance(self.scheduler, BatchScheduler)
+
+    @property
+    def batch_scheduler(self) -> Slurm | PBS:
+        """Settings of the scheduler, for code that runs only where there is one."""
+        assert not isinstance(self.scheduler, NoScheduler), f"{self.title} has no batch jobs"
+        return self.scheduler
 
     @property
     def cores(self) -> int:
@@ -282,7 +340,7 @@ class SiteConfig(Spec):
 
     @property
     def rank_bytes(self) -> float:
-        """Memory that one rank of a training may fill, with as many at once as there may be."""
+        """Memory that one rank of a training may fill while as many trainings run as may run at a time."""
         if self.node.gpus:
             return self.node.gpus.memory_gb * 1e9
         whole = (
@@ -290,13 +348,13 @@ class SiteConfig(Spec):
             if self.node.memory_gb
             else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         )
-        return whole / (self.ranks_per_node if self.batch else self.parallel_stages * self.launch.ranks)
+        return whole / (self.ranks_per_node if self.has_scheduler else self.parallel_stages * self.launch.ranks)
 
     @property
     def parallel_stages(self) -> int:
-        """Trainings at a time."""
+        """Number of trainings that may run at a time."""
         if self.launch.parallel_stages:
             return self.launch.parallel_stages
-        if self.batch:
-            return self.scheduler.max_jobs
+        if self.has_scheduler:
+            return self.batch_scheduler.max_jobs
         return max(1, self.cores // (self.launch.ranks * self.launch.threads_per_rank))

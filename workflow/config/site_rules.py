@@ -1,19 +1,17 @@
-"""What a site's file must not say: checks that take more than one field, each told with the path that is wrong. Pure."""
+"""Cross-field checks of a site file; every problem carries the path of the field that is wrong. Pure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-from workflow.config.capacity import for_trainings, span
-from workflow.config.site import PBS, BatchScheduler, SiteConfig, Slurm
-from workflow.config.walltime import seconds
-from workflow.config.yaml_file import nearest
+from workflow.config.capacity import format_node_range, training_queues
+from workflow.config.field_problems import FieldProblem, suggest
+from workflow.config.site import PBS, SiteConfig, Slurm
+from workflow.config.walltime import to_seconds
 
-Problems = Iterator[tuple[list, str]]
-
-# What the planner and the driver decide for each job: a site's file that said it again would be obeyed or not by luck.
-DECIDED = {
+# Options that the planner and the driver set for each job: which of two values a scheduler takes is undefined.
+DECIDED_ELSEWHERE = {
     "slurm": {
         "--account": "account:",
         "--partition": "queues.NAME.partition",
@@ -62,7 +60,7 @@ DECIDED = {
         "-l ncpus": "node.cores",
     },
 }
-SHORT = {
+LONG_OPTIONS = {
     "-A": "--account",
     "-p": "--partition",
     "-q": "--qos",
@@ -87,128 +85,136 @@ SHORT = {
     "-M": "--clusters",
     "-F": "--nodefile",
 }
-FILLED = ("ranks", "nodes", "per_node", "threads")
+FLAG_FIELDS = ("ranks", "nodes", "per_node", "threads")
 
 
-def option(text: str, kind: str) -> str:
-    """The name of an option as the lists above have it, however it was written."""
+def option_name(text: str, kind: str) -> str:
+    """Return the name of an option in the form of the tables above, however it was written."""
     word = re.split(r"[=\s]", text.strip(), maxsplit=1)[0]
     if kind == "pbs":
         name = re.match(r"-l\s*(\w+)", text.strip())
         return f"-l {name[1]}" if name else word[:2]
-    return word if word.startswith("--") else SHORT.get(word[:2], word[:2])
+    return word if word.startswith("--") else LONG_OPTIONS.get(word[:2], word[:2])
 
 
-def problems(site: SiteConfig) -> list[tuple[list, str]]:
-    if not isinstance(site.scheduler, BatchScheduler):
-        return [*machine(site)]
-    return [*accounts(site), *queues(site), *directives(site), *launches(site), *jobs(site)]
+def problem(text: str, *path: str | int) -> FieldProblem:
+    """Return the problem of the field at `path`, which the message begins with."""
+    return FieldProblem([*path], f"{'.'.join(map(str, path))}: {text}")
 
 
-def accounts(site: SiteConfig) -> Problems:
+def find_problems(site: SiteConfig) -> list[FieldProblem]:
+    if not site.has_scheduler:
+        return [*check_without_scheduler(site)]
+    return [
+        *check_account(site),
+        *check_queues(site),
+        *check_directives(site),
+        *check_launch(site),
+        *check_queue_choices(site),
+    ]
+
+
+def check_account(site: SiteConfig) -> Iterator[FieldProblem]:
+    """Find an account that does not look like an account of this site."""
     rule = site.account_rule
     if site.account is not None and rule.pattern and not re.fullmatch(rule.pattern, site.account):
-        such = f", such as {rule.example}" if rule.example else ""
-        yield ["account"], f"account: found {site.account!r}, which is no account of this site ({rule.pattern}{such})"
+        example = f", such as {rule.example}" if rule.example else ""
+        yield problem(f"found {site.account!r}, which is no account of this site ({rule.pattern}{example})", "account")
 
 
-def queues(site: SiteConfig) -> Problems:
+def check_queues(site: SiteConfig) -> Iterator[FieldProblem]:
+    """Find queues in which no job could do its work."""
     if not site.queues:
-        yield ["queues"], "queues: a site with a scheduler has at least one"
+        yield problem("a site with a scheduler has at least one", "queues")
     elif not any(queue.production for queue in site.queues.values()) and site.train.queue is None:
-        yield ["queues"], "queues: none is for production; set production: true, or train.queue"
+        yield problem("none is for production; set production: true in one of them, or train.queue", "queues")
     used = {site.train.queue, site.serial and site.serial.queue}
     for name, queue in site.queues.items():
         if queue.qos is not None and isinstance(site.scheduler, PBS):
-            yield ["queues", name, "qos"], f"queues.{name}.qos: PBS has no QOS; its queue goes into `partition`"
-        signal, start = site.scheduler.signal_seconds, (queue.node or site.node).start_seconds
-        if (queue.production or name in used) and queue.longest <= signal + start:
-            yield (
-                ["queues", name, "max_walltime"],
-                f"queues.{name}.max_walltime: {queue.max_walltime} is not longer than "
-                f"scheduler.signal_seconds ({signal}) and node.start_seconds ({start:g}): jobs would stop as they "
-                "start",
+            yield problem("PBS has no QOS; its queue goes into `partition`", "queues", name, "qos")
+        signal, start = site.batch_scheduler.signal_seconds, (queue.node or site.node).start_seconds
+        if (queue.production or name in used) and queue.longest_seconds <= signal + start:
+            yield problem(
+                f"{queue.max_walltime} is not longer than scheduler.signal_seconds ({signal}) and node.start_seconds "
+                f"({start:g}): jobs would stop as they start",
+                *("queues", name, "max_walltime"),
             )
 
 
-def directives(site: SiteConfig) -> Problems:
-    """Options that something else decides, or that would not be an option at all."""
-    written = [(["scheduler", "directives", i], d) for i, d in enumerate(site.scheduler.directives)]
-    written += [(["queues", n, "directives", i], d) for n, q in site.queues.items() for i, d in enumerate(q.directives)]
-    kind = site.scheduler.kind
-    for path, text in written:
-        at, name = ".".join(map(str, path)), option(text, kind)
-        if not text.startswith("-") or "\n" in text:
-            yield path, f"{at}: found {text!r}, expected an option such as -x or --name=value, without #SBATCH or #PBS"
-        elif name in DECIDED[kind]:
-            yield path, f"{at}: {text!r} is not for here: {name} is decided by {DECIDED[kind][name]}; remove it"
-        elif name in site.scheduler.forbidden:
-            yield path, f"{at}: {text!r}: {site.scheduler.forbidden[name]}; remove it"
+def check_directives(site: SiteConfig) -> Iterator[FieldProblem]:
+    """Find options that another field or the driver sets, that the site refuses, or that are no options."""
+    for index, text in enumerate(site.batch_scheduler.directives):
+        yield from check_directive(site, text, "scheduler", "directives", index)
+    for name, queue in site.queues.items():
+        for index, text in enumerate(queue.directives):
+            yield from check_directive(site, text, "queues", name, "directives", index)
 
 
-def machine(site: SiteConfig) -> Problems:
-    """One without a scheduler."""
+def check_directive(site: SiteConfig, text: str, *path: str | int) -> Iterator[FieldProblem]:
+    scheduler = site.batch_scheduler
+    name, decided = option_name(text, scheduler.kind), DECIDED_ELSEWHERE[scheduler.kind]
+    if not text.startswith("-") or "\n" in text:
+        yield problem(f"found {text!r}, expected an option such as -x or --name=value, without #SBATCH or #PBS", *path)
+    elif name in decided:
+        yield problem(f"{text!r} does not belong here: {name} is decided by {decided[name]}; remove it", *path)
+    elif name in scheduler.forbidden:
+        yield problem(f"{text!r}: {scheduler.forbidden[name]}; remove it", *path)
+
+
+def check_without_scheduler(site: SiteConfig) -> Iterator[FieldProblem]:
+    """Find fields that have no meaning without a scheduler."""
     launch, gpus = site.launch, site.node.gpus
     if site.queues:
-        yield ["queues"], "queues: this site has no scheduler"
+        yield problem("this site has no scheduler", "queues")
     if launch.command != "none":
-        yield (
-            ["launch", "command"],
-            "launch.command: without a scheduler the driver starts `launch.ranks` itself; remove it",
-        )
+        yield problem("without a scheduler the driver itself starts `launch.ranks`; remove it", "launch", "command")
     if gpus and launch.ranks > gpus.count:
-        yield (
-            ["launch", "ranks"],
-            f"launch.ranks: {launch.ranks} ranks need a GPU each, node.gpus.count is {gpus.count}",
-        )
+        yield problem(f"{launch.ranks} ranks need a GPU each, node.gpus.count is {gpus.count}", "launch", "ranks")
 
 
-def launches(site: SiteConfig) -> Problems:
-    launch, slurm = site.launch, isinstance(site.scheduler, Slurm)
-    if launch.command in ("srun", "ibrun") and not slurm:
-        yield (
-            ["launch", "command"],
-            f"launch.command: {launch.command} is of Slurm, this site has {site.scheduler.kind}",
-        )
+def check_launch(site: SiteConfig) -> Iterator[FieldProblem]:
+    """Find launchers and flags that cannot start the ranks of a training."""
+    launch, kind = site.launch, site.batch_scheduler.kind
+    if launch.command in ("srun", "ibrun") and not isinstance(site.scheduler, Slurm):
+        yield problem(f"{launch.command} belongs to Slurm, this site has {kind}", "launch", "command")
     if launch.command == "none" and site.ranks_per_node * site.train.nodes[1] > 1:
-        yield (
-            ["launch", "command"],
-            f"launch.command: none starts one rank, {site.ranks_per_node} on each of up to "
-            f"{site.train.nodes[1]} nodes are asked for; srun or mpiexec",
+        yield problem(
+            f"none starts one rank, but trainings have {site.ranks_per_node} on each of up to {site.train.nodes[1]} "
+            "nodes; expected srun or mpiexec",
+            *("launch", "command"),
         )
     for index, flag in enumerate(launch.flags):
-        path, at = ["launch", "flags", index], f"launch.flags.{index}"
-        try:
-            flag.format_map(dict.fromkeys(FILLED, 1))
-        except KeyError as error:
-            field = error.args[0]
-            yield path, f"{at}: {flag!r}: {{{field}}} is not known; {nearest(field, list(FILLED))}"
-        except (ValueError, AttributeError, TypeError) as error:
-            yield (
-                path,
-                f"{at}: {flag!r}: {error}; expected text with {{ranks}} or the like, a brace itself is {{{{ or }}}}",
-            )
-        if launch.command == "srun" and option(flag, "slurm") in site.scheduler.forbidden:
-            yield path, f"{at}: {flag!r}: {site.scheduler.forbidden[option(flag, 'slurm')]}; remove it"
+        yield from check_flag(site, flag, "launch", "flags", index)
 
 
-def jobs(site: SiteConfig) -> Problems:
-    """Trainings and serial stages against the queues that are to take them."""
-    known, train, serial = site.queues, site.train, site.serial
+def check_flag(site: SiteConfig, flag: str, *path: str | int) -> Iterator[FieldProblem]:
+    try:
+        flag.format_map(dict.fromkeys(FLAG_FIELDS, 1))
+    except KeyError as error:
+        field = error.args[0]
+        yield problem(f"{flag!r}: {{{field}}} is not known; {suggest(field, list(FLAG_FIELDS))}", *path)
+    except (ValueError, AttributeError, TypeError) as error:
+        yield problem(f"{flag!r}: {error}; expected {{ranks}} or the like; a brace itself is {{{{ or }}}}", *path)
+    forbidden = site.batch_scheduler.forbidden
+    if site.launch.command == "srun" and (name := option_name(flag, "slurm")) in forbidden:
+        yield problem(f"{flag!r}: {forbidden[name]}; remove it", *path)
+
+
+def check_queue_choices(site: SiteConfig) -> Iterator[FieldProblem]:
+    """Find trainings and serial stages that the queues chosen for them cannot take."""
+    known, train = site.queues, site.train
     if train.queue is not None and train.queue not in known:
-        yield ["train", "queue"], f"train.queue: no queue {train.queue!r}; {nearest(train.queue, list(known))}"
-    elif 0 < (most := max((queue.nodes[1] for queue in for_trainings(site).values()), default=0)) < train.nodes[0]:
-        yield ["train", "nodes"], f"train.nodes: found {train.nodes[0]} or more, but no queue takes more than {most}"
-    if serial is None:
+        yield problem(f"no queue {train.queue!r}; {suggest(train.queue, list(known))}", "train", "queue")
+    elif 0 < (most := max((queue.nodes[1] for queue in training_queues(site).values()), default=0)) < train.nodes[0]:
+        yield problem(f"found {train.nodes[0]} or more, but no queue takes more than {most}", "train", "nodes")
+    if site.serial is None:
         return
-    if serial.queue not in known:
-        yield ["serial", "queue"], f"serial.queue: no queue {serial.queue!r}; {nearest(serial.queue, list(known))}"
+    name, walltime = site.serial.queue, site.serial.walltime
+    if name not in known:
+        yield problem(f"no queue {name!r}; {suggest(name, list(known))}", "serial", "queue")
         return
-    queue = known[serial.queue]
+    queue = known[name]
     if queue.nodes[0] > 1:
-        yield ["serial", "queue"], f"serial.queue: queue {serial.queue} takes {span(queue)}, these stages need one"
-    if seconds(serial.walltime) > seconds(queue.max_walltime):
-        yield (
-            ["serial", "walltime"],
-            f"serial.walltime: found {serial.walltime}, queue {serial.queue} allows {queue.max_walltime}",
-        )
+        yield problem(f"queue {name} takes {format_node_range(queue)}, these stages need one", "serial", "queue")
+    if to_seconds(walltime) > to_seconds(queue.max_walltime):
+        yield problem(f"found {walltime}, queue {name} allows {queue.max_walltime}", "serial", "walltime")

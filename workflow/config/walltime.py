@@ -1,4 +1,4 @@
-"""TODO: say what a reader finds here."""
+"""Walltimes in site files: checked text such as "12:00:00", converted from and to seconds."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from typing import Annotated
 
 from pydantic import BeforeValidator
 
-WALLTIME = re.compile(r"\d{1,4}:[0-5]\d:[0-5]\d")
+WALLTIME_PATTERN = re.compile(r"\d{1,4}:[0-5]\d:[0-5]\d")
 
 
-def is_walltime(value: object) -> object:
-    """Schedulers read the same digits differently (minutes, seconds, days), so there is one form."""
-    if not isinstance(value, str) or not WALLTIME.fullmatch(value):
+def require_walltime(value: object) -> object:
+    """Raise unless the value is written as HH:MM:SS: schedulers read other forms differently (minutes, seconds, days)."""
+    if not isinstance(value, str) or not WALLTIME_PATTERN.fullmatch(value):
         raise ValueError('expected quoted hours, minutes and seconds, such as "12:00:00"')
-    if seconds(value) < 60:
-        raise ValueError("shorter than a minute; some schedulers take that for no limit at all")
+    if to_seconds(value) < 60:
+        raise ValueError("shorter than a minute, which some schedulers read as no limit at all")
     return value
 
 
-def seconds(walltime: str) -> int:
+def to_seconds(walltime: str) -> int:
     hours, minutes, rest = map(int, walltime.split(":"))
     return 3600 * hours + 60 * minutes + rest
 
 
-def walltime(seconds: float) -> str:
-    minutes = int(seconds) // 60  # whole ones are what every scheduler understands; down, as it may be a limit
+def format_walltime(seconds: float) -> str:
+    """Return HH:MM:00, rounded down, as it may be a limit; every scheduler understands whole minutes."""
+    minutes = int(seconds) // 60
     return f"{minutes // 60:02d}:{minutes % 60:02d}:00"
 
 
-Walltime = Annotated[str, BeforeValidator(is_walltime)]
+Walltime = Annotated[str, BeforeValidator(require_walltime)]

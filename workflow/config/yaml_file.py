@@ -1,24 +1,24 @@
-"""YAML files written by people: read safely, checked strictly, and every problem told with its line."""
+"""YAML files written by people: read safely, checked strictly, and every problem reported with its line."""
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from gnnscale.contract.errors import Problem
+from gnnscale.contract.errors import UserError, reason_of
+from workflow.config.field_problems import FieldPath, find_problems
 
-M = TypeVar("M", bound=BaseModel)
-SEXAGESIMAL = re.compile(r"^[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9]*)?$")
-NUMBER = re.compile(r"^[-+]?([0-9][0-9_]*)(\.[0-9_]*)?([eE][-+]?[0-9]+)?$")
+Model = TypeVar("Model", bound=BaseModel)
+SEXAGESIMAL_PATTERN = re.compile(r"^[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9]*)?$")
+NUMBER_PATTERN = re.compile(r"^[-+]?([0-9][0-9_]*)(\.[0-9_]*)?([eE][-+]?[0-9]+)?$")
 
 
-class Loader(yaml.SafeLoader):
-    """PyYAML, but 3e-4 is a number, and a key that is given twice or is no word is an error."""
+class StrictLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, except that 3e-4 is a number, and a key that is repeated or not a word is an error."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
@@ -38,138 +38,90 @@ class Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-Loader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+.0123456789"))
+StrictLoader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER_PATTERN, list("-+.0123456789"))
 
 
-def nearest(word: str, known: list[str]) -> str:
-    """'; did you mean X?' where something is close, else what there is."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
-
-
-def load(path: Path, kind: type[M], shown: str | None = None) -> M:
-    """The file as a model, or one Problem with all its problems."""
+def load(path: Path, kind: type[Model], shown: str | None = None) -> Model:
+    """Read the file as a model, or raise one UserError with all its problems."""
     shown = shown or str(path)
-    data, root = read(path, shown)
+    data, root = read_mapping(path, shown)
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        raise Problem(*explain(error, kind, shown, root)) from None
+        raise UserError("\n".join(describe_problems(error, kind, shown, root))) from None
 
 
-def read(path: Path, shown: str) -> tuple[dict, yaml.Node]:
-    """What the file says, and where it says it."""
-    text = contents(path, shown)
+def read_mapping(path: Path, shown: str) -> tuple[dict, yaml.Node]:
+    """Return the values of the file, and the nodes that know their lines."""
+    text = read_text(path, shown)
     try:
-        root = yaml.compose(text, Loader)
-        data = yaml.load(text, Loader)
-        numbers = times(root) if isinstance(data, dict) else []
+        root = yaml.compose(text, StrictLoader)
+        data = yaml.load(text, StrictLoader)
+        numbers = unquoted_times(root) if root is not None and isinstance(data, dict) else []
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise Problem(f"{shown}:{mark.line + 1 if mark else 1}: not YAML: {error.problem}") from None
+        raise UserError(f"{shown}:{mark.line + 1 if mark else 1}: not YAML: {error.problem}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise Problem(f"{shown}:{line}: not YAML: the character U+{error.character:04X} may not be in it") from None
+        raise UserError(f"{shown}:{line}: not YAML: the character U+{error.character:04X} may not be in it") from None
     except RecursionError:
-        raise Problem(f"{shown}: not YAML for us: something in it is nested in itself, or too deeply") from None
-    if not isinstance(data, dict):
-        raise Problem(f"{shown}:1: found {type(data).__name__}, expected `name: value` lines")
+        raise UserError(f"{shown}: not YAML for us: something in it is nested in itself, or too deeply") from None
+    if root is None or not isinstance(data, dict):
+        raise UserError(f"{shown}:1: found {type(data).__name__}, expected `name: value` lines")
     unquoted = [
         f'{shown}:{line}: {value} is unquoted, which YAML reads as the number {number}; write "{value}"'
         for value, number, line in numbers
     ]
     if unquoted:
-        raise Problem(*unquoted)
+        raise UserError("\n".join(unquoted))
     return data, root
 
 
-def contents(path: Path, shown: str) -> str:
+def read_text(path: Path, shown: str) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise Problem(f"{shown}: {error.strerror.lower()}") from None
+        raise UserError(f"{shown}: {reason_of(error)}") from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise Problem(
+        raise UserError(
             f"{shown}:{line}: byte 0x{error.object[error.start]:02x} is not UTF-8; save the file as UTF-8"
         ) from None
 
 
 def is_blank(path: Path) -> bool:
-    """Whether there are only comments in it."""
+    """Return whether the file holds nothing but comments."""
     return all(
-        line.strip() in ("", "---") or line.lstrip().startswith("#") for line in contents(path, str(path)).splitlines()
+        line.strip() in ("", "---") or line.lstrip().startswith("#") for line in read_text(path, str(path)).splitlines()
     )
 
 
-def times(node: yaml.Node) -> list[tuple[str, int, int]]:
-    """Unquoted 12:00:00 and the like: (as written, as YAML 1.1 reads it, line)"""
+def unquoted_times(node: yaml.Node) -> list[tuple[str, int, int]]:
+    """List unquoted values like 12:00:00: (as written, the number that YAML 1.1 reads, line)."""
     if isinstance(node, yaml.ScalarNode):
-        if node.style is None and SEXAGESIMAL.match(node.value):
+        if node.style is None and SEXAGESIMAL_PATTERN.match(node.value):
             number = 0
             for part in node.value.split(":"):
                 number = number * 60 + int(float(part))
             return [(node.value, number, node.start_mark.line + 1)]
         return []
     children = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
-    return [found for child in children for found in times(child)]
+    return [time for child in children for time in unquoted_times(child)]
 
 
-TAGS = (
-    "egnn",
-    "convert",
-    "audit",
-    "train",
-    "evaluate",
-    "scaling",
-    "report",
-    "passes",
-    "compute",
-    "none",
-    "slurm",
-    "pbs",
-)
-
-
-def explain(error: ValidationError, kind: type[BaseModel], shown: str, root: yaml.Node | None = None) -> list[str]:
-    """One line a problem: where, what was found, what was expected."""
+def describe_problems(
+    error: ValidationError, kind: type[BaseModel], shown: str, root: yaml.Node | None = None
+) -> list[str]:
+    """Return one line for each problem: where, what was found, what was expected."""
     return [
         f"{shown}:{line_of(root, path)}: {text}" if root is not None else f"{shown}: {text}"
-        for path, text in problems(error, kind)
+        for path, text in find_problems(error, kind)
     ]
 
 
-def problems(error: ValidationError, kind: type[BaseModel]) -> list[tuple[list[str | int], str]]:
-    """(path, what was found and what was expected)"""
-    found_all = []
-    for problem in error.errors():
-        path = [part for part in problem["loc"] if not is_tag(part, problem["loc"])]
-        name, found = ".".join(map(str, path)), problem.get("input")
-        if problem["type"] == "extra_forbidden":
-            text = f"unknown name {path[-1]!r}; {nearest(str(path[-1]), fields_at(kind, problem['loc'][:-1]))}"
-        elif problem["type"] == "missing":
-            text = f"{name} is missing"
-        elif problem["type"] == "literal_error":
-            known = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
-            text = f"{name}: found {found!r}; {nearest(str(found), known)}"
-        elif problem["type"] == "union_tag_invalid":
-            path.append(problem["ctx"]["discriminator"].strip("'"))
-            known = re.findall(r"'([^']*)'", problem["ctx"]["expected_tags"])
-            text = f"{name}.{path[-1]}: found {problem['ctx']['tag']!r}; {nearest(problem['ctx']['tag'], known)}"
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            text = f"{name}: found {found!r}: {message[0].lower() + message[1:]}" if name else message
-        found_all.append((path, text))
-    return found_all
-
-
-def is_tag(part: object, loc: tuple) -> bool:
-    """Pydantic puts the tag of a union into the location; the file has no such level."""
-    return part in TAGS and loc[0] != part
-
-
-def line_of(node: yaml.Node, path: list[str | int]) -> int:
-    """The line of the deepest part of the path that is in the file."""
+# ------------------------------------------------------------------------------------------------------------ lines
+def line_of(node: yaml.Node, path: FieldPath) -> int:
+    """Return the line of the deepest part of the path that is in the file."""
     line = node.start_mark.line
     for part in path:
         if isinstance(node, yaml.MappingNode):
@@ -185,30 +137,14 @@ def line_of(node: yaml.Node, path: list[str | int]) -> int:
     return line + 1
 
 
-def line_in(file: Path, path: list[str | int]) -> int:
-    return line_of(yaml.compose(contents(file, str(file)), Loader), path)
+def line_in(file: Path, path: FieldPath) -> int:
+    root = yaml.compose(read_text(file, str(file)), StrictLoader)
+    return line_of(root, path) if root is not None else 1
 
 
-def fields_at(kind: Any, loc: tuple) -> list[str]:
-    """The names that are allowed where an unknown one was found."""
-    models = [kind]
-    for part in loc:
-        if isinstance(part, int):
-            continue
-        inner = [m.model_fields[part].annotation for m in models if part in m.model_fields]
-        models = [m for annotation in inner for m in models_in(annotation)] or models
-    return sorted({name for model in models for name in model.model_fields})
-
-
-def models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for argument in get_args(annotation) for model in models_in(argument)]
-
-
-def value(text: str) -> Any:
-    """One value, as it would be read after a colon."""
+def parse_value(text: str) -> Any:
+    """Read one value as it would be read after a colon."""
     try:
-        return yaml.load(text, Loader)
+        return yaml.load(text, StrictLoader)
     except (yaml.YAMLError, RecursionError):
         return text

@@ -1,4 +1,4 @@
-"""What came of a trial job, as lines for people: ok, bad with what to do, or not checked with why. Pure."""
+"""Turn the result of a trial job into findings: ok, bad (with a fix) or not checked (with why). Pure."""
 
 from __future__ import annotations
 
@@ -8,36 +8,47 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
+from gnnscale.contract.errors import UserError
 from workflow.config import site_files
-from workflow.config.site import SiteConfig
-from workflow.doctor.trial_job import Rank, Trial
+from workflow.config.site import Gpus, SiteConfig
+from workflow.doctor.trial_job import RankReport, SeenDevice, TrialResult
 
 State = Literal["ok", "bad", "not checked"]
-CLOCK = (
-    5.0  # s: machines that keep their time are within milliseconds; files are judged by their age in tens of seconds
-)
-SOCKET = (
-    80  # characters of a temporary directory: a socket in it may have 107 in all, and libraries add names of their own
-)
-COMPUTE = "shared files, Python, modules, interface, GPUs, clocks and a collective over two ranks"
+# Synchronized machines are within milliseconds of each other; files are judged by their age in tens of seconds.
+MAX_CLOCK_SKEW_SECONDS = 5.0
+# Characters of a temporary directory: the path of a socket may have 107, and libraries append names of their own.
+MAX_TEMPORARY_LENGTH = 80
+MIN_MEMORY_SHARE = 0.85  # of the site's figure: a part is reserved, and units differ
+CHECKED_BY_JOB = "shared files, Python, modules, interface, GPUs, clocks and a collective over two ranks"
+
+ACCELERATOR_OF_VENDOR = {"nvidia": "cuda", "amd": "cuda", "intel": "xpu"}  # as torch calls them
+WORDS_OF_STEP = {
+    "look around": "at its start",
+    "import": "at `import torch`",
+    "accelerators": "while listing its GPUs",
+    "meet": "while the ranks connected",
+}
 
 
 class Finding(NamedTuple):
+    """One checked subject: its state, what was seen, and what to do if it is bad."""
+
     what: str
     state: State
     said: str
     fix: str = ""
 
 
-class Where(NamedTuple):
-    """The site as it was asked for, so that a fix can name the line that says it."""
+class ChosenSite(NamedTuple):
+    """A site and where its settings come from, so that a fix can name the line to change."""
 
     name: str
     settings: Sequence[str]
     site: SiteConfig
 
     def line(self, *path: str) -> str:
-        return site_files.where(self.name, self.settings, list(path))
+        """Return the file and line, or the option, that sets a field."""
+        return site_files.locate(self.name, self.settings, list(path))
 
 
 def ok(what: str, said: str) -> Finding:
@@ -48,134 +59,144 @@ def bad(what: str, said: str, fix: str) -> Finding:
     return Finding(what, "bad", said, fix)
 
 
-def unknown(what: str, said: str, fix: str = "") -> Finding:
+def bad_as(what: str, error: UserError) -> Finding:
+    """Turn an error that the user can correct into a finding."""
+    return Finding(what, "bad", error.message, error.hints[0] if error.hints else "")
+
+
+def not_checked(what: str, said: str, fix: str = "") -> Finding:
     return Finding(what, "not checked", said, fix)
 
 
-def long_path(text: str) -> str:
-    return f"{text} has {len(text)} characters; a socket in it may have too long a name (107 are allowed)"
+def describe_long_path(text: str) -> str:
+    return f"{text} has {len(text)} characters; the path of a socket in it may be too long (107 are allowed)"
 
 
-def judge(at: Where, done: Trial) -> Iterator[Finding]:
-    """What came of the job. Pure: all that is known is in `done`."""
+def judge(at: ChosenSite, done: TrialResult) -> Iterator[Finding]:
+    """Yield the findings of a trial job, whether or not it started."""
     job = f"job {done.job} in {done.queue}" if done.queue else f"{done.ranks} ranks on this machine"
     if done.fault:
         yield bad("job", done.fault, done.hint)
-    elif done.seen is not None and done.seen.hopeless:
+    elif done.status is not None and done.status.is_hopeless:
         yield bad(
-            "job", f"{job} would wait for ever: {done.seen.reason}", f"{at.line('queues', done.queue)}: its limits"
+            "job", f"{job} would never start: {done.status.reason}", f"{at.line('queues', done.queue)}: its limits"
         )
-    elif not done.began:
-        reason = f" ({done.seen.reason})" if done.seen and done.seen.reason not in ("", "None") else ""
-        yield unknown(
+    elif not done.started:
+        reason = f" ({done.status.reason})" if done.status and done.status.reason not in ("", "None") else ""
+        yield not_checked(
             "compute nodes",
-            f"{job} had not begun after {done.waited:.0f} s{reason} and was cancelled: {COMPUTE}",
+            f"{job} had not started after {done.waited:.0f} s{reason} and was cancelled: {CHECKED_BY_JOB}",
             f"a longer --wait, or --queue with one of: {', '.join(at.site.queues)}",
         )
     else:
-        yield from ended(at, done, job)
+        yield from judge_ended(at, done, job)
 
 
-def ended(at: Where, done: Trial, job: str) -> Iterator[Finding]:
-    told = done.told
-    where = f" on {hosts(done)}" if hosts(done) else ""
-    right = len(told) == done.ranks and all(rank.step == "done" for rank in told)
-    last = done.printed[-1] if done.printed else ""
+def judge_ended(at: ChosenSite, done: TrialResult, job: str) -> Iterator[Finding]:
+    """Yield the findings of a job that ran."""
+    reports = done.reports
+    where = f" on {format_hosts(done)}" if format_hosts(done) else ""
+    right = len(reports) == done.ranks and all(rank.step == "done" for rank in reports)
+    last = done.output_tail[-1] if done.output_tail else ""
     if right:
-        yield ok("job", f"{job}{where}, over after {done.waited:.0f} s")
-    elif not told and not done.printed and done.exit is None:
+        yield ok("job", f"{job}{where}, finished after {done.waited:.0f} s")
+    elif not reports and not done.output_tail and done.exit is None:
         yield bad(
             "shared files",
-            f"{job} ended{where} ({state(done)}) and left nothing in {done.folder}",
-            "a run directory that compute nodes see and may write: --root DIR on a shared file system",
+            f"{job} ended{where} ({final_state(done)}) and wrote nothing in {done.folder}",
+            "choose a run directory that compute nodes can write: --root DIR on a shared file system",
         )
         return
-    elif not told:
-        yield bad("job", f"{job}{where} started no rank: {last or state(done)}", start_fix(at, last))
+    elif not reports:
+        yield bad("job", f"{job}{where} started no rank: {last or final_state(done)}", suggest_start_fix(at, last))
         return
     else:
-        came = sum(rank.step == "done" for rank in told)
+        came = sum(rank.step == "done" for rank in reports)
         yield bad(
             "job",
-            f"{job}{where}: {len(told)} of {done.ranks} ranks began, {came} came to their end",
-            f"what they printed: {done.folder}/attempts/1",
+            f"{job}{where}: {len(reports)} of {done.ranks} ranks started, {came} finished",
+            f"read what they printed: {done.folder}/attempts/1",
         )
-    yield from nodes(at, done)
-    if len(told) >= done.ranks:
-        yield from together(at, done)
+    yield from judge_nodes(at, done)
+    if len(reports) >= done.ranks:
+        yield from judge_collective(at, done)
 
 
-def hosts(done: Trial) -> str:
-    named = sorted({rank.host for rank in done.told}) or list(done.exit.hosts if done.exit else ())
-    if not named and done.seen is not None:
-        return done.seen.nodes
+def format_hosts(done: TrialResult) -> str:
+    named = sorted({rank.host for rank in done.reports}) or list(done.exit.hosts if done.exit else ())
+    if not named and done.status is not None:
+        return done.status.nodes
     return ", ".join(named[:4]) + (", ..." if len(named) > 4 else "")
 
 
-def state(done: Trial) -> str:
-    return done.seen.state.lower() if done.seen else "no word of its end"
+def final_state(done: TrialResult) -> str:
+    return done.status.state.lower() if done.status else "no end recorded"
 
 
-def start_fix(at: Where, last: str) -> str:
+def suggest_start_fix(at: ChosenSite, last: str) -> str:
     low = last.lower()
     if "no such file" in low or "not found" in low or "no module named" in low:
         python = at.site.python or sys.executable
-        return f"{python} must be there on compute nodes too; or name theirs: --set python=PATH"
+        return f"{python} must exist on compute nodes too; or name theirs: --set python=PATH"
     if "module" in low:
         return f"{at.line('modules')}: modules"
     return f"{at.line('launch')}: launch"
 
 
-def each_host(told: Sequence[Rank]) -> dict[str, list[Rank]]:
-    found: dict[str, list[Rank]] = {}
-    for rank in told:
+def group_by_host(reports: Sequence[RankReport]) -> dict[str, list[RankReport]]:
+    found: dict[str, list[RankReport]] = {}
+    for rank in reports:
         found.setdefault(rank.host, []).append(rank)
     return found
 
 
-def nodes(at: Where, done: Trial) -> Iterator[Finding]:
-    """What the ranks see, one line a doubt; the first host at which it is not as it should be stands for all."""
-    told, site = done.told, at.site
-    foreign = [rank.host for rank in told if rank.token != done.token]
-    faults = [f"{rank.host}: {rank.fault}" for rank in told if rank.fault]
+def judge_nodes(at: ChosenSite, done: TrialResult) -> Iterator[Finding]:
+    """Yield a finding for each property of the nodes; the first host with a fault stands for all."""
+    reports, site = done.reports, at.site
+    foreign = [rank.host for rank in reports if rank.token != done.token]
+    faults = [f"{rank.host}: {rank.fault}" for rank in reports if rank.fault]
     if foreign or faults:
         yield bad(
-            "shared files", faults[0] if faults else f"{foreign[0]} sees another {done.folder}", "--root DIR, shared"
+            "shared files",
+            faults[0] if faults else f"{foreign[0]} sees another directory at {done.folder}",
+            "--root DIR, shared",
         )
-    elif site.batch:
-        yield ok("shared files", "written there, seen here")
+    elif site.has_scheduler:
+        yield ok("shared files", "written on the nodes, read here")
     mine = platform.machine()
-    if other := [rank for rank in told if rank.arch != (site.arch or mine)]:
+    if other := [rank for rank in reports if rank.arch != (site.arch or mine)]:
         yield bad(
             "nodes",
-            f"{other[0].host} is {other[0].arch}, the site's file says {site.arch or mine}",
+            f"{other[0].host} is {other[0].arch}, the site's file has {site.arch or mine}",
             f"{at.line('arch')}: arch",
         )
     if site.container.use:
-        yield same_image(at, told)
-    yield packages(told)
+        yield judge_image(at, reports)
+    yield judge_packages(reports)
     if site.modules:
-        yield modules(at, told)
+        yield judge_modules(at, reports)
     if site.launch.interface is not None:
-        yield interface(at, told)
-    yield cores(at, told)
-    yield memory(at, told)
-    if site.node.gpus is not None or any(rank.devices for rank in told):
-        yield gpus(at, told)
-    if site.batch:
-        yield clocks(told, done.clock_lead)
-    if long := [rank for rank in told if len(rank.temporary) > SOCKET]:
+        yield judge_interface(at, reports)
+    yield judge_cores(at, reports)
+    yield judge_memory(at, reports)
+    if site.node.gpus is not None or any(rank.devices for rank in reports):
+        yield judge_gpus(at, reports)
+    if site.has_scheduler:
+        yield judge_clocks(reports, done.clock_lead)
+    if long := [rank for rank in reports if len(rank.temporary) > MAX_TEMPORARY_LENGTH]:
         yield bad(
-            "temporary files", f"{long[0].host}: {long_path(long[0].temporary)}", "--set 'setup=[export TMPDIR=/tmp]'"
+            "temporary files",
+            f"{long[0].host}: {describe_long_path(long[0].temporary)}",
+            "--set 'setup=[export TMPDIR=/tmp]'",
         )
 
 
-def same_image(at: Where, told: Sequence[Rank]) -> Finding:
+def judge_image(at: ChosenSite, reports: Sequence[RankReport]) -> Finding:
     wanted = at.site.container.digest or ""
-    if early := [rank for rank in told if rank.step == "look around"]:
-        return unknown("image", f"rank {early[0].rank} did not come so far")
-    if other := [rank for rank in told if rank.image != wanted]:
-        found = f"in image {other[0].image[:12]}" if other[0].image else "outside of any"
+    if early := [rank for rank in reports if rank.step == "look around"]:
+        return not_checked("image", f"rank {early[0].rank} ended before this was checked")
+    if other := [rank for rank in reports if rank.image != wanted]:
+        found = f"in image {other[0].image[:12]}" if other[0].image else "outside any image"
         return bad(
             "image",
             f"rank {other[0].rank} on {other[0].host} runs {found}, not in {wanted[:12]}",
@@ -184,45 +205,51 @@ def same_image(at: Where, told: Sequence[Rank]) -> Finding:
     return ok("image", f"{wanted[:12]} on all nodes")
 
 
-def packages(told: Sequence[Rank]) -> Finding:
-    lacking = [(rank, name) for rank in told for name, version in rank.packages.items() if not version]
-    failed = [rank for rank in told if rank.step == "import" and rank.error]
+def judge_packages(reports: Sequence[RankReport]) -> Finding:
+    lacking = [(rank, name) for rank in reports for name, version in rank.packages.items() if not version]
+    failed = [rank for rank in reports if rank.step == "import" and rank.error]
     if failed:
-        return bad("Python", f"{failed[0].host}: {failed[0].error}", f"of {failed[0].python}: install what is missing")
+        return bad("Python", f"{failed[0].host}: {failed[0].error}", f"install what is missing for {failed[0].python}")
     if lacking:
         return bad(
             "Python",
-            f"{lacking[0][0].host}: no {lacking[0][1]} for {lacking[0][0].python}",
+            f"{lacking[0][0].host}: {lacking[0][0].python} has no {lacking[0][1]}",
             "python -m pip install -e .",
         )
-    versions = {tuple(rank.packages.items()) for rank in told if rank.packages}
+    versions = {tuple(rank.packages.items()) for rank in reports if rank.packages}
     if len(versions) > 1:
         return bad(
-            "Python", "nodes have different versions of packages", "one environment for all, on a shared file system"
+            "Python",
+            "nodes have different versions of packages",
+            "use one environment for all nodes, on a shared file system",
         )
     listed = ", ".join(f"{name} {version}" for name, version in next(iter(versions), ()))
-    return ok("Python", f"{told[0].python}: {listed}") if listed else unknown("Python", "no rank came so far")
+    return (
+        ok("Python", f"{reports[0].python}: {listed}")
+        if listed
+        else not_checked("Python", "every rank ended before this was checked")
+    )
 
 
-def modules(at: Where, told: Sequence[Rank]) -> Finding:
-    loaded = told[0].modules
+def judge_modules(at: ChosenSite, reports: Sequence[RankReport]) -> Finding:
+    loaded = reports[0].modules
     absent = [
         name for name in at.site.modules if not any(each == name or each.startswith(f"{name}/") for each in loaded)
     ]
-    if absent and told[0].image:
-        return unknown("modules", "inside of an image it cannot be seen which are loaded around it")
+    if absent and reports[0].image:
+        return not_checked("modules", "modules loaded outside an image are not visible in it")
     if absent:
         return bad(
             "modules",
-            f"{told[0].host}: {', '.join(absent)} not loaded",
+            f"{reports[0].host}: {', '.join(absent)} not loaded",
             f"{at.line('modules')}: see `module spider {absent[0]}`",
         )
     return ok("modules", ", ".join(at.site.modules))
 
 
-def interface(at: Where, told: Sequence[Rank]) -> Finding:
-    name = at.site.launch.interface
-    for rank in told:
+def judge_interface(at: ChosenSite, reports: Sequence[RankReport]) -> Finding:
+    name = at.site.launch.interface or ""
+    for rank in reports:
         if name not in rank.interfaces and rank.step != "look around":
             there = (
                 ", ".join(n for n, address in rank.interfaces.items() if address and n != "lo")
@@ -239,145 +266,155 @@ def interface(at: Where, told: Sequence[Rank]) -> Finding:
                 f"{name} of {rank.host} has no IPv4 address",
                 f"{at.line('launch', 'interface')}: interface",
             )
-    return ok("interface", f"{name}: {', '.join(sorted({rank.interfaces[name] for rank in told})[:4])}")
+    return ok("interface", f"{name}: {', '.join(sorted({rank.interfaces[name] for rank in reports})[:4])}")
 
 
-def cores(at: Where, told: Sequence[Rank]) -> Finding:
-    """Threads of a rank against the cores that it was given."""
-    threads, fewest = at.site.launch.threads_per_rank, min(told, key=lambda rank: rank.cores)
+def judge_cores(at: ChosenSite, reports: Sequence[RankReport]) -> Finding:
+    """Compare the threads of a rank with the cores that it may use."""
+    threads, fewest = at.site.launch.threads_per_rank, min(reports, key=lambda rank: rank.cores)
     if not fewest.cores:
-        return unknown("cores", "no rank came so far")
+        return not_checked("cores", "every rank ended before this was checked")
     if fewest.cores < threads:
         return bad(
             "cores",
-            f"rank {fewest.rank} on {fewest.host} may use {fewest.cores}, and starts {threads} threads",
+            f"rank {fewest.rank} on {fewest.host} starts {threads} threads on {fewest.cores} core(s)",
             f"{at.line('launch', 'threads_per_rank')}: threads_per_rank, or how launch.flags bind",
         )
-    return ok("cores", f"{fewest.cores} or more a rank, {threads} threads")
+    return ok("cores", f"{fewest.cores} or more per rank, {threads} threads")
 
 
-def memory(at: Where, told: Sequence[Rank]) -> Finding:
-    """Of a job on a node, against what plans count on; with GPUs they count on theirs."""
-    least = min(told, key=lambda rank: rank.memory)
+def judge_memory(at: ChosenSite, reports: Sequence[RankReport]) -> Finding:
+    """Compare the memory of a job on a node with the memory that plans assume; with GPUs they assume none."""
+    least = min(reports, key=lambda rank: rank.memory)
     if not least.memory:
-        return unknown("memory", "no rank came so far")
+        return not_checked("memory", "every rank ended before this was checked")
     planned = (
         0.0
         if at.site.node.gpus
         else at.site.rank_bytes * at.site.ranks_per_node
-        if at.site.batch
+        if at.site.has_scheduler
         else at.site.rank_bytes
     )
-    if least.memory < 0.85 * planned:
+    if least.memory < MIN_MEMORY_SHARE * planned:
         return bad(
             "memory",
-            f"a job has {least.memory / 1e9:,.1f} GB on {least.host}, plans count on {planned / 1e9:,.1f}",
-            f"{at.line('node', 'memory_gb')}: node.memory_gb, or ask for more: scheduler.directives",
+            f"a job has {least.memory / 1e9:,.1f} GB on {least.host}, plans assume {planned / 1e9:,.1f}",
+            f"{at.line('node', 'memory_gb')}: node.memory_gb, or request more: scheduler.directives",
         )
-    return ok("memory", f"{least.memory / 1e9:,.0f} GB a node")
+    return ok("memory", f"{least.memory / 1e9:,.0f} GB per node")
 
 
-def gpus(at: Where, told: Sequence[Rank]) -> Finding:
-    """Kind and number on each node, and that no two ranks have the same one."""
-    said, gpus_line = at.site.node.gpus, f"{at.line('node', 'gpus')}: node.gpus"
-    if not any(rank.accelerator for rank in told):
-        return unknown("GPUs", "no rank came so far")
-    for host, ranks in each_host(told).items():
-        seen = max(ranks, key=lambda rank: len(rank.devices)).devices
-        count = max(len(seen), len({rank.device for rank in ranks if rank.device}))
-        if said is None and not at.site.batch:
-            return ok(
-                "GPUs",
-                f"{count} x {seen[0].name}; none in the site's file, so trainings share the first, and "
-                "estimates are for cores",
-            )
-        if said is None:
-            return bad(
-                "GPUs",
-                f"{host} has {count} x {seen[0].name}, the site's file has none",
-                f"{at.line('node')}: node.gpus",
-            )
-        if count == 0:
-            build = f", and its torch ({ranks[0].packages.get('torch', '?')}) may be built for none"
-            return bad("GPUs", f"{host} shows none, the site's file says {said.count} x {said.model}{build}", gpus_line)
-        kind = {"nvidia": "cuda", "amd": "cuda", "intel": "xpu"}[said.vendor]
-        if ranks[0].accelerator != kind:
-            return bad("GPUs", f"{host} has {seen[0].name}, the site's file says {said.vendor}", gpus_line)
-        if count < said.count and len(ranks) >= said.count:
-            return bad("GPUs", f"{host} gives its ranks {count}, the site's file says {said.count}", gpus_line)
-        if not alike(said.model, seen[0].name):
-            return bad("GPUs", f"{host} has {seen[0].name}, the site's file says {said.model}", gpus_line)
-        if seen[0].memory < 0.85e9 * said.memory_gb:
-            return bad(
-                "GPUs",
-                f"{seen[0].name} of {host} has {seen[0].memory / 1e9:.0f} GB, the site's file says {said.memory_gb:g}",
-                gpus_line,
-            )
-        taken = [rank.device for rank in ranks if rank.device]
-        if len(taken) > len(set(taken)) and len(ranks) <= said.count:
-            return bad("GPUs", f"two ranks on {host} have the same one", f"{at.line('launch')}: flags, before_rank")
-    return ok("GPUs", f"{said.count} x {seen[0].name}, {seen[0].memory / 1e9:.0f} GB")
+def judge_gpus(at: ChosenSite, reports: Sequence[RankReport]) -> Finding:
+    """Check the kind and number of GPUs on each node, and that no two ranks share one."""
+    stated = at.site.node.gpus
+    if not any(rank.accelerator for rank in reports):
+        return not_checked("GPUs", "every rank ended before this was checked")
+    first = next(iter(group_by_host(reports).values()))
+    if stated is None:
+        return judge_unstated_gpus(at, first)
+    for ranks in group_by_host(reports).values():
+        if fault := gpu_fault(at, stated, ranks):
+            return fault
+    seen = devices_of(first)
+    return ok("GPUs", f"{stated.count} x {seen[0].name}, {seen[0].memory / 1e9:.0f} GB")
 
 
-def alike(said: str, found: str) -> bool:
-    """Whether a word with a digit of what the file says, such as A100 or MI250X, is in what the GPU calls itself."""
-    names = [word for word in re.findall(r"[A-Za-z]*\d+[A-Za-z]*", said) if not re.fullmatch(r"\d+GB", word, re.I)]
+def devices_of(ranks: Sequence[RankReport]) -> tuple[SeenDevice, ...]:
+    """Return the GPUs of a node, as the rank that sees most of them lists them."""
+    return max(ranks, key=lambda rank: len(rank.devices)).devices
+
+
+def count_gpus(ranks: Sequence[RankReport]) -> int:
+    """Count the GPUs of a node, whether each rank sees all of them or its own."""
+    return max(len(devices_of(ranks)), len({rank.device for rank in ranks if rank.device}))
+
+
+def judge_unstated_gpus(at: ChosenSite, ranks: Sequence[RankReport]) -> Finding:
+    """Return the finding for a node with GPUs of which the site's file has none."""
+    found = f"{count_gpus(ranks)} x {devices_of(ranks)[0].name}"
+    if at.site.has_scheduler:
+        return bad("GPUs", f"{ranks[0].host} has {found}, the site's file has none", f"{at.line('node')}: node.gpus")
+    return ok("GPUs", f"{found}; none in the site's file, so trainings share the first, and estimates are for cores")
+
+
+def gpu_fault(at: ChosenSite, stated: Gpus, ranks: Sequence[RankReport]) -> Finding | None:
+    """Return what is wrong with the GPUs of one node, or None."""
+    host, seen, count = ranks[0].host, devices_of(ranks), count_gpus(ranks)
+    node_line, launch_line = f"{at.line('node', 'gpus')}: node.gpus", f"{at.line('launch')}: flags, before_rank"
+    if count == 0:
+        build = f", and its torch ({ranks[0].packages.get('torch') or '?'}) may be built for none"
+        return bad("GPUs", f"{host} shows none, the site's file has {stated.count} x {stated.model}{build}", node_line)
+    if ranks[0].accelerator != ACCELERATOR_OF_VENDOR[stated.vendor]:
+        return bad("GPUs", f"{host} has {seen[0].name}, the site's file has {stated.vendor}", node_line)
+    if count < stated.count and len(ranks) >= stated.count:
+        return bad("GPUs", f"{host} gives its ranks {count}, the site's file has {stated.count}", node_line)
+    if not is_same_gpu(stated.model, seen[0].name):
+        return bad("GPUs", f"{host} has {seen[0].name}, the site's file has {stated.model}", node_line)
+    if seen[0].memory < MIN_MEMORY_SHARE * 1e9 * stated.memory_gb:
+        size = f"{seen[0].memory / 1e9:.0f} GB, the site's file has {stated.memory_gb:g}"
+        return bad("GPUs", f"{seen[0].name} of {host} has {size}", node_line)
+    taken = [rank.device for rank in ranks if rank.device]
+    if len(taken) > len(set(taken)) and len(ranks) <= stated.count:
+        return bad("GPUs", f"two ranks on {host} have the same one", launch_line)
+    return None
+
+
+def is_same_gpu(stated: str, found: str) -> bool:
+    """Return whether a word with a digit of the file's name, such as A100 or MI250X, is in the GPU's own name."""
+    names = [word for word in re.findall(r"[A-Za-z]*\d+[A-Za-z]*", stated) if not re.fullmatch(r"\d+GB", word, re.I)]
     return not names or any(name.lower() in found.lower().replace("graphics", "") for name in names)
 
 
-def clocks(told: Sequence[Rank], lead_here: float) -> Finding:
-    """Of the nodes against this machine, both by the file server's: so it does not matter when they were read."""
-    far = max(told, key=lambda rank: abs(rank.clock_lead - lead_here))
+def judge_clocks(reports: Sequence[RankReport], lead_here: float) -> Finding:
+    """Compare the clocks of nodes with this machine's, both relative to the file server's, whenever they were read."""
+    far = max(reports, key=lambda rank: abs(rank.clock_lead - lead_here))
     by = far.clock_lead - lead_here
-    if abs(by) > CLOCK:
-        return bad("clock of nodes", f"{far.host} is {by:+.0f} s from this machine", "tell whoever runs the machines")
+    if abs(by) > MAX_CLOCK_SKEW_SECONDS:
+        return bad("clock of nodes", f"{far.host} is {by:+.0f} s from this machine", "report it to the administrators")
     return ok("clock of nodes", f"within {max(0.1, abs(by)):.1f} s of this machine's")
 
 
-def together(at: Where, done: Trial) -> Iterator[Finding]:
-    """Did the ranks meet, and do they add up?"""
-    told = done.told
-    first = told[0]
-    if any(rank.size != done.ranks for rank in told):
-        wrong = next(rank for rank in told if rank.size != done.ranks)
+def judge_collective(at: ChosenSite, done: TrialResult) -> Iterator[Finding]:
+    """Check that the ranks found each other and that their sum is right."""
+    reports = done.reports
+    if alone := next((rank for rank in reports if rank.size != done.ranks), None):
         yield bad(
             "collective",
-            f"{len(told)} processes were started, and each takes itself for one of {wrong.size} "
-            f"(launcher: {wrong.launcher})",
+            f"{len(reports)} processes were started, and each believes to be one of {alone.size} "
+            f"(launcher: {alone.launcher})",
             f"{at.line('launch', 'command')}: launch.command",
         )
-        return
-    if done.ranks < 2:
-        yield unknown("collective", "a training has one rank here")
-        return
-    late = [rank for rank in told if rank.step not in ("done", "reduce")]
-    if late or any(rank.step != "done" for rank in told):
-        one = (late or [rank for rank in told if rank.step != "done"])[0]
-        doing = {
-            "look around": "at its start",
-            "import": "at `import torch`",
-            "accelerators": "as it looked at its GPUs",
-        }
-        step = doing.get(one.step, "as the ranks met" if one.step == "meet" else "in the sum over ranks")
-        why = one.error or (done.printed[-1] if done.printed else "no word")
+    elif done.ranks < 2:
+        yield not_checked("collective", "trainings have one rank here")
+    elif unfinished := [rank for rank in reports if rank.step != "done"]:
+        yield judge_unfinished(at, done, unfinished)
+    elif not all(rank.sum_is_right for rank in reports):
         yield bad(
             "collective",
-            f"rank {one.rank} on {one.host} ended {step}: {why[:160]}",
-            f"{at.line('launch', 'interface')}: interface, and the network's settings in env",
+            f"{reports[0].backend}: the sum over {done.ranks} ranks is wrong",
+            "do not train here; report it to the site",
         )
-        return
-    if not all(rank.sum_is_right for rank in told):
-        yield bad(
-            "collective",
-            f"{first.backend}: the sum over {done.ranks} ranks is wrong",
-            "do not train here; tell the site",
-        )
-        return
-    slowest = max(rank.seconds for rank in told)
-    bytes = first.mebibytes * 2**20 * 2 * (done.ranks - 1) / done.ranks  # that each rank sends, in a ring
-    nodes = len(each_host(told))
-    yield ok(
+    else:
+        yield ok("collective", describe_speed(done))
+
+
+def judge_unfinished(at: ChosenSite, done: TrialResult, unfinished: Sequence[RankReport]) -> Finding:
+    """Return the finding for ranks that ended early; one that did not reach the sum explains the others."""
+    one = next((rank for rank in unfinished if rank.step != "reduce"), unfinished[0])
+    why = one.error or (done.output_tail[-1] if done.output_tail else "no output")
+    return bad(
         "collective",
+        f"rank {one.rank} on {one.host} ended {WORDS_OF_STEP.get(one.step, 'in the sum over ranks')}: {why[:160]}",
+        f"{at.line('launch', 'interface')}: interface, and the network's settings in env",
+    )
+
+
+def describe_speed(done: TrialResult) -> str:
+    """Return how long the sum over ranks took."""
+    first, nodes = done.reports[0], len(group_by_host(done.reports))
+    slowest = max(rank.seconds or 0.0 for rank in done.reports)
+    sent_bytes = first.mebibytes * 2**20 * 2 * (done.ranks - 1) / done.ranks  # by each rank of a ring
+    return (
         f"{first.backend}, {done.ranks} ranks on {nodes} node{'s' if nodes > 1 else ''}: "
-        f"{first.mebibytes} MiB in {slowest * 1000:.1f} ms, {bytes / slowest / 1e9:.2f} GB/s each",
+        f"{first.mebibytes} MiB in {slowest * 1000:.1f} ms, {sent_bytes / slowest / 1e9:.2f} GB/s each"
     )

@@ -1,7 +1,7 @@
-"""Is this site ready for a study? Every doubt is a line: ok, bad with what to do, or not checked with why.
+"""Check whether a site is ready for a study. Each finding is ok, bad (with a fix) or not checked (with why).
 
-What can be asked from here is asked from here: host, scheduler, accounts, queues, the run directory, the container. What only
-a compute node can tell is told by a real small job, started as a training is (trial.py), and judged in diagnosis.py.
+Host, scheduler, account, queues, run directory and container are checked from this machine. Compute nodes are checked by
+a small real job that is started as a training is (trial_job.py), whose result diagnosis.py judges.
 """
 
 from __future__ import annotations
@@ -15,117 +15,130 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gnnscale.contract.errors import Problem
+from gnnscale.contract.errors import UserError, describe_os_error
 from gnnscale.machine import directory_check
 from workflow.config import capacity, scratch_lifetime, site_files
+from workflow.config.field_problems import suggest
 from workflow.config.site import SiteConfig
-from workflow.config.walltime import seconds
-from workflow.config.yaml_file import nearest
+from workflow.config.walltime import to_seconds
 from workflow.doctor import trial_job
-from workflow.doctor.diagnosis import CLOCK, COMPUTE, SOCKET, Finding, Where, bad, judge, long_path, ok, unknown
-from workflow.images import find
+from workflow.doctor.diagnosis import (
+    CHECKED_BY_JOB,
+    MAX_CLOCK_SKEW_SECONDS,
+    MAX_TEMPORARY_LENGTH,
+    ChosenSite,
+    Finding,
+    bad,
+    bad_as,
+    describe_long_path,
+    judge,
+    not_checked,
+    ok,
+)
+from workflow.images import checks, image_file
 from workflow.jobs import requests as queueing
-from workflow.plan.stage import Planned
+from workflow.plan.stage import PlannedStage
 from workflow.scheduler import limits, query
 
-ROOM, FILES = (
-    5e9,
-    10_000,
-)  # bytes and files that are left: the smallest study takes less, a paper's takes a hundred times that
-SLOW = 10.0  # s of one question to the scheduler, worth a word
-FIRST = (
-    "host",
-    "architecture",
-    "scheduler",
-    "account",
-    "run directory",
-    "container",
-)  # without these a job would tell nothing
+# The smallest study takes less than this, a paper's a hundred times as much.
+MIN_FREE_BYTES = 5e9
+MIN_FREE_FILES = 10_000
+SLOW_ANSWER_SECONDS = 10.0  # of one query to the scheduler, worth a hint
+# If one of these is bad, a job would reveal nothing more.
+REQUIRED_FOR_JOB = ("host", "architecture", "scheduler", "account", "run directory", "container")
 
 
 def examine(
-    at: Where, root: Path, ask: bool, queue: str | None, wait: float, say: Callable[[str], None]
+    at: ChosenSite, root: Path, ask: bool, queue: str | None, wait: float, say: Callable[[str], None]
 ) -> Iterator[Finding]:
-    """All of it, each as soon as it is known. `ask`: whether a job may be submitted (or processes started)."""
+    """Yield each finding as soon as it is known. `ask`: a job may be submitted, or processes started."""
     wrong, absent = set(), [path for path in (root, *root.parents) if not path.exists()]
-    at, missing = imaged(at)
+    at, missing = with_image(at)
     try:
-        for found in itertools.chain(from_here(at, root), missing or container(at)):
+        for found in itertools.chain(examine_from_here(at, root), missing or examine_container(at)):
             wrong |= {found.what} if found.state == "bad" else set()
             yield found
         if not ask:
-            yield unknown("compute nodes", f"{COMPUTE}: no job, as asked")
-        elif first := next((what for what in FIRST if what in wrong), None):
-            yield unknown("compute nodes", f"{COMPUTE}: no job before the {first} is right")
+            yield not_checked("compute nodes", f"{CHECKED_BY_JOB}: no job was requested")
+        elif first := next((what for what in REQUIRED_FOR_JOB if what in wrong), None):
+            yield not_checked("compute nodes", f"{CHECKED_BY_JOB}: no job until this is fixed: {first}")
         else:
-            yield from compute(at, root, queue, wait, say, wrong)
+            yield from examine_compute_nodes(at, root, queue, wait, say, wrong)
     finally:
-        for path in absent:  # a doctor leaves nothing behind, unless it is to be looked at
+        for path in absent:  # nothing is left behind, except files that show a fault
             try:
                 path.rmdir()
             except OSError:
                 break
 
 
-def from_here(at: Where, root: Path) -> Iterator[Finding]:
-    yield from machine(at)
-    if at.site.batch:
-        found, known = reachable(at)
+def examine_from_here(at: ChosenSite, root: Path) -> Iterator[Finding]:
+    """Check what can be checked without a job."""
+    yield from examine_host(at)
+    if at.site.has_scheduler:
+        found, known = examine_scheduler(at)
         yield found
         if known is not None:
-            yield account(at, known)
-            yield from queues(at, known)
-    yield from directory(at, root)
+            yield examine_account(at, known)
+            yield from examine_queues(at, known)
+    yield from examine_run_directory(at, root)
 
 
 # ------------------------------------------------------------------------------------------------------ from this host
-def machine(at: Where) -> Iterator[Finding]:
+def examine_host(at: ChosenSite) -> Iterator[Finding]:
+    """Check that this machine is one of the site's, and its directory for temporary files."""
     for what, check in (("host", site_files.check_host), ("architecture", site_files.check_arch)):
         try:
             check(at.name, at.site, at.settings)
-        except Problem as problem:
-            said, *fix = str(problem).splitlines()
-            yield bad(what, said, fix[0] if fix else "")
+        except UserError as error:
+            yield bad_as(what, error)
         else:
             yield ok(what, platform.node() if what == "host" else platform.machine())
     text = tempfile.gettempdir()
-    if len(text) > SOCKET:
-        yield bad("temporary files", long_path(text), "export TMPDIR=/tmp")
+    if len(text) > MAX_TEMPORARY_LENGTH:
+        yield bad("temporary files", describe_long_path(text), "export TMPDIR=/tmp")
 
 
-def reachable(at: Where) -> tuple[Finding, limits.Known | None]:
-    kind, timeout = at.site.scheduler.kind, at.site.scheduler.command_timeout
+def examine_scheduler(at: ChosenSite) -> tuple[Finding, limits.SchedulerLimits | None]:
+    """Query the scheduler; return the finding and, if it answered, its limits."""
+    kind, timeout = at.site.batch_scheduler.kind, at.site.batch_scheduler.command_timeout
     program = "scontrol" if kind == "slurm" else "qstat"
     began = time.monotonic()
     try:
-        version = query.answer([program, "--version"], timeout).strip().splitlines()
-        query.KINDS[kind].look(["0"] if kind == "slurm" else [], timeout)
+        version = query.command_output([program, "--version"], timeout).strip().splitlines()
+        query.SCHEDULERS[kind].find_by_id(["0"] if kind == "slurm" else [], timeout)
         took = time.monotonic() - began
-        known = limits.KINDS[kind](timeout)
-    except query.Unreachable as error:
+        known = limits.QUERIES[kind](timeout)
+    except query.SchedulerUnreachable as error:
         words = re.sub(r"^(\w+): \1: ", r"\1: ", str(error))
         again = re.search("not answered|not be read", words)
-        fix = "try again" if again else f"run this on a login node, where `{program}` answers"
+        fix = "try again" if again else f"run this on a login node, where `{program}` works"
         return bad("scheduler", words, fix), None
-    told = (version or [kind])[0].removeprefix("pbs_version = ")
-    slow = f"; that is slow: {at.line('scheduler', 'poll_seconds')}: poll_seconds may be higher" if took > SLOW else ""
-    return ok("scheduler", f"{told}, answered in {took:.2f} s{slow}"), known
+    reported = (version or [kind])[0].removeprefix("pbs_version = ")
+    slow = (
+        f"; that is slow, {at.line('scheduler', 'poll_seconds')}: poll_seconds may be higher"
+        if took > SLOW_ANSWER_SECONDS
+        else ""
+    )
+    return ok("scheduler", f"{reported}, answered in {took:.2f} s{slow}"), known
 
 
-def account(at: Where, known: limits.Known) -> Finding:
+def examine_account(at: ChosenSite, known: limits.SchedulerLimits) -> Finding:
+    """Check the account against the accounts that the scheduler has for this user."""
     rule = at.site.account_rule
-    good, said, fix = limits.account(at.site.account, rule.required, known)
+    good, found, fix = limits.check_account(at.site.account, rule.required, known)
     if good is None and at.site.account is None and rule.required:
-        return bad("account", "none is given", f"--set account={rule.example or 'ACCOUNT'}")
+        return bad("account", "no account is given", f"--set account={rule.example or 'ACCOUNT'}")
     if good is None:
-        return unknown("account", said)
+        return not_checked("account", found)
     given = f"{at.line('account')}: " if at.site.account else ""
-    return ok("account", said) if good else bad("account", said, given + fix)
+    return ok("account", found) if good else bad("account", found, given + fix)
 
 
-def queues(at: Where, known: limits.Known) -> Iterator[Finding]:
+def examine_queues(at: ChosenSite, known: limits.SchedulerLimits) -> Iterator[Finding]:
+    """Check each queue against the scheduler's limits, and ask when its longest job would start."""
     for name, queue in at.site.queues.items():
-        if found := limits.complaints(name, queue, at.site.account, known):
+        if found := limits.find_mismatches(name, queue, at.site.account, known):
             lines = dict.fromkeys(at.line("queues", name, *filter(None, [each.field])) for each in found)
             yield bad(
                 f"queue {name}",
@@ -133,106 +146,116 @@ def queues(at: Where, known: limits.Known) -> Iterator[Finding]:
                 f"{', '.join(lines)}: {', '.join(each.fix for each in found)}",
             )
         else:
-            yield rehearsed(at, name, f"{capacity.span(queue)}, {queue.max_walltime}{use(at.site, name)}")
+            yield rehearse_longest_job(
+                at, name, f"{capacity.format_node_range(queue)}, {queue.max_walltime}{describe_use(at.site, name)}"
+            )
 
 
-def rehearsed(at: Where, name: str, said: str) -> Finding:
-    """The smallest and longest job of the queue, shown to Slurm without being submitted: it says when it would begin."""
+def rehearse_longest_job(at: ChosenSite, name: str, text: str) -> Finding:
+    """Let Slurm judge the smallest, longest job of the queue without submitting it; it says when the job would start."""
     from workflow.jobs import parsl_provider  # Parsl takes half a second to import
 
-    if at.site.scheduler.kind != "slurm":
-        return ok(f"queue {name}", said)
+    if at.site.batch_scheduler.kind != "slurm":
+        return ok(f"queue {name}", text)
     queue = at.site.queues[name]
-    least, longest = queue.nodes[0], seconds(queue.max_walltime)
-    asked = trial_job.request(at.site, name)._replace(nodes=least, nodes_each=least, seconds=longest)
+    least, longest = queue.nodes[0], to_seconds(queue.max_walltime)
+    request = trial_job.trial_request(at.site, name)._replace(nodes=least, nodes_each=least, seconds=longest)
     with tempfile.TemporaryDirectory(prefix="gnnscale-doctor-") as folder:
         script = Path(folder) / "job.sh"
         script.write_text(
-            parsl_provider.text(parsl_provider.Job(asked, "gnnscale-doctor", Path(folder), "true"), at.site)
+            parsl_provider.render_script(
+                parsl_provider.JobScript(request, "gnnscale-doctor", Path(folder), "true"), at.site
+            )
         )
         try:
-            done = query.ask(["sbatch", "--test-only", str(script)], at.site.scheduler.command_timeout)
-        except query.Unreachable as error:
-            return unknown(f"queue {name}", str(error))
+            done = query.run_command(["sbatch", "--test-only", str(script)], at.site.batch_scheduler.command_timeout)
+        except query.SchedulerUnreachable as error:
+            return not_checked(f"queue {name}", str(error))
     if done.returncode:
-        why = parsl_provider.why(at.site, done.stderr + done.stdout)
-        if isinstance(why, parsl_provider.Refused):
+        why = parsl_provider.submission_error(at.site, done.stderr + done.stdout)
+        if isinstance(why, parsl_provider.JobRefused):
             return bad(f"queue {name}", str(why), f"{at.line('queues', name)}: {why.hint}")
-        return unknown(f"queue {name}", str(why))
+        return not_checked(f"queue {name}", str(why))
     start = re.search(r"to start at (\d{4}-\d\d-\d\d)T(\d\d:\d\d)", done.stderr + done.stdout)
-    return ok(f"queue {name}", f"{said}; the longest would begin {moment(*start.groups())}" if start else said)
+    return ok(f"queue {name}", f"{text}; the longest would start {format_start(*start.groups())}" if start else text)
 
 
-def moment(day: str, hour: str) -> str:
-    """now, at 14:30, or on a later day."""
+def format_start(day: str, hour: str) -> str:
+    """Return "now", "at 14:30" or "on" a later day."""
     now = time.localtime()
     if f"{day} {hour}" <= time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + 90)):
         return "now"
     return f"at {hour}" if day == time.strftime("%Y-%m-%d", now) else f"on {day}"
 
 
-def use(site: SiteConfig, name: str) -> str:
-    """What is done there."""
-    uses = ["trainings"] if name in capacity.for_trainings(site) else []
+def describe_use(site: SiteConfig, name: str) -> str:
+    """Return what the site uses a queue for, after a semicolon."""
+    uses = ["trainings"] if name in capacity.training_queues(site) else []
     uses += ["stages without ranks"] if site.serial and site.serial.queue == name else []
     return f"; {' and '.join(uses)}" if uses else ""
 
 
-def of_study(planned: dict[str, Planned], site: SiteConfig) -> Finding:
-    """Does all of it fit into memory and queues?"""
+def examine_study(planned: dict[str, PlannedStage], site: SiteConfig) -> Finding:
+    """Check that the stages that are not done fit into memory and queues."""
     left = [each for each in planned.values() if each.state != "done"]
     if refused := [each for each in left if each.state == "refused"]:
-        return bad("study", f"{refused[0].stage.id} {refused[0].reason}", "`plan` tells of all")
+        return bad("study", f"{refused[0].stage.id} {refused[0].reason}", "`plan` lists all of them")
     try:
         requests = queueing.schedule([each.stage for each in left], site)
-    except Problem as problem:
-        return bad("study", str(problem).splitlines()[0], "another queue, or another study")
+    except UserError as error:
+        return bad("study", error.message, "choose another queue, or another study")
     jobs = (
-        f" in {len(set(requests.values()))} jobs, {queueing.node_hours(requests):,.1f} node-hours" if requests else ""
+        f" in {len(set(requests.values()))} jobs, {queueing.total_node_hours(requests):,.1f} node-hours"
+        if requests
+        else ""
     )
     return ok("study", f"{len(left)} of {len(planned)} stages to do{jobs}")
 
 
 # ---------------------------------------------------------------------------------------------------- the run directory
-def directory(at: Where, root: Path) -> Iterator[Finding]:
+def examine_run_directory(at: ChosenSite, root: Path) -> Iterator[Finding]:
+    """Check that the run directory can be used, its space, its quota, its file server's clock, and when it is purged."""
     try:
         root.mkdir(parents=True, exist_ok=True)
-        fault = directory_check.fault(root)
+        fault = directory_check.find_fault(root)
     except OSError as error:
-        fault = f"{error.filename}: {(error.strerror or str(error)).lower()}"
+        fault = describe_os_error(error)
     if fault:
-        yield bad("run directory", f"{root}: {fault}", "another one: --root DIR")
+        yield bad("run directory", f"{root}: {fault}", "choose another one: --root DIR")
         return
-    above = scratch_lifetime.scratch(at.site)
+    above = scratch_lifetime.scratch_directory(at.site)
     aside = (
-        f"; not below {above}, where this site wants them" if above and not root.is_relative_to(above.resolve()) else ""
+        f"; not below {above}, where this site wants run directories"
+        if above and not root.is_relative_to(above.resolve())
+        else ""
     )
     yield ok("run directory", f"{root}{aside}")
-    yield room(root)
-    if said := quota(root, at.site):
-        yield said
-    lead = directory_check.clock_lead(root)
-    if abs(lead) > CLOCK:
+    yield examine_space(root)
+    if finding := examine_quota(root, at.site):
+        yield finding
+    lead = directory_check.measure_clock_lead(root)
+    if abs(lead) > MAX_CLOCK_SKEW_SECONDS:
         yield bad(
             "clock",
             f"the file server's differs from this machine's by {lead:+.0f} s",
-            "ages of files will mislead; tell whoever runs the machines",
+            "ages of files will be wrong; report it to the administrators",
         )
     else:
         yield ok("clock", f"within {max(0.1, abs(lead)):.1f} s of the file server's")
-    yield from purged(at, root)
+    yield from examine_purge(at, root)
 
 
-def room(root: Path) -> Finding:
-    found = directory_check.room(root)
-    said = f"{found.bytes / 1e9:,.0f} GB" + (f", {found.files:,} files" if found.files is not None else "")
-    if found.bytes < ROOM or (found.files is not None and found.files < FILES):
-        return bad("space", f"{said} are left", "remove something, or another place: --root DIR")
-    return ok("space", said)
+def examine_space(root: Path) -> Finding:
+    """Check the free space of the file system."""
+    found = directory_check.measure_free_space(root)
+    free = f"{found.bytes / 1e9:,.0f} GB" + (f", {found.files:,} files" if found.files is not None else "")
+    if found.bytes < MIN_FREE_BYTES or (found.files is not None and found.files < MIN_FREE_FILES):
+        return bad("space", f"only {free} free", "free some space, or choose another place: --root DIR")
+    return ok("space", free)
 
 
-def quota(root: Path, site: SiteConfig) -> Finding | None:
-    """Of this user where the file system is a Lustre; others have no one command that tells it."""
+def examine_quota(root: Path, site: SiteConfig) -> Finding | None:
+    """Check the quota of this user on a Lustre file system; others have no common command for it."""
     try:
         mounted = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     except OSError:
@@ -241,90 +264,89 @@ def quota(root: Path, site: SiteConfig) -> Finding | None:
     if not above or max(above, key=lambda words: len(words[1]))[2] != "lustre":
         return None
     try:
-        said = query.answer(["lfs", "quota", "-q", "-u", query.user(), str(root)], 20)
-    except query.Unreachable as error:
-        return unknown("quota", str(error))
-    return lustre(said)
+        output = query.command_output(["lfs", "quota", "-q", "-u", query.user_name(), str(root)], 20)
+    except query.SchedulerUnreachable as error:
+        return not_checked("quota", str(error))
+    return judge_lustre_quota(output)
 
 
-def lustre(said: str) -> Finding:
-    """PATH KBYTES[*] SOFT HARD GRACE FILES[*] SOFT HARD GRACE; 0 = no limit, * = beyond it."""
-    words = re.findall(r"\S+", said)
+def judge_lustre_quota(output: str) -> Finding:
+    """Read `lfs quota`: PATH KBYTES[*] SOFT HARD GRACE FILES[*] SOFT HARD GRACE; 0 = no limit, * = beyond it."""
+    words = re.findall(r"\S+", output)
     if len(words) < 9:
-        return unknown("quota", "lfs quota says nothing that could be read")
+        return not_checked("quota", "the output of lfs quota is not understood")
     used, soft, hard, files, files_soft, files_hard = (
         int(re.sub(r"\D", "", words[k]) or 0) for k in (1, 2, 3, 5, 6, 7)
     )
     most, most_files = (hard or soft) * 1024, files_hard or files_soft
-    text = f"{used * 1024 / 1e9:,.0f} GB of {most / 1e9:,.0f}" if most else "no limit of bytes"
+    text = f"{used * 1024 / 1e9:,.0f} GB of {most / 1e9:,.0f}" if most else "no limit on bytes"
     text += f", {files:,} files of {most_files:,}" if most_files else ""
-    full = (most and most - used * 1024 < ROOM) or (most_files and most_files - files < FILES)
+    full = (most and most - used * 1024 < MIN_FREE_BYTES) or (most_files and most_files - files < MIN_FREE_FILES)
     if full or "*" in words[1] or "*" in words[5]:
-        return bad("quota", text, "remove something, or another place: --root DIR")
+        return bad("quota", text, "free some space, or choose another place: --root DIR")
     return ok("quota", text)
 
 
-def purged(at: Where, root: Path) -> Iterator[Finding]:
-    if not scratch_lifetime.applies(root, at.site):
+def examine_purge(at: ChosenSite, root: Path) -> Iterator[Finding]:
+    """Check whether the site will soon delete results because nobody used them."""
+    days = scratch_lifetime.days_until_purge(root, at.site)
+    if days is None:
         return
-    days = at.site.filesystems.purge_days
     folders = [path.parent for path in root.glob("*/*/result.json")]
     paths = [path for folder in folders for path in folder.iterdir() if path.is_file() and path.name != "result.json"]
-    if warned := scratch_lifetime.warnings(paths, root, at.site):
+    if warned := scratch_lifetime.purge_warnings(paths, root, at.site):
         yield bad(
-            "purge", warned[0].split(". ")[0], "copy the run directory to where files stay; it can be continued there"
+            "purge",
+            warned[0].split(". ")[0],
+            "copy the run directory to a place that is not purged; it can be continued there",
         )
     else:
-        found = scratch_lifetime.oldest(paths, time.time())
+        found = scratch_lifetime.find_oldest(paths, time.time())
         yield ok(
             "purge", f"after {days} days" + (f"; the oldest result was used {found.days:.0f} days ago" if found else "")
         )
 
 
-def container(at: Where) -> Iterator[Finding]:
-    """Of an image: whether it is there, whole, for these processors, and may be run."""
+def examine_container(at: ChosenSite) -> Iterator[Finding]:
+    """Check that the image exists, is whole, is for these processors and can be run."""
     box = at.site.container
     if not box.use:
-        yield ok("container", f"none; the environment of {at.site.python or sys.executable}")
+        yield ok("container", f"none, but the environment of {at.site.python or sys.executable}")
         return
-    found = list(find.faults(at.site))
+    found = list(checks.find_faults(at.site))
     yield from (bad("container", fault.message, fault.hint) for fault in found)
     if not found:
         yield ok("container", f"{box.runtime}, {box.image}" + (f", {box.digest[:12]}" if box.digest else ""))
 
 
-def imaged(at: Where) -> tuple[Where, list[Finding]]:
-    """With the image found, if stages are to run in one."""
+def with_image(at: ChosenSite) -> tuple[ChosenSite, list[Finding]]:
+    """Return the site with its image found, if stages run in one, or with the finding that there is none."""
     if not at.site.container.use:
         return at, []
     try:
-        return at._replace(site=find.resolve(at.site, [])), []
-    except Problem as problem:
-        said, *fix = str(problem).splitlines()
-        return at, [bad("container", said, fix[0] if fix else "")]
+        return at._replace(site=image_file.with_image(at.site, [])), []
+    except UserError as error:
+        return at, [bad_as("container", error)]
 
 
 # ------------------------------------------------------------------------------------------------- on the compute nodes
-def compute(
-    at: Where, root: Path, queue: str | None, wait: float, say: Callable[[str], None], wrong: set[str]
+def examine_compute_nodes(
+    at: ChosenSite, root: Path, queue: str | None, wait: float, say: Callable[[str], None], wrong: set[str]
 ) -> Iterator[Finding]:
-    if at.site.batch:
+    if at.site.has_scheduler:
         if queue is not None and queue not in at.site.queues:
-            yield bad("job", f"no queue {queue!r}", nearest(queue, list(at.site.queues)))
+            yield bad("job", f"no queue {queue!r}", suggest(queue, list(at.site.queues)))
             return
-        able = [name for name in trial_job.suited(at.site) if f"queue {name}" not in wrong]
+        able = [name for name in trial_job.suitable_queues(at.site) if f"queue {name}" not in wrong]
         if not able and queue is None:
-            yield unknown("compute nodes", f"{COMPUTE}: no queue is right")
+            yield not_checked("compute nodes", f"{CHECKED_BY_JOB}: no queue passed its check")
             return
-        done = trial_job.in_queue(at.site, queue or able[0], root, wait, say)
+        done = trial_job.run_in_queue(at.site, queue or able[0], root, wait, say)
     else:
-        done = trial_job.here(at.site, root, say)
+        done = trial_job.run_here(at.site, root, say)
     found = list(judge(at, done))
-    if all(each.state == "ok" for each in found) or not done.began:
-        trial_job.remove(done)
+    if all(each.state == "ok" for each in found) or not done.started:
+        trial_job.remove_folder(done)
     yield from found
     if done.folder.exists():
-        yield unknown("its files", f"kept: {done.folder}")
-
-
-# ----------------------------------------------------------------------------------------------------------- the screen
+        yield not_checked("files of the job", f"kept: {done.folder}")

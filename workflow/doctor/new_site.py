@@ -1,6 +1,6 @@
-"""A first sites/NAME.yaml from what the scheduler and the GPUs of this machine say of themselves.
+"""Draft a sites/NAME.yaml from what the scheduler and the GPUs of this machine report.
 
-It is a start: what the programs do not tell (accounts, which queue is for production, how ranks are bound) is marked.
+What no program reports (accounts, which queue is for production, how ranks are bound) is marked with ??? in the draft.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from gnnscale.contract.errors import Problem
-from workflow.config.walltime import walltime
-from workflow.scheduler.query import DAY, slurm_seconds
+from gnnscale.contract.errors import UserError
+from workflow.config.walltime import format_walltime
+from workflow.scheduler.query import SECONDS_PER_DAY, parse_slurm_duration
 
-SHORT = 1800  # s: a queue for tests
-SCRATCH = ("SCRATCH", "PSCRATCH")  # variables by which sites tell where run directories belong
+TEST_QUEUE_SECONDS = 1800  # queues with shorter limits are for tests
+SCRATCH_VARIABLES = ("SCRATCH", "PSCRATCH")  # by which sites say where run directories belong
 # name -> (memory in GB, dense TFLOP/s in fp32, in bf16), from the data sheets; None where a name has several sizes
-KNOWN = {
+GPU_DATA_SHEETS: dict[str, tuple[float | None, float, float]] = {
     "gh200": (96, 67, 989),
     "h200": (141, 67, 989),
     "h100": (80, 67, 989),
@@ -38,8 +38,8 @@ KNOWN = {
 }
 
 
-class Partition(NamedTuple):
-    """One partition or queue, as the scheduler has it."""
+class QueueFacts(NamedTuple):
+    """Limits and nodes of one partition or queue, as the scheduler reports them."""
 
     name: str
     default: bool
@@ -49,71 +49,73 @@ class Partition(NamedTuple):
     cores: int
     memory_gb: float
     gpus: int
-    model: str  # "" = not told
+    model: str  # "" = not reported
 
 
-class Device(NamedTuple):
-    """A GPU of this very machine."""
+class LocalGPU(NamedTuple):
+    """A GPU of this machine."""
 
     model: str
     memory_gb: float
     vendor: str
 
 
-def survey() -> str:
-    """The text of the file."""
-    devices = nvidia(said("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")) or rocm(
-        said("rocm-smi", "--showproductname", "--showmeminfo", "vram", "--json")
-    )
+def draft_site_file() -> str:
+    """Return the text of a site file for the cluster that this machine belongs to."""
+    devices = parse_nvidia(
+        read_output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
+    ) or parse_rocm(read_output("rocm-smi", "--showproductname", "--showmeminfo", "vram", "--json"))
     if shutil.which("sinfo"):
-        found = slurm(said("sinfo", "-h", "-o", "%P|%a|%l|%D|%c|%m|%G"), said("scontrol", "show", "partition", "-o"))
+        found = parse_slurm(
+            read_output("sinfo", "-h", "-o", "%P|%a|%l|%D|%c|%m|%G"), read_output("scontrol", "show", "partition", "-o")
+        )
         kind = "slurm"
     elif shutil.which("pbsnodes"):
-        found = pbs(said("pbsnodes", "-a", "-F", "json"), said("qstat", "-Q", "-f", "-F", "json"))
+        found = parse_pbs(read_output("pbsnodes", "-a", "-F", "json"), read_output("qstat", "-Q", "-f", "-F", "json"))
         kind = "pbs"
     else:
-        raise Problem(
-            "neither sinfo nor pbsnodes is here, so there is no cluster to describe",
+        raise UserError(
+            "neither sinfo nor pbsnodes is installed here, so there is no cluster to describe",
             "run this on a login node; site `local` is for a machine without a scheduler",
         )
     if not found:
-        raise Problem(
-            f"{'sinfo' if kind == 'slurm' else 'pbsnodes'} tells of no partition with nodes, or does not answer",
+        raise UserError(
+            f"{'sinfo' if kind == 'slurm' else 'pbsnodes'} lists no partition with nodes, or does not answer",
             "copy sites/slurm.yaml or sites/pbs.yaml and fill it in",
         )
-    return text(kind, found, devices)
+    return format_site_file(kind, found, devices)
 
 
-def said(*command: str) -> str:
-    """What a program prints; nothing if it is not there or fails."""
+def read_output(*command: str) -> str:
+    """Return the output of a program; nothing if it is missing or fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return ""
 
 
-# ------------------------------------------------------------------------------------------------------- what is said
-def slurm(sinfo: str, scontrol: str) -> list[Partition]:
-    limits = {}
+# ------------------------------------------------------------------------------------------------------- output of programs
+def parse_slurm(sinfo: str, scontrol: str) -> list[QueueFacts]:
+    limits: dict[str, dict[str, str]] = {}
     for line in scontrol.splitlines():
         fields = dict(word.split("=", 1) for word in line.split() if "=" in word)
         limits[fields.get("PartitionName", "")] = fields
-    found: dict[str, Partition] = {}
+    found: dict[str, QueueFacts] = {}
     for line in sinfo.splitlines():
         name, up, limit, nodes, cores, memory, gres = (word.strip() for word in line.split("|"))
         plain = name.rstrip("*")
         if up != "up":
             continue
-        count, model = gres_gpus(gres)
-        asked = limits.get(plain, {})
-        mine = Partition(
+        count, model = parse_gres(gres)
+        limits_here = limits.get(plain, {})
+        mine = QueueFacts(
             plain,
             name.endswith("*"),
-            max(1, number(asked.get("MinNodes", "1"))),
-            number(nodes),
-            slurm_seconds(limit),
-            number(cores),
-            number(memory) / 1000,
+            max(1, leading_number(limits_here.get("MinNodes", "1"))),
+            leading_number(nodes),
+            parse_slurm_duration(limit),
+            leading_number(cores),
+            leading_number(memory) / 1000,
             count,
             model,
         )
@@ -133,28 +135,28 @@ def slurm(sinfo: str, scontrol: str) -> list[Partition]:
     return list(found.values())
 
 
-def number(text: str) -> int:
-    """Slurm writes 8+ where there are several."""
+def leading_number(text: str) -> int:
+    """Return the number at the start; Slurm writes 8+ where nodes differ."""
     digits = re.match(r"\d+", text)
     return int(digits[0]) if digits else 0
 
 
-def gres_gpus(gres: str) -> tuple[int, str]:
-    """gpu:4, gpu:a100:4(S:0-1), (null)"""
+def parse_gres(gres: str) -> tuple[int, str]:
+    """Return number and model of GPUs of gpu:4, gpu:a100:4(S:0-1) or (null)."""
     found = re.findall(r"gpu(?::([A-Za-z][^:,(]*))?:(\d+)", gres)
     return sum(int(count) for _, count in found), next((model for model, _ in found if model), "")
 
 
-def pbs(nodes: str, queues: str) -> list[Partition]:
-    machines = [m for m in decoded(nodes).get("nodes", {}).values() if "offline" not in m.get("state", "")]
+def parse_pbs(nodes: str, queues: str) -> list[QueueFacts]:
+    machines = [m for m in parse_json(nodes).get("nodes", {}).values() if "offline" not in m.get("state", "")]
     if not machines:
         return []
     have = [machine.get("resources_available", {}) for machine in machines]
     cores = min(int(r.get("ncpus", 1)) for r in have)
-    memory = min(pbs_gb(str(r.get("mem", "0kb"))) for r in have)
+    memory = min(parse_pbs_gigabytes(str(r.get("mem", "0kb"))) for r in have)
     gpus = min(int(r.get("ngpus", 0)) for r in have)
     found = []
-    for name, queue in decoded(queues).get("Queue", {}).items():
+    for name, queue in parse_json(queues).get("Queue", {}).items():
         if queue.get("queue_type") != "Execution" or str(queue.get("enabled")) != "True":
             continue
         limit = str(queue.get("resources_max", {}).get("walltime", ""))
@@ -163,92 +165,109 @@ def pbs(nodes: str, queues: str) -> list[Partition]:
         )
         fewest = int(queue.get("resources_min", {}).get("nodect", 1))
         most = int(queue.get("resources_max", {}).get("nodect", len(machines)))
-        found.append(Partition(name, False, fewest, most, time_limit, cores, memory, gpus, ""))
+        found.append(QueueFacts(name, False, fewest, most, time_limit, cores, memory, gpus, ""))
     return found
 
 
-def decoded(text: str) -> dict:
+def parse_json(text: str) -> dict[str, Any]:
     try:
-        return json.loads(text)
+        return dict(json.loads(text))
     except ValueError:
         return {}
 
 
-def pbs_gb(text: str) -> float:
+def parse_pbs_gigabytes(text: str) -> float:
     value = re.match(r"(\d+)([kmgt]?)b?", text.lower())
     return int(value[1]) * {"": 1e-9, "k": 1e-6, "m": 1e-3, "g": 1, "t": 1e3}[value[2]] if value else 0
 
 
-def nvidia(text: str) -> list[Device]:
+def parse_nvidia(text: str) -> list[LocalGPU]:
     pairs = (line.rsplit(",", 1) for line in text.splitlines() if "," in line)
-    return [Device(name.strip(), round(number(memory.strip()) * 2**20 / 1e9), "nvidia") for name, memory in pairs]
+    return [
+        LocalGPU(name.strip(), round(leading_number(memory.strip()) * 2**20 / 1e9), "nvidia") for name, memory in pairs
+    ]
 
 
-def rocm(text: str) -> list[Device]:
+def parse_rocm(text: str) -> list[LocalGPU]:
     found = []
-    for card in decoded(text).values():
+    for card in parse_json(text).values():
         name = card.get("Card Series") or card.get("Card series") or card.get("Card Model") or "unknown"
         memory = next((int(v) for k, v in card.items() if k.startswith("VRAM Total Memory")), 0)
-        found.append(Device(str(name), round(memory / 1e9), "amd"))
+        found.append(LocalGPU(str(name), round(memory / 1e9), "amd"))
     return found
 
 
 # --------------------------------------------------------------------------------------------------------- the file
-def text(kind: str, partitions: list[Partition], devices: list[Device]) -> str:
+def format_site_file(kind: str, partitions: list[QueueFacts], devices: list[LocalGPU]) -> str:
+    """Return the file for these queues, around the one with most GPUs; `kind` is slurm or pbs."""
     main = max(partitions, key=lambda p: (p.gpus, p.default, p.most))
-    ranks = main.gpus or 1
+    return "\n".join(
+        [
+            *head_lines(kind, main),
+            "account_rule: {required: false}  # ??? true where jobs are charged",
+            "node:",
+            f"  cores: {main.cores}",
+            *([f"  memory_gb: {main.memory_gb:.0f}"] if main.memory_gb >= 1 else []),
+            *(gpu_lines(main, devices) if main.gpus else []),
+            "queues:  # ??? production: false for those that the planner should not choose",
+            *(queue_line(each, main) for each in partitions),
+            *scratch_lines(),
+            "launch:",
+            f"  command: {'srun' if kind == 'slurm' else 'mpiexec'}",
+            f"  threads_per_rank: {max(1, main.cores // (main.gpus or 1))}",
+            f"  flags: {LAUNCH_FLAGS[kind]}",
+            "  # interface: ???         # the network of the nodes, from `ip address` on one of them",
+            "train: {nodes: [1, 1]}",
+            *serial_line(main, partitions),
+            f'verified: {{level: docs, date: "{time.strftime("%Y-%m-%d")}", note: written by sites new}}',
+            "",
+        ]
+    )
+
+
+def head_lines(kind: str, main: QueueFacts) -> list[str]:
+    """Return the lines about the machine and its scheduler."""
     lines = [
-        f"# Written by `sites new` on {platform.node()}: what the scheduler says of itself. Lines with ??? want a look.",
+        f"# Written by `sites new` on {platform.node()}: from what the scheduler reports. Check the lines with ???.",
         f"title: {platform.node()}",
-        f"host: {json.dumps(hosts_like(platform.node()))}  # ??? where a driver may run: are all login nodes called so?",
+        f"host: {json.dumps(host_pattern(platform.node()))}  # ??? where a driver may run: do all login nodes match?",
         f"arch: {platform.machine()}" if platform.machine() in ("x86_64", "aarch64") else "# arch: ???",
         "scheduler:",
         f"  kind: {kind}",
     ]
-    if (main.seconds or DAY) <= SHORT:
-        lines += [f"  signal_seconds: {max(10, main.seconds // 5)}"]
+    if (longest := main.seconds or SECONDS_PER_DAY) <= TEST_QUEUE_SECONDS:
+        lines += [f"  signal_seconds: {max(10, longest // 5)}"]
     if kind == "slurm":
         lines += ["  exclusive: false      # ??? true where jobs get whole nodes"]
         lines += [f'  directives: ["--gpus-per-node={main.gpus}"]'] if main.gpus else []
     else:
         lines += [f"  select: ngpus={main.gpus}"] if main.gpus else []
         lines += ['  directives: ["-l place=scatter"]  # ??? some sites want -l filesystems=...']
-    lines += ["account_rule: {required: false}  # ??? true where jobs are charged", "node:", f"  cores: {main.cores}"]
-    lines += [f"  memory_gb: {main.memory_gb:.0f}"] if main.memory_gb >= 1 else []
-    lines += gpu_lines(main, devices) if main.gpus else []
-    lines += ["queues:  # ??? production: false for those that the planner is not to choose"]
-    lines += [queue_line(each, main) for each in partitions]
-    if scratch := next((name for name in SCRATCH if os.environ.get(name)), None):
-        lines += [
-            f"filesystems: {{scratch: ${scratch}}}  # ??? purge_days, if files that nobody touches are removed there"
-        ]
-    lines += [
-        "launch:",
-        f"  command: {'srun' if kind == 'slurm' else 'mpiexec'}",
-        f"  threads_per_rank: {max(1, main.cores // ranks)}",
-        f"  flags: {FLAGS[kind]}",
-        "  # interface: ???         # the network of the nodes, from `ip address` on one of them",
-        "train: {nodes: [1, 1]}",
-        *serial_line(main, partitions),
-        f'verified: {{level: docs, date: "{time.strftime("%Y-%m-%d")}", note: written by sites new}}',
-    ]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
-def hosts_like(name: str) -> str:
-    """Of the hosts that differ from this one in their numbers."""
+def scratch_lines() -> list[str]:
+    """Return the line about the scratch file system, if the site names one."""
+    name = next((name for name in SCRATCH_VARIABLES if os.environ.get(name)), None)
+    if name is None:
+        return []
+    return [f"filesystems: {{scratch: ${name}}}  # ??? purge_days, if files that nobody touches are removed there"]
+
+
+def host_pattern(name: str) -> str:
+    """Return a pattern for hosts whose names differ from this one in their numbers."""
     return "^" + re.sub(r"\d+", r"\\d+", re.escape(name)) + "$"
 
 
-def serial_line(main: Partition, partitions: Iterable[Partition]) -> list[str]:
-    """Conversions and evaluations need one node; the queue of the trainings will do if it gives one."""
+def serial_line(main: QueueFacts, partitions: Iterable[QueueFacts]) -> list[str]:
+    """Return the queue for conversions and evaluations, which need one node: that of the trainings if it gives one."""
     found = next((each for each in (main, *partitions) if each.fewest <= 1), None)
     if found is None:
         return ["# serial: ???             # no queue gives a single node: conversions run where the driver runs"]
-    return [f'serial: {{queue: {quoted(found.name)}, walltime: "{walltime(min(3600, found.seconds or 3600))}"}}']
+    return [f'serial: {{queue: {quote(found.name)}, walltime: "{format_walltime(min(3600, found.seconds or 3600))}"}}']
 
 
-FLAGS = {
+LAUNCH_FLAGS = {
     "slurm": '["--nodes={nodes}", "--ntasks={ranks}", "--ntasks-per-node={per_node}", "--cpus-per-task={threads}", '
     '"--kill-on-bad-exit=1"]',
     "pbs": '["-n", "{ranks}", "-ppn", "{per_node}"]',
@@ -259,29 +278,31 @@ def vendor_of(model: str) -> str:
     return "amd" if model.startswith("mi") else "intel" if model.startswith(("pvc", "max")) else "nvidia"
 
 
-def gpu_lines(main: Partition, devices: Iterable[Device]) -> list[str]:
+def gpu_lines(main: QueueFacts, devices: Iterable[LocalGPU]) -> list[str]:
     here = next(iter(devices), None)
     model = main.model or (here.model if here else "") or "unknown"
-    name = next((name for name in KNOWN if name in model.lower()), None)
-    memory, fp32, bf16 = KNOWN[name] if name else (None, None, None)
-    memory = here.memory_gb if here else memory
+    name = next((name for name in GPU_DATA_SHEETS if name in model.lower()), None)
+    listed, fp32, bf16 = GPU_DATA_SHEETS[name] if name else (None, 0, 0)
+    memory = here.memory_gb if here else listed
     vendor = here.vendor if here else vendor_of(model.lower())
     rates = ", ".join(f"{k}: {v}" for k, v in (("fp32", fp32 or 10), ("bf16", bf16)) if v)
     doubt = "" if name and memory and (here or main.model) else "  # ??? from the data sheet"
     return [
-        f"  gpus: {{count: {main.gpus}, vendor: {vendor}, model: {quoted(model)}, memory_gb: {memory or 16}, "
+        f"  gpus: {{count: {main.gpus}, vendor: {vendor}, model: {quote(model)}, memory_gb: {memory or 16}, "
         f"peak_tflops: {{{rates}}}}}{doubt}"
     ]
 
 
-def queue_line(each: Partition, main: Partition) -> str:
-    limit = walltime(each.seconds or 7 * DAY)
+def queue_line(each: QueueFacts, main: QueueFacts) -> str:
+    limit = format_walltime(each.seconds or 7 * SECONDS_PER_DAY)
     other = "" if (each.cores, each.gpus) == (main.cores, main.gpus) else f", node: {{cores: {each.cores}}}"
-    other += ", production: false" if each is not main and (each.seconds or DAY) <= SHORT else ""
-    known = "" if each.seconds else "  # no limit is told"
+    other += (
+        ", production: false" if each is not main and (each.seconds or SECONDS_PER_DAY) <= TEST_QUEUE_SECONDS else ""
+    )
+    known = "" if each.seconds else "  # no limit is reported"
     nodes = f"[{each.fewest}, {max(each.fewest, each.most)}]"
-    return f'  {quoted(each.name)}: {{nodes: {nodes}, max_walltime: "{limit}"{other}}}{known}'
+    return f'  {quote(each.name)}: {{nodes: {nodes}, max_walltime: "{limit}"{other}}}{known}'
 
 
-def quoted(name: str) -> str:
+def quote(name: str) -> str:
     return json.dumps(name) if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*", name) else name

@@ -1,4 +1,4 @@
-"""Stages to Parsl futures."""
+"""The plan as a graph of Parsl futures: every stage is submitted at once, and starts when what it needs is done."""
 
 from __future__ import annotations
 
@@ -18,19 +18,31 @@ from parsl.dataflow.errors import DependencyError
 from gnnscale.contract.results import StageResult
 from workflow.config.site import SiteConfig
 from workflow.execute import parsl_config
-from workflow.execute.local_processes import Processes
-from workflow.jobs.batch import Jobs
+from workflow.execute.local_processes import LocalProcesses
+from workflow.jobs.batch import BatchJobs
 from workflow.jobs.requests import Request
 from workflow.plan.stage import Stage
-from workflow.run_directory.attempt import Failure, Interrupted, StageFailed
+from workflow.run_directory.attempt import AttemptOutcome, StageUnfinished
 from workflow.run_directory.journal import Journal
 
+STATE_AFTER_EVENT = {
+    "start": "running",
+    "found": "done",
+    "done": "done",
+    "failed": "failed",
+    "blocked": "blocked",
+}  # events of the journal that change the state of a stage on the screen
+SECONDS_TO_CLOSE = 1.0
 
-def perform(
-    stage: Stage, runner: Processes | Jobs, note: Callable[..., None], inputs: list[StageResult], after: list[None]
+
+def run_stage(
+    stage: Stage,
+    runner: LocalProcesses | BatchJobs,
+    note: Callable[..., None],
+    inputs: list[StageResult],
+    after: list[None],
 ) -> StageResult:
-    """`inputs` arrive as the results of what this stage needs: Parsl calls this when all of them are there, and all that
-    it comes `after` has ended, well or not."""
+    """Run one stage. Parsl calls this once it has the `inputs`, and once all stages of `after` have ended in any way."""
     note("start", stage.id)
     return runner.run(stage)
 
@@ -44,87 +56,78 @@ class Dag:
         self.stages, self.requests = stages, requests
         self.journal = Journal(root / "events.jsonl")
         self.states: dict[str, str] = {}
-        self.banner = ""  # what keeps all stages waiting, if anything does
-        self.processes = Processes(root, site, stages)
-        self.jobs: Jobs | None = None
-        if site.batch:
-            self.jobs = Jobs(root, site, site_name, stages, requests, self.journal, self.say, self.ready)
-        self.failures: dict[str, Failure] = {}
-        self.futures: dict[str, Future] = {}
-        self.ended: dict[str, Future] = {id: Future() for id in stages}
+        self.banner = ""  # why all stages wait, if they do
+        self.processes = LocalProcesses(root, site, stages)
+        self.jobs: BatchJobs | None = None
+        if site.has_scheduler:
+            self.jobs = BatchJobs(root, site, site_name, stages, requests, self.journal, self.show)
+        self.failures: dict[str, AttemptOutcome] = {}
+        self.futures: dict[str, Future[StageResult]] = {}
+        self.ended: dict[str, Future[None]] = {id: Future() for id in stages}
         self.parsl_dir = root / ".parsl"
-        memory = parsl_config.Results(root, self.found)
-        self.kernel = parsl.load(parsl_config.config(site, len(requests), root, memory))
-        self.here = parsl.python_app(perform, executors=[parsl_config.HERE])
-        self.there = parsl.python_app(perform, executors=[parsl_config.JOBS])
+        memoizer = parsl_config.ResultMemoizer(root, self.note_found)
+        self.kernel = parsl.load(parsl_config.make_config(site, len(requests), root, memoizer))
+        self.run_locally = parsl.python_app(run_stage, executors=[parsl_config.LOCAL_EXECUTOR])
+        self.run_as_job = parsl.python_app(run_stage, executors=[parsl_config.JOB_EXECUTOR])
 
     def note(self, event: str, stage: str = "", **facts: Any) -> None:
-        names = {"start": "running", "found": "done", "done": "done", "failed": "failed", "blocked": "blocked"}
-        if event == "start" and stage in self.requests:
-            names["start"] = "queued"
-        if stage and event in names:
-            self.states[stage] = names[event]
+        """Append the event to the journal, and change the state of its stage."""
+        if stage and event in STATE_AFTER_EVENT:
+            is_queued = event == "start" and stage in self.requests
+            self.states[stage] = "queued" if is_queued else STATE_AFTER_EVENT[event]
         self.journal.note(event, stage, **facts)
 
-    def found(self, stage: Stage) -> None:
-        """It has a valid result already."""
+    def note_found(self, stage: Stage) -> None:
+        """Note that the stage has a valid result already."""
         if self.jobs is not None:
-            self.jobs.found(stage)
+            self.jobs.note_found(stage)
         self.note("found", stage.id)
 
-    def say(self, stage: str, what: str) -> None:
-        """Of a job: its state; without a stage, why none of them gets on."""
+    def show(self, stage: str, text: str) -> None:
+        """Show the state of a stage's job; without a stage, what the scheduler said instead of answering."""
         if stage:
-            self.states[stage] = what
+            self.states[stage] = text
         else:
-            self.banner = f"since {time.strftime('%H:%M:%S')} the scheduler does not answer ({what})" if what else ""
-
-    def ready(self) -> set[str]:
-        """Give the stages for jobs that wait for no other stage, and have not ended."""
-        states = dict(self.states)
-        return {
-            id
-            for id in self.requests
-            if states.get(id) not in ("done", "failed", "blocked")
-            and all(states.get(need) == "done" for need in self.stages[id].needs)
-            and all(self.ended[other].done() for other in self.stages[id].shorter)
-        }
+            self.banner = f"since {time.strftime('%H:%M:%S')} the scheduler does not answer ({text})" if text else ""
 
     def submit(self) -> None:
-        """Every stage at once; the edges are futures, so Parsl knows the whole graph."""
+        """Submit every stage at once; the edges are futures, so Parsl knows the whole graph."""
         self.note("driver", pid=os.getpid(), stages=len(self.stages))
         for stage in self.stages.values():
             needs = [self.futures[need] for need in stage.needs]
             after = [self.ended[id] for id in stage.shorter]
-            app, runner = (self.there, self.jobs) if stage.id in self.requests else (self.here, self.processes)
+            is_job = stage.id in self.requests
+            app, runner = (self.run_as_job, self.jobs) if is_job else (self.run_locally, self.processes)
             future = app(stage, runner, self.note, inputs=needs, after=after)
             self.futures[stage.id] = future
-            future.add_done_callback(lambda future, stage=stage: self.finished(stage, future))
+            future.add_done_callback(lambda future, stage=stage: self.note_end(stage, future))
 
-    def finished(self, stage: Stage, future: Future) -> None:
+    def note_end(self, stage: Stage, future: Future[StageResult]) -> None:
+        """Note how the stage ended, and let those start that came after it."""
         error = future.exception()
-        if not isinstance(error, Interrupted):  # else Parsl would start, on its way out, what comes after
-            self.ended[stage.id].set_result(None)
+        outcome = failed_outcome(error)
+        if outcome is not None and outcome.kind == "interrupted":
+            return  # those that come after it stay where they are, or Parsl would start them on its way out
+        self.ended[stage.id].set_result(None)
         if error is None:
             if self.states.get(stage.id) != "done":  # else it was found so
                 self.note("done", stage.id, seconds=round(future.result().seconds, 3))
-        elif isinstance(error, DependencyError):
+        elif outcome is None:
             self.note("blocked", stage.id)
-        elif isinstance(error, StageFailed):
-            self.failures[stage.id] = error.failure
-            self.note("failed", stage.id, kind=error.failure.kind, message=error.failure.message)
-        elif not isinstance(error, Interrupted):
-            failure = Failure(stage.id, "application", f"{type(error).__name__}: {error}", "", ())
-            self.failures[stage.id] = failure
-            self.note("failed", stage.id, kind="application", message=failure.message)
+        else:
+            self.failures[stage.id] = outcome
+            self.note("failed", stage.id, kind=outcome.kind, message=outcome.message)
 
     @property
-    def complete(self) -> bool:
-        """Every stage has come to an end, and its end has been noted."""
+    def is_complete(self) -> bool:
+        """Tell whether every stage has ended, and its end has been noted."""
         return all(self.states.get(id) in ("done", "failed", "blocked") for id in self.stages)
 
+    def jobs_left_running(self) -> int:
+        return self.jobs.jobs_left_running() if self.jobs is not None else 0
+
     def stop(self) -> None:
-        """Within two seconds: children first, then whatever Parsl has. Jobs go on."""
+        """Stop within two seconds: local processes first, then Parsl. Batch jobs keep running."""
         self.note("stopping")
         if self.jobs is not None:
             self.jobs.stop()
@@ -132,9 +135,18 @@ class Dag:
 
     def close(self) -> None:
         self.note("end")
-        # Parsl starts what comes after a stage that was interrupted, or tries to: of that nobody wants to read.
+        # Parsl tries to start what comes after an interrupted stage, and logs tracebacks of the attempts.
         logging.getLogger("concurrent.futures").disabled = True
         closing = threading.Thread(target=self.kernel.cleanup, daemon=True)
         closing.start()
-        closing.join(1.0)  # Parsl may wait for ever; there is nothing left that it should wait for
+        closing.join(SECONDS_TO_CLOSE)  # Parsl may wait for ever, and there is nothing left to wait for
         shutil.rmtree(self.parsl_dir, ignore_errors=True)
+
+
+def failed_outcome(error: BaseException | None) -> AttemptOutcome | None:
+    """Return the outcome of a stage that was tried and has no result; None if it is done, or was blocked by another."""
+    if error is None or isinstance(error, DependencyError):
+        return None
+    if isinstance(error, StageUnfinished):
+        return error.outcome
+    return AttemptOutcome("application", f"{type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""Stages as child processes of this driver, for a site without a scheduler."""
+"""Stages as child processes of the driver, for a site without a scheduler, and the judgement of how each ended."""
 
 from __future__ import annotations
 
@@ -13,56 +13,66 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gnnscale.contract import files
+from gnnscale.contract import exit_codes, files
 from gnnscale.contract.results import StageResult
 from workflow.config.site import SiteConfig
 from workflow.images import runtimes
 from workflow.jobs import launch
 from workflow.plan.stage import Stage
-from workflow.run_directory.attempt import Interrupted, StageFailed, disk_failure, failure, prepare
+from workflow.run_directory.attempt import (
+    DISK_FULL,
+    INTERRUPTED,
+    AttemptOutcome,
+    StageUnfinished,
+    disk_error_outcome,
+    prepare_attempt,
+    read_last_output,
+    read_stage_error,
+)
 
-GRACE_SECONDS = 1.3  # from SIGTERM to SIGKILL; a training writes its checkpoint in this time, or falls back on its last
+SECONDS_TO_SIGKILL = 1.3  # after SIGTERM; a training writes its checkpoint in this time, or falls back on its last
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here, not between fork and exec
-CONTINUE = 75  # exit code: stopped on request, run again to go on
+PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
-class Processes:
-    """Runs stages, each in a process group of its own, and can stop them all."""
+class LocalProcesses:
+    """Runner of stages, each in a process group of its own, that can stop them all."""
 
     def __init__(self, root: Path, site: SiteConfig, stages: dict[str, Stage]):
         self.root, self.site, self.stages = root, site, stages
         self.stopping = threading.Event()
-        self.running: dict[str, subprocess.Popen] = {}
-        self.gpus = Gpus(site, self.stopping)
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.gpus = GpuPool(site, self.stopping)
 
     def run(self, stage: Stage) -> StageResult:
-        """Until the stage is done. A stage that stopped itself after keeping its work is run again."""
+        """Run the stage until it is done, again each time that it stopped itself after keeping its work."""
         folder = self.root / stage.folder
         ranks = stage.levers.runtime.ranks if stage.levers else 1
         while True:
             try:
-                with self.gpus.taken(ranks if stage.levers or stage.kind == "evaluate" else 0) as visible:
+                with self.gpus.reserve(ranks if stage.levers or stage.kind == "evaluate" else 0) as visible:
                     attempt = self.prepare(stage, folder, ranks)
                     code = self.execute(stage, folder, attempt, visible)
             except OSError as error:
-                raise StageFailed(disk_failure(stage, error)) from None
+                raise StageUnfinished(disk_error_outcome(error)) from None
             if self.stopping.is_set():
-                raise Interrupted(stage.id)
-            if code != CONTINUE:
+                raise StageUnfinished(INTERRUPTED)
+            if code != exit_codes.STOPPED:
                 break
         verdict = files.verify(folder, stage.key)
-        if code == 0 and verdict.done:
+        if code == 0 and verdict.result is not None:
             return verdict.result
-        raise StageFailed(failure(stage, folder, attempt, code, verdict.reason))
+        raise StageUnfinished(judge_process(folder, attempt, code, verdict.reason))
 
     def prepare(self, stage: Stage, folder: Path, ranks: int) -> Path:
         if self.stopping.is_set():
-            raise Interrupted(stage.id)
-        return prepare(folder, stage.spec(self.stages), launch.script(stage, self.site, self.root, ranks=ranks))
+            raise StageUnfinished(INTERRUPTED)
+        command = launch.render_command(stage, self.site, self.root, ranks=ranks)
+        return prepare_attempt(folder, stage.spec(self.stages), command)
 
     def execute(self, stage: Stage, folder: Path, attempt: Path, visible: dict[str, str]) -> int:
         with open(attempt / "stdout", "wb") as out, open(attempt / "stderr", "wb") as err:
-            lifeline = {runtimes.LIFELINE: "1"} if stage.image else {}
+            lifeline = {runtimes.LIFELINE_VARIABLE: "1"} if stage.image else {}
             process = subprocess.Popen(
                 ["sh", str(folder / "command.sh")],
                 env=os.environ | visible | lifeline,
@@ -70,7 +80,7 @@ class Processes:
                 stderr=err,
                 stdin=subprocess.PIPE if lifeline else subprocess.DEVNULL,
                 start_new_session=True,
-                preexec_fn=die_with(os.getpid()),
+                preexec_fn=kill_with_driver(os.getpid()),
             )
             self.running[stage.id] = process
             try:
@@ -81,29 +91,31 @@ class Processes:
                     process.stdin.close()
 
     def stop(self) -> None:
-        """SIGTERM to every group, SIGKILL to what is left after the grace."""
+        """Send SIGTERM to every group, and SIGKILL to those that are left after a moment."""
         self.stopping.set()
         signal_all(list(self.running.values()), signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_SECONDS
+        deadline = time.monotonic() + SECONDS_TO_SIGKILL
         while self.running and time.monotonic() < deadline:
             time.sleep(0.02)
         signal_all(list(self.running.values()), signal.SIGKILL)
 
 
-class Gpus:
-    """Of this machine, if the site's file names any: each belongs to one stage at a time; a rank has one."""
+class GpuPool:
+    """GPUs of this machine, if the site's file names any: each belongs to one stage at a time, and a rank has one."""
 
     def __init__(self, site: SiteConfig, stopping: threading.Event):
-        self.stopping, self.name, self.free, self.change = stopping, "", [], threading.Condition()
-        if site.node.gpus and not site.batch:
-            self.name = site.node.gpus.visible
-            mine = os.environ.get(self.name)  # of a part of the machine
-            self.free = mine.split(",") if mine else [str(k) for k in range(site.node.gpus.count)]
+        self.stopping, self.change = stopping, threading.Condition()
+        self.variable = ""  # by which a process is shown its GPUs
+        self.free: list[str] = []
+        if site.node.gpus and not site.has_scheduler:
+            self.variable = site.node.gpus.visible_variable
+            inherited = os.environ.get(self.variable)  # the driver may own a part of the machine
+            self.free = inherited.split(",") if inherited else [str(k) for k in range(site.node.gpus.count)]
 
     @contextmanager
-    def taken(self, count: int) -> Iterator[dict[str, str]]:
-        """The variable that shows `count` of them, as soon as so many are free; nothing where there are none."""
-        if not count or not self.name:
+    def reserve(self, count: int) -> Iterator[dict[str, str]]:
+        """Wait for `count` free GPUs, and yield the variable that shows them; yield nothing where there are none."""
+        if not count or not self.variable:
             yield {}
             return
         with self.change:
@@ -111,27 +123,43 @@ class Gpus:
                 self.change.wait(0.5)
             mine, self.free = self.free[:count], self.free[count:]
         try:
-            yield {self.name: ",".join(mine)}
+            yield {self.variable: ",".join(mine)}
         finally:
             with self.change:
                 self.free = mine + self.free
                 self.change.notify_all()
 
 
-def die_with(driver: int) -> Callable[[], None] | None:
-    """A stage must not outlive its driver, however that dies; set in the child before anything else runs there."""
+def judge_process(folder: Path, attempt: Path, code: int, reason_invalid: str) -> AttemptOutcome:
+    """Judge by error.json where the stage could still write it, else by the exit code and the last lines printed."""
+    tail = read_last_output(attempt)
+    if error := read_stage_error(folder):
+        return AttemptOutcome(error.kind, error.message, error.hint, tail if error.kind == "application" else ())
+    if files.disk_is_full(folder):
+        return DISK_FULL
+    if code < 0:
+        name = signal.Signals(-code).name
+        why = "; if nobody did that, the machine ran out of memory" if name == "SIGKILL" else ""
+        return AttemptOutcome("killed", f"killed by {name}{why}", "type the same command again to go on", tail)
+    message = f"exit code {code}" if code else f"ended without a valid result: {reason_invalid}"
+    return AttemptOutcome("application", message, tail=tail)
+
+
+def kill_with_driver(driver: int) -> Callable[[], None] | None:
+    """Return a function for the child, run before exec, by which a stage dies with its driver however that dies."""
     if LIBC is None:
         return None
+    libc = LIBC
 
     def ask_linux() -> None:
-        LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG, kept through exec
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # kept through exec
         if os.getppid() != driver:
-            os._exit(1)  # it died between fork and here
+            os._exit(1)  # the driver died between fork and here
 
     return ask_linux
 
 
-def signal_all(processes: list[subprocess.Popen], signum: int) -> None:
+def signal_all(processes: list[subprocess.Popen[bytes]], signum: int) -> None:
     for process in processes:
         try:
             os.killpg(process.pid, signum)

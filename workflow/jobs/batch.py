@@ -1,51 +1,56 @@
 """Stages as batch jobs: each in as many as it takes, shared where that saves a wait, and adopted by the next driver.
 
-A job is written down before it is submitted and after, so whatever kills the driver, the next one knows which jobs there
-may be, finds them by their names, and submits none twice. Jobs outlive the driver; nothing here stops them.
+A job is recorded in the journal before and after it is submitted. So whatever kills the driver, the next one knows which
+jobs there may be, finds them by their names, and submits none twice. Jobs outlive the driver; nothing here stops them.
 """
 
 from __future__ import annotations
 
-import errno
 import shutil
 import threading
-import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 
 from gnnscale.contract import files
-from gnnscale.contract.errors import Problem
+from gnnscale.contract.command_name import command_name
+from gnnscale.contract.errors import UserError
 from gnnscale.contract.results import StageResult
 from workflow.config.site import SiteConfig
-from workflow.jobs import outcome
-from workflow.jobs import requests as queueing
-from workflow.jobs.follow import Following
-from workflow.jobs.outcome import Outcome
+from workflow.jobs import requests as job_requests
+from workflow.jobs.follow import JobFollower
+from workflow.jobs.outcome import RetryBudget
 from workflow.jobs.requests import Request
-from workflow.jobs.run_context import DISK_FULL, NAP, Office, progress
-from workflow.jobs.submit import Submission
+from workflow.jobs.run_context import FILE_POLL_SECONDS, RunContext, saved_progress
+from workflow.jobs.submit import JobSubmitter
 from workflow.plan.stage import Stage
-from workflow.run_directory.attempt import Failure, StageFailed, disk_failure, last_lines
-from workflow.run_directory.journal import Journal, Known, unfinished
-from workflow.scheduler.poller import Watch
-from workflow.scheduler.query import Seen
+from workflow.run_directory.attempt import (
+    DISK_FULL,
+    AttemptOutcome,
+    StageUnfinished,
+    disk_error_outcome,
+    is_disk_full,
+    read_last_output,
+)
+from workflow.run_directory.journal import Journal, RecordedJob, unfinished_jobs
+from workflow.scheduler.poller import SchedulerPoller
+from workflow.scheduler.query import JobStatus
 
-GATHERING = 5.0  # s at most in which the stages of one job come together
-SLOW = 60.0  # s more at most for those that nothing keeps from coming but a slow machine
-SPACE = 256 * 2**20  # bytes that must be free before anything new is begun on a disk that was full
+GROUP_SECONDS = 5.0  # at most, in which the stages of one job come together
+MIN_FREE_BYTES = 256 * 2**20  # before anything new begins on a disk that was full
+SPACE_POLL_SECONDS = 5.0
 
 
-class Gathering:
+class JobGroup:
     """Stages on their way into a job that they share, or into several."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.waiting: list[Stage] = []
-        self.jobs: dict[str, Known] = {}
+        self.jobs: dict[str, RecordedJob] = {}  # by stage, as the next
         self.errors: dict[str, BaseException] = {}
 
 
-class Jobs:
-    """`run` for a stage on a thread of its own, as Processes has it."""
+class BatchJobs:
+    """Runner of stages as batch jobs, each stage on a thread of its own; has `run` and `stop` as LocalProcesses has."""
 
     def __init__(
         self,
@@ -55,192 +60,188 @@ class Jobs:
         stages: dict[str, Stage],
         requests: dict[str, Request],
         log: Journal,
-        say: Callable[..., None],
-        ready: Callable[[], Collection[str]] = tuple,
+        show: Callable[[str, str], None],
     ):
-        """`ready` gives the stages that nothing keeps from running, whether or not they run already."""
-        self.office = Office(root, site, site_name, log, say)
-        self.root, self.site, self.stages, self.requests, self.ready = root, site, stages, requests, ready
-        asked = site.scheduler
-        self.watch = Watch(self.office.scheduler, asked.poll_seconds, asked.command_timeout, self.office.away)
-        self.submission = Submission(self.office, stages)
-        self.slots = threading.Semaphore(asked.max_jobs)
-        self.guard = threading.Lock()  # of what follows
-        self.gatherings: dict[tuple[str, ...], Gathering] = {}
-        self.arrived: set[str] = set()  # stages that have a job, or are on their way into one
+        self.context = RunContext(root, site, site_name, log, show)
+        self.root, self.site, self.stages, self.requests = root, site, stages, requests
+        self.settings = self.context.settings
+        self.poller = SchedulerPoller(
+            self.context.scheduler,
+            self.settings.poll_seconds,
+            self.settings.command_timeout,
+            self.context.scheduler_unreachable,
+        )
+        self.submitter = JobSubmitter(self.context, stages)
+        self.slots = threading.Semaphore(self.settings.max_jobs)
+        self.guard = threading.Lock()  # of all that follows
+        self.groups: dict[tuple[str, ...], JobGroup] = {}
         self.open: dict[str, set[str]] = {}  # name of a job -> its stages of this study that have not ended
-        self.riding: dict[str, Known] = {}  # evaluation -> the job of its training, which will do it
+        self.carried: dict[str, RecordedJob] = {}  # evaluation -> the job of its training, which will do it
         self.alone: set[str] = set()  # stages without ranks that shall share no job any more
         self.holding: set[str] = set()  # names of jobs that count against `max_jobs`
-        self.left = unfinished(root)
+        self.left = unfinished_jobs(root)
         self.check_site()
 
     def check_site(self) -> None:
+        """Raise if jobs of another site may still run in this directory."""
         for job in self.left:
-            running = [id for id in job.stages if id not in job.ended and self.office.exit_of(job, id) is None]
-            if job.site != self.office.site_name and job.id and running:
-                raise Problem(
+            running = [id for id in job.stages if id not in job.ended and self.context.read_exit(job, id) is None]
+            if job.site != self.context.site_name and job.id and running:
+                raise UserError(
                     f"{self.root}: job {job.id} ({running[0]}) was submitted to site {job.site} and may still be there",
-                    f"go on with --site {job.site}, or end it with: python workflow/run.py cancel --site {job.site}",
-                    f"if this is a copy of what ran there: remove {self.office.log.path}",
+                    f"go on with --site {job.site}, or end it with: {command_name()} cancel --site {job.site}",
+                    f"if this is a copy of what ran there: remove {self.context.log.path}",
                 )
 
     # ------------------------------------------------------------------------------------------------ a stage
     def run(self, stage: Stage) -> StageResult:
-        """Until the stage is done, in as many jobs as it takes, or until there is no sense in another one."""
-        folder, budget = self.root / stage.folder, outcome.Budget(progress(self.root / stage.folder))
+        """Run the stage until it is done, in as many jobs as it takes, or until another job makes no sense."""
+        folder = self.root / stage.folder
+        budget = RetryBudget(saved_progress(folder))
         adopted = None
-        job = self.riding.get(stage.id) or (adopted := self.adopt(stage))
-        if job:
-            self.arrived.add(stage.id)
+        job = self.carried.get(stage.id) or (adopted := self.adopt(stage))
         while True:
-            try:
-                job = job or self.submit(stage)
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise StageFailed(disk_failure(stage, error)) from None
-                ended = DISK_FULL
-            else:
-                preemptible = self.site.queues[self.requests[stage.id].queue].preemptible
-                following = Following(self.office, self.watch, stage, job, preemptible)
-                ended = following.outcome()
-                self.end(stage, job, ended, following.is_over)
-            if ended.kind == "done":
-                return files.verify(folder, stage.key).result
-            if ended.kind == "withdrawn" and job is adopted:
+            job, outcome = self.attempt(stage, job)
+            if outcome.kind == "done":
+                result = files.verify(folder, stage.key).result
+                assert result is not None, f"{stage.id}: its result was valid a moment ago"
+                return result
+            if outcome.kind == "withdrawn" and job is adopted:
                 job = None  # cancelled before this driver began, so by now it is wanted again
                 continue
-            if ended.kind in ("stopped", "walltime") and job and set(stage.needs) & job.stages.keys():
-                ended = ended._replace(begun=False)  # its training had used up the time
-            action, told = budget.decide(ended, progress(folder))
-            if action == "fail" or (action == "shrink" and (stage.kind == "memory_levers" or stage.id in self.alone)):
-                raise StageFailed(Failure(stage.id, told.kind, told.message, told.hint, self.tail(stage, job, told)))
-            if told.hosts and self.site.scheduler.exclude_nodes:
-                self.submission.avoid_also(told.hosts)
-            if action == "shrink" and stage.kind == "train":
-                self.submission.shrunk[stage.folder] += 1
-            elif action == "shrink":
-                self.alone.add(stage.id)  # others of its job may have had the memory
+            if outcome.kind in ("stopped", "walltime") and job and set(stage.needs) & job.stages.keys():
+                outcome = outcome._replace(begun=False)  # its training had used up the time
+            action, outcome = budget.decide(outcome, saved_progress(folder))
+            if action == "fail" or (action == "shrink" and not self.can_shrink(stage)):
+                raise StageUnfinished(outcome._replace(tail=self.last_output(stage, job, outcome)))
+            self.learn(stage, outcome)
             if action == "space":
                 self.wait_for_space(stage)
             job = None
 
-    def found(self, stage: Stage) -> None:
-        """It needs no running, since it has a result: made by a job that ended while nobody looked, perhaps."""
-        for job in filter(None, [self.riding.get(stage.id), *self.left]):
+    def attempt(self, stage: Stage, job: RecordedJob | None) -> tuple[RecordedJob | None, AttemptOutcome]:
+        """Follow the job of the stage to its end, after submitting it where there is none."""
+        try:
+            job = job or self.submit(stage)
+        except OSError as error:
+            if not is_disk_full(error):
+                raise StageUnfinished(disk_error_outcome(error)) from None
+            return None, DISK_FULL
+        preemptible = self.site.queues[self.requests[stage.id].queue].preemptible
+        outcome = JobFollower(self.context, self.poller, stage, job, preemptible).wait_for_end()
+        self.end(stage, job, outcome)
+        return job, outcome
+
+    def can_shrink(self, stage: Stage) -> bool:
+        return stage.kind != "memory_levers" and stage.id not in self.alone
+
+    def learn(self, stage: Stage, outcome: AttemptOutcome) -> None:
+        """Let the next job avoid bad nodes, and use less memory where that ran out."""
+        if outcome.bad_hosts and self.settings.exclude_nodes:
+            self.submitter.avoid_also(outcome.bad_hosts)
+        if outcome.kind == "out-of-memory" and stage.kind == "train":
+            self.submitter.shrunk[stage.folder] += 1
+        elif outcome.kind == "out-of-memory":
+            self.alone.add(stage.id)  # other stages of its job may have had the memory
+
+    def note_found(self, stage: Stage) -> None:
+        """End a stage that has a result already, perhaps from a job that ended while no driver ran."""
+        for job in filter(None, [self.carried.get(stage.id), *self.left]):
             if job.stages.get(stage.id, ("",))[0] == stage.folder and stage.id not in job.ended:
-                self.end(stage, job, Outcome("done", ""))
+                self.end(stage, job, AttemptOutcome("done", ""))
                 return
 
-    def tail(self, stage: Stage, job: Known | None, told: Outcome) -> tuple[str, ...]:
-        """Last words, where the message alone does not say why."""
-        if told.tail or job is None or told.kind not in ("application", "node", "lost"):
-            return told.tail
-        attempt = self.office.attempt(job, stage.id)
-        printed = (last_lines(attempt / name) for name in ("stderr", "stdout", "job.out"))
-        return next(filter(None, printed), ())
+    def last_output(self, stage: Stage, job: RecordedJob | None, outcome: AttemptOutcome) -> tuple[str, ...]:
+        """Return the last lines printed, where the message alone does not say why."""
+        if outcome.tail or job is None or outcome.kind not in ("application", "node", "lost"):
+            return outcome.tail
+        return read_last_output(self.context.attempt_folder(job, stage.id))
 
     # ------------------------------------------------------------------------------------ found again, or submitted
-    def adopt(self, stage: Stage) -> Known | None:
-        """The job that an earlier driver left for this stage, if the scheduler ever took it."""
+    def adopt(self, stage: Stage) -> RecordedJob | None:
+        """Return the job that an earlier driver left for this stage, if the scheduler ever took it."""
         for job in self.left:
             if stage.id not in job.stages or stage.id in job.ended or job.stages[stage.id][0] != stage.folder:
                 continue
             if job.id is None:
-                found = self.submission.find(job.name)
-                left = self.office.exit_of(job, stage.id)  # it may have ended and been forgotten since
-                id = found.id if found else left.job if left else None
+                id = self.find_id(job, stage)
                 if id is None:
-                    self.office.close(job)
-                    self.office.note_end(stage.id, job, Outcome("lost", "the scheduler never took it"))
+                    self.context.close_attempts(job)
+                    self.context.note_end(stage.id, job, AttemptOutcome("lost", "the scheduler never took it"))
                     continue
                 job = job._replace(id=id)
-                self.office.log.note("submit", name=job.name, job=id, durable=True)
+                self.context.log.note("submit", name=job.name, job=id, durable=True)
             self.enter(job)
-            self.office.log.note("adopt", stage.id, name=job.name, job=job.id)
+            self.context.log.note("adopt", stage.id, name=job.name, job=job.id)
             return job
         return None
 
-    def submit(self, stage: Stage) -> Known:
-        """Alone, or with those that share its job: the first to come submits for all that came with it."""
+    def find_id(self, job: RecordedJob, stage: Stage) -> str | None:
+        if found := self.submitter.find(job.name):
+            return found.id
+        exit = self.context.read_exit(job, stage.id)  # it may have ended, and the scheduler have forgotten it
+        return exit.job if exit else None
+
+    def submit(self, stage: Stage) -> RecordedJob:
+        """Submit the stage, alone or in a shared job. The first thread to arrive submits for the whole group."""
         request = self.requests[stage.id]
         if stage.id in self.alone:
-            return self.send(queueing.serial([stage], self.site)[0], [stage])
+            return self.send(job_requests.serial_requests([stage], self.site)[0], [stage])
         if stage.levers is None:  # and not in the job of its training, or it would be followed there
-            return self.gather(("without ranks",), stage)
-        return self.gather(request.stages, stage) if len(request.stages) > 1 else self.send(request, [stage])
+            return self.join_group(("without ranks",), stage)
+        return self.join_group(request.stages, stage) if len(request.stages) > 1 else self.send(request, [stage])
 
-    def gather(self, key: tuple[str, ...], stage: Stage) -> Known:
+    def join_group(self, key: tuple[str, ...], stage: Stage) -> RecordedJob:
         with self.guard:
-            meeting = self.gatherings.setdefault(key, Gathering())
-            meeting.waiting.append(stage)
-            self.arrived.add(stage.id)
-            first = len(meeting.waiting) == 1
-        if first:
-            self.wait_for_others(stage)
+            group = self.groups.setdefault(key, JobGroup())
+            group.waiting.append(stage)
+            is_first = len(group.waiting) == 1
+        if is_first:
+            self.context.sleep(min(GROUP_SECONDS, self.settings.poll_seconds))
             with self.guard:
-                del self.gatherings[key]
-            self.send_all(meeting)
-        while stage.id not in meeting.jobs and stage.id not in meeting.errors:
-            self.office.sleep(NAP)
-        error = meeting.errors.get(stage.id)
-        if isinstance(error, StageFailed):
-            raise StageFailed(error.failure._replace(id=stage.id))
-        if error:
-            raise error
-        return meeting.jobs[stage.id]
+                del self.groups[key]
+            self.send_group(group)
+        while stage.id not in group.jobs and stage.id not in group.errors:
+            self.context.sleep(FILE_POLL_SECONDS)
+        if stage.id in group.errors:
+            raise group.errors[stage.id]
+        return group.jobs[stage.id]
 
-    def wait_for_others(self, stage: Stage) -> None:
-        """Sleep while those come that share a job with this one, and on while some are ready and still to come."""
-        self.office.sleep(min(GATHERING, self.site.scheduler.poll_seconds))
-        late = time.monotonic() + SLOW
-        while self.still_to_come(stage) and time.monotonic() < late:
-            self.office.sleep(NAP)
-
-    def still_to_come(self, stage: Stage) -> set[str]:
-        ready = set(self.ready())
-        with self.guard:
-            ready -= self.arrived
-        if stage.levers is not None:
-            return ready & set(self.requests[stage.id].stages)
-        return {id for id in ready if self.stages[id].levers is None}
-
-    def send_all(self, meeting: Gathering) -> None:
-        ids = {stage.id for stage in meeting.waiting}
-        came = [stage for id, stage in self.stages.items() if id in ids]  # as planned, whoever was the faster
-        if came[0].levers is not None:
-            requests = [fewer(self.requests[came[0].id], came, self.site)]
+    def send_group(self, group: JobGroup) -> None:
+        stages = group.waiting
+        if stages[0].levers is not None:
+            requests = [shrink_request(self.requests[stages[0].id], stages, self.site)]
         else:
-            requests = queueing.serial(came, self.site)
+            requests = job_requests.serial_requests(stages, self.site)
         for request in requests:
             try:
-                job = self.send(request, [stage for stage in came if stage.id in request.stages])
-                meeting.jobs |= dict.fromkeys(request.stages, job)
+                job = self.send(request, [stage for stage in stages if stage.id in request.stages])
+                group.jobs |= dict.fromkeys(request.stages, job)
             except BaseException as error:
-                meeting.errors |= dict.fromkeys(request.stages, error)
+                group.errors |= dict.fromkeys(request.stages, error)
 
-    def send(self, request: Request, stages: list[Stage]) -> Known:
-        """As soon as there may be one more job."""
-        mine = {stage.id for stage in stages}
-        after = [(id, before) for id, before in request.after if before in mine and self.wanted(id)]
-        while not self.slots.acquire(timeout=NAP):
-            self.office.check()
+    def send(self, request: Request, stages: list[Stage]) -> RecordedJob:
+        """Submit one job, as soon as the site's limit allows one more."""
+        ids = {stage.id for stage in stages}
+        after = [(id, before) for id, before in request.after if before in ids and self.is_wanted(id)]
+        while not self.slots.acquire(timeout=FILE_POLL_SECONDS):
+            self.context.raise_if_stopping()
         try:
-            job = self.submission.submit(request._replace(after=tuple(after)))
+            job = self.submitter.submit(request._replace(after=tuple(after)))
         except BaseException:
             self.slots.release()
             raise
         self.enter(job, counted=True)
         return job
 
-    def wanted(self, id: str) -> bool:
-        """Whether an evaluation may follow its training. One that has a result may keep it: that is seen afterwards."""
+    def is_wanted(self, id: str) -> bool:
+        """Tell whether an evaluation still has no result, so that it shall follow its training."""
         stage = self.stages.get(id)
         return stage is not None and not files.verify(self.root / stage.folder, stage.key).done
 
     # --------------------------------------------------------------------------------------------- book-keeping
-    def enter(self, job: Known, counted: bool = False) -> None:
-        """All that is wanted of it is open from now on."""
+    def enter(self, job: RecordedJob, counted: bool = False) -> None:
+        """Open a job's stages of this study that have not ended. `counted`: it holds a slot already."""
         with self.guard:
             if job.name in self.open:
                 return
@@ -252,55 +253,49 @@ class Jobs:
                 if id not in job.ended and id in self.stages and self.stages[id].folder == folder
             }
             self.open[job.name] = set(mine)
-            self.riding |= {id: job for id, stage in mine.items() if set(stage.needs) & job.stages.keys()}
+            self.carried |= {id: job for id, stage in mine.items() if set(stage.needs) & job.stages.keys()}
 
-    def end(self, stage: Stage, job: Known, ended: Outcome, is_over: bool = False) -> None:
-        """With it ends what would have followed it in its job, if there is nothing to follow.
-
-        If the whole job `is_over` without having done its work, its other stages will be back soon, too.
-        """
+    def end(self, stage: Stage, job: RecordedJob, outcome: AttemptOutcome) -> None:
+        """Close a stage in its job; if it has no result, also those of the job that need it."""
         ids = [stage.id]
-        if ended.kind != "done":
-            carried = [id for id, its in list(self.riding.items()) if its.name == job.name]
-            ids += [id for id in carried if stage.id in self.stages[id].needs]
+        if outcome.kind != "done":
+            followers = [id for id, its in list(self.carried.items()) if its.name == job.name]
+            ids += [id for id in followers if stage.id in self.stages[id].needs]
+        not_begun = AttemptOutcome("not-begun", f"{stage.id} did not end well")
         for id in ids:
-            self.office.close(job, id)
-            self.office.note_end(
-                id, job, ended if id == stage.id else Outcome("not-begun", f"{stage.id} did not end well")
-            )
+            self.context.close_attempts(job, id)
+            self.context.note_end(id, job, outcome if id == stage.id else not_begun)
         with self.guard:
             left = self.open.get(job.name, set())
             left.difference_update(ids)
             for id in ids:
-                self.riding.pop(id, None)
-            if is_over and ended.kind != "done":
-                self.arrived -= left
+                self.carried.pop(id, None)
             if not left and job.name in self.holding:
                 self.holding.discard(job.name)
                 self.slots.release()
-        if not left:
-            self.watch.forget(job.id)
+        if not left and job.id is not None:
+            self.poller.forget(job.id)
 
     def wait_for_space(self, stage: Stage) -> None:
-        """Nothing new is begun while the disk is full."""
-        self.office.tell([stage], Seen("", "", "PENDING", "waits for space on the disk"))
-        while shutil.disk_usage(self.root).free < SPACE:
-            self.office.sleep(5.0)
-        self.office.sleep(5.0)
+        """Wait while the disk is full: nothing new is begun then."""
+        self.context.report_status([stage], JobStatus("", "", "PENDING", "waits for space on the disk"))
+        while shutil.disk_usage(self.root).free < MIN_FREE_BYTES:
+            self.context.sleep(SPACE_POLL_SECONDS)
+        self.context.sleep(SPACE_POLL_SECONDS)
 
-    def kept(self) -> int:
-        """How many jobs go on when this driver ends."""
+    def jobs_left_running(self) -> int:
         with self.guard:
             return sum(bool(stages) for stages in self.open.values())
 
     def stop(self) -> None:
-        """The jobs go on."""
-        self.office.stopping.set()
-        self.watch.stop()
+        """Stop waiting for jobs; they keep running."""
+        self.context.stopping.set()
+        self.poller.stop()
 
 
-def fewer(request: Request, came: list[Stage], site: SiteConfig) -> Request:
-    """When not all of them came."""
-    ids = tuple(id for id in request.stages if id in {stage.id for stage in came})
+def shrink_request(request: Request, present: list[Stage], site: SiteConfig) -> Request:
+    """Return the request for those of its stages that are present, on as few nodes as they take."""
+    present_ids = {stage.id for stage in present}
+    ids = tuple(id for id in request.stages if id in present_ids)
     least = site.queues[request.queue].nodes[0]
     return request._replace(stages=ids, nodes=min(request.nodes, max(least, len(ids) * request.nodes_each)))

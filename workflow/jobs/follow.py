@@ -1,151 +1,148 @@
-"""A job followed to the end of one of its stages, and that end judged: by its files and by what the scheduler says."""
+"""Follow a job to the end of one of its stages, and judge that end by its files and by the scheduler's answers."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from gnnscale.contract import files
-from gnnscale.contract.results import StageError
+from gnnscale.contract.command_name import command_name
 from workflow.jobs import outcome
-from workflow.jobs.outcome import Exit, Outcome
-from workflow.jobs.run_context import DISK_FULL, Office
+from workflow.jobs.run_context import RunContext
 from workflow.plan.stage import Stage
-from workflow.run_directory.attempt import last_lines
-from workflow.run_directory.journal import WITHDRAWN, Known
+from workflow.run_directory.attempt import DISK_FULL, AttemptOutcome, ExitRecord, read_stage_error, read_tail
+from workflow.run_directory.journal import WITHDRAWN_MARKER, RecordedJob
 from workflow.scheduler import query
-from workflow.scheduler.poller import Watch
-from workflow.scheduler.query import Seen
+from workflow.scheduler.poller import SchedulerPoller
+from workflow.scheduler.query import JobStatus
 
-LOOK = 2.0  # s at most between two looks for how it ended: all stages look, at a file system that many share
-STACKS = 5.0  # s in which the ranks of a training that hangs tell where they are
-GONE = ("CANCELLED", "NODE_FAIL", "PREEMPTED", "TIMEOUT", "OUT_OF_MEMORY")  # ends after which no file is waited for
+LOOK_SECONDS = 2.0  # at most between two looks at exit.json: all stages look, at a file system that many share
+STACK_DUMP_SECONDS = 5.0  # in which the ranks of a training that hangs print where they are
+STACK_LINES, STACK_BYTES = 2**13, 2**18  # that are read of what they print
+FINAL_STATES = ("CANCELLED", "NODE_FAIL", "PREEMPTED", "TIMEOUT", "OUT_OF_MEMORY")  # after which no file is awaited
 
 
-class Following:
-    """One stage in one job, until it has ended."""
+class JobFollower:
+    """Follower of one stage in one job, until the stage has ended."""
 
-    def __init__(self, office: Office, watch: Watch, stage: Stage, job: Known, preemptible: bool = False):
-        self.office, self.watch, self.stage, self.job, self.preemptible = office, watch, stage, job, preemptible
-        self.folder, self.attempt = office.root / stage.folder, office.attempt(job, stage.id)
-        self.quiet = Quiet(
-            self.folder, self.attempt, endless=stage.kind != "train"
-        )  # others may compute long in silence
-        self.seen: Seen | None = None
-        self.sentence: Outcome | None = None  # how it will have ended, once we have ended it
-        self.asked = 0.0  # when its ranks were asked where they are
+    def __init__(
+        self, context: RunContext, poller: SchedulerPoller, stage: Stage, job: RecordedJob, preemptible: bool = False
+    ):
+        assert job.id is not None, f"{job.name} was not submitted"
+        self.context, self.poller, self.stage, self.job, self.preemptible = context, poller, stage, job, preemptible
+        self.job_id = job.id
+        self.folder, self.attempt = context.root / stage.folder, context.attempt_folder(job, stage.id)
+        self.silence = (
+            SilenceTimer(self.folder, self.attempt) if stage.kind == "train" else None
+        )  # others may be silent
+        self.status: JobStatus | None = None
+        self.forced: AttemptOutcome | None = None  # outcome of a job that this follower ends
+        self.stacks_requested = 0.0  # when its ranks were signalled to print where they are
 
-    @property
-    def is_over(self) -> bool:
-        """True where the scheduler, as it said last, does not have the whole job any more."""
-        return self.seen is None or not self.seen.active
-
-    def outcome(self) -> Outcome:
+    def wait_for_end(self) -> AttemptOutcome:
         moment, missing, since, lingering = time.time(), 0, 0.0, 0
-        self.watch.follow(self.job.id)
-        hurry, patience = time.monotonic(), 1.0
-        look = min(LOOK, self.office.site.scheduler.poll_seconds)
+        self.poller.follow(self.job_id)
+        hurry_at, patience = time.monotonic(), 1.0
+        look = min(LOOK_SECONDS, self.context.settings.poll_seconds)
         while True:
-            self.office.check()
-            exit = self.office.exit_of(self.job, self.stage.id)
-            if exit and exit.code == 0 and not self.invalid():
-                return Outcome("done", "")
-            if exit and time.monotonic() >= hurry:  # the job is about to end, so it is asked about sooner
-                self.watch.hurry()
-                hurry, patience = time.monotonic() + patience, 2 * patience
-            snapshot = self.watch.after(moment, look)
+            self.context.raise_if_stopping()
+            exit = self.context.read_exit(self.job, self.stage.id)
+            if exit and exit.code == 0 and not self.reason_invalid():
+                return AttemptOutcome("done", "")
+            if exit and time.monotonic() >= hurry_at:  # the job is about to end, so the scheduler is asked sooner
+                self.poller.hurry()
+                hurry_at, patience = time.monotonic() + patience, 2 * patience
+            snapshot = self.poller.wait_for_snapshot(moment, look)
             if snapshot is None:
                 continue
             moment = snapshot.began
-            if self.active(snapshot.jobs.get(self.job.id)):
+            if self.note_status(snapshot.jobs.get(self.job_id)):
                 missing, lingering = 0, lingering + bool(exit and exit.code)
                 if lingering < 2 or len(self.job.stages) == 1:
                     continue
-                return self.judge(exit)  # others of its job go on; this one has left, and no scheduler says more of it
+                return self.judge(exit)  # its job goes on with other stages, so the scheduler says no more about it
             missing, since = missing + 1, since if missing else time.monotonic()
-            if self.settled(exit, missing, time.monotonic() - since):
-                return self.sentenced() if self.sentence else self.judge(exit)
+            if self.is_settled(exit, missing, time.monotonic() - since):
+                return self.forced_outcome(self.forced) if self.forced else self.judge(exit)
 
-    def active(self, seen: Seen | None) -> bool:
-        """Whether the scheduler still has it. What can come to no good is ended."""
-        before, self.seen = self.seen, seen
-        if seen is None or seen.name != self.job.name:  # or the id of somebody else's, on another cluster or long after
-            self.seen = None
+    def note_status(self, status: JobStatus | None) -> bool:
+        """Take note of the scheduler's answer; return whether it still has the job."""
+        before, self.status = self.status, status
+        if status is None or status.name != self.job.name:  # an id of another cluster, or given again long after
+            self.status = None
             return False
-        if not seen.active:
+        if not status.is_active:
             return False
-        if seen != before:
-            self.office.tell([self.stage], seen)
-        stalled = seen.state == "RUNNING" and self.quiet.seconds() > self.office.site.scheduler.stall_seconds
-        if seen.hopeless and before is not None and before.hopeless:  # and not just while the scheduler is looking
-            said = f"job {self.job.id} would wait for ever: {seen.reason}"
-            hint = "ask for less, or for another queue: look at `queues` of the site's file"
-            self.sentence = Outcome("configuration", said, hint)
-        elif stalled and not self.sentence:
-            said = f"no sign of life for {self.quiet.seconds():.0f} s; its job was cancelled"
-            self.sentence, self.asked = Outcome("stalled", said), time.monotonic()
-            self.command(self.office.scheduler.signal, self.job.id, "USR2")
-        if self.sentence and time.monotonic() - self.asked >= STACKS:
-            self.command(self.office.scheduler.cancel, [self.job.id])
+        if status != before:
+            self.context.report_status([self.stage], status)
+        self.end_if_hopeless(status, before)
         return True
 
-    def command(self, verb: object, *words: object) -> None:
-        try:
-            verb(*words, self.office.site.scheduler.command_timeout)
-        except query.Unreachable:
-            pass  # it is asked about again, and closed to any later beginning
+    def end_if_hopeless(self, status: JobStatus, before: JobStatus | None) -> None:
+        """Cancel a job that would wait for ever, or whose training hangs."""
+        if status.is_hopeless and before is not None and before.is_hopeless:  # not just while the scheduler looks
+            message = f"job {self.job_id} would wait for ever: {status.reason}"
+            hint = "ask for less, or for another queue: look at `queues` of the site's file"
+            self.forced = AttemptOutcome("configuration", message, hint)
+        elif not self.forced and status.state == "RUNNING" and self.is_stalled():
+            assert self.silence is not None
+            message = f"no sign of life for {self.silence.seconds():.0f} s; its job was cancelled"
+            self.forced, self.stacks_requested = AttemptOutcome("stalled", message), time.monotonic()
+            self.command(lambda seconds: self.context.scheduler.signal(self.job_id, "USR2", seconds))
+        if self.forced and time.monotonic() - self.stacks_requested >= STACK_DUMP_SECONDS:
+            self.command(lambda seconds: self.context.scheduler.cancel([self.job_id], seconds))
 
-    def settled(self, exit: Exit | None, missing: int, seconds: float) -> bool:
-        """A job is over when the scheduler says so and its files had the time to be seen here."""
+    def is_stalled(self) -> bool:
+        return self.silence is not None and self.silence.seconds() > self.context.settings.stall_seconds
+
+    def command(self, send: Callable[[float], None]) -> None:
+        try:
+            send(self.context.settings.command_timeout)
+        except query.SchedulerUnreachable:
+            pass  # it is sent again with the next answer, and a late start finds the attempt closed
+
+    def is_settled(self, exit: ExitRecord | None, missing: int, seconds: float) -> bool:
+        """Tell whether the job is over: the scheduler says so, and its files have had the time to be seen here."""
         if exit is not None and exit.code != 0:
-            return self.seen is not None or missing >= 2
-        if self.seen is not None and self.seen.state in GONE:
+            return self.status is not None or missing >= 2
+        if self.status is not None and self.status.state in FINAL_STATES:
             return True
-        return missing >= 2 and seconds >= self.office.site.scheduler.late_seconds
+        return missing >= 2 and seconds >= self.context.settings.late_seconds
 
-    def sentenced(self) -> Outcome:
-        return outcome.hanging(self.sentence, end_of(self.attempt / "stderr")) if self.asked else self.sentence
+    def forced_outcome(self, forced: AttemptOutcome) -> AttemptOutcome:
+        if not self.stacks_requested:
+            return forced
+        return outcome.with_stacks(forced, "\n".join(read_tail(self.attempt / "stderr", STACK_LINES, STACK_BYTES)))
 
-    def judge(self, exit: Exit | None) -> Outcome:
-        valid = self.invalid()
-        if valid and (self.attempt / WITHDRAWN).exists():
-            return Outcome("withdrawn", "cancelled with `run.py cancel`", "type the same command again to go on")
-        try:
-            error = files.read_model(self.folder / "error.json", StageError)
-        except files.BadFile:
-            error = None
-        words = "\n".join(line for name in ("job.out", "stdout", "stderr") for line in last_lines(self.attempt / name))
-        if valid and exit is not None and exit.code == 0 and files.disk_is_full(self.folder):
+    def judge(self, exit: ExitRecord | None) -> AttemptOutcome:
+        invalid = self.reason_invalid()
+        if invalid and (self.attempt / WITHDRAWN_MARKER).exists():
+            return AttemptOutcome(
+                "withdrawn", f"cancelled with `{command_name()} cancel`", "type the same command again to go on"
+            )
+        if invalid and exit is not None and exit.code == 0 and files.disk_is_full(self.folder):
             return DISK_FULL
-        return outcome.classify(exit, self.seen, error, words, valid, self.preemptible)
+        printed = "\n".join(line for name in ("job.out", "stdout", "stderr") for line in read_tail(self.attempt / name))
+        error = read_stage_error(self.folder)
+        return outcome.classify(exit, self.status, error, printed, invalid, self.preemptible)
 
-    def invalid(self) -> str:
+    def reason_invalid(self) -> str:
         verdict = files.verify(self.folder, self.stage.key)
         return "" if verdict.done else verdict.reason
 
 
-class Quiet:
-    """For how long a stage has given no sign of life, by the driver's clock: those of other machines may differ."""
+class SilenceTimer:
+    """Timer of how long a training gave no sign of life, by the driver's clock: those of other machines may differ."""
 
-    def __init__(self, folder: Path, attempt: Path, endless: bool):
-        self.endless = endless
+    def __init__(self, folder: Path, attempt: Path):
         self.signs = [folder / name for name in ("progress.json", "metrics.jsonl", "checkpoints")]
         self.signs += [attempt / name for name in ("stdout", "stderr")]
-        self.last, self.since = None, time.monotonic()
+        self.last: tuple[int, ...] = ()
+        self.since = time.monotonic()
 
     def seconds(self) -> float:
-        if self.endless:
-            return 0.0
         now = tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in self.signs)
         if now != self.last:
             self.last, self.since = now, time.monotonic()
         return time.monotonic() - self.since
-
-
-def end_of(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - 2**18))
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""

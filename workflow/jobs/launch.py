@@ -1,16 +1,16 @@
-"""A stage and a site to the script that runs it: a text that a person could run by hand with the same effect. Pure.
+"""Render the script that runs a stage at a site: a text that a person could run by hand with the same effect. Pure.
 
-`script` is for a stage that runs where the driver runs. `batch` is the body of a batch job, for one training or for
-several stages. Whatever becomes of it, an attempt that ends leaves attempts/N/exit.json, whole:
+`render_command` is for a stage that runs where the driver runs. `render_job_body` is for a batch job, of one training or
+of several stages. However an attempt ends in a job, it leaves attempts/N/exit.json, whole:
 
     {"code": 75, "rank": 0, "host": "n2", "launcher": 0, "job": "1234", "hosts": ["n1", "n2"], "begin": ..., "end": ...,
      "begun": true, "sick": {}}
 
-`code` is that of the first rank that did not end with 0, so it says why, and not how the launcher swept up the others:
-0 done, 75 told to stop and to be continued, 64 the user must change something, 74 the disk, 137 and 143 killed. Without
-the file the job was cut off. `begun` is false where its turn never came, `sick` says which nodes were not fit for it, and
-why. Ranks that were told to stop look to the launcher as if they had ended well, since it would kill the others of a job
-in which one fails.
+`code` is that of the first rank that did not end with 0, so it says why the attempt ended, and not how the launcher
+stopped the other ranks: 0 done, 75 told to stop and to be continued, 64 the user must change something, 74 the disk, 137
+and 143 killed. Without the file the job was cut off. `begun` is false if the attempt's turn never came; `sick` says which
+nodes were not fit for it, and why. Ranks that were told to stop exit with 0 for the launcher, since it would kill the
+other ranks of a job in which one fails.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from typing import NamedTuple
 
 from gnnscale.contract.places import ROOT
 from workflow.config.site import SiteConfig, Slurm
-from workflow.config.walltime import seconds
+from workflow.config.walltime import to_seconds
 from workflow.images import runtimes
-from workflow.images.runtimes import PARALLEL
+from workflow.images.runtimes import KINDS_WITH_RANKS
 from workflow.jobs.requests import Request
 from workflow.plan.stage import Stage
 
 
-class Attempt(NamedTuple):
-    """One stage in a job."""
+class StageAttempt(NamedTuple):
+    """Attempt of one stage in a job."""
 
     id: str
     kind: str
@@ -40,16 +40,19 @@ class Attempt(NamedTuple):
     number: int
 
 
-def script(
-    stage: Stage | Attempt,
+def render_command(
+    stage: Stage | StageAttempt,
     site: SiteConfig,
     root: Path = Path(),
     python: str = sys.executable,
     code: Path = ROOT,
     ranks: int = 1,
 ) -> str:
-    """command.sh of a stage's directory; with several ranks, all of them on this machine."""
-    words = [*runtimes.inside(site, stage.kind, root / stage.folder, code).prefix, runtimes.python(site, python)]
+    """Render command.sh of a stage's directory; several ranks all run on this machine."""
+    words = [
+        *runtimes.wrap_stage(site, stage.kind, root / stage.folder, code).prefix,
+        runtimes.stage_interpreter(site, python),
+    ]
     env = {
         "OMP_NUM_THREADS": str(site.launch.threads_per_rank),
         "PYTHONUNBUFFERED": "1",
@@ -67,9 +70,9 @@ exec {shlex.join(words)} -m gnnscale.{module} .
 
 
 # ------------------------------------------------------------------------------------------------------- batch jobs
-def directives(request: Request, site: SiteConfig) -> list[str]:
-    """The lines at the head of the job's script, but for its name, outputs, nodes and walltime."""
-    scheduler, queue = site.scheduler, site.queues[request.queue]
+def render_directives(request: Request, site: SiteConfig) -> list[str]:
+    """Render the head of the job's script, except its name, outputs, nodes and walltime, which Parsl adds."""
+    scheduler, queue = site.batch_scheduler, site.queues[request.queue]
     partition = request.queue if queue.partition is None else queue.partition
     if isinstance(scheduler, Slurm):
         options = [f"--partition={partition}"] if partition else []
@@ -78,7 +81,7 @@ def directives(request: Request, site: SiteConfig) -> list[str]:
         options += (
             ["--exclusive"] if scheduler.exclusive else [f"--cpus-per-task={request.threads * max(1, request.slots)}"]
         )
-        # B: to this script, which tells the ranks. What is requeued would run twice: the driver submits it again.
+        # B: to this script, which signals the ranks. A requeued job would run twice: the driver submits it again.
         options += [f"--signal=B:USR1@{scheduler.signal_seconds}", "--no-requeue", "--open-mode=append"]
         word = "#SBATCH"
     else:
@@ -89,24 +92,28 @@ def directives(request: Request, site: SiteConfig) -> list[str]:
     return [f"{word} {option}" for option in (*options, *scheduler.directives, *queue.directives)]
 
 
-def batch(
-    request: Request, attempts: Sequence[Attempt], site: SiteConfig, python: str = sys.executable, code: Path = ROOT
+def render_job_body(
+    request: Request,
+    attempts: Sequence[StageAttempt],
+    site: SiteConfig,
+    python: str = sys.executable,
+    code: Path = ROOT,
 ) -> str:
-    """What follows the head: the environment, and the plan that gnnscale/job/batch_job.py carries out."""
-    python = site.python or python
-    told = seconds(request.walltime) - site.scheduler.signal_seconds
+    """Render what follows the head: the environment, and the plan that gnnscale/job/batch_job.py carries out."""
+    python, scheduler = site.python or python, site.batch_scheduler
+    seconds_to_stop = to_seconds(request.walltime) - scheduler.signal_seconds
     plan = {
-        "scheduler": site.scheduler.kind,
+        "scheduler": scheduler.kind,
         "interface": site.launch.interface,
-        "seconds": None if isinstance(site.scheduler, Slurm) else max(1, told),  # of 0, an alarm would be none
+        "seconds": None if isinstance(scheduler, Slurm) else max(1, seconds_to_stop),  # an alarm in 0 s is none
         "slots": request.slots or None,
         "gpus": shared_gpus(request, site),
-        "stages": [planned(each, [a.id for a in attempts], request, site, python, code) for each in attempts],
+        "stages": [plan_stage(each, [a.id for a in attempts], request, site, python, code) for each in attempts],
     }
     return "\n".join(
         [
             *(f"# {each.id}, attempt {each.number}" for each in attempts),
-            *environment(request, site, code),
+            *render_environment(request, site, code),
             *runtimes.job_lines(site, request.nodes, [(each.kind, each.folder) for each in attempts], code),
             f"exec {shlex.quote(python)} -m gnnscale.job.batch_job <<'PLAN'",
             json.dumps(plan, indent=1),
@@ -117,19 +124,22 @@ def batch(
 
 
 def shared_gpus(request: Request, site: SiteConfig) -> tuple[str, int] | None:
-    """Of a node on which stages without ranks run side by side: the variable that shows them, and how many."""
+    """Return the variable that shows GPUs and their number, for a node on which stages run side by side."""
     gpus = (site.queues[request.queue].node or site.node).gpus
-    return (gpus.visible, gpus.count) if gpus and request.slots else None
+    return (gpus.visible_variable, gpus.count) if gpus and request.slots else None
 
 
-def planned(
-    attempt: Attempt, ids: list[str], request: Request, site: SiteConfig, python: str, code: Path
+def plan_stage(
+    attempt: StageAttempt, ids: list[str], request: Request, site: SiteConfig, python: str, code: Path
 ) -> dict[str, object]:
-    """`first` and `nodes` are its share of the hosts, `after` the place of the stage that must have ended well before."""
+    """Return the entry of an attempt in the plan of its job.
+
+    `first` and `nodes` are its share of the hosts; `after` is the index of the stage that must have ended well before.
+    """
     before = dict(request.after).get(attempt.id)
     index = 0 if request.slots else request.stages.index(before or attempt.id)
-    several = (
-        attempt.kind in PARALLEL
+    needs_check = (
+        attempt.kind in KINDS_WITH_RANKS
         and attempt.kind != "rank_report"
         and (request.nodes_each > 1 or site.node.gpus is not None)
     )
@@ -137,43 +147,51 @@ def planned(
         "folder": str(attempt.folder),
         "number": attempt.number,
         "first": index * request.nodes_each,
-        "nodes": request.nodes_each if attempt.kind in PARALLEL else 1,
-        "per_node": request.ranks_per_node if attempt.kind in PARALLEL else 1,
-        "command": shlex.join(command(attempt, request, site, python, code=code)),
-        "check": shlex.join(command(attempt, request, site, python, "machine.node_check", code)) if several else None,
+        "nodes": request.nodes_each if attempt.kind in KINDS_WITH_RANKS else 1,
+        "per_node": request.ranks_per_node if attempt.kind in KINDS_WITH_RANKS else 1,
+        "command": shlex.join(build_rank_command(attempt, request, site, python, code=code)),
+        "check": shlex.join(build_rank_command(attempt, request, site, python, "machine.node_check", code))
+        if needs_check
+        else None,
         "after": None if before is None else ids.index(before),
     } | ({"by_file": True} if site.container.use else {})
 
 
-def environment(request: Request, site: SiteConfig, code: Path) -> list[str]:
+def render_environment(request: Request, site: SiteConfig, code: Path) -> list[str]:
     names = (*site.modules, *(site.container.modules if site.container.use else ()))
-    lines = [*runtimes.modules(site, names), *site.setup]
+    lines = [*runtimes.module_lines(site, names), *site.setup]
     env = {"OMP_NUM_THREADS": str(request.threads), "PYTHONUNBUFFERED": "1"}
-    if site.launch.interface is not None:  # of several networks, one by which nodes reach each other
+    if site.launch.interface is not None:  # the one of several networks by which nodes reach each other
         env |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), site.launch.interface)
     env |= site.env
     lines += [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
     return [*lines, f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}"]
 
 
-def command(
-    attempt: Attempt,
+def build_rank_command(
+    attempt: StageAttempt,
     request: Request,
     site: SiteConfig,
     python: str,
     module: str = "job.rank_wrapper",
     code: Path = ROOT,
 ) -> list[str]:
-    """Of all ranks of a stage, in its directory. {hosts} becomes theirs, a part of the allocation."""
-    own = [runtimes.python(site, python), "-m", f"gnnscale.{module}", f"attempts/{attempt.number}", attempt.kind]
+    """Build the command that starts all ranks of a stage; {hosts} stands for their part of the allocation."""
+    own = [
+        runtimes.stage_interpreter(site, python),
+        "-m",
+        f"gnnscale.{module}",
+        f"attempts/{attempt.number}",
+        attempt.kind,
+    ]
     if module == "machine.node_check":
         own[-1] = site.node.gpus.vendor if site.node.gpus else "none"
-    within = runtimes.inside(site, attempt.kind, attempt.folder, code)
+    within = runtimes.wrap_stage(site, attempt.kind, attempt.folder, code)
     own = [*within.prefix, *own]
     apart = request.nodes > request.nodes_each and not request.slots  # each on nodes of its own
-    follower = attempt.kind not in PARALLEL  # one process; beside others on the first of its nodes
+    follower = attempt.kind not in KINDS_WITH_RANKS  # one process; beside others on the first of its nodes
     if site.launch.command == "none" or (follower and not apart):
-        return [*within.alone, *own]
+        return [*within.without_launcher, *own]
     if site.launch.before_rank:
         own = ["bash", "-c", "; ".join([*site.launch.before_rank, 'exec "$@"']), "rank", *own]
     known = {
@@ -182,7 +200,7 @@ def command(
         "per_node": 1 if follower else request.ranks_per_node,
         "threads": request.threads,
     }
-    words = [site.launch.command, *(flag.format_map(known) for flag in site.launch.flags), *within.launcher]
+    words = [site.launch.command, *(flag.format_map(known) for flag in site.launch.flags), *within.launcher_options]
     if apart:
         # Not --exact: a step without --cpus-per-task would have a core a rank, which masks of cores then miss.
         words += ["--nodelist={hosts}"] if site.launch.command == "srun" else ["--hosts", "{hosts}"]

@@ -1,40 +1,22 @@
-"""How an attempt of a stage in a batch job ended, and what is to be done about it. Pure.
+"""Judge how an attempt in a batch job ended, and decide what to do next. Pure.
 
-What is known: exit.json, which the job's script leaves; error.json, which the stage leaves; the last words of both; and
-the state that the scheduler tells. Each of them may be missing.
+The evidence is exit.json, which the job's script leaves; error.json, which the stage leaves; the last lines that both
+printed; and the state that the scheduler reports. Each of them may be missing.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Literal, NamedTuple
+from typing import Literal
 
+from gnnscale.contract.exit_codes import DISK, MEMORY, REFUSED, STOPPED, TERMINATED
 from gnnscale.contract.results import StageError
-from gnnscale.schema import Spec
-from workflow.scheduler.query import Seen
+from workflow.run_directory.attempt import DISK_FULL, AttemptOutcome, ExitRecord
+from workflow.scheduler.query import JobStatus
 
-Kind = Literal[
-    "done",
-    "not-begun",
-    "stopped",
-    "walltime",
-    "preempted",
-    "cancelled",
-    "withdrawn",
-    "node",
-    "lost",
-    "stalled",
-    "memory",
-    "disk-full",
-    "busy",
-    "configuration",
-    "data",
-    "permission",
-    "application",
-]
 Action = Literal["continue", "again", "avoid", "shrink", "space", "fail"]
 
-# kind: (what is done, how often in a row without progress)
+# kind: (the next action, how often in a row without progress)
 RESPONSES: dict[str, tuple[Action, int]] = {
     "not-begun": ("again", 20),  # the job ended before its turn came
     "unfit": ("avoid", 5),  # a node was sick before anything ran there; more in a row are hardly chance
@@ -45,11 +27,10 @@ RESPONSES: dict[str, tuple[Action, int]] = {
     "node": ("avoid", 3),
     "lost": ("again", 2),
     "stalled": ("again", 1),
-    "memory": ("shrink", 3),
+    "out-of-memory": ("shrink", 3),
     "disk-full": ("space", 5),
     "busy": ("again", 5),  # another process still holds the directory
 }
-STOPPED, DISK, REFUSED = 75, 74, 64  # gnnscale/job/stage_process.py
 MEMORY_WORDS = re.compile(
     "out of memory|can't allocate memory|oom[-_ ]?kill|std::bad_alloc|CUDA_ERROR_OUT_OF_MEMORY|cannot allocate memory",
     re.I,
@@ -60,173 +41,207 @@ NODE_WORDS = re.compile(
     "|Stale file handle|Transport endpoint|Input/output error|node failure|Communication connection failure",
     re.I,
 )
-
-ENDED_WORDS = re.compile(  # the launcher lost its job, which squeue may not know any more either
+ENDED_WORDS = re.compile(  # the launcher lost its job, which squeue may have forgotten too
     "job \\d+ has expired|invalid job id|unknown job id|already completing or completed|unable to confirm allocation",
     re.I,
 )
 
 
-class Exit(Spec):
-    """exit.json of an attempt, as the job's script leaves it."""
-
-    code: int
-    rank: int | None
-    host: str
-    launcher: int
-    job: str
-    hosts: tuple[str, ...]
-    begin: int
-    end: int
-    begun: bool = True
-    sick: dict[str, str] = {}  # node -> why it is not fit
-
-
-class Outcome(NamedTuple):
-    kind: Kind
-    message: str
-    hint: str = ""
-    hosts: tuple[str, ...] = ()  # to be avoided
-    begun: bool = True
-    tail: tuple[str, ...] = ()  # last words that say more than those in its files
-
-
 def classify(
-    exit: Exit | None, seen: Seen | None, error: StageError | None, words: str, valid: str, preemptible: bool = False
-) -> Outcome:
-    """`valid`: "" where the result is, else why it is not. `words`: the end of all that was printed. `preemptible`: its
-    queue takes nodes back without a word, which PBS tells in no other way than that the job was deleted."""
-    if not valid:
-        return Outcome("done", "")
-    code, state = exit.code if exit else (seen.code if seen else None), seen.state if seen else ""
+    exit: ExitRecord | None,
+    job: JobStatus | None,
+    error: StageError | None,
+    printed: str,
+    reason_invalid: str,
+    preemptible: bool = False,
+) -> AttemptOutcome:
+    """Name how an attempt ended.
+
+    printed: the last lines of the job's script and of the stage
+    reason_invalid: why the stage's result is not valid; "" if it is
+    preemptible: the queue may take nodes back; PBS shows that only as a job that was deleted
+    """
+    if not reason_invalid:
+        return AttemptOutcome("done", "")
+    return (
+        judge_start(exit)
+        or judge_state(exit, job, preemptible)
+        or judge_reported_error(error)
+        or judge_printed(exit, exit_code(exit, job), printed)
+        or (AttemptOutcome("application", error.message, error.hint) if error else None)
+        or judge_exit_code(exit, job, printed, reason_invalid)
+    )
+
+
+def exit_code(exit: ExitRecord | None, job: JobStatus | None) -> int | None:
+    return exit.code if exit else job.code if job else None
+
+
+def judge_start(exit: ExitRecord | None) -> AttemptOutcome | None:
+    """Judge an attempt that never began."""
     if exit and exit.sick:
-        said = "; ".join(f"{host}: {why}" for host, why in exit.sick.items())
+        reasons = "; ".join(f"{host}: {why}" for host, why in exit.sick.items())
         hint = "if all nodes are so it is not the nodes: look at `node` of the site's file, and try `doctor`"
-        return Outcome("node", f"not fit: {said[:400]}", hint, tuple(exit.sick), begun=False)
+        return AttemptOutcome("node", f"not fit: {reasons[:400]}", hint, bad_hosts=tuple(exit.sick), begun=False)
     if exit and not exit.begun:
-        return Outcome("not-begun", "its job ended before its turn came", begun=False)
-    if state == "PREEMPTED":
-        return Outcome("preempted", "preempted")
+        return AttemptOutcome("not-begun", "its job ended before its turn came", begun=False)
+    return None
+
+
+def judge_state(exit: ExitRecord | None, job: JobStatus | None, preemptible: bool) -> AttemptOutcome | None:
+    """Judge by the state in which the scheduler saw the job end, and by the request to stop."""
+    state = job.state if job else ""
+    if state == "PREEMPTED" or (state == "CANCELLED" and preemptible):
+        return AttemptOutcome("preempted", "preempted")
     if state == "CANCELLED":
-        return Outcome("preempted", "preempted") if preemptible else Outcome("cancelled", "cancelled by somebody else")
-    if exit and code == STOPPED:
-        return Outcome("stopped", "told to stop, and kept its work")
-    if state == "NODE_FAIL":
-        return Outcome("node", f"a node failed ({seen.nodes})", hosts=tuple(expand(seen.nodes)[:1]))
+        return AttemptOutcome("cancelled", "cancelled by somebody else")
+    if exit and exit.code == STOPPED:
+        return AttemptOutcome("stopped", "told to stop, and kept its work")
+    if job and state == "NODE_FAIL":
+        return AttemptOutcome("node", f"a node failed ({job.nodes})", bad_hosts=tuple(expand_hosts(job.nodes)[:1]))
     if state == "OUT_OF_MEMORY":
-        return memory("the scheduler ended it for want of memory")
+        return memory_outcome("the scheduler ended it for want of memory")
     if state == "TIMEOUT":
-        return Outcome("walltime", "ran into the end of its time")
-    if error and "is in use by" in error.message:
-        return Outcome("busy", error.message)
-    if error and error.kind == "out-of-memory":
-        return memory(error.message)
-    if error and error.kind != "application":
-        return Outcome(error.kind, error.message, error.hint)
-    if NODE_WORDS.search(words):
+        return AttemptOutcome("walltime", "ran into the end of its time")
+    return None
+
+
+def judge_reported_error(error: StageError | None) -> AttemptOutcome | None:
+    """Judge by error.json, unless it only says that the stage failed: the printed lines may know a better reason."""
+    if error is None:
+        return None
+    if "is in use by" in error.message:
+        return AttemptOutcome("busy", error.message)
+    if error.kind == "application":
+        return None
+    if error.kind == "out-of-memory":
+        return memory_outcome(error.message)
+    return AttemptOutcome(error.kind, error.message, error.hint)
+
+
+def judge_printed(exit: ExitRecord | None, code: int | None, printed: str) -> AttemptOutcome | None:
+    """Judge by words that libraries and launchers print when a node or its memory fails."""
+    if NODE_WORDS.search(printed):
         host = exit.host if exit else ""
-        said = next(line for line in words.splitlines() if NODE_WORDS.search(line)).strip()
-        return Outcome("node", f"{host + ': ' if host else ''}{said[:200]}", hosts=(host,) if host else ())
-    if MEMORY_WORDS.search(words) or code == 137:
-        return memory("killed, most likely for want of memory" if code == 137 else "out of memory")
-    if error:
-        return Outcome("application", error.message, error.hint)
-    if code == 143 or ENDED_WORDS.search(words):
-        said = next((line.strip() for line in words.splitlines() if ENDED_WORDS.search(line)), "told to end")
-        return Outcome("lost", f"ended from outside: {said[:200]}")
+        line = first_line_with(NODE_WORDS, printed)
+        return AttemptOutcome("node", f"{host + ': ' if host else ''}{line}", bad_hosts=(host,) if host else ())
+    if MEMORY_WORDS.search(printed) or code == MEMORY:
+        return memory_outcome("killed, most likely for want of memory" if code == MEMORY else "out of memory")
+    return None
+
+
+def judge_exit_code(
+    exit: ExitRecord | None, job: JobStatus | None, printed: str, reason_invalid: str
+) -> AttemptOutcome:
+    """Judge by the exit code, or by its absence."""
+    code = exit_code(exit, job)
+    if code == TERMINATED or ENDED_WORDS.search(printed):
+        line = first_line_with(ENDED_WORDS, printed) or "told to end"
+        return AttemptOutcome("lost", f"ended from outside: {line}")
     if exit is None:
-        return Outcome(
-            "lost",
-            f"the job ended without a trace{f' ({state})' if state else ''}",
-            "if all do: `doctor` finds out whether compute nodes see the run directory",
-        )
+        state = f" ({job.state})" if job else ""
+        hint = "if all do: `doctor` finds out whether compute nodes see the run directory"
+        return AttemptOutcome("lost", f"the job ended without a trace{state}", hint)
     if code == DISK:
-        return Outcome("disk-full", "no space left on device")
+        return DISK_FULL
     if code == REFUSED:
-        return Outcome("configuration", last(words) or "the stage refused its input")
+        return AttemptOutcome("configuration", last_line(printed) or "the stage refused its input")
     if code == 0:
-        return Outcome("application", f"ended without a valid result: {valid}")
+        return AttemptOutcome("application", f"ended without a valid result: {reason_invalid}")
+    rank = f" of rank {exit.rank}" if exit.rank is not None else ""
     where = f" on {exit.host}" if exit.host else ""
-    return Outcome("application", f"exit code {code}{f' of rank {exit.rank}' if exit.rank is not None else ''}{where}")
+    return AttemptOutcome("application", f"exit code {code}{rank}{where}")
 
 
-def memory(message: str) -> Outcome:
-    return Outcome("memory", message, "a smaller batch or model, more nodes, or a site with more memory")
+def memory_outcome(message: str) -> AttemptOutcome:
+    hint = "a smaller batch or model, more nodes, or a site with more memory"
+    return AttemptOutcome("out-of-memory", message, hint)
 
 
-def last(words: str) -> str:
-    return next((line.strip() for line in reversed(words.splitlines()) if line.strip()), "")
+def last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
 
 
-def expand(nodes: str) -> list[str]:
-    """n[1-2,07],x -> n1 n2 n07 x"""
-    found = []
+def first_line_with(pattern: re.Pattern[str], text: str) -> str:
+    return next((line.strip()[:200] for line in text.splitlines() if pattern.search(line)), "")
+
+
+def expand_hosts(nodes: str) -> list[str]:
+    """Expand a list of nodes: n[1-2,07],x gives n1 n2 n07 x."""
+    hosts = []
     for name, inner in re.findall(r"([^,\[]+)(?:\[([^\]]*)\])?,?", nodes):
         for part in inner.split(",") if inner else [""]:
             low, dash, high = part.partition("-")
             numbers = [f"{n:0{len(low)}}" for n in range(int(low), int(high) + 1)] if dash else [part]
-            found += [name + number for number in numbers]
-    return found
+            hosts += [name + number for number in numbers]
+    return hosts
 
 
-# ------------------------------------------------------------------------------------------------------- who hangs where
-LABEL = re.compile(r"^\[(rank \d+ on \S+)\] (.*)$", re.M)  # gnnscale/job/rank_wrapper.py, when it is asked where it is
-FRAME = re.compile(r'\s*File "([^"]*)", line (\d+) in (.*)')
+# ------------------------------------------------------------------------------------------------------ hanging ranks
+RANK_LABEL = re.compile(r"^\[(rank \d+ on \S+)\] (.*)$", re.M)  # gnnscale/job/rank_wrapper.py, asked for its stack
+STACK_FRAME = re.compile(r'\s*File "([^"]*)", line (\d+) in (.*)')
 
 
-def stacks(words: str) -> dict[str, list[str]]:
-    """Rank -> where its main thread is, innermost first: `all_reduce (distributed_c10d.py:2810)`; or why it does not say."""
-    found: dict[str, list[str]] = {}
-    mine: dict[str, bool] = {}  # whether the lines that follow are of that thread
-    for rank, line in LABEL.findall(words):
+def parse_stacks(printed: str) -> dict[str, list[str]]:
+    """Map each rank to the stack of its main thread, innermost frame first, or to the reason why it gave none.
+
+    A frame reads `all_reduce (distributed_c10d.py:2810)`.
+    """
+    stacks: dict[str, list[str]] = {}
+    in_main_thread: dict[str, bool] = {}  # whether the next lines of a rank are of that thread
+    for rank, line in RANK_LABEL.findall(printed):
         if line.startswith(("Thread 0x", "Current thread 0x")):
-            mine[rank] = line.startswith("Current")
-            if mine[rank]:
-                found[rank] = []
-        elif frame := FRAME.match(line):
-            if mine.get(rank):
-                path, number, name = frame.groups()
-                _, ours, inner = path.rpartition("/gnnscale/")
-                ours = ours and "lib/python" not in inner  # which lies in a checkout of that name
-                short = f"gnnscale/{inner}" if ours else "/".join(path.split("/")[-2:])
-                found[rank].append(f"{name} ({short}:{number})")
+            in_main_thread[rank] = line.startswith("Current")
+            if in_main_thread[rank]:
+                stacks[rank] = []
+        elif frame := STACK_FRAME.match(line):
+            if in_main_thread.get(rank):
+                stacks[rank].append(format_frame(*frame.groups()))
         elif line.startswith("no answer"):
-            found[rank] = [line]
-    return found
+            stacks[rank] = [line]
+    return stacks
 
 
-def hanging(outcome: Outcome, words: str) -> Outcome:
-    """Told with where its ranks are: those that do not answer first, since the others may wait for them."""
-    found = sorted(stacks(words).items(), key=lambda each: not each[1][:1] or not each[1][0].startswith("no answer"))
-    if not found:
+def format_frame(path: str, number: str, name: str) -> str:
+    _, package, inside = path.rpartition("/gnnscale/")
+    is_ours = package and "lib/python" not in inside  # an environment may lie in a checkout of that name
+    short = f"gnnscale/{inside}" if is_ours else "/".join(path.split("/")[-2:])
+    return f"{name} ({short}:{number})"
+
+
+def with_stacks(outcome: AttemptOutcome, printed: str) -> AttemptOutcome:
+    """Add where each rank is: those that do not answer first, since the others may wait for them."""
+    stacks = sorted(parse_stacks(printed).items(), key=lambda each: not "".join(each[1][:1]).startswith("no answer"))
+    if not stacks:
         return outcome
-    where = [f"{rank}: {called(frames)}" for rank, frames in found]
+    where = [f"{rank}: {describe_stack(frames)}" for rank, frames in stacks]
     more = f"; and {len(where) - 3} more" if len(where) > 3 else ""
-    tail = tuple(f"{rank}: {frame}" for rank, frames in found[:3] for frame in frames[:5])
+    tail = tuple(f"{rank}: {frame}" for rank, frames in stacks[:3] for frame in frames[:5])
     return outcome._replace(message=f"{outcome.message}; {'; '.join(where[:3])}{more}", tail=tail)
 
 
-def called(frames: list[str]) -> str:
-    """The innermost frame, and the innermost of ours."""
+def describe_stack(frames: list[str]) -> str:
+    """Name the innermost frame, and the innermost one of this package."""
     if not frames:
         return "nowhere in Python"
     ours = next((frame for frame in frames if "(gnnscale/" in frame), frames[0])
     return frames[0] if ours == frames[0] else f"{frames[0]}, called from {ours}"
 
 
-class Budget:
-    """What may still be tried. Progress pays all of it back: on a large machine a node may fail every hour."""
+# ------------------------------------------------------------------------------------------------------ what comes next
+class RetryBudget:
+    """Remaining retries. Any progress restores them: on a large machine a node may fail every hour."""
 
     def __init__(self, progress: float):
         self.progress, self.used = progress, dict.fromkeys(RESPONSES, 0)
 
-    def decide(self, outcome: Outcome, progress: float) -> tuple[Action, Outcome]:
-        """The action, and the outcome as it is to be told if that is to fail."""
-        action, allowed = RESPONSES.get(outcome.kind, ("fail", 0))
+    def decide(self, outcome: AttemptOutcome, progress: float) -> tuple[Action, AttemptOutcome]:
+        """Return the next action, and the outcome with the words for the user if that is to fail."""
         if progress > self.progress:
             self.progress, self.used = progress, dict.fromkeys(RESPONSES, 0)
-        if action == "fail":
+        if outcome.kind not in RESPONSES:
             return "fail", outcome
+        action = RESPONSES[outcome.kind][0]
         counted = outcome.kind if outcome.begun else "unfit" if outcome.kind == "node" else "not-begun"
         allowed = RESPONSES[counted][1]
         self.used[counted] += 1

@@ -1,6 +1,6 @@
-"""Parsl's providers: the exact script of a batch job, and its submission. The only door to parsl.providers.
+"""The exact script of a batch job, and its submission by Parsl's providers. The only door to parsl.providers.
 
-What of them is used is `submit`; what is asked of the scheduler afterwards is asked by scheduler.py, for all jobs at once.
+Only `submit` of the providers is used; workflow/scheduler asks about the jobs afterwards, for all of them at once.
 """
 
 from __future__ import annotations
@@ -10,52 +10,52 @@ import re
 import shlex
 import string
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from parsl.launchers import SimpleLauncher
 from parsl.providers import PBSProProvider, SlurmProvider
 from parsl.providers.errors import SubmitException
 
 from gnnscale.contract import files
-from workflow.config.site import SiteConfig
+from workflow.config.site import PBS, SiteConfig, Slurm
 from workflow.jobs import launch
 from workflow.jobs.requests import Request
 from workflow.scheduler import query
 
-logging.getLogger("parsl").addHandler(logging.NullHandler())  # its errors are told by us, in a line
+logging.getLogger("parsl").addHandler(logging.NullHandler())  # its errors are reported by us, in a line
 
-SCRIPT = "job.sh"  # and beside it job.out: what the script itself prints
-TRANSIENT = re.compile(
+SCRIPT_NAME = "job.sh"  # and beside it job.out: what the script itself prints
+TRANSIENT_WORDS = re.compile(
     "unable to contact|connection (refused|reset|timed out)|connect failure|timed out|time.?out|temporarily|try again"
     "|cannot connect|cannot send|socket|communication|slurmctld|no permission to contact|server (is )?(busy|down)"
     "|transport endpoint|zero bytes",
     re.I,
 )
-# A limit on the number of jobs, which time will lift. One on the size of a job it will not: Slurm names that, in front of a
-# sentence in which both are possible.
-SIZE = re.compile(r"\b(Assoc|QOS)\w*(PerJob|PerNode|WallDuration|Min(?!ute))\w*", re.I)
-LIMIT = re.compile(
+# Time lifts a limit on the number of jobs, but not one on the size of a job. Slurm names the latter, in front of a sentence
+# that fits both.
+SIZE_LIMIT_WORDS = re.compile(r"\b(Assoc|QOS)\w*(PerJob|PerNode|WallDuration|Min(?!ute))\w*", re.I)
+JOB_COUNT_LIMIT_WORDS = re.compile(
     "maxsubmit|max_?queued|would exceed|exceeds? (the )?(queue|user|group|max).*(limit|number)|submit limit"
     "|too many jobs|job limit|limit on .*jobs|maximum number of jobs",
     re.I,
 )
-ID = re.compile(r"\d+\S*")  # 1234, 1234.server
+JOB_ID = re.compile(r"\d+\S*")  # 1234, 1234.server
 
 
-class Refused(Exception):
-    """The scheduler will not have this job: told once, in its own words."""
+class JobRefused(Exception):
+    """Final refusal of a job by the scheduler, in its own words."""
 
     def __init__(self, message: str, hint: str):
         super().__init__(message)
         self.hint = hint
 
 
-class Limit(Exception):
-    """The scheduler takes no more of our jobs for now."""
+class JobLimitReached(Exception):
+    """Refusal of a job for now: the scheduler holds too many of ours."""
 
 
-class Job(NamedTuple):
-    """All that is submitted."""
+class JobScript(NamedTuple):
+    """Script of a job, and all that its submission needs."""
 
     request: Request
     name: str
@@ -64,109 +64,123 @@ class Job(NamedTuple):
     avoid: tuple[str, ...] = ()  # nodes
 
 
-class Commands:
-    """How a provider of Parsl writes and submits here; mixed into each of them.
+class ScriptProvider:
+    """Mixin for Parsl's providers that decides how a script is named, written and submitted.
 
-    It names a script by the time of its submission. Here it has the name by which a later driver finds the job, in the
-    directory of the attempt, where it is also submitted from: so no path goes into a directive, which could not quote it.
+    Parsl names a script by the time of its submission. Here it has the name by which a later driver finds the job, and
+    lies in the directory of the attempt, from where it is submitted: no path goes into a directive, which cannot quote it.
     """
 
-    job: Job
-    seconds: float
+    script: JobScript
+    text: str
+    timeout: float  # seconds
     dry = True
 
-    def _write_submit_script(self, template: str, script_filename: str, job_name: str, configs: dict) -> None:
+    def _write_submit_script(self, template: str, script_filename: str, job_name: str, configs: dict[str, Any]) -> None:
         configs |= {"job_stdout_path": "job.out", "job_stderr_path": "job.out"}
-        self.text = string.Template(template).substitute(configs, jobname=self.job.name)
+        self.text = string.Template(template).substitute(configs, jobname=self.script.name)
         if not self.dry:
-            files.write(self.job.folder / SCRIPT, self.text)
+            files.write(self.script.folder / SCRIPT_NAME, self.text)
 
     def execute_wait(self, cmd: str, timeout: float | None = None) -> tuple[int, str, str]:
-        verb, *options = cmd.rpartition(" ")[0].split()  # the last word is the script that it thinks it wrote
-        if verb not in ("sbatch", "qsub") or self.dry:  # `sacct`, when a provider is made; and what is only rendered
+        verb, *options = cmd.rpartition(" ")[0].split()  # the last word is the script that Parsl thinks it wrote
+        if verb not in ("sbatch", "qsub") or self.dry:  # `sacct`, when a provider is made; or a script only rendered
             return 0, "Submitted batch job 0\n", ""
-        done = query.ask([verb, *options, SCRIPT], self.seconds, self.job.folder)
+        done = query.run_command([verb, *options, SCRIPT_NAME], self.timeout, self.script.folder)
         return done.returncode, done.stdout, done.stderr
 
 
-class Slurm(Commands, SlurmProvider):
+class SlurmScriptProvider(ScriptProvider, SlurmProvider):
     pass
 
 
-class PBS(Commands, PBSProProvider):
+class PBSScriptProvider(ScriptProvider, PBSProProvider):
     pass
 
 
-def provider(job: Job, site: SiteConfig) -> Slurm | PBS:
-    request, head = job.request, "\n".join(launch.directives(job.request, site))
-    common = {"walltime": request.walltime, "launcher": SimpleLauncher(debug=False)}
-    if site.scheduler.kind == "slurm":
-        head += f"\n#SBATCH --exclude={','.join(job.avoid)}" if job.avoid else ""
-        made = Slurm(nodes_per_block=request.nodes, scheduler_options=head, exclusive=False, **common)
-    else:
-        made = PBS(
+def make_provider(script: JobScript, site: SiteConfig) -> SlurmScriptProvider | PBSScriptProvider:
+    request, scheduler = script.request, site.batch_scheduler
+    head = "\n".join(launch.render_directives(request, site))
+    launcher = SimpleLauncher(debug=False)
+    provider: SlurmScriptProvider | PBSScriptProvider
+    if isinstance(scheduler, Slurm):
+        head += f"\n#SBATCH --exclude={','.join(script.avoid)}" if script.avoid else ""
+        provider = SlurmScriptProvider(
             nodes_per_block=request.nodes,
-            scheduler_options=f"{head}\n#PBS -j oe",
-            cpus_per_node=site.cores,
-            select_options=select(request, site),
-            **common,
+            walltime=request.walltime,
+            scheduler_options=head,
+            launcher=launcher,
+            exclusive=False,
         )
-    made.job, made.script_dir, made.seconds = job, ".", site.scheduler.command_timeout
-    return made
+    else:
+        provider = PBSScriptProvider(
+            nodes_per_block=request.nodes,
+            walltime=request.walltime,
+            scheduler_options=f"{head}\n#PBS -j oe",
+            launcher=launcher,
+            cpus_per_node=site.cores,
+            select_options=pbs_select(request, scheduler),
+        )
+    provider.script, provider.script_dir, provider.timeout = script, ".", scheduler.command_timeout
+    return provider
 
 
-def select(request: Request, site: SiteConfig) -> str:
-    """After select=N:ncpus=C."""
-    parts = [f"mpiprocs={request.ranks_per_node}", *filter(None, [site.scheduler.select])]
-    return ":".join(parts)
+def pbs_select(request: Request, scheduler: PBS) -> str:
+    """Return what follows select=N:ncpus=C."""
+    return ":".join([f"mpiprocs={request.ranks_per_node}", *filter(None, [scheduler.select])])
 
 
-def text(job: Job, site: SiteConfig) -> str:
-    """The script, to the letter as it would be submitted; nothing is asked of any scheduler, and nothing written."""
-    made = provider(job, site)
-    made.submit(job.body, job.request.ranks_per_node)
-    return made.text
+def render_script(script: JobScript, site: SiteConfig) -> str:
+    """Render the script exactly as it would be submitted; run no command and write no file."""
+    provider = make_provider(script, site)
+    provider.submit(script.body, script.request.ranks_per_node)
+    return provider.text
 
 
-def submit(job: Job, site: SiteConfig) -> str:
-    """The id that the scheduler gave. Raises Refused, Limit, scheduler.Unreachable, or OSError for the script."""
-    made = provider(job, site)
-    made.dry = False
+def submit(script: JobScript, site: SiteConfig) -> str:
+    """Submit the script and return the id of the job.
+
+    Raise JobRefused, JobLimitReached or SchedulerUnreachable, or OSError if the script cannot be written.
+    """
+    provider = make_provider(script, site)
+    provider.dry = False
     try:
-        id = made.submit(job.body, job.request.ranks_per_node)
+        id = provider.submit(script.body, script.request.ranks_per_node)
     except SubmitException as error:
         if error.retcode != 0:  # the provider of PBS leaves it out, and raises for nothing else
-            raise why(site, (error.stderr or "") + (error.stdout or "")) from None
+            raise submission_error(site, (error.stderr or "") + (error.stdout or "")) from None
         id = None
-    if not ID.fullmatch(id or ""):  # options or a wrapper made it silent; by its name the job can be found
-        raise query.Unreachable("the scheduler took the job and gave no id")
+    if id is None or not JOB_ID.fullmatch(id):  # options or a wrapper hid it; the job can be found by its name
+        raise query.SchedulerUnreachable("the scheduler took the job and gave no id")
     return id
 
 
-def why(site: SiteConfig, said: str) -> Exception:
+def submission_error(site: SiteConfig, printed: str) -> Exception:
+    """Tell from what sbatch or qsub printed whether to wait, to ask again, or to give up."""
     verb = "sbatch" if site.scheduler.kind == "slurm" else "qsub"
-    lines = [re.sub(rf"^{verb}: (error: )?", "", line).strip() for line in said.splitlines() if line.strip()]
+    lines = [re.sub(rf"^{verb}: (error: )?", "", line).strip() for line in printed.splitlines() if line.strip()]
     words = "; ".join(dict.fromkeys(lines)) or "no reason given"
-    if not SIZE.search(words):
-        if LIMIT.search(words):
-            return Limit(f"{verb}: {words}")
-        if TRANSIENT.search(words):
-            return query.Unreachable(f"{verb}: {words}")
-    return Refused(f"{verb} refuses the job: {words}", advice(words, site))
+    if not SIZE_LIMIT_WORDS.search(words):
+        if JOB_COUNT_LIMIT_WORDS.search(words):
+            return JobLimitReached(f"{verb}: {words}")
+        if TRANSIENT_WORDS.search(words):
+            return query.SchedulerUnreachable(f"{verb}: {words}")
+    return JobRefused(f"{verb} refuses the job: {words}", suggest_fix(words, site))
 
 
-def advice(words: str, site: SiteConfig) -> str:
-    named = SIZE.search(words)
-    low = (named[0] if named else words).lower()  # and not what Slurm says of all limits
+def suggest_fix(words: str, site: SiteConfig) -> str:
+    """Suggest what to change in the site's file or on the command line."""
+    size_limit = SIZE_LIMIT_WORDS.search(words)
+    low = (size_limit[0] if size_limit else words).lower()  # and not the sentence that Slurm adds to every limit
     if "wall" in low or "time limit" in low:
         return "the walltime may be longer than the queue allows: look at `max_walltime` of the site's file"
-    if named:
+    if size_limit:
         return "no job may be of that size: look at `nodes` of `queues` of the site's file, or --set train.queue=NAME"
     if "account" in low or "project" in low or "allocation" in low:
-        said = f"it was {shlex.quote(site.account)}" if site.account else "none was given"
-        return f"the account may be wrong ({said}): --set account=ACCOUNT"
+        used = f"it was {shlex.quote(site.account)}" if site.account else "none was given"
+        return f"the account may be wrong ({used}): --set account=ACCOUNT"
     if "partition" in low or "queue" in low or "qos" in low:
         return "the queue may be wrong: look at `queues` of the site's file, or --set train.queue=NAME"
     if "node" in low or "requested" in low or "resource" in low:
         return "no node may be as the site's file says: look at its `node` and `queues`, and at what the scheduler says"
-    return "look at the script (job.sh of the attempt), submit it by hand, and mend the site's file"
+    return "look at the script (job.sh of the attempt), submit it by hand, and correct the site's file"

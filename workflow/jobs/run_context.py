@@ -1,4 +1,4 @@
-"""What all that deals with the jobs of one run directory shares: the directory, the journal, the screen, the wish to stop."""
+"""State shared by everything that handles one run's jobs: directory, journal, output, stop request."""
 
 from __future__ import annotations
 
@@ -7,85 +7,87 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gnnscale.contract import files
+from gnnscale.contract.errors import BadFile
 from workflow.config.site import SiteConfig
-from workflow.jobs.outcome import Exit, Outcome
 from workflow.plan.stage import Stage
-from workflow.run_directory.attempt import Interrupted
-from workflow.run_directory.journal import Journal, Known
+from workflow.run_directory.attempt import INTERRUPTED, AttemptOutcome, ExitRecord, StageUnfinished
+from workflow.run_directory.journal import Journal, RecordedJob
 from workflow.scheduler import query
-from workflow.scheduler.query import Seen
+from workflow.scheduler.query import JobStatus
 
-NAP = 0.5  # s between two looks at files
-CLOSED = "closed"  # in an attempt's directory: should its job begin in spite of all, it ends at once
-DISK_FULL = Outcome("disk-full", "no space left on device", "free some space, then type the same command again")
+FILE_POLL_SECONDS = 0.5
+CLOSED_MARKER = "closed"  # in an attempt's directory: a job that begins it now ends at once
 
 
-class Office:
-    """Where jobs are written down, and told of."""
+class RunContext:
+    """State of one run directory: where it is, at which site, and where events are recorded and shown."""
 
-    def __init__(self, root: Path, site: SiteConfig, site_name: str, log: Journal, say: Callable[..., None]):
-        self.root, self.site, self.site_name, self.log, self.say = root, site, site_name, log, say
-        self.scheduler = query.KINDS[site.scheduler.kind]
+    def __init__(self, root: Path, site: SiteConfig, site_name: str, log: Journal, show: Callable[[str, str], None]):
+        self.root, self.site, self.site_name, self.log, self.show = root, site, site_name, log, show
+        self.settings = site.batch_scheduler
+        self.scheduler = query.SCHEDULERS[self.settings.kind]
         self.stopping = threading.Event()
         self.submitting = threading.Lock()  # one command at a time of those that must not overlap
-        self.out_of_reach = False
+        self.is_unreachable = False  # the scheduler, when it was last asked
 
-    def attempt(self, job: Known, id: str) -> Path:
+    def attempt_folder(self, job: RecordedJob, id: str) -> Path:
         folder, number = job.stages[id]
         return self.root / folder / "attempts" / str(number)
 
-    def exit_of(self, job: Known, id: str) -> Exit | None:
+    def read_exit(self, job: RecordedJob, id: str) -> ExitRecord | None:
         try:
-            return files.read_model(self.attempt(job, id) / "exit.json", Exit)
-        except files.BadFile:
+            return files.read_model(self.attempt_folder(job, id) / "exit.json", ExitRecord)
+        except BadFile:
             return None
 
-    def close(self, job: Known, *ids: str) -> None:
-        """Should it begin in spite of all, it ends at once."""
+    def close_attempts(self, job: RecordedJob, *ids: str) -> None:
+        """Mark attempts as closed, all of the job by default: if the job begins one of them later, it ends at once."""
         for id in ids or job.stages:
             try:
-                self.attempt(job, id).mkdir(parents=True, exist_ok=True)
-                (self.attempt(job, id) / CLOSED).touch()
+                self.attempt_folder(job, id).mkdir(parents=True, exist_ok=True)
+                (self.attempt_folder(job, id) / CLOSED_MARKER).touch()
             except OSError:
-                pass  # a full disk; the stage's lock is there too
+                pass  # a full disk; the lock of the stage keeps a late job out too
 
-    def note_end(self, id: str, job: Known, ended: Outcome) -> None:
+    def note_end(self, id: str, job: RecordedJob, outcome: AttemptOutcome) -> None:
         folder, number = job.stages[id]
         self.log.note(
             "ended",
             id,
             name=job.name,
             job=job.id,
-            kind=ended.kind,
-            message=ended.message,
+            kind=outcome.kind,
+            message=outcome.message,
             folder=folder,
             attempt=number,
-            progress=progress(self.root / folder),
+            progress=saved_progress(self.root / folder),
         )
 
-    def tell(self, stages: list[Stage], seen: Seen) -> None:
-        """To the screen, and to whoever reads the journal."""
+    def report_status(self, stages: list[Stage], status: JobStatus) -> None:
+        """Show the state of a job of these stages, and record it in the journal."""
         for stage in stages:
-            self.say(stage.id, "running" if seen.state == "RUNNING" else "queued")
-        self.log.note("job", stages[0].id, name=seen.name, state=seen.state, reason=seen.reason, nodes=seen.nodes)
+            self.show(stage.id, "running" if status.state == "RUNNING" else "queued")
+        self.log.note(
+            "job", stages[0].id, name=status.name, state=status.state, reason=status.reason, nodes=status.nodes
+        )
 
-    def away(self, message: str) -> None:
-        """The scheduler does not answer; "": it does, again."""
-        if bool(message) != self.out_of_reach:
-            self.out_of_reach = bool(message)
+    def scheduler_unreachable(self, message: str) -> None:
+        """Record that the scheduler stopped answering; an empty message records that it is back."""
+        if bool(message) != self.is_unreachable:
+            self.is_unreachable = bool(message)
             self.log.note("unreachable" if message else "reachable", message=message)
-            self.say("", message)
+            self.show("", message)
 
-    def check(self) -> None:
+    def raise_if_stopping(self) -> None:
         if self.stopping.is_set():
-            raise Interrupted("the driver is stopping")
+            raise StageUnfinished(INTERRUPTED)
 
     def sleep(self, seconds: float) -> None:
         self.stopping.wait(seconds)
-        self.check()
+        self.raise_if_stopping()
 
 
-def progress(folder: Path) -> float:
-    """What cannot be lost any more: the last step of a training, or so many shards of a conversion."""
+def saved_progress(folder: Path) -> float:
+    """Return what cannot be lost any more: the last step of a training, or the number of shards of a conversion."""
     steps = (int(p.name[5:]) for p in (folder / "checkpoints").glob("step-*") if p.name[5:].isdigit())
-    return max(steps, default=sum(1 for _ in (folder / "lots").glob("*.json")))
+    return max(steps, default=sum(1 for _ in (folder / "shard_notes").glob("*.json")))

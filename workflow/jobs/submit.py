@@ -1,4 +1,4 @@
-"""Jobs on their way to the scheduler: written down before and after, found again by name, and never submitted twice."""
+"""Submission of jobs: recorded in the journal before and after, found again by name, and never submitted twice."""
 
 from __future__ import annotations
 
@@ -9,130 +9,132 @@ from collections.abc import Iterator
 
 from gnnscale.contract import files
 from gnnscale.contract.dataset_card import ShardCard
+from gnnscale.contract.settings import TrainSettings
 from gnnscale.contract.stage_spec import StageSpec
 from workflow.jobs import launch, parsl_provider
-from workflow.jobs.outcome import Outcome
 from workflow.jobs.requests import Request
-from workflow.jobs.run_context import Office
+from workflow.jobs.run_context import RunContext
 from workflow.plan import memory_fit
 from workflow.plan.stage import Stage
-from workflow.run_directory.attempt import Failure, StageFailed, prepare
-from workflow.run_directory.journal import Known, name_of, read
+from workflow.run_directory.attempt import AttemptOutcome, StageUnfinished, prepare_attempt
+from workflow.run_directory.journal import RecordedJob, job_name, read_events
 from workflow.scheduler import query
-from workflow.scheduler.query import Seen
+from workflow.scheduler.query import JobStatus
 
-MOST_AVOIDED = 16  # nodes; the last that failed
+MAX_AVOIDED_NODES = 16  # the last ones that failed
+MAX_PAUSE_SECONDS = 300.0
 
 
-class Submission:
-    """Submits, with what earlier jobs have taught: nodes to avoid, trainings that need less memory."""
+class JobSubmitter:
+    """Submitter that applies what earlier jobs have shown: nodes to avoid, and trainings that need less memory."""
 
-    def __init__(self, office: Office, stages: dict[str, Stage]):
-        self.office, self.stages = office, stages
+    def __init__(self, context: RunContext, stages: dict[str, Stage]):
+        self.context, self.stages = context, stages
         self.avoid: tuple[str, ...] = ()
-        self.shrunk = Counter(
-            e["folder"] for e in read(office.log.path) if e["event"] == "ended" and e["kind"] == "memory"
-        )
+        ends = [event for event in read_events(context.log.path) if event["event"] == "ended"]
+        self.shrunk = Counter(event["folder"] for event in ends if event["kind"] == "out-of-memory")
 
     def avoid_also(self, hosts: tuple[str, ...]) -> None:
-        self.avoid = tuple(dict.fromkeys((*self.avoid, *hosts)))[-MOST_AVOIDED:]
+        self.avoid = tuple(dict.fromkeys((*self.avoid, *hosts)))[-MAX_AVOIDED_NODES:]
 
-    def find(self, name: str) -> Seen | None:
-        """A job by its name; asked until the scheduler answers."""
-        office = self.office
-        for pause in pauses(office.site.scheduler.poll_seconds):
-            office.check()
+    def find(self, name: str) -> JobStatus | None:
+        """Find a job by its name; ask until the scheduler answers."""
+        context, pauses = self.context, backoff_pauses(self.context.settings.poll_seconds)
+        while True:
+            context.raise_if_stopping()
             try:
-                with office.submitting:
-                    jobs = office.scheduler.named({name}, office.site.scheduler.command_timeout)
-            except query.Unreachable as error:
-                office.away(str(error))
-                office.sleep(pause)
-                continue
-            office.away("")
-            return next((job for job in jobs if job.active), jobs[-1] if jobs else None)
+                with context.submitting:
+                    jobs = context.scheduler.find_by_name({name}, context.settings.command_timeout)
+            except query.SchedulerUnreachable as error:
+                context.scheduler_unreachable(str(error))
+                context.sleep(next(pauses))
+            else:
+                context.scheduler_unreachable("")
+                return next((job for job in jobs if job.is_active), jobs[-1] if jobs else None)
 
-    def submit(self, request: Request) -> Known:
-        """All that the request names. May take long: until the scheduler is there, and has room."""
-        office, stages = self.office, [self.stages[id] for id in request.all]
-        attempts = []
-        for stage in stages:
-            made = prepare(office.root / stage.folder, self.spec(stage), launch.script(stage, office.site, office.root))
-            attempts.append(launch.Attempt(stage.id, stage.kind, office.root / stage.folder, int(made.name)))
-        places = {stage.id: (stage.folder, each.number) for stage, each in zip(stages, attempts)}
-        name = name_of(office.root, [stage.key for stage in stages], attempts[0].number)
-        job, there = Known(name, str(office.root), office.site_name, places), attempts[0]
-        asked = parsl_provider.Job(
-            request,
-            name,
-            there.folder / "attempts" / str(there.number),
-            launch.batch(request, attempts, office.site),
-            self.avoid,
-        )
-        office.log.note("intend", name=name, root=job.root, site=job.site, stages=places, durable=True)
-        job = job._replace(id=self.taken(asked, job, stages))
+    def submit(self, request: Request) -> RecordedJob:
+        """Submit one job for all stages of the request; wait until the scheduler answers and takes one more job."""
+        context, stages = self.context, [self.stages[id] for id in request.all]
+        attempts = [self.prepare(stage) for stage in stages]
+        numbers = {stage.id: (stage.folder, each.number) for stage, each in zip(stages, attempts)}
+        name = job_name(context.root, [stage.key for stage in stages], attempts[0].number)
+        job, first = RecordedJob(name, str(context.root), context.site_name, numbers), attempts[0]
+        body = launch.render_job_body(request, attempts, context.site)
+        folder = first.folder / "attempts" / str(first.number)
+        script = parsl_provider.JobScript(request, name, folder, body, self.avoid)
+        context.log.note("intend", name=name, root=job.root, site=job.site, stages=numbers, durable=True)
+        id = self.submit_script(script, job, stages)
         try:
-            office.log.note("submit", name=name, job=job.id, durable=True)
+            context.log.note("submit", name=name, job=id, durable=True)
         except OSError:
             pass  # the disk is full; the next driver finds the job by its name
-        office.tell(stages, Seen(job.id, name, "PENDING"))
-        return job
+        context.report_status(stages, JobStatus(id, name, "PENDING"))
+        return job._replace(id=id)
 
-    def taken(self, asked: parsl_provider.Job, job: Known, stages: list[Stage]) -> str:
-        """The id, once the scheduler has taken it."""
-        office = self.office
-        for pause in pauses(office.site.scheduler.poll_seconds):
-            office.check()
+    def prepare(self, stage: Stage) -> launch.StageAttempt:
+        folder = self.context.root / stage.folder
+        command = launch.render_command(stage, self.context.site, self.context.root)
+        number = int(prepare_attempt(folder, self.adapted_spec(stage), command).name)
+        return launch.StageAttempt(stage.id, stage.kind, folder, number)
+
+    def submit_script(self, script: parsl_provider.JobScript, job: RecordedJob, stages: list[Stage]) -> str:
+        """Return the id of the job, once the scheduler has taken it."""
+        context, pauses = self.context, backoff_pauses(self.context.settings.poll_seconds)
+        while True:
+            context.raise_if_stopping()
             id = None
             try:
-                failpoint("before-submit")
-                with office.submitting:
-                    id = parsl_provider.submit(asked, office.site)
-                failpoint("after-submit")
-            except parsl_provider.Refused as error:
-                if asked.avoid:  # too few nodes may be left without them
-                    self.avoid, asked = (), asked._replace(avoid=())
-                    continue
-                office.close(job)
-                for stage in stages:
-                    office.note_end(stage.id, job, Outcome("configuration", str(error)))
-                raise StageFailed(Failure(stages[0].id, "configuration", str(error), error.hint, ())) from None
-            except parsl_provider.Limit as error:
-                office.tell(stages, Seen("", job.name, "PENDING", str(error)))
-                office.sleep(pause)
-            except query.Unreachable as error:
-                office.away(str(error))
-                office.sleep(pause)
+                die_at_failpoint("before-submit")
+                with context.submitting:
+                    id = parsl_provider.submit(script, context.site)
+                die_at_failpoint("after-submit")
+            except parsl_provider.JobRefused as error:
+                if not script.avoid:
+                    self.close(job, stages, refused := AttemptOutcome("configuration", str(error), error.hint))
+                    raise StageUnfinished(refused) from None
+                self.avoid, script = (), script._replace(avoid=())  # without them, too few nodes may be left
+            except parsl_provider.JobLimitReached as error:
+                context.report_status(stages, JobStatus("", job.name, "PENDING", str(error)))
+                context.sleep(next(pauses))
+            except query.SchedulerUnreachable as error:
+                context.scheduler_unreachable(str(error))
+                context.sleep(next(pauses))
                 found = self.find(job.name)  # only the answer may have been lost
                 id = found.id if found else None
             if id is not None:
-                office.away("")
+                context.scheduler_unreachable("")
                 return id
 
-    def spec(self, stage: Stage) -> StageSpec:
-        """With the memory that it has been found to need."""
+    def close(self, job: RecordedJob, stages: list[Stage], outcome: AttemptOutcome) -> None:
+        self.context.close_attempts(job)
+        for stage in stages:
+            self.context.note_end(stage.id, job, outcome)
+
+    def adapted_spec(self, stage: Stage) -> StageSpec:
+        """Return the stage's spec, with less memory for each time that a job of it ran out of memory."""
         spec = stage.spec(self.stages)
         for _ in range(self.shrunk[stage.folder]):
-            spec = spec.model_copy(
-                update={"runtime": memory_fit.smaller(spec.runtime, stage.settings, self.edges(stage))}
-            )
+            assert isinstance(stage.settings, TrainSettings), f"{stage.id} cannot do with less memory"
+            runtime = memory_fit.with_less_memory(spec.runtime, stage.settings, self.mean_edges(stage))
+            spec = spec.model_copy(update={"runtime": runtime})
         return spec
 
-    def edges(self, stage: Stage) -> float:
-        """Of a mean training structure."""
-        folders = [self.office.root / self.stages[need].folder for need in stage.needs]
+    def mean_edges(self, stage: Stage) -> float:
+        """Return the edges of a mean training structure."""
+        folders = [self.context.root / self.stages[need].folder for need in stage.needs]
         counts = [files.read_model(folder / "card.json", ShardCard).counts["train"] for folder in folders]
         return sum(count.edges for count in counts) / max(1, sum(count.structures for count in counts))
 
 
-def pauses(first: float) -> Iterator[float]:
+def backoff_pauses(first: float) -> Iterator[float]:
+    """Yield pauses in seconds without end, each twice as long as the one before, up to a limit."""
     pause = first
     while True:
         yield pause
-        pause = min(300.0, 2 * pause)
+        pause = min(MAX_PAUSE_SECONDS, 2 * pause)
 
 
-def failpoint(name: str) -> None:
-    """For the tests: die here, as by kill -9."""
+def die_at_failpoint(name: str) -> None:
+    """Die as by `kill -9`, if a test asks for it."""
     if os.environ.get("GNNSCALE_DIE_AT") == name:
         os.kill(os.getpid(), signal.SIGKILL)

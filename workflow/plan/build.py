@@ -1,204 +1,180 @@
-"""A study as stages with their needs, keys, cost, and what is done of them already. Reads files, changes none."""
+"""Builds the stages of a study with their needs, keys and estimated costs. Reads files, changes none."""
 
 from __future__ import annotations
 
 import functools
-import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from pydantic import ValidationError
-
-from gnnscale.contract import datasets, errors, files
-from gnnscale.contract.dataset_card import DatasetCard
+from gnnscale.contract import files
 from gnnscale.contract.settings import ConvertSettings, PartSettings, ReportSettings, Settings, TrainSettings
-from workflow.config import capacity, study, yaml_file
+from workflow.config.capacity import rank_counts
 from workflow.config.site import SiteConfig
-from workflow.config.study import Study
-from workflow.plan import cost as estimates
-from workflow.plan import keys as fingerprint
-from workflow.plan import shared_steps
-from workflow.plan.memory_fit import Levers, choose, compare
-from workflow.plan.stage import FOLDERS, Stage
+from workflow.config.study import Study, conversions
+from workflow.config.sweeps import expand_runs
+from workflow.plan import cost, shared_steps
+from workflow.plan.cost import SourceSize
+from workflow.plan.dataset_scripts import dataset_card, raw_file_digests
+from workflow.plan.keys import digest_code
+from workflow.plan.memory_fit import MemoryFit, choose_levers, fit_lever_comparison
+from workflow.plan.stage import FOLDER_OF_KIND, Stage
+
+# Hashed though it lies in a room that is not: it decides what a conversion leaves out.
+DATASETS_CODE = "gnnscale/contract/datasets.py"
 
 
-def stages(name: str, asked: Study, site: SiteConfig, root: Path) -> dict[str, Stage]:
-    """All stages in an order in which each comes after what it needs. Long ones come before short ones of their kind."""
-    made: dict[str, Stage] = {}
-    add = functools.partial(make, image=site.container.digest if site.container.use else None)
-    sizes: list[estimates.Size] = []
-    for source, settings in study.conversions(asked).items():
-        card = dataset_card(settings)
-        code = fingerprint.code_of("convert", f"datasets/{settings.dataset}.py")
-        cost = card.structures * card.seconds_per_structure + site.node.start_seconds
-        stage = add("convert", source, settings, (), code, made, cost, raw_files(settings))
-        divide(stage, asked.parts(source), site.node.start_seconds, root, made)
-        sizes.append(estimates.size(card, root / stage.folder, asked.split.validation + asked.split.test))
-    converted = tuple(id for id, stage in made.items() if stage.kind == "convert")
-    code = fingerprint.code_of("audit")
-    audit = add("audit", "all", asked.audit, converted, code, made, estimates.audit_seconds(sizes, site))
-    measured = measure_levers(asked, sizes, site, converted, add, made)
-    code = fingerprint.code_of("train")
-    fitted = [(*fit_levers(run.settings, sizes, site), run) for run in study.runs(asked)]
-    trained = [
-        add("train", run.name, run.settings, converted, code, made, seconds, levers=levers)
-        for seconds, levers, run in sorted(fitted, key=lambda each: -each[0])
-    ]
-    share_steps(made)
-    code, held_out = fingerprint.code_of("evaluate"), asked.split.over_training(asked.evaluate.split)
-    evaluated = tuple(
-        add(
-            "evaluate",
-            stage.name,
-            asked.evaluate,
-            (stage.id, *converted),
-            code,
-            made,
-            estimates.evaluate_seconds(stage.settings, sizes, held_out, site),
-        ).id
-        for stage in trained
-    )
-    cost = site.node.start_seconds
-    fit = add("scaling", "all", asked.scaling, evaluated, fingerprint.code_of("scaling"), made, cost)
-    page = ReportSettings(title=asked.title, study=name, description=asked.description)
-    needs = (fit.id, *evaluated, *(stage.id for stage in trained), *measured, audit.id, *converted)
-    add("report", "all", page, needs, fingerprint.code_of("report"), made, cost)
-    ordered = sorted(made.values(), key=lambda stage: (list(FOLDERS).index(stage.kind), -stage.core_seconds))
-    return {stage.id: stage for stage in ordered}
+def build_stages(name: str, study: Study, site: SiteConfig, root: Path) -> dict[str, Stage]:
+    """Return all stages, each after those that it needs; within a kind, long ones come before short ones."""
+    builder = StageBuilder(study, site, root)
+    converted = builder.add_conversions()
+    audit = builder.add("audit", "all", study.audit, converted, cost.audit_seconds(builder.sizes, site))
+    measured = builder.add_lever_comparison(converted)
+    trained = builder.add_trainings(converted)
+    builder.share_steps(trained)
+    evaluated = builder.add_evaluations(trained, converted)
+    start_seconds = site.node.start_seconds
+    laws = builder.add("scaling", "all", study.scaling, evaluated, start_seconds)
+    page = ReportSettings(title=study.title, study=name, description=study.description)
+    training_ids = tuple(training.id for training in trained)
+    builder.add("report", "all", page, (laws, *evaluated, *training_ids, *measured, audit, *converted), start_seconds)
+    return builder.in_order()
 
 
-def divide(whole: Stage, parts: int, start_seconds: float, root: Path, made: dict[str, Stage]) -> None:
-    """A conversion as several stages and one that joins them; once it is done its parts are needed no more."""
-    if parts == 1 or files.verify(root / whole.folder, whole.key).done:
-        return
-    code = fingerprint.code_of("convert_part", f"datasets/{whole.settings.dataset}.py")
-    cost = (whole.core_seconds - start_seconds) / parts + start_seconds
-    asked = whole.settings.model_dump(exclude={"kind"})
-    ids = []
-    for part in range(parts):
-        settings = PartSettings(**asked, part=part, parts=parts)
-        ids.append(
-            make(
-                "convert_part", f"{whole.name}.{part}", settings, (), code, made, cost, whole.raw, image=whole.image
-            ).id
+class Training(NamedTuple):
+    """A stage `train`, before those that need it are added."""
+
+    id: str
+    name: str
+    settings: TrainSettings
+    seconds: float  # estimated for the whole training, also if its first steps are another's
+
+
+class StageBuilder:
+    """Stages of one study while they are added, each after those that it needs."""
+
+    def __init__(self, study: Study, site: SiteConfig, root: Path):
+        self.study, self.site, self.root = study, site, root
+        self.image = site.container.digest if site.container.use else None
+        self.stages: dict[str, Stage] = {}
+        self.sizes: list[SourceSize] = []
+        self.digest_code = functools.cache(digest_code)
+
+    def add(
+        self,
+        kind: str,
+        name: str,
+        settings: Settings,
+        needs: tuple[str, ...],
+        core_seconds: float,
+        raw: dict[str, str] | None = None,
+        levers: MemoryFit | None = None,
+        more_code: tuple[str, ...] = (),
+    ) -> str:
+        """Add a stage and return its id. Its key is a hash of all that determines the result, and of nothing else.
+
+        The parts of a conversion are not in its key, as `divide_conversion` adds them afterwards: the result is the same
+        however it is divided.
+        """
+        code, raw = self.digest_code(kind, *more_code), raw or {}
+        values = settings.model_dump()
+        if raw:  # the content of raw files counts, and not where they lie
+            values["options"].pop("raw", None)
+            values["quarantine"] = None
+        key = files.digest([values, code, raw, {need: self.stages[need].key for need in needs}, self.image])[:16]
+        id, folder = f"{kind}/{name}", f"{FOLDER_OF_KIND[kind]}/{name}-{key[:8]}"
+        self.stages[id] = Stage(
+            id, kind, name, settings, needs, code, raw, key, folder, core_seconds, levers, image=self.image
         )
-    made[whole.id] = whole._replace(needs=tuple(ids), core_seconds=start_seconds)
+        return id
+
+    def add_conversions(self) -> tuple[str, ...]:
+        """Add a conversion for each source, divided into parts if the study says so; return their ids."""
+        start_seconds, split = self.site.node.start_seconds, self.study.split
+        converted = []
+        for source, settings in conversions(self.study).items():
+            card, code = dataset_card(settings), (DATASETS_CODE, f"datasets/{settings.dataset}.py")
+            seconds = card.structures * card.seconds_per_structure + start_seconds
+            raw = raw_file_digests(settings)
+            converted.append(self.add("convert", source, settings, (), seconds, raw, more_code=code))
+            whole = self.stages[converted[-1]]
+            if self.study.parts(source) > 1 and not files.verify(self.root / whole.folder, whole.key).done:
+                self.divide_conversion(whole, settings, code)
+            self.sizes.append(cost.source_size(card, self.root / whole.folder, split.validation + split.test))
+        return tuple(converted)
+
+    def divide_conversion(self, whole: Stage, settings: ConvertSettings, code: tuple[str, ...]) -> None:
+        """Add the parts of a conversion, which then only joins them. Once it is done, its parts are needed no more."""
+        parts, start_seconds = self.study.parts(whole.name), self.site.node.start_seconds
+        seconds = (whole.core_seconds - start_seconds) / parts + start_seconds
+        values = settings.model_dump(exclude={"kind"})
+        ids = tuple(
+            self.add(
+                *("convert_part", f"{whole.name}.{part}", PartSettings(**values, part=part, parts=parts), (), seconds),
+                raw=whole.raw,
+                more_code=code,
+            )
+            for part in range(parts)
+        )
+        self.stages[whole.id] = whole._replace(needs=ids, core_seconds=start_seconds)
+
+    def add_lever_comparison(self, converted: tuple[str, ...]) -> tuple[str, ...]:
+        """Add the stage that compares memory levers, if the study has one, on the fewest nodes of a training."""
+        settings, site = self.study.levers, self.site
+        if settings is None:
+            return ()
+        ranks = next(rank_counts(site))
+        levers = fit_lever_comparison(settings, len(self.sizes), *cost.mean_structure(self.sizes), site, ranks)
+        seconds = cost.lever_seconds(settings, self.sizes, site, ranks)
+        code = settings.model.source_files
+        return (self.add("memory_levers", "all", settings, converted, seconds, levers=levers, more_code=code),)
+
+    def add_trainings(self, converted: tuple[str, ...]) -> list[Training]:
+        """Add all trainings, long ones first."""
+        fitted = [(*fit_into_memory(run.settings, self.sizes, self.site), run) for run in expand_runs(self.study)]
+        trained = []
+        for seconds, levers, (name, _, settings) in sorted(fitted, key=lambda each: -each[0]):
+            code = settings.model.source_files
+            id = self.add("train", name, settings, converted, seconds, levers=levers, more_code=code)
+            trained.append(Training(id, name, settings, seconds))
+        return trained
+
+    def share_steps(self, trained: list[Training]) -> None:
+        """Let each training begin where a shorter one began its decay, if one takes the same steps up to there."""
+        runs = {training.id: (training.settings, training.seconds) for training in trained}
+        for id, shorter in shared_steps.shorter_runs(runs).items():
+            settings, seconds = runs[id]
+            saved = shared_steps.shared_cost(seconds, settings, [runs[other][1] for other in shorter])
+            self.stages[id] = self.stages[id]._replace(shorter=shorter, core_seconds=seconds - saved)
+
+    def add_evaluations(self, trained: list[Training], converted: tuple[str, ...]) -> tuple[str, ...]:
+        """Add an evaluation for each training; return their ids."""
+        settings, sizes, site = self.study.evaluate, self.sizes, self.site
+        held_out = self.study.split.ratio_to_training(settings.split)
+        evaluated = []
+        for training in trained:
+            needs, code = (training.id, *converted), training.settings.model.source_files
+            seconds = cost.evaluate_seconds(training.settings, sizes, held_out, site)
+            evaluated.append(self.add("evaluate", training.name, settings, needs, seconds, more_code=code))
+        return tuple(evaluated)
+
+    def in_order(self) -> dict[str, Stage]:
+        """Return the stages in the order of the work; within a kind, long ones first."""
+        kinds = list(FOLDER_OF_KIND)
+        ordered = sorted(self.stages.values(), key=lambda stage: (kinds.index(stage.kind), -stage.core_seconds))
+        return {stage.id: stage for stage in ordered}
 
 
-def share_steps(made: dict[str, Stage]) -> None:
-    """Each training begins where a shorter one began its decay, if there is one that goes the same way."""
-    trained = {stage.id: (stage.settings, stage.core_seconds) for stage in made.values() if stage.kind == "train"}
-    for id, before in shared_steps.shorter(trained).items():
-        paid = shared_steps.saved(trained[id][1], trained[id][0], [trained[other][1] for other in before])
-        made[id] = made[id]._replace(shorter=before, core_seconds=made[id].core_seconds - paid)
-
-
-def make(
-    kind: str,
-    name: str,
-    settings: Settings,
-    needs: tuple[str, ...],
-    code: dict[str, str],
-    made: dict[str, Stage],
-    core_seconds: float,
-    raw: dict[str, str] | None = None,
-    levers: Levers | None = None,
-    image: str | None = None,
-) -> Stage:
-    """Adds to `made`. The key is a hash of all that determines the result, and of nothing else.
-
-    So not of the parts of a conversion, which `divide` adds after this: however it is divided, it comes out the same.
-    """
-    keys, said = {need: made[need].key for need in needs}, settings.model_dump()
-    if raw:  # where the files lie does not matter, what is in them does
-        said["options"].pop("raw", None)
-        said["quarantine"] = None
-    key = files.digest([said, code, raw or {}, keys, image])[:16]
-    folder = f"{FOLDERS[kind]}/{name}-{key[:8]}"
-    stage = Stage(
-        f"{kind}/{name}", kind, name, settings, needs, code, raw or {}, key, folder, core_seconds, levers, image=image
-    )
-    made[stage.id] = stage
-    return stage
-
-
-def measure_levers(
-    asked: Study,
-    sizes: list[estimates.Size],
-    site: SiteConfig,
-    converted: tuple[str, ...],
-    add: Callable[..., Stage],
-    made: dict[str, Stage],
-) -> tuple[str, ...]:
-    """The stage that compares levers, if the study asks for it: on the fewest nodes that a training may have."""
-    if asked.levers is None:
-        return ()
-    ranks = next(capacity.ranks(site))
-    levers = compare(asked.levers, len(sizes), *estimates.per_structure(sizes), site, ranks)
-    cost = estimates.lever_seconds(asked.levers, sizes, site, ranks)
-    return (
-        add(
-            "memory_levers",
-            "all",
-            asked.levers,
-            converted,
-            fingerprint.code_of("memory_levers"),
-            made,
-            cost,
-            levers=levers,
-        ).id,
-    )
-
-
-def dataset_script(settings: ConvertSettings) -> tuple[Any, Any]:
-    """A dataset's script, which by contract imports nothing heavy, and the options that it is given."""
-    script: Any = datasets.script(settings.dataset)
-    try:
-        return script, script.Options(**settings.options)
-    except ValidationError as error:
-        where = f"source {settings.name!r}, options of dataset {settings.dataset!r}"
-        raise errors.Problem(*yaml_file.explain(error, script.Options, where)) from None
-
-
-def dataset_card(settings: ConvertSettings) -> DatasetCard:
-    script, options = dataset_script(settings)
-    return script.card(options)
-
-
-def raw_files(settings: ConvertSettings) -> dict[str, str]:
-    """The files that a conversion reads, by their place below `raw`, each with its fingerprint; generated data have none.
-
-    Of the list of quarantined structures what it says of this source counts.
-    """
-    digests = {}
-    try:
-        if settings.quarantine:
-            listed = datasets.quarantined(Path(settings.quarantine), settings.name)
-            digests["list of quarantined structures"] = files.digest(sorted([*who, why] for who, why in listed.items()))
-        if "raw" in settings.options:
-            script, options = dataset_script(settings)
-            found, above = script.inputs(options), Path(options.raw)
-            folder = above if above.is_dir() else above.parent
-            digests |= {os.path.relpath(path, folder): fingerprint.raw_digest(path) for path in found}
-    except (FileNotFoundError, files.BadFile) as error:
-        raise errors.Problem(f"source {settings.name!r}: {error}") from None
-    return digests
-
-
-def fit_levers(settings: TrainSettings, sizes: list[estimates.Size], site: SiteConfig) -> tuple[float, Levers]:
-    """Estimated seconds, and how it fits into memory: on the fewest nodes that are fast enough, where there are several."""
-    atoms, edges = estimates.per_structure(sizes)
-    best: tuple[float, Levers] | None = None
-    for ranks in capacity.ranks(site):
+def fit_into_memory(settings: TrainSettings, sizes: list[SourceSize], site: SiteConfig) -> tuple[float, MemoryFit]:
+    """Return a training's estimated seconds and its memory levers on the fewest nodes that are fast enough."""
+    atoms, edges = cost.mean_structure(sizes)
+    best: tuple[float, MemoryFit] | None = None
+    for ranks in rank_counts(site):
         if best and ranks > settings.optim.batch:
             break
-        levers = choose(settings, len(sizes), atoms, edges, site, ranks)
+        levers = choose_levers(settings, len(sizes), atoms, edges, site, ranks)
         if best is None or best[1].refusal or not levers.refusal:
-            best = estimates.train_seconds(settings, sizes, site, ranks), levers
+            best = cost.train_seconds(settings, sizes, site, ranks), levers
         if not best[1].refusal and best[0] <= site.train.hours * 3600:
             break
+    assert best is not None, "a site has at least one number of ranks"
     return best
-
-
-# -------------------------------------------------------------------------------------------------- what is done

@@ -1,88 +1,92 @@
-"""How long stages take: exact FLOPs at the rate of a site, and what comes to them. Pure, but for the cards of converted data."""
+"""Estimates how long stages take: exact FLOPs at a site's rate plus fixed costs. Reads only cards of converted data."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from gnnscale.architectures.registry import ModelConfig
-from gnnscale.contract import files
+from gnnscale.contract import errors, files
 from gnnscale.contract.dataset_card import DatasetCard, ShardCard
 from gnnscale.contract.settings import LeverSettings, TrainSettings
 from workflow.config.site import SiteConfig
 
-TAKEN = 40  # steps of `levers` for each that its settings name: some nine ways, three turns, and more to begin with
-FORWARD = 0.5  # of the FLOPs of a training step, at most: a third of direct forces', more of gradients
-AUDITED = 4000  # structures a second, of 30 atoms
+# Steps of a comparison of levers for each that its settings name: about nine choices, three turns, and steps to warm up.
+STEPS_PER_LEVER_STEP = 40
+FORWARD_SHARE = 0.5  # of the FLOPs of a training step, at most: a third for direct forces, more for gradients
+AUDITED_PER_SECOND = 4000  # structures of 30 atoms
 
 
-class Size(NamedTuple):
-    """Means of a source, from its converted card or else from the estimate of its script."""
+class SourceSize(NamedTuple):
+    """Number of structures and mean sizes of a source."""
 
     structures: float  # of the training split
     atoms: float  # per structure
     neighbours: float  # per atom
 
 
-def size(card: DatasetCard, folder: Path, held_out: float) -> Size:
+def source_size(card: DatasetCard, folder: Path, held_out: float) -> SourceSize:
+    """Return a source's size from its converted data, or else from the card of its script."""
     try:
         train = files.read_model(folder / "card.json", ShardCard).counts["train"]
-        return Size(train.structures, train.atoms / train.structures, train.edges / train.atoms)
-    except files.BadFile:
-        return Size(card.structures * (1 - held_out), card.atoms_per_structure, card.neighbours_per_atom)
+        return SourceSize(train.structures, train.atoms / train.structures, train.edges / train.atoms)
+    except errors.BadFile:
+        return SourceSize(card.structures * (1 - held_out), card.atoms_per_structure, card.neighbours_per_atom)
 
 
-def per_structure(sizes: list[Size]) -> tuple[float, float]:
-    """Mean atoms and edges."""
+def mean_structure(sizes: list[SourceSize]) -> tuple[float, float]:
+    """Return the mean numbers of atoms and edges of a structure."""
     structures = sum(s.structures for s in sizes)
     atoms = sum(s.structures * s.atoms for s in sizes) / structures
     return atoms, sum(s.structures * s.atoms * s.neighbours for s in sizes) / structures
 
 
-def flops_per_second(site: SiteConfig, ranks: int, precision: str) -> float:
-    """Of a training with so many ranks."""
+def flops_per_second(site: SiteConfig, ranks: int, precision: Literal["fp32", "bf16"]) -> float:
+    """Return the FLOP/s of a training on `ranks` ranks."""
     gpus = site.node.gpus
     if gpus is None:
         return ranks * site.launch.threads_per_rank * site.node.core_gflops * 1e9
     return ranks * gpus.sustained * gpus.peak_tflops.get(precision, gpus.peak_tflops["fp32"]) * 1e12
 
 
-def train_seconds(settings: TrainSettings, sizes: list[Size], site: SiteConfig, ranks: int = 1) -> float:
-    """Of one training, from exact FLOPs and the rate of the site; without a scheduler, on one core."""
+def train_seconds(settings: TrainSettings, sizes: list[SourceSize], site: SiteConfig, ranks: int = 1) -> float:
+    """Estimate the seconds of one training from exact FLOPs and the rate of the site."""
     available = sum(s.structures for s in sizes)
     used = min(settings.structures or available, available)
     optim, share, node = settings.optim, used / available, site.node
     atoms = share * sum(s.structures * s.atoms for s in sizes)
     edges = share * sum(s.structures * s.atoms * s.neighbours for s in sizes)
     flops = settings.model.flops(atoms, edges)  # of one epoch
-    epochs = optim.passes(flops)
+    epochs = optim.count_epochs(flops)
     steps = math.ceil(epochs * used / min(optim.batch, used))
     rate = flops_per_second(site, ranks, optim.precision)
-    return node.start_seconds + steps * fixed(settings.model, site) + epochs * flops / rate
+    return node.start_seconds + steps * fixed_step_seconds(settings.model, site) + epochs * flops / rate
 
 
-def fixed(model: ModelConfig, site: SiteConfig) -> float:
-    """Seconds of a step that no size of data changes. Measured of small networks of 2, 3, 6 and 12 layers: 9.1, 10.9, 15.4
-    and 21.6 ms."""
+def fixed_step_seconds(model: ModelConfig, site: SiteConfig) -> float:
+    """Return the seconds of a step that do not depend on its data.
+
+    Steps of small networks of 2, 3, 6 and 12 layers were measured: 9.1, 10.9, 15.4 and 21.6 ms.
+    """
     return site.node.step_seconds * (5 + model.depth) / 8
 
 
-def evaluate_seconds(settings: TrainSettings, sizes: list[Size], held_out: float, site: SiteConfig) -> float:
-    """On one rank; `held_out` is the number of structures judged, over that of the training split."""
+def evaluate_seconds(settings: TrainSettings, sizes: list[SourceSize], held_out: float, site: SiteConfig) -> float:
+    """Estimate the seconds of an evaluation; `held_out` is the number of its structures over those of the training split."""
     atoms = held_out * sum(s.structures * s.atoms for s in sizes)
     edges = held_out * sum(s.structures * s.atoms * s.neighbours for s in sizes)
     rate = flops_per_second(site, 1, settings.optim.precision)
-    return site.node.start_seconds + FORWARD * settings.model.flops(atoms, edges) / rate
+    return site.node.start_seconds + FORWARD_SHARE * settings.model.flops(atoms, edges) / rate
 
 
-def lever_seconds(settings: LeverSettings, sizes: list[Size], site: SiteConfig, ranks: int) -> float:
-    """Of the stage that takes one step in all ways."""
-    atoms, edges = per_structure(sizes)
+def lever_seconds(settings: LeverSettings, sizes: list[SourceSize], site: SiteConfig, ranks: int) -> float:
+    """Estimate the seconds of the stage `memory_levers`, which takes steps with every choice of levers."""
+    atoms, edges = mean_structure(sizes)
     flops = settings.model.flops(settings.batch * atoms, settings.batch * edges)
-    step = fixed(settings.model, site) + flops / flops_per_second(site, ranks, "fp32")
-    return site.node.start_seconds + TAKEN * settings.steps * step
+    step = fixed_step_seconds(settings.model, site) + flops / flops_per_second(site, ranks, "fp32")
+    return site.node.start_seconds + STEPS_PER_LEVER_STEP * settings.steps * step
 
 
-def audit_seconds(sizes: list[Size], site: SiteConfig) -> float:
-    return sum(s.structures for s in sizes) / AUDITED + site.node.start_seconds
+def audit_seconds(sizes: list[SourceSize], site: SiteConfig) -> float:
+    return sum(s.structures for s in sizes) / AUDITED_PER_SECOND + site.node.start_seconds

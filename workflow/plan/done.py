@@ -1,64 +1,65 @@
-"""TODO: say what a reader finds here."""
+"""Decides which stages are done, says why others run, and estimates how long the rest takes."""
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from gnnscale.contract import files
+from gnnscale.contract import errors, files
 from gnnscale.contract.stage_spec import StageSpec
 from workflow.config.site import SiteConfig
-from workflow.plan.stage import FOLDERS, Planned, Stage
+from workflow.plan.stage import FOLDER_OF_KIND, PlannedStage, Stage
 
 
-def plan(all_stages: dict[str, Stage], root: Path, deep: bool = False) -> dict[str, Planned]:
-    """For every stage whether it is done, and if not, why."""
-    planned: dict[str, Planned] = {}
+def judge_stages(all_stages: dict[str, Stage], root: Path, deep: bool = False) -> dict[str, PlannedStage]:
+    """Return each stage with its state, and if it is not done, with the reason."""
+    planned: dict[str, PlannedStage] = {}
     for stage in all_stages.values():
-        planned[stage.id] = judge(stage, root, planned, deep)
+        planned[stage.id] = judge_stage(stage, root, planned, deep)
     return planned
 
 
-def judge(stage: Stage, root: Path, upstream: dict[str, Planned], deep: bool = False) -> Planned:
-    folder = root / stage.folder
-    verdict = files.verify(folder, stage.key, deep)
-    if not verdict.done:
-        if stage.levers is not None and stage.levers.refusal:
-            return Planned(stage, "refused", stage.levers.refusal, None)
-        resumes = stage.kind == "train" and any((folder / "checkpoints").glob("step-*"))
-        reason = verdict.reason
-        if reason == "not run yet":
-            reason = cause(stage, root) or reason
-        return Planned(stage, "resume" if resumes else "run", reason, None)
+def judge_stage(stage: Stage, root: Path, upstream: dict[str, PlannedStage], deep: bool = False) -> PlannedStage:
+    verdict = files.verify(root / stage.folder, stage.key, deep)
+    if verdict.result is None:
+        return judge_without_result(stage, root, verdict.reason)
     for need in stage.needs:
-        before, now = verdict.result.inputs.get(need), upstream[need].result
-        if now is None:
-            return Planned(stage, "check", f"{need} is made again; this runs if that comes out different", None)
-        if now.digest != before:
-            return Planned(stage, "run", f"{need} has been made again and is different now", None)
-    return Planned(stage, "done", "", verdict.result)
+        used, present = verdict.result.inputs.get(need), upstream[need].result
+        if present is None:
+            return PlannedStage(stage, "check", f"{need} runs again; this runs if its result comes out different", None)
+        if present.digest != used:
+            return PlannedStage(stage, "run", f"{need} was made again and its result is different now", None)
+    return PlannedStage(stage, "done", "", verdict.result)
 
 
-def cause(stage: Stage, root: Path) -> str | None:
-    """Why a stage that has been run before is another one now, told against its newest earlier form."""
+def judge_without_result(stage: Stage, root: Path, reason: str) -> PlannedStage:
+    if stage.levers is not None and stage.levers.refusal:
+        return PlannedStage(stage, "refused", stage.levers.refusal, None)
+    if reason == "not run yet":
+        reason = reason_to_rerun(stage, root) or reason
+    resumes = stage.kind == "train" and any((root / stage.folder / "checkpoints").glob("step-*"))
+    return PlannedStage(stage, "resume" if resumes else "run", reason, None)
+
+
+def reason_to_rerun(stage: Stage, root: Path) -> str | None:
+    """Return how a stage that was run before differs from its newest earlier form; None if there is none."""
     earlier = [
         path
-        for path in (root / FOLDERS[stage.kind]).glob(f"{stage.name}-????????/spec.json")
+        for path in (root / FOLDER_OF_KIND[stage.kind]).glob(f"{stage.name}-????????/spec.json")
         if path.parent.name != Path(stage.folder).name
     ]
     for path in sorted(earlier, key=lambda path: path.stat().st_mtime, reverse=True):
         try:
-            return difference(files.read_model(path, StageSpec), stage)
-        except files.BadFile:
+            return describe_difference(files.read_model(path, StageSpec), stage)
+        except errors.BadFile:
             continue
     return None
 
 
-def difference(old: StageSpec, stage: Stage) -> str:
-    """In words: settings first, then code, then what it needs."""
+def describe_difference(old: StageSpec, stage: Stage) -> str:
+    """Describe what has changed: settings first, then code, raw files, the image and needed stages."""
     parts = []
-    before, after = flat(old.settings.model_dump(mode="json")), flat(stage.settings.model_dump(mode="json"))
+    before, after = flattened(old.settings.model_dump(mode="json")), flattened(stage.settings.model_dump(mode="json"))
     for path in sorted(before.keys() | after.keys()):
         if before.get(path) != after.get(path):
             parts.append(f"{path}: {before.get(path)} -> {after.get(path)}")
@@ -67,46 +68,56 @@ def difference(old: StageSpec, stage: Stage) -> str:
         parts.append("code changed: " + ", ".join(changed))
     changed = sorted(f for f in old.raw.keys() | stage.raw.keys() if old.raw.get(f) != stage.raw.get(f))
     if changed:
-        parts.append("input changed: " + count(changed))
+        parts.append("input changed: " + summarise_names(changed))
     if old.image != stage.image:
         parts.append(f"image: {(old.image or 'none')[:12]} -> {(stage.image or 'none')[:12]}")
     added, gone = sorted(set(stage.needs) - set(old.needs)), sorted(set(old.needs) - set(stage.needs))
-    parts += [f"needs {count(added)} more"] if added else []
-    parts += [f"needs {count(gone)} no more"] if gone else []
-    return "; ".join(parts) or "what it needs has changed"
+    parts += [f"needs {summarise_names(added)} more"] if added else []
+    parts += [f"needs {summarise_names(gone)} no more"] if gone else []
+    return "; ".join(parts) or "a stage that it needs has changed"
 
 
-def count(ids: list[str]) -> str:
+def summarise_names(ids: list[str]) -> str:
+    """Return the only name, or the number of names and the first."""
     return ids[0] if len(ids) == 1 else f"{len(ids)} ({ids[0]}, ...)"
 
 
-def flat(data: Any, prefix: str = "") -> dict[str, Any]:
+def flattened(data: Any, prefix: str = "") -> dict[str, Any]:
+    """Return dotted path -> value of nested mappings."""
     if not isinstance(data, dict):
         return {prefix.rstrip("."): data}
-    return {name: value for key, inner in data.items() for name, value in flat(inner, f"{prefix}{key}.").items()}
+    return {name: value for key, inner in data.items() for name, value in flattened(inner, f"{prefix}{key}.").items()}
 
 
-def wall_seconds(planned: dict[str, Planned], site: SiteConfig) -> float:
-    """Estimate for what is left: kinds follow each other, and within a kind `parallel_stages` run side by side."""
+def remaining_seconds(planned: dict[str, PlannedStage], site: SiteConfig) -> float:
+    """Estimate the time until all is done: kinds run one after another, `parallel_stages` of a kind at a time."""
     left: dict[str, list[float]] = {}
     for each in planned.values():
         if each.state != "done":
             left.setdefault(each.stage.kind, []).append(each.stage.core_seconds)
-    ratio = pace(planned)
-    return sum(ratio.get(kind, 1.0) * max(sum(all) / site.parallel_stages, *all) for kind, all in left.items())
+    ratio = measured_over_estimated(planned)
+    return sum(
+        ratio.get(kind, 1.0) * max(sum(seconds) / site.parallel_stages, *seconds) for kind, seconds in left.items()
+    )
 
 
-def outputs(planned: dict[str, Planned], root: Path) -> list[Path]:
-    """Of all that is done. Not result.json, which every plan reads: nobody touches these."""
-    done = [each for each in planned.values() if each.result is not None]
-    return [root / each.stage.folder / name for each in done for name in each.result.outputs]
+def finished_outputs(planned: dict[str, PlannedStage], root: Path) -> list[Path]:
+    """List the outputs of done stages, without result.json, which every plan reads and so keeps from being deleted."""
+    return [
+        root / each.stage.folder / name
+        for each in planned.values()
+        if each.result is not None
+        for name in each.result.outputs
+    ]
 
 
-def pace(planned: dict[str, Planned]) -> dict[str, float]:
-    """Measured over estimated seconds, per kind, from what is done: this machine is as fast as it is."""
-    took, estimated = Counter(), Counter()
+def measured_over_estimated(planned: dict[str, PlannedStage]) -> dict[str, float]:
+    """Return measured over estimated seconds of each kind, from the stages that are done on this machine."""
+    measured: dict[str, float] = {}
+    estimated: dict[str, float] = {}
     for each in planned.values():
         if each.result is not None:
-            took[each.stage.kind] += each.result.seconds
-            estimated[each.stage.kind] += each.stage.core_seconds
-    return {kind: took[kind] / estimated[kind] for kind in took if estimated[kind]}
+            kind = each.stage.kind
+            measured[kind] = measured.get(kind, 0.0) + each.result.seconds
+            estimated[kind] = estimated.get(kind, 0.0) + each.stage.core_seconds
+    return {kind: measured[kind] / estimated[kind] for kind in measured if estimated[kind]}

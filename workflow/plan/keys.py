@@ -1,62 +1,57 @@
-"""Which source files a stage's result depends on: its module and, in turn, all that it imports of ours."""
+"""The part of a stage's key that is about code: every source file that the stage can reach, with its digest."""
 
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path
 
-from gnnscale.contract.files import sha256
-from gnnscale.contract.places import ROOT
+from gnnscale.contract.places import ROOT, source_file, source_name
+from gnnscale.contract.source_code import read_source, remember_sources
 
-IMPORT = re.compile(r"^\s*(?:from\s+(gnnscale[\w.]*)\s+import\s+(\([^)]*\)|.+)|import\s+(gnnscale[\w.]*))", re.M)
-# What lies here carries settings and results and makes none: what it says reaches a key through the settings' values.
-NOT_HASHED = ("gnnscale/__init__.py", "gnnscale/schema.py", "gnnscale/contract/", "gnnscale/machine/", "gnnscale/job/")
-SAMPLES, BLOCK = 16, 64 * 1024
-
-_digests: dict[Path, str] = {}
+# Rooms that carry settings and results and make none: what they say reaches a key through the settings' values.
+ROOMS_NOT_HASHED = ("contract", "machine", "job")
+SAMPLED_BLOCKS, BLOCK_BYTES = 16, 64 * 1024
 
 
-def code_of(stage: str, *scripts: str) -> dict[str, str]:
-    """File -> digest, for a stage's module and for further files (a dataset's script)."""
-    waiting = [*files_of(f"gnnscale.stages.{stage}"), *(ROOT / s for s in scripts)]
+def digest_code(kind: str, *also: str) -> dict[str, str]:
+    """Return name -> digest of the files that a kind of stage reaches by its imports, and from the files `also`."""
+    waiting = [*files_of_module(f"gnnscale.stages.{kind}"), *map(source_file, also)]
     found: dict[str, str] = {}
     while waiting:
         path = waiting.pop()
-        name = str(path.relative_to(ROOT))
-        if name in found or name.startswith(NOT_HASHED):
+        name = source_name(path)
+        if name in found or not (name in also or is_hashed(name)):
             continue
-        if path not in _digests:
-            _digests[path] = sha256(path)[:16]
-        found[name] = _digests[path]
-        waiting += imports(path)
+        source = read_source(path)
+        found[name] = source.digest
+        waiting += [file for module in source.imports for file in files_of_module(module)]
+    remember_sources()
     return dict(sorted(found.items()))
 
 
-def raw_digest(path: Path) -> str:
-    """Of a published file that may be a terabyte: its size and SAMPLES blocks, first and last among them."""
+def is_hashed(name: str) -> bool:
+    """Return whether a file lies in a room of gnnscale whose code makes results."""
+    package, room, *inside = name.split("/")
+    return package == "gnnscale" and bool(inside) and room not in ROOMS_NOT_HASHED
+
+
+def files_of_module(module: str) -> list[Path]:
+    """Return a module's file, the C++ beside it and the packages around it; nothing for what is not ours."""
+    parts = module.split(".")
+    if parts[0] != "gnnscale":
+        return []
+    base = ROOT.joinpath(*parts)
+    own = [path for path in (base.with_suffix(".py"), base.with_suffix(".cpp"), base / "__init__.py") if path.exists()]
+    around = [ROOT.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts))]
+    return [*own, *(path for path in around if path.exists())] if own else []
+
+
+def digest_raw(path: Path) -> str:
+    """Return a digest of a published file, which may be a terabyte: of its size and of blocks from its start to its end."""
     length = path.stat().st_size
     whole = hashlib.sha256(str(length).encode())
     with open(path, "rb") as file:
-        for number in range(SAMPLES):
-            file.seek(max(0, (length - BLOCK) * number // (SAMPLES - 1)))
-            whole.update(file.read(BLOCK))
+        for number in range(SAMPLED_BLOCKS):
+            file.seek(max(0, (length - BLOCK_BYTES) * number // (SAMPLED_BLOCKS - 1)))
+            whole.update(file.read(BLOCK_BYTES))
     return whole.hexdigest()[:16]
-
-
-def imports(path: Path) -> list[Path]:
-    found = []
-    for module, names, plain in IMPORT.findall(path.read_text()):
-        module = module or plain
-        found += files_of(module)
-        for name in re.findall(r"\w+", names.split("#")[0]):
-            found += files_of(f"{module}.{name}")
-    return found
-
-
-def files_of(module: str) -> list[Path]:
-    """The file of a module, what is compiled for it, and the packages around it; none if the name is not a module."""
-    base = ROOT.joinpath(*module.split("."))
-    own = [p for p in (base.with_suffix(".py"), base.with_suffix(".cpp"), base / "__init__.py") if p.exists()]
-    around = [p / "__init__.py" for p in base.parents if p != ROOT and ROOT in p.parents]
-    return [*own, *(p for p in around if p.exists())] if own else []

@@ -1,4 +1,4 @@
-"""How a training is run so that it fits into the memory of a rank: what the planner chooses, or why it refuses. Pure."""
+"""Chooses the memory levers with which a training fits into the memory of a rank, or says why none is enough. Pure."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from gnnscale.contract.settings import LeverSettings, TrainSettings
 from gnnscale.contract.stage_spec import Runtime
 from workflow.config.site import SiteConfig
 
-LIBRARIES = 0.7e9  # bytes of a rank before it holds any number of ours: Python, torch, DeepSpeed
-MARGIN = 1.6  # batches are drawn at random: the largest of a run over the mean, as seen with five mixed sources
+LIBRARY_BYTES = 0.7e9  # of a rank with Python, torch and DeepSpeed, before it holds any data
+LARGEST_OVER_MEAN_BATCH = 1.6  # batches are drawn at random: the largest of a run, as seen with five mixed sources
 
 
-class Levers(NamedTuple):
-    """The first choice that fits; a refusal in words if none does."""
+class MemoryFit(NamedTuple):
+    """The first choice of memory levers that fits, or the last one tried, with the reason why it does not fit."""
 
     runtime: Runtime
     memory: Memory
-    said: str
-    refusal: str
+    description: str  # of the levers; "" = none
+    refusal: str  # "" = it fits
 
 
-def choose(
+def choose_levers(
     settings: TrainSettings, sources: int, atoms: float, edges: float, site: SiteConfig, ranks: int | None = None
-) -> Levers:
-    """`atoms` and `edges` are those of a mean structure; `ranks` of the training, None = as the site has them."""
-    optim, room = settings.optim, site.rank_bytes - LIBRARIES
-    batch = MARGIN * optim.batch
+) -> MemoryFit:
+    """Choose the cheapest levers that fit; `atoms` and `edges` are those of a mean structure."""
+    optim, room = settings.optim, site.rank_bytes - LIBRARY_BYTES
+    batch = LARGEST_OVER_MEAN_BATCH * optim.batch
 
     def peak(runtime: Runtime) -> Memory:
         whole = batch / runtime.ranks
@@ -44,76 +44,85 @@ def choose(
             ema=bool(optim.ema),
         )
 
-    for runtime, said in candidates(settings, site, batch * edges, ranks or site.launch.ranks):
+    for runtime, description in list_candidates(settings, site, batch * edges, ranks or site.launch.ranks):
         memory = peak(runtime)
         if memory.peak <= room:
-            return Levers(runtime, memory, said, "")
+            return MemoryFit(runtime, memory, description, "")
+    return MemoryFit(runtime, memory, description, describe_refusal(memory, site))
+
+
+def describe_refusal(memory: Memory, site: SiteConfig) -> str:
     static = memory.parameters + memory.optimiser + memory.gradients
-    return Levers(
-        runtime,
-        memory,
-        said,
-        f"needs {gigabytes(memory.peak + LIBRARIES)} at its fullest with every lever "
-        f"({gigabytes(static)} of it weights, gradients and moments), a rank here has "
-        f"{gigabytes(site.rank_bytes)}; a smaller width, or a site with more memory",
+    return (
+        f"needs {format_gigabytes(memory.peak + LIBRARY_BYTES)} at its fullest with every lever "
+        f"({format_gigabytes(static)} of it weights, gradients and moments), but a rank here has "
+        f"{format_gigabytes(site.rank_bytes)}; choose a smaller width, or a site with more memory"
     )
 
 
-def compare(settings: LeverSettings, sources: int, atoms: float, edges: float, site: SiteConfig, ranks: int) -> Levers:
-    """The way without any lever, with which others are compared; and the chunk that a training would have."""
+def fit_lever_comparison(
+    settings: LeverSettings, sources: int, atoms: float, edges: float, site: SiteConfig, ranks: int
+) -> MemoryFit:
+    """Return the fit of a step without levers, with which others are compared, and the chunk of a training."""
     train = TrainSettings(model=settings.model)
     plain, share = Runtime(ranks=ranks, threads=site.launch.threads_per_rank), settings.batch / ranks
     memory = peak_bytes(settings.model, share * atoms, share * edges, plain.memory_levers, ranks=ranks, sources=sources)
-    runtime = plain.model_copy(update={"edge_chunk": chunk_edges(train, site.node.gpus is not None)})
-    needed = memory.peak + LIBRARIES
-    refusal = (
-        ""
-        if needed <= site.rank_bytes
-        else (
-            f"the plain step of `levers` needs {gigabytes(needed)}, a rank here has {gigabytes(site.rank_bytes)}; a smaller "
-            "levers.batch or width"
+    runtime = plain.model_copy(update={"edge_chunk": edges_per_chunk(train, site.node.gpus is not None)})
+    needed, refusal = memory.peak + LIBRARY_BYTES, ""
+    if needed > site.rank_bytes:
+        refusal = (
+            f"the plain step of `levers` needs {format_gigabytes(needed)}, but a rank here has "
+            f"{format_gigabytes(site.rank_bytes)}; choose a smaller levers.batch or width"
         )
-    )
-    return Levers(runtime, memory, "", refusal)
+    return MemoryFit(runtime, memory, "", refusal)
 
 
-def candidates(settings: TrainSettings, site: SiteConfig, edges: float, ranks: int) -> Iterator[tuple[Runtime, str]]:
-    """From no lever to all; each next one saves more and costs more time."""
+def list_candidates(
+    settings: TrainSettings, site: SiteConfig, edges: float, ranks: int
+) -> Iterator[tuple[Runtime, str]]:
+    """Yield choices and their descriptions, from no lever to all; each saves more memory and costs more time."""
     plain = Runtime(ranks=ranks, threads=site.launch.threads_per_rank)
     yield plain, ""
-    chunk = chunk_edges(settings, site.node.gpus is not None)
+    chunk = edges_per_chunk(settings, site.node.gpus is not None)
     chunked = plain.model_copy(update={"edge_chunk": chunk})
-    yield chunked, f"edges {chunk} at a time"
+    words = f"edges {chunk} at a time, " if chunk else ""
+    if chunk:
+        yield chunked, f"edges {chunk} at a time"
     for parts in (4, 16):
         budget = max(1, int(edges / plain.ranks / parts))
         micro = chunked.model_copy(update={"micro_batch_edges": budget})
-        yield micro, f"edges {chunk} at a time, micro-batches of {budget:,} edges"
+        yield micro, f"{words}micro-batches of {budget:,} edges"
     for stage in (1, 2, 3) if plain.ranks > 1 and settings.model.forces == "direct" else ():
         yield micro.model_copy(update={"zero_stage": stage}), f"the same, and ZeRO {stage} over {plain.ranks} ranks"
 
 
-def chunk_edges(settings: TrainSettings, gpu: bool) -> int:
-    """Edges of a message at a time: so many that they stay in a core's cache (tests/benchmarks/bench_step.py). Gradient
-    forces hold tangents too, so fewer; in bf16 more were faster. A GPU is kept busy by more; that is not measured."""
+def edges_per_chunk(settings: TrainSettings, gpu: bool) -> int | None:
+    """Return how many edges of a message to compute at a time; None where the network takes all at once.
+
+    The numbers of a chunk stay in a core's cache (measured by tests/benchmarks/bench_step.py). Gradient forces also hold
+    tangents, so they get fewer; bf16 was faster with more. A GPU needs more to be busy; that is not measured.
+    """
+    if not settings.model.can_chunk_edges:
+        return None
     if gpu:
         numbers = 2**24
     elif settings.model.forces == "gradient":
         numbers = 7 * 2**15
     else:
         numbers = 2**19 if settings.optim.precision == "bf16" else 2**18
-    return max(256, numbers // settings.model.width)
+    return max(256, numbers // settings.model.message_width)
 
 
-def smaller(runtime: Runtime, settings: TrainSettings, edges: float) -> Runtime:
-    """The same training in less memory, after it has run out of it; `edges` of a mean structure."""
+def with_less_memory(runtime: Runtime, settings: TrainSettings, edges: float) -> Runtime:
+    """Return levers that need less memory, after a training has run out of it; `edges` are those of a mean structure."""
     share = max(1, int(settings.optim.batch * edges / runtime.ranks))
     return runtime.model_copy(
         update={
-            "edge_chunk": runtime.edge_chunk or chunk_edges(settings, False),
+            "edge_chunk": runtime.edge_chunk or edges_per_chunk(settings, False),
             "micro_batch_edges": max(1, (runtime.micro_batch_edges or share) // 2),
         }
     )
 
 
-def gigabytes(bytes: float) -> str:
-    return f"{bytes / 1e9:,.1f} GB"
+def format_gigabytes(size: float) -> str:
+    return f"{size / 1e9:,.1f} GB"

@@ -1,4 +1,4 @@
-"""Trainings that differ in length alone take the same steps until the shorter one's rate falls: who may share them. Pure."""
+"""Finds trainings that can share their first steps with a shorter one, as they differ only in length. Pure."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ from collections import defaultdict
 from gnnscale.contract.settings import TrainSettings
 
 
-def shorter(runs: dict[str, tuple[TrainSettings, float]]) -> dict[str, tuple[str, ...]]:
-    """For each id, of (settings, cost), those that go the same way and end before it; the longest of them first."""
-    same = defaultdict(list)
+def shorter_runs(runs: dict[str, tuple[TrainSettings, float]]) -> dict[str, tuple[str, ...]]:
+    """Return, for each id of (settings, cost), the runs that take the same first steps and end earlier, longest first.
+
+    Up to the decay of its learning rate, a shorter run takes the same steps as a longer one.
+    """
+    alike = defaultdict(list)
     for id, (settings, cost) in runs.items():
         optim = settings.optim.model_copy(update={"epochs": 1.0})
         if optim.cooldown < 1:
-            same[settings.model_copy(update={"optim": optim}).model_dump_json()].append((cost, id))
-    found = dict.fromkeys(runs, ())
-    for group in same.values():
+            alike[settings.model_copy(update={"optim": optim}).model_dump_json()].append((cost, id))
+    found: dict[str, tuple[str, ...]] = dict.fromkeys(runs, ())
+    for group in alike.values():
         for cost, id in group:
             found[id] = tuple(other for less, other in sorted(group, reverse=True) if less < cost)
     return found
 
 
-def saved(cost: float, settings: TrainSettings, costs: list[float]) -> float:
-    """What of a training's cost has been paid by the longest of the shorter ones."""
+def shared_cost(cost: float, settings: TrainSettings, costs: list[float]) -> float:
+    """Return the part of a training's cost that the longest of the shorter trainings has paid."""
     return min(cost, (1 - settings.optim.cooldown) * max(costs, default=0.0))

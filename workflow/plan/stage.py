@@ -1,4 +1,4 @@
-"""TODO: say what a reader finds here."""
+"""The record of one stage of a plan, and of its state: done, or why it runs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple
 from gnnscale.contract.results import StageResult
 from gnnscale.contract.settings import Settings
 from gnnscale.contract.stage_spec import Runtime, StageSpec
-from workflow.plan.memory_fit import Levers
+from workflow.plan.memory_fit import MemoryFit
 
-FOLDERS = {  # in the order of the work
+FOLDER_OF_KIND = {  # in the order of the work
     "convert_part": "data",
     "convert": "data",
     "audit": "audit",
@@ -20,13 +20,11 @@ FOLDERS = {  # in the order of the work
     "scaling": "scaling",
     "report": "report",
 }
-
-
 State = Literal["done", "run", "resume", "check", "refused"]
 
 
 class Stage(NamedTuple):
-    """One command to run, once all that it needs is done."""
+    """One command, to be run once everything that it needs is done."""
 
     id: str
     kind: str
@@ -36,17 +34,18 @@ class Stage(NamedTuple):
     code: dict[str, str]
     raw: dict[str, str]
     key: str
-    folder: str  # relative to the run root
-    core_seconds: float  # estimate; of a training on a cluster: of its job
-    levers: Levers | None = None  # of a stage with ranks: on how many, and how it fits into their memory
-    shorter: tuple[str, ...] = ()  # trainings whose first steps are this one's; it waits for them, but needs none
+    folder: str  # relative to the run directory
+    core_seconds: float  # estimated; for a training on a cluster, the seconds of its job
+    levers: MemoryFit | None = None  # of a stage with ranks: how many, and how it fits into their memory
+    shorter: tuple[str, ...] = ()  # trainings with the same first steps: this one waits for them, but needs none
     image: str | None = None  # id of the container image
 
     def spec(self, stages: dict[str, Stage]) -> StageSpec:
-        there = {need: os.path.relpath(stages[need].folder, self.folder) for need in self.needs}
+        """Return what the stage reads from its spec.json, with paths relative to its folder."""
+        needs = {need: os.path.relpath(stages[need].folder, self.folder) for need in self.needs}
         runtime = self.levers.runtime if self.levers else Runtime()
-        before = tuple(os.path.relpath(stages[id].folder, self.folder) for id in self.shorter)
-        runtime = runtime.model_copy(update={"shorter": before})
+        shorter = tuple(os.path.relpath(stages[id].folder, self.folder) for id in self.shorter)
+        runtime = runtime.model_copy(update={"shorter": shorter})
         return StageSpec(
             id=self.id,
             key=self.key,
@@ -54,12 +53,14 @@ class Stage(NamedTuple):
             code=self.code,
             raw=self.raw,
             image=self.image,
-            needs=there,
+            needs=needs,
             runtime=runtime,
         )
 
 
-class Planned(NamedTuple):
+class PlannedStage(NamedTuple):
+    """A stage, whether it is done, and if not, why it runs or cannot."""
+
     stage: Stage
     state: State
     reason: str

@@ -1,43 +1,83 @@
-"""TODO: say what a reader finds here."""
+"""Attempts of a stage on disk: how one is prepared, the records that it leaves, and the type for how it ended."""
 
 from __future__ import annotations
 
 import errno
-import os
-import signal
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from gnnscale.contract import files
+from gnnscale.contract.errors import BadFile, describe_os_error, reason_of
 from gnnscale.contract.results import StageError
 from gnnscale.contract.stage_spec import StageSpec
-from workflow.plan.stage import Stage
+from gnnscale.schema import Spec
 
 TAIL_LINES = 12
+TAIL_BYTES = 8192
+
+OutcomeKind = Literal[
+    "done",
+    "interrupted",
+    "not-begun",
+    "stopped",
+    "walltime",
+    "preempted",
+    "cancelled",
+    "withdrawn",
+    "killed",
+    "node",
+    "lost",
+    "stalled",
+    "out-of-memory",
+    "disk-full",
+    "busy",
+    "configuration",
+    "data",
+    "permission",
+    "application",
+]
 
 
-class Failure(NamedTuple):
-    """Why a stage failed, for one line and a little more on the screen."""
+class AttemptOutcome(NamedTuple):
+    """End of an attempt, by a local process or by a batch job: decides on the next one, and is printed if there is none."""
 
-    id: str
-    kind: str
+    kind: OutcomeKind
     message: str
-    hint: str
-    tail: tuple[str, ...]
+    hint: str = ""
+    tail: tuple[str, ...] = ()  # last printed lines, where the message alone does not say why
+    bad_hosts: tuple[str, ...] = ()  # nodes that the next attempt avoids
+    begun: bool = True  # False: the stage never got to run
 
 
-class StageFailed(Exception):
-    def __init__(self, failure: Failure):
-        super().__init__(f"{failure.id}: {failure.message}")
-        self.failure = failure
+INTERRUPTED = AttemptOutcome("interrupted", "the driver is stopping")
+DISK_FULL = AttemptOutcome("disk-full", "no space left on device", "free some space, then type the same command again")
 
 
-class Interrupted(Exception):
-    """The driver is stopping; the stage was not finished and not failed."""
+class StageUnfinished(Exception):
+    """End of a stage without a result; carries the outcome of its last attempt."""
+
+    def __init__(self, outcome: AttemptOutcome):
+        super().__init__(outcome.message)
+        self.outcome = outcome
 
 
-def prepare(folder: Path, spec: StageSpec, command: str) -> Path:
-    """The directory of the next attempt, and a stage's directory in which nothing speaks of an earlier one."""
+class ExitRecord(Spec):
+    """exit.json of an attempt, as the script of its batch job leaves it."""
+
+    code: int
+    rank: int | None
+    host: str
+    launcher: int
+    job: str
+    hosts: tuple[str, ...]
+    begin: int
+    end: int
+    begun: bool = True
+    sick: dict[str, str] = {}  # node -> why it is not fit
+
+
+def prepare_attempt(folder: Path, spec: StageSpec, command: str) -> Path:
+    """Make the directory of the next attempt, and clear the stage's directory of what an earlier one said."""
     number = 1 + max((int(p.name) for p in (folder / "attempts").glob("[0-9]*")), default=0)
     attempt = folder / "attempts" / str(number)
     attempt.mkdir(parents=True)
@@ -48,38 +88,37 @@ def prepare(folder: Path, spec: StageSpec, command: str) -> Path:
     return attempt
 
 
-def failure(stage: Stage, folder: Path, attempt: Path, code: int, verdict: str) -> Failure:
-    """From error.json where the stage could still write it, else from how it died and its last words."""
-    tail = last_lines(attempt / "stderr") or last_lines(attempt / "stdout")
+def read_stage_error(folder: Path) -> StageError | None:
+    """Read error.json, if the stage could still write it."""
     try:
-        error = files.read_model(folder / "error.json", StageError)
-        return Failure(stage.id, error.kind, error.message, error.hint, tail if error.kind == "application" else ())
-    except files.BadFile:
-        pass
-    if files.disk_is_full(folder):
-        return disk_failure(stage, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)))
-    if code < 0:
-        name = signal.Signals(-code).name
-        why = "; if nobody did that, the machine ran out of memory" if name == "SIGKILL" else ""
-        return Failure(stage.id, "killed", f"killed by {name}{why}", "type the same command again to go on", tail)
-    if code == 0:
-        return Failure(stage.id, "application", f"ended without a valid result: {verdict}", "", tail)
-    return Failure(stage.id, "application", f"exit code {code}", "", tail)
+        return files.read_model(folder / "error.json", StageError)
+    except BadFile:
+        return None
 
 
-def disk_failure(stage: Stage, error: OSError) -> Failure:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    message = error.strerror.lower() if full else f"{error.filename}: {error.strerror.lower()}"
-    hint = "free some space, then type the same command again" if full else "make it writable"
-    return Failure(stage.id, "disk-full" if full else "permission", message, hint, ())
+def disk_error_outcome(error: OSError) -> AttemptOutcome:
+    """Tell a full disk from a directory that cannot be written to."""
+    if is_disk_full(error):
+        return DISK_FULL._replace(message=reason_of(error))
+    return AttemptOutcome("permission", describe_os_error(error), "make it writable")
 
 
-def last_lines(path: Path) -> tuple[str, ...]:
+def is_disk_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def read_tail(path: Path, max_lines: int = TAIL_LINES, max_bytes: int = TAIL_BYTES) -> tuple[str, ...]:
+    """Read the last lines that were printed, without blank ones and without the line that repeats error.json."""
     try:
         with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - 8192))
+            file.seek(max(0, path.stat().st_size - max_bytes))
             text = file.read().decode(errors="replace")
     except OSError:
         return ()
     lines = [line.rstrip() for line in text.splitlines() if line.strip() and not line.startswith("error (")]
-    return tuple(lines[-TAIL_LINES:])  # without the line that says the message again
+    return tuple(lines[-max_lines:])
+
+
+def read_last_output(attempt: Path) -> tuple[str, ...]:
+    """Read the last lines of the first of an attempt's output files that is not empty."""
+    return next(filter(None, (read_tail(attempt / name) for name in ("stderr", "stdout", "job.out"))), ())

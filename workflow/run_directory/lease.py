@@ -1,4 +1,4 @@
-"""One driver at a time in a run directory."""
+"""The lease that lets one driver at a time work in a run directory."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import os
 import platform
 import time
 from pathlib import Path
+from typing import Any
 
 from gnnscale.contract import files
-from gnnscale.contract.errors import Problem
+from gnnscale.contract.errors import UserError
 
 STALE_SECONDS = 60.0  # a driver on another host touches its lease every few seconds; after this it may be dead
 RENEW_SECONDS = 5.0
 
 
 class Lease:
-    """Held from `take` to `release`, or to the death of the process."""
+    """Lease of a run directory, held from `take` to `release`, or to the death of the process."""
 
     def __init__(self, root: Path):
         self.path = root / "driver.lease"
@@ -37,32 +38,32 @@ class Lease:
         os.fsync(self.file.fileno())  # for other hosts
 
     def claim(self) -> None:
-        """A lock that is held is the holder's, however silent: it may be suspended. One that is free says nothing of a
-        driver on another host where locks do not reach over the file system; the file's time does."""
-        try:
-            free = files.taken(self.file)
-        except files.Unlockable as error:
-            raise Problem(f"{self.path.parent}: {error}, which keeps two drivers apart", files.UNLOCKABLE) from None
-        holder, silent = read(self.path), silence(self.path)
-        if free and not (elsewhere(holder) and silent <= STALE_SECONDS):
+        """Raise if another driver holds the lease.
+
+        A lock that is held is the holder's, however silent: it may be suspended. A free lock says nothing about a driver on
+        another host where locks do not reach over the file system; the file's time does.
+        """
+        free = files.try_lock(self.file)
+        holder, silent = read_holder(self.path), seconds_silent(self.path)
+        if free and not (is_elsewhere(holder) and silent <= STALE_SECONDS):
             return
         held = holder or {"host": "?", "pid": "?", "since": time.time()}
         since = time.strftime("%H:%M:%S", time.localtime(held["since"]))
-        lost = elsewhere(holder) and silent > STALE_SECONDS
-        raise Problem(
+        lost = is_elsewhere(holder) and silent > STALE_SECONDS
+        raise UserError(
             f"{self.path.parent}: another driver is at work here, on host {held['host']}, pid {held['pid']}, since {since}",
             "wait for it, or stop it with Ctrl-C there; `status` shows how far it is",
             *([f"it has been silent for {silent:.0f} s: if that host is gone, remove {self.path}"] if lost else []),
         )
 
     def renew(self) -> None:
-        """At most every few seconds. A Problem if another driver has taken this one, silent for long, for dead."""
+        """Touch the lease, at most every few seconds; raise if another driver took it since this one was silent for long."""
         if time.monotonic() - self.renewed < RENEW_SECONDS:
             return
         self.renewed = time.monotonic()
-        holder = read(self.path)
+        holder = read_holder(self.path)
         if holder not in (None, self.mine):
-            raise Problem(
+            raise UserError(
                 f"{self.path.parent}: another driver has taken over, on host {holder['host']}, pid {holder['pid']}: this one "
                 f"was silent for more than {STALE_SECONDS:.0f} s"
             )
@@ -71,33 +72,33 @@ class Lease:
 
     def release(self) -> None:
         with contextlib.suppress(OSError):
-            if read(self.path) == self.mine:
+            if read_holder(self.path) == self.mine:
                 self.file.truncate(0)  # and not unlinked: another driver may have it open and be waiting
             self.file.close()
 
 
-def read(path: Path) -> dict | None:
-    """Who holds or held the lease."""
+def read_holder(path: Path) -> dict[str, Any] | None:
+    """Read who holds or held the lease."""
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
         return None
 
 
-def elsewhere(holder: dict | None) -> bool:
+def is_elsewhere(holder: dict[str, Any] | None) -> bool:
     return holder is not None and holder["host"] != platform.node()
 
 
-def silence(path: Path) -> float:
-    """Seconds since the holder was last heard of."""
+def seconds_silent(path: Path) -> float:
+    """Return the seconds since the holder last touched the lease."""
     return time.time() - path.stat().st_mtime
 
 
-def alive(root: Path) -> dict | None:
-    """The driver at work in this run directory, if there is one; as `take` judges it."""
+def live_driver(root: Path) -> dict[str, Any] | None:
+    """Return the driver at work in this run directory, if there is one, by the same rule as `take`."""
     path = root / "driver.lease"
-    holder = read(path)
+    holder = read_holder(path)
     if holder is None:
         return None
-    at_work = files.held(path) or (elsewhere(holder) and silence(path) <= STALE_SECONDS)
+    at_work = files.is_locked(path) or (is_elsewhere(holder) and seconds_silent(path) <= STALE_SECONDS)
     return holder if at_work else None

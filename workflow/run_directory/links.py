@@ -1,4 +1,4 @@
-"""TODO: say what a reader finds here."""
+"""Links from the top of a run directory to its current results, and the removal of results that are not current."""
 
 from __future__ import annotations
 
@@ -6,47 +6,47 @@ import os
 import shutil
 from pathlib import Path
 
-from gnnscale.contract.errors import Problem
-from workflow.plan.stage import FOLDERS, Stage
+from gnnscale.contract.errors import UserError
+from workflow.plan.stage import FOLDER_OF_KIND, Stage
 
-LINKED = {
+LINKED_OUTPUTS = {
     "report/all": ("report.html", "figures"),
     "scaling/all": ("fit.json", "points.csv"),
     "audit/all": ("audit.html", "quarantine.json"),
 }
 
 
-def links(root: Path, stages: dict[str, Stage]) -> None:
-    """report.html and the like at the top of the run directory, as links to the results that are current."""
-    for id, names in LINKED.items():
+def link_results(root: Path, stages: dict[str, Stage]) -> None:
+    """Link report.html and other results at the top of the run directory, as far as they are there and current."""
+    for id, names in LINKED_OUTPUTS.items():
         for name in names:
             target = Path(stages[id].folder) / name
             if (root / target).exists() and (root / stages[id].folder / "result.json").exists():
-                beside = root / f".{name}.tmp"
-                beside.unlink(missing_ok=True)
-                beside.symlink_to(target)
-                os.replace(beside, root / name)
+                temporary = root / f".{name}.tmp"
+                temporary.unlink(missing_ok=True)
+                temporary.symlink_to(target)
+                os.replace(temporary, root / name)
 
 
-def clean(root: Path, stages: dict[str, Stage], everything: bool, do: bool) -> None:
-    """Only what is plainly ours: directories named as stages are, in a directory that holds a plan."""
+def remove_results(root: Path, stages: dict[str, Stage], everything: bool, confirmed: bool) -> None:
+    """Print and, if confirmed, remove what is certainly ours: directories named as stages, in a directory with a plan."""
     if not (root / "plan.json").exists():
-        raise Problem(f"{root}: no study has been run here, so nothing is removed")
+        raise UserError(f"{root}: no study has been run here, so nothing is removed")
     if everything:
-        gone = [root]
+        unwanted = [root]
     else:
         current = {stage.folder for stage in stages.values()}
-        found = [path for folder in set(FOLDERS.values()) for path in (root / folder).glob("*-????????")]
-        gone = sorted(path for path in found if str(path.relative_to(root)) not in current)
-    for path in gone:
-        print(f"{'removing' if do else 'would remove'} {path}  ({megabytes(path):.1f} MB)")
-        if do:
+        found = [path for folder in set(FOLDER_OF_KIND.values()) for path in (root / folder).glob("*-????????")]
+        unwanted = sorted(path for path in found if str(path.relative_to(root)) not in current)
+    for path in unwanted:
+        print(f"{'removing' if confirmed else 'would remove'} {path}  ({directory_megabytes(path):.1f} MB)")
+        if confirmed:
             shutil.rmtree(path)
-    if not gone:
-        print("nothing to remove: every result is of the study as it is now")
-    elif not do:
+    if not unwanted:
+        print("nothing to remove: every result belongs to the study as it is now")
+    elif not confirmed:
         print("nothing was removed; add --yes to do it")
 
 
-def megabytes(path: Path) -> float:
+def directory_megabytes(path: Path) -> float:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file() and not file.is_symlink()) / 1e6

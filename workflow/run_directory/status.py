@@ -1,21 +1,22 @@
-"""How far a study is, read from its directory alone: works while a driver runs, after it died, or on a copy."""
+"""The state of every stage, read from the run directory alone: while a driver runs, after it died, or in a copy."""
 
 from __future__ import annotations
 
 import json
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from gnnscale.contract import files
-from gnnscale.contract.errors import Problem
-from gnnscale.contract.results import StageError
+from gnnscale.contract import errors, files
+from gnnscale.contract.command_name import command_name
+from gnnscale.contract.errors import UserError
 from gnnscale.contract.stage_spec import FORMAT
 from gnnscale.schema import Spec
-from workflow.plan.stage import FOLDERS, Stage
+from workflow.plan.stage import FOLDER_OF_KIND, Stage
 from workflow.run_directory import journal
+from workflow.run_directory.attempt import read_stage_error
 
 
 class PlannedStage(Spec):
@@ -28,7 +29,7 @@ class PlannedStage(Spec):
 
 
 class PlanFile(Spec):
-    """plan.json: the stages of the last `run`, for `status` and `logs`."""
+    """plan.json, the stages of the last `run`, for `status` and `logs`."""
 
     format: int = FORMAT
     study: str
@@ -36,8 +37,8 @@ class PlanFile(Spec):
     stages: tuple[PlannedStage, ...]
 
 
-class Row(NamedTuple):
-    """One stage, as it is now."""
+class StageStatus(NamedTuple):
+    """State and progress of one stage."""
 
     id: str
     kind: str
@@ -66,102 +67,101 @@ def read_plan(root: Path) -> PlanFile:
     check_format(root)
     try:
         return files.read_model(root / "plan.json", PlanFile)
-    except files.BadFile as error:
+    except errors.BadFile as error:
         if (root / "plan.json").exists():
-            raise Problem(str(error), "`run` writes it anew") from None
+            raise UserError(str(error), "`run` writes it anew") from None
         known = sorted(p.parent.name for p in root.parent.glob("*/plan.json"))
-        there = f"there is: {', '.join(known)} (--study)" if known else "start one with: python workflow/run.py"
-        raise Problem(f"{root}: no study has been run here; {there}") from None
+        there = f"there is: {', '.join(known)} (--study)" if known else f"start one with: {command_name()}"
+        raise UserError(f"{root}: no study has been run here; {there}") from None
 
 
 def check_format(root: Path) -> None:
-    """A run directory of another version is not touched."""
+    """Raise for a run directory of another version, which is not touched."""
     try:
         found = json.loads((root / "plan.json").read_text()).get("format")
     except (OSError, ValueError, AttributeError):
         return
     if found != FORMAT:
-        raise Problem(
+        raise UserError(
             f"{root}: made by another version of gnnscale (format {found}; this one writes {FORMAT})",
             "use that version, or choose another directory with --root",
         )
 
 
-def rows(root: Path, plan: PlanFile) -> list[Row]:
-    events = journal.read(root / "events.jsonl")
-    jobs = {id: job for job in journal.unfinished(root) for id in job.stages if id not in job.ended}
-    failed = failures(events)
-    return [row(root, stage, jobs.get(stage.id), failed.get(stage.id, "")) for stage in plan.stages]
+def read_statuses(root: Path, plan: PlanFile) -> list[StageStatus]:
+    messages = failure_messages(journal.read_events(root / "events.jsonl"))
+    jobs = {id: job for job in journal.unfinished_jobs(root) for id in job.stages if id not in job.ended}
+    return [read_status(root, stage, jobs.get(stage.id), messages.get(stage.id)) for stage in plan.stages]
 
 
-def failures(events: list[dict]) -> dict[str, str]:
-    """What failed for the last driver, by its own words."""
-    told: dict[str, str] = {}
+def failure_messages(events: list[dict[str, Any]]) -> dict[str, str]:
+    """Return the message of each stage that failed under the last driver."""
+    messages: dict[str, str] = {}
     for event in events:
         if event["event"] == "driver":
-            told = {}
+            messages = {}
         elif event["event"] == "failed":
-            told[event["stage"]] = event["message"]
-    return told
+            messages[event["stage"]] = event["message"]
+    return messages
 
 
-def row(root: Path, stage: PlannedStage, job: journal.Known | None, failure: str) -> Row:
+def read_status(root: Path, stage: PlannedStage, job: journal.RecordedJob | None, failure: str | None) -> StageStatus:
+    """Read the state of one stage. `failure`: its message in the journal, for a stage that could not write error.json."""
     folder = root / stage.folder
-    verdict = files.verify(folder, stage.key)
-    if verdict.done:
-        loss = verdict.result.values.get("loss")
-        return Row(stage.id, stage.kind, "done", stage.folder, loss=loss, seconds=verdict.result.seconds)
-    if job is not None and job.stages[stage.id][0] == stage.folder and not withdrawn(root, job, stage.id):
-        state, reason, nodes = job.seen
-        begun = state == "RUNNING" and (folder / "attempts" / str(job.stages[stage.id][1]) / "stdout").exists()
-        found = running(stage, folder) if begun else Row(stage.id, stage.kind, "queued", stage.folder)
-        reason = "" if reason == "None" else reason
-        return found._replace(job=job.id or "?", nodes=nodes, attempt=job.stages[stage.id][1], reason=reason)
-    if files.held(folder / "lock"):
-        return running(stage, folder)
-    try:
-        error = files.read_model(folder / "error.json", StageError)
-        return Row(stage.id, stage.kind, "failed", stage.folder, message=error.message)
-    except files.BadFile:
-        return Row(stage.id, stage.kind, "failed" if failure else "waiting", stage.folder, message=failure)
+    status = StageStatus(stage.id, stage.kind, "waiting", stage.folder)
+    if result := files.verify(folder, stage.key).result:
+        loss = result.values.get("loss")
+        loss = float(loss) if isinstance(loss, int | float) else None
+        return status._replace(state="done", loss=loss, seconds=result.seconds)
+    if job is not None and job.stages[stage.id][0] == stage.folder and not is_withdrawn(root, job, stage.id):
+        return read_job_status(stage, folder, job)
+    if files.is_locked(folder / "lock"):
+        return read_running(stage, folder)
+    if error := read_stage_error(folder):
+        return status._replace(state="failed", message=error.message)
+    return status if failure is None else status._replace(state="failed", message=failure)
 
 
-def withdrawn(root: Path, job: journal.Known, id: str) -> bool:
+def read_job_status(stage: PlannedStage, folder: Path, job: journal.RecordedJob) -> StageStatus:
+    """Return what the scheduler last said of the job, and the progress of the stage if it has begun."""
+    state, reason, nodes = job.last_status
+    attempt = job.stages[stage.id][1]
+    has_begun = state == "RUNNING" and (folder / "attempts" / str(attempt) / "stdout").exists()
+    status = read_running(stage, folder) if has_begun else StageStatus(stage.id, stage.kind, "queued", stage.folder)
+    reason = "" if reason == "None" else reason
+    return status._replace(job=job.id or "?", nodes=nodes, attempt=attempt, reason=reason)
+
+
+def is_withdrawn(root: Path, job: journal.RecordedJob, id: str) -> bool:
     folder, attempt = job.stages[id]
-    return (root / folder / "attempts" / str(attempt) / journal.WITHDRAWN).exists()
+    return (root / folder / "attempts" / str(attempt) / journal.WITHDRAWN_MARKER).exists()
 
 
-def all_withdrawn(root: Path, job: journal.Known) -> bool:
-    """Whether its user has cancelled the job."""
-    return all(withdrawn(root, job, id) for id in job.stages.keys() - job.ended)
+def is_fully_withdrawn(root: Path, job: journal.RecordedJob) -> bool:
+    """Tell whether the user has cancelled the job, with all of its stages."""
+    return all(is_withdrawn(root, job, id) for id in job.stages.keys() - job.ended)
 
 
-def running(stage: PlannedStage, folder: Path) -> Row:
-    """With what the stage says of its progress, if it has said anything yet."""
+def read_running(stage: PlannedStage, folder: Path) -> StageStatus:
+    """Read the progress of a running stage, if it has written any yet."""
+    status = StageStatus(stage.id, stage.kind, "running", stage.folder)
     try:
-        said = json.loads((folder / "progress.json").read_text())
+        progress = json.loads((folder / "progress.json").read_text())
     except (OSError, ValueError):
-        return Row(stage.id, stage.kind, "running", stage.folder)
-    advanced = said["done"] - said["began_at"]
+        return status
+    done, total = progress["done"], progress["total"]
+    advanced = done - progress["began_at"]
     eta = None
     if advanced > 0:
-        eta = (said["total"] - said["done"]) * (said["time"] - said["began"]) / advanced - (time.time() - said["time"])
-    return Row(
-        stage.id,
-        stage.kind,
-        "running",
-        stage.folder,
-        said["done"],
-        said["total"],
-        said.get("loss"),
-        max(0.0, eta) if eta is not None else None,
-    )
+        seconds_each = (progress["time"] - progress["began"]) / advanced
+        eta = max(0.0, (total - done) * seconds_each - (time.time() - progress["time"]))
+    return status._replace(done=done, total=total, loss=progress.get("loss"), eta=eta)
 
 
-def counts(found: list[Row]) -> dict[str, tuple[int, int]]:
-    """Per kind: (done, all), in the order of the work."""
+def count_done(statuses: list[StageStatus]) -> dict[str, tuple[int, int]]:
+    """Count (done, all) stages of each kind, in the order of the work."""
     return {
-        kind: (sum(r.state == "done" for r in mine), len(mine))
-        for kind in FOLDERS
-        if (mine := [r for r in found if r.kind == kind])
+        kind: (sum(status.state == "done" for status in mine), len(mine))
+        for kind in FOLDER_OF_KIND
+        if (mine := [status for status in statuses if status.kind == kind])
     }

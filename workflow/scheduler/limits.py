@@ -1,6 +1,7 @@
-"""What the scheduler says that it allows: its queues, QOS and accounts, held against what a site's file says of them.
+"""The limits of the scheduler's queues, QOS and accounts, compared with what a site's file says about them.
 
-Parsing and comparing are pure; `slurm` and `pbs` ask. What a scheduler does not tell is None, and nothing is concluded from it.
+Parsing and comparing are pure; `query_slurm` and `query_pbs` run commands. A limit that the scheduler does not report is
+None, and nothing is concluded from it.
 """
 
 from __future__ import annotations
@@ -9,219 +10,231 @@ import json
 import re
 from typing import NamedTuple
 
+from workflow.config.field_problems import suggest
 from workflow.config.site import Queue
-from workflow.config.walltime import seconds, walltime
-from workflow.config.yaml_file import nearest
+from workflow.config.walltime import format_walltime, to_seconds
 from workflow.scheduler import query
 
 
-class Limit(NamedTuple):
-    """Of one queue for one job of one user."""
+class QueueLimit(NamedTuple):
+    """Limits of one queue, for one job of one user."""
 
-    fewest: int | None = None
+    fewest: int | None = None  # nodes
     most: int | None = None  # nodes
     seconds: int | None = None
-    running: int | None = None  # jobs of a user at a time
-    queued: int | None = None
+    running: int | None = None  # running jobs of a user
+    queued: int | None = None  # waiting jobs of a user
     closed: str = ""  # why it takes no jobs
-    accounts: tuple[str, ...] | None = None  # that may use it; None: all
+    accounts: tuple[str, ...] | None = None  # accounts that may use it; None: all
 
 
-class Known(NamedTuple):
-    """All that one scheduler told."""
+class SchedulerLimits(NamedTuple):
+    """Limits that one scheduler reports."""
 
-    queues: dict[str, Limit]  # partitions of Slurm, queues of PBS
-    default: str  # queue of jobs that name none; "" = not told
-    qos: dict[str, Limit] | None = None  # None: it keeps no accounts, or does not tell
-    accounts: dict[str, tuple[str, ...]] | None = None  # of this user -> the QOS that each may use
-    own: str = ""  # the account of jobs that name none
-    routes: dict[str, tuple[str, ...]] = {}  # of PBS: a queue -> those that its jobs go on to
+    queues: dict[str, QueueLimit]  # partitions of Slurm, queues of PBS
+    default: str  # queue of jobs that name none; "" = not reported
+    qos: dict[str, QueueLimit] | None = None  # None: it keeps no accounts, or does not report them
+    accounts: dict[str, tuple[str, ...]] | None = None  # accounts of this user -> the QOS that each may use
+    default_account: str = ""  # of jobs that name none
+    routes: dict[str, tuple[str, ...]] = {}  # of PBS: a queue -> the queues to which its jobs are routed
 
 
-class Complaint(NamedTuple):
+class Mismatch(NamedTuple):
+    """Field of a site's file that allows more than the scheduler does, and how to correct it."""
+
     field: str  # of the queue, in the site's file; "" = the queue itself
     found: str
     fix: str
 
 
 # ------------------------------------------------------------------------------------------------------------- Slurm
-def slurm(timeout: float) -> Known:
-    """Raises scheduler.Unreachable if even its partitions cannot be had."""
-    partitions = query.answer(["scontrol", "show", "partition", "--oneliner"], timeout)
-    me = query.user()
-    asked = (
+def query_slurm(timeout: float) -> SchedulerLimits:
+    """Query Slurm; raise SchedulerUnreachable if it does not even list its partitions."""
+    partitions = query.command_output(["scontrol", "show", "partition", "--oneliner"], timeout)
+    me = query.user_name()
+    commands = (
         ["sacctmgr", "-nP", "show", "qos", "format=Name,MaxWall,MaxTRES,MinTRES,MaxJobsPU,MaxSubmitPU"],
         ["sacctmgr", "-nP", "show", "assoc", f"user={me}", "format=Account,QOS,Partition"],
         ["sacctmgr", "-nP", "show", "user", me, "format=DefaultAccount"],
     )
     try:
-        qos, accounts, own = (query.answer(command, timeout) for command in asked)
-    except query.Unreachable:  # no data base of accounts, or it is away
-        return of_slurm(partitions, None, None, "")
-    return of_slurm(partitions, qos, accounts, own)
+        qos, accounts, own = (query.command_output(command, timeout) for command in commands)
+    except query.SchedulerUnreachable:  # there is no data base of accounts, or it is down
+        return parse_slurm(partitions, None, None, "")
+    return parse_slurm(partitions, qos, accounts, own)
 
 
-def of_slurm(partitions: str, qos: str | None, accounts: str | None, own: str) -> Known:
+def parse_slurm(partitions: str, qos: str | None, accounts: str | None, own: str) -> SchedulerLimits:
+    """Parse what scontrol and sacctmgr print."""
     rules = parse_qos(qos) if qos else None
     queues, default = {}, ""
     for line in partitions.splitlines():
-        said = dict(word.split("=", 1) for word in line.split() if "=" in word)
-        name = said.get("PartitionName")
+        fields = dict(word.split("=", 1) for word in line.split() if "=" in word)
+        name = fields.get("PartitionName")
         if not name:
             continue
-        limit = partition(said)
-        if rules and (rule := rules.get(said.get("QoS", "N/A"))):
-            limit = tighter(limit, rule)
+        limit = parse_partition(fields)
+        if rules and (rule := rules.get(fields.get("QoS", "N/A"))):
+            limit = stricter_limit(limit, rule)
         queues[name] = limit
-        default = name if said.get("Default") == "YES" else default
+        default = name if fields.get("Default") == "YES" else default
     mine: dict[str, tuple[str, ...]] | None = None
     if accounts is not None:
         mine = {}
         for line in accounts.splitlines():
             account, allowed, *_ = [*line.split("|"), "", ""]
             mine[account] = tuple(dict.fromkeys((*mine.get(account, ()), *filter(None, allowed.split(",")))))
-    return Known(queues, default, rules, mine, next(iter(own.split()), ""))
+    return SchedulerLimits(queues, default, rules, mine, next(iter(own.split()), ""))
 
 
-def partition(said: dict[str, str]) -> Limit:
-    state, allowed = said.get("State", "UP"), said.get("AllowAccounts", "ALL")
-    whole = whole_number(said.get("TotalNodes", ""))
-    most = whole_number(said.get("MaxNodes", ""))
-    return Limit(
-        fewest=whole_number(said.get("MinNodes", "")) or None,
+def parse_partition(fields: dict[str, str]) -> QueueLimit:
+    state, allowed = fields.get("State", "UP"), fields.get("AllowAccounts", "ALL")
+    whole = parse_whole_number(fields.get("TotalNodes", ""))
+    most = parse_whole_number(fields.get("MaxNodes", ""))
+    return QueueLimit(
+        fewest=parse_whole_number(fields.get("MinNodes", "")) or None,
         most=min((n for n in (whole, most) if n), default=None),
-        seconds=query.slurm_seconds(said.get("MaxTime", "UNLIMITED")),
+        seconds=query.parse_slurm_duration(fields.get("MaxTime", "UNLIMITED")),
         closed="" if state == "UP" else f"is {state.lower()}",
         accounts=None if allowed == "ALL" else tuple(allowed.split(",")),
     )
 
 
-def parse_qos(text: str) -> dict[str, Limit]:
-    found = {}
+def parse_qos(text: str) -> dict[str, QueueLimit]:
+    limits = {}
     for line in text.splitlines():
         name, wall, most, fewest, running, queued, *_ = [*line.split("|"), *[""] * 6]
-        found[name] = Limit(
-            tres_nodes(fewest),
-            tres_nodes(most),
-            query.slurm_seconds(wall) if wall else None,
-            whole_number(running),
-            whole_number(queued),
+        limits[name] = QueueLimit(
+            parse_tres_nodes(fewest),
+            parse_tres_nodes(most),
+            query.parse_slurm_duration(wall) if wall else None,
+            parse_whole_number(running),
+            parse_whole_number(queued),
         )
-    return found
+    return limits
 
 
-def tres_nodes(text: str) -> int | None:
+def parse_tres_nodes(text: str) -> int | None:
     found = re.search(r"(?:^|,)node=(\d+)", text)
     return int(found[1]) if found else None
 
 
-def whole_number(text: str) -> int | None:
+def parse_whole_number(text: str) -> int | None:
     return int(text) if text.isdigit() else None
 
 
-def tighter(one: Limit, other: Limit) -> Limit:
-    """Where both say something, what allows less."""
+def stricter_limit(one: QueueLimit, other: QueueLimit) -> QueueLimit:
+    """Combine two limits: the stricter value of each field that both report."""
+    fewest = max((n for n in (one.fewest, other.fewest) if n is not None), default=None)
+    return one._replace(
+        fewest=fewest,
+        most=smaller(one.most, other.most),
+        seconds=smaller(one.seconds, other.seconds),
+        running=smaller(one.running, other.running),
+        queued=smaller(one.queued, other.queued),
+    )
 
-    def least(name: str) -> int | None:
-        return min((v for v in (getattr(one, name), getattr(other, name)) if v is not None), default=None)
 
-    fewest = max((v for v in (one.fewest, other.fewest) if v is not None), default=None)
-    return one._replace(fewest=fewest, **{name: least(name) for name in ("most", "seconds", "running", "queued")})
+def smaller(one: int | None, other: int | None) -> int | None:
+    return min((n for n in (one, other) if n is not None), default=None)
 
 
 # --------------------------------------------------------------------------------------------------------------- PBS
-def pbs(timeout: float) -> Known:
-    said = query.answer(["qstat", "-Q", "-f", "-F", "json"], timeout)
+def query_pbs(timeout: float) -> SchedulerLimits:
+    output = query.command_output(["qstat", "-Q", "-f", "-F", "json"], timeout)
     try:
-        return of_pbs(said)
+        return parse_pbs(output)
     except (ValueError, AttributeError):  # some versions write what is not JSON
-        raise query.Unreachable(f"qstat: its list of queues could not be read: {said[:60].strip()!r}") from None
+        raise query.SchedulerUnreachable(
+            f"qstat: its list of queues could not be read: {output[:60].strip()!r}"
+        ) from None
 
 
-def of_pbs(queues: str) -> Known:
-    found, routes = {}, {}
-    for name, said in json.loads(queues, strict=False).get("Queue", {}).items():
-        most, least = said.get("resources_max", {}), said.get("resources_min", {})
+def parse_pbs(queues: str) -> SchedulerLimits:
+    """Parse what qstat prints of its queues as JSON."""
+    limits, routes = {}, {}
+    for name, fields in json.loads(queues, strict=False).get("Queue", {}).items():
+        most, least = fields.get("resources_max", {}), fields.get("resources_min", {})
         time = str(most.get("walltime", ""))
-        shut = [word for word in ("enabled", "started") if str(said.get(word, "True")) != "True"]
-        found[name] = Limit(
-            fewest=whole_number(str(least.get("nodect", ""))),
-            most=whole_number(str(most.get("nodect", ""))),
-            seconds=seconds(time) if re.fullmatch(r"\d+:\d\d:\d\d", time) else None,
-            running=each_user(str(said.get("max_run", ""))),
-            queued=each_user(str(said.get("max_queued", ""))),
-            closed=f"is not {shut[0]}" if shut else "",
+        closed_by = [word for word in ("enabled", "started") if str(fields.get(word, "True")) != "True"]
+        limits[name] = QueueLimit(
+            fewest=parse_whole_number(str(least.get("nodect", ""))),
+            most=parse_whole_number(str(most.get("nodect", ""))),
+            seconds=to_seconds(time) if re.fullmatch(r"\d+:\d\d:\d\d", time) else None,
+            running=parse_limit_per_user(str(fields.get("max_run", ""))),
+            queued=parse_limit_per_user(str(fields.get("max_queued", ""))),
+            closed=f"is not {closed_by[0]}" if closed_by else "",
         )
-        if said.get("queue_type") == "Route":
-            routes[name] = tuple(filter(None, re.split(r"[\s,]+", str(said.get("route_destinations", "")))))
-    return Known(found, "", routes=routes)
+        if fields.get("queue_type") == "Route":
+            routes[name] = tuple(filter(None, re.split(r"[\s,]+", str(fields.get("route_destinations", "")))))
+    return SchedulerLimits(limits, "", routes=routes)
 
 
-def each_user(text: str) -> int | None:
-    """[u:PBS_GENERIC=2]: any user"""
+def parse_limit_per_user(text: str) -> int | None:
+    """Parse [u:PBS_GENERIC=2], a limit for any user."""
     found = re.search(r"u:PBS_GENERIC=(\d+)", text)
     return int(found[1]) if found else None
 
 
-# -------------------------------------------------------------------------------------------------------- held against
-def place(name: str, queue: Queue, known: Known) -> str:
-    """The scheduler's own name of it."""
+# ----------------------------------------------------------------------------------------------------------- comparing
+def scheduler_name(name: str, queue: Queue, known: SchedulerLimits) -> str:
+    """Return the scheduler's own name of a queue of the site's file."""
     return name if queue.partition is None else queue.partition or known.default
 
 
-def complaints(name: str, queue: Queue, account: str | None, known: Known) -> list[Complaint]:
-    """Of one queue of the file: what would keep its jobs from running. The file may well allow less than the scheduler."""
-    there = place(name, queue, known)
+def find_mismatches(name: str, queue: Queue, account: str | None, known: SchedulerLimits) -> list[Mismatch]:
+    """Find what would keep jobs of one queue of the file from running. The file may allow less than the scheduler."""
+    there = scheduler_name(name, queue, known)
     if there and there not in known.queues:
-        return [Complaint("partition", f"there is no {there!r}", nearest(there, list(known.queues)))]
+        return [Mismatch("partition", f"there is no {there!r}", suggest(there, list(known.queues)))]
     if queue.qos and known.qos is not None and queue.qos not in known.qos:
-        return [Complaint("qos", f"there is no QOS {queue.qos!r}", nearest(queue.qos, list(known.qos)))]
-    limit = known.queues.get(there, Limit())
+        return [Mismatch("qos", f"there is no QOS {queue.qos!r}", suggest(queue.qos, list(known.qos)))]
+    limit = known.queues.get(there, QueueLimit())
     if queue.qos and known.qos:
-        limit = tighter(limit, known.qos[queue.qos])
+        limit = stricter_limit(limit, known.qos[queue.qos])
     found = []
     if limit.closed:
-        found.append(Complaint("", f"{there} {limit.closed} now", "wait, or name another: --set train.queue=NAME"))
+        found.append(Mismatch("", f"{there} {limit.closed} now", "wait, or name another: --set train.queue=NAME"))
     if limit.accounts is not None and account is not None and account not in limit.accounts:
         such = ", ".join(limit.accounts[:4])
-        found.append(Complaint("", f"account {account} may not use it", f"accounts that may: {such}"))
-    mine = (known.accounts or {}).get(account or known.own)
+        found.append(Mismatch("", f"account {account} may not use it", f"accounts that may: {such}"))
+    mine = (known.accounts or {}).get(account or known.default_account)
     if queue.qos and mine and queue.qos not in mine:
-        found.append(Complaint("qos", f"your account may not use the QOS {queue.qos}", f"yours: {', '.join(mine)}"))
+        found.append(Mismatch("qos", f"your account may not use the QOS {queue.qos}", f"yours: {', '.join(mine)}"))
     routed = [known.queues[n] for n in known.routes.get(there, ()) if n in known.queues]
-    if routed and not any(fits(queue, each) for each in routed):
-        listed = "; ".join(told(each) for each in routed)
+    if routed and not any(is_within(queue, each) for each in routed):
+        listed = "; ".join(format_limit(each) for each in routed)
         found.append(
-            Complaint("nodes", f"{there} leads to queues of {listed}", "no one of them takes all that the file allows")
+            Mismatch("nodes", f"{there} leads to queues of {listed}", "no one of them takes all that the file allows")
         )
-    return found + beyond(queue, limit)
+    return found + exceeded_limits(queue, limit)
 
 
-def fits(queue: Queue, limit: Limit) -> bool:
-    return not beyond(queue, limit)
+def is_within(queue: Queue, limit: QueueLimit) -> bool:
+    return not exceeded_limits(queue, limit)
 
 
-def beyond(queue: Queue, limit: Limit) -> list[Complaint]:
-    """Where the file allows more than there is."""
+def exceeded_limits(queue: Queue, limit: QueueLimit) -> list[Mismatch]:
+    """Find the fields in which the file allows more than the scheduler."""
     found, (low, high) = [], queue.nodes
-    if limit.seconds is not None and seconds(queue.max_walltime) > limit.seconds:
-        longest = walltime(limit.seconds)
+    if limit.seconds is not None and to_seconds(queue.max_walltime) > limit.seconds:
+        longest = format_walltime(limit.seconds)
         found.append(
-            Complaint(
+            Mismatch(
                 "max_walltime",
                 f"max_walltime is {queue.max_walltime}, the scheduler allows {longest}",
                 f'max_walltime: "{longest}"',
             )
         )
     if limit.most is not None and low > limit.most:
-        found.append(Complaint("nodes", f"{low} nodes or more, the scheduler gives {limit.most}", "remove this queue"))
+        found.append(Mismatch("nodes", f"{low} nodes or more, the scheduler gives {limit.most}", "remove this queue"))
     elif limit.most is not None and high > limit.most:
         found.append(
-            Complaint("nodes", f"up to {high} nodes, the scheduler gives {limit.most}", f"nodes: [{low}, {limit.most}]")
+            Mismatch("nodes", f"up to {high} nodes, the scheduler gives {limit.most}", f"nodes: [{low}, {limit.most}]")
         )
     if limit.fewest is not None and low < limit.fewest:
         found.append(
-            Complaint(
+            Mismatch(
                 "nodes",
                 f"{low} nodes or more, the scheduler takes {limit.fewest} or more",
                 f"nodes: [{limit.fewest}, {max(high, limit.fewest)}]",
@@ -229,7 +242,7 @@ def beyond(queue: Queue, limit: Limit) -> list[Complaint]:
         )
     if limit.running is not None and (queue.max_running or 10**9) > limit.running:
         found.append(
-            Complaint(
+            Mismatch(
                 "max_running",
                 f"the scheduler runs {limit.running} jobs of a user at a time",
                 f"max_running: {limit.running}",
@@ -238,29 +251,29 @@ def beyond(queue: Queue, limit: Limit) -> list[Complaint]:
     return found
 
 
-def told(limit: Limit) -> str:
+def format_limit(limit: QueueLimit) -> str:
     low, high = limit.fewest or 1, limit.most
-    time = f", {walltime(limit.seconds)}" if limit.seconds else ""
+    time = f", {format_walltime(limit.seconds)}" if limit.seconds else ""
     return (f"{low} to {high} nodes" if high else f"{low} nodes or more") + time
 
 
-def account(given: str | None, required: bool, known: Known) -> tuple[bool | None, str, str]:
-    """(good, bad or cannot be told; what is; the fix)"""
+def check_account(given: str | None, required: bool, known: SchedulerLimits) -> tuple[bool | None, str, str]:
+    """Return (True, False or unknown; what was found; the fix)."""
     if known.accounts is None:
         return (
             None,
-            f"{given or 'none is given'}; this scheduler tells nothing of accounts, its answer to a job will",
+            f"{given or 'none is given'}; this scheduler reports no accounts, so only its answer to a job will tell",
             "",
         )
     listed = sorted(known.accounts)
-    if given is None and known.own and not required:
-        return True, f"{known.own}, which is yours by default", ""
+    if given is None and known.default_account and not required:
+        return True, f"{known.default_account}, which is yours by default", ""
     if given is None:
-        return False, "none is given", f"--set account={known.own or next(iter(listed), 'ACCOUNT')}"
+        return False, "none is given", f"--set account={known.default_account or next(iter(listed), 'ACCOUNT')}"
     if given not in known.accounts:
-        close = nearest(given, listed) if listed else "you have none here; ask who runs the project"
+        close = suggest(given, listed) if listed else "you have none here; ask who runs the project"
         return False, f"{given} is none of yours", close
     return True, given, ""
 
 
-KINDS = {"slurm": slurm, "pbs": pbs}
+QUERIES = {"slurm": query_slurm, "pbs": query_pbs}

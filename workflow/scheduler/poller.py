@@ -1,26 +1,26 @@
-"""One thread that asks the scheduler about all jobs at once, and wakes those who wait for what it says."""
+"""A thread that polls the scheduler for all jobs in one query and notifies those who wait for the answer."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 
-from workflow.scheduler.query import Scheduler, Snapshot, Unreachable
+from workflow.scheduler.query import Scheduler, SchedulerUnreachable, Snapshot
 
-SETTLED = 0.3  # s without anybody new, after which those who came together are asked about together
-SLOWEST = 300.0  # s between two questions to a scheduler that does not answer
+SETTLE_SECONDS = 0.3  # without a new job, after which those that came together are asked about together
+MAX_PAUSE_SECONDS = 300.0  # between two queries to a scheduler that does not answer
 
 
-class Watch:
-    """Follows ids. Nothing is asked while there is nobody to ask for."""
+class SchedulerPoller:
+    """Poller of the scheduler: asks about all followed jobs in one query, and not at all while none is followed."""
 
-    def __init__(self, scheduler: Scheduler, poll: float, timeout: float, away: Callable[[str], None]):
-        """`away` is told what the scheduler said instead of answering, and "" when it answers."""
-        self.scheduler, self.poll, self.timeout, self.away = scheduler, poll, timeout, away
+    def __init__(self, scheduler: Scheduler, poll_seconds: float, timeout: float, on_contact: Callable[[str], None]):
+        """Start the thread. `on_contact` gets what the scheduler said instead of answering, and "" when it answers."""
+        self.scheduler, self.poll_seconds, self.timeout, self.on_contact = scheduler, poll_seconds, timeout, on_contact
         self.followed: set[str] = set()
         self.news = threading.Condition()
         self.snapshot: Snapshot | None = None
-        self.urgent, self.stopping = False, False
+        self.is_urgent, self.is_stopping = False, False
         threading.Thread(target=self.loop, daemon=True).start()
 
     def follow(self, id: str) -> None:
@@ -33,57 +33,60 @@ class Watch:
             self.followed.discard(id)
 
     def hurry(self) -> None:
-        """Somebody has reason to believe that a job has ended."""
+        """Ask soon, for a caller that has reason to believe that a job has ended."""
         with self.news:
-            self.urgent = True
+            self.is_urgent = True
             self.news.notify_all()
 
     def stop(self) -> None:
         with self.news:
-            self.stopping = True
+            self.is_stopping = True
             self.news.notify_all()
 
-    def after(self, moment: float, seconds: float) -> Snapshot | None:
-        """A snapshot whose query was sent after `moment`: what it lacks had its chance to be in it."""
+    def wait_for_snapshot(self, moment: float, seconds: float) -> Snapshot | None:
+        """Return a snapshot whose query was sent after `moment`, so that an older job can only miss in it if it ended."""
         with self.news:
-            self.news.wait_for(lambda: self.stopping or self.newer(moment), seconds)
-            return self.snapshot if self.newer(moment) else None
+            self.news.wait_for(lambda: self.is_stopping or self.is_newer_than(moment), seconds)
+            return self.snapshot if self.is_newer_than(moment) else None
 
-    def newer(self, moment: float) -> bool:
+    def is_newer_than(self, moment: float) -> bool:
         return self.snapshot is not None and self.snapshot.began > moment
 
     def loop(self) -> None:
-        pause = self.poll
-        while not self.stopping:
+        pause = self.poll_seconds
+        while not self.is_stopping:
             with self.news:
                 if not self.followed:
-                    self.news.wait_for(lambda: self.stopping or self.followed)
+                    self.news.wait_for(lambda: self.is_stopping or self.followed)
                     self.settle()
                 ids = sorted(self.followed)
-                self.urgent = False
-            if self.stopping:
+                self.is_urgent = False
+            if self.is_stopping:
                 return
-            answered = self.query(ids)
-            pause = self.poll if answered else min(SLOWEST, 2 * pause)
-            least = min(1.0, self.poll)  # in a hurry, but not so often that anybody would mind
+            answered = self.poll(ids)
+            pause = self.poll_seconds if answered else min(MAX_PAUSE_SECONDS, 2 * pause)
+            shortest = min(1.0, self.poll_seconds)  # also if it is urgent, to spare the scheduler
             with self.news:
-                self.news.wait_for(lambda: self.stopping, least)
-                self.news.wait_for(lambda: self.stopping or (self.urgent and answered), pause - least)  # noqa: B023
+                self.news.wait_for(lambda: self.is_stopping, shortest)
+                self.news.wait_for(lambda: self.is_stopping or (self.is_urgent and answered), pause - shortest)  # noqa: B023
 
     def settle(self) -> None:
-        known = 0
-        while not self.stopping and len(self.followed) > known:
-            known = len(self.followed)
-            self.news.wait_for(lambda: self.stopping, SETTLED)
+        """Wait until no further job comes."""
+        count = 0
+        while not self.is_stopping and len(self.followed) > count:
+            count = len(self.followed)
+            self.news.wait_for(lambda: self.is_stopping, SETTLE_SECONDS)
 
-    def query(self, ids: list[str]) -> bool:
+    def poll(self, ids: list[str]) -> bool:
+        """Query the scheduler once; return whether it answered."""
         try:
-            seen = self.scheduler.look(ids, self.timeout)
-        except Exception as error:  # of any kind: without this thread every stage would wait for ever, and in silence
-            self.away(str(error) if isinstance(error, Unreachable) else f"{type(error).__name__}: {error}")
+            snapshot = self.scheduler.find_by_id(ids, self.timeout)
+        except Exception as error:  # of any kind: without this thread every stage would wait for ever, silently
+            is_known = isinstance(error, SchedulerUnreachable)
+            self.on_contact(str(error) if is_known else f"{type(error).__name__}: {error}")
             return False
-        self.away("")
+        self.on_contact("")
         with self.news:
-            self.snapshot = seen
+            self.snapshot = snapshot
             self.news.notify_all()
         return True

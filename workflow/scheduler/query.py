@@ -1,4 +1,4 @@
-"""What Slurm or PBS say of our jobs: one query for all of them, read defensively, and no verdict from a failed one."""
+"""Queries to Slurm and PBS about our jobs: one for all of them, parsed defensively; from a failed one nothing follows."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-# Active states are PENDING and RUNNING. A word that is not known here counts as active: nobody is declared dead by it.
+from gnnscale.contract.errors import reason_of
+
+# Active states are PENDING and RUNNING. A word that is unknown here counts as active, so that it ends no job.
 SLURM_STATES = {
     "PENDING": "PENDING",
     "CONFIGURING": "PENDING",
@@ -50,9 +52,9 @@ PBS_STATES = {
     "H": "PENDING",
     "M": "PENDING",
 }
-PBS_WALLTIME = -29  # Exit_status of a job that was ended at its limit
-# Reasons for which a job waits for ever, whatever others do.
-HOPELESS = {
+PBS_WALLTIME_EXIT = -29  # Exit_status of a job that was ended at its limit
+# Reasons for which a job waits for ever, whatever other jobs do.
+HOPELESS_REASONS = {
     "PartitionTimeLimit",
     "PartitionNodeLimit",
     "PartitionConfig",
@@ -65,10 +67,10 @@ HOPELESS = {
     "QOSMaxNodePerJobLimit",
     "DependencyNeverSatisfied",
 }
-# What a shell, or the job in which the driver runs, says to these commands: above the script's own options, and inherited
-# by the job. What is kept says where the scheduler is, who asks, and what a site's modules make the default of its srun.
-OPTIONS = re.compile("(SLURM|SBATCH|SRUN|SQUEUE|SACCT|SCANCEL|PBS)_")
-KEPT = {
+# Variables of a shell, or of the job in which the driver runs, override the script's own options, and jobs inherit them. Kept
+# are those that say where the scheduler is, who asks, and what a site's modules make the default of its srun.
+OPTION_VARIABLES = re.compile("(SLURM|SBATCH|SRUN|SQUEUE|SACCT|SCANCEL|PBS)_")
+KEPT_VARIABLES = {
     "SLURM_CONF",
     "SLURM_CONF_SERVER",
     "SLURM_JWT",
@@ -86,12 +88,12 @@ KEPT = {
 }
 
 
-class Unreachable(Exception):
-    """The scheduler did not answer; nothing is known, and nothing may be concluded."""
+class SchedulerUnreachable(Exception):
+    """Failure of a query: the scheduler did not answer, so nothing is known, and nothing may be concluded."""
 
 
-class Seen(NamedTuple):
-    """One job, as the scheduler tells it."""
+class JobStatus(NamedTuple):
+    """Status of one job, as the scheduler reports it."""
 
     id: str
     name: str
@@ -101,32 +103,35 @@ class Seen(NamedTuple):
     code: int | None = None
 
     @property
-    def active(self) -> bool:
+    def is_active(self) -> bool:
         return self.state in ("PENDING", "RUNNING")
 
     @property
-    def hopeless(self) -> bool:
-        return self.state == "PENDING" and self.reason in HOPELESS
+    def is_hopeless(self) -> bool:
+        return self.state == "PENDING" and self.reason in HOPELESS_REASONS
 
 
 class Snapshot(NamedTuple):
-    """All jobs that were asked for and are known. What was submitted after `began` may be missing."""
+    """Status of all jobs that were asked for and are known. Jobs submitted after `began` may be missing."""
 
     began: float  # time.time() before the query was sent
-    jobs: dict[str, Seen]
+    jobs: dict[str, JobStatus]
 
 
 class Scheduler(NamedTuple):
-    """The verbs that we need of it."""
+    """Commands of one kind of scheduler; each has a number of seconds in which it must answer."""
 
-    look: Callable[[Iterable[str], float], Snapshot]  # (ids, seconds)
-    named: Callable[[set[str], float], list[Seen]]  # jobs of ours with these names, ended ones too where it remembers
+    find_by_id: Callable[[Iterable[str], float], Snapshot]
+    find_by_name: Callable[[set[str], float], list[JobStatus]]  # our jobs; ended ones too where it remembers them
     cancel: Callable[[list[str], float], None]
-    signal: Callable[[str, str, float], None] | None = None  # (id, name without SIG, seconds): to the job's script
+    signal: Callable[[str, str, float], None]  # (id, name without SIG, seconds): sent to the job's script
 
 
-def ask(command: list[str], seconds: float, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    env = {name: value for name, value in os.environ.items() if name in KEPT or not OPTIONS.match(name)}
+def run_command(command: list[str], seconds: float, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command of the scheduler, without the variables that change its options."""
+    env = {
+        name: value for name, value in os.environ.items() if name in KEPT_VARIABLES or not OPTION_VARIABLES.match(name)
+    }
     try:
         return subprocess.run(
             command,
@@ -140,16 +145,17 @@ def ask(command: list[str], seconds: float, cwd: Path | None = None) -> subproce
             start_new_session=True,
         )
     except subprocess.TimeoutExpired:
-        raise Unreachable(f"{command[0]} has not answered for {seconds:.0f} s") from None
+        raise SchedulerUnreachable(f"{command[0]} has not answered for {seconds:.0f} s") from None
     except OSError as error:
-        raise Unreachable(f"{command[0]}: {error.strerror.lower()}") from None
+        raise SchedulerUnreachable(f"{command[0]}: {reason_of(error)}") from None
 
 
-def answer(command: list[str], seconds: float) -> str:
-    done = ask(command, seconds)
+def command_output(command: list[str], seconds: float) -> str:
+    """Return what the command prints; raise if it fails."""
+    done = run_command(command, seconds)
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise Unreachable(f"{command[0]}: {said[-1]}")
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise SchedulerUnreachable(f"{command[0]}: {lines[-1]}")
     return done.stdout
 
 
@@ -158,49 +164,49 @@ SQUEUE = ["squeue", "--me", "--noheader", "--states=all", "--format=%i|%T|%r|%N|
 SACCT = ["sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,State,Reason,ExitCode,NodeList,JobName"]
 
 
-def slurm_look(ids: Iterable[str], seconds: float) -> Snapshot:
-    """squeue knows all that is active. How something ended that it has forgotten, sacct may know."""
+def slurm_find_by_id(ids: Iterable[str], seconds: float) -> Snapshot:
+    """Ask squeue, which knows all active jobs, and sacct for jobs that squeue has forgotten."""
     began, wanted = time.time(), set(ids)
-    jobs = {job.id: job for job in parse_squeue(answer(SQUEUE, seconds)) if job.id in wanted}
+    jobs = {job.id: job for job in parse_squeue(command_output(SQUEUE, seconds)) if job.id in wanted}
     if gone := sorted(wanted - jobs.keys()):
-        jobs |= {job.id: job for job in remembered(["--jobs", ",".join(gone)], seconds) if job.id in gone}
+        jobs |= {job.id: job for job in ask_accounting(["--jobs", ",".join(gone)], seconds) if job.id in gone}
     return Snapshot(began, jobs)
 
 
-def slurm_named(names: set[str], seconds: float) -> list[Seen]:
-    found = [job for job in parse_squeue(answer(SQUEUE, seconds)) if job.name in names]
+def slurm_find_by_name(names: set[str], seconds: float) -> list[JobStatus]:
+    found = [job for job in parse_squeue(command_output(SQUEUE, seconds)) if job.name in names]
     if missing := names - {job.name for job in found}:
-        found += remembered(["--starttime", "now-7days", "--name", ",".join(sorted(missing))], seconds)
+        found += ask_accounting(["--starttime", "now-7days", "--name", ",".join(sorted(missing))], seconds)
     return found
 
 
-def remembered(options: list[str], seconds: float) -> list[Seen]:
-    """From the accounting. It may be off, or away; and what it calls active, squeue has just denied."""
+def ask_accounting(options: list[str], seconds: float) -> list[JobStatus]:
+    """Ask sacct for ended jobs. Accounting may be off; and the jobs that it calls active squeue has just denied."""
     try:
-        return [job for job in parse_sacct(answer([*SACCT, *options], seconds)) if not job.active]
-    except Unreachable:
+        return [job for job in parse_sacct(command_output([*SACCT, *options], seconds)) if not job.is_active]
+    except SchedulerUnreachable:
         return []
 
 
 def slurm_cancel(ids: list[str], seconds: float) -> None:
-    answer(["scancel", *ids], seconds)
+    command_output(["scancel", *ids], seconds)
 
 
 def slurm_signal(id: str, name: str, seconds: float) -> None:
-    answer(["scancel", "--batch", f"--signal={name}", id], seconds)
+    command_output(["scancel", "--batch", f"--signal={name}", id], seconds)
 
 
-def parse_squeue(text: str) -> list[Seen]:
+def parse_squeue(text: str) -> list[JobStatus]:
     found = []
     for line in text.splitlines():
         parts = line.split("|", 4)  # the name is last, as it may hold anything
         if len(parts) == 5:
             id, state, reason, nodes, name = parts
-            found.append(Seen(id, name, SLURM_STATES.get(state, "RUNNING"), reason, nodes))
+            found.append(JobStatus(id, name, SLURM_STATES.get(state, "RUNNING"), reason, nodes))
     return found
 
 
-def parse_sacct(text: str) -> list[Seen]:
+def parse_sacct(text: str) -> list[JobStatus]:
     found = []
     for line in text.splitlines():
         parts = line.split("|", 5)
@@ -210,79 +216,80 @@ def parse_sacct(text: str) -> list[Seen]:
             number, _, signal = code.partition(":")
             ended = int(number) if number.isdigit() else None
             ended = 128 + int(signal) if ended == 0 and signal.isdigit() and int(signal) else ended
-            found.append(Seen(id, name, SLURM_STATES.get(word, "RUNNING"), reason, nodes, ended))
+            found.append(JobStatus(id, name, SLURM_STATES.get(word, "RUNNING"), reason, nodes, ended))
     return found
 
 
 # -------------------------------------------------------------------------------------------------------------- PBS
-def pbs_look(ids: Iterable[str], seconds: float) -> Snapshot:
-    """All in one query; who is missing in the answer is asked for alone, as some versions print only the first."""
+def pbs_find_by_id(ids: Iterable[str], seconds: float) -> Snapshot:
+    """Ask for all jobs in one query, then for each missing one alone, as some versions print only the first."""
     began, wanted = time.time(), list(ids)
-    jobs = by_number(pbs_jobs(wanted, seconds)) if wanted else {}
+    jobs = index_by_number(query_pbs_jobs(wanted, seconds)) if wanted else {}
     for id in wanted:
-        if len(wanted) > 1 and number(id) not in jobs:
-            jobs |= by_number(pbs_jobs([id], seconds))
-    return Snapshot(began, {id: jobs[number(id)]._replace(id=id) for id in wanted if number(id) in jobs})
+        if len(wanted) > 1 and job_number(id) not in jobs:
+            jobs |= index_by_number(query_pbs_jobs([id], seconds))
+    return Snapshot(began, {id: jobs[job_number(id)]._replace(id=id) for id in wanted if job_number(id) in jobs})
 
 
-def pbs_jobs(ids: list[str], seconds: float) -> list[Seen]:
-    done = ask(["qstat", "-x", "-f", "-F", "json", *ids], seconds)
-    check(done, "Unknown Job Id")
+def query_pbs_jobs(ids: list[str], seconds: float) -> list[JobStatus]:
+    done = run_command(["qstat", "-x", "-f", "-F", "json", *ids], seconds)
+    raise_on_error(done, "Unknown Job Id")
     try:
         return parse_qstat(done.stdout)
     except ValueError:  # some versions write environments into it that are not JSON
-        return parse_qstat_text(ask(["qstat", "-x", "-f", *ids], seconds).stdout)
+        return parse_qstat_text(run_command(["qstat", "-x", "-f", *ids], seconds).stdout)
 
 
-def pbs_named(names: set[str], seconds: float) -> list[Seen]:
-    ids = answer(["qselect", "-x", "-u", user()], seconds).split()
-    return [job for job in pbs_look(ids, seconds).jobs.values() if job.name in names]
+def pbs_find_by_name(names: set[str], seconds: float) -> list[JobStatus]:
+    ids = command_output(["qselect", "-x", "-u", user_name()], seconds).split()
+    return [job for job in pbs_find_by_id(ids, seconds).jobs.values() if job.name in names]
 
 
 def pbs_cancel(ids: list[str], seconds: float) -> None:
-    check(ask(["qdel", *ids], seconds), "Unknown Job Id", "has finished")
+    raise_on_error(run_command(["qdel", *ids], seconds), "Unknown Job Id", "has finished")
 
 
 def pbs_signal(id: str, name: str, seconds: float) -> None:
-    check(ask(["qsig", "-s", f"SIG{name}", id], seconds), "Unknown Job Id", "has finished")
+    raise_on_error(run_command(["qsig", "-s", f"SIG{name}", id], seconds), "Unknown Job Id", "has finished")
 
 
-def check(done: subprocess.CompletedProcess, *harmless: str) -> None:
-    """PBS exits with an error if one of many jobs is not there, and if nothing is."""
+def raise_on_error(done: subprocess.CompletedProcess[str], *harmless: str) -> None:
+    """Raise for errors but harmless ones: PBS exits with an error if one of many jobs is not there."""
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     wrong = [line for line in lines if not any(words in line for words in harmless)]
     if done.returncode and (wrong or not lines):
-        said = wrong[-1] if wrong else f"exit code {done.returncode}"
-        raise Unreachable(said if said.startswith(done.args[0]) else f"{done.args[0]}: {said}")
+        message = wrong[-1] if wrong else f"exit code {done.returncode}"
+        raise SchedulerUnreachable(message if message.startswith(done.args[0]) else f"{done.args[0]}: {message}")
 
 
-def user() -> str:
+def user_name() -> str:
     import getpass
 
     return getpass.getuser()
 
 
-def number(id: str) -> str:
-    """PBS shortens the server's name as it likes."""
+def job_number(id: str) -> str:
+    """Return the number in an id of PBS, which shortens the server's name after it as it likes."""
     return id.split(".")[0]
 
 
-def by_number(jobs: list[Seen]) -> dict[str, Seen]:
-    return {number(job.id): job for job in jobs}
+def index_by_number(jobs: list[JobStatus]) -> dict[str, JobStatus]:
+    return {job_number(job.id): job for job in jobs}
 
 
-def parse_qstat(text: str) -> list[Seen]:
-    said = json.loads(text, strict=False) if text.strip() else {}
-    return [pbs_job(id, job) for id, job in said.get("Jobs", {}).items()]
+def parse_qstat(text: str) -> list[JobStatus]:
+    answer = json.loads(text, strict=False) if text.strip() else {}
+    return [parse_pbs_job(id, job) for id, job in answer.get("Jobs", {}).items()]
 
 
-def parse_qstat_text(text: str) -> list[Seen]:
-    """`Job Id: X`, then `    name = value`, going on in lines that begin with a tab."""
-    found, id, job = [], "", {}
+def parse_qstat_text(text: str) -> list[JobStatus]:
+    """Parse `Job Id: X`, then `    name = value`, which continues in lines that begin with a tab."""
+    found: list[JobStatus] = []
+    id, job = "", dict[str, str]()
     for line in [*text.replace("\n\t", "").splitlines(), "Job Id:"]:
         if line.startswith("Job Id:"):
             if id:
-                found.append(pbs_job(id, job))
+                found.append(parse_pbs_job(id, job))
             id, job = line.partition(":")[2].strip(), {}
         elif " = " in line:
             name, _, value = line.strip().partition(" = ")
@@ -290,36 +297,36 @@ def parse_qstat_text(text: str) -> list[Seen]:
     return found
 
 
-def pbs_job(id: str, said: dict) -> Seen:
-    code = int(said["Exit_status"]) if "Exit_status" in said else None
-    word = str(said.get("job_state", ""))
-    state = pbs_end(code) if word in ("F", "X", "C") else PBS_STATES.get(word, "RUNNING")
-    nodes = ",".join(dict.fromkeys(re.findall(r"(?:^|\+)\(?([^/+()]+)/", str(said.get("exec_host", "")))))
-    return Seen(id, str(said.get("Job_Name", "")), state, str(said.get("comment", "")), nodes, code)
+def parse_pbs_job(id: str, fields: dict[str, Any]) -> JobStatus:
+    code = int(fields["Exit_status"]) if "Exit_status" in fields else None
+    word = str(fields.get("job_state", ""))
+    state = pbs_end_state(code) if word in ("F", "X", "C") else PBS_STATES.get(word, "RUNNING")
+    nodes = ",".join(dict.fromkeys(re.findall(r"(?:^|\+)\(?([^/+()]+)/", str(fields.get("exec_host", "")))))
+    return JobStatus(id, str(fields.get("Job_Name", "")), state, str(fields.get("comment", "")), nodes, code)
 
 
-def pbs_end(code: int | None) -> str:
-    """How a job ended whose state says no more than that it did."""
+def pbs_end_state(code: int | None) -> str:
+    """Return how a job ended whose state says only that it did."""
     if code is None or code in (256 + 15, 256 + 9):  # deleted before it began, or by qdel
         return "CANCELLED"
-    if code == PBS_WALLTIME:
+    if code == PBS_WALLTIME_EXIT:
         return "TIMEOUT"
     if code < 0:  # PBS could not start it, or lost it
         return "NODE_FAIL"
     return "FAILED" if code else "COMPLETED"
 
 
-KINDS = {
-    "slurm": Scheduler(slurm_look, slurm_named, slurm_cancel, slurm_signal),
-    "pbs": Scheduler(pbs_look, pbs_named, pbs_cancel, pbs_signal),
+SCHEDULERS = {
+    "slurm": Scheduler(slurm_find_by_id, slurm_find_by_name, slurm_cancel, slurm_signal),
+    "pbs": Scheduler(pbs_find_by_id, pbs_find_by_name, pbs_cancel, pbs_signal),
 }
 
 
-DAY = 86400
+SECONDS_PER_DAY = 86400
 
 
-def slurm_seconds(limit: str) -> int | None:
-    """days-hours:minutes:seconds, of which the first parts may be missing; infinite."""
+def parse_slurm_duration(limit: str) -> int | None:
+    """Parse days-hours:minutes:seconds, of which the first parts may be missing; None for an infinite limit."""
     days, _, rest = limit.rpartition("-")
     try:
         parts = [int(part) for part in rest.split(":")]
@@ -328,4 +335,4 @@ def slurm_seconds(limit: str) -> int | None:
     if days:
         parts += [0] * (3 - len(parts))
     parts = [0] * (3 - len(parts)) + parts if len(parts) != 1 else [0, parts[0], 0]
-    return DAY * int(days or 0) + 3600 * parts[0] + 60 * parts[1] + parts[2]
+    return SECONDS_PER_DAY * int(days or 0) + 3600 * parts[0] + 60 * parts[1] + parts[2]

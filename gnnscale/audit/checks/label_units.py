@@ -14,7 +14,7 @@ from gnnscale.audit.check_results import Finding, Flagged, of_source
 from gnnscale.audit.checks import energy_vs_force
 from gnnscale.audit.measure import Source
 from gnnscale.contract.settings import AuditSettings
-from gnnscale.data.formats.plausible import ATOM
+from gnnscale.data.formats.plausible import FREE_ATOM_HARTREE
 
 # Median over atoms of the distance to the nearest, over the sum of covalent radii. Of eleven sets, organic to oxide,
 # 0.87 to 1.01; what is outside of this is of noble gases, or in another unit.
@@ -36,8 +36,8 @@ FACTORS = {  # energy over work -> what would make it so
     units.KJ_PER_MOL: "forces in kJ/mol/Å beside energies in eV",
 }
 RATIOS = {  # of two sources -> what the first has, if the second has eV
-    "energies": {1 / size: f"{unit}" for unit, size in units.ENERGY.items() if unit != "eV"},
-    "forces": {1 / size: f"{unit}/Å" for unit, size in units.ENERGY.items() if unit != "eV"}
+    "energies": {1 / size: f"{unit}" for unit, size in units.ENERGY_UNITS.items() if unit != "eV"},
+    "forces": {1 / size: f"{unit}/Å" for unit, size in units.ENERGY_UNITS.items() if unit != "eV"}
     | {units.BOHR: "eV/Bohr", 1 / PER_BOHR: "Hartree/Bohr"},
 }
 
@@ -67,7 +67,7 @@ def lengths(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
 
 def totals(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
     """All-electron energies are within a few per cent of those of the free atoms, at any level of theory."""
-    table = np.array([ATOM.get(int(z), np.nan) for z in source.elements]) * units.HARTREE
+    table = np.array([FREE_ATOM_HARTREE.get(int(z), np.nan) for z in source.elements]) * units.HARTREE
     expected = source.formulas.astype(np.float64) @ np.where(np.isnan(table), 0, table)
     expected[(source.formulas[:, np.isnan(table)] > 0).any(1)] = np.nan
     ratio = source.per_atom / expected[source.formula]
@@ -75,7 +75,7 @@ def totals(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
     if len(ratio) < 10:
         return
     median = float(np.median(ratio))
-    for unit, size in units.ENERGY.items():
+    for unit, size in units.ENERGY_UNITS.items():
         if unit != "eV" and TOTAL[0] < median * size < TOTAL[1]:
             yield of_source(
                 "units",

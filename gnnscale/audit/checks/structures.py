@@ -103,16 +103,16 @@ def deviations(values: np.ndarray, source: Source) -> Deviations:
 def energy_outliers(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
     values = np.where(np.isfinite(source.shards.energy), source.per_atom, np.nan)
     found = deviations(values, source)
-    which = np.flatnonzero(np.abs(found.z) > asked.outlier)
+    which = np.flatnonzero(np.abs(found.z) > asked.report_above)
     if len(which):
-        wrong = np.flatnonzero(np.abs(found.z) > asked.surely)
+        wrong = np.flatnonzero(np.abs(found.z) > asked.quarantine_above)
 
         def said(k: int) -> str:
             among = "in its composition" if found.kind[k] else "by elements"
             return f"{values[k]:.5g} eV/atom, z = {found.z[k]:+.0f} {among}"
 
         sentence = (
-            f"The energy of {{}} lies more than {asked.outlier:g} robust standard deviations from others of its "
+            f"The energy of {{}} lies more than {asked.report_above:g} robust standard deviations from others of its "
             f"composition, or from what its elements have on the mean; {_beyond(wrong, asked)}."
         )
         yield of_structures(
@@ -126,7 +126,7 @@ def energy_outliers(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
             wrong,
             "energy outlier",
         )
-    odd = np.flatnonzero(np.abs(found.whole) > asked.outlier)
+    odd = np.flatnonzero(np.abs(found.whole) > asked.report_above)
     if len(odd):
         which = np.flatnonzero(np.isin(source.formula, odd) & np.isfinite(values))
 
@@ -150,15 +150,15 @@ def force_outliers(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
     middle = float(np.median(force[known]))
     spread = max(robust.spread(force[known] - middle), LEAST_FORCE)
     z = (force - middle) / spread
-    which, wrong = np.flatnonzero(z > asked.outlier), np.flatnonzero(z > asked.surely)
+    which, wrong = np.flatnonzero(z > asked.report_above), np.flatnonzero(z > asked.quarantine_above)
     if len(which):
 
         def said(k: int) -> str:
             return f"{force[k]:.4g} eV/Å on an atom, z = {z[k]:.0f}"
 
         sentence = (
-            f"The largest force of {{}} exceeds {middle + spread * asked.outlier:.3g} eV/Å, which is "
-            f"{asked.outlier:g} robust standard deviations above the median of {middle:.3g}; "
+            f"The largest force of {{}} exceeds {middle + spread * asked.report_above:.3g} eV/Å, which is "
+            f"{asked.report_above:g} robust standard deviations above the median of {middle:.3g}; "
             f"{_beyond(wrong, asked)}."
         )
         yield of_structures(
@@ -175,7 +175,7 @@ def force_outliers(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
 
 
 def _beyond(wrong: np.ndarray, asked: AuditSettings) -> str:
-    return f"{len(wrong) or 'none'} more than {asked.surely:g}"
+    return f"{len(wrong) or 'none'} more than {asked.quarantine_above:g}"
 
 
 # -------------------------------------------------------------------------------------------------------- geometry

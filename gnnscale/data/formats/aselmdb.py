@@ -1,4 +1,4 @@
-"""Rows of ASE's LMDB databases (.aselmdb), as Meta publishes OMat24, sAlex and OMol25, as structures."""
+"""Structures from rows of ASE's LMDB databases (.aselmdb), in which Meta publishes OMat24, sAlex and OMol25."""
 
 from __future__ import annotations
 
@@ -10,62 +10,64 @@ from typing import Any
 import numpy as np
 from ase.data import chemical_symbols
 
-from gnnscale.atoms.structure import Structure
+from gnnscale.atoms.structure import Structure, stress_from_voigt
 from gnnscale.data.formats import lmdbs
-from gnnscale.data.formats.labels import voigt
-from gnnscale.data.formats.pieces import Place, Unit, ranges
+from gnnscale.data.formats.pieces import Piece, pieces_by_range
+from gnnscale.data.formats.raw_files import Location
 
 
-def units(raw: str, paths: list[Path], limit: int | None) -> list[Unit]:
-    """Ranges of the rows of all files, of each the first `limit`."""
+def pieces_by_rows(raw: str, paths: list[Path], limit: int | None) -> list[Piece]:
+    """Divide the first `limit` rows of each file into pieces."""
     listed = []
     for path in paths:
-        with Place(path) as place:
-            count = lmdbs.count_rows(place)
-        listed += ranges(raw, path, min(count, limit or count), "rows")
+        with Location(path) as location:
+            count = lmdbs.count_rows(location)
+        listed += pieces_by_range(raw, path, min(count, limit or count), "rows")
     return listed
 
 
-def structures(place: Place, span: tuple[int, int], reduced: bool) -> Iterator[tuple[Structure, dict[str, Any]]]:
-    """(structure, what else the row says under `data`). The formula is the group: the finest that every row has.
+def read_structures(
+    location: Location, span: tuple[int, int], reduced: bool
+) -> Iterator[tuple[Structure, dict[str, Any]]]:
+    """Yield each structure with what else its row has under `data`. The group is the formula, which every row has.
 
-    `reduced`: Si8O16 is SiO2, as it should be for crystals, of which a supercell is the same material.
+    With `reduced` Si8O16 counts as SiO2, which is right for crystals: a supercell is the same material.
     """
-    for key, row in lmdbs.rows(place, span):
-        place.where = f"row {key}"
+    for key, row in lmdbs.rows(location, span):
+        location.where = f"row {key}"
         data = row.get("data")
         data = data if isinstance(data, dict) else {}
-        yield structure(place, key, row, data, reduced), data
+        yield to_structure(location, key, row, data, reduced), data
 
 
-def structure(place: Place, key: int, row: lmdbs.Record, data: dict[str, Any], reduced: bool) -> Structure:
+def to_structure(location: Location, key: int, row: lmdbs.Record, data: dict[str, Any], reduced: bool) -> Structure:
     lacking = [name for name in ("numbers", "positions", "cell", "pbc", "energy", "forces") if row.get(name) is None]
     if lacking:
-        raise place.fault(f"{', '.join(lacking)} is missing; there is {', '.join(row)[:300]}")
+        raise location.fault(f"{', '.join(lacking)} is missing; there is {', '.join(row)[:300]}")
     numbers = np.asarray(row["numbers"])
     atoms = len(numbers)
     stress = np.full((3, 3), np.nan)
     if row.get("stress") is not None:  # eV/Angstrom^3, positive in tension, as everywhere in ASE
         six = np.asarray(row["stress"], float)
-        stress = six if six.shape == (3, 3) else voigt(shaped(place, six, (6,), "stress"))
+        stress = six if six.shape == (3, 3) else stress_from_voigt(to_array(location, six, (6,), "stress"))
     origin = ", ".join(str(data[name]) for name in ("sid", "source", "fid") if name in data)
     return Structure(
-        numbers=shaped(place, numbers, (atoms,), "numbers"),
-        positions=shaped(place, row["positions"], (atoms, 3), "positions"),
-        cell=shaped(place, row["cell"], (3, 3), "cell"),
-        pbc=shaped(place, np.asarray(row["pbc"]), (3,), "pbc").astype(bool),
+        numbers=to_array(location, numbers, (atoms,), "numbers"),
+        positions=to_array(location, row["positions"], (atoms, 3), "positions"),
+        cell=to_array(location, row["cell"], (3, 3), "cell"),
+        pbc=to_array(location, np.asarray(row["pbc"]), (3,), "pbc").astype(bool),
         energy=float(row["energy"]),
-        forces=shaped(place, row["forces"], (atoms, 3), "forces"),
+        forces=to_array(location, row["forces"], (atoms, 3), "forces"),
         stress=stress,
         group=formula(numbers, reduced),
         label=f"row {key}" + (f", {origin}" if origin else ""),
     )
 
 
-def shaped(place: Place, value: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
+def to_array(location: Location, value: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
     made = np.asarray(value)
     if made.shape != shape or made.dtype.kind not in "biuf":
-        raise place.fault(f"{name} of shape {made.shape} and type {made.dtype}, {shape} expected")
+        raise location.fault(f"{name} of shape {made.shape} and type {made.dtype}, {shape} expected")
     return made
 
 

@@ -1,4 +1,4 @@
-"""Random crystals, oxide slabs and slabs with adsorbates, each with the potential that labels it; their relaxation."""
+"""Random crystals, oxide slabs and slabs with adsorbates, each with the potential that labels it, and their relaxation."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ase.spacegroup import crystal
 from gnnscale.data.generate.potentials import HARDNESS, PEDONE, TOSI_FUMI, Label, emt, ionic, tersoff
 
 
-class Start(NamedTuple):
-    """Where a relaxation begins."""
+class RelaxationStart(NamedTuple):
+    """The structure at which a relaxation begins, and the potential that labels it."""
 
     atoms: Atoms
-    free: np.ndarray  # (A,) bool, whether the relaxation may move the atom; all of them have true forces
+    free: np.ndarray  # (A,) bool, true for atoms that the relaxation may move; forces of all atoms are complete
     label: Callable[[Atoms], Label]
     name: str
 
@@ -63,31 +63,33 @@ OXIDES = {  # prototype -> cations on each site
     "perovskite": (("Ca", "Sr", "Ba"), ("Ti", "Zr", "Sn")),
     "spinel": (("Mg", "Zn", "Fe", "Co", "Ni", "Mn"), ("Al", "Cr")),
 }
+PROTOTYPES: dict[str, tuple[int, float, float, dict[str, tuple[float, float, float]]]] = {
+    # space group, c / a, angle between a and b in degrees, scaled position of each element
+    "rocksalt": (225, 1, 90, {"Mg": (0, 0, 0), "O": (0.5, 0.5, 0.5)}),
+    "rutile": (136, 0.645, 90, {"Mg": (0, 0, 0), "O": (0.305, 0.305, 0)}),
+    "fluorite": (225, 1, 90, {"Mg": (0, 0, 0), "O": (0.25, 0.25, 0.25)}),
+    "antifluorite": (225, 1, 90, {"Mg": (0.25, 0.25, 0.25), "O": (0, 0, 0)}),
+    "corundum": (167, 2.73, 120, {"Mg": (0, 0, 0.352), "O": (0.306, 0, 0.25)}),
+    "perovskite": (221, 1, 90, {"Mg": (0.5, 0.5, 0.5), "Al": (0, 0, 0), "O": (0.5, 0, 0)}),
+    "spinel": (227, 1, 90, {"Mg": (1 / 8,) * 3, "Al": (0.5,) * 3, "O": (0.262,) * 3}),
+}
 COVALENT = {"Si": 5.43, "SiC": 4.32, "C": 3.57}  # Angstrom, of Tersoff
 
 
 # -------------------------------------------------------------------------------------------------------------- oxides
 @cache
 def _prototype(name: str) -> Atoms:
-    """Scaled positions and cell shape, with dummy elements (Mg first cation, Al second) and unit lattice constant."""
-    spacegroup, shape, *sites = {
-        "rocksalt": (225, (1, 90), ("Mg", (0, 0, 0)), ("O", (0.5, 0.5, 0.5))),
-        "rutile": (136, (0.645, 90), ("Mg", (0, 0, 0)), ("O", (0.305, 0.305, 0))),
-        "fluorite": (225, (1, 90), ("Mg", (0, 0, 0)), ("O", (0.25, 0.25, 0.25))),
-        "antifluorite": (225, (1, 90), ("Mg", (0.25, 0.25, 0.25)), ("O", (0, 0, 0))),
-        "corundum": (167, (2.73, 120), ("Mg", (0, 0, 0.352)), ("O", (0.306, 0, 0.25))),
-        "perovskite": (221, (1, 90), ("Mg", (0.5, 0.5, 0.5)), ("Al", (0, 0, 0)), ("O", (0.5, 0, 0))),
-        "spinel": (227, (1, 90), ("Mg", (1 / 8,) * 3), ("Al", (0.5,) * 3), ("O", (0.262,) * 3)),
-    }[name]
-    cell = [1.0, 1.0, shape[0], 90, 90, shape[1]]
+    """Return scaled positions and cell shape, with dummy elements (Mg first cation, Al second) and unit lattice constant."""
+    spacegroup, height, angle, sites = PROTOTYPES[name]
+    cell = [1.0, 1.0, height, 90, 90, angle]
     setting, primitive = (2, True) if name == "spinel" else (1, False)  # 14 atoms instead of 56
-    symbols, basis = zip(*sites)
+    symbols, basis = list(sites), list(sites.values())
     atoms = crystal(symbols, basis, spacegroup=spacegroup, cellpar=cell, setting=setting, primitive_cell=primitive)
     return Atoms(atoms.symbols, scaled_positions=atoms.get_scaled_positions(), cell=atoms.cell, pbc=True)
 
 
 def _lattice_constant(name: str, cations: list[str]) -> float:
-    """Angstrom, from touching ions; corundum and rutile scaled from Al2O3 and TiO2."""
+    """Return the lattice constant for touching ions; corundum and rutile are scaled from Al2O3 and TiO2.  # Angstrom"""
     bond = IONIC_RADII[cations[-1]] + OXYGEN
     return {
         "rocksalt": 2 * bond,
@@ -101,7 +103,7 @@ def _lattice_constant(name: str, cations: list[str]) -> float:
 
 
 def oxide(rng: np.random.Generator, prototypes: tuple[str, ...] = tuple(OXIDES)) -> Atoms:
-    """A perfect oxide crystal, unrelaxed."""
+    """Draw a perfect oxide crystal, unrelaxed."""
     name = prototypes[rng.integers(len(prototypes))]
     cations = [str(rng.choice(site)) for site in OXIDES[name]]
     atoms = _prototype(name).copy()
@@ -111,8 +113,8 @@ def oxide(rng: np.random.Generator, prototypes: tuple[str, ...] = tuple(OXIDES))
     return atoms
 
 
-def oxide_slab(rng: np.random.Generator) -> Start:
-    """A (100) or (110) slab, its lower half fixed; in a third of them one oxygen has moved off, so it stays neutral."""
+def oxide_slab(rng: np.random.Generator) -> RelaxationStart:
+    """Draw a (100) or (110) slab with its lower half fixed; in a third of them one oxygen is displaced, none removed."""
     solid = oxide(rng, ("rocksalt", "rutile", "perovskite", "corundum", "antifluorite", "fluorite"))
     face = ((1, 0, 0), (1, 1, 0))[rng.integers(2)]
     slab = Atoms(ase.build.surface(solid, face, 1 if len(solid) > 11 else 2, vacuum=6.0))  # Angstrom
@@ -122,12 +124,12 @@ def oxide_slab(rng: np.random.Generator) -> Start:
         top = max(np.flatnonzero(slab.numbers == 8), key=lambda i: height[i])
         slab.positions[top] += [*rng.normal(0, 0.6, 2), rng.uniform(0.3, 1.2)]
     slab.positions += rng.normal(0, 0.05, (len(slab), 3))
-    return Start(slab, free, ionic, f"slab {slab.get_chemical_formula()}")
+    return RelaxationStart(slab, free, ionic, f"slab {slab.get_chemical_formula()}")
 
 
 # ----------------------------------------------------------------------------------------------------------- adsorbates
-def adsorbate_slab(rng: np.random.Generator) -> Start:
-    """A small molecule above an fcc metal or alloy slab, whose lower half is fixed."""
+def adsorbate_slab(rng: np.random.Generator) -> RelaxationStart:
+    """Draw a small molecule above an fcc metal or alloy slab, whose lower half is fixed."""
     metals = [str(m) for m in rng.choice(list(FCC), 2)]
     share = float(rng.choice([0.0, 0.25, 0.5]))
     constant = FCC[metals[0]] * (1 - share) + FCC[metals[1]] * share
@@ -146,7 +148,7 @@ def adsorbate_slab(rng: np.random.Generator) -> Start:
     atoms = Atoms(slab) + molecule
     atoms.positions += rng.normal(0, 0.08, (len(atoms), 3))
     free = np.concatenate([free, np.ones(len(molecule), dtype=bool)])
-    return Start(atoms, free, emt, f"{molecule.get_chemical_formula()} on {slab.get_chemical_formula()}")
+    return RelaxationStart(atoms, free, emt, f"{molecule.get_chemical_formula()} on {slab.get_chemical_formula()}")
 
 
 # ------------------------------------------------------------------------------------------------------------- crystals
@@ -176,22 +178,24 @@ def _covalent(rng: np.random.Generator) -> tuple[Atoms, Callable]:
     return atoms, tersoff
 
 
-def strained_crystal(rng: np.random.Generator) -> Start:
-    """An alloy, oxide, alkali halide or covalent crystal, strained by some percent and rattled."""
+def strained_crystal(rng: np.random.Generator) -> RelaxationStart:
+    """Draw an alloy, oxide, alkali halide or covalent crystal, strained by a few percent and rattled."""
     draw = (_alloy, _oxide, _halide, _covalent)[rng.choice(4, p=[0.35, 0.35, 0.18, 0.12])]
     atoms, label = draw(rng)
     shear = rng.normal(0, 0.03, (3, 3))
     strain = (1 + rng.normal(0, 0.03)) * np.eye(3) + (shear + shear.T) / 2
     atoms.set_cell(atoms.cell.array @ strain, scale_atoms=True)
     atoms.positions += rng.choice([0.02, 0.08, 0.15, 0.25]) * rng.normal(size=(len(atoms), 3))  # Angstrom
-    return Start(atoms, np.ones(len(atoms), dtype=bool), label, atoms.get_chemical_formula())
+    return RelaxationStart(atoms, np.ones(len(atoms), dtype=bool), label, atoms.get_chemical_formula())
 
 
 # ----------------------------------------------------------------------------------------------------------- relaxation
-def relaxation(start: Start, rng: np.random.Generator, frames: int, every: int, step: float) -> Iterator[tuple]:
-    """(atoms, label) of every so many steps downhill: `step` Angstrom^2/eV along the forces, at most 0.12 Angstrom.
+def relaxation(
+    start: RelaxationStart, rng: np.random.Generator, frames: int, every: int, step: float
+) -> Iterator[tuple[Atoms, Label]]:
+    """Yield atoms and label after `every` steps downhill: `step` Angstrom^2/eV along the forces, at most 0.12 Angstrom.
 
-    Crystals (periodic in all directions) follow their stress as well. The noise keeps late frames from being copies.
+    Crystals (periodic in all directions) follow their stress too. Noise keeps late frames from being copies.
     """
     atoms = start.atoms.copy()
     for count in range((frames - 1) * every + 1):

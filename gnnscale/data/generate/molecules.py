@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,32 +18,34 @@ from gnnscale.data.generate.potentials import Label, Unlabelled
 VALENCE = {1: 1, 6: 4, 7: 3, 8: 2, 16: 2, 17: 1}
 FRAGILE = {8, 16, 17}  # two of these bonded (peroxides, hypochlorites) mostly fall apart when relaxed
 SHORTER = np.array([0.0, 1.0, 0.87, 0.79])  # length of a double or triple bond, in single bonds
-BONDED = 1.25  # closer than this many sums of covalent radii
-STIFFNESS = {1: 40.0, 2: 12.0, 3: 2.0}  # eV/Angstrom^2 of a spring across so many bonds; softer ones
+BONDED = 1.25  # atoms closer than this many sums of covalent radii have a bond
+STIFFNESS = {1: 40.0, 2: 12.0, 3: 2.0}  # eV/Angstrom^2 of a spring across this many bonds
 ANCHOR = 1.0  # eV/Angstrom^2 on every atom: without it 1500 K reaches 4.7 eV/atom
 
 
 class Molecule(NamedTuple):
+    """A bond graph."""
+
     numbers: np.ndarray  # (A,)
     orders: np.ndarray  # (A, A) bond orders, 0 where there is no bond
 
 
 # --------------------------------------------------------------------------------------------------------- bond graph
 def grow(rng: np.random.Generator, shares: dict[int, float], heavy: int) -> Molecule:
-    """A connected molecule of `heavy` atoms drawn by `shares`, up to two rings or multiple bonds, all valences met."""
+    """Grow a connected molecule of `heavy` atoms drawn by `shares`, with some rings or multiple bonds, all valences met."""
     elements, weights = list(shares), np.array(list(shares.values()))
-    numbers = [int(rng.choice(elements, p=weights / weights.sum()))]
+    grown = [int(rng.choice(elements, p=weights / weights.sum()))]
     orders = np.zeros((heavy, heavy), dtype=int)
-    while len(numbers) < heavy:
-        free = _free(numbers, orders)
+    while len(grown) < heavy:
+        free = _free(grown, orders)
         new = int(rng.choice(elements, p=weights / weights.sum()))
-        sites = [i for i in np.flatnonzero(free) if not {new, numbers[i]} <= FRAGILE]
+        sites = [i for i in np.flatnonzero(free) if not {new, grown[i]} <= FRAGILE]
         if not sites:
             break
         site = int(rng.choice(sites))
-        orders[site, len(numbers)] = orders[len(numbers), site] = 1
-        numbers.append(new)
-    numbers, orders = np.array(numbers), orders[: len(numbers), : len(numbers)]
+        orders[site, len(grown)] = orders[len(grown), site] = 1
+        grown.append(new)
+    numbers, orders = np.array(grown), orders[: len(grown), : len(grown)]
     ring = np.zeros(len(numbers), dtype=bool)
     for _ in range(rng.integers(0, 4)):
         change = _raise_order if rng.random() < 0.6 else _close_ring
@@ -51,12 +53,13 @@ def grow(rng: np.random.Generator, shares: dict[int, float], heavy: int) -> Mole
     return _add_hydrogens(numbers, orders)
 
 
-def _free(numbers, orders: np.ndarray) -> np.ndarray:
-    """How many more bonds each atom may have."""
+def _free(numbers: Sequence[int] | np.ndarray, orders: np.ndarray) -> np.ndarray:
+    """Return how many more bonds each atom may have."""
     return np.array([VALENCE[int(z)] for z in numbers]) - orders.sum(0)[: len(numbers)]
 
 
-def _raise_order(rng, numbers, orders, ring) -> None:
+def _raise_order(rng: np.random.Generator, numbers: np.ndarray, orders: np.ndarray, ring: np.ndarray) -> None:
+    """Make a random bond a double or triple one, where valences allow it."""
     free = _free(numbers, orders)
     # in a ring no atom may become linear, so none may get a second double or a triple bond
     full = ring & (orders.max(0, initial=0) > 1)
@@ -70,8 +73,8 @@ def _raise_order(rng, numbers, orders, ring) -> None:
         orders[i, j] = orders[j, i] = orders[i, j] + 1
 
 
-def _close_ring(rng, numbers, orders, ring) -> None:
-    """A bond between two atoms 2 to 5 bonds apart, so rings of 3 to 6, of atoms that are not linear."""
+def _close_ring(rng: np.random.Generator, numbers: np.ndarray, orders: np.ndarray, ring: np.ndarray) -> None:
+    """Add a bond between two atoms 2 to 5 bonds apart, which makes a ring of 3 to 6 atoms, none of them linear."""
     apart, free = bonds_apart(orders), _free(numbers, orders)
     linear = (orders == 3).any(0) | ((orders == 2).sum(0) > 1)
     pairs = []
@@ -96,8 +99,8 @@ def _add_hydrogens(numbers: np.ndarray, orders: np.ndarray) -> Molecule:
 
 
 def bonds_apart(orders: np.ndarray) -> np.ndarray:
-    """(A, A) bonds on the shortest way from atom to atom."""
-    apart = np.where(orders > 0, 1, len(orders) + 1)  # longer than any way in a connected molecule
+    """Count the bonds on the shortest path from atom to atom.  # (A, A)"""
+    apart = np.where(orders > 0, 1, len(orders) + 1)  # longer than any path in a connected molecule
     np.fill_diagonal(apart, 0)
     for middle in range(len(orders)):
         apart = np.minimum(apart, apart[:, middle, None] + apart[None, middle])
@@ -105,9 +108,9 @@ def bonds_apart(orders: np.ndarray) -> np.ndarray:
 
 
 def identity(molecule: Molecule) -> str:
-    """The same for the same bond graph however its atoms are numbered: formula and Weisfeiler-Lehman hash.
+    """Return formula and Weisfeiler-Lehman hash, which do not depend on the numbering of the atoms.
 
-    Rarely two molecules share one; they are then taken for one, which only loses a molecule.
+    Two molecules rarely share one; they then count as one, which only loses a molecule.
     """
     colours = [str(z) for z in molecule.numbers]
     neighbours = [[(j, molecule.orders[i, j]) for j in np.flatnonzero(row)] for i, row in enumerate(molecule.orders)]
@@ -120,7 +123,7 @@ def identity(molecule: Molecule) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ geometry
 def embed(molecule: Molecule, rng: np.random.Generator) -> Atoms:
-    """Positions with bond lengths and angles about right; Unlabelled if the springs do not find the bond graph."""
+    """Find positions with approximate bond lengths and angles; Unlabelled if the springs do not find the bond graph."""
     near, far, stiffness = _lengths(molecule)
     upper = np.triu_indices(len(molecule.numbers), 1)
     near, far, stiffness = near[upper], far[upper], stiffness[upper]
@@ -147,7 +150,7 @@ def embed(molecule: Molecule, rng: np.random.Generator) -> Atoms:
 
 
 def _lengths(molecule: Molecule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(A, A) each: wanted distance, its alternative (or infinity: no upper limit), stiffness of the spring."""
+    """Return target distance, its alternative (or infinity: no upper limit) and stiffness of each spring.  # (A, A) each"""
     numbers, orders = molecule
     radii = covalent_radii[numbers]
     bond = (radii[:, None] + radii[None]) * SHORTER[orders]
@@ -155,7 +158,7 @@ def _lengths(molecule: Molecule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     far = np.full_like(near, np.inf)
     stiffness = np.full_like(near, 0.3)
     double = np.argwhere(np.triu(orders) == 2)
-    for m, n in double:  # planar: what is on both ends is cis or trans
+    for m, n in double:  # planar: substituents at both ends are cis or trans
         for i in np.flatnonzero(orders[m]):
             for j in np.flatnonzero(orders[n]):
                 if len({i, j, m, n}) == 4:
@@ -188,7 +191,10 @@ def _angle(number: int, orders: np.ndarray) -> float:
 
 
 def _project(distances: np.ndarray) -> np.ndarray:
-    """Classical scaling: the positions in three dimensions that fit (A, A) distances best."""
+    """Return the positions in three dimensions that fit (A, A) distances best, by classical scaling.
+
+    Signs, and mixtures of equal eigenvalues, depend on the processor's arithmetic: the same molecule is mirrored or turned.
+    """
     squares = distances**2
     gram = -0.5 * (squares - squares.mean(0) - squares.mean(1)[:, None] + squares.mean())
     values, vectors = np.linalg.eigh(gram)
@@ -198,7 +204,7 @@ def _project(distances: np.ndarray) -> np.ndarray:
 
 
 def has_bonds_of(atoms: Atoms, molecule: Molecule) -> bool:
-    """Whether exactly the intended bonds are there, by distance."""
+    """Tell by distance whether the atoms have exactly the intended bonds."""
     radii = covalent_radii[atoms.numbers]
     close = atoms.get_all_distances() < BONDED * (radii[:, None] + radii[None])
     np.fill_diagonal(close, False)
@@ -207,7 +213,7 @@ def has_bonds_of(atoms: Atoms, molecule: Molecule) -> bool:
 
 # ------------------------------------------------------------------------------------------------ springs: relax, shake
 def spring_hessian(positions: np.ndarray, apart: np.ndarray) -> np.ndarray:
-    """(3A, 3A) eV/Angstrom^2 of springs at rest between all atoms: a guess of the true one, always positive."""
+    """Return the Hessian of springs at rest between all atoms: a guess, always positive definite.  # (3A, 3A) eV/Angstrom^2"""
     count = len(positions)
     vectors = positions[:, None] - positions[None]
     r = np.linalg.norm(vectors, axis=-1) + np.eye(count)
@@ -221,7 +227,7 @@ def spring_hessian(positions: np.ndarray, apart: np.ndarray) -> np.ndarray:
 
 
 def relax(atoms: Atoms, molecule: Molecule, label: Callable[[Atoms], Label], steps: int, fmax: float = 0.05) -> Atoms:
-    """BFGS from the springs' Hessian (to 0.05 eV/A in 17 steps, not 23); Unlabelled if a bond breaks or forms."""
+    """Relax by BFGS from the springs' Hessian (17 steps to 0.05 eV/A, not 23); Unlabelled if a bond breaks or forms."""
     atoms = atoms.copy()
     hessian = spring_hessian(atoms.positions, bonds_apart(molecule.orders))
     forces = label(atoms).forces.ravel()
@@ -242,7 +248,7 @@ def relax(atoms: Atoms, molecule: Molecule, label: Callable[[Atoms], Label], ste
 
 
 class Shaker:
-    """Draws thermal displacements about one geometry, from the springs' Boltzmann distribution."""
+    """Thermal displacements about one geometry, drawn from the springs' Boltzmann distribution."""
 
     def __init__(self, atoms: Atoms, molecule: Molecule):
         self.atoms = atoms

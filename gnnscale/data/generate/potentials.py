@@ -5,8 +5,9 @@ All are short-ranged and go to zero smoothly at their cutoffs, so that energies 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import scipy.special
@@ -14,22 +15,28 @@ from ase import Atoms
 
 from gnnscale.atoms.neighbors import edges
 
+if TYPE_CHECKING:
+    from ase.calculators.calculator import Calculator
+    from ase.calculators.tersoff import TersoffParameters
+
 COULOMB = 14.399645  # eV Angstrom, e^2 / (4 pi epsilon_0)
 
 
 class Label(NamedTuple):
+    """The labels of one structure."""
+
     energy: float  # eV
     forces: np.ndarray  # (A, 3) eV/Angstrom
     stress: np.ndarray  # (3, 3) eV/Angstrom^3, positive in tension; NaN for molecules
 
 
 class Unlabelled(Exception):
-    """No label could be computed; the message is the reason, in words that can be counted."""
+    """A label could not be computed; the message is the reason, by which such structures are counted."""
 
 
 # ------------------------------------------------------------------------------------------------------ molecules
 def xtb(atoms: Atoms, method: Literal["GFN1-xTB", "GFN2-xTB"]) -> Label:
-    """GFN1-xTB (10.1021/acs.jctc.7b00118) or GFN2-xTB (10.1021/acs.jctc.8b01176) of a neutral closed-shell molecule."""
+    """Label a neutral closed-shell molecule by GFN1-xTB (10.1021/acs.jctc.7b00118) or GFN2-xTB (10.1021/acs.jctc.8b01176)."""
     from ase.units import Bohr, Hartree
     from tblite.exceptions import TBLiteRuntimeError
     from tblite.interface import Calculator
@@ -47,20 +54,20 @@ def xtb(atoms: Atoms, method: Literal["GFN1-xTB", "GFN2-xTB"]) -> Label:
 
 # -------------------------------------------------------------------------------------------- metals and semiconductors
 def emt(atoms: Atoms) -> Label:
-    """Effective medium theory (10.1016/0039-6028(96)00816-3) as in ASE, with its parameters for H, C, N and O."""
+    """Label by effective medium theory (10.1016/0039-6028(96)00816-3) as in ASE, with its parameters for H, C, N and O."""
     from ase.calculators.emt import EMT
 
     return _from_ase(atoms, EMT())  # its default cutoff is one for all elements: energies stay additive
 
 
 def tersoff(atoms: Atoms) -> Label:
-    """Si, C and SiC after Tersoff, Phys. Rev. B 39, 5566 (1989)."""
+    """Label Si, C and SiC by the potential of Tersoff, Phys. Rev. B 39, 5566 (1989)."""
     from ase.calculators.tersoff import Tersoff
 
     return _from_ase(atoms, Tersoff(_tersoff_parameters()))
 
 
-def _from_ase(atoms: Atoms, calculator) -> Label:
+def _from_ase(atoms: Atoms, calculator: Calculator) -> Label:
     labelled = atoms.copy()
     labelled.set_constraint()  # a constraint would zero the forces on fixed atoms
     labelled.calc = calculator
@@ -69,8 +76,8 @@ def _from_ase(atoms: Atoms, calculator) -> Label:
 
 
 @cache
-def _tersoff_parameters() -> dict:
-    """Table I of the paper, mixed by its eq. 1, in the order of LAMMPS: (i, j, k) is centre, neighbour, third atom."""
+def _tersoff_parameters() -> dict[tuple[str, str, str], TersoffParameters]:
+    """Mix table I of the paper by its eq. 1; keys are (i, j, k) as in LAMMPS: centre, neighbour, third atom."""
     from ase.calculators.tersoff import TersoffParameters
 
     table = {  # A, B eV; lambda, mu 1/Angstrom; beta, n, c, d, h; R, S Angstrom
@@ -170,7 +177,7 @@ COULOMB_CUTOFF, DAMPING, PAIR_CUTOFF = 8.0, 0.25, 5.5  # Angstrom, 1/Angstrom, A
 
 
 def ionic(atoms: Atoms) -> Label:
-    """Rigid ions: damped shifted-force Coulomb with Pedone's Morse terms (oxides) or Born-Mayer (alkali halides)."""
+    """Label rigid ions: damped shifted-force Coulomb with Pedone's Morse terms (oxides) or Born-Mayer (alkali halides)."""
     symbols = np.array(atoms.get_chemical_symbols())
     short_range = _pedone if "O" in symbols else _born_mayer
     charges = np.array([_charge(s, "O" in symbols) for s in symbols])  # (A,) e
@@ -198,7 +205,7 @@ def _charge(symbol: str, oxide: bool) -> float:
 
 
 def _pairs(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Every pair once: indices, distance, and the vector from i to j."""
+    """Return every pair once: indices, distance, and the vector from i to j."""
     i, j, shifts = edges(atoms.positions, atoms.cell.array, atoms.pbc, cutoff)
     ahead = np.sign(shifts) @ (9, 3, 1) > 0  # of an atom and its own two images at S and -S, one
     once = (i < j) | ((i == j) & ahead)
@@ -207,14 +214,16 @@ def _pairs(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndar
     return i, j, np.linalg.norm(vectors, axis=1), vectors
 
 
-def _force_shifted(value, slope, r: np.ndarray, cutoff: float) -> tuple[np.ndarray, np.ndarray]:
-    """The pair function and its slope, both brought to zero at the cutoff by a linear term."""
+def _force_shifted(
+    value: Callable[[Any], Any], slope: Callable[[Any], Any], r: np.ndarray, cutoff: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a pair function and its slope, both brought to zero at the cutoff by a linear term."""
     at, steep = value(cutoff), slope(cutoff)
     return value(r) - at - (r - cutoff) * steep, slope(r) - steep
 
 
 def _coulomb(products: np.ndarray, r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fennell and Gezelter 2006 (10.1063/1.2206581), eqs. 18 and 19."""
+    """Return Coulomb energies and slopes by Fennell and Gezelter 2006 (10.1063/1.2206581), eqs. 18 and 19."""
 
     def value(x):
         return scipy.special.erfc(DAMPING * x) / x
@@ -227,13 +236,15 @@ def _coulomb(products: np.ndarray, r: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _coulomb_self(charges: np.ndarray) -> float:
-    """The neutralising charge on the cutoff sphere and the undamped self term: constant per ion, so no force."""
+    """Return the energy of the neutralising charge on the cutoff sphere and the undamped self term, which has no force."""
     shift = scipy.special.erfc(DAMPING * COULOMB_CUTOFF) / (2 * COULOMB_CUTOFF) + DAMPING / np.sqrt(np.pi)
     return -COULOMB * shift * float((charges**2).sum())
 
 
-def _pedone(symbols, charges, i, j, r) -> tuple[np.ndarray, np.ndarray]:
-    """D [(1 - exp(-alpha (r - r0)))^2 - 1] + C / r^12 between oxygen and any ion; cations only repel by charge."""
+def _pedone(
+    symbols: np.ndarray, charges: np.ndarray, i: np.ndarray, j: np.ndarray, r: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return D [(1 - exp(-alpha (r - r0)))^2 - 1] + C / r^12 between oxygen and any ion; cations only repel by charge."""
     oxygen = symbols == "O"
     partner = np.where(oxygen[i], j, i)
     table = np.array([PEDONE[s][1:] for s in symbols])  # (A, 4)
@@ -249,8 +260,10 @@ def _pedone(symbols, charges, i, j, r) -> tuple[np.ndarray, np.ndarray]:
     return _force_shifted(value, slope, r, PAIR_CUTOFF)
 
 
-def _born_mayer(symbols, charges, i, j, r) -> tuple[np.ndarray, np.ndarray]:
-    """0.211 eV (1 + q_i/n_i + q_j/n_j) exp((sigma_i + sigma_j - r) / rho), one rho for the whole crystal."""
+def _born_mayer(
+    symbols: np.ndarray, charges: np.ndarray, i: np.ndarray, j: np.ndarray, r: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return 0.211 eV (1 + q_i/n_i + q_j/n_j) exp((sigma_i + sigma_j - r) / rho), with one rho for the whole crystal."""
     present = set(symbols)
     found = [rho for pair, rho in HARDNESS.items() if set(pair) == present]
     if not found:

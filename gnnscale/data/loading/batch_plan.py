@@ -1,4 +1,4 @@
-"""Which structures go into which step and rank: pure functions, so a checkpoint needs to remember only the step."""
+"""The structures of each step and rank, as pure functions: a checkpoint needs to remember only the step."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 
 
 def steps_for(structures: int, batch: int, epochs: float) -> int:
+    """Return the number of steps that these epochs take, at least one."""
     return max(1, math.ceil(epochs * structures / min(batch, structures)))
 
 
 def global_batch(step: int, structures: int, batch: int, seed: int) -> np.ndarray:
-    """Indices of the structures of one optimiser step, over all ranks.
+    """Return the indices of the structures of one optimiser step, over all ranks.
 
-    The data are an endless row of permutations, one an epoch; a step takes the next `batch` of it, across the seam.
+    The data are an endless sequence of permutations, one per epoch; a step takes the next `batch` of it, across epochs.
     """
     batch = min(batch, structures)
     first, last = step * batch, (step + 1) * batch
@@ -29,7 +30,7 @@ def global_batch(step: int, structures: int, batch: int, seed: int) -> np.ndarra
     return np.concatenate(taken).astype(np.int64)
 
 
-@lru_cache(maxsize=2)  # a step may lie across two epochs; making one takes a second for thirty million structures
+@lru_cache(maxsize=2)  # a step may lie across two epochs; a permutation of thirty million structures takes a second
 def permutation(structures: int, seed: int, epoch: int) -> np.ndarray:
     row = np.random.default_rng([seed, epoch]).permutation(structures)
     row = row.astype(np.min_scalar_type(structures))
@@ -37,19 +38,19 @@ def permutation(structures: int, seed: int, epoch: int) -> np.ndarray:
     return row
 
 
-def share(costs: np.ndarray, ranks: int) -> list[np.ndarray]:
-    """Positions of a batch for each rank, longest first onto the least loaded: equal work, not equal numbers."""
-    owner = owners(np.asarray(costs, float), ranks)
+def divide_batch(costs: np.ndarray, ranks: int) -> list[np.ndarray]:
+    """Return the positions in a batch for each rank, the longest first to the least loaded: equal work, not equal counts."""
+    owner = assign_ranks(np.asarray(costs, float), ranks)
     order = np.argsort(owner, kind="stable")
     ends = np.searchsorted(owner[order], np.arange(ranks + 1)).tolist()
     return [order[a:b] for a, b in pairwise(ends)]
 
 
-def owners(costs: np.ndarray, ranks: int) -> np.ndarray:
-    """The rank of each position, many at a time.  # (n,)
+def assign_ranks(costs: np.ndarray, ranks: int) -> np.ndarray:
+    """Return the rank of each position, chosen for many positions at a time.  # (n,)
 
-    As long as the next rank, by load, has less than any that was just served will have, serving it is what longest
-    first would do too. For 32 structures per rank that takes some 33 rounds instead of a choice for each structure.
+    As long as the next rank, by load, has less than every rank served in this round will have, serving it is what
+    longest-first does too. For 32 structures per rank this takes some 33 rounds instead of a choice for each structure.
     """
     order = np.argsort(-costs, kind="stable")
     owner, loads, done = np.empty(len(costs), np.int64), np.zeros(ranks), 0
@@ -66,27 +67,28 @@ def owners(costs: np.ndarray, ranks: int) -> np.ndarray:
 
 
 def micro_batches(edges: np.ndarray, shares: list[np.ndarray], budget: int | None, rank: int) -> list[np.ndarray]:
-    """This rank's share of a batch in parts of at most `budget` edges, or of one structure that alone has more.
+    """Divide this rank's share of a batch into parts of at most `budget` edges, or of one structure that has more.
 
-    Every rank gets as many parts, some of them empty, because ZeRO 2 and 3 communicate in each; as few as will do.
+    Every rank gets the same number of parts, some of them empty, because ZeRO 2 and 3 communicate in each part; the
+    number is the smallest that suffices.
     """
     if budget is None:
         return [shares[rank]]
     sizes = np.array([len(mine) for mine in shares])
     longest = max(1, int(sizes.max()))
-    rows, whose, every = np.arange(len(shares)), np.repeat(np.arange(len(shares)), sizes), np.concatenate(shares)
+    ranks, owner, every = np.arange(len(shares)), np.repeat(np.arange(len(shares)), sizes), np.concatenate(shares)
     within = np.arange(len(every)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    falling = np.lexsort((within, -edges[every], whose))
-    of = np.zeros((len(shares), longest), np.int64)  # edges of each share's structures, longest first, then nothing
-    of[whose, within] = edges[every[falling]]
-    for count in range(min(longest, max(1, math.ceil(of.sum(1).max() / budget))), longest + 1):
-        loads, held, part = np.zeros((len(shares), count)), np.zeros((len(shares), count), int), np.empty_like(of)
-        for k in range(longest):  # of all ranks at once
-            there = k < sizes
+    falling = np.lexsort((within, -edges[every], owner))
+    counts = np.zeros((len(shares), longest), np.int64)  # edges of each share's structures, longest first, then zeros
+    counts[owner, within] = edges[every[falling]]
+    for count in range(min(longest, max(1, math.ceil(counts.sum(1).max() / budget))), longest + 1):
+        loads, held, part = np.zeros((len(shares), count)), np.zeros((len(shares), count), int), np.empty_like(counts)
+        for k in range(longest):  # for all ranks at once
+            has_more = k < sizes
             part[:, k] = loads.argmin(1)
-            loads[rows[there], part[there, k]] += of[there, k]
-            held[rows[there], part[there, k]] += 1
+            loads[ranks[has_more], part[has_more, k]] += counts[has_more, k]
+            held[ranks[has_more], part[has_more, k]] += 1
         if ((held <= 1) | (loads <= budget)).all():
             break
-    mine, of_mine = every[falling][whose == rank], part[rank, : sizes[rank]]
-    return [np.sort(mine[of_mine == number]) for number in range(count)]
+    mine, part_of_mine = every[falling][owner == rank], part[rank, : sizes[rank]]
+    return [np.sort(mine[part_of_mine == number]) for number in range(count)]

@@ -1,4 +1,4 @@
-"""What is needed next, made by threads while the present is worked on; in order, and the same however many threads."""
+"""Making the next items in threads while the present ones are used: in order, and the same with any number of threads."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-K = TypeVar("K")
-J = TypeVar("J")
-R = TypeVar("R")
+Key = TypeVar("Key")
+Task = TypeVar("Task")
+Made = TypeVar("Made")
 
 
-def ahead(
-    plan: Iterable[tuple[K, list[J]]], make: Callable[[J], R], workers: int, depth: int = 2
-) -> Iterator[tuple[K, list[Callable[[], R]]]]:
-    """For every (key, jobs) of the plan, (key, functions that give what was made of the jobs).
+def make_ahead(
+    plan: Iterable[tuple[Key, list[Task]]], make: Callable[[Task], Made], workers: int, depth: int = 2
+) -> Iterator[tuple[Key, list[Callable[[], Made]]]]:
+    """Yield, for every (key, tasks) of the plan, (key, functions that return what was made of the tasks).
 
-    Threads serve, as making a batch is spent in NumPy's gathers and in the compiled neighbour list, which let others
-    run. The plan is drawn up and at most `depth` of its steps are made ahead. A mistake in a thread is raised where its
-    result is asked for. Without workers everything is made when it is asked for.
+    Threads suffice, as making a batch is spent in NumPy's gathers and in the compiled neighbour list, which release the
+    GIL. At most `depth` steps of the plan are made ahead. An error in a thread is raised where its result is requested.
+    Without workers everything is made when it is requested.
     """
     if not workers:
-        for key, jobs in plan:
-            yield key, [partial(make, job) for job in jobs]
+        for key, tasks in plan:
+            yield key, [partial(make, task) for task in tasks]
         return
-    waiting: queue.Queue = queue.Queue(maxsize=max(1, depth - 1))  # one more is in the planner's hand
+    waiting: queue.Queue = queue.Queue(maxsize=max(1, depth - 1))  # the planner holds one more
     over = threading.Event()
 
     def draw_up(pool: ThreadPoolExecutor) -> None:
         try:
-            for key, jobs in plan:
-                if not _put(waiting, (key, [pool.submit(make, job).result for job in jobs]), over):
+            for key, tasks in plan:
+                if not _put(waiting, (key, [pool.submit(make, task).result for task in tasks]), over):
                     return
             _put(waiting, None, over)
-        except BaseException as error:  # said where the plan is used, not in a thread that nobody looks at
+        except BaseException as error:  # raised where the plan is used, not in this thread
             _put(waiting, error, over)
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")
@@ -47,7 +47,7 @@ def ahead(
             if isinstance(item, BaseException):
                 raise item
             yield item
-    finally:  # also when whoever asked has had enough
+    finally:  # also when the caller stops early
         over.set()
         planner.join()
         pool.shutdown(wait=True, cancel_futures=True)

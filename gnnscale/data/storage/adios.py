@@ -1,9 +1,9 @@
-"""Structures in ADIOS2 (BP5). The only file that imports adios2, and only to write, or to read as others would.
+"""Shards in ADIOS2 (BP5). The only file that imports adios2, to write shards and to read them as other programs would.
 
 A dataset is a directory of shards, each a BP5 directory of one step, and a manifest, written last. So writing needs
-memory for one shard. Inside each shard lies entry.json with all that is to be known of it; the same is its attribute
-`gnnscale`. ADIOS2 2.12 waits for ever on a file whose index was cut off, or crashes; hence every file is compared with
-the manifest before ADIOS2 sees it.
+memory for one shard. Each shard holds a file entry.json that describes it; its attribute `gnnscale` holds the same.
+ADIOS2 2.12 waits forever on a file whose index was truncated, or crashes; so every file is compared with the manifest
+before ADIOS2 opens it.
 """
 
 from __future__ import annotations
@@ -22,41 +22,39 @@ import numpy as np
 from gnnscale.atoms.structure import Structure
 from gnnscale.contract import files
 from gnnscale.contract.dataset_card import Split, SplitCount
-from gnnscale.data.storage import manifest as manifests
-from gnnscale.data.storage.manifest import ENTRY, MANIFEST, Block, File, Manifest, Shard, ShardEntry
-from gnnscale.data.storage.mapped import Shards, checksums, examine, open
-from gnnscale.data.storage.packed import Packed, concatenate, content, from_disk, on_disk, pack
+from gnnscale.data.storage.manifest import (
+    ENTRY,
+    MANIFEST,
+    Manifest,
+    Shard,
+    ShardEntry,
+    ShardSums,
+    StoredArray,
+    StoredFile,
+    add_sums,
+    read_checked,
+    sum_up,
+)
+from gnnscale.data.storage.mapped import Shards, check_shard, checksums, open_shards
+from gnnscale.data.storage.packed import Packed, concatenate, from_arrays, pack, to_arrays
 
 if TYPE_CHECKING:
     import adios2
 
-__all__ = [
-    "Packed",
-    "ShardEntry",
-    "Shards",
-    "content",
-    "entry_of",
-    "join",
-    "open",
-    "opened",
-    "read",
-    "write",
-    "write_shard",
-]
-
-SHARD = 8192  # structures
-ALIGNED = 64  # bytes that ADIOS2 may leave between two arrays, at most; 8 were seen
+STRUCTURES_PER_SHARD = 8192
+MAX_PADDING_BYTES = 64  # that ADIOS2 may leave between two arrays; at most 8 were seen
 
 
 def write(path: Path, structures: Iterable[Structure], split: Split, cutoff: float) -> Manifest:
-    """All structures into shards under `path`, which appears only when it is whole."""
+    """Write all structures into shards under `path`, which appears only when it is complete."""
     beside = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    stream, entries = iter(structures), []
-    while held := list(itertools.islice(stream, SHARD)):
+    stream = iter(structures)
+    entries: list[ShardEntry] = []
+    while held := list(itertools.islice(stream, STRUCTURES_PER_SHARD)):
         entries.append(write_shard(beside / f"{len(entries):05}.bp", held, split, cutoff))
-    made = join(beside, entries)
+    made = write_manifest(beside, entries)
     shutil.rmtree(path, ignore_errors=True)
     os.replace(beside, path)
     files.sync_directory(path.parent)
@@ -70,19 +68,27 @@ def write_shard(
     cutoff: float,
     origins: Sequence[tuple[str, int]] | None = None,
 ) -> ShardEntry:
-    """One shard, whole or absent. origins[k] is (name of a raw piece, number in it), by which a person finds it again."""
+    """Write one shard, which appears only when it is complete.
+
+    origins[k] is (name of a piece of the raw files, number in it), by which a person finds structure k again.
+    """
     packed, units = pack(structures, split, cutoff, origins)
     return write_packed(path, packed, cutoff, units)
 
 
 def write_packed(path: Path, packed: Packed, cutoff: float, units: tuple[str, ...]) -> ShardEntry:
-    arrays = on_disk(packed)
+    """Write packed structures as one shard; `units` names the pieces to which `packed.origin` refers."""
+    arrays = to_arrays(packed)
     beside = path.with_name(f".{path.name}.tmp")
-    offsets = expected(arrays)
-    sums = manifests.sums(packed)
-    for _ in range(3):  # where ADIOS2 puts an array is part of what is written, and seen only then; once will mostly do
+    offsets = expected_offsets(arrays)
+    sums = sum_up(packed)
+    for _ in range(
+        3
+    ):  # the offsets are part of what is written, and known only afterwards; the first guess mostly fits
         blocks = {
-            name: Block(offset=offsets[name], dtype=array.dtype.str, shape=array.shape, crc32=checksums(_bytes(array)))
+            name: StoredArray(
+                offset=offsets[name], dtype=array.dtype.str, shape=array.shape, crc32=checksums(_bytes(array))
+            )
             for name, array in arrays.items()
         }
         shard = Shard(
@@ -96,13 +102,15 @@ def write_packed(path: Path, packed: Packed, cutoff: float, units: tuple[str, ..
         entry = ShardEntry(cutoff=cutoff, shard=shard, sums=sums)
         shutil.rmtree(beside, ignore_errors=True)
         _write_bp5(beside, arrays, entry.model_dump_json())
-        found = locate(beside / "data.0", arrays)
+        found = find_offsets(beside / "data.0", arrays)
         if found == offsets:
             break
         offsets = found
     else:
-        raise AssertionError(f"{path}: ADIOS2 puts equal arrays in other places each time")
-    listed = {name: File(size=f.size, sha256=f.sha256) for name, f in files.describe(beside, ["."]).items()}
+        raise AssertionError(f"{path}: ADIOS2 puts equal arrays at other offsets each time")
+    listed = {
+        name: StoredFile(size=f.size, sha256=f.sha256) for name, f in files.describe_outputs(beside, ["."]).items()
+    }
     entry = entry.model_copy(update={"shard": shard.model_copy(update={"files": listed})})
     (beside / ENTRY).write_text(entry.model_dump_json())
     files.sync_tree(beside)
@@ -113,7 +121,7 @@ def write_packed(path: Path, packed: Packed, cutoff: float, units: tuple[str, ..
 
 
 def _write_bp5(path: Path, arrays: dict[str, np.ndarray], attribute: str) -> None:
-    import adios2  # takes a second or two, which a training need not wait for
+    import adios2  # takes a second or two; a training needs only the map and not this
 
     try:
         with adios2.Stream(str(path), "w") as stream:
@@ -128,8 +136,8 @@ def _write_bp5(path: Path, arrays: dict[str, np.ndarray], attribute: str) -> Non
     (path / "profiling.json").unlink(missing_ok=True)  # timings: the one part that differs between equal data
 
 
-def expected(arrays: dict[str, np.ndarray]) -> dict[str, int]:
-    """Where ADIOS2 puts arrays unless they are large: one behind the other, at multiples of the size of an item."""
+def expected_offsets(arrays: dict[str, np.ndarray]) -> dict[str, int]:
+    """Return the offsets at which ADIOS2 puts small arrays: one after another, at multiples of the size of an item."""
     offsets, end = {}, 0
     for name, array in arrays.items():
         offsets[name] = -(-end // array.itemsize) * array.itemsize
@@ -137,47 +145,47 @@ def expected(arrays: dict[str, np.ndarray]) -> dict[str, int]:
     return offsets
 
 
-def locate(file: Path, arrays: dict[str, np.ndarray]) -> dict[str, int]:
-    """Where each array lies in data.0: in the order of writing, each as a whole, at a multiple of the size of an item."""
+def find_offsets(file: Path, arrays: dict[str, np.ndarray]) -> dict[str, int]:
+    """Find each array in data.0: in the order of writing, contiguous, at a multiple of the size of an item."""
     data, offsets, end = np.memmap(file, np.uint8, "r"), {}, 0
     for name, array in arrays.items():
         raw = np.frombuffer(_bytes(array), np.uint8)
-        places = range(-(-end // array.itemsize) * array.itemsize, end + ALIGNED, array.itemsize)
-        at = next((at for at in places if np.array_equal(data[at : at + len(raw)], raw)), None)
-        if at is None:
+        candidates = range(-(-end // array.itemsize) * array.itemsize, end + MAX_PADDING_BYTES, array.itemsize)
+        offset = next((at for at in candidates if np.array_equal(data[at : at + len(raw)], raw)), None)
+        if offset is None:
             raise AssertionError(f"{file}: {name} is not where ADIOS2 has put arrays so far")
-        offsets[name], end = at, at + len(raw)
+        offsets[name], end = offset, offset + len(raw)
     return offsets
 
 
 def _bytes(array: np.ndarray) -> memoryview:
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
 
 
-def entry_of(path: Path) -> ShardEntry:
-    """Of a shard that is whole; else BadFile."""
-    entry = manifests.read(path / ENTRY, ShardEntry)
-    examine(path, entry.shard, check=False)
+def read_entry(path: Path) -> ShardEntry:
+    """Read the description of a shard after checking that its files are complete; else raise BadFile."""
+    entry = read_checked(path / ENTRY, ShardEntry)
+    check_shard(path, entry.shard, check=False)
     return entry
 
 
-def join(path: Path, entries: Sequence[ShardEntry]) -> Manifest:
-    """The manifest of shards that lie under `path`, in this order; `shard.name` is relative to it, `..` included."""
+def write_manifest(path: Path, entries: Sequence[ShardEntry]) -> Manifest:
+    """Write the manifest of shards that lie under `path`, in this order; `shard.name` is relative to it and may have `..`."""
     cutoffs = sorted({entry.cutoff for entry in entries})
     if len(cutoffs) > 1:
         raise ValueError(f"{path}: shards with edges counted at {' and '.join(map(str, cutoffs))} Angstrom")
-    total = manifests.add([entry.sums for entry in entries])
+    total = add_sums([entry.sums for entry in entries])
     made = Manifest(cutoff=cutoffs[0] if cutoffs else 0.0, shards=tuple(e.shard for e in entries), total=total)
     if entries:
         made = made.model_copy(
-            update={"total": total.model_copy(update={"counts": _groups(Shards(path, made), total)})}
+            update={"total": total.model_copy(update={"counts": _count_groups_once(Shards(path, made), total)})}
         )
     files.write_model(path / MANIFEST, made)
     return made
 
 
-def _groups(shards: Shards, total: manifests.Sums) -> dict[str, SplitCount]:
-    """The counts with each group counted once, though several shards have it."""
+def _count_groups_once(shards: Shards, total: ShardSums) -> dict[str, SplitCount]:
+    """Return the counts with each group counted once, even if several shards have it."""
     counts = {}
     for index, (name, count) in enumerate(total.counts.items()):
         groups = len(np.unique(shards.group[shards.split == index]))
@@ -186,25 +194,25 @@ def _groups(shards: Shards, total: manifests.Sums) -> dict[str, SplitCount]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[adios2.FileReader]:
-    """Anybody's BP file, to be read as it is."""
+def open_bp(path: Path) -> Iterator[adios2.FileReader]:
+    """Open a BP file of any program for reading."""
     import adios2
 
     io = adios2.Adios().declare_io(str(path))
-    io.set_parameter("OpenTimeoutSecs", "2")  # it would wait an hour for an index that was cut off
+    io.set_parameter("OpenTimeoutSecs", "2")  # it would wait an hour for an index that was truncated
     try:
         with adios2.FileReader(io, str(path)) as reader:
             yield reader
-    finally:  # its reader leaves its timings in this place, whatever it is asked
+    finally:  # its reader writes its timings to this path, whatever it is configured to do
         Path(f"/tmp/{path.name}_{os.getpid():x}_profiling.json").unlink(missing_ok=True)
 
 
 def read(path: Path) -> Packed:
-    """All shards under `path` through ADIOS2, after comparing every byte with the manifest."""
-    shards, parts = open(path, check=True), []
+    """Read all shards under `path` through ADIOS2, after comparing every byte with the manifest."""
+    shards, parts = open_shards(path, check=True), []
     for k, shard in enumerate(shards.manifest.shards):
-        with opened(path / shard.name) as reader:
-            parts.append(from_disk({name: reader.read(name) for name in shard.variables}))
+        with open_bp(path / shard.name) as reader:
+            parts.append(from_arrays({name: reader.read(name) for name in shard.variables}))
         rows = slice(shards.first[k], shards.first[k + 1])
-        parts[-1].origin[:, 0] = shards.unit[rows]  # each shard has a list of units of its own
+        parts[-1].origin[:, 0] = shards.unit[rows]  # each shard has its own list of units
     return concatenate(parts)

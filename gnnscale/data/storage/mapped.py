@@ -1,7 +1,7 @@
-"""Converted structures read at random without reading the rest: shards mapped into memory, without ADIOS2.
+"""Shards mapped into memory: structures are read in any order, without reading the rest and without ADIOS2.
 
-ADIOS2 keeps every array of ours as it was written, contiguous in data.0, and the manifest says where. All shards of a
-dataset are mapped side by side into one range of addresses, so a structure is a number however many shards there are,
+ADIOS2 keeps every array as it was written, contiguous in data.0, and the manifest has its offset. All shards of a
+dataset are mapped side by side into one range of addresses, so a structure is one number however many shards there are,
 and a batch is one gather for each array.
 """
 
@@ -17,16 +17,16 @@ from pathlib import Path
 
 import numpy as np
 
-from gnnscale.contract import files
-from gnnscale.data.storage.manifest import MANIFEST, REMAKE, Block, Manifest, Shard, read
-from gnnscale.data.storage.packed import HAS_CELL, HAS_STRESS, SYMMETRIC, Packed, periodic
+from gnnscale.contract import errors, files
+from gnnscale.data.storage.manifest import HOW_TO_REMAKE, MANIFEST, Manifest, Shard, StoredArray, read_checked
+from gnnscale.data.storage.packed import HAS_CELL, HAS_STRESS, SIX_TO_NINE, Packed, unpack_pbc
 
 MIB = 1 << 20
 PROT_NONE, MAP_FIXED = 0, 0x10  # Linux; Python's mmap has no names for them
 
 
-class Region:
-    """Files mapped read-only, one behind the other. Arrays over it keep it alive."""
+class MappedFiles:
+    """Files mapped read-only, one after another. Arrays over it keep it alive."""
 
     def __init__(self, paths: list[Path], sizes: list[int]):
         spans = [-(-size // mmap.PAGESIZE) * mmap.PAGESIZE for size in sizes]
@@ -58,14 +58,14 @@ class Region:
 
 
 class Shards:
-    """S structures on disk. Per structure there are arrays; atoms, cells and stresses come with `select`."""
+    """S structures on disk. Values per structure are arrays; `select` reads atoms, cells and stresses."""
 
     def __init__(self, path: Path, manifest: Manifest):
         self.path, self.manifest = path, manifest
         shards = manifest.shards
         self.first = np.concatenate([[0], np.cumsum([shard.structures for shard in shards])]).astype(np.int64)
         data = [path / shard.name / "data.0" for shard in shards]
-        self._region = Region(data, [shard.files["data.0"].size for shard in shards])
+        self._region = MappedFiles(data, [shard.files["data.0"].size for shard in shards])
         self._bytes = np.asarray(self._region)
         self._floats = self._bytes.view(np.float32)
 
@@ -82,31 +82,31 @@ class Shards:
 
     @property
     def pbc(self) -> np.ndarray:
-        return periodic(self.flags)  # (S, 3) uint8
+        return unpack_pbc(self.flags)  # (S, 3) uint8
 
     @cached_property
     def ptr(self) -> np.ndarray:
-        """(S + 1,) int64: structure k has the atoms ptr[k] to ptr[k + 1] of all."""
+        """First atom of each structure, and the number of all atoms.  # (S + 1,) int64"""
         return np.concatenate([[0], np.cumsum(self.natoms, dtype=np.int64)])
 
     @cached_property
     def units(self) -> tuple[str, ...]:
-        """Names of the raw pieces, in the order in which they come."""
+        """Names of the pieces of raw files, in order of appearance."""
         return tuple(dict.fromkeys(name for shard in self.manifest.shards for name in shard.units))
 
     @cached_property
     def unit(self) -> np.ndarray:
-        """(S,) uint32, index into `units`"""
-        place = {name: index for index, name in enumerate(self.units)}
-        named = [np.array([place[name] for name in shard.units], np.uint32) for shard in self.manifest.shards]
+        """Index into `units` for each structure.  # (S,) uint32"""
+        index_of = {name: index for index, name in enumerate(self.units)}
+        named = [np.array([index_of[name] for name in shard.units], np.uint32) for shard in self.manifest.shards]
         return self._each(lambda k, shard: named[k][self.block(k, "unit")])
 
     def origin(self, structure: int) -> str:
-        """Where to find it in the raw files."""
+        """Return where a structure is in the raw files, for people."""
         return f"{self.units[self.unit[structure]]} number {self.number[structure]}".strip()
 
     def block(self, shard: int, name: str) -> np.ndarray:
-        """One variable of one shard, as it lies on disk; empty if it has none."""
+        """Return one variable of one shard as it is stored; empty if the shard has none."""
         block = self.manifest.shards[shard].variables.get(name)
         if block is None:
             return np.empty(0, np.uint8)
@@ -120,13 +120,13 @@ class Shards:
         return np.concatenate([of_shard(k, shard) for k, shard in enumerate(self.manifest.shards)])
 
     def _starts(self, name: str) -> np.ndarray:
-        """(shards,) byte in the region at which the variable begins; 0 where a shard has none."""
+        """Return the byte of the map at which the variable of each shard begins; 0 where a shard has none.  # (shards,)"""
         offsets = [s.variables[name].offset if name in s.variables else 0 for s in self.manifest.shards]
         return self._region.starts + np.array(offsets, np.int64)
 
     @cached_property
     def _atoms(self) -> dict[str, np.ndarray]:
-        """Of each shard, where atom 0 of the whole dataset would lie: in bytes, and in floats."""
+        """Position in the map, for each shard, at which atom 0 of the whole dataset would be: in bytes, and in floats."""
         before = self.ptr[self.first[:-1]]
         return {
             "numbers": self._starts("numbers") - before,
@@ -136,13 +136,13 @@ class Shards:
 
     @cached_property
     def _cells(self) -> np.ndarray:
-        """(structures with a cell,) float of the region at which each cell begins"""
+        """Float of the map at which each cell begins.  # (structures with a cell,)"""
         starts = self._starts("cell") // 4
         return self._each(lambda k, _: starts[k] + 9 * self.block(k, "cell_row").astype(np.int64))
 
     @cached_property
     def _stresses(self) -> tuple[np.ndarray, np.ndarray]:
-        """(structures with a stress,): where it begins, and whether all nine are kept"""
+        """Float of the map at which each stress begins, and whether all nine are stored.  # (structures with a stress,)"""
         starts = self._starts("stress") // 4
         rows = [self.block(k, "stress") for k in range(len(starts))]
         begin = [start + row.shape[-1] * np.arange(len(row)) for start, row in zip(starts, rows)]
@@ -157,7 +157,7 @@ class Shards:
         return _rank(self.flags & HAS_STRESS > 0)
 
     def select(self, chosen: np.ndarray) -> Packed:
-        """The chosen structures, in that order, copied out of the map."""
+        """Copy the chosen structures out of the map, in that order."""
         chosen = np.asarray(chosen, np.int64)
         if len(chosen) and (chosen.min() < 0 or chosen.max() >= len(self)):
             raise IndexError(f"structure {chosen.min()} or {chosen.max()} of {len(self)} in {self.path}")
@@ -178,7 +178,7 @@ class Shards:
             natoms=natoms,
             energy=self.energy[chosen],
             cell=self._cell_of(chosen, flags),
-            pbc=periodic(flags),
+            pbc=unpack_pbc(flags),
             stress=self._stress_of(chosen, flags),
             group=self.group[chosen],
             split=self.split[chosen],
@@ -187,7 +187,7 @@ class Shards:
         )
 
     def _triples(self, at: np.ndarray) -> np.ndarray:
-        """(n, 3) float32, each from its float of the region on. As 12 bytes at a time: six times faster than by rows."""
+        """Read three floats from each position on: 12 bytes at a time, six times faster than by rows.  # (n, 3) float32"""
         windows = np.ndarray(len(self._floats) - 2, "V12", self._floats, strides=(4,))
         return windows[at].view(np.float32).reshape(-1, 3)
 
@@ -201,16 +201,16 @@ class Shards:
         stress, has = np.full((len(chosen), 9), np.nan, np.float32), flags & HAS_STRESS > 0
         if has.any():
             begin, nine = (a[self._stress_rank[chosen[has]]] for a in self._stresses)
-            stress[has] = self._floats[begin[:, None] + np.where(nine[:, None], np.arange(9), SYMMETRIC)]
+            stress[has] = self._floats[begin[:, None] + np.where(nine[:, None], np.arange(9), SIX_TO_NINE)]
         return stress.reshape(-1, 3, 3)
 
 
 def _rank(has: np.ndarray) -> np.ndarray:
-    """(S,) uint32: how many before it have one"""
+    """Count how many structures before each one have the property.  # (S,) uint32"""
     return (np.cumsum(has, dtype=np.int64) - has).astype(np.uint32)
 
 
-def nbytes(block: Block) -> int:
+def nbytes(block: StoredArray) -> int:
     return int(np.prod(block.shape, dtype=np.int64)) * np.dtype(block.dtype).itemsize
 
 
@@ -218,33 +218,33 @@ def checksums(data: memoryview) -> tuple[int, ...]:
     return tuple(zlib.crc32(data[start : start + MIB]) for start in range(0, len(data), MIB))
 
 
-def open(path: Path, check: bool = False) -> Shards:
-    """The shards under `path`. Sizes are always compared with the manifest; every byte, at 4 GB/s, if `check`."""
-    manifest = read(path / MANIFEST, Manifest)
+def open_shards(path: Path, check: bool = False) -> Shards:
+    """Map the shards under `path`. File sizes are always compared with the manifest; with `check` every byte, at 4 GB/s."""
+    manifest = read_checked(path / MANIFEST, Manifest)
     if not manifest.total.structures:
-        raise files.BadFile(f"{path}: holds no structures")
+        raise errors.BadFile(f"{path}: holds no structures")
     for shard in manifest.shards:
-        examine(path / shard.name, shard, check)
+        check_shard(path / shard.name, shard, check)
     return Shards(path, manifest)
 
 
-def examine(directory: Path, shard: Shard, check: bool) -> None:
-    """Refuse a shard of which a file is missing or has another size; if `check`, also one with another content."""
+def check_shard(directory: Path, shard: Shard, check: bool) -> None:
+    """Raise BadFile if a file of a shard is missing or has another size; with `check`, also if its content differs."""
     for name, expected in shard.files.items():
         file = directory / name
         try:
             size = file.stat().st_size
         except OSError:
-            raise files.BadFile(f"{file}: missing; {REMAKE}") from None
+            raise errors.BadFile(f"{file}: missing; {HOW_TO_REMAKE}") from None
         if size != expected.size:
-            raise files.BadFile(f"{file}: altered since it was written: {size} bytes, {expected.size} expected")
+            raise errors.BadFile(f"{file}: altered since it was written: {size} bytes, {expected.size} expected")
         if check and name == "data.0":
-            check_variables(file, shard)
+            check_arrays(file, shard)
         elif check and files.sha256(file) != expected.sha256:
-            raise files.BadFile(f"{file}: altered since it was written")
+            raise errors.BadFile(f"{file}: altered since it was written")
 
 
-def check_variables(file: Path, shard: Shard) -> None:
+def check_arrays(file: Path, shard: Shard) -> None:
     with file.open("rb") as data:
         for name, block in shard.variables.items():
             data.seek(block.offset)
@@ -252,7 +252,7 @@ def check_variables(file: Path, shard: Shard) -> None:
             wrong = next((k for k, (now, then) in enumerate(zip(found, block.crc32)) if now != then), None)
             if wrong is not None:
                 begin, end = wrong * MIB, min((wrong + 1) * MIB, nbytes(block))
-                raise files.BadFile(
+                raise errors.BadFile(
                     f"{file}: altered since it was written: variable {name}, "
                     f"between bytes {block.offset + begin} and {block.offset + end}"
                 )

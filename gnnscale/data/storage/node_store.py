@@ -1,8 +1,8 @@
-"""Structures held once in the memory of all nodes together, for data larger than one node's: the only door to mpi4py.
+"""Structures held once in the memory of all nodes together, for data larger than one node's memory.
 
-Each rank puts an equal part of the bytes into its node's shared memory. What lies on this node is copied from there;
-the rest comes by one-sided Get, so making a batch waits for no other rank to do the same. What is kept of a structure
-besides its own bytes is where it begins: 8 bytes, once a node.
+This is the only file that imports mpi4py. Each rank puts an equal part of the bytes into its node's shared memory.
+Structures of this node are copied from there; the others come by one-sided Get, so making a batch waits for no other rank.
+Besides its bytes, each structure takes 8 bytes per node for the position at which it begins.
 """
 
 from __future__ import annotations
@@ -15,23 +15,25 @@ import numpy as np
 
 from gnnscale.contract import errors
 from gnnscale.data.storage.mapped import Shards
-from gnnscale.data.storage.packed import HAS_CELL, HAS_STRESS, Packed, periodic
-from gnnscale.machine.rank_env import ranks
+from gnnscale.data.storage.packed import HAS_CELL, HAS_STRESS, Packed, concatenate_ranges, unpack_pbc
+from gnnscale.machine.rank_env import read_ranks
 
 try:
     from mpi4py import MPI
 except (ImportError, RuntimeError) as error:  # RuntimeError: mpi4py is there, but no MPI
-    raise errors.Refusal(
+    raise errors.UserError(
         f"data: store needs MPI, which cannot be loaded ({str(error).splitlines()[0]})",
         "install mpi4py and an MPI that your launcher knows (pip install mpi4py mpich), or set data: map",
     ) from None
 
-BLOCK = 8192  # structures that are read at a time
-PAUSE = 1e-3  # seconds between looks for what other ranks want, where the network cannot serve them by itself
-PRETEND = "GNNSCALE_RANKS_PER_NODE"  # so many ranks make a node, also where all are on one machine: for trying it out
+STRUCTURES_PER_READ = 8192
+# between probes for requests of other ranks, where the network card cannot serve them
+SECONDS_BETWEEN_PROBES = 1e-3
+# environment variable: this many ranks count as a node, even on one machine; for tests
+RANKS_PER_NODE_VARIABLE = "GNNSCALE_RANKS_PER_NODE"
 
-# A structure is one record: this, then cell and stress if it has them, positions, forces, numbers, and up to 7 zeros.
-HEAD = np.dtype(
+# A structure is one record: this head, then cell and stress if it has them, positions, forces, numbers, up to 7 zeros.
+RECORD_HEAD = np.dtype(
     [
         ("energy", "f8"),
         ("group", "i8"),
@@ -44,20 +46,20 @@ HEAD = np.dtype(
         ("none", "V6"),
     ]
 )
-MATRIX = 36  # bytes of a cell or stress
+MATRIX_BYTES = 36  # bytes of a cell or stress
 
 
-class Store:
-    """The rows of some shards, numbered as in `row`, spread over all ranks. All ranks must make it, and close it."""
+class NodeStore:
+    """Structures of some shards, numbered as in `row`, spread over all ranks. All ranks must make it, and close it."""
 
-    def __init__(self, there: Shards, row: np.ndarray):
-        self.world, self.node = communicators()
-        sizes = record_sizes(there.natoms[row], there.flags[row])
-        # ranks in the order of their nodes, so that a node's part is one piece
-        places = sorted(self.world.allgather((self.node.bcast(self.world.rank), self.node.rank, self.world.rank)))
-        self.rank_of = np.array([rank for _, _, rank in places])
+    def __init__(self, shards: Shards, row: np.ndarray):
+        self.world, self.node = communicators_of_ranks()
+        sizes = record_sizes(shards.natoms[row], shards.flags[row])
+        # ranks in the order of their nodes, so that a node's part is contiguous
+        order = sorted(self.world.allgather((self.node.bcast(self.world.rank), self.node.rank, self.world.rank)))
+        self.rank_of = np.array([rank for _, _, rank in order])
         self._index = MPI.Win.Allocate_shared((len(row) + 1) * 8 if self.node.rank == 0 else 0, 8, comm=self.node)
-        self.begin = np.frombuffer(self._index.Shared_query(0)[0], np.int64, len(row) + 1)  # in words of 8 bytes
+        self.begin = view_words(self._index.Shared_query(0)[0], len(row) + 1)  # in words of 8 bytes
         if self.node.rank == 0:
             np.cumsum(sizes // 8, out=self.begin[1:])
             self.begin[0] = 0
@@ -68,25 +70,23 @@ class Store:
         mine = int(np.flatnonzero(self.rank_of == self.world.rank)[0])
         here = mine - self.node.rank  # the part of the node's first rank
         self.local = self.first[here], self.first[here + self.node.size]  # structures on this node
-        self._fill(there, row, self.first[mine], self.first[mine + 1])
+        self._fill(shards, row, self.first[mine], self.first[mine + 1])
         self.closed = False
         _serve()
 
-    def _fill(self, there: Shards, row: np.ndarray, first: int, last: int) -> None:
+    def _fill(self, shards: Shards, row: np.ndarray, first: int, last: int) -> None:
         words = int(self.begin[last] - self.begin[first])
         self._memory = MPI.Win.Allocate_shared(words * 8, 8, comm=self.node)
-        own = np.frombuffer(self._memory.tomemory(), np.int64, words) if words else np.empty(0, np.int64)
-        for a in range(first, last, BLOCK):
-            b = min(a + BLOCK, last)
-            place = slice(self.begin[a] - self.begin[first], self.begin[b] - self.begin[first])
-            own[place] = encode(there.select(row[a:b]), there.flags[row[a:b]])
-        # a node's parts lie one behind the other, which MPI promises
+        own = view_words(self._memory.tomemory(), words)
+        for a in range(first, last, STRUCTURES_PER_READ):
+            b = min(a + STRUCTURES_PER_READ, last)
+            words_of_block = slice(self.begin[a] - self.begin[first], self.begin[b] - self.begin[first])
+            own[words_of_block] = encode_records(shards.select(row[a:b]), shards.flags[row[a:b]])
+        # MPI guarantees that the parts of a node lie one after another
         total = int(self.begin[self.local[1]] - self.begin[self.local[0]])
         parts = [self._memory.Shared_query(rank)[0] for rank in range(self.node.size)]
         base = min((part for part in parts if part.nbytes), key=lambda part: part.address, default=None)
-        self.words = (
-            np.frombuffer(MPI.buffer.fromaddress(base.address, total * 8), np.int64) if base else np.empty(0, np.int64)
-        )
+        self.words = view_words(MPI.buffer.fromaddress(base.address, total * 8) if base else None, total)
         self._remote = MPI.Win.Create(own if words else None, 8, comm=self.world)
         self._remote.Lock_all(MPI.MODE_NOCHECK)
         self.world.Barrier()
@@ -96,18 +96,18 @@ class Store:
 
     @property
     def bytes_here(self) -> int:
-        """Of structures, on this node."""
+        """Bytes of structures on this node."""
         return self.words.nbytes
 
     def select(self, chosen: np.ndarray) -> Packed:
-        """The chosen structures, in that order."""
+        """Return the chosen structures, in that order."""
         chosen = np.asarray(chosen, np.int64)
         begin, lengths = self.begin[chosen], self.begin[chosen + 1] - self.begin[chosen]
         at = np.concatenate([[0], np.cumsum(lengths)])
         words = np.empty(at[-1], np.int64)
         here = (self.local[0] <= chosen) & (chosen < self.local[1])
-        words[_ranges(at[:-1][here], lengths[here])] = self.words[
-            _ranges(begin[here] - self.begin[self.local[0]], lengths[here])
+        words[concatenate_ranges(at[:-1][here], lengths[here])] = self.words[
+            concatenate_ranges(begin[here] - self.begin[self.local[0]], lengths[here])
         ]
         away = np.flatnonzero(~here)
         part = np.searchsorted(self.first, chosen[away], side="right") - 1
@@ -119,10 +119,10 @@ class Store:
             for k, p, o in zip(away, part, offset)
         ]
         MPI.Request.Waitall(requests)
-        return decode(words, 8 * at[:-1])
+        return decode_records(words, 8 * at[:-1])
 
     def close(self) -> None:
-        """Once every rank has all that it will ever want."""
+        """Release the memory, after every rank has read its last structure."""
         if self.closed:
             return
         self.closed = True
@@ -133,99 +133,108 @@ class Store:
             window.Free()
 
 
-# ------------------------------------------------------------------------------------------------------ the ranks
-_known: list[MPI.Comm] = []  # all ranks, those of this node
-_over = threading.Event()  # set when Gets need no more serving
+def view_words(memory: MPI.buffer | None, words: int) -> np.ndarray:
+    """View memory that MPI allocated as words of 8 bytes; without words there may be none."""
+    if memory is None or not words:
+        return np.empty(0, np.int64)
+    return np.frombuffer(memory, np.int64, words)  # type: ignore[call-overload] # MPI.buffer has the buffer protocol
+
+
+# -------------------------------------------------------------------------------------------------------------- ranks
+_communicators: list[MPI.Intracomm] = []  # all ranks, and those of this node
+_stop_serving = threading.Event()
 _serving: list[threading.Thread] = []
 
 
-def communicators() -> tuple[MPI.Comm, MPI.Comm]:
-    if not _known:
-        world, expected = MPI.COMM_WORLD, ranks()
+def communicators_of_ranks() -> tuple[MPI.Intracomm, MPI.Intracomm]:
+    """Return the communicators of all ranks and of those of this node, made at the first call."""
+    if not _communicators:
+        world, expected = MPI.COMM_WORLD, read_ranks()
         if world.size != expected.size or world.rank != expected.rank:
-            raise errors.Refusal(
+            raise errors.UserError(
                 f"MPI sees rank {world.rank} of {world.size}, the launcher ({expected.launcher}) rank {expected.rank} of "
                 f"{expected.size}: this MPI does not know this launcher",
                 "start with the MPI's own mpiexec, or tell srun which it is (srun --mpi=pmi2 for MPICH, pmix for "
                 "Open MPI), or set data: map",
             )
         if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
-            raise errors.Refusal(
+            raise errors.UserError(
                 "data: store needs an MPI that threads may use at once (MPI_THREAD_MULTIPLE), and this one "
                 f"is {MPI.Get_library_version().splitlines()[0]}",
                 "set data: map",
             )
-        _known.extend([world.Dup(), node_of(world)])
-    return _known[0], _known[1]
+        _communicators.extend([world.Dup(), node_of(world)])
+    return _communicators[0], _communicators[1]
 
 
-def node_of(world: MPI.Comm) -> MPI.Comm:
-    if size := int(os.environ.get(PRETEND, "0")):
-        return world.Split(world.rank // size, world.rank)
-    return world.Split_type(MPI.COMM_TYPE_SHARED, world.rank)
+def node_of(world: MPI.Intracomm) -> MPI.Intracomm:
+    size = int(os.environ.get(RANKS_PER_NODE_VARIABLE, "0"))
+    node = world.Split(world.rank // size, world.rank) if size else world.Split_type(MPI.COMM_TYPE_SHARED, world.rank)
+    assert isinstance(node, MPI.Intracomm)
+    return node
 
 
 def _serve() -> None:
-    """Where Gets are not served by the network card, MPI serves them when it is called: so call it now and then."""
-    if _serving or _known[0].size == _known[1].size:
+    """Start a thread that calls MPI now and then: without a network card that serves Gets, MPI serves them when called."""
+    if _serving or _communicators[0].size == _communicators[1].size:
         return
 
-    def look() -> None:
-        while not _over.wait(PAUSE):
-            _known[0].Iprobe()
+    def probe() -> None:
+        while not _stop_serving.wait(SECONDS_BETWEEN_PROBES):
+            _communicators[0].Iprobe()
 
-    _serving.append(threading.Thread(target=look, name="mpi", daemon=True))
+    _serving.append(threading.Thread(target=probe, name="mpi", daemon=True))
     _serving[0].start()
-    atexit.register(leave)
+    atexit.register(finalize_mpi)
 
 
-def leave() -> None:
-    """The end of MPI in this process, which some launchers take for a failure if it is left out."""
-    _over.set()
+def finalize_mpi() -> None:
+    """Finalise MPI in this process; some launchers take a process that does not for a failure."""
+    _stop_serving.set()
     for thread in _serving:
         thread.join()
     if not MPI.Is_finalized():
         MPI.Finalize()
 
 
-# ------------------------------------------------------------------------------------------------------- records
+# ------------------------------------------------------------------------------------------------------------ records
 def record_sizes(natoms: np.ndarray, flags: np.ndarray) -> np.ndarray:
-    """(S,) bytes, multiples of 8"""
+    """Return the size of each record in bytes, a multiple of 8.  # (S,)"""
     matrices = (flags & HAS_CELL > 0).astype(np.int64) + (flags & HAS_STRESS > 0)
-    return (HEAD.itemsize + MATRIX * matrices + 25 * natoms.astype(np.int64) + 7) // 8 * 8
+    return (RECORD_HEAD.itemsize + MATRIX_BYTES * matrices + 25 * natoms.astype(np.int64) + 7) // 8 * 8
 
 
-def encode(packed: Packed, flags: np.ndarray) -> np.ndarray:
-    """Records, one behind the other, as words of 8 bytes."""
+def encode_records(packed: Packed, flags: np.ndarray) -> np.ndarray:
+    """Return the records, one after another, as words of 8 bytes."""
     sizes = record_sizes(packed.natoms, flags)
     data = np.zeros(sizes.sum(), np.uint8)
     begin = np.cumsum(sizes) - sizes
-    head = np.zeros(len(begin), HEAD)
+    head = np.zeros(len(begin), RECORD_HEAD)
     for name in ("energy", "group", "natoms", "nedges", "split"):
         head[name] = getattr(packed, name)
     head["unit"], head["number"], head["flags"] = packed.origin[:, 0], packed.origin[:, 1], flags
-    _pieces(data, HEAD.itemsize)[begin] = head.view(f"V{HEAD.itemsize}")
+    _pieces(data, RECORD_HEAD.itemsize)[begin] = head.view(f"V{RECORD_HEAD.itemsize}")
     cell, stress, x, f, z = _offsets(begin, packed.natoms, flags)
     with_cell, with_stress = flags & HAS_CELL > 0, flags & HAS_STRESS > 0
-    _pieces(data, MATRIX)[cell[with_cell]] = _as_pieces(packed.cell[with_cell], MATRIX)
-    _pieces(data, MATRIX)[stress[with_stress]] = _as_pieces(packed.stress[with_stress], MATRIX)
+    _pieces(data, MATRIX_BYTES)[cell[with_cell]] = _as_pieces(packed.cell[with_cell], MATRIX_BYTES)
+    _pieces(data, MATRIX_BYTES)[stress[with_stress]] = _as_pieces(packed.stress[with_stress], MATRIX_BYTES)
     _pieces(data, 12)[x] = _as_pieces(packed.positions, 12)
     _pieces(data, 12)[f] = _as_pieces(packed.forces, 12)
     data[z] = packed.numbers
     return data.view(np.int64)
 
 
-def decode(words: np.ndarray, begin: np.ndarray) -> Packed:
-    """Of records that begin at these bytes."""
+def decode_records(words: np.ndarray, begin: np.ndarray) -> Packed:
+    """Return the structures of the records that begin at these bytes."""
     data = words.view(np.uint8)
-    head = _pieces(data, HEAD.itemsize)[begin].view(HEAD)
+    head = _pieces(data, RECORD_HEAD.itemsize)[begin].view(RECORD_HEAD)
     natoms, flags = head["natoms"].astype(np.int32), head["flags"].copy()
     cell_at, stress_at, x, f, z = _offsets(begin, natoms, flags)
     with_cell, with_stress = flags & HAS_CELL > 0, flags & HAS_STRESS > 0
     cell = np.zeros((len(begin), 3, 3), np.float32)
     stress = np.full((len(begin), 3, 3), np.nan, np.float32)
-    cell[with_cell] = _pieces(data, MATRIX)[cell_at[with_cell]].view(np.float32).reshape(-1, 3, 3)
-    stress[with_stress] = _pieces(data, MATRIX)[stress_at[with_stress]].view(np.float32).reshape(-1, 3, 3)
+    cell[with_cell] = _pieces(data, MATRIX_BYTES)[cell_at[with_cell]].view(np.float32).reshape(-1, 3, 3)
+    stress[with_stress] = _pieces(data, MATRIX_BYTES)[stress_at[with_stress]].view(np.float32).reshape(-1, 3, 3)
     return Packed(
         numbers=data[z],
         positions=_pieces(data, 12)[x].view(np.float32).reshape(-1, 3),
@@ -233,7 +242,7 @@ def decode(words: np.ndarray, begin: np.ndarray) -> Packed:
         natoms=natoms,
         energy=head["energy"].copy(),
         cell=cell,
-        pbc=periodic(flags),
+        pbc=unpack_pbc(flags),
         stress=stress,
         group=head["group"].copy(),
         split=head["split"].copy(),
@@ -243,10 +252,10 @@ def decode(words: np.ndarray, begin: np.ndarray) -> Packed:
 
 
 def _offsets(begin: np.ndarray, natoms: np.ndarray, flags: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Bytes at which there are: cell and stress (S,), positions, forces and number of every atom (A,)."""
-    cell = begin + HEAD.itemsize
-    stress = cell + MATRIX * (flags & HAS_CELL > 0)
-    atoms = stress + MATRIX * (flags & HAS_STRESS > 0)
+    """Return the bytes at which cell and stress (S,) begin, and positions, forces and number of each atom (A,)."""
+    cell = begin + RECORD_HEAD.itemsize
+    stress = cell + MATRIX_BYTES * (flags & HAS_CELL > 0)
+    atoms = stress + MATRIX_BYTES * (flags & HAS_STRESS > 0)
     natoms = natoms.astype(np.int64)
     within = np.arange(natoms.sum()) - np.repeat(np.cumsum(natoms) - natoms, natoms)
     first, count = np.repeat(atoms, natoms), np.repeat(natoms, natoms)
@@ -254,13 +263,9 @@ def _offsets(begin: np.ndarray, natoms: np.ndarray, flags: np.ndarray) -> tuple[
 
 
 def _pieces(data: np.ndarray, size: int) -> np.ndarray:
-    """Every run of `size` bytes, overlapping: to read or write many of them at once."""
+    """View every run of `size` bytes, overlapping, to read or write many of them at once."""
     return np.ndarray(max(0, len(data) - size + 1), f"V{size}", data, strides=(1,))
 
 
 def _as_pieces(array: np.ndarray, size: int) -> np.ndarray:
     return np.ascontiguousarray(array).reshape(-1).view(f"V{size}")
-
-
-def _ranges(begin: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    return np.arange(lengths.sum()) + np.repeat(begin - (np.cumsum(lengths) - lengths), lengths)

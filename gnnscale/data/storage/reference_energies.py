@@ -1,7 +1,7 @@
-"""Energies per element by least squares, over data that are never in memory at once.
+"""Reference energies per element by least squares, over data that are never in memory at once.
 
-Of the rows [counts | energy] only the triangular factor R of their QR decomposition is kept: R^T R are the normal
-equations, but without squaring the condition number, and the factor of two parts is that of their factors stacked.
+Only the triangular factor R of the QR decomposition of the rows [counts | energy] is kept: R^T R gives the normal equations
+without squaring the condition number, and the factor of two parts is that of their factors stacked.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from gnnscale.schema import Spec
 
 
 class EnergySums(Spec):
-    """All that a fit of reference energies, and its residual, need to know of any number of structures."""
+    """Sums over structures that suffice for a fit of reference energies and its residual."""
 
-    elements: tuple[int, ...] = Field(description="atomic numbers that occur: E of them")
-    structures: int = Field(description="with an energy")
+    elements: tuple[int, ...] = Field(description="the E atomic numbers that occur")
+    structures: int = Field(description="number of structures with an energy")
     atoms: int
     energy: float = Field(description="eV, sum")
     energy_squared: float = Field(description="eV^2, sum")
@@ -29,8 +29,8 @@ class EnergySums(Spec):
     per_atom: str = Field(description="the same, each row divided by its structure's number of atoms")
 
 
-def sums(elements: np.ndarray, counts: np.ndarray, energy: np.ndarray) -> EnergySums:
-    """counts: (S, E) atoms of each of `elements`; energy: (S,) eV, finite."""
+def sum_energies(elements: np.ndarray, counts: np.ndarray, energy: np.ndarray) -> EnergySums:
+    """Return the sums over S structures: counts (S, E) atoms of each of `elements`, energy (S,) eV, finite."""
     rows = np.column_stack([counts, energy]).astype(np.float64)
     natoms = counts.sum(1)
     return EnergySums(
@@ -44,7 +44,8 @@ def sums(elements: np.ndarray, counts: np.ndarray, energy: np.ndarray) -> Energy
     )
 
 
-def add(parts: Iterable[EnergySums]) -> EnergySums:
+def add_energy_sums(parts: Iterable[EnergySums]) -> EnergySums:
+    """Return the sums over the structures of all parts."""
     parts = list(parts)
     elements = sorted({z for part in parts for z in part.elements})
     return EnergySums(
@@ -59,10 +60,10 @@ def add(parts: Iterable[EnergySums]) -> EnergySums:
 
 
 def fit(found: EnergySums) -> tuple[dict[int, float], int]:
-    """(atomic number -> eV, rank), by least squares around the mean energy of an atom.
+    """Return (atomic number -> eV, rank), by least squares around the mean energy of an atom.
 
-    Narrow data leave some of them undetermined (an oxide's metal and oxygen come in step). The solution of least norm
-    *about the mean* then keeps every reference, also that of an element which training never saw, near a real one.
+    Narrow data leave some energies undetermined (in one oxide the counts of metal and oxygen are proportional). The
+    solution of least norm *about the mean* keeps every energy near a real one, also of an element not in training.
     """
     if not found.structures:
         return dict.fromkeys(found.elements, 0.0), 0  # a source without energies
@@ -74,7 +75,7 @@ def fit(found: EnergySums) -> tuple[dict[int, float], int]:
 
 
 def undetermined(found: EnergySums) -> list[tuple[int, ...]]:
-    """Atomic numbers whose references cannot be told apart, in sets: each may gain what the others of its set lose."""
+    """Return sets of atomic numbers whose references cannot be distinguished: one may gain what the others lose."""
     counts = _square(found.total, len(found.elements) + 1)[:, :-1]
     _, sizes, vectors = np.linalg.svd(counts)
     free = vectors[sizes <= 1e-10 * max(sizes.max(initial=0), 1e-300)]  # (directions, E)
@@ -90,8 +91,8 @@ def undetermined(found: EnergySums) -> list[tuple[int, ...]]:
     return sets
 
 
-def rms(found: EnergySums, references: dict[int, float]) -> float:
-    """eV/atom: of what is left of the energy per atom when the references are taken off. NaN without energies."""
+def residual_rms(found: EnergySums, references: dict[int, float]) -> float:
+    """Return the RMS of the energy per atom after subtracting the references; NaN without energies.  # eV/atom"""
     if not found.structures:
         return float("nan")
     taken = np.array([-references[z] for z in found.elements] + [1.0])
@@ -100,10 +101,11 @@ def rms(found: EnergySums, references: dict[int, float]) -> float:
 
 
 def _factor(rows: np.ndarray) -> np.ndarray:
-    """Upper triangle (E + 1, E + 1), of rows (any, E + 1)"""
+    """Return the upper triangle (E + 1, E + 1) of rows (any, E + 1)."""
     wide = rows.shape[1]
     padded = np.concatenate([rows, np.zeros((max(0, wide - len(rows)), wide))])
-    return np.linalg.qr(padded, mode="r")
+    triangle: np.ndarray = np.linalg.qr(padded, mode="r")  # type: ignore[assignment]  # numpy's stubs lack mode "r"
+    return triangle
 
 
 def _merged(elements: list[int], parts: list[tuple[tuple[int, ...], str]]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Messages summed chunk by chunk: what is as large as edges x width is made again whenever it is needed, never kept.
+"""Messages summed chunk by chunk: nothing as large as edges x width is kept; it is computed again when it is needed.
 
 A chunk is all edges of some consecutive receivers. `Sums` keeps only its inputs and knows its derivative; `Tangents`
 carries a tangent along, for the derivative of forces that are derivatives themselves (gnnscale/models/force_gradients.py).
@@ -8,6 +8,7 @@ Names are those of edge_messages in egnn.py; g_y stands for dL/dy and t_y for th
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -37,7 +38,7 @@ class Chunk(NamedTuple):
 
 
 def chunks(graphs: AtomGraphs, size: int) -> list[Chunk]:
-    """At most `size` edges each, but whole atoms; once per batch, for all layers and passes."""
+    """Split a batch into chunks of whole atoms and at most `size` edges; once, for all layers and passes."""
     i, j, atoms = graphs.receivers, graphs.senders, len(graphs.numbers)
     starts = torch.searchsorted(i, torch.arange(atoms + 1, device=i.device)).tolist()
     firsts = [0]
@@ -70,55 +71,66 @@ def _chunk(receivers: Tensor, senders: Tensor, first: int, last: int, starts: li
 
 
 class Weights(NamedTuple):
-    """Of one layer; gradients, too."""
+    """The weights of one layer, or their gradients."""
 
     radial: Tensor  # (W, R)
     second: Tensor | None  # (W, W); None where the second matrix acts on sums
-    bias: Tensor | None  # (W,)
+    bias: Tensor | None  # (W,); there where `second` is
     mix: Tensor  # (K, W)
 
     def to(self, dtype: torch.dtype) -> Weights:
-        return Weights(*(None if w is None else w.to(dtype) for w in self))
+        return self._each(lambda w: w.to(dtype))
 
     def zeros(self) -> Weights:
-        return Weights(*(None if w is None else accumulator(w) for w in self))
+        return self._each(accumulator)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Weights:
+        second = None if self.second is None else change(self.second)
+        bias = None if self.bias is None else change(self.bias)
+        return Weights(change(self.radial), second, bias, change(self.mix))
+
+    def second_matrix(self, x: Tensor) -> Tensor:
+        """Return W_2 x + b_2."""
+        assert self.second is not None and self.bias is not None
+        return torch.addmm(self.bias, x, self.second.t())
 
 
 def bag(rows: Tensor, x: Tensor, starts: Tensor, scale: Tensor | None = None) -> Tensor:
+    """Sum the rows of x that each bag lists, each row times its scale."""
     return F.embedding_bag(rows, x, starts, mode="sum", per_sample_weights=scale)
 
 
 def first_matrix(c: Chunk, table: Tensor | None, basis: Tensor, w: Weights) -> Tensor:
-    """P_i + Q_j + W_r b, or its tangent from those of the table and the basis.  # (n, W)"""
+    """Return P_i + Q_j + W_r b (n, W), or its tangent from those of the table and the basis."""
     if table is None:
         return basis[c.edges] @ w.radial.t()
     return bag(c.pair, table, c.pair_starts).addmm_(basis[c.edges], w.radial.t())
 
 
 def four_sums(c: Chunk, scale: Tensor, m: Tensor) -> Tensor:
-    """(4, k, W) of (n, W); scale is (4, E)."""
+    """Sum messages (n, W) with four scales, (4, E), over the edges of each atom: (4, k, W)."""
     return bag(c.four, m, c.four_starts, scale[:, c.edges].reshape(-1)).view(4, -1, m.shape[1])
 
 
 def four_sums_t(c: Chunk, scale: Tensor, sums: Tensor) -> Tensor:
-    """The transpose: (n, W) of (4, k, W)."""
+    """Apply the transpose of `four_sums`: from (4, k, W) to (n, W)."""
     return bag(c.four_t, sums.flatten(0, 1), c.four_starts_t, scale[:, c.edges].t().reshape(-1))
 
 
-def unmixed(c: Chunk, g_s: Tensor, g_v: Tensor, w: Weights) -> Tensor:
-    """The derivative by four sums, from those by s and v = mix of the last three.  # (4, k, W)"""
+def unmix(c: Chunk, g_s: Tensor, g_v: Tensor, w: Weights) -> Tensor:
+    """Return the derivative by the four sums (4, k, W) from those by s and v = mix of the last three."""
     return torch.cat((g_s[None, c.atoms], g_v[:, c.atoms] @ w.mix))
 
 
 def add_pairs(c: Chunk, g_a: Tensor, g_table: Tensor) -> None:
-    """The transpose of the pairs in `first_matrix`; a receiver is in one chunk, a sender in many."""
+    """Apply the transpose of the pairs in `first_matrix`; a receiver is in one chunk, a sender in many."""
     k, n = c.atoms.stop - c.atoms.start, len(c.by_sender)
     g_table.view(-1, 2, g_a.shape[1])[c.atoms, 0] = bag(c.four[:n], g_a, c.four_starts[:k]).to(g_table.dtype)
     g_table.index_add_(0, c.senders, bag(c.by_sender, g_a, c.sender_starts).to(g_table.dtype))
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left^T right."""
+    """Add left^T right to the total."""
     if total.dtype == left.dtype:
         total.addmm_(left.t(), right)
     else:
@@ -126,12 +138,12 @@ def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def accumulator(x: Tensor) -> Tensor:
-    """Zeros; float32 at least, as thousands of chunks are added up."""
+    """Return zeros in float32 at least, as thousands of chunks are added up."""
     return torch.zeros_like(x, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 def jet(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """SiLU, its slope and its curvature, from one exponential."""
+    """Return SiLU, its slope and its curvature, from one exponential."""
     p = torch.sigmoid(x)
     y, q = x * p, 1 - p
     slope = torch.addcmul(p, y, q)
@@ -139,7 +151,7 @@ def jet(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def through_jet(g: Tensor, h: Tensor, t_x: Tensor, slope: Tensor, curve: Tensor) -> tuple[Tensor, Tensor]:
-    """From the derivatives by y = SiLU(x) and t_y = SiLU'(x) t_x to those by x and t_x; consumes its arguments."""
+    """Turn derivatives by y = SiLU(x) and t_y = SiLU'(x) t_x into those by x and t_x, in place."""
     return g.mul_(slope).addcmul_(curve.mul_(t_x), h), h.mul_(slope)
 
 
@@ -156,7 +168,7 @@ class Sums(torch.autograd.Function):
         for c in parts:
             m = F.silu(first_matrix(c, table, basis, w), inplace=True)
             if w.second is not None:
-                m = F.silu(torch.addmm(w.bias, m, w.second.t()), inplace=True)
+                m = F.silu(w.second_matrix(m), inplace=True)
             sums = four_sums(c, scale, m)
             s[c.atoms] = sums[0]
             v[:, c.atoms] = sums[1:] @ w.mix.t()
@@ -175,38 +187,41 @@ class Sums(torch.autograd.Function):
         for c in ctx.parts:
             a = first_matrix(c, table, b, w)
             x = F.silu(a)
-            y = a if w.second is None else torch.addmm(w.bias, x, w.second.t())  # m = SiLU(y)
-            g_sums = unmixed(c, g_s, g_v, w)
-            if geometry or learning:
+            y = a if w.second is None else w.second_matrix(x)  # m = SiLU(y)
+            g_sums = unmix(c, g_s, g_v, w)
+            if g_scale is not None or g is not None:
                 m = x if w.second is None else F.silu(y)
-            if geometry:
+            if g_scale is not None:
                 g_scale[:, c.edges] = dots(c, g_sums, m).to(scale.dtype)
-            if learning:
+            if g is not None:
                 add_product(g.mix, g_v[:, c.atoms].flatten(0, 1), four_sums(c, f, m)[1:].flatten(0, 1))
             g_a = through_silu(four_sums_t(c, f, g_sums), y)
             if w.second is not None:
-                if learning:
+                if g is not None:
+                    assert g.second is not None and g.bias is not None
                     add_product(g.second, g_a, x)
                     g.bias.add_(g_a.sum(0))
                 g_a = through_silu(g_a @ w.second, a)
-            if geometry:
+            if g_basis is not None:
                 g_basis[c.edges] = (g_a @ w.radial).to(basis.dtype)
-            if learning:
+            if g is not None:
                 add_product(g.radial, g_a, b[c.edges])
             add_pairs(c, g_a, g_table)
         return None, g_table.to(dtype), g_basis, g_scale, *cast_like(weights, g)
 
 
 def dots(c: Chunk, sums: Tensor, m: Tensor) -> Tensor:
-    """For each edge, m and each of the four sums of its receiver.  # (4, n)"""
+    """Return, for each edge, the products of m with the four sums of its receiver, (4, n)."""
     i = c.four_t[::4]
     return torch.stack([part.index_select(0, i).mul_(m).sum(1) for part in sums])
 
 
 def cast_like(weights: list[Tensor | None], g: Weights | None) -> tuple[Tensor | None, ...]:
+    """Return the gradients in the precision of the weights."""
     if g is None:
         return (None,) * len(weights)
-    return tuple(None if w is None else total.to(w.dtype) for total, w in zip(g, weights, strict=True))
+    pairs = zip(g, weights, strict=True)
+    return tuple(None if total is None or w is None else total.to(w.dtype) for total, w in pairs)
 
 
 class Tangents(torch.autograd.Function):
@@ -225,7 +240,7 @@ class Tangents(torch.autograd.Function):
             t_m = through_silu(first_matrix(c, t_table, t_basis, w), a)
             m = F.silu(a, inplace=True)
             if w.second is not None:
-                q = torch.addmm(w.bias, m, w.second.t())
+                q = w.second_matrix(m)
                 t_m = through_silu(t_m @ w.second.t(), q)
                 m = F.silu(q, inplace=True)
             sums = four_sums(c, scale, m)
@@ -237,7 +252,7 @@ class Tangents(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, g_s, g_v, h_s, h_v):
-        """h_y stands for the derivative by the tangent of y."""
+        """Return the gradients; h_y stands for the derivative by the tangent of y."""
         table, t_table, basis, t_basis, scale, t_scale, *weights = ctx.saved_tensors
         w, dtype = Weights(*weights).to(table.dtype), table.dtype
         b, t_b, f, t_f = (x.to(dtype) for x in (basis, t_basis, scale, t_scale))
@@ -249,9 +264,9 @@ class Tangents(torch.autograd.Function):
             y, t_y = a, t_a
             if w.second is not None:
                 t_x = t_a * a_slopes[0]
-                y, t_y = torch.addmm(w.bias, x, w.second.t()), t_x @ w.second.t()
+                y, t_y = w.second_matrix(x), t_x @ w.second.t()
             m, *y_slopes = jet(y)
-            g_sums, h_sums = unmixed(c, g_s, g_v, w), unmixed(c, h_s, h_v, w)
+            g_sums, h_sums = unmix(c, g_s, g_v, w), unmix(c, h_s, h_v, w)
             t_sums = four_sums(c, f, t_y * y_slopes[0]).add_(four_sums(c, t_f, m))
             add_product(g.mix, g_v[:, c.atoms].flatten(0, 1), four_sums(c, f, m)[1:].flatten(0, 1))
             add_product(g.mix, h_v[:, c.atoms].flatten(0, 1), t_sums[1:].flatten(0, 1))

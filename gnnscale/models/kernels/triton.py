@@ -1,4 +1,4 @@
-"""Messages summed on a GPU by Triton kernels: what Sums in chunks.py gives, with next to nothing of edges x width.
+"""Triton kernels that make messages and sum them in one pass; gnnscale/models/kernels/fused_sums.py launches them.
 
 Form `deferred`: nothing as large as edges x width is stored at all. A program takes one receiver and some channels; from
 the rows P_i and Q_j (which lie in the L2 cache) it makes pre-activation, SiLU and weighted sums in registers, so that
@@ -12,7 +12,7 @@ these, which are over ten times as fast, so it would wait for x. What it would s
 
 All sums are in float32 and in a fixed order, those over a sender's edges too: instead of atomics, each g_a is made again
 in the senders' order. A training that goes on thus ends bit for bit where an undisturbed one does.
-Names are those of chunks.py; the only file that imports triton. Checked by Triton's interpreter and its compilers for
+Names are those of chunked.py; the only file that imports triton. Checked by Triton's interpreter and its compilers for
 sm_90 and gfx90a; not yet timed on a GPU, which is what tests/benchmarks/bench_fused.py is for.
 """
 
@@ -21,24 +21,13 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
 
-import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
-from torch import Tensor
-from torch.autograd.function import once_differentiable
-
-from gnnscale.models.kernels.chunked import Chunk, Weights, accumulator, add_product, cast_like, unmixed
-
-EDGES = 16  # of a receiver or sender at a time
-BLOCK = 32  # edges of a program that needs no receiver
-ATOMS = 8  # of a program that adds up over atoms
 
 
-def own_folder() -> str:
-    """On this node, for its user alone: Triton would keep compiled kernels in the home, and runs what it finds there."""
+def own_cache_folder() -> str:
+    """Return a folder on this node for its user alone: Triton would keep kernels in the home, and runs what it finds there."""
     path = Path(tempfile.gettempdir()) / f"gnnscale-triton-{os.getuid()}"
     path.mkdir(mode=0o700, exist_ok=True)
     found = path.lstat()
@@ -46,7 +35,7 @@ def own_folder() -> str:
     return str(path) if mine else tempfile.mkdtemp(prefix="gnnscale-triton-")
 
 
-os.environ.setdefault("TRITON_CACHE_DIR", own_folder())
+os.environ.setdefault("TRITON_CACHE_DIR", own_cache_folder())
 
 
 @triton.jit
@@ -66,7 +55,7 @@ def _row(x, row, c, inside, W):
 
 @triton.jit
 def _radial(a, basis, radial_t, e, c, on, inside, W, R: tl.constexpr):
-    """a + W_r b for the edges `e` and the channels `c`; radial_t is (R, W)."""
+    """Return a + W_r b for the edges `e` and the channels `c`; radial_t is (R, W)."""
     for r in tl.static_range(R):
         b = tl.load(basis + e * R + r, mask=on, other=0.0).to(tl.float32)
         a += b[:, None] * _row(radial_t, r, c, inside, W)
@@ -80,7 +69,7 @@ def _scale(scale, k, E, e, on):
 
 @triton.jit
 def first_kernel(table, pair, basis, radial_t, x, n, W, R: tl.constexpr, BE: tl.constexpr, BW: tl.constexpr):
-    """x = SiLU(P_i + Q_j + W_r b).  # (n, W)"""
+    """Write x = SiLU(P_i + Q_j + W_r b), (n, W)."""
     e = tl.program_id(0).to(tl.int64) * BE + tl.arange(0, BE)
     c = tl.program_id(1) * BW + tl.arange(0, BW)
     on, inside = e < n, c < W
@@ -93,7 +82,7 @@ def first_kernel(table, pair, basis, radial_t, x, n, W, R: tl.constexpr, BE: tl.
 
 @triton.jit
 def _inner(table, y, pair, basis, radial_t, p, e, c, on, inside, W, R: tl.constexpr, MADE: tl.constexpr):
-    """What the last SiLU is of, for the edges `e` of one receiver, whose row of P is `p`: y if it was MADE, else made here."""
+    """Return the argument of the last SiLU for edges `e` of one receiver with row `p` of P: y if MADE, else made here."""
     if MADE:
         a = _rows(y, e, c, on, inside, W)
     else:
@@ -121,7 +110,7 @@ def sums_kernel(
     BE: tl.constexpr,
     BW: tl.constexpr,
 ):
-    """Four sums of w m over the edges of a receiver, m = SiLU(y); y is P_i + Q_j + W_r b unless it was MADE.  # (4, k, W)"""
+    """Write (4, k, W) sums of w m over the edges of a receiver, m = SiLU(y); y is P_i + Q_j + W_r b unless MADE."""
     i = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BW + tl.arange(0, BW)
     inside = c < W
@@ -176,7 +165,7 @@ def receivers_kernel(
     BE: tl.constexpr,
     BW: tl.constexpr,
 ):
-    """Back through SiLU for all edges of some receivers.
+    """Go back through SiLU for all edges of some receivers.
 
     The derivative by m = SiLU(y) follows from that by the four sums, or is GIVEN in g_y. That by y is summed over a
     receiver's edges into totals (k, W); if KEEP it is left in g_y, which may be y itself; if RADIAL, its product with b
@@ -254,7 +243,7 @@ def senders_kernel(
     BE: tl.constexpr,
     BW: tl.constexpr,
 ):
-    """The derivative by Q_j, added to its row of g_table: sums of g_a over the edges of a sender; g_a was MADE or is here."""
+    """Add the derivative by Q_j to its row of g_table: sums of g_a, which was MADE or is here, over a sender's edges."""
     place = tl.program_id(0)
     c = tl.program_id(1) * BW + tl.arange(0, BW)
     inside = c < W
@@ -305,7 +294,7 @@ def slopes_kernel(
     BE: tl.constexpr,
     BW: tl.constexpr,
 ):
-    """The derivatives by the scale (4, E), and unless y was MADE by the basis (E, R): sums over all channels."""
+    """Write the derivatives by the scale (4, E) and, unless y was MADE, by the basis (E, R): sums over all channels."""
     i = tl.program_id(0).to(tl.int64)
     rp = tl.arange(0, RP)
     end = tl.load(starts + i + 1)
@@ -344,216 +333,3 @@ def slopes_kernel(
         tl.store(g_scale + 3 * E + e, d3, mask=on)
         if not MADE:
             tl.store(g_basis + e[:, None] * R + rp, slope, mask=on[:, None] & (rp < R))
-
-
-def blocks(radial: int, width: int) -> dict[str, int]:
-    """Channels at a time, and radial functions rounded up to what a matrix product takes.
-
-    With 64 channels, ptxas for sm_90 gives no kernel more registers than there are, but for 8 bytes in one; with 128,
-    the largest two spill.
-    """
-    return {"BW": min(64, max(16, triton.next_power_of_2(width))), "RP": max(16, triton.next_power_of_2(radial))}
-
-
-class Inputs(NamedTuple):
-    """Of one chunk, as the kernels take them, in the precision of the table; E is the stride of `scale`."""
-
-    table: Tensor  # (2A, W)
-    pair: Tensor  # (2n,)
-    basis: Tensor  # (n, R)
-    radial_t: Tensor  # (R, W)
-    scale: Tensor  # (4, n) of (4, E)
-    starts: Tensor  # (k + 1,)
-    first: int
-    k: int
-    n: int
-
-    @property
-    def counts(self) -> tuple[int, int, int, int]:
-        return self.first, self.k, self.scale.stride(0), self.table.shape[1]
-
-    @property
-    def tiles(self) -> int:
-        return triton.cdiv(self.table.shape[1], blocks(*self.radial_t.shape)["BW"])
-
-    @property
-    def options(self) -> dict[str, int]:
-        sizes = {"R": len(self.radial_t), "BE": EDGES, "BW": blocks(*self.radial_t.shape)["BW"]}
-        return sizes | {"enable_fp_fusion": True}  # the default differs between versions of Triton
-
-    @property
-    def products(self) -> dict[str, int | str]:
-        """Numbers of 16 bits are exact in tf32; AMD has no tf32 before its third generation."""
-        exact = self.table.dtype == torch.float32 or torch.version.hip is not None
-        return {"RP": blocks(*self.radial_t.shape)["RP"], "PRECISION": "ieee" if exact else "tf32"}
-
-
-def inputs(c: Chunk, table: Tensor, basis: Tensor, scale: Tensor, radial_t: Tensor) -> Inputs:
-    """In a Chunk, `four_starts` begins with the first edge of each atom, then n."""
-    k = c.atoms.stop - c.atoms.start
-    n = c.edges.stop - c.edges.start
-    return Inputs(table, c.pair, basis[c.edges], radial_t, scale[:, c.edges], c.four_starts, c.atoms.start, k, n)
-
-
-def first_messages(x: Inputs) -> Tensor:
-    """SiLU(P_i + Q_j + W_r b).  # (n, W)"""
-    out = x.table.new_empty(x.n, x.table.shape[1])
-    grid, options = (triton.cdiv(x.n, BLOCK), x.tiles), x.options | {"BE": BLOCK}
-    first_kernel[grid](x.table, x.pair, x.basis, x.radial_t, out, x.n, out.shape[1], **options)
-    return out
-
-
-def four_sums(x: Inputs, y: Tensor | None) -> Tensor:
-    """(4, k, W); y is (n, W) where there is a second matrix."""
-    sums = x.table.new_empty(4, x.k, x.table.shape[1])
-    made = x.table if y is None else y
-    sums_kernel[x.k, x.tiles](
-        x.table, made, x.pair, x.basis, x.radial_t, x.scale, x.starts, sums, *x.counts, MADE=y is not None, **x.options
-    )
-    return sums
-
-
-class Back(NamedTuple):
-    totals: Tensor  # (k, W) of the derivative by y, over the edges of a receiver
-    m_sums: Tensor | None  # (3, k, W)
-    radial: Tensor | None  # (R, W)
-
-
-def receivers_back(x: Inputs, g_sums: Tensor | None, y: Tensor | None, g_y: Tensor | None, learning: bool) -> Back:
-    """Back through SiLU; into g_y (n, W), if there is one, where the derivative by m was unless there are g_sums."""
-    width, programs = x.table.shape[1], triton.cdiv(x.k, ATOMS)
-    of_sums, whole = learning and g_sums is not None, g_y is None
-    totals = x.table.new_empty(x.k, width, dtype=torch.float32)
-    m_sums = torch.empty_like(g_sums[1:]) if of_sums else None
-    parts = totals.new_empty(programs, len(x.radial_t), width) if learning and whole else None
-    receivers_kernel[programs, x.tiles](
-        x.table,
-        x.table if y is None else y,
-        x.pair,
-        x.basis,
-        x.radial_t,
-        x.scale,
-        x.table if g_sums is None else g_sums,
-        x.starts,
-        totals if whole else g_y,
-        totals,
-        totals if m_sums is None else m_sums,
-        totals if parts is None else parts,
-        *x.counts,
-        MADE=y is not None,
-        GIVEN=g_sums is None,
-        KEEP=not whole,
-        SUMS=of_sums,
-        RADIAL=parts is not None,
-        AP=ATOMS,
-        **x.options,
-        **x.products,
-    )
-    return Back(totals, m_sums, None if parts is None else parts.sum(0))
-
-
-def add_to_senders(x: Inputs, c: Chunk, g_sums: Tensor, g_a: Tensor | None, g_table: Tensor) -> None:
-    """Chunks come one after the other, and in each a sender once, so no two programs add to a row."""
-    senders_kernel[len(c.senders), x.tiles](
-        x.table,
-        x.table if g_a is None else g_a,
-        x.pair,
-        x.basis,
-        x.radial_t,
-        x.scale,
-        g_sums,
-        c.by_sender,
-        c.sender_starts,
-        c.senders,
-        g_table,
-        *x.counts[:3],
-        x.n,
-        len(c.senders),
-        x.counts[3],
-        MADE=g_a is not None,
-        **x.options,
-    )
-
-
-def slopes(x: Inputs, g_sums: Tensor, y: Tensor | None, g_scale: Tensor, g_basis: Tensor) -> None:
-    """Into columns of g_scale (4, n) and, without a second matrix, rows of g_basis (n, R)."""
-    assert g_scale.stride() == x.scale.stride()
-    slopes_kernel[(x.k,)](
-        x.table,
-        x.table if y is None else y,
-        x.pair,
-        x.basis,
-        x.radial_t,
-        x.scale,
-        g_sums,
-        x.starts,
-        g_scale,
-        g_basis,
-        *x.counts,
-        MADE=y is not None,
-        **x.options,
-        **x.products,
-    )
-
-
-class FusedSums(torch.autograd.Function):
-    """As chunks.Sums, which says what it takes and gives."""
-
-    @staticmethod
-    def forward(ctx, parts: list[Chunk], table: Tensor, basis: Tensor, scale: Tensor, *weights):
-        ctx.parts = parts
-        ctx.save_for_backward(table, basis, scale, *weights)
-        table, b, f, w, radial_t = ready(table, basis, scale, weights)
-        s = table.new_empty(len(table) // 2, table.shape[1])
-        v = table.new_empty(3, len(s), len(w.mix))
-        for c in parts:
-            x = inputs(c, table, b, f, radial_t)
-            y = None if w.second is None else F.linear(first_messages(x), w.second, w.bias)
-            sums = four_sums(x, y)
-            s[c.atoms] = sums[0]
-            v[:, c.atoms] = sums[1:] @ w.mix.t()
-        return s, v
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, g_s: Tensor, g_v: Tensor):
-        table, basis, scale, *weights = ctx.saved_tensors
-        table, b, f, w, radial_t = ready(table, basis, scale, weights)
-        geometry, learning = any(ctx.needs_input_grad[2:4]), any(ctx.needs_input_grad[4:])
-        g_table = accumulator(table)
-        g_basis, g_scale = (
-            (torch.empty_like(basis), torch.empty_like(f, dtype=scale.dtype)) if geometry else (None, None)
-        )
-        g = w.zeros() if learning else None
-        for c in ctx.parts:
-            x, g_sums, y, g_a = inputs(c, table, b, f, radial_t), unmixed(c, g_s, g_v, w), None, None
-            if w.second is not None:
-                first = first_messages(x)
-                y = F.linear(first, w.second, w.bias)
-            if geometry:
-                slopes(x, g_sums, y, g_scale[:, c.edges], g_basis[c.edges])
-            back = receivers_back(x, g_sums, y, y, learning)
-            if learning:
-                add_product(g.mix, g_v[:, c.atoms].flatten(0, 1), back.m_sums.flatten(0, 1))
-            if w.second is not None:  # `y` is now the derivative by what was in it
-                if learning:
-                    add_product(g.second, y, first)
-                    g.bias.add_(back.totals.sum(0))
-                g_a = y @ w.second
-                back = receivers_back(x, None, None, g_a, learning)
-                if geometry:
-                    g_basis[c.edges] = (g_a @ w.radial).to(basis.dtype)
-                if learning:
-                    add_product(g.radial, g_a, x.basis)
-            elif learning:
-                g.radial.add_(back.radial.t())
-            g_table.view(-1, 2, table.shape[1])[c.atoms, 0] = back.totals
-            add_to_senders(x, c, g_sums, g_a, g_table)
-        return None, g_table.to(table.dtype), g_basis, g_scale, *cast_like(weights, g)
-
-
-def ready(table: Tensor, basis: Tensor, scale: Tensor, weights) -> tuple[Tensor, Tensor, Tensor, Weights, Tensor]:
-    """All in the precision of the table, and contiguous; and the radial weights turned over, (R, W)."""
-    w = Weights(*weights).to(table.dtype)
-    basis, scale = basis.to(table.dtype).contiguous(), scale.to(table.dtype).contiguous()
-    return table.contiguous(), basis, scale, w, w.radial.t().contiguous()

@@ -20,16 +20,16 @@ from gnnscale.report.figures.style import (
 )
 from gnnscale.report.study_results import TARGETS, Study
 from gnnscale.scaling.comparisons import contrasts, random_vs_prefix
-from gnnscale.scaling.comparisons.contrasts import Bottom
+from gnnscale.scaling.comparisons.contrasts import LineMinimum
 
 
 def equal_compute(study: Study) -> tuple[Figure, str] | None:
     """A panel for each target, a colour for each model, a line for each budget."""
-    if not contrasts.budgets(study.points):
+    if not contrasts.group_by_compute(study.points):
         return None
     figure, axes = panels(len(study.targets()), height=2.9)
     for ax, target in zip(axes, study.targets()):
-        found = contrasts.budgets(study.points, target)
+        found = contrasts.group_by_compute(study.points, target)
         models = sorted({model for b in found for model in b.models})
         for k, model in enumerate(models):
             colour = OKABE_ITO[k % len(OKABE_ITO)]
@@ -42,7 +42,7 @@ def equal_compute(study: Study) -> tuple[Figure, str] | None:
         ax.set_xlabel(AXIS["body_parameters"])
         title(ax, target)
     figure.legend(loc="outside upper right", ncols=4, frameon=False, fontsize=7)
-    budgets = ", ".join(f"{b.flops:.1e}" for b in contrasts.budgets(study.points))
+    budgets = ", ".join(f"{b.flops:.1e}" for b in contrasts.group_by_compute(study.points))
     return figure, (
         f"Held-out error against model size at equal compute ({budgets} FLOPs, the lower lines the larger ones). Rings: "
         "the best size of each, from a parabola through its runs."
@@ -51,7 +51,7 @@ def equal_compute(study: Study) -> tuple[Figure, str] | None:
 
 def learning_rates(study: Study) -> tuple[Figure, str] | None:
     """A panel for each model, a line for each width."""
-    found = contrasts.rates(study.points)
+    found = contrasts.find_best_rates(study.points)
     if not found:
         return None
     figure, axes = panels(len(found), height=2.9, sharey=True)
@@ -70,11 +70,11 @@ def learning_rates(study: Study) -> tuple[Figure, str] | None:
 
 def subset_bias(study: Study) -> tuple[Figure, str] | None:
     """A panel for each target, a colour for each width; random subsets full, prefixes dashed."""
-    if not random_vs_prefix.lines(study.points):
+    if not random_vs_prefix.find_subset_lines(study.points):
         return None
     figure, axes = panels(len(study.targets()), height=2.7)
     for ax, target in zip(axes, study.targets()):
-        factor, ends, found = TARGETS[target][2], [], random_vs_prefix.lines(study.points, target)
+        factor, ends, found = TARGETS[target][2], [], random_vs_prefix.find_subset_lines(study.points, target)
         for k, line in enumerate(found):
             colour = OKABE_ITO[k % len(OKABE_ITO)]
             for how, of, style in (("random", line.random, "-"), ("prefix", line.prefix, (0, (4, 2)))):
@@ -112,7 +112,7 @@ def subset_bias(study: Study) -> tuple[Figure, str] | None:
     )
 
 
-def valley(ax: Axes, b: Bottom, along: str, target: str, colour: object, marker: str) -> None:
+def valley(ax: Axes, b: LineMinimum, along: str, target: str, colour: object, marker: str) -> None:
     xs, ys = [getattr(p, along) for p in b.points], [scaled(p, target) for p in b.points]
     ax.plot(xs, ys, marker=marker, color=colour, linewidth=1, markeredgecolor="white", markeredgewidth=0.4, zorder=3)
     if b.inside:

@@ -25,7 +25,7 @@ from gnnscale.report.figures.style import (
     title,
 )
 from gnnscale.report.study_results import TARGETS, Study, short
-from gnnscale.scaling.comparisons.width_vs_depth import PAPER_DEPTH, Line, depth_lines
+from gnnscale.scaling.comparisons.width_vs_depth import PAPER_DEPTH, DepthLine, find_depth_lines
 
 FLOOR = 1e-8  # below it features are equal to the last bits of float32
 MEASURES = {"distance": "cosine distance in a structure", "dirichlet": "Dirichlet energy"}
@@ -33,7 +33,7 @@ MEASURES = {"distance": "cosine distance in a structure", "dirichlet": "Dirichle
 
 def depths(study: Study) -> tuple[Figure, str] | None:
     """A panel for each target, a colour for each model, a line for each size."""
-    lines = depth_lines(study.points)
+    lines = find_depth_lines(study.points)
     if not lines:
         return None
     models = sorted({x.model for x in lines})
@@ -50,7 +50,7 @@ def depths(study: Study) -> tuple[Figure, str] | None:
                 list(means), [factor * v for v in means.values()], marker=marker, color=colour, linewidth=1, zorder=3
             )
             ends.append(
-                (max(means), factor * means[max(means)], f"{x.model.removeprefix('egnn-')}, {si(x.size, 2)}", colour)
+                (max(means), factor * means[max(means)], f"{x.model}, {si(x.size, 2)}", colour)
             )
         logarithmic(ax, xs=[d for x in lines for d in x.runs], exact=True)
         whole(ax, sorted({d for x in lines for d in x.runs}))
@@ -70,8 +70,8 @@ def depths(study: Study) -> tuple[Figure, str] | None:
 
 def layers(study: Study) -> tuple[Figure, str] | None:
     """A row for each measure, a column for each model, a line for each depth: of the largest size that has several."""
-    largest: dict[str, Line] = {}
-    for x in depth_lines(study.points):
+    largest: dict[str, DepthLine] = {}
+    for x in find_depth_lines(study.points):
         largest[x.model] = max(x, largest.get(x.model, x), key=lambda line: line.size)
     known = {short(name): e.layers for name, e in study.evaluations.items()}
     models = [
@@ -98,7 +98,7 @@ def layers(study: Study) -> tuple[Figure, str] | None:
     )
 
 
-def unlike(ax: Axes, line: Line, field: str, known: dict) -> None:
+def unlike(ax: Axes, line: DepthLine, field: str, known: dict) -> None:
     for (depth, runs), colour in zip(line.runs.items(), sequence(len(line.runs))):
         rows = [[getattr(layer, field) for layer in known[short(p.run)]] for p in runs if short(p.run) in known]
         if not rows:

@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-from gnnscale.contract.results import Lever, LeverTable
+from gnnscale.contract.results import LeverComparison, MeasuredStep
 from gnnscale.report.figures.style import INK, OKABE_ITO, Figure, FuncFormatter, panels
 from gnnscale.report.html import table
 from gnnscale.report.study_results import Study
-from gnnscale.scaling.words import number, percent
+from gnnscale.scaling.words import format_number, format_percent
 
 PAPER = (1.33, 0.27)  # arXiv 2504.08112, Table II: time and peak memory with checkpointing and ZeRO, over those without
 COLOURS = {"plain": "#555555", "layers": OKABE_ITO[1], "chunks": OKABE_ITO[0]}
 
 
-def family(lever: Lever) -> str:
+def family(lever: MeasuredStep) -> str:
     if lever.runtime.edge_chunk is not None:
         return "chunks"
     return "layers" if lever.runtime.activation_checkpointing else "plain"
 
 
-def share(found: LeverTable, lever: Lever) -> float:
+def share(found: LeverComparison, lever: MeasuredStep) -> float:
     """Of the plain way's memory."""
     return lever.peak_bytes / found.ways[0].peak_bytes
 
 
-def on_ranks(found: LeverTable) -> str:
+def on_ranks(found: LeverComparison) -> str:
     return "one rank" if found.ranks == 1 else f"{found.ranks} ranks"
 
 
-def both(found: LeverTable, lever: Lever) -> str:
+def both(found: LeverComparison, lever: MeasuredStep) -> str:
     e = lever.relative
-    time = f"{percent(e.value)} [{100 * e.low:.0f}, {100 * e.high:.0f}]"
-    return f"{percent(share(found, lever))} of its memory at {time} of its time"
+    time = f"{format_percent(e.value)} [{100 * e.low:.0f}, {100 * e.high:.0f}]"
+    return f"{format_percent(share(found, lever))} of its memory at {time} of its time"
 
 
-def lead(found: LeverTable) -> str:
+def lead(found: LeverComparison) -> str:
     """The least memory of each family in single precision."""
     said = []
     for kind in ("chunks", "layers"):
@@ -44,28 +44,28 @@ def lead(found: LeverTable) -> str:
     return f"Against the plain step, all that lives in memory included: {'; '.join(said)}."
 
 
-def evidence(found: LeverTable) -> list[str]:
+def evidence(found: LeverComparison) -> list[str]:
     plain, model = found.ways[0], found.model
     said = [
         f"Measured in turn on {on_ranks(found)}, {found.device}: a step of {found.structures} structures ({found.atoms:,} "
-        f"atoms, {found.edges:,} edges) with {found.parameters:,} parameters ({model.kind}-{model.form}, width {model.width}, "
-        f"depth {model.depth}, {model.forces} forces). Plain: {plain.peak_bytes / 2**30:.3g} GiB and {plain.seconds:.2g} s. "
+        f"atoms, {found.edges:,} edges) with {found.parameters:,} parameters ({found.model.describe()}). "
+        f"Plain: {plain.peak_bytes / 2**30:.3g} GiB and {plain.seconds:.2g} s. "
         "Brackets: least and most of three turns."
     ]
     said += [f"With {w.name}: {both(found, w)}." for w in found.ways if w.precision == "bf16"]
     apart = {p: max(abs(w.loss / plain.loss - 1) for w in found.ways if w.precision == p) for p in ("fp32", "bf16")}
-    equal = f"within {number(apart['fp32'])}, relative" if apart["fp32"] else "to the last bit"
+    equal = f"within {format_number(apart['fp32'])}, relative" if apart["fp32"] else "to the last bit"
     said.append(
-        f"After a step the losses of all ways in fp32 are equal {equal}; in bf16 it differs by {number(apart['bf16'])}."
+        f"After a step the losses of all ways in fp32 are equal {equal}; in bf16 it differs by {format_number(apart['bf16'])}."
     )
     said.append(
-        f"arXiv 2504.08112 tells {percent(PAPER[1])} of the memory at {percent(PAPER[0])} of the time, with each layer "
+        f"arXiv 2504.08112 tells {format_percent(PAPER[1])} of the memory at {format_percent(PAPER[0])} of the time, with each layer "
         "checkpointed and ZeRO, on GPUs."
     )
     return said
 
 
-def unsupported(found: LeverTable) -> list[str]:
+def unsupported(found: LeverComparison) -> list[str]:
     said = ["Other networks, batches and machines: one of each was measured."]
     if found.ranks == 1:
         said.append("ZeRO: one rank has nobody to share with.")
@@ -80,9 +80,9 @@ def rows(study: Study) -> str:
         [
             w.name,
             f"{w.peak_bytes / 2**20:,.0f} MiB",
-            percent(share(found, w)),
+            format_percent(share(found, w)),
             f"{w.seconds:.3g} s",
-            percent(w.relative.value),
+            format_percent(w.relative.value),
             f"{w.loss:.6f}",
         ]
         for w in found.ways
@@ -109,7 +109,7 @@ def levers(study: Study) -> tuple[Figure, str] | None:
         ax.axvline(paper, color=INK, linewidth=0.8, linestyle=(0, (3, 2)), zorder=3)
         for y, value in zip(at, values):
             ax.annotate(
-                percent(value),
+                format_percent(value),
                 (0, y),
                 (4, -0.5),
                 textcoords="offset points",

@@ -8,7 +8,7 @@ import numpy as np
 
 from gnnscale.contract.scaling_results import LawFit, Point
 from gnnscale.report.study_results import TARGETS
-from gnnscale.scaling.fitting.identifiability import HOLDS
+from gnnscale.scaling.fitting.identifiability import MAX_RESIDUAL
 from gnnscale.scaling.fitting.laws import LAWS
 
 
@@ -22,7 +22,7 @@ def predicted(law: LawFit, n: np.ndarray, d: np.ndarray) -> np.ndarray:
 
 
 def holds(law: LawFit | None) -> bool:
-    return law is not None and law.log_rms <= HOLDS
+    return law is not None and law.log_rms <= MAX_RESIDUAL
 
 
 def envelope(points: list[Point], cost: dict[str, float]) -> list[Point]:

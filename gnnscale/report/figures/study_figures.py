@@ -46,9 +46,9 @@ from gnnscale.report.figures.style import (
     title,
 )
 from gnnscale.report.study_results import TARGETS, Study, short, sound
-from gnnscale.scaling.comparisons.width_vs_depth import depth_lines, width_depth_pairs
+from gnnscale.scaling.comparisons.width_vs_depth import find_depth_lines, find_pairs
 from gnnscale.scaling.fitting.laws import LAWS
-from gnnscale.scaling.words import NAMES, greek, percent
+from gnnscale.scaling.words import TARGET_NAMES, format_percent, with_greek_letters
 
 
 def draw(study: Study) -> list[Drawn]:
@@ -196,7 +196,7 @@ def frontier(ax: Axes, study: Study, points: list[Point], cost: dict[str, float]
 
 def width_depth(study: Study) -> tuple[Figure, str] | None:
     """Target against size for each depth, at the largest data size with more than one; lines of depths have `depths`."""
-    if depth_lines(study.points):
+    if find_depth_lines(study.points):
         return None
     size, points = compared([p for p in study.points if sound(p) and p.subset == "random"])
     if not points:
@@ -220,7 +220,7 @@ def width_depth(study: Study) -> tuple[Figure, str] | None:
                 fontsize=7,
                 color=colour,
             )
-        for pair in width_depth_pairs(points):  # an arrow from the wide to the deep one
+        for pair in find_pairs(points):  # an arrow from the wide to the deep one
             (x, y), end = ((p.body_parameters, scaled(p, target)) for p in pair)
             arrow = {"arrowstyle": "->", "color": FAINT, "linewidth": 0.8, "shrinkA": 4, "shrinkB": 4}
             ax.annotate("", end, (x, y), arrowprops=arrow)
@@ -240,7 +240,7 @@ def width_depth(study: Study) -> tuple[Figure, str] | None:
         title(ax, target)
     arrows = (
         " Arrows: from the wider to the deeper network of equal size, with the change."
-        if width_depth_pairs(points)
+        if find_pairs(points)
         else ""
     )
     return figure, f"Width against depth at D = {size:,}, one seed for each run.{arrows}"
@@ -334,7 +334,7 @@ def law_words(study: Study) -> str:
     laws = [law for law in (study.chosen(t) for t in study.targets()) if law]
     if not laws:
         return "The runs determine no law; lines join them."
-    each = [f"{greek(law.formula)} for {NAMES[law.target]} (rms residual {percent(law.log_rms)})" for law in laws]
+    each = [f"{with_greek_letters(law.formula)} for {TARGET_NAMES[law.target]} (rms residual {format_percent(law.log_rms)})" for law in laws]
     text = f"Laws: {', '.join(each)}."
     if any(map(holds, laws)):
         text += " Solid: a law that describes the runs to within 5 %, with the 95 % band of its resamples."

@@ -12,15 +12,17 @@ from typing import NamedTuple
 import numpy as np
 
 from gnnscale.contract.scaling_results import Point
-from gnnscale.scaling.comparisons.isoflop import Growth, growth
-from gnnscale.scaling.grid import comparable
-from gnnscale.scaling.words import joined, number, percent
+from gnnscale.scaling.comparisons.isoflop import Growth, fit_growth
+from gnnscale.scaling.grid import select_comparable
+from gnnscale.scaling.words import format_number, format_percent, join_names
 
-EQUAL = 0.08  # runs cost the same if they differ by no more than this share: lengths are rounded up to whole steps
-STEADY = 1.5  # a best rate that moves by less than this factor over all widths is called the same
+MAX_COMPUTE_DIFFERENCE = (
+    0.08  # runs cost the same if they differ by no more than this share: lengths are rounded up to whole steps
+)
+MAX_RATE_FACTOR = 1.5  # a best rate that moves by less than this factor over all widths is called the same
 
 
-class Bottom(NamedTuple):
+class LineMinimum(NamedTuple):
     """Of the losses along one line."""
 
     at: float  # rate, or N
@@ -30,21 +32,21 @@ class Bottom(NamedTuple):
     spread: float | None = None  # standard deviation of log `at` between seeds, where there are several
 
 
-class Rates(NamedTuple):
+class BestRates(NamedTuple):
     """Of one model at one data size: what differs is the width."""
 
     model: str
-    widths: dict[int, Bottom]
+    widths: dict[int, LineMinimum]
 
 
-class Budget(NamedTuple):
+class EqualComputeGroup(NamedTuple):
     """Runs of equal compute, of one or several models."""
 
     flops: float
-    models: dict[str, Bottom]
+    models: dict[str, LineMinimum]
 
 
-def bottom(points: list[Point], along: str, target: str = "loss") -> Bottom:
+def find_line_minimum(points: list[Point], along: str, target: str = "loss") -> LineMinimum:
     """Of the parabola of least squares through all of them, as seeds scatter more than neighbours differ."""
     line = tuple(sorted(points, key=lambda p: getattr(p, along)))
     x, y = (np.log([getattr(p, name) for p in line]) for name in (along, target))
@@ -52,27 +54,27 @@ def bottom(points: list[Point], along: str, target: str = "loss") -> Bottom:
     at = x.mean() - slope / (2 * curvature) if curvature > 0 else np.inf
     if not x[0] < at < x[-1]:
         best = min(line, key=lambda p: getattr(p, target))
-        return Bottom(getattr(best, along), getattr(best, target), False, line)
-    return Bottom(float(np.exp(at)), float(np.exp(np.polyval(np.polyfit(x - at, y, 2), 0.0))), True, line)
+        return LineMinimum(getattr(best, along), getattr(best, target), False, line)
+    return LineMinimum(float(np.exp(at)), float(np.exp(np.polyval(np.polyfit(x - at, y, 2), 0.0))), True, line)
 
 
-def rates(points: list[Point]) -> list[Rates]:
+def find_best_rates(points: list[Point]) -> list[BestRates]:
     """Every model that was trained with three rates or more at some widths, all else equal."""
     lines = defaultdict(list)
-    for p in comparable(points):
+    for p in select_comparable(points):
         lines[p.model, p.depth, p.structures, p.epochs, p.seed, p.width].append(p)
-    found: dict[tuple, dict[int, Bottom]] = defaultdict(dict)
+    found: dict[tuple, dict[int, LineMinimum]] = defaultdict(dict)
     for (*same, width), line in sorted(lines.items()):
         if len({p.learning_rate for p in line}) >= 3:
-            found[tuple(same)][width] = bottom(line, "learning_rate")
-    return [Rates(same[0], widths) for same, widths in found.items()]
+            found[tuple(same)][width] = find_line_minimum(line, "learning_rate")
+    return [BestRates(same[0], widths) for same, widths in found.items()]
 
 
-def budgets(points: list[Point], target: str = "loss") -> list[Budget]:
+def group_by_compute(points: list[Point], target: str = "loss") -> list[EqualComputeGroup]:
     """Groups of equal compute, in each of which some model has three sizes or more at one rate and depth."""
     groups: list[list[Point]] = []
-    for p in sorted((p for p in comparable(points) if p.flops > 0), key=lambda p: p.flops):  # 0: not known
-        if groups and p.flops <= groups[-1][0].flops * (1 + EQUAL):
+    for p in sorted((p for p in select_comparable(points) if p.flops > 0), key=lambda p: p.flops):  # 0: not known
+        if groups and p.flops <= groups[-1][0].flops * (1 + MAX_COMPUTE_DIFFERENCE):
             groups[-1].append(p)
         else:
             groups.append([p])
@@ -81,29 +83,31 @@ def budgets(points: list[Point], target: str = "loss") -> list[Budget]:
         lines = defaultdict(list)
         for p in group:
             lines[p.model, p.depth, p.learning_rate, p.structures].append(p)
-        models: dict[str, Bottom] = {}
+        models: dict[str, LineMinimum] = {}
         for (model, *_), line in sorted(lines.items()):
             if len({p.body_parameters for p in line}) >= 3:
-                one = bottom(line, "body_parameters", target)._replace(spread=between_seeds(line, target))
+                one = find_line_minimum(line, "body_parameters", target)._replace(spread=seed_spread(line, target))
                 if model not in models or one.loss < models[model].loss:
                     models[model] = one
         if models:
-            found.append(Budget(float(np.mean([p.flops for p in group])), models))
+            found.append(EqualComputeGroup(float(np.mean([p.flops for p in group])), models))
     return found
 
 
-def between_seeds(line: list[Point], target: str) -> float | None:
+def seed_spread(line: list[Point], target: str) -> float | None:
     """Of the logarithm of the best N, from one parabola for each seed."""
     seeds = defaultdict(list)
     for p in line:
         seeds[p.seed].append(p)
-    each = [bottom(own, "body_parameters", target) for own in seeds.values() if len({p.width for p in own}) >= 3]
+    each = [
+        find_line_minimum(own, "body_parameters", target) for own in seeds.values() if len({p.width for p in own}) >= 3
+    ]
     if len(each) < 2 or not all(one.inside for one in each):
         return None
     return float(np.std([math.log(one.at) for one in each], ddof=1))
 
 
-def growth_of(found: list[tuple[float, Bottom]]) -> Growth:
+def fit_growth_of_best_size(found: list[tuple[float, LineMinimum]]) -> Growth:
     """Of the best N with compute. Where seeds tell how well each is known, the interval is that of drawing anew with the
     pooled spread of all budgets, as two seeds say little of one; else of resampling the budgets."""
     spreads = [b.spread for _, b in found]
@@ -112,51 +116,53 @@ def growth_of(found: list[tuple[float, Bottom]]) -> Growth:
         seeds = np.array([len({p.seed for p in b.points}) for _, b in found])
         spread = np.sqrt(np.mean(np.square(spreads)) / seeds)
     compute, sizes = np.array([(c, b.at) for c, b in found]).T
-    return growth(compute, sizes, spread)
+    return fit_growth(compute, sizes, spread)
 
 
 # ---------------------------------------------------------------------------------------------------------- sentences
-def sentences(points: list[Point], targets: tuple[str, ...], names: dict[str, str]) -> list[str]:
-    return [*map(said_rates, rates(points)), *said_budgets(points, targets, names)]
+def describe_contrasts(points: list[Point], targets: tuple[str, ...], names: dict[str, str]) -> list[str]:
+    return [*map(describe_rates, find_best_rates(points)), *describe_equal_compute(points, targets, names)]
 
 
-def said_rates(found: Rates) -> str:
+def describe_rates(found: BestRates) -> str:
     inside = {width: b for width, b in found.widths.items() if b.inside}
     beyond = [str(width) for width in found.widths if width not in inside]
-    edge = f" At width {joined(beyond)} the best of the rates tried is at their end." if beyond else ""
+    edge = f" At width {join_names(beyond)} the best of the rates tried is at their end." if beyond else ""
     if not inside:
         return f"The best learning rate of {found.model} is not bracketed by the rates tried."
-    each = joined(f"{number(b.at)} at width {width}" for width, b in inside.items())
+    each = join_names(f"{format_number(b.at)} at width {width}" for width, b in inside.items())
     said = f"The best learning rate of {found.model} is {each}"
     if len(inside) > 1:
         factor = max(b.at for b in inside.values()) / min(b.at for b in inside.values())
-        verdict = "the same within" if factor <= STEADY else "not the same: it moves by"
+        verdict = "the same within" if factor <= MAX_RATE_FACTOR else "not the same: it moves by"
         said += f": {verdict} a factor of {factor:.2f} from width {min(inside)} to {max(inside)}"
     return f"{said}.{edge}"
 
 
-def said_budgets(points: list[Point], targets: tuple[str, ...], names: dict[str, str]) -> list[str]:
+def describe_equal_compute(points: list[Point], targets: tuple[str, ...], names: dict[str, str]) -> list[str]:
     """The optimum of each budget; where several models share one, by how much each is behind the best of them."""
-    said = said_growth(points)
+    said = describe_growth(points)
     for target in targets:
-        for b in budgets(points, target):
+        for b in group_by_compute(points, target):
             if len(b.models) > 1:
                 first, *rest = sorted(b.models.items(), key=lambda item: item[1].loss)
-                behind = joined(f"{name} is {percent(x.loss / first[1].loss - 1)} higher" for name, x in rest)
+                behind = join_names(
+                    f"{name} is {format_percent(x.loss / first[1].loss - 1)} higher" for name, x in rest
+                )
                 said.append(f"At {b.flops:.1e} FLOPs {first[0]} has the lowest {names[target]}; {behind}.")
     return said
 
 
-def said_growth(points: list[Point]) -> list[str]:
+def describe_growth(points: list[Point]) -> list[str]:
     """How the best size of each model moves with compute, whatever law may hold."""
-    found, said = budgets(points), []
+    found, said = group_by_compute(points), []
     for model in sorted({m for b in found for m in b.models}):
         mine = [(b.flops, b.models[model]) for b in found if model in b.models]
-        each = [f"{number(x.at)} at {c:.1e}" for c, x in mine if x.inside]
+        each = [f"{format_number(x.at)} at {c:.1e}" for c, x in mine if x.inside]
         if len(each) > 1:
-            slope = growth_of([(c, x) for c, x in mine if x.inside]).exponent
+            slope = fit_growth_of_best_size([(c, x) for c, x in mine if x.inside]).exponent
             ends = "" if slope.low is None or len(each) < 4 else f" [{slope.low:.2f}, {slope.high:.2f}]"
             said.append(
-                f"The best size of {model} at equal compute is N = {joined(each)} FLOPs: N ~ C^{slope.value:.2f}{ends}."
+                f"The best size of {model} at equal compute is N = {join_names(each)} FLOPs: N ~ C^{slope.value:.2f}{ends}."
             )
     return said

@@ -7,16 +7,16 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from gnnscale.contract.scaling_results import Point
-from gnnscale.scaling.grid import averaged
-from gnnscale.scaling.words import NAMES, percent
+from gnnscale.scaling.grid import average_seeds
+from gnnscale.scaling.words import TARGET_NAMES, format_percent
 
 if TYPE_CHECKING:
     from gnnscale.scaling.grid import Grid
 
-EQUAL = 0.02  # data sizes are in the ratio of epochs to within this share, as 15,900 is to 4,000
+MAX_RATIO_DIFFERENCE = 0.02  # data sizes are in the ratio of epochs to within this share, as 15,900 is to 4,000
 
 
-class Trade(NamedTuple):
+class DataStepsTradeoff(NamedTuple):
     """From one run as many more steps, once with as many more structures, once with as many more epochs."""
 
     base: Point
@@ -25,12 +25,14 @@ class Trade(NamedTuple):
     by_epochs: float
 
 
-def trades(points: list[Point], grid: Grid, target: str = "loss") -> list[Trade]:
+def find_tradeoffs(points: list[Point], grid: Grid, target: str = "loss") -> list[DataStepsTradeoff]:
     """All that runs of the grid's model allow, from neighbouring numbers of epochs."""
     good = [
-        p for p in points if p.epochs and not p.diverged and 0 < getattr(p, target) < math.inf and not differs(p, grid)
+        p
+        for p in points
+        if p.epochs and not p.diverged and 0 < getattr(p, target) < math.inf and not is_outside(p, grid)
     ]
-    at = {(p.width, p.structures, p.epochs): p for p in averaged(good, target)}
+    at = {(p.width, p.structures, p.epochs): p for p in average_seeds(good, target)}
     lengths = sorted({epochs for _, _, epochs in at})
     found = []
     for (width, size, epochs), base in sorted(at.items()):
@@ -38,18 +40,22 @@ def trades(points: list[Point], grid: Grid, target: str = "loss") -> list[Trade]
         if longer is None:
             continue
         factor = longer / epochs
-        more = [p for (w, d, e), p in at.items() if (w, e) == (width, epochs) and abs(d / (size * factor) - 1) < EQUAL]
+        more = [
+            p
+            for (w, d, e), p in at.items()
+            if (w, e) == (width, epochs) and abs(d / (size * factor) - 1) < MAX_RATIO_DIFFERENCE
+        ]
         if more:
             values = [getattr(p, target) / getattr(base, target) for p in (more[0], at[width, size, longer])]
-            found.append(Trade(base, factor, *values))
+            found.append(DataStepsTradeoff(base, factor, *values))
     return found
 
 
-def differs(p: Point, grid: Grid) -> bool:
+def is_outside(p: Point, grid: Grid) -> bool:
     return p.subset != "random" or (p.model, p.depth, p.learning_rate) != (grid.model, grid.depth, grid.learning_rate)
 
 
-def said(found: list[Trade], target: str) -> list[str]:
+def describe_tradeoffs(found: list[DataStepsTradeoff], target: str) -> list[str]:
     """One sentence for each factor."""
     sentences = []
     for factor in sorted({x.factor for x in found}):
@@ -61,12 +67,12 @@ def said(found: list[Trade], target: str) -> list[str]:
         share = math.log1p(epochs) / math.log1p(data) if data < 0 else math.nan
         widths = sorted({x.base.width for x in here})
         text = (
-            f"More data or more steps, {NAMES[target]}: {factor:g} times the structures change it by {percent(data, sign=True)}, "
-            f"{factor:g} times the epochs on the same structures by {percent(epochs, sign=True)}, at as many steps (means of "
+            f"More data or more steps, {TARGET_NAMES[target]}: {factor:g} times the structures change it by {format_percent(data, sign=True)}, "
+            f"{factor:g} times the epochs on the same structures by {format_percent(epochs, sign=True)}, at as many steps (means of "
             f"{len(here)} runs, width {', '.join(map(str, widths))})"
         )
         if 0 < share < 1:
-            text += f": {percent(share)} of what more data seem to bring is brought by their steps alone"
+            text += f": {format_percent(share)} of what more data seem to bring is brought by their steps alone"
         elif share >= 1:
             text += ": nothing is seen to come of the data themselves"
         sentences.append(f"{text}.")

@@ -9,12 +9,12 @@ import numpy as np
 from scipy.stats import t as student
 
 from gnnscale.contract.scaling_results import Point
-from gnnscale.scaling.grid import averaged
+from gnnscale.scaling.grid import average_seeds
 
-FEW = 3  # different sizes below which nothing is said of laws
+MIN_SIZES = 3  # different sizes below which nothing is said of laws
 
 
-class Slopes(NamedTuple):
+class DoublingGains(NamedTuple):
     """What a doubling takes away from one target, as shares."""
 
     target: str
@@ -30,8 +30,8 @@ class Slopes(NamedTuple):
         return "data" if low > 0 else "model" if high < 0 else "open"
 
 
-def measured(target: str, runs: tuple[Point, ...], confidence: float) -> Slopes:
-    points = averaged(runs, target)
+def measure_doublings(target: str, runs: tuple[Point, ...], confidence: float) -> DoublingGains:
+    points = average_seeds(runs, target)
     n, d = (np.log2([getattr(p, name) for p in points]) for name in ("body_parameters", "structures"))
     corner = points[int(np.argmax(np.round((n - n.min()) / (np.ptp(n) or 1) + (d - d.min()) / (np.ptp(d) or 1), 9)))]
     y = np.log2([getattr(p, target) for p in points])
@@ -40,16 +40,16 @@ def measured(target: str, runs: tuple[Point, ...], confidence: float) -> Slopes:
     mean = 1 - 2**slopes
     difference = None
     spare = len(y) - 3
-    if spare and min(len(set(n)), len(set(d))) >= FEW and np.linalg.matrix_rank(x) == 3:
+    if spare and min(len(set(n)), len(set(d))) >= MIN_SIZES and np.linalg.matrix_rank(x) == 3:
         covariance = np.linalg.inv(x.T @ x) * ((y - x @ slopes) ** 2).sum() / spare
         by = math.log(2) * np.array([0, 2 ** slopes[1], -(2 ** slopes[2])])  # of the difference of shares by the slopes
         reach = student.ppf((1 + confidence) / 2, spare) * math.sqrt(by @ covariance @ by)
         difference = (float(mean[2] - mean[1] - reach), float(mean[2] - mean[1] + reach))
-    along = {axis: doubled(points, target, corner, axis) for axis in "ND"}
-    return Slopes(target, along, {"N": float(mean[1]), "D": float(mean[2])}, difference)
+    along = {axis: gain_along(points, target, corner, axis) for axis in "ND"}
+    return DoublingGains(target, along, {"N": float(mean[1]), "D": float(mean[2])}, difference)
 
 
-def doubled(points: list[Point], target: str, at: Point, axis: str) -> float | None:
+def gain_along(points: list[Point], target: str, at: Point, axis: str) -> float | None:
     """1 - 2^slope, with the slope of log target from a point to its smaller neighbour along one axis of the grid."""
     along, across = ("body_parameters", "structures") if axis == "N" else ("structures", "body_parameters")
     line = [p for p in points if getattr(p, across) == getattr(at, across) and getattr(p, along) < getattr(at, along)]

@@ -13,10 +13,10 @@ from scipy.interpolate import Akima1DInterpolator
 
 from gnnscale.contract.scaling_results import Estimate
 
-FINE = 2000  # places between the smallest and the largest size: 0.3 % apart over a factor of 400
+INTERPOLATED_SIZES = 2000  # places between the smallest and the largest size: 0.3 % apart over a factor of 400
 
 
-class Minimum(NamedTuple):
+class BudgetMinimum(NamedTuple):
     size: float
     loss: float
     inside: bool  # whether there are worse runs on both sides; else the best may lie beyond them
@@ -30,21 +30,21 @@ class Growth(NamedTuple):
     r2: float
 
 
-def minimum(sizes: np.ndarray, losses: np.ndarray) -> Minimum:
+def find_minimum(sizes: np.ndarray, losses: np.ndarray) -> BudgetMinimum:
     """Of runs of one budget; of several runs of one size the best counts."""
     x, y = np.log(sizes), np.log(losses)
     x, group = np.unique(x, return_inverse=True)
     y = np.array([y[group == k].min() for k in range(len(x))])
     best = int(np.argmin(y))
     if len(x) < 3 or not 0 < best < len(x) - 1:
-        return Minimum(float(np.exp(x[best])), float(np.exp(y[best])), False)
-    fine = np.linspace(x[0], x[-1], FINE)
+        return BudgetMinimum(float(np.exp(x[best])), float(np.exp(y[best])), False)
+    fine = np.linspace(x[0], x[-1], INTERPOLATED_SIZES)
     curve = Akima1DInterpolator(x, y)(fine)
     best = int(np.argmin(curve))
-    return Minimum(float(np.exp(fine[best])), float(np.exp(curve[best])), True)
+    return BudgetMinimum(float(np.exp(fine[best])), float(np.exp(curve[best])), True)
 
 
-def growth(
+def fit_growth(
     compute: np.ndarray,
     sizes: np.ndarray,
     spread: np.ndarray | None = None,
@@ -58,15 +58,15 @@ def growth(
     """
     x, y = np.log(compute), np.log(sizes)
     weights = np.ones(len(x)) if spread is None else 1 / np.asarray(spread, float) ** 2
-    slope, level = line(x, y[None], weights[None])
+    slope, level = fit_lines(x, y[None], weights[None])
     rng = np.random.default_rng(seed)
     if len(x) < 3:
         ends = None
     elif spread is not None:
-        ends = line(x, y + spread * rng.normal(size=(resamples, len(x))), weights[None])[0]
+        ends = fit_lines(x, y + spread * rng.normal(size=(resamples, len(x))), weights[None])[0]
     else:
         counts = rng.multinomial(len(x), np.full(len(x), 1 / len(x)), size=resamples)
-        ends = line(x, y[None], counts[(counts > 0).sum(axis=1) > 1].astype(float))[0]
+        ends = fit_lines(x, y[None], counts[(counts > 0).sum(axis=1) > 1].astype(float))[0]
     low, high = (None, None) if ends is None else np.quantile(ends, [(1 - confidence) / 2, (1 + confidence) / 2])
     residual = y - level[0] - slope[0] * x
     mean = np.average(y, weights=weights)
@@ -74,7 +74,7 @@ def growth(
     return Growth(Estimate(value=slope[0], low=low, high=high), float(np.exp(level[0])), float(r2))
 
 
-def line(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def fit_lines(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Slopes and levels of weighted straight lines, one for each row of y or of weights."""
     total = weights.sum(axis=1)
     mx, my = (weights * x).sum(axis=1) / total, (weights * y).sum(axis=1) / total

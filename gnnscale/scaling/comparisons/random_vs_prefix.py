@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from gnnscale.contract.scaling_results import Point
-from gnnscale.scaling.words import NAMES, joined, percent
+from gnnscale.scaling.words import TARGET_NAMES, format_percent, join_names
 
 
-class Line(NamedTuple):
+class SubsetLine(NamedTuple):
     """Of one model at one number of epochs: data size -> the target of each seed, by how the structures were chosen."""
 
     model: str
@@ -41,7 +41,7 @@ class Line(NamedTuple):
         return max(max(cell) / min(cell) for cell in cells) - 1
 
 
-def lines(points: list[Point], target: str = "loss") -> list[Line]:
+def find_subset_lines(points: list[Point], target: str = "loss") -> list[SubsetLine]:
     """Every model with both kinds of subsets at two data sizes or more."""
     found: dict[tuple, dict[str, dict[int, list[float]]]] = defaultdict(
         lambda: {"random": defaultdict(list), "prefix": defaultdict(list)}
@@ -51,21 +51,23 @@ def lines(points: list[Point], target: str = "loss") -> list[Line]:
             found[p.model, p.width, p.depth, p.epochs, p.learning_rate][p.subset][p.structures].append(
                 getattr(p, target)
             )
-    made = [Line(*key[:4], **{how: dict(of) for how, of in both.items()}) for key, both in sorted(found.items())]
+    made = [SubsetLine(*key[:4], **{how: dict(of) for how, of in both.items()}) for key, both in sorted(found.items())]
     return [line for line in made if len(line.shared) >= 2]
 
 
-def sentences(points: list[Point], targets: tuple[str, ...]) -> list[str]:
+def describe_subset_bias(points: list[Point], targets: tuple[str, ...]) -> list[str]:
     said = []
     for target in targets:
-        for line in lines(points, target):
-            each = joined(f"{percent(line.excess(size), sign=True)} at D = {size:,}" for size in line.shared)
+        for line in find_subset_lines(points, target):
+            each = join_names(f"{format_percent(line.excess(size), sign=True)} at D = {size:,}" for size in line.shared)
             seeds = max(len(cell) for cell in line.random.values())
             scatter = (
-                f"seeds of one run differ by up to {percent(line.scatter())}" if seeds > 1 else "one seed for each run"
+                f"seeds of one run differ by up to {format_percent(line.scatter())}"
+                if seeds > 1
+                else "one seed for each run"
             )
             said.append(
-                f"Prefixes of the files in place of random subsets ({line.model}, width {line.width}): {NAMES[target]} {each}; "
+                f"Prefixes of the files in place of random subsets ({line.model}, width {line.width}): {TARGET_NAMES[target]} {each}; "
                 f"{scatter}. As a power of D its exponent would come out as {line.exponent(line.prefix):.2f} in place of "
                 f"{line.exponent(line.random):.2f}."
             )

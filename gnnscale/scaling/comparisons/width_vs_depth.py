@@ -12,16 +12,16 @@ import numpy as np
 from scipy.stats import t as student
 
 from gnnscale.contract.scaling_results import Estimate, Point
-from gnnscale.scaling.grid import comparable
-from gnnscale.scaling.words import NAMES, joined, number, percent
+from gnnscale.scaling.grid import select_comparable
+from gnnscale.scaling.words import TARGET_NAMES, format_number, format_percent, join_names
 
-CLOSE = 0.15  # body parameters of a pair differ by at most this share
+MAX_SIZE_DIFFERENCE = 0.15  # body parameters of a pair differ by at most this share
 PAPER_DEPTH = 3  # layers, past which arXiv 2504.08112 says that width is the better use of parameters
-DEPTHS = 3  # that make a line
+MIN_DEPTHS_OF_LINE = 3  # that make a line
 CONFIDENCE = 0.95
 
 
-class Pair(NamedTuple):
+class WidthDepthPair(NamedTuple):
     """Two runs of nearly equal size, one wider, one deeper."""
 
     wide: Point
@@ -32,7 +32,7 @@ class Pair(NamedTuple):
         return 1 - getattr(self.deep, target) / getattr(self.wide, target)
 
 
-class Line(NamedTuple):
+class DepthLine(NamedTuple):
     """Runs of one model, of nearly equal size and of different depths, each with one seed or several."""
 
     model: str
@@ -47,7 +47,7 @@ class Line(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.model} of N ≈ {number(float(f'{self.size:.2g}'))}"
+        return f"{self.model} of N ≈ {format_number(float(f'{self.size:.2g}'))}"
 
     @property
     def seeds(self) -> int:
@@ -103,64 +103,66 @@ class Line(NamedTuple):
         return {d: sum(values) / len(values) for d, values in known.items() if values}
 
 
-def width_depth_pairs(points: list[Point]) -> list[Pair]:
+def find_pairs(points: list[Point]) -> list[WidthDepthPair]:
     """For each deeper run at the same data, epochs and seed the shallower run nearest in size, per depth."""
-    nearest: dict[tuple, Pair] = {}
-    for a, b in combinations(sorted(comparable(points), key=lambda p: (p.depth, p.body_parameters, p.run)), 2):
+    nearest: dict[tuple, WidthDepthPair] = {}
+    for a, b in combinations(sorted(select_comparable(points), key=lambda p: (p.depth, p.body_parameters, p.run)), 2):
         same = all(getattr(a, x) == getattr(b, x) for x in ("model", "structures", "epochs", "learning_rate", "seed"))
-        if a.depth < b.depth and a.width > b.width and same and apart(a, b) <= CLOSE:
+        if a.depth < b.depth and a.width > b.width and same and size_difference(a, b) <= MAX_SIZE_DIFFERENCE:
             key = (b.run, a.depth)
-            if key not in nearest or apart(a, b) < apart(*nearest[key]):
-                nearest[key] = Pair(a, b)
+            if key not in nearest or size_difference(a, b) < size_difference(*nearest[key]):
+                nearest[key] = WidthDepthPair(a, b)
     return sorted(
         nearest.values(), key=lambda x: (x.wide.depth, x.deep.depth, x.deep.structures, x.deep.width, x.deep.run)
     )
 
 
-def depth_lines(points: list[Point]) -> list[Line]:
+def find_depth_lines(points: list[Point]) -> list[DepthLine]:
     """All that have DEPTHS depths or more, by model and size."""
     alike = defaultdict(list)
-    for p in sorted(comparable(points), key=lambda p: (p.body_parameters, p.depth, p.seed, p.run)):
+    for p in sorted(select_comparable(points), key=lambda p: (p.body_parameters, p.depth, p.seed, p.run)):
         alike[p.model, p.structures, p.epochs, p.learning_rate].append(p)
     found = []
     for (model, structures, epochs, _), members in sorted(alike.items()):
         groups: list[list[Point]] = []
         for p in members:
-            if groups and p.body_parameters <= groups[-1][0].body_parameters * (1 + CLOSE):
+            if groups and p.body_parameters <= groups[-1][0].body_parameters * (1 + MAX_SIZE_DIFFERENCE):
                 groups[-1].append(p)
             else:
                 groups.append([p])
         for group in groups:
             runs = {d: [p for p in group if p.depth == d] for d in sorted({p.depth for p in group})}
-            if len(runs) >= DEPTHS:
-                found.append(Line(model, structures, epochs, runs))
+            if len(runs) >= MIN_DEPTHS_OF_LINE:
+                found.append(DepthLine(model, structures, epochs, runs))
     return found
 
 
-def apart(a: Point, b: Point) -> float:
+def size_difference(a: Point, b: Point) -> float:
     return abs(a.body_parameters / b.body_parameters - 1)
 
 
 # ---------------------------------------------------------------------------------------------------------- sentences
-def claim_depth(points: list[Point], targets: tuple[str, ...]) -> list[str]:
+def judge_depth_claim(points: list[Point], targets: tuple[str, ...]) -> list[str]:
     """Width beats depth past three layers: the verdict first, then every line of depths by the first target, or else every
     pair."""
-    lines = depth_lines(points)
-    return claim_lines(lines, targets) if lines else claim_pairs(width_depth_pairs(points), targets)
+    lines = find_depth_lines(points)
+    return judge_by_lines(lines, targets) if lines else judge_by_pairs(find_pairs(points), targets)
 
 
-def claim_lines(lines: list[Line], targets: tuple[str, ...]) -> list[str]:
+def judge_by_lines(lines: list[DepthLine], targets: tuple[str, ...]) -> list[str]:
     kinds = {kind: [x for x in lines if x.verdict == kind and x.past("loss")] for kind in ("width", "depth", "open")}
     words = {"width": "is seen here for", "depth": "is contradicted for", "open": "is open for"}
-    parts = [f"{words[kind]} {joined(dict.fromkeys(x.name for x in found))}" for kind, found in kinds.items() if found]
+    parts = [
+        f"{words[kind]} {join_names(dict.fromkeys(x.name for x in found))}" for kind, found in kinds.items() if found
+    ]
     said = [f"That width beats depth past {PAPER_DEPTH} layers (arXiv 2504.08112) {', '.join(parts)}."] if parts else []
     return said + [said_line(x, targets[0]) for x in lines] + [s for x in lines if (s := said_features(x))]
 
 
-def said_line(x: Line, target: str) -> str:
+def said_line(x: DepthLine, target: str) -> str:
     means, best = x.means(target), x.best(target)
     each = ", ".join(f"{value:.3g} at {depth}" for depth, value in means.items())
-    text = f"{x.name}, D = {x.structures:,}: {NAMES[target]} by depth {each}; best at depth {best}"
+    text = f"{x.name}, D = {x.structures:,}: {TARGET_NAMES[target]} by depth {each}; best at depth {best}"
     change = x.past(target)
     if change is None:
         return f"{text}."
@@ -170,14 +172,14 @@ def said_line(x: Line, target: str) -> str:
 def shares(change: Estimate) -> str:
     """A change as "4.2 % lower [1.0, 7.3]": the interval has the sign of the word."""
     sign, word = (-1, "lower") if change.value < 0 else (1, "higher")
-    text = f"{percent(abs(change.value))} {word}"
+    text = f"{format_percent(abs(change.value))} {word}"
     if change.low is None:
         return f"{text} (one seed: no interval)"
     ends = sorted((100 * sign * change.low, 100 * sign * change.high))
     return f"{text} [{ends[0]:.1f}, {ends[1]:.1f}]".replace("-", "−")
 
 
-def said_features(x: Line) -> str:
+def said_features(x: DepthLine) -> str:
     """How unlike the atoms of a structure are at the end of the network, from the shallowest to the deepest."""
     distance, energy = x.last("cosine_distance"), x.last("dirichlet_energy")
     if len(distance) < 2 or distance.keys() != energy.keys():
@@ -185,13 +187,13 @@ def said_features(x: Line) -> str:
     first, last = min(distance), max(distance)
     trend = smoothing(x)
     return (
-        f"{x.name}: after the last layer atoms of a structure are at a mean cosine distance of {number(distance[first])} at "
-        f"depth {first} and {number(distance[last])} at depth {last}, with Dirichlet energies {number(energy[first])} and "
-        f"{number(energy[last])}: {trend}."
+        f"{x.name}: after the last layer atoms of a structure are at a mean cosine distance of {format_number(distance[first])} at "
+        f"depth {first} and {format_number(distance[last])} at depth {last}, with Dirichlet energies {format_number(energy[first])} and "
+        f"{format_number(energy[last])}: {trend}."
     )
 
 
-def smoothing(x: Line) -> str:
+def smoothing(x: DepthLine) -> str:
     """Both measures from the shallowest to the deepest network; less than a factor of two is not called a trend."""
     falls = []
     for field in ("cosine_distance", "dirichlet_energy"):
@@ -205,7 +207,7 @@ def smoothing(x: Line) -> str:
     )
 
 
-def claim_pairs(pairs: list[Pair], targets: tuple[str, ...]) -> list[str]:
+def judge_by_pairs(pairs: list[WidthDepthPair], targets: tuple[str, ...]) -> list[str]:
     said, beyond = [], [x for x in pairs if x.wide.depth >= PAPER_DEPTH]
     if beyond:
         wide, count = sum(x.gain("loss") < 0 for x in beyond), len(beyond)
@@ -214,23 +216,26 @@ def claim_pairs(pairs: list[Pair], targets: tuple[str, ...]) -> list[str]:
         if count == 1:
             gain = beyond[0].gain("loss")
             tally = (
-                f"in the one pair of equal size the deeper network has a {percent(abs(gain), 1)} "
+                f"in the one pair of equal size the deeper network has a {format_percent(abs(gain), 1)} "
                 f"{'lower' if gain > 0 else 'higher'} loss"
             )
         said.append(f"That width beats depth past {PAPER_DEPTH} layers (same paper) {verdict}: {tally}.")
     for x in pairs:
         size = x.deep.body_parameters / x.wide.body_parameters - 1
-        by = [f"{NAMES[t]} {percent(abs(x.gain(t)), 1)} {'lower' if x.gain(t) > 0 else 'higher'}" for t in targets]
+        by = [
+            f"{TARGET_NAMES[t]} {format_percent(abs(x.gain(t)), 1)} {'lower' if x.gain(t) > 0 else 'higher'}"
+            for t in targets
+        ]
         said.append(
             f"Depth {x.deep.depth}, width {x.deep.width} against depth {x.wide.depth}, width {x.wide.width} "
-            f"({percent(size, 1, sign=True)} parameters, D = {x.deep.structures:,}): {joined(by)}."
+            f"({format_percent(size, 1, sign=True)} parameters, D = {x.deep.structures:,}): {join_names(by)}."
         )
     return said
 
 
-def depth_limits(points: list[Point]) -> str:
+def describe_depth_limits(points: list[Point]) -> str:
     """What is not known of width against depth; empty where seeds give intervals."""
-    lines, pairs = depth_lines(points), width_depth_pairs(points)
+    lines, pairs = find_depth_lines(points), find_pairs(points)
     if lines:
         if min(x.seeds for x in lines) > 1:
             return ""
@@ -238,7 +243,7 @@ def depth_limits(points: list[Point]) -> str:
     if not [x for x in pairs if x.wide.depth >= PAPER_DEPTH]:
         return (
             f"Width against depth: no two runs of different depth, the shallower of at least {PAPER_DEPTH} layers, are "
-            f"within {percent(CLOSE)} in parameters at equal data."
+            f"within {format_percent(MAX_SIZE_DIFFERENCE)} in parameters at equal data."
         )
     if len({x.deep.seed for x in pairs}) > 1:
         return ""

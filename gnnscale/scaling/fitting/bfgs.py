@@ -35,9 +35,11 @@ def minimise(
         move[uphill] = -gradient[active[uphill]]
         inverse[active[uphill]] = np.eye(theta.shape[1])
         move /= np.maximum(1, np.abs(move).max(axis=1) / 2)[:, None]  # a step in log space is at most e^2
-        length, new_value, new_gradient = search(function, active, theta[active], move, value[active], gradient[active])
+        length, new_value, new_gradient = search_along_line(
+            function, active, theta[active], move, value[active], gradient[active]
+        )
         s, dg = length[:, None] * move, new_gradient - gradient[active]
-        inverse[active] = updated(inverse[active], s, dg)
+        inverse[active] = update_inverse(inverse[active], s, dg)
         gained = value[active] - new_value
         theta[active] += s
         value[active], gradient[active] = new_value, new_gradient
@@ -45,7 +47,7 @@ def minimise(
     return theta, value, inverse
 
 
-def search(function, active, theta, move, value, gradient):
+def search_along_line(function, active, theta, move, value, gradient):
     """Backtracking by quadratic interpolation, each row on its own; length 0 where no decrease was found."""
     descent = np.einsum("bi,bi->b", move, gradient)
     length, trial = np.zeros(len(theta)), np.ones(len(theta))
@@ -65,7 +67,7 @@ def search(function, active, theta, move, value, gradient):
     return length, new_value, new_gradient
 
 
-def updated(inverse: np.ndarray, s: np.ndarray, y: np.ndarray) -> np.ndarray:
+def update_inverse(inverse: np.ndarray, s: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The BFGS update of the inverse Hessian, where the curvature along the step is positive."""
     sy = np.einsum("bi,bi->b", s, y)
     ok = sy > 1e-12 * np.sqrt((s**2).sum(axis=1) * (y**2).sum(axis=1))

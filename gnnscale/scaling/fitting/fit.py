@@ -6,44 +6,51 @@ import numpy as np
 
 from gnnscale.contract.scaling_results import Estimate, LawFit, Point
 from gnnscale.contract.settings import ScalingSettings
-from gnnscale.scaling.fitting.fitted import Data, Fitted
-from gnnscale.scaling.fitting.identifiability import EXPONENTS, design_doubts, interval_doubts, shape_doubts
+from gnnscale.scaling.fitting.fitted import FittedLaw, Observations
+from gnnscale.scaling.fitting.identifiability import EXPONENT_BOUNDS, design_doubts, interval_doubts, shape_doubts
 from gnnscale.scaling.fitting.laws import Law
-from gnnscale.scaling.fitting.optimum import Optimum, optimum, resampled
-from gnnscale.scaling.fitting.selection import criteria, held_out
-from gnnscale.scaling.grid import (
-    WHERE_D,
-    WHERE_N,
-    cells,
-)
+from gnnscale.scaling.fitting.optimum import Optimum, find_optimum, fit_resamples
+from gnnscale.scaling.fitting.selection import information_criteria, predict_held_out
+from gnnscale.scaling.grid import WHERE_D, WHERE_N, group_by_cell
 
-ALONG = (("PowerN", WHERE_N), ("PurePowerN", WHERE_N), ("PowerD", WHERE_D), ("PurePowerD", WHERE_D))
-NESTED = ("PurePowers", "EqualPowers", "PowerD", "PurePowerD", "PowerN", "PurePowerN")  # in E + A/N^alpha + B/D^beta
-REPLICAS = 200  # resampled parameters kept in fit.json: enough for a 95 % band, and a small file
-SEEN = 0.01  # of the smallest target: a floor whose interval reaches below cannot be told from 0
+SINGLE_AXIS_LAWS = (("PowerN", WHERE_N), ("PurePowerN", WHERE_N), ("PowerD", WHERE_D), ("PurePowerD", WHERE_D))
+NESTED_LAWS = (
+    "PurePowers",
+    "EqualPowers",
+    "PowerD",
+    "PurePowerD",
+    "PowerN",
+    "PurePowerN",
+)  # in E + A/N^alpha + B/D^beta
+MAX_STORED_RESAMPLES = 200  # resampled parameters kept in fit.json: enough for a 95 % band, and a small file
+MIN_FLOOR_SHARE = 0.01  # of the smallest target: a floor whose interval reaches below cannot be told from 0
 
 
-def choose(fitted: list[Fitted]) -> list[Fitted]:
+def choose_law(fitted: list[FittedLaw]) -> list[FittedLaw]:
     """Mark the law to go by: the joint one if the points determine it, else the determined part of it of least AICc."""
     determined = [f for f in fitted if f.entry.identified]
     best = min(determined, key=lambda f: np.inf if f.entry.aicc is None else f.entry.aicc, default=None)
-    return [mark(f) if f is best else f for f in fitted]
+    return [mark_chosen(f) if f is best else f for f in fitted]
 
 
-def mark(f: Fitted) -> Fitted:
-    kept = () if f.replicas is None else tuple(tuple(rounded(v, 6) for v in row) for row in f.replicas[:REPLICAS])
+def mark_chosen(f: FittedLaw) -> FittedLaw:
+    kept = (
+        ()
+        if f.replicas is None
+        else tuple(tuple(round_to_digits(v, 6) for v in row) for row in f.replicas[:MAX_STORED_RESAMPLES])
+    )
     return f._replace(entry=f.entry.model_copy(update={"chosen": True, "replicas": kept}))
 
 
-def gathered(law: Law, points: list[Point], target: str) -> Data:
+def to_observations(law: Law, points: list[Point], target: str) -> Observations:
     """N: body parameters; D: unique training structures, or for a law that knows these apart as U, structures seen, of
     which less than an epoch leaves some out of U too."""
     rows = [(p.body_parameters, p.structures, p.epochs, getattr(p, target)) for p in points]
     n, given, epochs, loss = np.array(rows, float).T
     seen = given * epochs
     at = {"N": n, "D": seen, "U": np.minimum(given, seen)} if "U" in law.axes else {"N": n, "D": given}
-    number = {cell: k for k, cell in enumerate(cells(points))}
-    return Data(at, loss, np.array([number[p.body_parameters, p.structures, p.epochs] for p in points]))
+    number = {cell: k for k, cell in enumerate(group_by_cell(points))}
+    return Observations(at, loss, np.array([number[p.body_parameters, p.structures, p.epochs] for p in points]))
 
 
 def fit_law(
@@ -54,40 +61,40 @@ def fit_law(
     excluded: dict[str, str],
     settings: ScalingSettings,
     stream: int,
-) -> Fitted:
-    data = gathered(law, points, target)
+) -> FittedLaw:
+    data = to_observations(law, points, target)
     what = "structures seen" if "U" in law.axes else "unique training structures"
     n, d = data.at["N"], data.at["D"]
     entry, found, replicas = fit_data(law, data, settings, stream)
     entry = entry.model_copy(
         update={
             "target": target,
-            "where": f"{where}: N = body parameters {span(n)}, D = {what} {span(d)}",
+            "where": f"{where}: N = body parameters {format_range(n)}, D = {what} {format_range(d)}",
             "points": tuple(p.run for p in points),
             "excluded": excluded,
         }
     )
-    return Fitted(entry, law, found.values, replicas, tuple(points))
+    return FittedLaw(entry, law, found.values, replicas, tuple(points))
 
 
 def fit_data(
-    law: Law, data: Data, settings: ScalingSettings, stream: int = 0
+    law: Law, data: Observations, settings: ScalingSettings, stream: int = 0
 ) -> tuple[LawFit, Optimum, np.ndarray | None]:
     """The law on these data; which points they are is for the caller to say."""
     at, loss, places = data.at, data.loss, data.cell.max() + 1
-    found = optimum(law, at, loss, weights=data.weights)
+    found = find_optimum(law, at, loss, weights=data.weights)
     doubts = design_doubts(law, law.columns(**at)) + shape_doubts(law, found, at, loss)
     # where the points leave a parameter open, resamples of them would give it an interval without meaning
     replicas, undetermined = (None, 0) if doubts else bootstrap(law, data, found, settings, stream)
-    estimates = {name: Estimate(value=rounded(v)) for name, v in zip(law.parameters, found.values)}
+    estimates = {name: Estimate(value=round_to_digits(v)) for name, v in zip(law.parameters, found.values)}
     if replicas is not None:
         estimates = {
-            name: estimate(v, column, settings.confidence)
+            name: to_estimate(v, column, settings.confidence)
             for name, v, column in zip(law.parameters, found.values, replicas.T)
         }
-    estimates |= {name: cleared(estimates[name], EXPONENTS[0]) for name in law.exponents}
+    estimates |= {name: zero_below(estimates[name], EXPONENT_BOUNDS[0]) for name in law.exponents}
     if law.floor:
-        estimates["E"] = cleared(estimates["E"], SEEN * loss.min())
+        estimates["E"] = zero_below(estimates["E"], MIN_FLOOR_SHARE * loss.min())
     doubts += interval_doubts(law, estimates)
     notes = list(doubts)
     if undetermined:
@@ -98,7 +105,7 @@ def fit_data(
         notes.append(f"{places} points for {len(law.parameters)} parameters: the intervals are too narrow")
     if found.at_optimum < 0.5:
         notes.append(f"only {found.at_optimum:.0%} of the starts reached the best optimum")
-    aicc, bic = criteria(found.objective, places, len(law.parameters))
+    aicc, bic = information_criteria(found.objective, places, len(law.parameters))
     entry = LawFit(
         law=law.name,
         formula=law.formula,
@@ -107,34 +114,34 @@ def fit_data(
         points=(),
         excluded={},
         estimates=estimates,
-        objective=rounded(found.objective),
-        log_rms=rounded(found.log_rms),
-        at_optimum=rounded(found.at_optimum),
-        aicc=None if aicc is None else rounded(aicc, 9),
-        bic=None if bic is None else rounded(bic, 9),
-        held_out=held_out(law, at, loss, data.weights),
-        allocation=allocation(law, found.values, replicas, settings.confidence),
+        objective=round_to_digits(found.objective),
+        log_rms=round_to_digits(found.log_rms),
+        at_optimum=round_to_digits(found.at_optimum),
+        aicc=None if aicc is None else round_to_digits(aicc, 9),
+        bic=None if bic is None else round_to_digits(bic, 9),
+        held_out=predict_held_out(law, at, loss, data.weights),
+        allocation=compute_allocation(law, found.values, replicas, settings.confidence),
         identified=not doubts,
         notes=tuple(notes),
     )
     return entry, found, replicas
 
 
-def allocation(law: Law, values: np.ndarray, replicas: np.ndarray | None, confidence: float) -> Estimate | None:
+def compute_allocation(law: Law, values: np.ndarray, replicas: np.ndarray | None, confidence: float) -> Estimate | None:
     """a = beta/(alpha + beta), where the law is such that the best N goes as C^a for C ~ N D."""
     if law.name not in ("Hoffmann", "OverTraining", "Kaplan", "PurePowers"):
         return None
     k = [law.parameters.index(name) for name in law.exponents]
     if len(k) == 1:
         return Estimate(value=0.5)
-    value = rounded(values[k[1]] / (values[k[0]] + values[k[1]]))
+    value = round_to_digits(values[k[1]] / (values[k[0]] + values[k[1]]))
     if replicas is None:
         return Estimate(value=value)
-    return estimate(value, replicas[:, k[1]] / (replicas[:, k[0]] + replicas[:, k[1]]), confidence)
+    return to_estimate(value, replicas[:, k[1]] / (replicas[:, k[0]] + replicas[:, k[1]]), confidence)
 
 
 def bootstrap(
-    law: Law, data: Data, found: Optimum, settings: ScalingSettings, stream: int
+    law: Law, data: Observations, found: Optimum, settings: ScalingSettings, stream: int
 ) -> tuple[np.ndarray | None, int]:
     """Resamples of the cells, each with all its seeds: parameters each, and how many determine none.
 
@@ -151,10 +158,10 @@ def bootstrap(
     determined = np.array([not design_doubts(law, x[row > 0]) for row in weights])
     if determined.mean() < 0.5:
         return None, int((~determined).sum())
-    return resampled(law, data.at, data.loss, found, weights[determined]), int((~determined).sum())
+    return fit_resamples(law, data.at, data.loss, found, weights[determined]), int((~determined).sum())
 
 
-def cleared(e: Estimate, least: float) -> Estimate:
+def zero_below(e: Estimate, least: float) -> Estimate:
     """An exact 0 for what nobody could tell from 0: an interval's end below `least`, or a value that ran off to 1e-50."""
 
     def kept(v: float | None, least: float) -> float | None:
@@ -164,16 +171,16 @@ def cleared(e: Estimate, least: float) -> Estimate:
     return Estimate(value=value, low=kept(e.low, least), high=kept(e.high, 1e-4 * least))
 
 
-def estimate(value: float, sample: np.ndarray, confidence: float) -> Estimate:
+def to_estimate(value: float, sample: np.ndarray, confidence: float) -> Estimate:
     low, high = np.quantile(sample, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Estimate(value=rounded(value), low=rounded(low), high=rounded(high))
+    return Estimate(value=round_to_digits(value), low=round_to_digits(low), high=round_to_digits(high))
 
 
-def rounded(value: float, digits: int = 12) -> float:
+def round_to_digits(value: float, digits: int = 12) -> float:
     """So that fit.json does not carry the last bits of a floating-point library."""
     return float(f"{float(value):.{digits}g}")
 
 
-def span(values: np.ndarray) -> str:
+def format_range(values: np.ndarray) -> str:
     low, high = f"{values.min():,.0f}", f"{values.max():,.0f}"
     return low if low == high else f"{low} to {high}"

@@ -8,13 +8,13 @@ import numpy as np
 
 from gnnscale.contract.scaling_results import LawFit, Point
 from gnnscale.scaling.fitting.laws import Law
-from gnnscale.scaling.fitting.optimum import At
+from gnnscale.scaling.fitting.optimum import Sizes
 
 
-class Data(NamedTuple):
+class Observations(NamedTuple):
     """What a law is fitted to: sizes, losses, and how much each point counts, for fit and resamples."""
 
-    at: At
+    at: Sizes
     loss: np.ndarray
     cell: np.ndarray  # number of the cell of a point: runs that differ in their seed alone share one
 
@@ -24,7 +24,7 @@ class Data(NamedTuple):
         return 1.0 / np.bincount(self.cell)[self.cell]
 
 
-class Fitted(NamedTuple):
+class FittedLaw(NamedTuple):
     """A law with what its LawFit cannot hold: the function, the values as an array, all resamples."""
 
     entry: LawFit

@@ -8,15 +8,17 @@ import math
 import numpy as np
 
 from gnnscale.contract.scaling_results import Estimate
-from gnnscale.scaling.fitting.laws import LIMIT, Law
-from gnnscale.scaling.fitting.optimum import At, Optimum
-from gnnscale.scaling.words import shown
+from gnnscale.scaling.fitting.laws import MAX_EXPONENT, Law
+from gnnscale.scaling.fitting.optimum import Optimum, Sizes
+from gnnscale.scaling.words import format_estimate
 
-EXPONENTS = (0.01, 0.99 * LIMIT)  # an exponent whose interval reaches beyond is not called determined
-SPAN = 3.0  # nor one whose interval spans a larger factor
-WIDE = 10.0  # the same for what is no exponent
-HOLDS = 0.05  # rms residual of log L above which a law is said not to hold: several times the usual spread of seeds
-COLLINEAR = 0.98  # correlation of log N and log D above which their effects cannot be told apart
+EXPONENT_BOUNDS = (0.01, 0.99 * MAX_EXPONENT)  # an exponent whose interval reaches beyond is not called determined
+MAX_EXPONENT_FACTOR = 3.0  # nor one whose interval spans a larger factor
+MAX_OTHER_FACTOR = 10.0  # the same for what is no exponent
+MAX_RESIDUAL = (
+    0.05  # rms residual of log L above which a law is said not to hold: several times the usual spread of seeds
+)
+MAX_CORRELATION = 0.98  # correlation of log N and log D above which their effects cannot be told apart
 
 
 def design_doubts(law: Law, x: np.ndarray) -> list[str]:
@@ -36,14 +38,14 @@ def design_doubts(law: Law, x: np.ndarray) -> list[str]:
     if not doubts and len(law.axes) > 1:
         a, b = (x[:, :2] - x[:, :2].mean(axis=0)).T
         r = float(a @ b / math.sqrt((a @ a) * (b @ b)))
-        if abs(r) > COLLINEAR:
+        if abs(r) > MAX_CORRELATION:
             doubts.append(
                 f"N and D vary together (correlation of their logarithms {r:.3f}): no telling which one helps"
             )
     return doubts
 
 
-def shape_doubts(law: Law, found: Optimum, at: At, loss: np.ndarray) -> list[str]:
+def shape_doubts(law: Law, found: Optimum, at: Sizes, loss: np.ndarray) -> list[str]:
     """Whether a point is to spare, each size does more over the points than the residuals, and the optimum is one."""
     doubts = []
     places = len(np.unique(law.columns(**at), axis=0))
@@ -52,7 +54,7 @@ def shape_doubts(law: Law, found: Optimum, at: At, loss: np.ndarray) -> list[str
     if found.spread > 0.01:
         doubts.append(f"the optimum is not unique: exponents that differ by {found.spread:.2g} fit equally well")
     for axis in law.axes.replace("U", ""):
-        share = reach(law, found.values, at, axis) / np.median(loss)
+        share = change_along(law, found.values, at, axis) / np.median(loss)
         if share < max(found.log_rms, 1e-4):
             doubts.append(
                 f"over the points {axis} moves the target by {share:.1%}, no more than the residuals "
@@ -61,7 +63,7 @@ def shape_doubts(law: Law, found: Optimum, at: At, loss: np.ndarray) -> list[str
     return doubts
 
 
-def reach(law: Law, values: np.ndarray, at: At, axis: str) -> float:
+def change_along(law: Law, values: np.ndarray, at: Sizes, axis: str) -> float:
     """By how much the law changes over the range of one size, the others at their middle."""
     ends = {name: np.full(2, np.median(column)) for name, column in at.items()} | {
         axis: np.array([at[axis].min(), at[axis].max()], float)
@@ -76,16 +78,18 @@ def interval_doubts(law: Law, estimates: dict[str, Estimate]) -> list[str]:
     for name in law.exponents:
         e = estimates[name]
         low, high = (e.value, e.value) if e.low is None else (e.low, e.high)
-        if high > EXPONENTS[1]:
-            doubts.append(f"{name}, {shown(e)}, reaches its bound of {LIMIT:g}")
-        elif low < EXPONENTS[0]:
+        if high > EXPONENT_BOUNDS[1]:
+            doubts.append(f"{name}, {format_estimate(e)}, reaches its bound of {MAX_EXPONENT:g}")
+        elif low < EXPONENT_BOUNDS[0]:
             doubts.append(f"{name} cannot be told from 0")
-        elif high > SPAN * low:
-            doubts.append(f"the interval of {name}, {shown(e)}, spans a factor {high / low:.1f}")
+        elif high > MAX_EXPONENT_FACTOR * low:
+            doubts.append(f"the interval of {name}, {format_estimate(e)}, spans a factor {high / low:.1f}")
     for name in ("r_D", "r_N", "K", "w"):  # repetitions, place and width of a break
         e = estimates.get(name)
-        if e and e.low is not None and e.high > WIDE * e.low:
-            doubts.append(f"the interval of {name}, {shown(e)}, spans more than a factor of {WIDE:g}")
+        if e and e.low is not None and e.high > MAX_OTHER_FACTOR * e.low:
+            doubts.append(
+                f"the interval of {name}, {format_estimate(e)}, spans more than a factor of {MAX_OTHER_FACTOR:g}"
+            )
     if law.floor and (e := estimates["E"]) and (e.value if e.low is None else e.low) == 0:
         doubts.append("the floor E cannot be told from 0")
     return doubts

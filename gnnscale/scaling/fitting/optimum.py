@@ -10,8 +10,8 @@ import numpy as np
 from gnnscale.scaling.fitting.bfgs import minimise
 from gnnscale.scaling.fitting.laws import Law
 
-ROWS = 2**17  # resamples x points evaluated at once: small enough for the cache, large enough for numpy
-At = dict[str, np.ndarray]  # axis -> sizes of the points
+MAX_ROWS_AT_ONCE = 2**17  # resamples x points evaluated at once: small enough for the cache, large enough for numpy
+Sizes = dict[str, np.ndarray]  # axis -> sizes of the points
 
 
 class Residual(NamedTuple):
@@ -35,13 +35,13 @@ class Optimum(NamedTuple):
     others: np.ndarray  # two unlike starts, for the same
 
 
-def objective(law: Law, x: np.ndarray, y: np.ndarray, weights: np.ndarray, residual: Residual = HUBER) -> Callable:
+def make_objective(law: Law, x: np.ndarray, y: np.ndarray, weights: np.ndarray, residual: Residual = HUBER) -> Callable:
     """(theta, rows of weights) -> sum of w Huber(residual) / delta  # (rows,), its gradient  # (rows, parameters)"""
     delta = residual.delta
 
     def value_and_slope(theta: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values, slopes = np.empty(len(theta)), np.empty(theta.shape)
-        chunk = max(1, ROWS // len(x))
+        chunk = max(1, MAX_ROWS_AT_ONCE // len(x))
         for i in range(0, len(theta), chunk):
             part = slice(i, i + chunk)
             prediction, gradient = law.log_loss(theta[part], x)
@@ -60,9 +60,9 @@ def objective(law: Law, x: np.ndarray, y: np.ndarray, weights: np.ndarray, resid
     return value_and_slope
 
 
-def optimum(
+def find_optimum(
     law: Law,
-    at: At,
+    at: Sizes,
     loss: np.ndarray,
     *,
     residual: Residual = HUBER,
@@ -77,9 +77,11 @@ def optimum(
     starts = law.starts(x, y, exponents)
     if law.coarse:
         starts = minimise(
-            one_weighting(objective(law, x, y, w[None], residual._replace(delta=1.0))), starts, steps=law.coarse
+            with_one_weighting(make_objective(law, x, y, w[None], residual._replace(delta=1.0))),
+            starts,
+            steps=law.coarse,
         )[0]
-    theta, value, inverse = minimise(one_weighting(objective(law, x, y, w[None], residual)), starts)
+    theta, value, inverse = minimise(with_one_weighting(make_objective(law, x, y, w[None], residual)), starts)
     best = int(np.argmin(value))
     reached = value <= value[best] * (1 + 1e-4) + 1e-9
     ties = law.natural(theta[value <= value[best] * (1 + 1e-7) + 1e-12], centre)
@@ -97,18 +99,18 @@ def optimum(
     )
 
 
-def one_weighting(function: Callable) -> Callable:
+def with_one_weighting(function: Callable) -> Callable:
     """For problems that differ in their starts alone."""
     return lambda theta, rows: function(theta, np.zeros_like(rows))
 
 
-def resampled(
-    law: Law, at: At, loss: np.ndarray, found: Optimum, weights: np.ndarray, residual: Residual = HUBER
+def fit_resamples(
+    law: Law, at: Sizes, loss: np.ndarray, found: Optimum, weights: np.ndarray, residual: Residual = HUBER
 ) -> np.ndarray:
     """Values for each row of weights (how often a point was drawn), from the optimum and two unlike starts."""
     raw, y = law.columns(**at), np.log(np.asarray(loss, float))
     centre = law.centre(raw)  # of the whole sample: only a choice of origin
-    function = objective(law, raw - centre, y, np.asarray(weights, float), residual)
+    function = make_objective(law, raw - centre, y, np.asarray(weights, float), residual)
     every = np.arange(len(weights))
     # 120 steps: a few rows creep along a flat valley, and gain nothing that an interval would show
     quick = {"slope": 1e-5, "gain": 1e-8, "steps": 120}

@@ -8,12 +8,12 @@ import numpy as np
 
 from gnnscale.contract.scaling_results import HeldOut
 from gnnscale.scaling.fitting.laws import Law
-from gnnscale.scaling.fitting.optimum import At, optimum
+from gnnscale.scaling.fitting.optimum import Sizes, find_optimum
 
-TOP = 0.875  # of a scatter of points the largest are those above this quantile of N D
+HELD_OUT_QUANTILE = 0.875  # of a scatter of points the largest are those above this quantile of N D
 
 
-def criteria(objective: float, n: int, parameters: int) -> tuple[float | None, float | None]:
+def information_criteria(objective: float, n: int, parameters: int) -> tuple[float | None, float | None]:
     """AICc and BIC of Laplace residuals of log L (Huber's loss is delta |residual| beyond delta); None without points
     to spare. Comparable between laws on the same points alone."""
     k = parameters + 1  # and the width of the residuals
@@ -23,13 +23,13 @@ def criteria(objective: float, n: int, parameters: int) -> tuple[float | None, f
     return fits + 2 * k + 2 * k * (k + 1) / (n - k - 1), fits + k * math.log(n)
 
 
-def held_out(law: Law, at: At, loss: np.ndarray, weights: np.ndarray) -> HeldOut | None:
+def predict_held_out(law: Law, at: Sizes, loss: np.ndarray, weights: np.ndarray) -> HeldOut | None:
     """Fitted without the largest points; None where too few are left."""
-    far = largest(law, at)
+    far = is_largest(law, at)
     near = {axis: column[~far] for axis, column in at.items()}
     if not far.any() or len(np.unique(law.columns(**near), axis=0)) <= len(law.parameters):
         return None
-    values = optimum(law, near, loss[~far], weights=weights[~far]).values
+    values = find_optimum(law, near, loss[~far], weights=weights[~far]).values
     error = np.abs(law(values, **{axis: column[far] for axis, column in at.items()})[0] / loss[far] - 1)
     product = np.prod([at[axis] for axis in law.axes if axis != "U"], axis=0)
     return HeldOut(
@@ -40,10 +40,10 @@ def held_out(law: Law, at: At, loss: np.ndarray, weights: np.ndarray) -> HeldOut
     )
 
 
-def largest(law: Law, at: At) -> np.ndarray:
+def is_largest(law: Law, at: Sizes) -> np.ndarray:
     """Of a grid the largest model and the largest data; of a scatter the points of largest N D  # (points,)"""
     sizes = [at[axis] for axis in law.axes if axis != "U"]
     if math.prod(len(np.unique(s)) for s in sizes) <= 2 * len(sizes[0]):
         return np.any([s == s.max() for s in sizes], axis=0)
     product = np.prod(sizes, axis=0)
-    return product >= np.quantile(product, TOP)
+    return product >= np.quantile(product, HELD_OUT_QUANTILE)

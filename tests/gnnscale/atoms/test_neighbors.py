@@ -41,7 +41,7 @@ def drawn(rng, count, pbc, missing, spread, cutoff):
 
 def test_the_compiled_list_is_used():
     """Else all these tests would be of vesin."""
-    assert neighbors.compiled() is not None
+    assert neighbors.compiled_library() is not None
 
 
 @given(
@@ -66,10 +66,10 @@ def test_large_structures_are_as_vesin_has_them(rng, count, pbc, cutoff, density
     positions = (rng.random((count, 3)) + rng.integers(-2, 3, (count, 3))) @ cell
     ptr = np.array([0, count])
     args = positions, ptr, np.where(np.array(pbc)[:, None], cell, 0)[None], np.array(pbc)[None], cutoff
-    for mine, theirs in zip(neighbors.batch(*args), neighbors._by_vesin(*args), strict=True):
+    for mine, theirs in zip(neighbors.batch_edges(*args), neighbors._by_vesin(*args), strict=True):
         np.testing.assert_array_equal(mine, theirs)
         assert mine.dtype == theirs.dtype
-    assert neighbors.count(*args).tolist() == [len(neighbors.batch(*args).senders)]
+    assert neighbors.count_edges(*args).tolist() == [len(neighbors.batch_edges(*args).senders)]
 
 
 @given(generators, st.lists(st.tuples(st.integers(0, 7), PERIODIC), min_size=0, max_size=8))
@@ -83,8 +83,8 @@ def test_a_batch_is_its_structures(rng, kinds):
     singles = [edges(*d, 3.0) for d in drew]
     lengths = [len(i) for i, _, _ in singles]
     for room in (None, 0, sum(lengths), max(0, sum(lengths) - 1)):
-        found = neighbors.batch(positions, ptr, cells, pbc, 3.0, room)
-        assert np.diff(found.ptr).tolist() == lengths == neighbors.count(positions, ptr, cells, pbc, 3.0).tolist()
+        found = neighbors.batch_edges(positions, ptr, cells, pbc, 3.0, room)
+        assert np.diff(found.ptr).tolist() == lengths == neighbors.count_edges(positions, ptr, cells, pbc, 3.0).tolist()
         for k, (i, j, shifts) in enumerate(singles):
             mine = slice(found.ptr[k], found.ptr[k + 1])
             np.testing.assert_array_equal(found.receivers[mine] - ptr[k], i)
@@ -139,7 +139,7 @@ def test_what_has_no_neighbours_is_said_in_words(change, words):
     good = {"positions": np.array([[0, 0, 0], [0, 0, 1.0]]), "cell": np.eye(3) * 3}
     two = [good, good | change]
     with pytest.raises(ValueError, match=f"structure 1 of 2: .*{words}"):
-        neighbors.batch(
+        neighbors.batch_edges(
             np.concatenate([s["positions"] for s in two]),
             np.array([0, 2, 4]),
             np.stack([s["cell"] for s in two]),
@@ -150,7 +150,7 @@ def test_what_has_no_neighbours_is_said_in_words(change, words):
 
 def test_shapes_that_disagree_are_told():
     with pytest.raises(ValueError, match=r"1 structures with 3 atoms, but positions are \(2, 3\)"):
-        neighbors.batch(np.zeros((2, 3)), np.array([0, 3]), np.zeros((1, 3, 3)), np.zeros((1, 3)), 5.0)
+        neighbors.batch_edges(np.zeros((2, 3)), np.array([0, 3]), np.zeros((1, 3, 3)), np.zeros((1, 3)), 5.0)
 
 
 @pytest.mark.parametrize("damage", ["missing", "stale", "foreign"])
@@ -178,5 +178,5 @@ def test_without_the_compiled_list_vesin_serves_and_says_so_once(tmp_path, damag
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
     )
     assert done.stdout.split() == ["6", "6"], done.stderr
-    assert done.stderr.count("UserWarning") == 1 and "vesin takes its place" in done.stderr
+    assert done.stderr.count("UserWarning") == 1 and "vesin is used instead" in done.stderr
     assert "install gnnscale again" in " ".join(done.stderr.split())

@@ -7,14 +7,14 @@ from torch_geometric.data import Batch, Data
 
 from gnnscale.atoms.graph import edge_vectors
 from gnnscale.atoms.pyg import from_pyg, to_pyg
-from gnnscale.data.loading import corpus as loader
+from gnnscale.data.loading.corpus import load_corpus, make_batch
 
 
 @pytest.fixture
 def batch(converted):
     sources = {need.removeprefix("convert/"): path for need, path in converted.items()}
-    corpus = loader.load(sources, "train", 4.0)
-    return loader.batch(corpus, np.arange(0, len(corpus), 3))
+    corpus = load_corpus(sources, "train", 4.0)
+    return make_batch(corpus, np.arange(0, len(corpus), 3))
 
 
 def test_there_and_back(batch):

@@ -13,7 +13,7 @@ from gnnscale.atoms.structure import Structure
 from gnnscale.audit import duplicates
 from gnnscale.contract.dataset_card import Split
 from gnnscale.data.storage import adios, mapped, packed
-from tests.support.raw import shared
+from tests.support.raw import require_sample
 
 
 def molecule(rng, atoms=9):
@@ -120,7 +120,7 @@ def planted(tmp_path_factory):
     made = {}
     for name, structures in (("a", [*a, copy, near]), ("b", b)):
         adios.write(root / name, structures, Split(), 3.0)
-        made[name] = mapped.open(root / name)
+        made[name] = mapped.open_shards(root / name)
     return made
 
 
@@ -169,10 +169,10 @@ def test_copies_that_a_published_dataset_has(tmp_path):
     """3BPA: 31 frames of its set at mixed temperatures are those at 300 K; all of them, but nothing within either."""
     made = {}
     for name in ("300K", "mixedT"):
-        file = shared(f"bpa3_train/train_{name}.xyz")
+        file = require_sample(f"bpa3_train/train_{name}.xyz")
         frames = [structure(a.numbers, a.positions, np.zeros((3, 3)), np.zeros(3, bool)) for a in iread(file, ":")]
         adios.write(tmp_path / name, frames, Split(), 3.0)
-        made[name] = mapped.open(tmp_path / name)
+        made[name] = mapped.open_shards(tmp_path / name)
     found = duplicates.report(made)
     assert {(t.source, t.twin_source): t.count.near for t in found.twins} == {
         ("300K", "mixedT"): 31,
@@ -184,5 +184,5 @@ def test_copies_that_a_published_dataset_has(tmp_path):
 def test_nothing_in_common(tmp_path):
     rng = np.random.default_rng(9)
     adios.write(tmp_path / "one", [molecule(rng, 1), molecule(rng, 5)], Split(), 3.0)
-    found = duplicates.report({"one": mapped.open(tmp_path / "one")})
+    found = duplicates.report({"one": mapped.open_shards(tmp_path / "one")})
     assert found.copies == found.contradictions == 0 and not found.twins

@@ -21,15 +21,15 @@ from gnnscale.audit.run_checks import audited
 from gnnscale.contract import files, stage_run
 from gnnscale.contract.dataset_card import Split
 from gnnscale.contract.settings import AuditSettings, ConvertSettings
-from gnnscale.data.formats.plausible import ATOM
+from gnnscale.data.formats.plausible import FREE_ATOM_HARTREE
 from gnnscale.data.storage import adios, reference_energies
-from gnnscale.data.storage import packed as storage_packed
+from gnnscale.data.storage.packed import pack
 from gnnscale.job import stage_process
 from gnnscale.report import study_page as report_page
 from gnnscale.report.audit_page import page
 from gnnscale.stages import convert
 from tests.support import layouts
-from tests.support.corpus import ENV, directory, execute, result
+from tests.support.corpus import ENV, make_stage_directory, read_result, run_stage
 
 CUTOFF, FRAMES, GROUPS = 5.0, 25, 10
 NONE = np.full((3, 3), np.nan)
@@ -45,7 +45,7 @@ def labelled(numbers, positions, cell, pbc, group, split):
     decay = np.exp(-2 * (r - covalent_radii[numbers[i]] - covalent_radii[numbers[j]]))
     forces = np.zeros_like(positions)
     np.add.at(forces, i, (4 * (decay - decay**2) / r)[:, None] * vectors)
-    energy = (decay**2 - 2 * decay).sum() / 2 + sum(units.HARTREE * ATOM[int(z)] for z in numbers)
+    energy = (decay**2 - 2 * decay).sum() / 2 + sum(units.HARTREE * FREE_ATOM_HARTREE[int(z)] for z in numbers)
     return Structure(numbers, positions, cell, pbc, float(energy), forces, NONE, group, "", split)
 
 
@@ -311,14 +311,14 @@ def test_what_is_planted_is_found_and_nothing_else(plant, clean, tmp_path):
 
 def test_a_geometry_that_cannot_be(clean, tmp_path):
     """Such never comes through a conversion, so it is written past it: no place, no volume, no place in the cell."""
-    packed, names = storage_packed.pack(clean["crystals"], Split(), CUTOFF)
+    packed, names = pack(clean["crystals"], Split(), CUTOFF)
     positions, cell = packed.positions.copy(), packed.cell.copy()
     positions[packed.ptr[W[0]]] = np.nan
     cell[W[1], 2] = cell[W[1], 1]
     cell[W[2]] = 0
     broken = packed._replace(positions=positions, cell=cell)
     entry = adios.write_packed(tmp_path / "one" / "shards" / "0.bp", broken, CUTOFF, names)
-    adios.join(tmp_path / "one" / "shards", [entry])
+    adios.write_manifest(tmp_path / "one" / "shards", [entry])
     audit, left_out = of(tmp_path, "one")
     assert grave(audit) == {("finite", "error", "one", 3)} and [q.number for q in left_out.structures] == list(W)
 
@@ -414,7 +414,7 @@ def test_the_order_of_structures_and_shards_does_not_matter(clean, tmp_path_fact
             adios.write_shard(root / f"{n}.bp", [known[k] for k in part], Split(), CUTOFF, [origins[k] for k in part])
             for n, part in enumerate(np.split(order, cuts))
         ]
-        adios.join(root, entries)
+        adios.write_manifest(root, entries)
         outcomes.append(audited([measure.measured("one", root)], AuditSettings()))
     assert outcomes[0] == outcomes[1]
     assert outcomes[0][0].quarantined == 14
@@ -444,7 +444,7 @@ def test_references_that_cannot_be_told_apart():
     counts[:2, [0, 2]] = [[1, 1], [3, 3]]
     counts[2:, [1, 3]] = [[2, 2], [1, 1]]
     counts[:, 4] = [1, 4, 2, 0]
-    found = reference_energies.sums(elements, counts, np.arange(4.0))
+    found = reference_energies.sum_energies(elements, counts, np.arange(4.0))
     assert reference_energies.undetermined(found) == [(8, 12), (11, 17), (79,)]
     assert reference_energies.fit(found)[1] == 3
 
@@ -459,7 +459,7 @@ def loop(tmp_path_factory):
     known = each(known, (50,), lambda s: pushed(s, 0.3))
     known = every(known, lambda s: s._replace(stress=np.zeros((3, 3))))
     (root / "raw").mkdir()
-    layouts.extxyz(root / "raw", known)
+    layouts.write_extxyz(root / "raw", known)
     needs, audits = {}, []
     for number in range(2):
         quarantine = str(root / "audit" / "0" / "quarantine.json") if number else None
@@ -469,11 +469,11 @@ def loop(tmp_path_factory):
             options={"raw": str(root / "raw"), "group": "material"},
             quarantine=quarantine,
         )
-        made = directory(root / str(number), "convert/mine", asked)
-        stage_process.finish(stage_run.Run(made), convert.main, first=True)
+        made = make_stage_directory(root / str(number), "convert/mine", asked)
+        stage_process.run_and_record(stage_run.Run(made), convert.main, first=True)
         needs = {"convert/mine": made}
-        audits.append(directory(root, f"audit/{number}", AuditSettings(), needs))
-        done = execute(audits[-1])
+        audits.append(make_stage_directory(root, f"audit/{number}", AuditSettings(), needs))
+        done = run_stage(audits[-1])
         assert done.returncode == 0, done.stderr
     return root, audits
 
@@ -488,9 +488,9 @@ def test_what_was_quarantined_is_gone_and_nothing_else(loop):
         frozenset({"copy of another structure"}),
     }
     assert len(reasons) == 4 and {5, 50} <= {number for _, number in reasons}
-    assert result(root / "1" / "convert/mine").values["skipped"] == 4
+    assert read_result(root / "1" / "convert/mine").values["skipped"] == 4
     assert files.read_model(second / "quarantine.json", Quarantine).structures == listed, "they stay on the list"
-    before, after = result(first).values, result(second).values
+    before, after = read_result(first).values, read_result(second).values
     assert before["structures"] - after["structures"] == before["quarantined"] == 4 and after["quarantined"] == 0
     assert before["errors"] and "energy outliers" in before["found"]
     audit = files.read_model(second / "audit.json", Audit)
@@ -556,13 +556,13 @@ def test_the_page_says_everything_and_needs_nothing(loop, clean, tmp_path):
 
 
 def test_the_report_says_it_in_a_line(loop):
-    said = report_page.audited(SimpleNamespace(results={"audit/all": result(loop[1][0])}))
-    assert f"{result(loop[1][0]).values['found']}. More in" in said and not report_page.audited(
+    said = report_page.audited(SimpleNamespace(results={"audit/all": read_result(loop[1][0])}))
+    assert f"{read_result(loop[1][0]).values['found']}. More in" in said and not report_page.audited(
         SimpleNamespace(results={})
     )
 
 
 def test_a_stage_without_data_is_refused(tmp_path):
-    done = execute(directory(tmp_path, "audit/all", AuditSettings()))
+    done = run_stage(make_stage_directory(tmp_path, "audit/all", AuditSettings()))
     assert done.returncode == 64 and "needs converted data" in done.stderr
     assert json.loads((tmp_path / "audit/all/error.json").read_text())["kind"] == "configuration"

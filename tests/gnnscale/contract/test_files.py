@@ -9,7 +9,7 @@ from gnnscale.contract.results import StageResult
 
 
 def finished(directory, key="k" * 16, names=("out.txt",)):
-    outputs = files.describe(directory, list(names))
+    outputs = files.describe_outputs(directory, list(names))
     files.write_model(
         directory / "result.json",
         StageResult(

@@ -13,9 +13,23 @@ from hypothesis import strategies as st
 
 from gnnscale.atoms.graph import AtomGraphs, edge_vectors
 from gnnscale.contract.results import LayerFeatures
-from gnnscale.inference.oversmoothing import directions, dirichlet, distances, features, measured
+from gnnscale.inference.oversmoothing import (
+    cosine_distances,
+    directions,
+    dirichlet_energies,
+    layer_features,
+    measure_features,
+)
 from tests.gnnscale.models.test_physics import CONFIGS, lively
-from tests.support.structures import batch, crystal, generators, molecule, molecules, orthogonal, structures
+from tests.support.structures import (
+    generators,
+    make_batch,
+    make_crystal,
+    make_molecule,
+    make_orthogonal,
+    molecules,
+    structures,
+)
 
 every_form = pytest.mark.parametrize("name", [*CONFIGS, "paper"])
 ours = pytest.mark.parametrize("name", CONFIGS)
@@ -24,11 +38,11 @@ FEW = settings(max_examples=8)  # of each of six networks
 
 def graph(rng: np.random.Generator, *sizes: int) -> AtomGraphs:
     """Molecules of so many atoms, with the edges of a crystal thrown in: it has edges to its own images."""
-    return batch([*(molecule(rng, n) for n in sizes), crystal(rng, 3)], cutoff=3.0)
+    return make_batch([*(make_molecule(rng, n) for n in sizes), make_crystal(rng, 3)], cutoff=3.0)
 
 
 def set_to(h: torch.Tensor, graphs: AtomGraphs) -> tuple[torch.Tensor, torch.Tensor]:
-    return distances(directions(h), graphs), dirichlet(h, graphs)
+    return cosine_distances(directions(h), graphs), dirichlet_energies(h, graphs)
 
 
 def equal(one: tuple[LayerFeatures, ...], other: tuple[LayerFeatures, ...], tolerance: float = 1e-9) -> None:
@@ -69,7 +83,9 @@ def test_known_values():
     for h in (same, 1e-30 * same, 1e30 * same, 0 * same):
         distance, energy = set_to(h, graphs)
         assert distance.tolist() == [0.0] * 4 and energy.tolist() == [0.0] * 4
-    pair = AtomGraphs(*batch([molecule(rng, 2)]))._replace(receivers=torch.tensor([0, 1]), senders=torch.tensor([1, 0]))
+    pair = AtomGraphs(*make_batch([make_molecule(rng, 2)]))._replace(
+        receivers=torch.tensor([0, 1]), senders=torch.tensor([1, 0])
+    )
     for other, distance, energy in (
         ([0.5, 0.75**0.5], 0.5, 0.5),
         ([0.0, 1.0], 1.0, 1.0),
@@ -87,7 +103,7 @@ def test_known_values():
         receivers=large.receivers[large.structure[large.receivers] < 60],
         senders=large.senders[large.structure[large.receivers] < 60],
     )
-    assert float(dirichlet(unrelated, molecules)[:60].nanmean()) == pytest.approx(1, abs=0.03)
+    assert float(dirichlet_energies(unrelated, molecules)[:60].nanmean()) == pytest.approx(1, abs=0.03)
 
 
 def test_neither_knows_the_scale():
@@ -101,8 +117,8 @@ def test_neither_knows_the_scale():
 @FEW
 @given(st.lists(structures, min_size=2, max_size=4))
 def test_a_batch_equals_its_structures(name, samples):
-    together, one_by_one = [batch(samples)], (batch([sample]) for sample in samples)
-    equal(measured(lively(name), together), measured(lively(name), one_by_one))
+    together, one_by_one = [make_batch(samples)], (make_batch([sample]) for sample in samples)
+    equal(measure_features(lively(name), together), measure_features(lively(name), one_by_one))
 
 
 @every_form
@@ -111,7 +127,9 @@ def test_a_batch_equals_its_structures(name, samples):
 def test_permutation(name, one, other, rng):
     order = rng.permutation(len(one.numbers))
     changed = one._replace(numbers=one.numbers[order], positions=one.positions[order])
-    before, after = (measured(lively(name), [batch(samples)]) for samples in ([one, other], [other, changed]))
+    before, after = (
+        measure_features(lively(name), [make_batch(samples)]) for samples in ([one, other], [other, changed])
+    )
     equal(before, after, 1e-8)
 
 
@@ -119,9 +137,13 @@ def test_permutation(name, one, other, rng):
 @FEW
 @given(structures, generators)
 def test_rigid_motion(name, sample, rng):
-    q, shift = orthogonal(rng), rng.normal(size=3)
+    q, shift = make_orthogonal(rng), rng.normal(size=3)
     moved = sample._replace(positions=sample.positions @ q.T + shift, cell=sample.cell @ q.T)
-    equal(measured(lively(name), [batch([sample])]), measured(lively(name), [batch([moved])]), 1e-7)
+    equal(
+        measure_features(lively(name), [make_batch([sample])]),
+        measure_features(lively(name), [make_batch([moved])]),
+        1e-7,
+    )
 
 
 @every_form
@@ -130,7 +152,7 @@ def test_a_place_for_every_layer_and_nothing_left_behind(name):
     rng = np.random.default_rng(2)
     potential, graphs = lively(name), graph(rng, 4, 6)
     before = potential(graphs)
-    found, net = features(potential, graphs), potential.backbone
+    found, net = layer_features(potential, graphs), potential.backbone
     assert len(found) == len(net.layers) + 1 and not any(h.requires_grad for h in found)
     if name == "paper":
         assert torch.equal(found[0], torch.cat((graphs.numbers[:, None].double(), graphs.positions), dim=1))
@@ -166,7 +188,7 @@ def test_a_network_that_averages_is_seen_to_smooth():
                 h, _ = layer(h, graphs)
 
     rng = np.random.default_rng(5)
-    found = measured(Net(), [batch([molecule(rng, 8), molecule(rng, 7)], cutoff=4.0)])
+    found = measure_features(Net(), [make_batch([make_molecule(rng, 8), make_molecule(rng, 7)], cutoff=4.0)])
     for field in ("distance", "dirichlet"):
         fall = [getattr(layer, field) for layer in found]
         assert fall[0] > 0.5 and all(b < a for a, b in itertools.pairwise(fall)) and fall[-1] < 1e-3
@@ -180,7 +202,7 @@ def test_an_overflown_network_says_so():
         kept = potential.backbone.layers[1].update.weight.clone()
         potential.backbone.layers[1].update.weight.fill_(math.nan)
     try:
-        found = measured(potential, [graphs])
+        found = measure_features(potential, [graphs])
     finally:
         potential.backbone.layers[1].update.weight.data = kept
     assert 0 <= found[1].distance <= 2 and math.isnan(found[2].distance) and math.isnan(found[2].sample_distance)

@@ -11,7 +11,7 @@ import pytest
 
 from gnnscale.job import batch_job
 from tests.support import corpus
-from tests.support.cluster import PATIENCE, wait
+from tests.support.cluster import wait_until
 
 
 def planned(folder, line="", **more):
@@ -48,11 +48,11 @@ class Started:
 
     def wait(self, *names):
         for name in names:
-            wait(lambda name=name: (self.place / name).exists() or self.process.poll() is not None, name)
+            wait_until(lambda name=name: (self.place / name).exists() or self.process.poll() is not None, 60, name)
             assert (self.place / name).exists(), self.process.stdout.read()
 
     def end(self, expected):
-        said, _ = self.process.communicate(timeout=PATIENCE)
+        said, _ = self.process.communicate(timeout=60)
         assert self.process.returncode == expected, said
         return said
 
@@ -66,7 +66,7 @@ def test_one_that_cannot_be_started_is_nothing_to_the_others(tmp_path, check):
     a, b = tmp_path / "a", tmp_path / "b"
     (a / "attempts" / "1" / "stdout").mkdir(parents=True)  # where its output was to go
     said = Started(tmp_path, [planned(a, check=check), planned(b, "sleep 1; touch done")]).end(1)
-    assert said == f"{a / 'attempts' / '1' / 'stdout'}: Is a directory\n"
+    assert said == f"{a / 'attempts' / '1' / 'stdout'}: is a directory\n"
     assert (code(a), code(b)) == (1, 0) and (b / "done").exists()
 
 
@@ -86,7 +86,7 @@ def test_one_that_cannot_be_told_is_nothing_to_the_others(tmp_path):
     started.process.send_signal(signal.SIGUSR1)
     started.wait("b/attempts/1/exit.json")
     (tmp_path / "go").touch()
-    assert "SIGUSR1: No such file or directory" in started.end(75)
+    assert "SIGUSR1: no such file or directory" in started.end(75)
     assert (code(a), code(b)) == (0, 75)
 
 
@@ -109,13 +109,13 @@ class Endless:
     """A launcher's process that does not end."""
 
     def __init__(self):
-        self.told = []
+        self.signals = []
 
     def poll(self):
         return None
 
     def send_signal(self, signum):
-        self.told.append(signum)
+        self.signals.append(signum)
 
 
 def test_failures_are_looked_for_seldom_and_soon_enough(tmp_path, monkeypatch):
@@ -123,16 +123,18 @@ def test_failures_are_looked_for_seldom_and_soon_enough(tmp_path, monkeypatch):
     clock, reads = [100.0], []
     monkeypatch.setattr(batch_job.time, "monotonic", lambda: clock[0])
     attempt = batch_job.Attempt(planned(tmp_path), "7", ["n1"], "n1", 1)
-    attempt.process, real = Endless(), attempt.first_failure
-    attempt.first_failure = lambda: reads.append(clock[0]) or real()
+    attempt.process, real = Endless(), attempt.read_first_failure
+    attempt.read_first_failure = lambda: reads.append(clock[0]) or real()
     ended = {}
     for tick in range(900):
         clock[0] = 100.0 + tick / 10
         if tick == 300:
             (tmp_path / "attempts" / "1" / "failed").write_text("3 1 n2\n")
-        attempt.look()
-        for signum in attempt.process.told:
+        attempt.poll()
+        for signum in attempt.process.signals:
             ended.setdefault(signum, tick / 10 - 30)
-    assert attempt.process.told == [signal.SIGTERM, signal.SIGKILL] and len(reads) <= 90 / batch_job.LOOK + 1
-    for signum, after in ((signal.SIGTERM, batch_job.GRACE), (signal.SIGKILL, batch_job.GRACE + batch_job.MERCY)):
-        assert after < ended[signum] < after + 2 * batch_job.LOOK + 0.2
+    assert attempt.process.signals == [signal.SIGTERM, signal.SIGKILL]
+    assert len(reads) <= 90 / batch_job.SECONDS_BETWEEN_LOOKS + 1
+    to_sigkill = batch_job.SECONDS_TO_SIGTERM + batch_job.SECONDS_TO_SIGKILL
+    for signum, after in ((signal.SIGTERM, batch_job.SECONDS_TO_SIGTERM), (signal.SIGKILL, to_sigkill)):
+        assert after < ended[signum] < after + 2 * batch_job.SECONDS_BETWEEN_LOOKS + 0.2

@@ -5,18 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
 
-from gnnscale.contract.errors import Problem
 from gnnscale.job import local_launcher
 from tests.support import training
-from tests.support.cluster import RUN, SHORT, wait
-from tests.support.corpus import ENV, ROOT, execute
-from workflow.config import site_files
-from workflow.execute.local_processes import Gpus
+from tests.support.cluster import RUN, SHORT, wait_until
+from tests.support.corpus import ENV, ROOT, run_stage
 
 # A stage of its own: what each rank does is in the word that it is given
 STAGE = """
@@ -33,7 +29,7 @@ if how == "kill":
     os.kill(os.getpid(), signal.SIGKILL)
 if how.isdigit():
     sys.exit(int(how))
-time.sleep(600)
+time.sleep(60)
 """
 
 
@@ -42,6 +38,7 @@ def begin(tmp_path):
     package = tmp_path / "gnnscale"  # first on the path is ours, of which one module is found here
     (package / "stages").mkdir(parents=True)
     (package / "__init__.py").write_text(f"__path__.append({str(ROOT / 'gnnscale')!r})\n")
+    (package / "stages" / "__init__.py").touch()
     (package / "stages" / "word.py").write_text(STAGE)
     (tmp_path / "here").mkdir()
     begun = []
@@ -88,29 +85,32 @@ def test_ranks_that_have_ended_unseen_are_not_lost_to_a_signal():
     ranks = [subprocess.Popen([sys.executable, "-c", "raise SystemExit(64)"]) for _ in range(3)]
     for rank in ranks:
         os.waitid(os.P_PID, rank.pid, os.WEXITED | os.WNOWAIT)
-    local_launcher.tell(ranks, signal.SIGTERM)
-    assert list(local_launcher.ends(ranks)) == [64, 64, 64]
+    local_launcher.send_signal(ranks, signal.SIGTERM)
+    assert list(local_launcher.wait_for_each(ranks)) == [64, 64, 64]
 
 
 def test_a_signal_reaches_all(begin):
     process = begin("0=wait,1=wait")
-    wait(lambda: len(begin.pids()) == 2, "both ranks")
+    wait_until(lambda: len(begin.pids()) == 2, 120, "both ranks")
+    time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=120) == 75
 
 
 def test_no_rank_outlives_it(begin):
     process = begin("0=deaf,1=deaf")
-    wait(lambda: len(begin.pids()) == 2, "both ranks")
+    wait_until(lambda: len(begin.pids()) == 2, 120, "both ranks")
     process.kill()
     process.wait()
-    wait(lambda: all(map(gone, begin.pids().values())), "both ranks to end")
+    wait_until(lambda: all(map(gone, begin.pids().values())), 120, "both ranks to end")
 
 
 def test_two_ranks_train_as_one(converted, tmp_path):
-    one, two = (training.prepare(tmp_path, converted, name, {"ranks": k}) for k, name in ((1, "one"), (2, "two")))
+    one, two = (
+        training.prepare_training(tmp_path, converted, name, {"ranks": k}) for k, name in ((1, "one"), (2, "two"))
+    )
     for made, ranks in ((one, 1), (two, 2)):
-        done = execute(made, ranks=ranks, timeout=300)
+        done = run_stage(made, ranks=ranks, timeout=300)
         assert done.returncode == 0 and f"{ranks} rank(s)" in done.stdout, done.stderr
     training.assert_equal(one, two)
 
@@ -124,62 +124,3 @@ def test_the_driver_starts_as_many_ranks_as_were_planned(tmp_path):
     folder = next((tmp_path / "run" / "train").iterdir())
     assert "-m gnnscale.job.local_launcher 2 train ." in (folder / "command.sh").read_text()
     assert "2 rank(s)" in (folder / "attempts" / "1" / "stdout").read_text()
-
-
-# ----------------------------------------------------------------------------------------------------------------- GPUs
-def machine(count, *more):
-    gpus = f"{{count: {count}, vendor: nvidia, model: H, memory_gb: 80, peak_tflops: {{fp32: 60, bf16: 900}}}}"
-    return site_files.load("local", [f"node.gpus={gpus}", *more])
-
-
-def test_each_training_has_gpus_of_its_own():
-    pool, seen, most = Gpus(machine(3), threading.Event()), [], []
-
-    def train(count):
-        with pool.taken(count) as visible:
-            mine = visible["CUDA_VISIBLE_DEVICES"].split(",")
-            seen.extend(mine)
-            most.append(len(set(seen)) == len(seen))
-            time.sleep(0.02)
-            for gpu in mine:
-                seen.remove(gpu)
-
-    threads = [threading.Thread(target=train, args=(1 + k % 2,)) for k in range(20)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=120)
-    assert len(most) == 20 and all(most) and sorted(pool.free) == ["0", "1", "2"]
-
-
-def test_the_rest_of_the_machine_is_left_to_others(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    with Gpus(machine(4), threading.Event()).taken(1) as visible:
-        assert visible == {"CUDA_VISIBLE_DEVICES": "2"}
-
-
-def test_stages_without_ranks_and_machines_without_gpus_take_none():
-    with Gpus(machine(2), threading.Event()).taken(0) as visible:
-        assert visible == {}
-    with Gpus(site_files.load("local"), threading.Event()).taken(1) as visible:
-        assert visible == {}
-
-
-def test_a_driver_that_stops_waits_for_no_gpu():
-    stopping = threading.Event()
-    pool = Gpus(machine(1), stopping)
-    with pool.taken(1):
-        stopping.set()
-        with pool.taken(1):
-            pass  # where the stage finds that it is not to begin
-
-
-def test_the_memory_of_a_rank_is_its_gpus():
-    assert machine(4, "launch.ranks=2").rank_bytes == 80e9
-
-
-def test_more_ranks_than_gpus():
-    with pytest.raises(Problem, match="4 ranks need a GPU each"):
-        machine(2, "launch.ranks=4")
-    with pytest.raises(Problem, match="without a scheduler the driver starts"):
-        site_files.load("local", ["launch.command=mpiexec"])

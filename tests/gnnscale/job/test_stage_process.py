@@ -6,43 +6,43 @@ import os
 
 import pytest
 
-from gnnscale.contract import errors, files, stage_run
+from gnnscale.contract import errors, stage_run
 from gnnscale.contract.settings import EvaluateSettings
 from gnnscale.job import stage_process
 from gnnscale.machine import accelerator, rank_env
-from tests.support.corpus import directory, execute
+from tests.support.corpus import make_stage_directory, run_stage
 
 
 def test_a_directory_in_use_is_refused_and_its_holder_named(tmp_path):
-    made = directory(tmp_path, "evaluate/x", EvaluateSettings())
+    made = make_stage_directory(tmp_path, "evaluate/x", EvaluateSettings())
     with open(made / "lock", "w") as lock:
         lock.write("somewhere pid 7")
         lock.flush()
         fcntl.flock(lock, fcntl.LOCK_EX)
-        done = execute(made)
+        done = run_stage(made)
     assert done.returncode == 64
     assert "in use by somewhere pid 7" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("content", [None, "", "{", '{"format": 2}', '{"format": 1, "id": "x"}'])
 def test_a_spec_that_is_not_one_is_told_in_words(tmp_path, content):
-    made = directory(tmp_path, "evaluate/x", EvaluateSettings())
+    made = make_stage_directory(tmp_path, "evaluate/x", EvaluateSettings())
     (made / "spec.json").unlink()
     if content is not None:
         (made / "spec.json").write_text(content)
-    done = execute(made, module="evaluate")
+    done = run_stage(made, module="evaluate")
     assert done.returncode == 64
     assert "spec.json" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("gpus", [0, 4])
 def test_it_is_told_on_which_kind_of_gpu_a_result_was_made(monkeypatch, gpus):
-    monkeypatch.setattr(accelerator, "devices", lambda: [accelerator.Device("GPU of somebody", 1)] * gpus)
-    assert stage_process.provenance().get("accelerator") == ("GPU of somebody" if gpus else None)
+    monkeypatch.setattr(accelerator, "list_devices", lambda: [accelerator.Gpu("GPU of somebody", 1)] * gpus)
+    assert stage_process.collect_provenance().get("accelerator") == ("GPU of somebody" if gpus else None)
 
 
 def test_usage_is_shown_for_no_directory(tmp_path):
-    done = execute(tmp_path, module="evaluate")
+    done = run_stage(tmp_path, module="evaluate")
     assert done.returncode == 64 and "spec.json" in done.stderr
 
 
@@ -55,13 +55,15 @@ def test_usage_is_shown_for_no_directory(tmp_path):
         (OSError(errno.EROFS, "Read-only file system", "x"), "permission"),
         (MemoryError(), "out-of-memory"),
         (RuntimeError("CUDA out of memory. Tried to allocate"), "out-of-memory"),
-        (errors.Refusal("no", "do this"), "configuration"),
-        (files.BadFile("x: bad"), "data"),
+        (errors.UserError("no", "do this"), "configuration"),
+        (errors.BadFile("x: bad"), "data"),
+        (OSError("a library gives neither number nor file"), "application"),
+        (PermissionError(errno.EACCES, None), "permission"),
         (ValueError("our mistake"), "application"),
     ],
 )
 def test_errors_are_classified(error, kind):
-    assert stage_process.classify(error)[0] == kind
+    assert stage_process.explain_error(error).kind == kind
 
 
 @pytest.mark.parametrize(
@@ -80,14 +82,14 @@ def test_errors_are_classified(error, kind):
     ],
 )
 def test_every_launcher_says_who_we_are(environ, expected):
-    assert tuple(rank_env.ranks(environ)) == expected
+    assert tuple(rank_env.read_ranks(environ)) == expected
 
 
 def test_progress_is_readable_at_any_moment(tmp_path):
-    made = directory(tmp_path, "evaluate/x", EvaluateSettings())
+    made = make_stage_directory(tmp_path, "evaluate/x", EvaluateSettings())
     run = stage_run.Run(made)
     for step in range(1, 101):
-        run.progress(step, 100, loss=1 / step)
+        run.report_progress(step, 100, loss=1 / step)
     assert '"done": 100' in (made / "progress.json").read_text()
     assert not [name for name in os.listdir(made) if name.endswith(".tmp")]
 
@@ -101,6 +103,6 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, number):
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     monkeypatch.setattr(stage_process.time, "sleep", lambda _: None)
-    with pytest.raises(errors.Refusal, match="files cannot be locked here") as caught:
-        stage_process.hold(tmp_path)
-    assert "--root DIR" in caught.value.hint
+    with pytest.raises(errors.UserError, match="files cannot be locked here") as caught:
+        stage_process.lock_directory(tmp_path)
+    assert "--root DIR" in caught.value.hints[0]

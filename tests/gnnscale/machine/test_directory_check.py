@@ -1,4 +1,4 @@
-"""What is said of a directory, against directories that are as bad as can be arranged."""
+"""The check of a directory, against directories with one fault each."""
 
 import errno
 import fcntl
@@ -10,35 +10,35 @@ import pytest
 from gnnscale.machine import directory_check
 
 
-def test_a_good_one_and_nothing_is_left_in_it(tmp_path):
-    assert directory_check.fault(tmp_path) == "" and abs(directory_check.clock_lead(tmp_path)) < 20
+def test_a_good_directory_passes_and_is_left_empty(tmp_path):
+    assert directory_check.find_fault(tmp_path) == "" and abs(directory_check.measure_clock_lead(tmp_path)) < 20
     assert list(tmp_path.iterdir()) == []
-    room = directory_check.room(tmp_path)
+    room = directory_check.measure_free_space(tmp_path)
     assert room.bytes == os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
 
 
 @pytest.mark.parametrize(
     ("verb", "call"), [("lock", "flock"), ("rename", "replace"), ("link", "link"), ("write", "fsync")]
 )
-def test_what_it_cannot_do_is_told(tmp_path, monkeypatch, verb, call):
+def test_a_failing_call_is_named(tmp_path, monkeypatch, verb, call):
     def refuse(*_):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr(fcntl if call == "flock" else os, call, refuse)
-    assert directory_check.fault(tmp_path) == f"cannot {verb} a file: function not implemented"
+    assert directory_check.find_fault(tmp_path) == f"cannot {verb} a file: function not implemented"
     monkeypatch.undo()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_that_is_not_there(tmp_path):
-    assert directory_check.fault(tmp_path / "absent") == "cannot write a file: no such file or directory"
+def test_a_missing_directory(tmp_path):
+    assert directory_check.find_fault(tmp_path / "absent") == "cannot write a file: no such file or directory"
 
 
 @pytest.mark.parametrize("ahead", [40.0, -40.0])
 def test_a_clock_that_differs(tmp_path, monkeypatch, ahead):
     real = time.time
     monkeypatch.setattr(time, "time", lambda: real() + ahead)
-    assert directory_check.clock_lead(tmp_path) == pytest.approx(ahead, abs=20)
+    assert directory_check.measure_clock_lead(tmp_path) == pytest.approx(ahead, abs=20)
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def test_memory_is_what_the_job_may_have(tmp_path, cgroup, limits, gigabytes):
         path = tmp_path / "cgroup" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(said)
-    assert directory_check.memory(tmp_path / "proc", tmp_path / "cgroup") == gigabytes * 10**9
+    assert directory_check.read_memory_limit(tmp_path / "proc", tmp_path / "cgroup") == gigabytes * 10**9
 
 
 def test_memory_of_this_process():
-    assert 2**20 < directory_check.memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 2**20 < directory_check.read_memory_limit() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,4 +1,4 @@
-"""A node is fit, or what is wrong with it is said: with directories, clocks, memory and a driver that really are so."""
+"""The node check, against directories, clocks, memory and a driver library that really have the fault."""
 
 import json
 import os
@@ -13,10 +13,10 @@ import pytest
 
 from gnnscale.job import batch_job
 from gnnscale.machine import node_check
-from tests.support.cluster import PATIENCE, require, wait
+from tests.support.cluster import require, wait_until
 from tests.support.corpus import ENV
 
-# A driver of GPUs whose memory is the machine's. FAKE_GPUS: how many it has; FAKE_BROKEN: what of it does not work.
+# A driver of GPUs whose memory is the machine's. FAKE_GPUS: how many; FAKE_BROKEN: the function that fails.
 DRIVER = r"""
 #include <stdlib.h>
 #include <string.h>
@@ -38,40 +38,42 @@ int cuMemcpyDtoH_v2(void *target, unsigned long long place, size_t bytes) { memc
 
 def test_this_node_is_fit(tmp_path):
     command = [sys.executable, "-m", "gnnscale.machine.node_check", str(tmp_path), "none"]
-    done = subprocess.run(command, env=os.environ | ENV, capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(command, env=os.environ | ENV, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, f"fit {platform.node()}\n"), done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_directory_that_is_not_there_or_not_writable(tmp_path):
-    assert list(node_check.run_directory(tmp_path / "gone")) == [f"{tmp_path / 'gone'}: no such file or directory"]
-    (said,) = node_check.run_directory(node_check.Path("/proc"))
+    assert list(node_check.check_run_directory(tmp_path / "gone")) == [
+        f"{tmp_path / 'gone'}: no such file or directory"
+    ]
+    (said,) = node_check.check_run_directory(node_check.Path("/proc"))
     assert said.startswith("/proc: ")
 
 
 def test_a_clock_that_is_off(tmp_path, monkeypatch):
     now = time.time
     for off in (-300, 300):
-        monkeypatch.setattr(node_check.place.time, "time", lambda off=off: now() + off)
-        (said,) = node_check.run_directory(tmp_path)
+        monkeypatch.setattr(node_check.directory_check.time, "time", lambda off=off: now() + off)
+        (said,) = node_check.check_run_directory(tmp_path)
         number = re.fullmatch(r"its clock is ([+-]\d+) s off the file server's", said)[1]
         assert int(number) == pytest.approx(off, abs=20)
-    monkeypatch.setattr(node_check.place.time, "time", lambda: now() + 60)
-    assert list(node_check.run_directory(tmp_path)) == []
+    monkeypatch.setattr(node_check.directory_check.time, "time", lambda: now() + 60)
+    assert list(node_check.check_run_directory(tmp_path)) == []
 
 
 def test_memory_that_is_taken(tmp_path):
     said = "MemTotal:       527000000 kB\nMemFree:  1 kB\nMemAvailable:   {} kB\nHugePages_Total:       0\n"
     (tmp_path / "meminfo").write_text(said.format(3_000_000))
-    assert list(node_check.memory(tmp_path / "meminfo")) == ["3.1 of 540 GB of memory are free"]
+    assert list(node_check.check_memory(tmp_path / "meminfo")) == ["3.1 of 540 GB of memory are free"]
     (tmp_path / "meminfo").write_text(said.format(300_000_000))
-    assert list(node_check.memory(tmp_path / "meminfo")) == []
+    assert list(node_check.check_memory(tmp_path / "meminfo")) == []
 
 
 def test_a_temporary_directory_that_is_full_or_not_there(tmp_path, monkeypatch):
-    assert "no such file" in next(node_check.temporary(tmp_path / "gone"))
-    monkeypatch.setattr(node_check, "LEAST_DISK", shutil.disk_usage(tmp_path).free * 2)
-    assert next(node_check.temporary(tmp_path)).endswith(" MB left")
+    assert "no such file" in next(node_check.check_temporary(tmp_path / "gone"))
+    monkeypatch.setattr(node_check, "MIN_TEMPORARY_BYTES", shutil.disk_usage(tmp_path).free * 2)
+    assert next(node_check.check_temporary(tmp_path)).endswith(" MB left")
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,7 @@ def driver(tmp_path_factory):
     (place / "driver.c").write_text(DRIVER)
     made = place / "driver.so"
     subprocess.run(["gcc", "-shared", "-fPIC", "-w", "-o", made, place / "driver.c"], check=True, timeout=300)
-    return node_check.LIBRARIES["nvidia"]._replace(file=str(made))
+    return node_check.DRIVERS["nvidia"]._replace(file=str(made))
 
 
 @pytest.mark.parametrize(
@@ -91,9 +93,9 @@ def driver(tmp_path_factory):
         (4, "", 3, 4, []),
         (1, "", 3, 4, []),  # each sees its own
         (4, "", 0, 1, []),
-        (0, "", 0, 1, ["no GPU is to be seen (error 0"]),
-        (3, "", 0, 4, ["3 of 4 GPUs are to be seen"]),
-        (4, "init", 0, 4, ["no GPU is to be seen (error 100"]),
+        (0, "", 0, 1, ["no GPU is visible (error 0"]),
+        (3, "", 0, 4, ["3 of 4 GPUs are visible"]),
+        (4, "init", 0, 4, ["no GPU is visible (error 100"]),
         (4, "context", 2, 4, ["GPU 2 does not work (error 46"]),
         (4, "memory", 1, 4, ["GPU 1 does not work (error 2"]),
         (4, "words", 1, 4, ["GPU 1 gives back other numbers"]),
@@ -103,20 +105,20 @@ def test_a_gpu(driver, monkeypatch, gpus, broken, rank, size, said):
     # setenv as C sees it: os.environ writes through
     monkeypatch.setenv("FAKE_GPUS", str(gpus))
     monkeypatch.setenv("FAKE_BROKEN", broken)
-    found = list(node_check.gpu(driver, rank, size))
+    found = list(node_check.check_gpu(driver, rank, size))
     assert len(found) == len(said) and all(a.startswith(b) for a, b in zip(found, said)), found
 
 
 def test_no_driver_at_all():
-    nothing = node_check.LIBRARIES["nvidia"]._replace(file="libnothing.so.1", device="/dev/nothing")
-    (said,) = node_check.gpu(nothing, 0, 1)
+    nothing = node_check.DRIVERS["nvidia"]._replace(file="libnothing.so.1", device="/dev/nothing")
+    (said,) = node_check.check_gpu(nothing, 0, 1)
     assert said.startswith("no driver: libnothing.so.1")
-    assert list(node_check.gpu(nothing._replace(device="/dev/null"), 0, 1)) == [], "a library that lies elsewhere"
+    assert list(node_check.check_gpu(nothing._replace(device="/dev/null"), 0, 1)) == [], "a library that lies elsewhere"
 
 
 def test_how_many_ranks_a_node_has():
-    assert node_check.local_size({"SLURM_STEP_TASKS_PER_NODE": "4(x2)"}) == 4
-    assert node_check.local_size({"PALS_LOCAL_SIZE": "12"}) == 12 and node_check.local_size({}) == 1
+    assert node_check.count_local_ranks({"SLURM_STEP_TASKS_PER_NODE": "4(x2)"}) == 4
+    assert node_check.count_local_ranks({"PALS_LOCAL_SIZE": "12"}) == 12 and node_check.count_local_ranks({}) == 1
 
 
 @pytest.mark.parametrize(
@@ -136,20 +138,19 @@ def test_how_many_ranks_a_node_has():
         ([], {}),
     ],
 )
-def test_who_is_sick(tmp_path, monkeypatch, lines, sick):
-    """Silence of one is a verdict, silence of all is none."""
-    monkeypatch.setattr(batch_job, "CHECK", PATIENCE)
+def test_sick_nodes_are_named(tmp_path, lines, sick):
+    """A silent node is sick, but if all are silent none is."""
     text = json.dumps("\n".join(lines))
-    check = batch_job.Check([sys.executable, "-c", f"print({text})"], tmp_path, dict(os.environ))
-    while not check.over():
+    check = batch_job.NodeCheck([sys.executable, "-c", f"print({text})"], tmp_path, dict(os.environ))
+    while not check.is_over():
         time.sleep(0.01)
-    assert check.sick(["n1", "n2"], 2) == sick
+    assert check.find_sick(["n1", "n2"], 2) == sick
 
 
-def test_who_does_not_answer_is_not_waited_for(tmp_path, monkeypatch):
+def test_a_silent_node_is_not_waited_for(tmp_path, monkeypatch):
     program = "import time; print('fit n1', flush=True); time.sleep(600)"
-    check = batch_job.Check([sys.executable, "-c", program], tmp_path, dict(os.environ))
-    wait(lambda: os.pread(check.said.fileno(), 9, 0), "the node that is fit to say so")
-    monkeypatch.setattr(batch_job, "CHECK", 0.0)
-    assert check.over()
-    assert check.sick(["n1", "n2"], 1) == {"n2": "it did not answer"} and check.process.wait() == -9
+    check = batch_job.NodeCheck([sys.executable, "-c", program], tmp_path, dict(os.environ))
+    wait_until(lambda: os.pread(check.output.fileno(), 9, 0), 120, "the node that is fit to say so")
+    monkeypatch.setattr(batch_job, "CHECK_SECONDS", 0.0)
+    assert check.is_over()
+    assert check.find_sick(["n1", "n2"], 1) == {"n2": "it did not answer"} and check.process.wait() == -9

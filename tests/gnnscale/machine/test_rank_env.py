@@ -1,10 +1,10 @@
-"""Which rank this is, from what each launcher really sets; a job of one where none did."""
+"""The rank of a process, from the variables that each launcher really sets; a job of one where none is set."""
 
 import pytest
 
-from gnnscale.machine.rank_env import Ranks, ranks
+from gnnscale.machine.rank_env import Ranks, read_ranks
 
-# What a process finds, with what else is there by accident. Rank 5 of 8, the second of its node.
+# The variables of rank 5 of 8, the second of its node, with others that happen to be set.
 BATCH = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "7"}
 FOUND = {
     "slurm": {**BATCH, "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_ID": "0"},
@@ -52,9 +52,9 @@ FOUND = {
 
 @pytest.mark.parametrize("case", FOUND)
 def test_every_launcher_is_understood(case):
-    assert ranks(FOUND[case]) == Ranks(5, 1, 8, case.split(",")[0])
+    assert read_ranks(FOUND[case]) == Ranks(5, 1, 8, case.split(",")[0])
 
 
 @pytest.mark.parametrize("environ", [{}, BATCH, {"PMI_RANK": "3"}, {"RANK": "1"}])
-def test_what_is_no_parallel_job_is_a_job_of_one(environ):
-    assert ranks(environ) == Ranks(0, 0, 1, "none")
+def test_a_process_without_a_launcher_is_a_job_of_one(environ):
+    assert read_ranks(environ) == Ranks(0, 0, 1, "none")

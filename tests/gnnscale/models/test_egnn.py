@@ -1,4 +1,4 @@
-"""What is special to EGNN: its counts, a stored energy, degenerate graphs, and that it can learn."""
+"""Tests of EGNN alone: its counts, a stored energy, degenerate graphs, learning."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.atoms.graph import AtomGraphs, edge_vectors
 from gnnscale.models.egnn_paper import PaperLayer
-from gnnscale.models.layers import Layout, Pattern, product
+from gnnscale.models.layers import Layout, Pattern, sparse_product
 from gnnscale.models.potential import Potential, hidden_matrices, predict
 from gnnscale.models.registry import build
 from tests.benchmarks.plain import HydraLayer
-from tests.support.structures import CUTOFF, Sample, batch, crystal, molecule
+from tests.support.structures import CUTOFF, Sample, make_batch, make_crystal, make_molecule
 
 FORMS = [(form, forces) for form in ("edge", "deferred") for forces in ("direct", "gradient")]
 every_form = pytest.mark.parametrize("form, forces", FORMS)
@@ -25,7 +25,9 @@ the_paper_too = pytest.mark.parametrize("form, forces", [*FORMS, ("paper", "dire
 
 def mixture(seed: int = 0, dtype: torch.dtype = torch.float64) -> AtomGraphs:
     rng = np.random.default_rng(seed)
-    return batch([molecule(rng, 8), crystal(rng, 4), molecule(rng, 1), molecule(rng, 6)], dtype=dtype)
+    return make_batch(
+        [make_molecule(rng, 8), make_crystal(rng, 4), make_molecule(rng, 1), make_molecule(rng, 6)], dtype=dtype
+    )
 
 
 def egnn(form: str, forces: str, seed: int = 0, **fields) -> Potential:
@@ -66,7 +68,7 @@ def test_stored_energy(form, forces):
 def fixed_graphs() -> AtomGraphs:
     water = np.array([[0.0, 0.0, 0.119], [0.0, 0.763, -0.477], [0.1, -0.763, -0.477]])
     salt = np.array([[2.0, 0.1, 0.0], [0.3, 2.2, 0.0], [0.0, 0.4, 2.5]])
-    return batch(
+    return make_batch(
         [
             Sample(np.array([8, 1, 1]), water, np.zeros((3, 3)), np.zeros(3, bool)),
             Sample(np.array([11, 17]), np.array([[0.0, 0.0, 0.0], [1.1, 1.2, 1.3]]), salt, np.ones(3, bool), source=1),
@@ -148,7 +150,7 @@ def test_the_paper_has_17_squares_of_its_width_in_three_layers_and_direct_forces
 
 @pytest.mark.parametrize("moves", [True, False])
 def test_the_paper_s_layer_is_that_of_hydragnn(moves):
-    """Which concatenates before its first matrix, where ours multiplies before the gather."""
+    """Theirs concatenates before the first matrix, ours multiplies before the gather."""
     torch.manual_seed(0)
     graphs, layer = mixture(), PaperLayer(16, 16, moves).double()
     h, vectors = torch.randn(len(graphs.numbers), 16).double(), edge_vectors(graphs)
@@ -160,7 +162,7 @@ def test_the_paper_s_layer_is_that_of_hydragnn(moves):
 @pytest.mark.parametrize("target", [1, 1e3, 1e5, 2e9])
 @pytest.mark.parametrize("depth, form, forces", [(3, "edge", "direct"), (6, "deferred", "gradient")])
 def test_the_nearest_width(target, depth, form, forces):
-    best = EGNNConfig.for_parameters(target, depth=depth, form=form, forces=forces)
+    best = EGNNConfig(depth=depth, form=form, forces=forces).for_parameters(target)
     assert (best.depth, best.form, best.forces) == (depth, form, forces)
     gaps = [
         abs(best.model_copy(update={"width": width}).body_parameters() - target)
@@ -182,7 +184,7 @@ def test_hidden_matrices_are_those_whose_fan_in_grows():
 def test_no_edges_at_all(form, forces):
     alone = Sample(np.array([8]), np.zeros((1, 3)), np.zeros((3, 3)), np.zeros(3, bool))
     potential = egnn(form, forces)
-    out = potential(batch([alone, alone._replace(source=1)], dtype=torch.float32))
+    out = potential(make_batch([alone, alone._replace(source=1)], dtype=torch.float32))
     (out.energy.sum() + out.forces.sum()).backward()
     assert not out.forces.any() and not out.energy.isnan().any()
 
@@ -222,7 +224,7 @@ def test_sparse_products_and_their_derivatives():
     x = torch.randn(5, 3, generator=generator, dtype=torch.float64)
 
     def multiply(x, values):
-        return product(pattern, values, x)
+        return sparse_product(pattern, values, x)
 
     dense = torch.zeros(4, 5, dtype=torch.float64).index_put((rows, columns), values, accumulate=True)
     ones = torch.zeros(4, 5, dtype=torch.float64).index_put((rows, columns), torch.ones(6).double(), accumulate=True)
@@ -250,8 +252,10 @@ def test_float32_and_bfloat16_stay_near_float64(form, forces):
 def test_overfits_four_structures_of_two_sources(form, forces):
     """The last two have the same atoms, and labels that contradict each other, from two sources."""
     rng = np.random.default_rng(3)
-    third = molecule(rng, 6)._replace(source=0)
-    graphs = batch([molecule(rng, 8), crystal(rng, 3), third, third._replace(source=1)], dtype=torch.float32)
+    third = make_molecule(rng, 6)._replace(source=0)
+    graphs = make_batch(
+        [make_molecule(rng, 8), make_crystal(rng, 3), third, third._replace(source=1)], dtype=torch.float32
+    )
     teacher = egnn(form, forces, seed=1)
     torch.nn.init.normal_(teacher.backbone.readout.weight, std=0.3)
     torch.nn.init.normal_(teacher.backbone.source.weight)

@@ -11,38 +11,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gnnscale.architectures.egnn import EGNNConfig
-from gnnscale.architectures.registry import ModelConfig
+from gnnscale.architectures.registry import ARCHITECTURES
 from gnnscale.atoms.graph import Properties
 from gnnscale.models.potential import Potential, predict
-from gnnscale.models.registry import MODELS, build
+from gnnscale.models.registry import build
+from tests.support.architectures import small_variants
 from tests.support.structures import (
     CUTOFF,
     Sample,
-    batch,
     crystals,
     generators,
-    molecule,
+    make_batch,
+    make_molecule,
+    make_orthogonal,
     molecules,
-    orthogonal,
     structures,
 )
 
-CONFIGS: dict[str, ModelConfig] = {
-    f"egnn-{form}-{forces}": EGNNConfig(form=form, forces=forces, width=16, depth=2, radial=4, cutoff=CUTOFF)
-    for form in ("edge", "deferred")
-    for forces in ("direct", "gradient")
-}
-CONFIGS["egnn-heads"] = CONFIGS["egnn-deferred-gradient"].model_copy(update={"source_heads": True})
+ALL = small_variants()
+CONFIGS = {name: config for name, config in ALL.items() if config.is_equivariant}
 PAPER = EGNNConfig(form="paper", width=16, depth=2, cutoff=CUTOFF)
 every_model = pytest.mark.parametrize("name", CONFIGS)
-gradient_models = pytest.mark.parametrize("name", [name for name in CONFIGS if CONFIGS[name].forces == "gradient"])
+stress_models = pytest.mark.parametrize("name", [name for name in CONFIGS if CONFIGS[name].has_stress])
 
 
 @cache
 def lively(name: str) -> Potential:
     """Random weights everywhere, also where training starts from zero, and scales that are not 1."""
     generator = torch.Generator().manual_seed(1)
-    potential = build(CONFIGS.get(name, PAPER), sources=2, average_degree=12.0).double()
+    potential = build(PAPER if name == "paper" else CONFIGS[name], sources=2, average_degree=12.0).double()
     for parameter in potential.parameters():
         scale = parameter.shape[1] ** -0.5 if parameter.ndim == 2 else 0.3
         parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * scale
@@ -54,7 +51,7 @@ def lively(name: str) -> Potential:
 def properties(name: str, *samples: Sample, cutoff: float = CUTOFF) -> Properties:
     """In physical units; stress as well where the model has one."""
     with torch.no_grad():
-        return predict(lively(name), batch(list(samples), cutoff), stress=CONFIGS[name].forces == "gradient")
+        return predict(lively(name), make_batch(list(samples), cutoff), stress=CONFIGS[name].has_stress)
 
 
 def assert_equal(got: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-9) -> None:
@@ -66,17 +63,19 @@ def strained(sample: Sample, strain: np.ndarray) -> Sample:
     return sample._replace(positions=sample.positions @ deformation.T, cell=sample.cell @ deformation.T)
 
 
-def test_every_listed_model_is_here():
+def test_every_architecture_is_here_and_all_of_its_networks():
     """But the paper's own network: it is listed to be compared with, and breaks the contract, as the next test shows."""
-    assert {config.network for config in CONFIGS.values()} | {"paper"} == set(MODELS)
+    assert {config.kind for config in CONFIGS.values()} == set(ARCHITECTURES)
+    assert {config.network for config in ALL.values()} == {*(c.network for c in CONFIGS.values()), PAPER.network}
+    assert [config for config in ALL.values() if not config.is_equivariant] == [PAPER]
 
 
 def test_the_network_of_the_paper_sees_where_the_origin_is():
     rng = np.random.default_rng(0)
-    sample, q = molecule(rng, 8), orthogonal(rng)
+    sample, q = make_molecule(rng, 8), make_orthogonal(rng)
     moved, turned = (sample._replace(positions=x) for x in (sample.positions + 10, sample.positions @ q.T))
     with torch.no_grad():
-        here, there, around = (predict(lively("paper"), batch([s])) for s in (sample, moved, turned))
+        here, there, around = (predict(lively("paper"), make_batch([s])) for s in (sample, moved, turned))
     assert (there.energy - here.energy).abs() > 0.1 * here.energy.abs()
     assert (there.forces - here.forces).norm() > 0.1 * here.forces.norm()
     assert (around.forces - here.forces @ torch.from_numpy(q.T)).norm() > 0.1 * here.forces.norm()
@@ -85,7 +84,7 @@ def test_the_network_of_the_paper_sees_where_the_origin_is():
 @every_model
 @given(structures, generators)
 def test_rigid_motion(name, sample, rng):
-    q, shift = orthogonal(rng), rng.normal(size=3) * 5
+    q, shift = make_orthogonal(rng), rng.normal(size=3) * 5
     before = properties(name, sample)
     after = properties(name, sample._replace(positions=sample.positions @ q.T + shift, cell=sample.cell @ q.T))
     rotation = torch.from_numpy(q)
@@ -155,7 +154,7 @@ def test_any_description_of_a_crystal_will_do(name, sample, rng):
 @given(structures, generators)
 def test_cutoff_is_smooth(name, sample, rng):
     """A pair is brought to just inside of the cutoff: leaving it out must hardly matter, for forces also."""
-    found = batch([sample], cutoff=CUTOFF / 0.6)  # so that no atoms come to lie on top of each other
+    found = make_batch([sample], cutoff=CUTOFF / 0.6)  # so that no atoms come to lie on top of each other
     if len(found.receivers) == 0:
         return
     pick = rng.integers(len(found.receivers))
@@ -182,7 +181,7 @@ def test_forces_are_smooth(name, sample, rng):
     assert float((a.forces + c.forces - 2 * b.forces).abs().max()) < 1e-3 * scale
 
 
-@gradient_models
+@stress_models
 @given(structures, generators)
 def test_forces_are_the_gradient(name, sample, rng):
     direction, h = rng.normal(size=sample.positions.shape), 1e-5
@@ -193,7 +192,7 @@ def test_forces_are_the_gradient(name, sample, rng):
     assert_equal(-(plus - minus)[0] / (2 * h), work, 1e-6)
 
 
-@gradient_models
+@stress_models
 @given(crystals, generators)
 def test_stress_is_the_strain_derivative(name, sample, rng):
     strain, h = rng.normal(size=(3, 3)), 1e-5

@@ -290,9 +290,9 @@ def test_nothing_usable(tmp_path):
 
 
 def test_a_stage_without_what_it_needs_refuses(tmp_path):
-    with pytest.raises(contract_errors.Refusal, match="nothing to fit"):
+    with pytest.raises(contract_errors.UserError, match="nothing to fit"):
         scaling(spec(tmp_path / "scaling" / "all", ScalingSettings(), []))
-    with pytest.raises(contract_errors.Refusal, match="needs the stage scaling"):
+    with pytest.raises(contract_errors.UserError, match="needs the stage scaling"):
         report(spec(tmp_path / "report" / "all", ReportSettings(title="t", study="s"), []))
 
 

@@ -18,7 +18,7 @@ from gnnscale.report.figures import study_figures as figures
 from gnnscale.report.study_results import Study
 from gnnscale.report.three_questions import answers, memory
 from gnnscale.scaling.analysis import fit
-from gnnscale.scaling.points import table
+from gnnscale.scaling.points import to_csv
 from gnnscale.stages.fit_csv import main
 from tests.gnnscale.scaling.test_analysis import QUICK, run
 
@@ -52,7 +52,7 @@ def deep_and_wide(seeds=(0, 1)) -> tuple[list[Point], dict[str, Evaluation]]:
     for form in ("deferred", "paper"):
         for size in (20_000, 80_000):
             for depth in DEPTHS:
-                c = EGNNConfig.for_parameters(size, depth=depth, form=form)
+                c = EGNNConfig(depth=depth, form=form).for_parameters(size)
                 factor = depth**-0.03 if form == "deferred" else 2 + 0.1 * max(0, depth - 3)
                 keeps = 0.97 if form == "deferred" else 0.4
                 layers = [
@@ -204,7 +204,7 @@ def test_the_same_from_a_bare_table(tmp_path, capsys):
     """points.csv alone gives the fit and the answers of the stages; of two questions at once."""
     points = [*data_and_model(), *(p for p in deep_and_wide()[0] if p.run.startswith("paper-2"))]
     points = [p.model_copy(update={"energy_mae": math.nan, "force_mae": math.nan}) for p in points]
-    (tmp_path / "points.csv").write_text(table(points))
+    (tmp_path / "points.csv").write_text(to_csv(points))
     assert main([str(tmp_path / "points.csv"), "--bootstrap", "20", "--out", str(tmp_path / "out")]) == 0
     asked = study(points, settings=ScalingSettings(bootstrap=20, targets=("loss",)))
     assert files.read_model(tmp_path / "out" / "fit.json", Fit) == asked.fit

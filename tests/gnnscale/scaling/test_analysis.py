@@ -10,15 +10,15 @@ import pytest
 from gnnscale.contract.scaling_results import Estimate, Fit, Point
 from gnnscale.contract.settings import ScalingSettings
 from gnnscale.scaling.analysis import fit
-from gnnscale.scaling.comparisons.doublings import measured
-from gnnscale.scaling.findings import units
+from gnnscale.scaling.comparisons.doublings import measure_doublings
+from gnnscale.scaling.findings import describe_other_units
 from gnnscale.scaling.fitting.fit import bootstrap
-from gnnscale.scaling.fitting.fitted import Data
-from gnnscale.scaling.fitting.laws import LAWS, LIMIT
-from gnnscale.scaling.fitting.optimum import optimum
-from gnnscale.scaling.grid import main_grid
-from gnnscale.scaling.points import read, table
-from gnnscale.scaling.words import number, shown
+from gnnscale.scaling.fitting.fitted import Observations
+from gnnscale.scaling.fitting.laws import LAWS, MAX_EXPONENT
+from gnnscale.scaling.fitting.optimum import find_optimum
+from gnnscale.scaling.grid import find_main_grid
+from gnnscale.scaling.points import read_points, to_csv
+from gnnscale.scaling.words import format_estimate, format_number
 
 FITTED = {"Hoffmann", "PowerN", "PurePowerN", "PowerD", "PurePowerD", "OverTraining", "Kaplan", "KaplanFloor"}
 WIDTHS, SIZES = (16, 32, 64, 128), (250, 500, 1000, 2000)
@@ -123,13 +123,13 @@ def test_each_exclusion_has_its_name_and_moves_nothing():
 def test_the_grid_is_the_product_that_most_points_form():
     """The width of a depth sweep stays out, a row with one failure stays in, and a scatter has no product."""
     extra, deep = run(45, 1000, loss=0.2), run(32, 1000, depth=6, loss=0.2)
-    found = main_grid([*grid(), extra, deep])
+    found = find_main_grid([*grid(), extra, deep])
     assert (found.widths, found.sizes) == (frozenset(WIDTHS), frozenset(SIZES))
     law = law_of(fit([*grid(), extra, deep], QUICK))
     assert len(law.points) == 16 and law.estimates == law_of(fit(grid(), QUICK)).estimates
     one_failed = [p for p in grid() if p.run != "w64-d3-n500"]
     assert len(law_of(fit([*one_failed, extra], QUICK)).points) == 15
-    assert main_grid(DIAGONAL).widths == frozenset() and len(law_of(fit(DIAGONAL, QUICK)).points) == len(DIAGONAL)
+    assert find_main_grid(DIAGONAL).widths == frozenset() and len(law_of(fit(DIAGONAL, QUICK)).points) == len(DIAGONAL)
 
 
 def test_a_run_given_twice_counts_once():
@@ -182,15 +182,21 @@ def test_a_runaway_optimum_is_not_the_law_to_go_by(law, chosen):
     assert picked[0].identified and picked[0].replicas and not joint.replicas
     assert "its best determined part: " in " ".join(found.findings)
     for e in (entry.estimates for entry in found.laws):
-        assert all(x.low >= 0 and x.high <= LIMIT for p, x in e.items() if p in ("alpha", "beta", "gamma") and x.high)
+        assert all(
+            x.low >= 0 and x.high <= MAX_EXPONENT for p, x in e.items() if p in ("alpha", "beta", "gamma") and x.high
+        )
         assert "E" not in e or e["E"].value == 0 or e["E"].value > 1e-8
-    assert shown(joint.estimates["E"])[0] in "<0"
+    assert format_estimate(joint.estimates["E"])[0] in "<0"
 
 
 def test_estimates_that_cannot_be_told_from_0_are_shown_so():
-    assert shown(Estimate(value=0.05, low=0.0, high=0.1354)) == "< 0.135"
-    assert shown(Estimate(value=0.0, low=0.0, high=0.0)) == shown(Estimate(value=0.0)) == "0 (not seen)"
-    assert shown(Estimate(value=0.05, low=0.04, high=0.06), 1e3) == "50 [40, 60]"
+    assert format_estimate(Estimate(value=0.05, low=0.0, high=0.1354)) == "< 0.135"
+    assert (
+        format_estimate(Estimate(value=0.0, low=0.0, high=0.0))
+        == format_estimate(Estimate(value=0.0))
+        == "0 (not seen)"
+    )
+    assert format_estimate(Estimate(value=0.05, low=0.04, high=0.06), 1e3) == "50 [40, 60]"
 
 
 # ------------------------------------------------------------------------------------------------------------ findings
@@ -218,13 +224,13 @@ def test_data_are_not_said_to_beat_the_model_where_both_help_alike():
             run(body_parameters=1000 * 3**i, structures=500 * 3**j, run=f"{i}-{j}", loss=value)
             for i, j, value in zip(n.tolist(), d.tolist(), losses.tolist())
         )
-        return measured("loss", points, 0.95).verdict != "open"
+        return measure_doublings("loss", points, 0.95).verdict != "open"
 
     for k, least, most in ((2, 0, 0), (3, 0.02, 0.09), (4, 0.02, 0.09)):
         rng = np.random.default_rng(k)
         assert least <= np.mean([wrong(k, rng) for _ in range(300)]) <= most
     three = tuple(p for p in grid() if (p.width, p.structures) in {(16, 250), (32, 1000), (64, 500)})
-    assert measured("loss", three, 0.95).difference is None  # a plane passes through them
+    assert measure_doublings("loss", three, 0.95).difference is None  # a plane passes through them
 
 
 def test_doubling_is_measured_between_neighbours():
@@ -281,11 +287,11 @@ def test_no_usable_point_is_said_not_raised():
 
 def test_points_survive_their_table(tmp_path):
     points = [*grid(), run(48, 500, diverged=True, loss=float("nan"))]
-    (tmp_path / "points.csv").write_text(table(points))
-    assert table(read(tmp_path / "points.csv")) == table(points)
-    assert read(tmp_path / "points.csv")[:-1] == points[:-1]
-    (tmp_path / "points.csv").write_text("\ufeff" + table(points))  # as Excel writes it
-    assert read(tmp_path / "points.csv")[:-1] == points[:-1]
+    (tmp_path / "points.csv").write_text(to_csv(points))
+    assert to_csv(read_points(tmp_path / "points.csv")) == to_csv(points)
+    assert read_points(tmp_path / "points.csv")[:-1] == points[:-1]
+    (tmp_path / "points.csv").write_text("\ufeff" + to_csv(points))  # as Excel writes it
+    assert read_points(tmp_path / "points.csv")[:-1] == points[:-1]
 
 
 # --------------------------------------------------------------------------------------- seeds, repetitions, exclusions
@@ -308,8 +314,8 @@ def test_intervals_are_as_wide_as_refits_scatter_whatever_the_number_of_seeds(se
     cell = np.repeat(np.arange(36), seeds)
     exact = law(np.array([16.0, 0.5, 3.6, 0.35]), N=n, D=d)[0]
     for k in range(60):
-        data = Data({"N": n, "D": d}, exact * np.exp(0.03 * rng.normal(size=len(n))), cell)
-        best = optimum(law, data.at, data.loss, weights=data.weights, exponents=np.array([[0.5, 0.35]]))
+        data = Observations({"N": n, "D": d}, exact * np.exp(0.03 * rng.normal(size=len(n))), cell)
+        best = find_optimum(law, data.at, data.loss, weights=data.weights, exponents=np.array([[0.5, 0.35]]))
         rows = bootstrap(law, data, best, ScalingSettings(bootstrap=40, seed=k), 0)[0]
         found.append(best.values[[1, 3]])
         drawn.append(rows[:, [1, 3]].std(axis=0, ddof=1))
@@ -352,7 +358,7 @@ def test_criteria_and_what_is_foretold():
     for name in ("Kaplan", "KaplanFloor", "OverTraining"):
         other = law_of(found, name)
         assert other.aicc > own.aicc and other.bic > own.bic and other.held_out.worst > own.held_out.worst
-    assert any("AICc prefers Hoffmann's, which also foretells" in s for s in found.findings)
+    assert any("AICc prefers Hoffmann's, which also predicts" in s for s in found.findings)
 
 
 def test_every_model_with_a_grid_has_a_law_of_its_own():
@@ -410,5 +416,7 @@ def test_data_without_forces_have_no_labels_of_forces():
     """And no number is a dash, not a "nan"."""
     points = grid()
     alone = [p.model_copy(update={"force_mae": float("nan")}) for p in points]
-    assert "force components" in units(tuple(points)) and "force" not in units(tuple(alone))
-    assert number(1e3 * alone[0].force_mae) == "–"
+    assert "force components" in describe_other_units(tuple(points)) and "force" not in describe_other_units(
+        tuple(alone)
+    )
+    assert format_number(1e3 * alone[0].force_mae) == "–"

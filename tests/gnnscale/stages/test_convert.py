@@ -1,4 +1,4 @@
-"""The stages convert and shards: whoever converts, in how many pieces and however often killed, the same comes out."""
+"""The stages convert and convert_part: on any number of ranks, in parts, and after a kill, the shards are the same."""
 
 import json
 import os
@@ -17,35 +17,34 @@ from gnnscale.contract.dataset_card import ShardCard
 from gnnscale.contract.settings import ConvertSettings, PartSettings
 from gnnscale.data.conversion import parallel, work_items
 from gnnscale.data.storage import adios, mapped
-from gnnscale.data.storage import packed as storage_packed
 from gnnscale.data.storage.manifest import composition
+from gnnscale.data.storage.packed import content_digest
 from gnnscale.job import stage_process
 from gnnscale.stages import convert
 from gnnscale.stages import convert_part as part_stage
 from tests.support import layouts
-from tests.support.corpus import ENV, directory, execute, result
+from tests.support.corpus import ENV, make_stage_directory, read_result, run_stage
 
-LOT, SHARD = 96, 40  # structures: a lot of each file, in three shards
+ITEM, SHARD = 96, 40  # structures: a work item of each file, in three shards
 SMALL = f"""
 from gnnscale.data.conversion import work_items
 from gnnscale.data.storage import adios
 from gnnscale.job import stage_process
 from gnnscale.stages import convert
-work_items.LOT, adios.SHARD = {LOT}, {SHARD}
+work_items.STRUCTURES_PER_ITEM, adios.STRUCTURES_PER_SHARD = {ITEM}, {SHARD}
 stage_process.run(convert.main)
 """
-HELD = """
-import os, sys, time
-from pathlib import Path
-from gnnscale.data.conversion import work_items
+SLOW = """
+import time
+from gnnscale.stages import convert
 
-def convert(*words, fast=work_items.convert):
-    while len(list(Path(sys.argv[1], "lots").glob("*.json"))) >= int(os.environ["MOST"]):
-        time.sleep(0.01)
-    fast(*words)
+class SlowWriter(convert.ShardWriter):
+    def __init__(self, *words):
+        time.sleep(0.5)
+        super().__init__(*words)
 
-work_items.convert = convert
-"""  # before SMALL: with so many shards no other lot is begun, so that a kill comes in time
+convert.ShardWriter = SlowWriter
+"""  # before SMALL, so that a kill comes in time
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +52,12 @@ def raw(tmp_path_factory):
     """Six files of 96 frames: molecules with a flaw in some, so that there is something to skip."""
     folder = tmp_path_factory.mktemp("raw")
     for number in range(6):
-        known = [s for seed in range(11) for s in layouts.molecules(seed=100 * number + seed)][:96]
+        known = [s for seed in range(11) for s in layouts.make_molecules(seed=100 * number + seed)][:96]
         for k in (5, 50, 95):
             known[k].positions[1] = known[k].positions[0] + 0.03
         known[20] = known[20]._replace(numbers=np.array([8]), positions=np.zeros((1, 3)), forces=np.zeros((1, 3)))
         (folder / f"{number}").mkdir()
-        layouts.extxyz(folder / f"{number}", known)
+        layouts.write_extxyz(folder / f"{number}", known)
     return folder
 
 
@@ -67,7 +66,7 @@ def asked(raw, kind=ConvertSettings, **more):
 
 
 def start(made, before="", **env):
-    """The stage with small lots and shards, in a process of its own."""
+    """The stage with small work items and shards, in a process of its own."""
     command = [sys.executable, "-c", before + SMALL, str(made)]
     return subprocess.Popen(
         command, env=os.environ | ENV | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -78,29 +77,29 @@ def here(made):
     """The same in this process, which has imported everything already."""
     run = stage_run.Run(made)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(work_items, "LOT", LOT)
-        patch.setattr(adios, "SHARD", SHARD)
-        stage_process.finish(
+        patch.setattr(work_items, "STRUCTURES_PER_ITEM", ITEM)
+        patch.setattr(adios, "STRUCTURES_PER_SHARD", SHARD)
+        stage_process.run_and_record(
             run, part_stage.main if run.spec.settings.kind == "convert_part" else convert.main, first=True
         )
     return made
 
 
 def finish(process):
-    out, err = process.communicate(timeout=600)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 0, out + err
     return out
 
 
 def outcome(made):
     """Everything that later stages can see, byte for byte."""
-    done = result(made)
+    done = read_result(made)
     return done.digest, done.values, files.read_model(made / "card.json", ShardCard)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(raw, tmp_path_factory):
-    return here(directory(tmp_path_factory.mktemp("one"), "convert/mine", asked(raw)))
+    return here(make_stage_directory(tmp_path_factory.mktemp("one"), "convert/mine", asked(raw)))
 
 
 # ------------------------------------------------------------------------------------------------- the same comes out
@@ -108,7 +107,7 @@ def test_what_is_expected_comes_out(undisturbed, raw):
     _, values, card = outcome(undisturbed)
     assert values["structures"] == 6 * (96 - 4) and values["skipped"] == 6 * 4
     assert card.skipped == {"atoms closer than 0.1 A": 18, "isolated atom: a reference, not a structure": 6}
-    made = mapped.open(undisturbed / "shards", check=True)
+    made = mapped.open_shards(undisturbed / "shards", check=True)
     assert len(made.manifest.shards) == 18 and made.manifest.shards[0].name == "00000-000.bp"
     origins = [made.origin(k) for k in range(len(made))]
     assert len(set(origins)) == len(made) and "0/mine.extxyz number 5" not in origins
@@ -120,29 +119,29 @@ def test_in_parts(undisturbed, raw, tmp_path):
     needs = {}
     for part in range(4):
         needs[f"convert_part/mine.{part}"] = here(
-            directory(tmp_path, f"convert_part/mine.{part}", asked(raw, PartSettings, part=part, parts=4))
+            make_stage_directory(tmp_path, f"convert_part/mine.{part}", asked(raw, PartSettings, part=part, parts=4))
         )
-    whole = here(directory(tmp_path, "convert/mine", asked(raw), needs))
+    whole = here(make_stage_directory(tmp_path, "convert/mine", asked(raw), needs))
     assert outcome(whole) == outcome(undisturbed)
     one = next(whole.glob("shards/*.bp/data.0"))
     assert one.stat().st_nlink == 2, "a hard link: no second copy"
-    assert sorted(result(made).values["structures"] for made in needs.values()) == [92, 92, 184, 184]
+    assert sorted(read_result(made).values["structures"] for made in needs.values()) == [92, 92, 184, 184]
 
 
-def test_more_parts_than_lots_and_a_part_that_is_missing(undisturbed, raw, tmp_path):
+def test_more_parts_than_work_items_and_a_part_that_is_missing(undisturbed, raw, tmp_path):
     needs = {}
     for part in range(9):
-        made = directory(tmp_path, f"convert_part/mine.{part}", asked(raw, PartSettings, part=part, parts=9))
+        made = make_stage_directory(tmp_path, f"convert_part/mine.{part}", asked(raw, PartSettings, part=part, parts=9))
         needs[f"convert_part/mine.{part}"] = here(made)
-    assert sorted(result(made).values["structures"] for made in needs.values()) == [0, 0, 0, *[92] * 6]
-    assert outcome(here(directory(tmp_path, "convert/mine", asked(raw), needs))) == outcome(undisturbed)
+    assert sorted(read_result(made).values["structures"] for made in needs.values()) == [0, 0, 0, *[92] * 6]
+    assert outcome(here(make_stage_directory(tmp_path, "convert/mine", asked(raw), needs))) == outcome(undisturbed)
     del needs["convert_part/mine.0"]
-    with pytest.raises(errors.Refusal, match="lot 0 was never finished"):
-        here(directory(tmp_path, "convert/less", asked(raw), needs))
+    with pytest.raises(errors.UserError, match="work item 0 was never finished"):
+        here(make_stage_directory(tmp_path, "convert/less", asked(raw), needs))
 
 
 def test_on_two_ranks(undisturbed, raw, tmp_path):
-    made = directory(tmp_path, "convert/mine", asked(raw))
+    made = make_stage_directory(tmp_path, "convert/mine", asked(raw))
     both = [start(made, RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE="2") for r in range(2)]
     for process in both:
         finish(process)
@@ -152,51 +151,51 @@ def test_on_two_ranks(undisturbed, raw, tmp_path):
 
 
 def test_a_rank_that_fails_is_told_by_the_first(raw, tmp_path):
-    made = directory(tmp_path, "convert/mine", asked(tmp_path / "raw"))
+    made = make_stage_directory(tmp_path, "convert/mine", asked(tmp_path / "raw"))
     (tmp_path / "raw").mkdir()
     for k, folder in enumerate(sorted(raw.iterdir())):
         text = (folder / "mine.extxyz").read_text()
         (tmp_path / "raw" / f"{k}.extxyz").write_text(text if k < 5 else text.replace("energy=", "energie="))
     both = [start(made, RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE="2") for r in range(2)]
-    said = [process.communicate(timeout=600)[1] for process in both]
+    said = [process.communicate(timeout=240)[1] for process in both]
     assert [process.returncode for process in both] == [64, 64]
     assert "rank 1: " in said[0] and "no energy=" in said[0] and "5.extxyz" in said[0] and "Traceback" not in said[0]
     (tmp_path / "raw" / "5.extxyz").write_text((raw / "5" / "mine.extxyz").read_text())
-    assert result(here(made)).values["structures"] == 552
+    assert read_result(here(made)).values["structures"] == 552
 
 
 def test_an_error_from_before_the_first_rank_began(raw, tmp_path, monkeypatch):
     """It stands, unless it was of an earlier attempt, whose rank takes it back as soon as it begins."""
-    made = directory(tmp_path, "convert/mine", asked(raw))
+    made = make_stage_directory(tmp_path, "convert/mine", asked(raw))
     past = {"done": 0, "time": time.time() - 60, "error": "no energy"}
-    parallel.voice(made, 1).write_text(json.dumps(past))
+    parallel.heartbeat_path(made, 1).write_text(json.dumps(past))
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(parallel, "START", 3.0)
+    monkeypatch.setattr(parallel, "START_SECONDS", 3.0)
     began = time.monotonic()
-    with pytest.raises(parallel.Lost, match="rank 1: no energy"):
+    with pytest.raises(errors.UserError, match="rank 1: no energy"):
         here(made)
     assert time.monotonic() - began > 3.0, "the time that the other rank has to begin"
-    monkeypatch.setattr(parallel, "START", 600.0)
+    monkeypatch.setattr(parallel, "START_SECONDS", 600.0)
     other = start(made, RANK="1", LOCAL_RANK="1", WORLD_SIZE="2")
-    assert result(here(made)).values["structures"] == 552
+    assert read_result(here(made)).values["structures"] == 552
     finish(other)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_at_random_points_it_goes_on(undisturbed, raw, tmp_path, seed):
     """Two kills each; and one shard is then altered, as a disk might."""
-    rng, made, seen = random.Random(seed), directory(tmp_path, "convert/mine", asked(raw)), 0
+    rng, made, seen = random.Random(seed), make_stage_directory(tmp_path, "convert/mine", asked(raw)), 0
     for _ in range(2):
+        process = start(made, SLOW)
         wanted = seen + rng.randint(1, 4)
-        process = start(made, HELD, MOST=str(wanted))
-        while process.poll() is None and len(list(made.glob("lots/*.json"))) < wanted:
+        while process.poll() is None and len(list(made.glob("shard_notes/*.json"))) < wanted:
             time.sleep(0.002)
         time.sleep(rng.random() * 0.05)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert not (made / "result.json").exists()
-        before, seen = seen, len(list(made.glob("lots/*.json")))
+        before, seen = seen, len(list(made.glob("shard_notes/*.json")))
         assert seen > before, "what was done is kept"
     kept = {path: path.stat().st_mtime_ns for path in sorted(made.glob("shards/*.bp/data.0"))[: seen - 1]}
     spoiled = rng.choice([*kept])
@@ -204,18 +203,18 @@ def test_killed_at_random_points_it_goes_on(undisturbed, raw, tmp_path, seed):
     content[rng.randrange(len(content))] ^= 1
     spoiled.write_bytes(content)
     assert outcome(here(made)) == outcome(undisturbed)
-    lot = spoiled.parent.name.split("-")[0]
+    item = spoiled.parent.name.split("-")[0]
     again = [path for path, when in kept.items() if path.stat().st_mtime_ns != when]
-    assert spoiled in again and all(path.parent.name.startswith(lot) for path in again)
+    assert spoiled in again and all(path.parent.name.startswith(item) for path in again)
 
 
 def test_told_to_stop_it_stops_and_goes_on(undisturbed, raw, tmp_path):
-    made = directory(tmp_path, "convert/mine", asked(raw))
-    process = start(made, HELD, MOST="1")
-    while process.poll() is None and not list(made.glob("lots/*.json")):
+    made = make_stage_directory(tmp_path, "convert/mine", asked(raw))
+    process = start(made, SLOW)
+    while process.poll() is None and not list(made.glob("shard_notes/*.json")):
         time.sleep(0.002)
     process.terminate()
-    assert process.wait(600) == 75 and "stopped" in process.communicate()[0]
+    assert process.wait(60) == 75 and "stopped" in process.communicate()[0]
     assert outcome(here(made)) == outcome(undisturbed)
 
 
@@ -225,16 +224,16 @@ def test_memory_does_not_grow_with_the_data(tmp_path):
     for count in (1, 1, 10):
         folder = tmp_path / f"raw{len(peaks)}"
         folder.mkdir()
-        path = layouts.extxyz(folder, [s for seed in range(20) for s in layouts.crystals(seed=seed)])
+        path = layouts.write_extxyz(folder, [s for seed in range(20) for s in layouts.make_crystals(seed=seed)])
         path.write_text(path.read_text() * count)
-        made = directory(tmp_path, f"convert/{len(peaks)}", asked(folder))
+        made = make_stage_directory(tmp_path, f"convert/{len(peaks)}", asked(folder))
         tracemalloc.start()
         here(made)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     shards_made = len(list(made.glob("shards/*.bp")))
     assert shards_made >= 45
-    metadata = sum(path.stat().st_size for path in made.glob("lots/*.json"))
+    metadata = sum(path.stat().st_size for path in made.glob("shard_notes/*.json"))
     assert peaks[2] < peaks[1] + 8 * metadata, f"{peaks}, metadata {metadata}"  # as objects larger than as text
 
 
@@ -252,7 +251,7 @@ def test_quarantined_structures_are_left_out_and_counted(undisturbed, raw, tmp_p
     (tmp_path / "list.csv").write_text("\n".join(lines) + "\n", "utf-8-sig")
     cards = []
     for kind in ("json", "csv"):
-        made = directory(tmp_path, f"convert/{kind}", asked(raw, quarantine=str(tmp_path / f"list.{kind}")))
+        made = make_stage_directory(tmp_path, f"convert/{kind}", asked(raw, quarantine=str(tmp_path / f"list.{kind}")))
         cards.append(outcome(here(made))[2])
     assert cards[0] == cards[1]
     assert cards[0].skipped == {
@@ -274,8 +273,8 @@ def test_quarantined_structures_are_left_out_and_counted(undisturbed, raw, tmp_p
 def test_a_list_that_is_none(raw, tmp_path, text, words):
     if text is not None:
         (tmp_path / "list.json").write_text(text)
-    made = directory(tmp_path, "convert/mine", asked(raw, quarantine=str(tmp_path / "list.json")))
-    with pytest.raises(files.BadFile, match=words):
+    made = make_stage_directory(tmp_path, "convert/mine", asked(raw, quarantine=str(tmp_path / "list.json")))
+    with pytest.raises(errors.BadFile, match=words):
         here(made)
 
 
@@ -284,7 +283,7 @@ def test_the_card_agrees_with_the_shards(converted):
     for made in converted.values():
         packed = adios.read(made / "shards")
         card = files.read_model(made / "card.json", ShardCard)
-        assert card.content == storage_packed.content(packed)
+        assert card.content == content_digest(packed)
         assert sum(count.structures for count in card.counts.values()) == len(packed.energy) == 48
         assert sum(count.atoms for count in card.counts.values()) == len(packed.numbers)
         assert card.force_rms > 0.1 and card.energy_rms > 0
@@ -308,7 +307,7 @@ def test_the_card_by_another_route(undisturbed):
 
 def test_the_result_lists_every_file_and_what_was_skipped(converted):
     made = converted["convert/organic"]
-    done = result(made)
+    done = read_result(made)
     assert {"card.json", "shards/manifest.json", "shards/00000-000.bp/data.0"} <= set(done.outputs)
     assert done.values["skipped"] == sum(json.loads((made / "card.json").read_text())["skipped"].values())
 
@@ -322,8 +321,8 @@ def test_the_result_lists_every_file_and_what_was_skipped(converted):
     ],
 )
 def test_bad_input_is_told_in_words(tmp_path, settings, message):
-    made = directory(tmp_path, "convert/x", ConvertSettings(**settings))
-    done = execute(made)
+    made = make_stage_directory(tmp_path, "convert/x", ConvertSettings(**settings))
+    done = run_stage(made)
     assert done.returncode == 64
     assert message in done.stderr
     assert "Traceback" not in done.stderr

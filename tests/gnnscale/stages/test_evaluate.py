@@ -12,16 +12,15 @@ from gnnscale.contract import files, stage_run
 from gnnscale.contract.results import Evaluation, TrainedModel
 from gnnscale.contract.scaling_results import Point
 from gnnscale.contract.settings import ConvertSettings, EvaluateSettings, OptimSettings, TrainSettings
-from gnnscale.data.loading import corpus as loader
+from gnnscale.data.loading.corpus import load_corpus, make_batch
 from gnnscale.inference import oversmoothing, prediction_errors
-from gnnscale.models import potential as models_potential
 from gnnscale.models.potential import predict
 from gnnscale.models.registry import build
 from gnnscale.scaling import points
 from gnnscale.stages import evaluate
-from gnnscale.stages.memory_levers import peak_bytes
+from gnnscale.stages.memory_levers import measure_peak_bytes
 from tests.gnnscale.models.test_physics import lively
-from tests.support.corpus import directory, execute
+from tests.support.corpus import make_stage_directory, run_stage
 
 FORMS = {"paper": "paper", "egnn-edge-direct": "edge", "egnn-deferred-gradient": "deferred"}
 
@@ -52,22 +51,22 @@ def evaluated(request, converted, tmp_path):
     """Random weights, as if they had been trained -> (directory of the stage, the network, its corpus)"""
     potential = lively(request.param).float()
     forces = "gradient" if "gradient" in request.param else "direct"
-    model = EGNNConfig(form=FORMS[request.param], forces=forces, width=16, depth=2, radial=4, cutoff=3.0)
+    model = EGNNConfig(form=FORMS[request.param], forces=forces, width=16, depth=2, cutoff=3.0)
     trained = of(model, ("bulk", "organic"), OptimSettings(energy_weight=2.0, force_weight=3.0))
-    made = directory(tmp_path, "train/x", TrainSettings(model=model, subset="prefix"))
+    made = make_stage_directory(tmp_path, "train/x", TrainSettings(model=model, subset="prefix"))
     files.write_model(made / "model.json", trained)
     save_file(potential.state_dict(), made / "model.safetensors")
-    there = directory(tmp_path, "evaluate/x", EvaluateSettings(), {"train/x": made, **converted})
+    there = make_stage_directory(tmp_path, "evaluate/x", EvaluateSettings(), {"train/x": made, **converted})
     evaluate.main(stage_run.Run(there))
     sources = {need.removeprefix("convert/"): path for need, path in converted.items()}
-    yield there, potential, loader.load(sources, "test", 3.0)
+    yield there, potential, load_corpus(sources, "test", 3.0)
     potential.double()
 
 
 def test_errors_are_those_of_one_large_batch(evaluated):
     there, potential, corpus = evaluated
     said = files.read_model(there / "errors.json", Evaluation)
-    graphs, labels = loader.batch(corpus, np.arange(len(corpus)))
+    graphs, labels = make_batch(corpus, np.arange(len(corpus)))
     with torch.no_grad():
         found = predict(potential, graphs)
     energy = ((found.energy - labels.energy) / torch.from_numpy(corpus.natoms)).abs()
@@ -85,9 +84,9 @@ def test_errors_are_those_of_one_large_batch(evaluated):
 def test_a_wide_network_in_chunks_says_the_same(evaluated, monkeypatch):
     there, _, corpus = evaluated
     one = files.read_model(there / "errors.json", Evaluation)
-    monkeypatch.setattr(prediction_errors, "WIDE", 8)
-    monkeypatch.setattr(prediction_errors, "CHUNK", 16 * (corpus.edges // 7))
-    monkeypatch.setattr(prediction_errors, "NUMBERS", 16 * (corpus.edges // 3))
+    monkeypatch.setattr(prediction_errors, "WIDEST_UNCHUNKED", 8)
+    monkeypatch.setattr(prediction_errors, "NUMBERS_PER_CHUNK", 16 * (corpus.edges // 7))
+    monkeypatch.setattr(prediction_errors, "MAX_MESSAGE_NUMBERS", 16 * (corpus.edges // 3))
     evaluate.main(stage_run.Run(there))
     other = files.read_model(there / "errors.json", Evaluation)
     assert other.all.energy_mae == pytest.approx(one.all.energy_mae, rel=1e-4)
@@ -97,39 +96,42 @@ def test_a_wide_network_in_chunks_says_the_same(evaluated, monkeypatch):
 def test_batches_are_bounded_by_edges_and_by_structures():
     edges, most = np.random.default_rng(0).integers(0, 900, 1000).astype(np.uint32), 4000
     edges[[5, 999]] = 100_000
-    found = list(prediction_errors.batches(edges, most))
+    found = list(prediction_errors.split_by_edges(edges, most))
     assert np.array_equal(np.concatenate(found), np.arange(1000))
-    assert all(len(each) == 1 or (len(each) <= prediction_errors.BATCH and edges[each].sum() <= most) for each in found)
+    assert all(
+        len(each) == 1 or (len(each) <= prediction_errors.MAX_STRUCTURES and edges[each].sum() <= most)
+        for each in found
+    )
     assert any(len(each) == 1 for each in found) and len(found) < 200
-    assert [len(each) for each in prediction_errors.batches(np.ones(150), 10**9)] == [64, 64, 22]
+    assert [len(each) for each in prediction_errors.split_by_edges(np.ones(150), 10**9)] == [64, 64, 22]
 
 
 @pytest.mark.parametrize("evaluated", ["egnn-deferred-gradient"], indirect=True)
 def test_gradient_forces_keep_no_second_graph(evaluated, monkeypatch):
     """It is a step of a training that does, and that is what memory is planned for."""
     there, potential, corpus = evaluated
-    graphs, _ = loader.batch(corpus, np.arange(len(corpus)))
+    graphs, _ = make_batch(corpus, np.arange(len(corpus)))
     seen = []
     monkeypatch.setattr(
-        models_potential, "predict", lambda *given: seen.append(torch.is_grad_enabled()) or predict(*given)
+        prediction_errors, "predict", lambda *given: seen.append(torch.is_grad_enabled()) or predict(*given)
     )
     evaluate.main(stage_run.Run(there))
     assert seen and not any(seen)
     with torch.no_grad():
-        least = peak_bytes(lambda: predict(potential, graphs))
-    assert least < 0.6 * peak_bytes(lambda: predict(potential, graphs))
+        least = measure_peak_bytes(lambda: predict(potential, graphs))
+    assert least < 0.6 * measure_peak_bytes(lambda: predict(potential, graphs))
 
 
 def test_layers_are_those_of_one_large_batch(evaluated):
     """Fewer are held out here than are looked at, so all of them are; and of the last a row of points.csv tells."""
     there, potential, corpus = evaluated
-    assert prediction_errors.BATCH // 4 < len(corpus) <= evaluate.SAMPLE  # in several batches
+    assert prediction_errors.MAX_STRUCTURES // 4 < len(corpus) <= evaluate.SAMPLED_STRUCTURES  # in several batches
     said = files.read_model(there / "errors.json", Evaluation)
-    expected = oversmoothing.measured(potential, [loader.batch(corpus, np.arange(len(corpus)))[0]])
+    expected = oversmoothing.measure_features(potential, [make_batch(corpus, np.arange(len(corpus)))[0]])
     assert len(said.layers) == 3
     for one, other in zip(said.layers, expected, strict=True):
         assert one.model_dump() == pytest.approx(other.model_dump(), rel=1e-4)
-    row = points.point(said)
+    row = points.to_point(said)
     assert (row.cosine_distance, row.dirichlet_energy) == (said.layers[-1].distance, said.layers[-1].dirichlet)
     assert row.subset == "prefix"
 
@@ -139,17 +141,19 @@ def test_energies_alone_have_a_loss(tmp_path):
     lines = [f'2\nenergy={-30 - 0.01 * k} pbc="F F F"\nO 0 0 0\nO 0 0 {1.2 + 0.01 * k}\n' for k in range(60)]
     (tmp_path / "raw.xyz").write_text("".join(lines))
     settings = ConvertSettings(dataset="extxyz", name="o2", options={"raw": str(tmp_path / "raw.xyz")}, cutoff=3.0)
-    data = directory(tmp_path, "convert/o2", settings)
-    done = execute(data)
+    data = make_stage_directory(tmp_path, "convert/o2", settings)
+    done = run_stage(data)
     assert done.returncode == 0, done.stderr
-    made, losses = directory(tmp_path, "train/x", TrainSettings()), []
+    made, losses = make_stage_directory(tmp_path, "train/x", TrainSettings()), []
     model = EGNNConfig(width=16, depth=2, radial=4, cutoff=3.0)
     potential = build(model, 1, 12.0)
     save_file(potential.state_dict(), made / "model.safetensors")
     for name, weight in (("energies", 0.0), ("both", 1.0)):
         optim = OptimSettings(energy_weight=2.0, force_weight=weight)
         files.write_model(made / "model.json", of(model, ("o2",), optim))
-        there = directory(tmp_path, f"evaluate/{name}", EvaluateSettings(), {"train/x": made, "convert/o2": data})
+        there = make_stage_directory(
+            tmp_path, f"evaluate/{name}", EvaluateSettings(), {"train/x": made, "convert/o2": data}
+        )
         evaluate.main(stage_run.Run(there))
         said = files.read_model(there / "errors.json", Evaluation)
         losses.append(said.loss)
@@ -157,12 +161,12 @@ def test_energies_alone_have_a_loss(tmp_path):
 
 
 def test_the_sample_is_the_same_for_every_model(converted, monkeypatch):
-    corpus = loader.load({need.removeprefix("convert/"): path for need, path in converted.items()}, "train", 3.0)
-    monkeypatch.setattr(evaluate, "SAMPLE", 20)
-    one, other = ([graphs.positions for graphs in evaluate.sample(corpus)] for _ in range(2))
+    corpus = load_corpus({need.removeprefix("convert/"): path for need, path in converted.items()}, "train", 3.0)
+    monkeypatch.setattr(evaluate, "SAMPLED_STRUCTURES", 20)
+    one, other = ([graphs.positions for graphs in evaluate.sample_batches(corpus)] for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-    assert sum(len(graphs.cell) for graphs in evaluate.sample(corpus)) == 20 < len(corpus)
-    assert len({int(s) for graphs in evaluate.sample(corpus) for s in graphs.source}) == 2
+    assert sum(len(graphs.cell) for graphs in evaluate.sample_batches(corpus)) == 20 < len(corpus)
+    assert len({int(s) for graphs in evaluate.sample_batches(corpus) for s in graphs.source}) == 2
 
 
 def test_points_of_before_are_read(tmp_path):
@@ -172,7 +176,7 @@ def test_points_of_before_are_read(tmp_path):
     for more in ({}, {"cosine_distance": "", "dirichlet_energy": "nan"}):
         text = ",".join(row | more) + "\n" + ",".join((row | more).values()) + "\n"
         (tmp_path / "points.csv").write_text(text)
-        (found,) = points.read(tmp_path / "points.csv")
+        (found,) = points.read_points(tmp_path / "points.csv")
         assert found.cosine_distance is None and found.dirichlet_energy is None
-    (tmp_path / "points.csv").write_text(points.table([found]))
-    assert points.read(tmp_path / "points.csv") == [found]
+    (tmp_path / "points.csv").write_text(points.to_csv([found]))
+    assert points.read_points(tmp_path / "points.csv") == [found]

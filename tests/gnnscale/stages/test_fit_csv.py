@@ -1,4 +1,4 @@
-"""python -m gnnscale.stages.fit_csv POINTS.csv: the law of anyone's points, and mistakes in one line."""
+"""`gnnscale fit POINTS.csv` finds the law of any points, and reports mistakes in one line."""
 
 from __future__ import annotations
 
@@ -184,6 +184,4 @@ def test_mistakes_are_one_line(tmp_path, capsys, argv, text, words):
 def test_as_a_command(tmp_path):
     command = [sys.executable, "-m", "gnnscale.stages.fit_csv", tmp_path / "nothing.csv"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert (
-        done.returncode == 2 and done.stderr.startswith("gnnscale.stages.fit_csv: ") and "Traceback" not in done.stderr
-    )
+    assert done.returncode == 2 and done.stderr.startswith("gnnscale fit: ") and "Traceback" not in done.stderr

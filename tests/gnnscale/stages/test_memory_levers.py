@@ -7,7 +7,7 @@ import pytest
 
 from gnnscale.architectures.memory import peak_bytes
 from gnnscale.contract import files
-from gnnscale.contract.results import Lever, LeverTable
+from gnnscale.contract.results import LeverComparison, MeasuredStep
 from gnnscale.contract.scaling_results import Estimate
 from gnnscale.contract.settings import LeverSettings
 from gnnscale.contract.stage_spec import Runtime
@@ -15,12 +15,12 @@ from gnnscale.report.figures import levers as told
 from gnnscale.report.three_questions import memory
 from gnnscale.stages import memory_levers
 from tests.gnnscale.report.test_three_questions import data_and_model, study
-from tests.support.corpus import ROOT, directory, execute, result
+from tests.support.corpus import ROOT, make_stage_directory, read_result, run_stage
 from workflow.config import site_files
 from workflow.config.study import Study
 from workflow.jobs import requests as queueing
 from workflow.plan import build
-from workflow.plan.memory_fit import compare
+from workflow.plan.memory_fit import fit_lever_comparison
 
 MODEL = {"kind": "egnn", "form": "edge", "width": 32, "depth": 3, "cutoff": 4.0}
 ASKED = LeverSettings(model=MODEL, batch=48, steps=1)
@@ -29,14 +29,14 @@ ASKED = LeverSettings(model=MODEL, batch=48, steps=1)
 @pytest.fixture(scope="module")
 def table(converted, tmp_path_factory):
     """Of one rank."""
-    made = directory(tmp_path_factory.mktemp("one"), "memory_levers/all", ASKED, converted, edge_chunk=512)
-    done = execute(made, timeout=400)
+    made = make_stage_directory(tmp_path_factory.mktemp("one"), "memory_levers/all", ASKED, converted, edge_chunk=512)
+    done = run_stage(made, timeout=400)
     assert done.returncode == 0, done.stderr
     assert (
-        result(made).values == {"ways": 4, "ranks": 1}
+        read_result(made).values == {"ways": 4, "ranks": 1}
         and json.loads((made / "progress.json").read_text())["done"] == 16
     )
-    return files.read_model(made / "levers.json", LeverTable)
+    return files.read_model(made / "levers.json", LeverComparison)
 
 
 def test_every_way_takes_the_same_step(table):
@@ -62,10 +62,10 @@ def test_each_lever_saves_memory_as_the_planner_foretells(table):
 
 
 def test_two_ranks_take_the_step_of_one(table, converted, tmp_path):
-    made = directory(tmp_path, "memory_levers/all", ASKED, converted, edge_chunk=512, ranks=2)
-    done = execute(made, ranks=2, timeout=400)
+    made = make_stage_directory(tmp_path, "memory_levers/all", ASKED, converted, edge_chunk=512, ranks=2)
+    done = run_stage(made, ranks=2, timeout=400)
     assert done.returncode == 0, done.stderr
-    found = files.read_model(made / "levers.json", LeverTable)
+    found = files.read_model(made / "levers.json", LeverComparison)
     assert (found.ranks, found.structures, found.atoms, found.edges) == (2, table.structures, table.atoms, table.edges)
     assert [w.runtime.zero_stage for w in found.ways] == [0, 0, 1, 2, 0, 1, 2, 2]
     for way in found.ways:
@@ -75,8 +75,8 @@ def test_two_ranks_take_the_step_of_one(table, converted, tmp_path):
 
 
 def test_more_is_asked_than_there_is(converted, tmp_path):
-    made = directory(tmp_path, "memory_levers/all", ASKED.model_copy(update={"batch": 1000}), converted)
-    done = execute(made)
+    made = make_stage_directory(tmp_path, "memory_levers/all", ASKED.model_copy(update={"batch": 1000}), converted)
+    done = run_stage(made)
     assert done.returncode == 64 and "a batch of 1000 structures asked for, the shards hold" in done.stderr
 
 
@@ -85,7 +85,7 @@ def test_more_is_asked_than_there_is(converted, tmp_path):
 def test_the_ways(forces, ranks):
     count = {("direct", 1): 4, ("direct", 2): 8, ("gradient", 1): 3, ("gradient", 2): 5}[forces, ranks]
     asked = ASKED.model_copy(update={"model": ASKED.model.model_copy(update={"forces": forces})})
-    found = memory_levers.ways(Runtime(ranks=ranks, edge_chunk=10_000), asked, 4000)
+    found = memory_levers.list_ways(Runtime(ranks=ranks, edge_chunk=10_000), asked, 4000)
     assert len(found) == count == len({w.name for w in found}) and found[0].runtime == Runtime(ranks=ranks)
     assert found[-1].precision == "bf16" and {w.precision for w in found[:-1]} == {"fp32"}
     assert {w.runtime.edge_chunk for w in found} == {None, 500}, "several chunks in a small batch too"
@@ -99,7 +99,7 @@ def asked(**more):
 
 
 def stages(site, **more):
-    return build.stages("t", asked(**more), site, ROOT / "nowhere")
+    return build.build_stages("t", asked(**more), site, ROOT / "nowhere")
 
 
 def test_a_study_that_asks_for_it_has_one_more_stage():
@@ -130,14 +130,14 @@ def test_it_is_a_job_of_its_own_with_all_ranks():
 def test_a_step_that_does_not_fit_is_refused():
     site = site_files.load("local", ["node.memory_gb=2"])
     large = LeverSettings(model=MODEL | {"width": 2048}, batch=256)
-    said = compare(large, 1, 20.0, 400.0, site, 1).refusal
+    said = fit_lever_comparison(large, 1, 20.0, 400.0, site, 1).refusal
     assert "the plain step of `levers` needs" in said and "levers.batch" in said
 
 
 # ------------------------------------------------------------------------------------------------------------ in words
 def ways(*rows, ranks=2):
     found = [
-        Lever(
+        MeasuredStep(
             name=name,
             runtime=Runtime(ranks=ranks, **runtime),
             precision=precision,
@@ -149,7 +149,7 @@ def ways(*rows, ranks=2):
         for name, runtime, precision, peak, time, loss in rows
     ]
     size = {"parameters": 5_000_000, "structures": 64, "atoms": 999, "edges": 28_000}
-    return LeverTable(model=MODEL, ranks=ranks, device="H", ways=found, **size)
+    return LeverComparison(model=MODEL, ranks=ranks, device="H", ways=found, **size)
 
 
 TABLE = ways(

@@ -16,39 +16,55 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gnnscale.contract import files, stage_run
 from gnnscale.contract.dataset_card import ShardCard
-from gnnscale.contract.errors import Refusal
+from gnnscale.contract.errors import UserError
 from gnnscale.contract.results import Diverged, TrainedModel
 from gnnscale.contract.settings import OptimSettings
-from gnnscale.data.loading import corpus as loader
+from gnnscale.data.loading.corpus import load_corpus, make_batch
 from gnnscale.data.storage import adios, mapped
 from gnnscale.inference import prediction_errors
 from gnnscale.models.registry import build
 from gnnscale.train import checkpoint, deepspeed_engine, loop
 from gnnscale.train import loss as train_loss
 from gnnscale.train import normalisation as train_normalisation
-from gnnscale.train.loss import objective, penalties
+from gnnscale.train.loss import compute_loss, sum_penalties
 from gnnscale.train.muon import Muon, orthogonal
 from gnnscale.train.normalisation import Normalisation
-from tests.support.corpus import ENV, TINY, execute, result
-from tests.support.training import HELD, assert_equal, here, losses, metrics, prepare, settings, weights
+from tests.support.corpus import ENV, TINY, read_result, run_stage
+from tests.support.training import (
+    assert_equal,
+    change_settings,
+    prepare_training,
+    read_losses,
+    read_metrics,
+    read_weights,
+    train_here,
+)
 
 GRADIENT = {"model": {"forces": "gradient"}}
 STRESS = GRADIENT | {"optim": {"stress_weight": 0.5}}
-LONG_STEPS = """
+SLOW = """
 import time
-taken, clock = [], time.monotonic
-time.monotonic = lambda: clock() + 1000 * len(taken)
-"""  # before HELD: by this clock, so that each step leaves a checkpoint
+from gnnscale.job import stage_process
+from gnnscale.stages.train import main
+from gnnscale.train import deepspeed_engine
+
+def step(*words, fast=deepspeed_engine.Engine.step):
+    time.sleep(0.2)
+    return fast(*words)
+
+deepspeed_engine.Engine.step = step
+stage_process.run(main)
+"""  # so that a kill comes in time
 
 
 @pytest.fixture(scope="module")
 def undisturbed(converted, tmp_path_factory):
-    return here(prepare(tmp_path_factory.mktemp("train"), converted, "undisturbed"))
+    return train_here(prepare_training(tmp_path_factory.mktemp("train"), converted, "undisturbed"))
 
 
 def test_training_learns_and_says_what_it_took(undisturbed):
     trained = files.read_model(undisturbed / "model.json", TrainedModel)
-    lines = metrics(undisturbed)
+    lines = read_metrics(undisturbed)
     assert lines[-1].step == trained.steps == 20
     assert trained.structures == 40 and trained.structures_seen == 160
     assert trained.atoms_seen == 4 * trained.atoms, "four epochs see every atom four times"
@@ -56,32 +72,32 @@ def test_training_learns_and_says_what_it_took(undisturbed):
     assert epochs[-1] < 0.95 * epochs[0]
     learnt = sum(
         t.numel()
-        for n, t in weights(undisturbed).items()
+        for n, t in read_weights(undisturbed).items()
         if n not in ("references", "energy_scale", "force_scale") and not n.endswith(".scale")
     )
     assert learnt == trained.parameters
 
 
 def test_killed_and_torn_equals_uninterrupted(converted, undisturbed, tmp_path):
-    made = prepare(tmp_path, converted, runtime={"checkpoint_seconds": 0.001})
-    command = [sys.executable, "-c", LONG_STEPS + HELD, str(made)]
+    made = prepare_training(tmp_path, converted, runtime={"checkpoint_seconds": 0.001})
+    command = [sys.executable, "-c", SLOW, str(made)]
     process = subprocess.Popen(command, env=os.environ | ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     root = made / "checkpoints"
-    while len(checkpoint.listed(root)) < 2:
+    while len(checkpoint.list_checkpoints(root)) < 2:
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.002)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert not (made / "result.json").exists()
-    newest = checkpoint.listed(root)[-1]
+    newest = checkpoint.list_checkpoints(root)[-1]
     part = next(newest.glob("*.safetensors"))
     part.write_bytes(part.read_bytes()[:-100])
-    done = execute(made)
+    done = run_stage(made)
     assert done.returncode == 0, done.stderr
     assert f"{newest.name} is torn" in done.stdout and "going on from step" in done.stdout
     assert (made / "model.safetensors").read_bytes() == (undisturbed / "model.safetensors").read_bytes()
-    assert losses(made) == losses(undisturbed)
-    assert result(made).attempts == 2
+    assert read_losses(made) == read_losses(undisturbed)
+    assert read_result(made).attempts == 2
 
 
 @pytest.mark.parametrize(
@@ -96,23 +112,23 @@ def test_killed_and_torn_equals_uninterrupted(converted, undisturbed, tmp_path):
     ids=["ema-bf16", "muon", "micro-stress", "zero2-ema", "zero3"],
 )
 def test_stopped_equals_uninterrupted(converted, tmp_path, runtime, changes):
-    whole = here(prepare(tmp_path, converted, "whole", runtime, **changes))
-    made = prepare(tmp_path, converted, "stopped", runtime, **changes)
-    here(made, stop_at=7)
-    assert [path.name for path in checkpoint.listed(made / "checkpoints")] == ["step-000000007"]
-    here(made)
-    assert losses(made) == losses(whole)
-    for name, tensor in weights(whole).items():
-        assert torch.equal(weights(made)[name], tensor), f"{name}: bit for bit"
+    whole = train_here(prepare_training(tmp_path, converted, "whole", runtime, **changes))
+    made = prepare_training(tmp_path, converted, "stopped", runtime, **changes)
+    train_here(made, stop_at=7)
+    assert [path.name for path in checkpoint.list_checkpoints(made / "checkpoints")] == ["step-000000007"]
+    train_here(made)
+    assert read_losses(made) == read_losses(whole)
+    for name, tensor in read_weights(whole).items():
+        assert torch.equal(read_weights(made)[name], tensor), f"{name}: bit for bit"
 
 
 def test_a_run_goes_on_under_another_zero_stage(converted, undisturbed, tmp_path):
-    made = prepare(tmp_path, converted)
+    made = prepare_training(tmp_path, converted)
     for step, stage_of_zero in ((4, 0), (7, 3), (10, 1), (13, 2), (16, 3), (None, 0)):
         spec = stage_run.Run(made).spec
         runtime = spec.runtime.model_copy(update={"zero_stage": stage_of_zero})
         files.write_model(made / "spec.json", spec.model_copy(update={"runtime": runtime}))
-        here(made, stop_at=step)
+        train_here(made, stop_at=step)
     assert_equal(undisturbed, made)
 
 
@@ -128,8 +144,8 @@ def test_a_run_goes_on_under_another_zero_stage(converted, undisturbed, tmp_path
     ids=["one-by-one", "zero2", "checkpointing", "edge-chunk"],
 )
 def test_saving_memory_changes_nothing(converted, undisturbed, tmp_path, changes, runtime):
-    whole = here(prepare(tmp_path, converted, "whole", **changes)) if changes else undisturbed
-    assert_equal(whole, here(prepare(tmp_path, converted, "saving", runtime, **changes)))
+    whole = train_here(prepare_training(tmp_path, converted, "whole", **changes)) if changes else undisturbed
+    assert_equal(whole, train_here(prepare_training(tmp_path, converted, "saving", runtime, **changes)))
 
 
 class Products(TorchDispatchMode):
@@ -148,15 +164,21 @@ class Products(TorchDispatchMode):
 @pytest.mark.parametrize("changes", [{}, GRADIENT], ids=["direct", "gradient"])
 def test_bf16_multiplies_in_bf16_and_learns_alike(converted, tmp_path, changes):
     fp32, bf16 = (
-        here(prepare(tmp_path, converted, precision, **changes | {"optim": {"precision": precision, "epochs": 8}}))
+        train_here(
+            prepare_training(
+                tmp_path, converted, precision, **changes | {"optim": {"precision": precision, "epochs": 8}}
+            )
+        )
         for precision in ("fp32", "bf16")
     )
-    a, b = (np.mean([line.loss for line in metrics(made)[-5:]]) for made in (fp32, bf16))  # an epoch
-    assert b < 0.9 * metrics(bf16)[0].loss
+    a, b = (np.mean([line.loss for line in read_metrics(made)[-5:]]) for made in (fp32, bf16))  # an epoch
+    assert b < 0.9 * read_metrics(bf16)[0].loss
     assert b == pytest.approx(a, rel=0.03)
-    assert all(tensor.dtype != torch.bfloat16 for tensor in weights(bf16).values())
+    assert all(tensor.dtype != torch.bfloat16 for tensor in read_weights(bf16).values())
     with Products() as products:
-        here(prepare(tmp_path, converted, "seen", **changes | {"optim": {"precision": "bf16", "epochs": 0.1}}))
+        train_here(
+            prepare_training(tmp_path, converted, "seen", **changes | {"optim": {"precision": "bf16", "epochs": 0.1}})
+        )
     assert {kind for _, kind in products.types} == {torch.bfloat16}, products.types
 
 
@@ -170,8 +192,8 @@ def test_a_running_mean_is_what_is_validated_and_saved(converted, tmp_path, monk
         return norm
 
     monkeypatch.setattr(deepspeed_engine.Engine, "step", step)
-    made = here(prepare(tmp_path, converted, optim={"ema": 0.8}))
-    saved = weights(made)
+    made = train_here(prepare_training(tmp_path, converted, optim={"ema": 0.8}))
+    saved = read_weights(made)
     for name, mean in seen[0].items():
         for number, now in enumerate(seen[1:], 1):
             decay = min(0.8, number / (number + 9))
@@ -179,11 +201,11 @@ def test_a_running_mean_is_what_is_validated_and_saved(converted, tmp_path, monk
         torch.testing.assert_close(saved[name], mean, rtol=1e-5, atol=1e-6)
         assert not torch.equal(saved[name], seen[-1][name])
     model = prediction_errors.restore(made, files.read_model(made / "model.json", TrainedModel))
-    corpus = loader.load({need.removeprefix("convert/"): path for need, path in converted.items()}, "validation", 4.0)
-    batch, optim = loader.batch(corpus, np.arange(len(corpus))), settings(optim={"ema": 0.8}).optim
-    sums = penalties(model, train_normalisation.pooled(corpus.cards), *batch, optim).detach().numpy()
-    expected, _ = objective(sums, corpus.labels.sum(0), optim)
-    assert metrics(made)[-1].validation == pytest.approx(expected, rel=1e-6)
+    corpus = load_corpus({need.removeprefix("convert/"): path for need, path in converted.items()}, "validation", 4.0)
+    batch, optim = make_batch(corpus, np.arange(len(corpus))), change_settings(optim={"ema": 0.8}).optim
+    sums = sum_penalties(model, train_normalisation.pool_normalisation(corpus.cards), *batch, optim).detach().numpy()
+    expected, _ = compute_loss(sums, corpus.labels.sum(0), optim)
+    assert read_metrics(made)[-1].validation == pytest.approx(expected, rel=1e-6)
 
 
 def test_validation_is_not_the_fullest_moment(converted, tmp_path, monkeypatch):
@@ -195,13 +217,13 @@ def test_validation_is_not_the_fullest_moment(converted, tmp_path, monkeypatch):
         return real(self, graphs, labels)
 
     monkeypatch.setattr(loop.Trainer, "penalties", penalties)
-    here(prepare(tmp_path, converted, optim={"batch": 3}))
+    train_here(prepare_training(tmp_path, converted, optim={"batch": 3}))
     assert max(validations) == max(steps) == 3
 
 
 # ---------------------------------------------------------------------------------------------------- what goes wrong
 def test_a_diverged_run_is_a_result(converted, tmp_path):
-    made = here(prepare(tmp_path, converted, optim={"learning_rate": 1e30, "epochs": 8.0}))
+    made = train_here(prepare_training(tmp_path, converted, optim={"learning_rate": 1e30, "epochs": 8.0}))
     assert files.read_model(made / "model.json", TrainedModel).diverged
     said = files.read_model(made / "diverged.json", Diverged)
     assert len(said.structures) == 8 and all(len(words.split()) == 3 for words in said.structures)
@@ -211,21 +233,21 @@ def test_a_diverged_run_is_a_result(converted, tmp_path):
 
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_a_gradient_that_is_not_finite_changes_nothing(converted, tmp_path, zero):
-    before = here(prepare(tmp_path, converted, "before", {"zero_stage": zero}), stop_at=5)
-    made = prepare(tmp_path, converted, "made", {"zero_stage": zero})
-    steps, share = iter(range(100)), train_loss.share
+    before = train_here(prepare_training(tmp_path, converted, "before", {"zero_stage": zero}), stop_at=5)
+    made = prepare_training(tmp_path, converted, "made", {"zero_stage": zero})
+    steps, share = iter(range(100)), train_loss.compute_local_loss
 
     def poisoned(sums, *others):
         bad = torch.sqrt(sums[0] - sums[0].detach())  # 0, with an infinite slope
         return share(sums, *others) + (bad if next(steps) == 5 else 0)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_loss, "share", poisoned)
-        here(made)
+        patch.setattr(loop, "compute_local_loss", poisoned)
+        train_here(made)
     said = files.read_model(made / "diverged.json", Diverged)
     assert (said.what, said.step) == ("gradient", 5)
-    read = checkpoint.look(checkpoint.listed(before / "checkpoints")[-1]).reader()
-    for name, tensor in weights(made).items():
+    read = checkpoint.read_if_whole(checkpoint.list_checkpoints(before / "checkpoints")[-1]).reader()
+    for name, tensor in read_weights(made).items():
         if name.startswith("backbone.") and not name.endswith(".scale"):
             assert torch.equal(tensor, read(f"{name}|weight")), name
 
@@ -243,11 +265,11 @@ def relabelled(converted, tmp_path, change, split=None):
 
 def write_packed(made, packed):
     card, there = files.read_model(made / "card.json", ShardCard), made / "shards"
-    units, name = mapped.open(there).units, "00000.bp"
+    units, name = mapped.open_shards(there).units, "00000.bp"
     shutil.rmtree(there)
     there.mkdir()
     entry = adios.write_packed(there / name, packed, card.cutoff, units)
-    adios.join(there, [entry])
+    adios.write_manifest(there, [entry])
     rms = math.sqrt(entry.sums.forces_squared / entry.sums.forces) if entry.sums.forces else math.nan
     files.write_model(made / "card.json", card.model_copy(update={"force_rms": rms}))
 
@@ -258,8 +280,8 @@ def without_forces(packed):
 
 def test_a_source_without_forces_teaches_its_energies(converted, tmp_path):
     needs = relabelled(converted, tmp_path, lambda need, p: without_forces(p) if "organic" in need else p)
-    made = here(prepare(tmp_path, needs))
-    assert metrics(made)[-1].loss < metrics(made)[0].loss and np.isfinite(metrics(made)[-1].validation)
+    made = train_here(prepare_training(tmp_path, needs))
+    assert read_metrics(made)[-1].loss < read_metrics(made)[0].loss and np.isfinite(read_metrics(made)[-1].validation)
 
 
 @pytest.mark.parametrize(
@@ -279,49 +301,51 @@ def test_a_source_without_forces_teaches_its_energies(converted, tmp_path):
 )
 def test_what_cannot_work_is_refused_in_words(converted, tmp_path, change, changes, runtime, words):
     needs = relabelled(converted, tmp_path, lambda _, packed: change(packed)) if change else converted
-    with pytest.raises(Refusal, match=words) as refusal:
-        here(prepare(tmp_path, needs, runtime=runtime, **changes))
-    assert refusal.value.hint
+    with pytest.raises(UserError, match=words) as refusal:
+        train_here(prepare_training(tmp_path, needs, runtime=runtime, **changes))
+    assert refusal.value.hints
 
 
 def test_an_undone_need_is_named(tmp_path, converted):
-    done = execute(prepare(tmp_path, {"convert/x": tmp_path / "convert" / "x"}))
+    done = run_stage(prepare_training(tmp_path, {"convert/x": tmp_path / "convert" / "x"}))
     assert done.returncode == 64
     assert "needs convert/x, which is not done" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_the_checkpoint_of_another_training_is_refused(converted, tmp_path):
-    made = here(prepare(tmp_path, converted), stop_at=3)
+    made = train_here(prepare_training(tmp_path, converted), stop_at=3)
     spec = stage_run.Run(made).spec
     files.write_model(made / "spec.json", spec.model_copy(update={"key": "f" * 16}))
-    with pytest.raises(Refusal, match="belongs to another training"):
-        here(made)
+    with pytest.raises(UserError, match="belongs to another training"):
+        train_here(made)
 
 
 def test_stress_needs_gradient_forces():
     with pytest.raises(ValidationError, match="direct forces have no stress"):
-        settings(optim={"stress_weight": 1.0})
+        change_settings(optim={"stress_weight": 1.0})
 
 
 # ------------------------------------------------------------------------------------------------------- the parts
 def batch_of(converted, config=TINY.model):
-    corpus = loader.load({need.removeprefix("convert/"): path for need, path in converted.items()}, "train", 4.0)
-    normalisation = train_normalisation.pooled(corpus.cards)
+    corpus = load_corpus({need.removeprefix("convert/"): path for need, path in converted.items()}, "train", 4.0)
+    normalisation = train_normalisation.pool_normalisation(corpus.cards)
     torch.manual_seed(0)
     model = build(config, 2, 12.0)
     for p in model.parameters():
         p.data += 0.05 * torch.randn_like(p)  # readouts begin at zero
     model.set_normalisation(*normalisation)
-    return model, normalisation, loader.batch(corpus, np.arange(12)), corpus.labels[:12]
+    return model, normalisation, make_batch(corpus, np.arange(12)), corpus.labels[:12]
 
 
 def test_missing_labels_count_for_nothing(converted):
-    model, normalisation, (graphs, labels), counts = batch_of(converted, settings(**GRADIENT).model)
+    model, normalisation, (graphs, labels), counts = batch_of(converted, change_settings(**GRADIENT).model)
     optim = OptimSettings(stress_weight=1.0)
     energy, forces, stress = labels.energy.clone(), labels.forces.clone(), labels.stress.clone()
     energy[3], forces[graphs.structure == 5], stress[0] = torch.nan, torch.nan, torch.nan
-    sums = penalties(model, normalisation, graphs, labels._replace(energy=energy, forces=forces, stress=stress), optim)
-    whole = penalties(model, normalisation, graphs, labels, optim)
+    sums = sum_penalties(
+        model, normalisation, graphs, labels._replace(energy=energy, forces=forces, stress=stress), optim
+    )
+    whole = sum_penalties(model, normalisation, graphs, labels, optim)
     assert sums.isfinite().all() and (sums < whole).all(), "each kind has lost one"
     assert counts[0, 2] == 9 and (counts[:, 1] == 3 * torch.bincount(graphs.structure).numpy()).all()
     sums.sum().backward()
@@ -330,7 +354,7 @@ def test_missing_labels_count_for_nothing(converted):
 
 @pytest.mark.parametrize("loss", ["mae", "huber", "l2"])
 def test_the_objective_is_a_mean_over_labels_in_real_units(converted, loss):
-    model, normalisation, (graphs, labels), counts = batch_of(converted, settings(**GRADIENT).model)
+    model, normalisation, (graphs, labels), counts = batch_of(converted, change_settings(**GRADIENT).model)
     from gnnscale.models.potential import predict
 
     predicted = predict(model, graphs, stress=True)
@@ -346,8 +370,8 @@ def test_the_objective_is_a_mean_over_labels_in_real_units(converted, loss):
     }[loss]
     expected = [float(by_hand(kind).mean().detach()) for kind in kinds]
     optim = OptimSettings(energy_weight=2.0, force_weight=3.0, stress_weight=5.0, loss=loss)
-    sums = penalties(model, normalisation, graphs, labels, optim).detach().numpy()
-    total, parts = objective(sums, counts.sum(0), optim)
+    sums = sum_penalties(model, normalisation, graphs, labels, optim).detach().numpy()
+    total, parts = compute_loss(sums, counts.sum(0), optim)
     assert parts == pytest.approx(expected, rel=1e-4)
     assert total == pytest.approx(2 * parts[0] + 3 * parts[1] + 5 * parts[2])
 
@@ -366,7 +390,7 @@ def test_a_checkpoint_part_is_a_safetensors_file_with_its_digest(tmp_path):
 def test_normalisation_survives_sources_that_lack_labels(converted):
     cards = [files.read_model(path / "card.json", ShardCard) for path in converted.values()]
     bare = cards[1].model_copy(update={"force_rms": float("nan"), "energy_rms": float("nan")})
-    pooled: Normalisation = train_normalisation.pooled((cards[0], bare))
+    pooled: Normalisation = train_normalisation.pool_normalisation((cards[0], bare))
     assert pooled.force_scale == pytest.approx(cards[0].force_rms)
     assert pooled.energy_scale == pytest.approx(cards[0].energy_rms)
 

@@ -7,19 +7,19 @@ import torch
 from gnnscale.contract.settings import OptimSettings
 from gnnscale.models.registry import build
 from gnnscale.train.deepspeed_engine import BETAS
-from gnnscale.train.loss import penalties
+from gnnscale.train.loss import sum_penalties
 from gnnscale.train.normalisation import Normalisation
-from gnnscale.train.schedule import parameter_groups, rate
+from gnnscale.train.schedule import learning_rate, parameter_groups
 from tests.support.corpus import TINY
 from tests.support.synthetic import random_graph
-from tests.support.training import settings
+from tests.support.training import change_settings
 
 WIDTHS, STEPS = (16, 32, 64, 128, 256), 6
 
 
 def test_the_rate_rises_stays_and_falls():
     optim = OptimSettings(learning_rate=1.0, warmup=10, cooldown=0.4)
-    rates = [rate(step, 100, optim) for step in range(100)]
+    rates = [learning_rate(step, 100, optim) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[9] == 1.0 and rates[60] == 1.0
     assert rates[80] == pytest.approx(0.5) and rates[-1] == pytest.approx(1 / 40)
 
@@ -33,9 +33,9 @@ def test_every_parameter_is_in_one_group(optimizer):
 
 
 def change(forces: str, width: int, optim: OptimSettings, seed: int) -> float:
-    """How much the scalars of the last layer move in a few steps, rms."""
+    """Return how far the scalars of the last layer move in a few steps, rms."""
     torch.manual_seed(seed)
-    model = build(settings(model={"forces": forces, "width": width, "depth": 3}).model, 1, 12.0)
+    model = build(change_settings(model={"forces": forces, "width": width, "depth": 3}).model, 1, 12.0)
     optimizer = torch.optim.AdamW(parameter_groups(model, width, optim), betas=BETAS, weight_decay=0.0)
     for group in optimizer.param_groups:
         group["lr"] = optim.learning_rate * group["rate_factor"]
@@ -44,7 +44,7 @@ def change(forces: str, width: int, optim: OptimSettings, seed: int) -> float:
     model.backbone.layers[-1].register_forward_hook(lambda _, __, out: seen.append(out[0].detach()))
     for _ in range(STEPS + 1):
         optimizer.zero_grad()
-        (penalties(model, normalisation, graphs, labels, optim).sum() / len(labels.forces)).backward()
+        (sum_penalties(model, normalisation, graphs, labels, optim).sum() / len(labels.forces)).backward()
         optimizer.step()
     return float((seen[-1] - seen[0]).square().mean().sqrt())
 

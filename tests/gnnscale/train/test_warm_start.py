@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.support.corpus import TINY
-from tests.support.training import here, metrics, prepare, weights
+from tests.support.training import prepare_training, read_metrics, read_weights, train_here
 from workflow.plan import shared_steps
 
 SHORT, LONG = {"epochs": 4}, {"epochs": 6}  # 20 steps of which 12 are stable; 30 steps, 18
@@ -16,12 +16,12 @@ SHORT, LONG = {"epochs": 4}, {"epochs": 6}  # 20 steps of which 12 are stable; 3
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory, converted):
-    return here(prepare(tmp_path_factory.mktemp("origin"), converted, "short", optim=SHORT))
+    return train_here(prepare_training(tmp_path_factory.mktemp("origin"), converted, "short", optim=SHORT))
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, converted):
-    return here(prepare(tmp_path_factory.mktemp("alone"), converted, "long", optim=LONG))
+    return train_here(prepare_training(tmp_path_factory.mktemp("alone"), converted, "long", optim=LONG))
 
 
 def test_begun_from_a_shorter_one_it_is_the_same_training(short, alone, converted, capsys):
@@ -29,9 +29,11 @@ def test_begun_from_a_shorter_one_it_is_the_same_training(short, alone, converte
     assert "beginning at step 12" in said(made, capsys)
     assert equal(made, alone)
     assert (made / "model.json").read_text() == (alone / "model.json").read_text(), "what it saw, and what that cost"
-    steps = [line.step for line in metrics(made)]
+    steps = [line.step for line in read_metrics(made)]
     assert steps[0] == 1 and steps == sorted(set(steps)) and steps[-1] == 30
-    assert metrics(made)[-1].model_dump(exclude={"seconds"}) == metrics(alone)[-1].model_dump(exclude={"seconds"})
+    assert read_metrics(made)[-1].model_dump(exclude={"seconds"}) == read_metrics(alone)[-1].model_dump(
+        exclude={"seconds"}
+    )
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"structures": 39}, {"optim": {"learning_rate": 1e-3}}])
@@ -55,19 +57,19 @@ def test_a_torn_or_missing_beginning_is_done_without(short, alone, converted, tm
 
 
 def longer(root, converted, name, **changes):
-    made = prepare(root, converted, name, {"shorter": ["../gone", "../short"]}, **changes)
+    made = prepare_training(root, converted, name, {"shorter": ["../gone", "../short"]}, **changes)
     spec = (made / "spec.json").read_text()
     (made / "spec.json").write_text(spec.replace("0" * 16, "1" * 16))  # another length, another key
     return made
 
 
 def said(made, capsys) -> str:
-    here(made)
+    train_here(made)
     return capsys.readouterr().out
 
 
 def equal(one, other) -> bool:
-    a, b = weights(one), weights(other)
+    a, b = read_weights(one), read_weights(other)
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -84,6 +86,6 @@ def test_who_may_begin_where():
         "falling": run(3, cooldown=1.0),
         "falls": run(1, cooldown=1.0),
     }
-    found = shared_steps.shorter(runs)
+    found = shared_steps.shorter_runs(runs)
     assert found == {"one": (), "two": ("one",), "four": ("two", "one"), "fast": (), "falling": (), "falls": ()}
-    assert shared_steps.saved(4.0, runs["four"][0], [2.0, 1.0]) == pytest.approx(2.0 * (1 - TINY.optim.cooldown))
+    assert shared_steps.shared_cost(4.0, runs["four"][0], [2.0, 1.0]) == pytest.approx(2.0 * (1 - TINY.optim.cooldown))

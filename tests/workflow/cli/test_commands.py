@@ -1,4 +1,4 @@
-"""The command line, told wrong things: one screen, exit code 2, the nearest known name, no traceback."""
+"""Mistakes at the command line: one line, exit code 2, the nearest known name, no traceback."""
 
 import json
 import os
@@ -11,10 +11,11 @@ import pytest
 
 from gnnscale.contract import files
 from tests.support.corpus import ROOT
-from workflow.cli.arguments import parser
-from workflow.cli.commands import named_root
-from workflow.cli.invocation import Asked
-from workflow.run_directory.journal import WITHDRAWN, Journal
+from workflow.cli.arguments import build_parser
+from workflow.cli.commands import named_run_directory
+from workflow.cli.drive import report_error
+from workflow.cli.invocation import Invocation
+from workflow.run_directory.journal import WITHDRAWN_MARKER, Journal
 from workflow.run_directory.lease import Lease
 from workflow.run_directory.status import PlanFile, PlannedStage
 
@@ -41,29 +42,39 @@ def call(*words, cwd=ROOT):
         (["sites", "show", "perlmuter"], "no site 'perlmuter'"),
         (["clean", "--root", "/nonexistent", "--all", "--yes"], "nothing is removed"),
         (["plan", "--root", "/dev/null/x"], "not a directory"),
+        (["plna"], "gnnscale: no verb 'plna'; did you mean 'plan'?"),
+        (["plan", "--jsn"], "unrecognized arguments: --jsn"),
+        (["--until", "evaluat"], "argument --until: found 'evaluat'; did you mean 'evaluate'?"),
+        (["--until", "levers"], "argument --until: found 'levers'; it is called 'memory_levers' now"),
+        (["--until", "shards"], "found 'shards'; it is called 'convert_part' now"),
+        (["sites", "lst"], "found 'lst'; did you mean 'list'?"),
     ],
 )
 def test_wrong_words(words, message):
     done = call(*words)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr and "Traceback" not in done.stderr
-    assert len(done.stderr.splitlines()) < 20
+    assert len(done.stderr.splitlines()) <= 2, "the mistake, and what to do"
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("source: bulk", "source: bluk", "found 'bluk'; did you mean 'bulk'?"),
+        (
+            "source: bulk",
+            "source: bluk",
+            "source: found 'bluk', expected one of organic, small, adsorbate, oxide, bulk; did you mean 'bulk'?",
+        ),
         ("structures: 10", "structurs: 10", "unknown name 'structurs'; did you mean 'structures'?"),
         (
             "title: t",
             "title: t\ntrain: {model: {kind: egnnn}}",
-            "mine.yaml:2: train.model.kind: found 'egnnn'; did you mean",
+            "mine.yaml:2: train.model.kind: found 'egnnn', expected 'egnn'",
         ),
         (
             "{name: s}",
             "{name: s, over: {model.widht: [1]}}",
-            "mine.yaml:3: sweep 's': nothing is called 'model.widht'; did you mean 'model.width'?",
+            "mine.yaml:3: sweep 's': no setting is called 'model.widht'; did you mean 'model.width'?",
         ),
         (
             "{name: s}",
@@ -71,6 +82,16 @@ def test_wrong_words(words, message):
             "mine.yaml:3: sweeps.0.over.model.width: found []: list should have at least 1 item",
         ),
         ("name: a", "name: ../a", "data.0.name: found '../a'"),
+        (
+            "title: t",
+            "title: t\naudit: {surely: 8}",
+            "mine.yaml:2: unknown name 'surely'; it is called 'quarantine_above' now",
+        ),
+        (
+            "title: t",
+            "title: t\naudit: {outlier: 4}",
+            "mine.yaml:2: unknown name 'outlier'; it is called 'report_above' now",
+        ),
     ],
 )
 def test_wrong_studies(tmp_path, old, new, message):
@@ -80,6 +101,19 @@ def test_wrong_studies(tmp_path, old, new, message):
     assert done.returncode == 2, done.stdout
     assert message in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists(), "a plan writes nothing"
+
+
+@pytest.mark.parametrize("verb", ["plan", "run", "status", "cancel", "clean"])
+def test_a_run_directory_of_an_earlier_version(tmp_path, verb):
+    """Refused, and not touched."""
+    plan = json.dumps({"format": 1, "study": "smoke", "site": "local", "stages": []})
+    (tmp_path / "plan.json").write_text(plan)
+    done = call(verb, "--study", "smoke", "--root", str(tmp_path))
+    assert done.returncode == 2 and done.stdout == ""
+    assert f"{tmp_path}: made by another version of gnnscale (format 1; this one writes 2)" in done.stderr
+    assert len(done.stderr.splitlines()) == 2 and "--root" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+    assert (tmp_path / "plan.json").read_text() == plan
 
 
 def test_a_directory_that_cannot_be_made():
@@ -143,16 +177,16 @@ def test_what_to_type_next_is_what_was_typed(tmp_path, monkeypatch):
         "--max-node-hours",
         "1234567.5",
     ]
-    asked = Asked(parser().parse_args(words))
+    asked = Invocation(build_parser().parse_args(words))
     said = f"--site local --study 'my studies/tiny-0.1.yaml' --root '{tmp_path}/a b' --set 'env.X=a b'"
     assert asked.command() == f"python workflow/run.py {said} --until train --max-node-hours 1234567.5"
     assert asked.command("cancel") == f"python workflow/run.py cancel {said}", "which take neither"
-    assert Asked(parser().parse_args([])).command() == "python workflow/run.py --site local"
+    assert Invocation(build_parser().parse_args([])).command() == "python workflow/run.py --site local"
 
 
 @pytest.mark.parametrize("typed", ["mine-0.1", "somewhere/mine-0.1.yaml"])
 def test_the_run_directory_has_the_whole_name(typed):
-    assert named_root(parser().parse_args(["status", "--study", typed])) == ROOT / "runs" / "mine-0.1"
+    assert named_run_directory(build_parser().parse_args(["status", "--study", typed])) == ROOT / "runs" / "mine-0.1"
 
 
 # ------------------------------------------------------------------------------------------------ ends of other kinds
@@ -160,7 +194,7 @@ LONG = STUDY.replace("structures: 10", "structures: 100000")
 
 
 def begun(tmp_path, text=LONG):
-    """A driver with one conversion that lasts, once it has said where its results will be."""
+    """Start a driver with one long conversion, and return it once it has printed where its results will be."""
     (tmp_path / "long.yaml").write_text(text)
     command = [
         sys.executable,
@@ -198,7 +232,7 @@ def test_a_driver_that_was_taken_for_dead_stops(tmp_path):
 
 @pytest.fixture
 def planned(tmp_path):
-    """A run directory with one training, as if it had been begun."""
+    """Make a run directory with one training, as if it had been started."""
     stage = PlannedStage(
         id="train/a", kind="train", key="0123abcd", folder="train/a-0123abcd", needs=(), core_seconds=1.0
     )
@@ -237,11 +271,11 @@ def test_nothing_is_removed_under_a_job(planned):
     log.note("submit", name="gs1", job="1234")
     for words in (["--yes"], ["--all", "--yes"]):
         done = call("clean", "--study", "smoke", "--root", str(planned), *words)
-        assert done.returncode == 2 and "1 job(s) may still be at work here (1234)" in done.stderr
+        assert done.returncode == 2 and "1 job(s) may still be running here (1234)" in done.stderr
         assert f"run.py cancel --site slurm --study smoke --root {planned}" in done.stderr
         assert (planned / "train" / "a-0123abcd").exists() and (planned / "events.jsonl").exists()
     assert "would remove" in call("clean", "--study", "smoke", "--root", str(planned)).stdout
-    (planned / "train" / "a-0123abcd" / "attempts" / "1" / WITHDRAWN).touch()  # as `cancel` leaves it
+    (planned / "train" / "a-0123abcd" / "attempts" / "1" / WITHDRAWN_MARKER).touch()  # as `cancel` leaves it
     assert call("clean", "--study", "smoke", "--root", str(planned), "--yes").returncode == 0
     assert not (planned / "train" / "a-0123abcd").exists()
 
@@ -252,3 +286,27 @@ def test_a_terminal_without_the_letters(tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text(STUDY.replace("title: t", "title: −5 %"), encoding="utf-8")
     done = call("plan", "--study", str(tmp_path / "mine.yaml"), "--root", str(tmp_path / "run"))
     assert done.returncode == 0 and "mine: ?5 %" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "/x/y"), "gnnscale: /x/y: no such file or directory\n"),
+        (OSError(28, "No space left on device"), "gnnscale: no space left on device\n"),
+        (OSError("the library's own words"), "gnnscale: the library's own words\n"),
+        (OSError(), "gnnscale: OSError\n"),
+        (OSError(5, None), "gnnscale: [Errno 5] None\n"),
+        (OSError(9, "Bad file descriptor", 7), "gnnscale: 7: bad file descriptor\n"),
+    ],
+)
+def test_errors_of_the_system_are_reported_in_a_line(capsys, error, said):
+    assert report_error(error) == 2
+    assert capsys.readouterr().err == said
+
+
+def test_a_bug_is_reported_with_its_traceback(capsys):
+    try:
+        raise KeyError("a mistake of ours")
+    except KeyError as error:
+        assert report_error(error) == 1
+    assert "Traceback" in capsys.readouterr().err

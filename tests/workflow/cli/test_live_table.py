@@ -1,4 +1,4 @@
-"""What is shown while a study runs, and what is asked of files for it."""
+"""The display of a running study, and how often it reads files."""
 
 import io
 
@@ -6,7 +6,7 @@ import pytest
 
 from workflow.cli import live_table
 from workflow.run_directory import status
-from workflow.run_directory.status import PlanFile, PlannedStage, Row
+from workflow.run_directory.status import PlanFile, PlannedStage, StageStatus
 
 
 class Terminal(io.StringIO):
@@ -28,8 +28,8 @@ def test_what_a_terminal_can_do(monkeypatch, environ, live, coloured):
         monkeypatch.delenv(name, raising=False)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    assert live_table.live(Terminal()) is live and live_table.coloured(Terminal()) is coloured
-    assert not live_table.live(io.StringIO()) and not live_table.coloured(io.StringIO())
+    assert live_table.can_rewrite_lines(Terminal()) is live and live_table.has_colours(Terminal()) is coloured
+    assert not live_table.can_rewrite_lines(io.StringIO()) and not live_table.has_colours(io.StringIO())
 
 
 def test_progress_is_read_now_and_then(tmp_path, monkeypatch):
@@ -39,11 +39,11 @@ def test_progress_is_read_now_and_then(tmp_path, monkeypatch):
 
     def running(stage, folder):
         reads.append(folder)
-        return Row(stage.id, stage.kind, "running", stage.folder)
+        return StageStatus(stage.id, stage.kind, "running", stage.folder)
 
-    monkeypatch.setattr(status, "running", running)
+    monkeypatch.setattr(status, "read_running", running)
     monkeypatch.setattr(live_table.time, "monotonic", lambda: clock[0])
-    shown = live_table.Screen(tmp_path, PlanFile(study="s", site="local", stages=(stage,)))
+    shown = live_table.ProgressDisplay(tmp_path, PlanFile(study="s", site="local", stages=(stage,)))
     for tenth in range(100):  # of a second
         clock[0] = 100.0 + tenth / 10
         shown.update({"train/a": "running"})

@@ -1,4 +1,4 @@
-"""Results that a site's file system will remove are told in time, and none that it will not."""
+"""Plans warn in time of results that a site's file system will delete, and of no others."""
 
 import os
 import time
@@ -29,7 +29,7 @@ def aged(path, read, written):
 )
 def test_what_nobody_has_touched_for_long(tmp_path, read, written, words):
     paths = [aged(tmp_path / "new", 0, 0), aged(tmp_path / "old", read, written), tmp_path / "absent"]
-    said = scratch_lifetime.warnings(paths, tmp_path, site())
+    said = scratch_lifetime.purge_warnings(paths, tmp_path, site())
     assert [words in line and line.startswith("old has not been touched") for line in said] == (
         [] if words is None else [True]
     )
@@ -37,17 +37,17 @@ def test_what_nobody_has_touched_for_long(tmp_path, read, written, words):
 
 def test_where_nothing_is_removed_nothing_is_said(tmp_path):
     old = aged(tmp_path / "old", 99, 99)
-    assert scratch_lifetime.warnings([old], tmp_path, site(days=None)) == []
-    assert scratch_lifetime.warnings([old], tmp_path, site(scratch=tmp_path / "elsewhere")) == []
-    assert scratch_lifetime.warnings([old], tmp_path, site(scratch=tmp_path.parent))
-    assert scratch_lifetime.warnings([old], tmp_path, site(scratch="$NOT_SET_HERE")), (
-        "where it is cannot be told, so it may be here"
+    assert scratch_lifetime.purge_warnings([old], tmp_path, site(days=None)) == []
+    assert scratch_lifetime.purge_warnings([old], tmp_path, site(scratch=tmp_path / "elsewhere")) == []
+    assert scratch_lifetime.purge_warnings([old], tmp_path, site(scratch=tmp_path.parent))
+    assert scratch_lifetime.purge_warnings([old], tmp_path, site(scratch="$NOT_SET_HERE")), (
+        "the variable is not set here, so it may be this directory"
     )
 
 
 def test_a_study_that_lasts_longer_than_its_results(tmp_path):
-    assert scratch_lifetime.warnings([], tmp_path, site(), 39 * DAY) == []
-    (said,) = scratch_lifetime.warnings([], tmp_path, site(), 45 * DAY)
+    assert scratch_lifetime.purge_warnings([], tmp_path, site(), 39 * DAY) == []
+    (said,) = scratch_lifetime.purge_warnings([], tmp_path, site(), 45 * DAY)
     assert "45 days" in said and "50" in said
 
 

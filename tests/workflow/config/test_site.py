@@ -1,6 +1,6 @@
-"""Every file in sites/ is valid and renders the scripts in stored/jobs/; what is wrong is told with where it was said.
+"""Every file in sites/ is valid and renders the scripts in stored/jobs/; every mistake is reported with its place.
 
-GNNSCALE_RENEW=1 writes the scripts anew: look at the difference before it is committed.
+GNNSCALE_RENEW=1 writes the scripts again: look at the difference before you commit it.
 """
 
 import os
@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 
 from gnnscale.contract import places
-from gnnscale.contract.errors import Problem
 from tests.support.corpus import ROOT
-from tests.support.sweeps import stage, training
+from tests.support.errors import message_of
+from tests.support.sweeps import make_stage, make_training
 from tests.workflow.cli.test_commands import call
 from workflow.config import site_files
-from workflow.config.walltime import seconds
+from workflow.config.walltime import to_seconds
 from workflow.doctor import trial_job
 from workflow.jobs import launch, render
 from workflow.jobs import requests as queueing
 
 STORED = ROOT / "tests" / "stored" / "jobs"
-BATCH = [name for name in site_files.names() if site_files.load(name).batch]
+BATCH = [name for name in site_files.names() if site_files.load(name).has_scheduler]
 CLUSTERS = [name for name in BATCH if name not in ("slurm", "pbs")]
 GOOD = """title: t
 host: ^login
@@ -45,14 +45,8 @@ verified: {level: docs, date: "2026-11-21"}
 
 @pytest.fixture(autouse=True)
 def nobodys_settings(monkeypatch, tmp_path):
-    """Nor those that another test here has written."""
+    """Keep the files of the user, and those that another test has written, away from every test."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-
-
-def told(act):
-    with pytest.raises(Problem) as caught:
-        act()
-    return str(caught.value)
 
 
 # ---------------------------------------------------------------------------------------------- the files in sites/
@@ -80,15 +74,15 @@ def test_its_own_example_of_an_account_is_one(name):
 
 @pytest.mark.parametrize("name", BATCH)
 def test_the_scripts_are_as_they_were(name, tmp_path):
-    """A conversion, a training of two nodes with its evaluation, and four of one, of which one is shown if they are alone."""
+    """Return a conversion, a training on two nodes with its evaluation, and four on one node; one if they share no job."""
     site = site_files.load(name)
     site = site.model_copy(update={"account": site.account_rule.example or None})
     more = 2 if site.train.nodes[1] > 1 else 1
-    stages = [stage("convert", "bulk", 60), training(site, "large", 2, more, shorter=("train/a",))]
-    stages += [training(site, letter, 1) for letter in "abcd"]
-    stages += [stage("evaluate", name, 60, needs=(f"train/{name}",)) for name in ("large", "b", "c", "d")]
+    stages = [make_stage("convert", "bulk", 60), make_training(site, "large", 2, more, shorter=("train/a",))]
+    stages += [make_training(site, letter, 1) for letter in "abcd"]
+    stages += [make_stage("evaluate", name, 60, needs=(f"train/{name}",)) for name in ("large", "b", "c", "d")]
     requests = queueing.schedule(stages, site)
-    made = render.scripts(
+    made = render.render_scripts(
         requests, {s.id: s for s in stages}, site, Path("/scratch/me/runs/mine"), "python", Path("/scratch/me/gnnscale")
     )
     shown = [file for file in made if file not in ("train-b.sh", "train-c.sh", "train-d.sh")]
@@ -156,17 +150,17 @@ def test_no_stored_script_is_of_a_site_that_is_no_more():
         (
             '"-C gpu"',
             '"-C gpu", "-t 10"',
-            "f.yaml:6: scheduler.directives.1: '-t 10' is not for here: --time is decided by the planner",
+            "f.yaml:6: scheduler.directives.1: '-t 10' does not belong here: --time is decided by the planner",
         ),
         (
             '"-C gpu"',
             '"--account=x"',
-            "f.yaml:6: scheduler.directives.0: '--account=x' is not for here: --account is decided by account:",
+            "f.yaml:6: scheduler.directives.0: '--account=x' does not belong here: --account is decided by account:",
         ),
         (
             '"-C gpu"',
             '"-N4"',
-            "f.yaml:6: scheduler.directives.0: '-N4' is not for here: --nodes is decided by train.nodes",
+            "f.yaml:6: scheduler.directives.0: '-N4' does not belong here: --nodes is decided by train.nodes",
         ),
         (
             '"-C gpu"',
@@ -183,11 +177,19 @@ def test_no_stored_script_is_of_a_site_that_is_no_more():
             '"-C gpu"]\n  forbidden: {--ntasks: never}',
             "f.yaml:15: launch.flags.0: '-n{ranks}': never; remove it",
         ),
-        ("kind: slurm", "kind: slrm", "f.yaml:5: scheduler.kind: found 'slrm'; did you mean 'slurm'?"),
-        ("kind: slurm", "kind: pbs", "f.yaml:12: launch.command: srun is of Slurm, this site has pbs"),
+        (
+            "kind: slurm",
+            "kind: slrm",
+            "f.yaml:5: scheduler.kind: found 'slrm', expected one of none, slurm, pbs; did you mean 'slurm'?",
+        ),
+        ("kind: slurm", "kind: pbs", "f.yaml:12: launch.command: srun belongs to Slurm, this site has pbs"),
         ("command: srun", "command: none", "f.yaml:12: launch.command: none starts one rank"),
         ("{ranks}", "{rank}", "f.yaml:14: launch.flags.0: '-n{rank}': {rank} is not known; did you mean 'ranks'?"),
-        ("arch: x86_64", "arch: x86", "f.yaml:3: arch: found 'x86'; did you mean 'x86_64'?"),
+        (
+            "arch: x86_64",
+            "arch: x86",
+            "f.yaml:3: arch: found 'x86', expected one of x86_64, aarch64; did you mean 'x86_64'?",
+        ),
         (
             "account_rule:",
             "account: abcd\naccount_rule:",
@@ -196,15 +198,19 @@ def test_no_stored_script_is_of_a_site_that_is_no_more():
         (
             '"-C gpu"',
             '"--parsable"',
-            "f.yaml:6: scheduler.directives.0: '--parsable' is not for here: --parsable is decided",
+            "f.yaml:6: scheduler.directives.0: '--parsable' does not belong here: --parsable is decided",
         ),
         (
             '"-C gpu"',
             '"-Q"',
-            "f.yaml:6: scheduler.directives.0: '-Q' is not for here: --quiet is decided by the driver",
+            "f.yaml:6: scheduler.directives.0: '-Q' does not belong here: --quiet is decided by the driver",
         ),
-        ('"-C gpu"', '"--test-only"', "f.yaml:6: scheduler.directives.0: '--test-only' is not for here"),
-        ('"-C gpu"', '"-H"', "f.yaml:6: scheduler.directives.0: '-H' is not for here: --hold is decided by the driver"),
+        ('"-C gpu"', '"--test-only"', "f.yaml:6: scheduler.directives.0: '--test-only' does not belong here"),
+        (
+            '"-C gpu"',
+            '"-H"',
+            "f.yaml:6: scheduler.directives.0: '-H' does not belong here: --hold is decided by the driver",
+        ),
         ("-n{ranks}", "{", "f.yaml:14: launch.flags.0: '{': "),
         ("-n{ranks}", "{nodes:zz}", "f.yaml:14: launch.flags.0: '{nodes:zz}': "),
         ("-n{ranks}", "{}", "f.yaml:14: launch.flags.0: '{}': Format string contains positional fields"),
@@ -224,26 +230,26 @@ def test_no_stored_script_is_of_a_site_that_is_no_more():
         ),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line(tmp_path, old, new, message):
+def test_a_mistake_is_reported_with_its_line(tmp_path, old, new, message):
     assert GOOD.count(old) >= 1
     path = tmp_path / "f.yaml"
     path.write_text(GOOD.replace(old, new))
-    lines = told(lambda: site_files.load_file(path, "f.yaml")).splitlines()
+    lines = message_of(lambda: site_files.load_file(path, "f.yaml")).splitlines()
     assert any(line.startswith(message) for line in lines), lines
 
 
 @pytest.mark.parametrize("flag", ["-z", "-I", "-h"])
 def test_what_would_keep_a_job_of_pbs_from_running(flag):
-    said = told(lambda: site_files.load("polaris", [f'scheduler.directives=["{flag}"]']))
-    assert f"{flag!r} is not for here: {flag} is decided by the driver" in said
+    said = message_of(lambda: site_files.load("polaris", [f'scheduler.directives=["{flag}"]']))
+    assert f"{flag!r} does not belong here: {flag} is decided by the driver" in said
 
 
 @pytest.mark.parametrize("setting", ["train.queue=debug", "serial.queue=debug"])
 @pytest.mark.parametrize(("limit", "signal"), [("00:05:00", 300), ("00:05:00", 296), ("00:05:05", 297)])
 def test_a_queue_is_longer_than_the_notice_of_its_end(setting, limit, signal):
-    """Whichever may be used: there would be no time in which to work, and no number of jobs enough."""
+    """A job in a shorter queue would have no time to work, and no number of jobs would be enough."""
     asked = [f"queues.debug.max_walltime={limit}", f"scheduler.signal_seconds={signal}", "serial.walltime=00:05:00"]
-    said = told(lambda: site_files.load("polaris", [*asked, setting]))
+    said = message_of(lambda: site_files.load("polaris", [*asked, setting]))
     assert f"queues.debug.max_walltime: {limit} is not longer than scheduler.signal_seconds ({signal})" in said
     assert site_files.load("polaris", asked).queues["debug"].max_walltime == limit, "nobody uses it"
 
@@ -257,7 +263,7 @@ def test_the_good_one_is_good(tmp_path):
 
 # ------------------------------------------------------------------------------------------------------------ layers
 def users(name, text):
-    path = site_files.users_file(name)
+    path = site_files.user_file(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
@@ -299,19 +305,19 @@ def test_numbers_and_words_of_settings_are_what_they_are():
         ("account", "--set account: expected NAME=VALUE"),
     ],
 )
-def test_a_wrong_setting_is_told_as_it_was_typed(setting, message):
-    assert told(lambda: site_files.load("polaris", [setting])).startswith(message)
+def test_a_wrong_setting_is_reported_as_it_was_typed(setting, message):
+    assert message_of(lambda: site_files.load("polaris", [setting])).startswith(message)
 
 
-def test_a_mistake_is_told_in_the_file_that_makes_it():
+def test_a_mistake_is_reported_in_the_file_that_makes_it():
     path = users("polaris", "# mine\naccount: x\nqueues:\n  debug: {nodes: [3, 1]}\n")
-    assert told(lambda: site_files.load("polaris")).startswith(f"{path}:4: queues.debug.nodes")
+    assert message_of(lambda: site_files.load("polaris")).startswith(f"{path}:4: queues.debug.nodes")
     users("polaris", "account: x\ntrian: {}\n")
-    assert told(lambda: site_files.load("polaris")) == f"{path}:2: unknown name 'trian'; did you mean 'train'?"
+    assert message_of(lambda: site_files.load("polaris")) == f"{path}:2: unknown name 'trian'; did you mean 'train'?"
 
 
 # ------------------------------------------------------------------------------------------------------ before a run
-def test_a_missing_account_is_told_with_what_to_type(tmp_path):
+def test_a_missing_account_is_reported_with_what_to_type(tmp_path):
     done = call("run", "--site", "polaris", "--study", "smoke", "--root", str(tmp_path), "--set", "host=.")
     assert done.returncode == 2
     assert "--set account=YourProject" in done.stderr and "polaris.yaml" in done.stderr
@@ -329,10 +335,10 @@ def test_a_driver_on_another_host_is_refused(tmp_path):
 
 
 def test_a_machine_of_another_kind_is_refused(monkeypatch):
-    """Its own interpreter is what jobs would use, unless they are given another."""
+    """Jobs use the driver's own interpreter unless the site names another."""
     site = site_files.load("slurm", ["arch=aarch64"])
     monkeypatch.setattr(site_files.platform, "machine", lambda: "x86_64")
-    said = told(lambda: site_files.check_arch("slurm", site, ["arch=aarch64"]))
+    said = message_of(lambda: site_files.check_arch("slurm", site, ["arch=aarch64"]))
     assert said.startswith("the nodes of site slurm are aarch64 (--set arch=aarch64), this machine is x86_64")
     site_files.check_arch("slurm", site.model_copy(update={"python": "/opt/arm/bin/python"}))
     for same in ("aarch64", "arm64"):  # as Linux and as others call it
@@ -342,12 +348,12 @@ def test_a_machine_of_another_kind_is_refused(monkeypatch):
 
 def test_where_something_is_said():
     users("polaris", "account: mine\n# later\ntrain: {hours: 3}\n")
-    path = site_files.users_file("polaris")
-    assert site_files.where("polaris", [], ["train", "hours"]) == f"{path}:3"
-    assert site_files.where("polaris", ["train.hours=4"], ["train", "hours"]) == "--set train.hours=4"
-    line = site_files.where("polaris", [], ["queues", "debug", "nodes"])
+    path = site_files.user_file("polaris")
+    assert site_files.locate("polaris", [], ["train", "hours"]) == f"{path}:3"
+    assert site_files.locate("polaris", ["train.hours=4"], ["train", "hours"]) == "--set train.hours=4"
+    line = site_files.locate("polaris", [], ["queues", "debug", "nodes"])
     assert line.startswith("sites/polaris.yaml:") and "debug: {" in line_of("polaris", line)
-    assert site_files.where("polaris", [], ["queues", "debug", "qos"]) == line, "what is not said, at what holds it"
+    assert site_files.locate("polaris", [], ["queues", "debug", "qos"]) == line, "what is not said, at what holds it"
 
 
 def line_of(name, where):
@@ -363,25 +369,28 @@ def test_trainings_in_a_queue_of_other_nodes_are_planned_for_those():
 
 @pytest.mark.parametrize("name", BATCH)
 def test_the_doctors_job_is_one_that_a_queue_takes(name, tmp_path):
-    """Of every site, in every queue: two ranks or more, in the queue's limits, and a script that a shell can read."""
+    """In every queue of every site it has two ranks or more, respects the limits, and is a script that a shell can read."""
     site = site_files.load(name)
     site = site.model_copy(update={"account": site.account_rule.example or None})
     from workflow.jobs import parsl_provider
 
-    assert trial_job.suited(site), "there is a queue for it"
-    for queue in trial_job.suited(site):
-        asked = trial_job.request(site, queue)
+    assert trial_job.suitable_queues(site), "there is a queue for it"
+    for queue in trial_job.suitable_queues(site):
+        asked = trial_job.trial_request(site, queue)
         low, high = site.queues[queue].nodes
-        assert low <= asked.nodes <= high and asked.seconds <= seconds(site.queues[queue].max_walltime)
+        assert low <= asked.nodes <= high and asked.seconds <= to_seconds(site.queues[queue].max_walltime)
         assert asked.ranks >= 2 or high == 1
-        attempt = launch.Attempt("doctor", "rank_report", Path("/scratch/me/runs/mine/doctor/1234"), 1)
-        text = parsl_provider.text(
-            parsl_provider.Job(asked, "gnnscale-doctor", attempt.folder, launch.batch(asked, [attempt], site)), site
+        attempt = launch.StageAttempt("doctor", "rank_report", Path("/scratch/me/runs/mine/doctor/1234"), 1)
+        text = parsl_provider.render_script(
+            parsl_provider.JobScript(
+                asked, "gnnscale-doctor", attempt.folder, launch.render_job_body(asked, [attempt], site)
+            ),
+            site,
         )
         (tmp_path / "job.sh").write_text(text)
         assert subprocess.run(["bash", "-n", tmp_path / "job.sh"]).returncode == 0
         assert "gnnscale.job.rank_wrapper attempts/1 rank_report" in text and site.launch.command in text
-    assert trial_job.request(site, trial_job.suited(site)[0]).nodes <= 2, "and it is a small one"
+    assert trial_job.trial_request(site, trial_job.suitable_queues(site)[0]).nodes <= 2, "and it is a small one"
 
 
 def test_a_budget_is_kept(tmp_path):
@@ -407,7 +416,7 @@ def test_render_writes_the_scripts_of_a_study(tmp_path):
 @pytest.mark.parametrize("null", ["null", "~"])
 @pytest.mark.parametrize("path", ["launch.interface", "host", "python", "account", "train.queue"])
 def test_null_is_nothing_where_there_may_be_nothing(path, null):
-    """And not the network interface called null."""
+    """`null` does not mean a network interface called null."""
     found = site_files.load("slurm", [f"{path}=x"] * (path in ("python", "account")) + [f"{path}={null}"])
     for part in path.split("."):
         found = getattr(found, part)
@@ -429,9 +438,9 @@ def test_who_has_no_home_has_no_file(monkeypatch):
     for name in ("HOME", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name)
     monkeypatch.setattr(os, "getuid", lambda: 54321)
-    assert not site_files.users_file("local").exists() and site_files.load("local").title == "this machine"
+    assert not site_files.user_file("local").exists() and site_files.load("local").title == "this machine"
 
 
 @pytest.mark.parametrize("value", ["&a [*a]", "{[a]: 1}", "2026-13-45", 3000 * "["])
-def test_a_setting_that_is_no_yaml_is_told(value):
-    assert told(lambda: site_files.load("slurm", [f"train.nodes={value}"])).startswith("--set train.nodes=")
+def test_a_setting_that_is_no_yaml_is_reported(value):
+    assert message_of(lambda: site_files.load("slurm", [f"train.nodes={value}"])).startswith("--set train.nodes=")

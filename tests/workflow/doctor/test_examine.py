@@ -1,4 +1,4 @@
-"""What the doctor concludes from what it was told; every doubt has a line, and every bad one says what to do."""
+"""The doctor's findings: each subject has a line, and each bad one says what to do."""
 
 import json
 import os
@@ -8,24 +8,24 @@ import time
 
 import pytest
 
-from gnnscale.contract.errors import Problem
+from gnnscale.contract.errors import UserError
 from tests.workflow.cli.test_commands import call
 from workflow.cli import findings_output
 from workflow.config import site_files
 from workflow.doctor import diagnosis, examine
-from workflow.doctor.diagnosis import Where
-from workflow.doctor.trial_job import Device, Rank, Trial
-from workflow.doctor.trial_job import in_queue as in_a_queue
+from workflow.doctor.diagnosis import ChosenSite
+from workflow.doctor.trial_job import RankReport, SeenDevice, TrialResult
+from workflow.doctor.trial_job import run_in_queue as in_a_queue
 from workflow.scheduler import query
-from workflow.scheduler.query import Seen, Snapshot
+from workflow.scheduler.query import JobStatus, Snapshot
 
 GPUS = "node.gpus={count: 2, vendor: nvidia, model: A100-40GB, memory_gb: 40, peak_tflops: {fp32: 19.5}}"
-A100 = Device(name="NVIDIA A100-SXM4-40GB", memory=42_000_000_000)
+A100 = SeenDevice(name="NVIDIA A100-SXM4-40GB", memory=42_000_000_000)
 TOKEN = "01234567"
 
 
 def at(*settings, name="slurm"):
-    return Where(name, list(settings), site_files.load(name, list(settings)))
+    return ChosenSite(name, list(settings), site_files.load(name, list(settings)))
 
 
 def rank(number=0, **said):
@@ -55,11 +55,11 @@ def rank(number=0, **said):
         "seconds": 0.01 + 0.001 * number,
         "mebibytes": 64,
     }
-    return Rank(**usual | said)
+    return RankReport(**usual | said)
 
 
-def trial(folder, told=None, **said):
-    told = tuple(rank(k) for k in range(4)) if told is None else tuple(told)
+def trial(folder, reports=None, **said):
+    reports = tuple(rank(k) for k in range(4)) if reports is None else tuple(reports)
     usual = {
         "queue": "default",
         "job": "7",
@@ -68,13 +68,13 @@ def trial(folder, told=None, **said):
         "folder": folder,
         "token": TOKEN,
         "waited": 12.0,
-        "began": True,
-        "seen": Seen("7", "gnnscale-doctor", "COMPLETED", nodes="n[1-2]"),
-        "told": told,
+        "started": True,
+        "status": JobStatus("7", "gnnscale-doctor", "COMPLETED", nodes="n[1-2]"),
+        "reports": reports,
         "exit": None,
-        "printed": (),
+        "output_tail": (),
     }
-    return Trial(**usual | said)
+    return TrialResult(**usual | said)
 
 
 def found(where, done):
@@ -107,77 +107,82 @@ def test_all_is_well(tmp_path):
         ({"arch": "riscv"}, "nodes", "n2 is riscv"),
         ({"interfaces": {"lo": "127.0.0.1", "ib0": "10.1.0.2"}}, "interface", "n2 has no hsn0; it has ib0"),
         ({"interfaces": {"hsn0": ""}}, "interface", "hsn0 of n2 has no IPv4 address"),
-        ({"cores": 1}, "cores", "may use 1, and starts 8 threads"),
+        ({"cores": 1}, "cores", "starts 8 threads on 1 core(s)"),
         ({"clock_lead": 30.0}, "clock of nodes", "n2 is +30 s"),
         ({"temporary": "/" + "x" * 90}, "temporary files", "has 91 characters"),
-        ({"packages": {"torch": "2.13.0", "deepspeed": "", "adios2": "2.12"}}, "Python", "n2: no deepspeed"),
+        ({"packages": {"torch": "2.13.0", "deepspeed": "", "adios2": "2.12"}}, "Python", "has no deepspeed"),
         ({"packages": {"torch": "2.12.0", "deepspeed": "0.19.8", "adios2": "2.12"}}, "Python", "different versions"),
         (
             {"devices": (), "accelerator": "cpu", "device": ""},
             "GPUs",
-            "n2 shows none, the site's file says 2 x A100-40GB",
+            "n2 shows none, the site's file has 2 x A100-40GB",
         ),
         ({"devices": (A100,), "device": "id-0"}, "GPUs", "n2 gives its ranks 1"),
         ({"device": "id-0"}, "GPUs", "two ranks on n2 have the same one"),
         (
-            {"devices": (Device(name="AMD Instinct MI250X", memory=A100.memory),) * 2},
+            {"devices": (SeenDevice(name="AMD Instinct MI250X", memory=A100.memory),) * 2},
             "GPUs",
             "n2 has AMD Instinct MI250X",
         ),
-        ({"devices": (Device(name="NVIDIA A100", memory=20_000_000_000),) * 2}, "GPUs", "of n2 has 20 GB"),
-        ({"accelerator": "xpu"}, "GPUs", "the site's file says nvidia"),
+        ({"devices": (SeenDevice(name="NVIDIA A100", memory=20_000_000_000),) * 2}, "GPUs", "of n2 has 20 GB"),
+        ({"accelerator": "xpu"}, "GPUs", "the site's file has nvidia"),
         ({"sum_is_right": False}, "collective", "the sum over 4 ranks is wrong"),
         (
             {"step": "meet", "error": "RuntimeError: no route"},
             "collective",
-            "ended as the ranks met: RuntimeError: no route",
+            "ended while the ranks connected: RuntimeError: no route",
         ),
-        ({"size": 1, "launcher": "none"}, "collective", "each takes itself for one of 1 (launcher: none)"),
+        ({"size": 1, "launcher": "none"}, "collective", "each believes to be one of 1 (launcher: none)"),
     ],
 )
 def test_each_thing_that_is_wrong_on_a_node(tmp_path, changed, what, words):
     """On the second node alone."""
-    told = [rank(0), rank(1), rank(2, **changed), rank(3, **changed)]
-    said = found(at(GPUS, "launch.interface=hsn0", "launch.threads_per_rank=8"), trial(tmp_path, told))
+    reports = [rank(0), rank(1), rank(2, **changed), rank(3, **changed)]
+    said = found(at(GPUS, "launch.interface=hsn0", "launch.threads_per_rank=8"), trial(tmp_path, reports))
     assert said[what].state == "bad" and words in said[what].said and said[what].fix
     assert {name for name, each in said.items() if each.state == "bad"} <= {what, "job"}
 
 
 def test_modules_that_are_not_loaded(tmp_path):
-    told = [rank(k, modules=("PrgEnv-gnu/8.7.0", "rocm/7.1.1")) for k in range(4)]
+    reports = [rank(k, modules=("PrgEnv-gnu/8.7.0", "rocm/7.1.1")) for k in range(4)]
     where = at("modules=[PrgEnv-gnu/8.7.0, rocm, cpe]", GPUS)
-    assert found(where, trial(tmp_path, told))["modules"].said == "n1: cpe not loaded"
+    assert found(where, trial(tmp_path, reports))["modules"].said == "n1: cpe not loaded"
     inside = [rank(k, image="1234") for k in range(4)]
     assert found(where, trial(tmp_path, inside))["modules"].state == "not checked"
 
 
 @pytest.mark.parametrize(
     ("image", "state", "words"),
-    [("7d155055", "ok", "7d155055"), ("other", "bad", "runs in image other"), ("", "bad", "outside of any")],
+    [("7d155055", "ok", "7d155055"), ("other", "bad", "runs in image other"), ("", "bad", "outside any image")],
 )
 def test_a_node_with_another_image(tmp_path, image, state, words):
     where = at(GPUS, "container.runtime=apptainer", "container.use=true", "container.digest=7d155055")
-    told = [rank(k, image="7d155055") for k in range(3)] + [rank(3, image=image)]
-    said = found(where, trial(tmp_path, told))["image"]
+    reports = [rank(k, image="7d155055") for k in range(3)] + [rank(3, image=image)]
+    said = found(where, trial(tmp_path, reports))["image"]
     assert said.state == state and words in said.said
 
 
 @pytest.mark.parametrize(
     ("said", "what", "state", "words"),
     [
-        ({"told": ()}, "shared files", "bad", "ended on n[1-2] (completed) and left nothing"),
+        ({"reports": ()}, "shared files", "bad", "ended on n[1-2] (completed) and wrote nothing"),
         (
-            {"told": (), "printed": ("python: No such file or directory",)},
+            {"reports": (), "output_tail": ("python: No such file or directory",)},
             "job",
             "bad",
             "started no rank: python: No such file",
         ),
-        ({"began": False, "seen": Seen("7", "d", "PENDING", "Priority")}, "compute nodes", "not checked", "(Priority)"),
         (
-            {"began": False, "seen": Seen("7", "d", "PENDING", "PartitionTimeLimit")},
+            {"started": False, "status": JobStatus("7", "d", "PENDING", "Priority")},
+            "compute nodes",
+            "not checked",
+            "(Priority)",
+        ),
+        (
+            {"started": False, "status": JobStatus("7", "d", "PENDING", "PartitionTimeLimit")},
             "job",
             "bad",
-            "would wait for ever",
+            "would never start",
         ),
         ({"fault": "sbatch refuses the job", "hint": "mend it"}, "job", "bad", "sbatch refuses"),
     ],
@@ -191,15 +196,15 @@ def test_a_job_that_told_nothing(tmp_path, said, what, state, words):
     ("here", "there", "state"), [(25.0, 24.0, "ok"), (25.0, 0.0, "bad"), (0.0, -25.0, "bad"), (-9.0, -9.0, "ok")]
 )
 def test_clocks_are_compared_with_each_other_and_not_with_the_file_server(tmp_path, here, there, state):
-    told = [rank(k, clock_lead=there) for k in range(4)]
-    assert found(at(GPUS), trial(tmp_path, told, clock_lead=here))["clock of nodes"].state == state
+    reports = [rank(k, clock_lead=there) for k in range(4)]
+    assert found(at(GPUS), trial(tmp_path, reports, clock_lead=here))["clock of nodes"].state == state
 
 
 @pytest.mark.parametrize(("given", "state"), [(64, "ok"), (60, "ok"), (20, "bad")])
 def test_a_job_that_gets_less_memory_than_plans_count_on(tmp_path, given, state):
-    told = [rank(k, memory=given * 10**9, devices=(), accelerator="cpu") for k in range(4)]
-    said = found(at("node.memory_gb=64", "launch.ranks_per_node=2"), trial(tmp_path, told))["memory"]
-    assert said.state == state and ("plans count on 64.0" in said.said) == (state == "bad")
+    reports = [rank(k, memory=given * 10**9, devices=(), accelerator="cpu") for k in range(4)]
+    said = found(at("node.memory_gb=64", "launch.ranks_per_node=2"), trial(tmp_path, reports))["memory"]
+    assert said.state == state and ("plans assume 64.0" in said.said) == (state == "bad")
 
 
 def test_fewer_ranks_than_asked_for(tmp_path):
@@ -214,7 +219,7 @@ def test_fewer_ranks_than_asked_for(tmp_path):
             ],
         ),
     )
-    assert "3 of 4 ranks began, 2 came to their end" in said["job"].said and "collective" not in said
+    assert "3 of 4 ranks started, 2 finished" in said["job"].said and "collective" not in said
 
 
 @pytest.mark.parametrize(
@@ -229,7 +234,7 @@ def test_fewer_ranks_than_asked_for(tmp_path):
     ],
 )
 def test_names_of_gpus(model, name, same):
-    assert diagnosis.alike(model, name) == same
+    assert diagnosis.is_same_gpu(model, name) == same
 
 
 @pytest.mark.parametrize(
@@ -243,7 +248,7 @@ def test_names_of_gpus(model, name, same):
     ],
 )
 def test_quota_of_a_lustre(said, state):
-    assert examine.lustre(said).state == state
+    assert examine.judge_lustre_quota(said).state == state
 
 
 # ------------------------------------------------------------------------------------------------- the command line
@@ -261,14 +266,14 @@ def test_an_image_that_is_not_there(tmp_path):
     done = call(
         "doctor", "--root", str(tmp_path), "--set", "container.use=true", "--set", f"container.image={tmp_path}/x.sif"
     )
-    assert done.returncode == 1 and "x.sif" in done.stdout and "no job before the container is right" in done.stdout
+    assert done.returncode == 1 and "x.sif" in done.stdout and "no job until this is fixed: container" in done.stdout
 
 
 def test_on_the_wrong_machine_no_job_is_tried(tmp_path):
     done = call("doctor", "--site", "vista", "--root", str(tmp_path))
     assert done.returncode == 1
     assert "sites/vista.yaml:4" in done.stdout and "sites/vista.yaml:5" in done.stdout
-    assert "no job before the host is right" in done.stdout
+    assert "no job until this is fixed: host" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
@@ -277,8 +282,8 @@ def test_a_run_directory_that_cannot_be(tmp_path):
     done = call("doctor", "--root", str(tmp_path / "file" / "run"))
     assert (
         done.returncode == 1
-        and "another one: --root DIR" in done.stdout
-        and "no job before the run directory" in done.stdout
+        and "choose another one: --root DIR" in done.stdout
+        and "no job until this is fixed: run directory" in done.stdout
     )
 
 
@@ -303,8 +308,8 @@ def test_a_long_place_for_temporary_files(tmp_path, monkeypatch):
 def test_when_a_job_would_begin():
     now = time.time()
     day, hour = time.strftime("%Y-%m-%d|%H:%M", time.localtime(now)).split("|")
-    assert examine.moment(day, hour) == "now"
-    assert examine.moment("2999-01-01", "12:00") == "on 2999-01-01"
+    assert examine.format_start(day, hour) == "now"
+    assert examine.format_start("2999-01-01", "12:00") == "on 2999-01-01"
 
 
 # ------------------------------------------------------------------------------------------- its job, and who waits for it
@@ -314,7 +319,7 @@ def test_what_is_waited_for_is_told_where_only_standard_output_is_a_pipe(monkeyp
     seen, terminal = os.openpty()
     with open(terminal, "w") as stream:
         termios.tcsetwinsize(terminal, (24, 40))
-        findings_output.say_to(stream)("job 7 " + 100 * "x")
+        findings_output.progress_writer(stream)("job 7 " + 100 * "x")
         assert os.read(seen, 1000).decode() == "\r\033[K  job 7 " + 31 * "x"
     os.close(seen)
 
@@ -324,17 +329,17 @@ class Stand:
 
     def __init__(self, monkeypatch, says, cancels=True):
         self.ended, self.says, self.cancels = [], says, cancels
-        monkeypatch.setitem(query.KINDS, "slurm", query.Scheduler(self.look, None, self.cancel))
+        monkeypatch.setitem(query.SCHEDULERS, "slurm", query.Scheduler(self.look, None, self.cancel, None))
         monkeypatch.setattr("workflow.jobs.parsl_provider.submit", lambda job, site: "7")
 
     def look(self, ids, seconds):
         if isinstance(self.says, BaseException):
             raise self.says
-        return Snapshot(0.0, {"7": Seen("7", "gnnscale-doctor", self.says)})
+        return Snapshot(0.0, {"7": JobStatus("7", "gnnscale-doctor", self.says)})
 
     def cancel(self, ids, seconds):
         if not self.cancels:
-            raise query.Unreachable("scancel: slurmctld is away")
+            raise query.SchedulerUnreachable("scancel: slurmctld is away")
         self.ended += ids
 
 
@@ -351,7 +356,9 @@ def test_whatever_goes_wrong_its_job_does_not_stay(tmp_path, monkeypatch):
 
 def test_a_job_that_could_not_be_cancelled_is_told(tmp_path, monkeypatch):
     Stand(monkeypatch, RuntimeError("a mistake of ours"), cancels=False)
-    with pytest.raises(Problem, match="job 7 may still be in the queue: scancel: slurmctld is away\nend it: scancel 7"):
+    with pytest.raises(
+        UserError, match="job 7 may still be in the queue: scancel: slurmctld is away\nend it: scancel 7"
+    ):
         in_queue(tmp_path)
     Stand(monkeypatch, "PENDING", cancels=False)
     (first,) = diagnosis.judge(at(), in_queue(tmp_path, wait=-1.0))

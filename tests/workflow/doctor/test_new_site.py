@@ -1,4 +1,4 @@
-"""What schedulers say of themselves, in the shapes that were recorded, becomes a site's file that is valid."""
+"""Recorded output of schedulers becomes a valid file of a site."""
 
 import json
 import re
@@ -7,7 +7,7 @@ import pytest
 
 from workflow.config import site_files
 from workflow.doctor import new_site
-from workflow.doctor.new_site import Partition
+from workflow.doctor.new_site import QueueFacts
 from workflow.scheduler import query
 
 # sinfo -h -o '%P|%a|%l|%D|%c|%m|%G', of clusters of different kinds
@@ -53,10 +53,10 @@ def valid(text, tmp_path):
 
 
 def test_partitions_of_slurm():
-    found = {p.name: p for p in new_site.slurm(SINFO, SCONTROL)}
+    found = {p.name: p for p in new_site.parse_slurm(SINFO, SCONTROL)}
     assert set(found) == {"debug", "batch", "gpu", "long"}, "and none that is down"
-    assert found["debug"] == Partition("debug", True, 1, 1, 1800, 8, 16.0, 0, "")
-    assert found["gpu"] == Partition("gpu", False, 1, 20, 36 * 3600, 64, 515.0, 4, "a100")
+    assert found["debug"] == QueueFacts("debug", True, 1, 1, 1800, 8, 16.0, 0, "")
+    assert found["gpu"] == QueueFacts("gpu", False, 1, 20, 36 * 3600, 64, 515.0, 4, "a100")
     assert found["long"].seconds is None and found["batch"].seconds == 48 * 3600
 
 
@@ -74,7 +74,7 @@ def test_partitions_of_slurm():
     ],
 )
 def test_limits_of_slurm(limit, seconds):
-    assert query.slurm_seconds(limit) == seconds
+    assert query.parse_slurm_duration(limit) == seconds
 
 
 @pytest.mark.parametrize(
@@ -88,11 +88,11 @@ def test_limits_of_slurm(limit, seconds):
     ],
 )
 def test_gpus_of_slurm(gres, found):
-    assert new_site.gres_gpus(gres) == found
+    assert new_site.parse_gres(gres) == found
 
 
 def test_a_file_for_slurm(tmp_path):
-    site = valid(new_site.text("slurm", new_site.slurm(SINFO, SCONTROL), []), tmp_path)
+    site = valid(new_site.format_site_file("slurm", new_site.parse_slurm(SINFO, SCONTROL), []), tmp_path)
     assert site.scheduler.directives == ("--gpus-per-node=4",) and site.node.gpus.model == "a100"
     assert site.queues["gpu"].max_walltime == "36:00:00" and site.queues["gpu"].nodes == (1, 20)
     assert site.queues["gpu"].node is None and site.queues["batch"].node.cores == 128
@@ -101,15 +101,17 @@ def test_a_file_for_slurm(tmp_path):
 
 
 def test_a_file_for_a_slurm_without_gpus(tmp_path):
-    site = valid(new_site.text("slurm", new_site.slurm("all*|up|5:00|4|8|900|(null)\n", ""), []), tmp_path)
+    site = valid(
+        new_site.format_site_file("slurm", new_site.parse_slurm("all*|up|5:00|4|8|900|(null)\n", ""), []), tmp_path
+    )
     assert site.node.gpus is None and site.serial.walltime == "00:05:00"
 
 
 def test_a_file_for_pbs(tmp_path):
-    found = new_site.pbs(json.dumps(PBSNODES), json.dumps(QSTAT))
+    found = new_site.parse_pbs(json.dumps(PBSNODES), json.dumps(QSTAT))
     assert [(p.name, p.fewest, p.most, p.seconds) for p in found] == [("small", 10, 24, 21600), ("workq", 1, 3, None)]
-    devices = new_site.nvidia("NVIDIA A100-SXM4-40GB, 40960 MiB\nNVIDIA A100-SXM4-40GB, 40960 MiB\n")
-    text = new_site.text("pbs", found, devices)
+    devices = new_site.parse_nvidia("NVIDIA A100-SXM4-40GB, 40960 MiB\nNVIDIA A100-SXM4-40GB, 40960 MiB\n")
+    text = new_site.format_site_file("pbs", found, devices)
     site = valid(text, tmp_path)
     assert site.scheduler.select == "ngpus=4" and site.node.cores == 64 and site.node.gpus.memory_gb == 43
     assert site.serial.queue == "workq", "the first that gives a single node"
@@ -117,10 +119,10 @@ def test_a_file_for_pbs(tmp_path):
 
 
 def test_gpus_of_this_machine():
-    assert new_site.nvidia("NVIDIA H200, 143771 MiB\n")[0] == new_site.Device("NVIDIA H200", 151, "nvidia")
+    assert new_site.parse_nvidia("NVIDIA H200, 143771 MiB\n")[0] == new_site.LocalGPU("NVIDIA H200", 151, "nvidia")
     said = {"card0": {"Card Series": "AMD INSTINCT MI250X", "VRAM Total Memory (B)": "68702699520"}}
-    assert new_site.rocm(json.dumps(said)) == [new_site.Device("AMD INSTINCT MI250X", 69, "amd")]
-    assert new_site.nvidia("") == [] and new_site.rocm("no such device") == []
+    assert new_site.parse_rocm(json.dumps(said)) == [new_site.LocalGPU("AMD INSTINCT MI250X", 69, "amd")]
+    assert new_site.parse_nvidia("") == [] and new_site.parse_rocm("no such device") == []
 
 
 @pytest.mark.parametrize(
@@ -133,4 +135,4 @@ def test_gpus_of_this_machine():
     ],
 )
 def test_login_nodes_differ_in_their_numbers(here, there, same):
-    assert bool(re.search(new_site.hosts_like(here), there)) == same
+    assert bool(re.search(new_site.host_pattern(here), there)) == same

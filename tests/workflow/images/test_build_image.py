@@ -1,4 +1,4 @@
-"""What keeps an image from being built, told before; what goes into one; and the definitions."""
+"""Builds are refused before they begin if they cannot succeed; recipes and definitions are complete and pinned."""
 
 import os
 import re
@@ -9,18 +9,18 @@ import sys
 import pytest
 
 from tests.support.corpus import ROOT
-from tests.workflow.images.test_runtimes import told
+from tests.support.errors import message_of
 from workflow.config import site_files
-from workflow.images import build_image, find
+from workflow.images import build_checks, build_image, image_file, recipe
 
 
 def build_faults(tmp_path, base="registry", site="local"):
-    found = build_image.faults(site_files.load(site), base, tmp_path / "images", user="nobody-here")
+    found = build_checks.find_build_faults(site_files.load(site), base, tmp_path / "images", user="nobody-here")
     return [f"{fault.message}; {fault.hint}" for fault in found]
 
 
-def test_a_build_that_cannot_be_is_told_before_it_is_begun(tmp_path, monkeypatch):
-    monkeypatch.setattr(build_image, "GIGABYTES", 10**9)
+def test_a_build_that_cannot_succeed_is_refused_before_it_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr(build_checks, "BUILD_GIGABYTES", 10**9)
     monkeypatch.setenv("PATH", "/nonexistent")
     other = "vista" if os.uname().machine == "x86_64" else "frontier"
     said = "\n".join(build_faults(tmp_path, "machine", other))
@@ -34,30 +34,30 @@ def test_a_build_that_cannot_be_is_told_before_it_is_begun(tmp_path, monkeypatch
 def test_ids_are_found_by_name_and_by_number(tmp_path):
     for name in ("subuid", "subgid"):
         (tmp_path / name).write_text("somebody:100000:65536\n")
-    assert list(build_image.mapping("somebody", tmp_path)) == []
-    assert "subordinate ids" in next(build_image.mapping("some", tmp_path)).message
+    assert list(build_checks.missing_subordinate_ids("somebody", tmp_path)) == []
+    assert "subordinate ids" in next(build_checks.missing_subordinate_ids("some", tmp_path)).message
     (tmp_path / "subgid").write_text(f"{os.geteuid()}:100000:65536\n")
-    assert list(build_image.mapping("somebody", tmp_path)) == []
+    assert list(build_checks.missing_subordinate_ids("somebody", tmp_path)) == []
 
 
 def test_an_image_is_named_after_all_that_goes_into_it(monkeypatch, tmp_path):
-    before = build_image.recipe("cpu", "registry")
+    before = recipe.read_recipe("cpu", "registry")
     assert (
-        before == build_image.recipe("cpu", "registry") and before.digest != build_image.recipe("cpu", "machine").digest
+        before == recipe.read_recipe("cpu", "registry") and before.digest != recipe.read_recipe("cpu", "machine").digest
     )
-    monkeypatch.setattr(find, "code", lambda: before.code | {"gnnscale/new.py": "0"})
-    assert build_image.recipe("cpu", "registry").digest != before.digest, "code"
-    assert build_image.recipe("cpu", "registry").lock == before.lock, "for which no package is fetched again"
+    monkeypatch.setattr(image_file, "code_digests", lambda: before.code | {"gnnscale/new.py": "0"})
+    assert recipe.read_recipe("cpu", "registry").digest != before.digest, "code"
+    assert recipe.read_recipe("cpu", "registry").lock == before.lock, "for which no package is fetched again"
     monkeypatch.undo()
-    monkeypatch.setattr(build_image, "requirements", lambda: (*before.requirements, "another"))
-    assert build_image.recipe("cpu", "registry").lock != before.lock, "packages"
+    monkeypatch.setattr(recipe, "python_requirements", lambda: (*before.requirements, "another"))
+    assert recipe.read_recipe("cpu", "registry").lock != before.lock, "packages"
 
 
 def test_what_is_copied_into_an_image_is_enough_to_run_and_no_more(tmp_path):
-    made = build_image.recipe("cpu", "machine")
-    build_image.context(made, "machine", tmp_path / "c")
+    made = recipe.read_recipe("cpu", "machine")
+    build_image.write_context(made, tmp_path / "c")
     copied = {str(path.relative_to(tmp_path / "c")) for path in (tmp_path / "c").rglob("*") if path.is_file()}
-    assert copied >= {*find.code(), "setup.py", "constraints.txt", "recipe.json", "containers/post.sh"}
+    assert copied >= {*image_file.code_digests(), "setup.py", "constraints.txt", "recipe.json", "containers/post.sh"}
     assert not [
         name for name in copied if name.startswith(("workflow", "tests", ".git", "runs")) or name.endswith(".so")
     ]
@@ -72,8 +72,8 @@ def test_what_is_copied_into_an_image_is_enough_to_run_and_no_more(tmp_path):
 
 
 def test_two_builds_do_not_meet(tmp_path):
-    with build_image.alone(tmp_path):
-        assert "is being built here already" in told(lambda: build_image.alone(tmp_path).__enter__())
+    with build_image.hold_build_lock(tmp_path):
+        assert "another build is running here" in message_of(lambda: build_image.hold_build_lock(tmp_path).__enter__())
 
 
 # ----------------------------------------------------------------------------------------------------- definitions
@@ -81,15 +81,15 @@ DEFINITIONS = sorted((ROOT / "containers").glob("*.def"))
 
 
 def test_one_definition_for_each_kind_of_processor():
-    assert {path.stem for path in DEFINITIONS} == {"cpu", *find.ACCELERATORS.values()}
+    assert {path.stem for path in DEFINITIONS} == {"cpu", *image_file.ACCELERATORS.values()}
 
 
 @pytest.mark.parametrize("path", DEFINITIONS, ids=lambda path: path.stem)
 def test_definitions_differ_in_their_heads_alone(path):
-    """What is built and run here, cpu.def, stands for all: the same steps in the same order, from the same script."""
+    """cpu.def, which is built and run here, stands for all: they have the same steps in the same order."""
     text, cpu = path.read_text(), (ROOT / "containers" / "cpu.def").read_text()
     assert text[text.index("\n%files") :] == cpu[cpu.index("\n%files") :]
-    arguments = dict(build_image.ARGUMENT.findall(text[text.index("%arguments") : text.index("%files")]))
+    arguments = dict(recipe.ARGUMENT_LINE.findall(text[text.index("%arguments") : text.index("%files")]))
     assert arguments.keys() == {"bootstrap", "base", "accelerator", "python"} and arguments["accelerator"] == path.stem
     assert re.fullmatch(r"[a-z0-9-]+(/[a-z0-9.-]+)?:[\w.-]+", arguments["base"]), "a name and a pinned tag, no host"
     assert re.search(r":.*\d|bookworm", arguments["base"])
@@ -112,10 +112,10 @@ def test_scripts_of_the_build_are_sound():
 
 
 def test_everything_that_is_needed_is_pinned():
-    """Of what pyproject.toml names, so that an image of next year is the same."""
+    """Every requirement of pyproject.toml has a version, so that an image that is built next year is the same."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
-    assert not {name.lower() for name in build_image.requirements()} - pinned - {"setuptools"}
+    assert not {name.lower() for name in recipe.python_requirements()} - pinned - {"setuptools"}
 
 
 def test_the_image_leaves_no_mode_open():

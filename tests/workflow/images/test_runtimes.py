@@ -1,7 +1,7 @@
-"""How a stage comes to run in an image, for every runtime; and everything that keeps it from that, told before it is begun.
+"""Every runtime runs a stage in its image with the right mounts and variables, and no others.
 
-The lines that are made are run for real, by bash, with a program in the place of the runtime that tells how it was called.
-In a real image: integration/test_apptainer.py. GNNSCALE_RENEW=1 writes stored/containers/ anew: look at the difference.
+bash runs the wrapped commands, with a program in place of the runtime that reports how it was called. For real images see
+integration/test_apptainer.py. GNNSCALE_RENEW=1 writes stored/containers/ again: look at the difference.
 """
 
 import csv
@@ -15,18 +15,18 @@ from pathlib import Path
 import pytest
 
 from gnnscale.contract import files
-from gnnscale.contract.errors import Problem
 from gnnscale.contract.settings import ConvertSettings
 from gnnscale.contract.stage_spec import StageSpec
 from tests.support import corpus
 from tests.support.corpus import ROOT
-from tests.support.sweeps import stage, training
-from workflow.config import site_files, study
-from workflow.images import runtimes
+from tests.support.errors import message_of
+from tests.support.sweeps import make_stage, make_training
+from workflow.config import site_files, study_files
+from workflow.images import environment, runtimes
 from workflow.jobs import launch, render
 from workflow.jobs import requests as queueing
 from workflow.plan import build
-from workflow.plan import done as plan_done
+from workflow.plan.done import describe_difference
 
 STORED = ROOT / "tests" / "stored" / "containers"
 WITH_IMAGES = [name for name in site_files.names() if site_files.load(name).container.runtime != "none"]
@@ -46,16 +46,10 @@ ODD = ["run", 'it\'s "a" run; $HOME `id` & co\\', "a,b=c}", "ü ß"]
 
 
 def in_image(name, *settings, **more):
-    """A site as it is once its image is known."""
+    """Return a site whose image is known."""
     site = site_files.load(name, ["container.use=true", *settings])
     of = {"image": "/images/x.sif", "digest": ID, "checkout": True} | more
     return site.model_copy(update={"container": site.container.model_copy(update=of)})
-
-
-def told(act):
-    with pytest.raises(Problem) as caught:
-        act()
-    return str(caught.value)
 
 
 # ------------------------------------------------------------------------------------------------- the words of a site
@@ -63,15 +57,15 @@ def told(act):
 def test_the_words_are_as_they_were(name):
     site = in_image(name, data=("/data/raw",))
     root, code = Path("/scratch/me/runs/mine"), Path("/scratch/me/gnnscale")
-    if site.batch:
+    if site.has_scheduler:
         site = site.model_copy(update={"account": site.account_rule.example or None})
-        stages = [stage("convert", "bulk", 60), training(site, "large", 2, min(16, site.train.nodes[1]))]
+        stages = [make_stage("convert", "bulk", 60), make_training(site, "large", 2, min(16, site.train.nodes[1]))]
         requests = queueing.schedule(stages, site)
-        made = render.scripts(requests, {s.id: s for s in stages}, site, root, "python", code)
+        made = render.render_scripts(requests, {s.id: s for s in stages}, site, root, "python", code)
         text = "\n".join(f"#-------- {file}\n{body}" for file, body in made.items())
         text = text.replace("\\n", "\n").replace('\\"', '"')  # the plan is JSON; this is for people
     else:
-        text = launch.script(stage("convert", "bulk", 60), site, root, "python", code)
+        text = launch.render_command(make_stage("convert", "bulk", 60), site, root, "python", code)
     stored = STORED / f"{name}.txt"
     if os.environ.get("GNNSCALE_RENEW"):
         stored.parent.mkdir(exist_ok=True)
@@ -85,24 +79,24 @@ def test_no_stored_words_are_of_a_site_that_is_no_more():
 
 @pytest.mark.parametrize("name", [name for name in site_files.names() if name != "local"])
 def test_without_an_image_nothing_changes(name):
-    """Whatever the site says of containers: until they are asked for, scripts and keys know nothing of them."""
+    """Scripts and keys do not depend on a site's container settings until containers are used."""
     site = site_files.load(name)
     bare = site.model_copy(update={"container": site_files.load("slurm").container})
-    attempt = launch.Attempt("train/x", "train", Path("/r/train/x"), 1)
-    asked = queueing.schedule([training(site, "x", 1)], site)["train/x"]
-    assert launch.batch(asked, [attempt], site) == launch.batch(asked, [attempt], bare)
-    assert "apptainer" not in launch.batch(asked, [attempt], site).replace(str(ROOT), "")
+    attempt = launch.StageAttempt("train/x", "train", Path("/r/train/x"), 1)
+    asked = queueing.schedule([make_training(site, "x", 1)], site)["train/x"]
+    assert launch.render_job_body(asked, [attempt], site) == launch.render_job_body(asked, [attempt], bare)
+    assert "apptainer" not in launch.render_job_body(asked, [attempt], site).replace(str(ROOT), "")
 
 
 # ---------------------------------------------------------------------------------------------------- run, by a stand-in
 def called(site, kind, folder, tmp_path, code=ROOT, more=None):
-    """The arguments, the environment and the directory with which the runtime was called."""
+    """Return the arguments, environment and directory with which the runtime was called."""
     program = tmp_path / "bin" / {"ce": "srun"}.get(site.container.runtime, site.container.runtime)
     program.parent.mkdir(exist_ok=True)
     program.write_text(SAYS)
     program.chmod(0o755)
     folder.mkdir(parents=True, exist_ok=True)
-    prefix = runtimes.inside(site, kind, folder, code).prefix
+    prefix = runtimes.wrap_stage(site, kind, folder, code).prefix
     env = (
         {
             "PATH": f"{program.parent}:{os.environ['PATH']}",
@@ -117,7 +111,7 @@ def called(site, kind, folder, tmp_path, code=ROOT, more=None):
         | (more or {})
     )
     done = subprocess.run(
-        [*prefix, runtimes.PYTHON, "-m", "gnnscale.x", 'it\'s; "$HOME"'],
+        [*prefix, environment.IMAGE_PYTHON, "-m", "gnnscale.x", 'it\'s; "$HOME"'],
         env=env,
         cwd=folder,
         capture_output=True,
@@ -128,7 +122,7 @@ def called(site, kind, folder, tmp_path, code=ROOT, more=None):
 
 
 def bound(words):
-    """(source, target, mode) of every mount, read as the runtimes read them."""
+    """Return (source, target, mode) of every mount, parsed as the runtimes parse them."""
     found = []
     for word, after in zip(words, [*words[1:], ""]):
         text = after if word == "--mount" else word.removeprefix("--mount=") if word.startswith("--mount=") else None
@@ -145,13 +139,13 @@ def bound(words):
 @pytest.mark.parametrize("odd", ODD)
 @pytest.mark.parametrize("runtime", ["apptainer", "singularity", "podman-hpc", "shifter"])
 def test_what_is_bound_and_passed(runtime, odd, tmp_path):
-    """No more and no less, whatever is in the names."""
+    """It sees no more and no less than it should, whatever characters the names contain."""
     root, image, data = tmp_path / odd, f"/images/{odd}/x.sif", str(tmp_path / f"raw {odd}")
     site = in_image("slurm", f"container.runtime={runtime}", image=image, data=(data,), env={"MINE": odd})
     site = site.model_copy(update={"env": {"SITES": odd}})
     folder = root / "train" / "x-1"
     if runtime == "shifter" and "," in odd:
-        assert "no path with a colon or a comma" in told(lambda: runtimes.inside(site, "train", folder))
+        assert "no path with a colon or a comma" in message_of(lambda: runtimes.wrap_stage(site, "train", folder))
         return
     words, env, there = called(site, "train", folder, tmp_path, code=Path("/my/check out"), more={"SITES": odd})
     mounts = bound(words)
@@ -164,7 +158,7 @@ def test_what_is_bound_and_passed(runtime, odd, tmp_path):
         ]
     )
     assert there == str(folder) and str(folder) in (word.removeprefix("--workdir=") for word in words)
-    assert words[-4:] == [runtimes.PYTHON, "-m", "gnnscale.x", 'it\'s; "$HOME"']
+    assert words[-4:] == [environment.IMAGE_PYTHON, "-m", "gnnscale.x", 'it\'s; "$HOME"']
     assert image in (word.removeprefix("--image=") for word in words)
     inside = inside_of(runtime, words, env)
     assert inside["SLURM_PROCID"] == inside["PMI_RANK"] == "3" and inside["MASTER_ADDR"] == "a b;c"
@@ -180,7 +174,7 @@ def test_what_is_bound_and_passed(runtime, odd, tmp_path):
 
 
 def inside_of(runtime, words, env):
-    """The variables that a process in the image would have of those out here."""
+    """Return the variables of this environment that a process in the image would get."""
     if runtime in ("apptainer", "singularity"):
         prefix = f"{runtime.upper()}ENV_"
         assert "--cleanenv" in words
@@ -220,15 +214,15 @@ def test_an_image_copied_to_the_node_is_the_one_that_is_run(tmp_path):
     program.write_text('#!/bin/sh\n[ "$2" = /images/x.sif ] && touch "$3" && exit $CODE\n')
     program.chmod(0o755)
     (tmp_path / "own 7").mkdir()
-    lines = "\n".join([*runtimes.job_lines(site, 2, []), f'echo "${{{runtimes.SIF}:-none}}"'])
+    lines = "\n".join([*runtimes.job_lines(site, 2, []), f'echo "${{{runtimes.SIF_VARIABLE}:-none}}"'])
     for code, expected in ((0, str(tmp_path / "own 7" / "gnnscale-5.sif")), (1, "none")):
         env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "X": "7", "SLURM_JOB_ID": "5", "CODE": str(code)}
         done = subprocess.run(["bash", "-c", lines], env=env, capture_output=True, text=True)
         assert done.stdout.strip() == expected, done.stderr
     local = str(tmp_path / "own 7" / "gnnscale-5.sif")
-    words = called(in_image("local"), "train", tmp_path / "run" / "train" / "x", tmp_path, more={runtimes.SIF: local})[
-        0
-    ]
+    words = called(
+        in_image("local"), "train", tmp_path / "run" / "train" / "x", tmp_path, more={runtimes.SIF_VARIABLE: local}
+    )[0]
     assert local in words and "/images/x.sif" not in words
 
 
@@ -243,8 +237,8 @@ def test_the_container_engine_gets_a_file(tmp_path):
         "/raw:/raw:ro" not in said["mounts"]
         and said["annotations"]["com"]["hooks"]["aws_ofi_nccl"]["enabled"] == "true"
     )
-    inside = runtimes.inside(site, "train", folder)
-    assert inside.launcher == [f"--environment={folder}/image.toml"]
+    inside = runtimes.wrap_stage(site, "train", folder)
+    assert inside.launcher_options == [f"--environment={folder}/image.toml"]
     shown = subprocess.run(
         [*inside.prefix, "env", "-0"],
         env=SECRETS | {"PATH": os.environ["PATH"], "RANK": "1"},
@@ -257,7 +251,7 @@ def test_the_container_engine_gets_a_file(tmp_path):
 
 
 def test_steps_of_the_container_engine_run_side_by_side_on_the_gpu_given_to_each(tmp_path):
-    """Slurm lets a step wait for the node unless it overlaps, and sets anew which GPUs it sees."""
+    """A step waits for the whole node unless it overlaps, and Slurm sets its visible GPUs again."""
     program = tmp_path / "srun"
     program.write_text(
         '#!/bin/sh\nfor word; do case $word in --*) shift; echo "$word";; *) break;; esac; done\n'
@@ -265,7 +259,7 @@ def test_steps_of_the_container_engine_run_side_by_side_on_the_gpu_given_to_each
     )
     program.chmod(0o755)
     folder = tmp_path / 'a "run"' / "evaluate" / "x"
-    alone = runtimes.inside(in_image("clariden"), "evaluate", folder).alone
+    alone = runtimes.wrap_stage(in_image("clariden"), "evaluate", folder).without_launcher
     for given, seen in (("2", "2"), (None, "0,1,2,3")):
         env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"} | ({"CUDA_VISIBLE_DEVICES": given} if given else {})
         show = ["sh", "-c", 'echo "$CUDA_VISIBLE_DEVICES $1"', "x", "it's"]
@@ -275,25 +269,25 @@ def test_steps_of_the_container_engine_run_side_by_side_on_the_gpu_given_to_each
 
 def test_modules_of_a_runtime_are_found(tmp_path):
     site = in_image("polaris", scratch="${TMPDIR:-/tmp}")
-    made = launch.batch(
-        queueing.schedule([training(site, "x")], site)["train/x"],
-        [launch.Attempt("train/x", "train", Path("/r/train/x"), 1)],
+    made = launch.render_job_body(
+        queueing.schedule([make_training(site, "x")], site)["train/x"],
+        [launch.StageAttempt("train/x", "train", Path("/r/train/x"), 1)],
         site,
     )
     assert "\nmodule use /soft/modulefiles\nmodule load spack-pe-base apptainer\n" in made
-    prefix = runtimes.inside(site, "convert", Path("/r/convert/x")).prefix
+    prefix = runtimes.wrap_stage(site, "convert", Path("/r/convert/x")).prefix
     assert "|| { module use /soft/modulefiles; module load spack-pe-base apptainer; }\n" in prefix[2]
 
 
 @pytest.mark.parametrize("scratch", ["/tmp; rm -rf /", "$(id)", "`id`", 'a"b', "/a b"])
 def test_scratch_is_a_path_and_no_program(scratch):
-    assert "expected a path" in told(lambda: site_files.load("local", [f"container.scratch={scratch}"]))
+    assert "expected a path" in message_of(lambda: site_files.load("local", [f"container.scratch={scratch}"]))
 
 
 # ------------------------------------------------------------------------------------------------------------ keys
 def stages_of(site):
-    name, asked = study.load("smoke")
-    return build.stages(name, asked, site, Path("/nonexistent"))
+    name, asked = study_files.load("smoke")
+    return build.build_stages(name, asked, site, Path("/nonexistent"))
 
 
 def test_the_image_is_in_every_key_and_in_every_spec():
@@ -308,9 +302,9 @@ def test_the_image_is_in_every_key_and_in_every_spec():
 
 
 def test_a_part_of_a_conversion_is_of_the_image_too():
-    name, asked = study.load("smoke")
+    name, asked = study_files.load("smoke")
     asked = asked.model_copy(update={"data": [asked.data[0].model_copy(update={"parts": 2}), *asked.data[1:]]})
-    found = build.stages(name, asked, in_image("local"), Path("/nonexistent"))
+    found = build.build_stages(name, asked, in_image("local"), Path("/nonexistent"))
     assert {s.image for s in found.values()} == {ID} and sum(s.kind == "convert_part" for s in found.values()) == 2
 
 
@@ -318,14 +312,14 @@ def test_the_plan_says_that_the_image_changed(tmp_path):
     found = stages_of(in_image("local"))
     old = found["convert/bulk"].spec(found)
     assert (
-        plan_done.difference(old, stages_of(site_files.load("local"))["convert/bulk"]) == "image: 555555555555 -> none"
+        describe_difference(old, stages_of(site_files.load("local"))["convert/bulk"]) == "image: 555555555555 -> none"
     )
 
 
 def test_a_stage_of_an_image_runs_nowhere_else(tmp_path):
-    made = corpus.directory(tmp_path, "convert/x", ConvertSettings(dataset="generated", name="x"))
+    made = corpus.make_stage_directory(tmp_path, "convert/x", ConvertSettings(dataset="generated", name="x"))
     spec = files.read_model(made / "spec.json", StageSpec)
     files.write_model(made / "spec.json", spec.model_copy(update={"image": ID}))
-    done = corpus.execute(made)
+    done = corpus.run_stage(made)
     assert done.returncode == 64, done.stderr
-    assert f"this stage is of image {ID[:12]}, and runs outside of any image" in done.stderr
+    assert f"this stage needs image {ID[:12]}, and runs outside of any image" in done.stderr

@@ -1,40 +1,38 @@
-"""How the end of a job is judged, what is done about it, and what of a journal a driver acts upon."""
+"""Judgement of ended jobs, retries, refused submissions, and the jobs that a driver finds in a journal."""
 
 import json
 import os
-import threading
 
 import pytest
 
 from gnnscale.contract import files
 from gnnscale.contract.results import StageError
 from gnnscale.contract.stage_spec import Runtime
-from tests.support import sweeps
 from tests.support.cluster import SHORT
 from tests.support.corpus import TINY
-from workflow.config import site_files, study
-from workflow.jobs import batch, outcome, parsl_provider
-from workflow.jobs import requests as queueing
-from workflow.jobs.batch import Jobs
-from workflow.jobs.follow import Following
-from workflow.jobs.outcome import Budget, Exit, Outcome, classify
+from workflow.config import site_files, study_files
+from workflow.jobs import outcome, parsl_provider
+from workflow.jobs.batch import BatchJobs
+from workflow.jobs.follow import JobFollower
+from workflow.jobs.outcome import RetryBudget, classify
 from workflow.jobs.requests import Request
-from workflow.jobs.run_context import Office
-from workflow.jobs.submit import Submission
+from workflow.jobs.run_context import RunContext
+from workflow.jobs.submit import JobSubmitter
 from workflow.plan import build, memory_fit
 from workflow.run_directory import journal
-from workflow.run_directory.journal import Known
+from workflow.run_directory.attempt import AttemptOutcome, ExitRecord
+from workflow.run_directory.journal import RecordedJob
 from workflow.scheduler import query
-from workflow.scheduler.query import Seen
+from workflow.scheduler.query import JobStatus
 
 
 def ended(code, **more):
     facts = {"rank": 0, "host": "n1", "launcher": code, "job": "1", "hosts": ["n1"], "begin": 1, "end": 2}
-    return Exit(code=code, **(facts | more))
+    return ExitRecord(code=code, **(facts | more))
 
 
 def job(state, nodes="n[1-2]", code=None):
-    return Seen("1", "gs-1", state, "None", nodes, code)
+    return JobStatus("1", "gs-1", state, "None", nodes, code)
 
 
 def error(kind, message="said"):
@@ -50,10 +48,10 @@ def error(kind, message="said"):
         (None, job("CANCELLED"), None, "", "cancelled"),
         (None, job("TIMEOUT"), None, "", "walltime"),
         (ended(1), job("NODE_FAIL"), None, "", "node"),
-        (None, job("OUT_OF_MEMORY"), None, "", "memory"),
-        (ended(137), job("FAILED"), None, "", "memory"),
-        (ended(137), job("FAILED"), error("out-of-memory"), "", "memory"),
-        (ended(1), job("FAILED"), None, "torch.OutOfMemoryError: CUDA out of memory", "memory"),
+        (None, job("OUT_OF_MEMORY"), None, "", "out-of-memory"),
+        (ended(137), job("FAILED"), None, "", "out-of-memory"),
+        (ended(137), job("FAILED"), error("out-of-memory"), "", "out-of-memory"),
+        (ended(1), job("FAILED"), None, "torch.OutOfMemoryError: CUDA out of memory", "out-of-memory"),
         (ended(1), job("FAILED"), error("application"), "RuntimeError: CUDA error: uncorrectable ECC error", "node"),
         (ended(1), job("FAILED"), None, "NCCL WARN Call to recv failed: unhandled system error", "node"),
         (ended(64), job("FAILED"), error("configuration"), "", "configuration"),
@@ -81,47 +79,47 @@ def test_every_end_has_a_name(exit, seen, said, words, kind):
 
 @pytest.mark.parametrize("state", ["CANCELLED", "PREEMPTED"])
 def test_a_job_that_a_preemptible_queue_took_back(state):
-    """PBS deletes it and says no more."""
+    """PBS deletes the job and gives no reason."""
     assert classify(None, job(state), None, "", "x", preemptible=True).kind == "preempted"
     assert classify(ended(3), job("FAILED"), None, "a bug", "x", preemptible=True).kind == "application"
 
 
 def test_a_dead_node_is_named():
-    assert classify(None, job("NODE_FAIL", "n3"), None, "", "x").hosts == ("n3",)
-    assert classify(ended(1, host="n2"), None, None, "Bus error", "x").hosts == ("n2",)
+    assert classify(None, job("NODE_FAIL", "n3"), None, "", "x").bad_hosts == ("n3",)
+    assert classify(ended(1, host="n2"), None, None, "Bus error", "x").bad_hosts == ("n2",)
     unfit = classify(ended(76, begun=False, sick={"n2": "no driver", "n4": "disk"}), None, None, "", "x")
-    assert unfit.hosts == ("n2", "n4") and "n2: no driver" in unfit.message
-    assert outcome.expand("n[1-2,07-08],x,y[3]") == ["n1", "n2", "n07", "n08", "x", "y3"]
+    assert unfit.bad_hosts == ("n2", "n4") and "n2: no driver" in unfit.message
+    assert outcome.expand_hosts("n[1-2,07-08],x,y[3]") == ["n1", "n2", "n07", "n08", "x", "y3"]
 
 
 def test_what_makes_progress_may_go_on_for_ever():
-    budget = Budget(0)
+    budget = RetryBudget(0)
     for step in range(1, 100):
-        assert budget.decide(Outcome("stopped", ""), step)[0] == "continue"
-        assert budget.decide(Outcome("node", "", hosts=("n1",)), step)[0] == "avoid"
+        assert budget.decide(AttemptOutcome("stopped", ""), step)[0] == "continue"
+        assert budget.decide(AttemptOutcome("node", "", bad_hosts=("n1",)), step)[0] == "avoid"
 
 
 def test_what_makes_none_is_ended():
-    budget = Budget(5)
-    assert budget.decide(Outcome("stopped", "told to stop"), 5)[0] == "continue"
-    action, told = budget.decide(Outcome("walltime", "ran into the end"), 5)
+    budget = RetryBudget(5)
+    assert budget.decide(AttemptOutcome("stopped", "told to stop"), 5)[0] == "continue"
+    action, told = budget.decide(AttemptOutcome("walltime", "ran into the end"), 5)
     assert action == "fail" and "2 jobs in a row" in told.message and told.hint
-    for kind, times in (("node", 3), ("memory", 3), ("cancelled", 2), ("lost", 2), ("stalled", 1)):
-        budget = Budget(0)
-        actions = [budget.decide(Outcome(kind, "so"), 0)[0] for _ in range(times + 1)]
+    for kind, times in (("node", 3), ("out-of-memory", 3), ("cancelled", 2), ("lost", 2), ("stalled", 1)):
+        budget = RetryBudget(0)
+        actions = [budget.decide(AttemptOutcome(kind, "so"), 0)[0] for _ in range(times + 1)]
         assert "fail" not in actions[:-1] and actions[-1] == "fail", kind
     for kind in ("configuration", "data", "application", "permission", "withdrawn"):
-        assert Budget(0).decide(Outcome(kind, "so"), 0) == ("fail", Outcome(kind, "so"))
+        assert RetryBudget(0).decide(AttemptOutcome(kind, "so"), 0) == ("fail", AttemptOutcome(kind, "so"))
 
 
 def test_what_was_never_begun_costs_no_tries():
-    """A node that is not fit is left out, and a turn that never came comes in the next job; but not for ever."""
-    budget, unfit = Budget(0), Outcome("node", "not fit", hosts=("n1",), begun=False)
+    """An unfit node is avoided, and a turn that never came comes in the next job; but not for ever."""
+    budget, unfit = RetryBudget(0), AttemptOutcome("node", "not fit", bad_hosts=("n1",), begun=False)
     assert [budget.decide(unfit, 0)[0] for _ in range(5)] == ["avoid"] * 5
-    assert budget.decide(Outcome("node", "died", hosts=("n1",)), 0)[0] == "avoid"
+    assert budget.decide(AttemptOutcome("node", "died", bad_hosts=("n1",)), 0)[0] == "avoid"
     assert budget.decide(unfit, 0)[0] == "fail"
-    assert Budget(0).decide(Outcome("not-begun", "", begun=False), 0)[0] == "again"
-    assert Budget(0).decide(Outcome("stopped", "", begun=False), 0)[0] == "continue"
+    assert RetryBudget(0).decide(AttemptOutcome("not-begun", "", begun=False), 0)[0] == "again"
+    assert RetryBudget(0).decide(AttemptOutcome("stopped", "", begun=False), 0)[0] == "continue"
 
 
 STACKS = """\
@@ -139,7 +137,7 @@ something that another thread printed
 
 
 def test_where_ranks_hang_is_told():
-    told = outcome.hanging(Outcome("stalled", "no sign of life"), STACKS)
+    told = outcome.with_stacks(AttemptOutcome("stalled", "no sign of life"), STACKS)
     assert told.message == (
         "no sign of life; rank 0 on n1: no answer: T (stopped); rank 1 on n2: all_reduce "
         "(distributed/distributed_c10d.py:2810), called from <lambda> (gnnscale/train/loop.py:7); "
@@ -148,14 +146,14 @@ def test_where_ranks_hang_is_told():
     assert "rank 1 on n2: <lambda> (gnnscale/train/loop.py:7)" in told.tail and not any(
         "threading" in line for line in told.tail
     )
-    silent = Outcome("stalled", "no sign of life")
-    assert outcome.hanging(silent, "nothing of the kind") == silent
+    silent = AttemptOutcome("stalled", "no sign of life")
+    assert outcome.with_stacks(silent, "nothing of the kind") == silent
 
 
 def test_less_memory_each_time():
     runtime, asked = Runtime(ranks=2), TINY
-    first = memory_fit.smaller(runtime, asked, edges=100.0)
-    second = memory_fit.smaller(first, asked, edges=100.0)
+    first = memory_fit.with_less_memory(runtime, asked, edges=100.0)
+    second = memory_fit.with_less_memory(first, asked, edges=100.0)
     assert first.edge_chunk and first.micro_batch_edges == 8 * 100 // 2 // 2 and second.micro_batch_edges == 100
     assert first.ranks == second.ranks == 2
 
@@ -170,16 +168,16 @@ def test_what_a_journal_says_of_jobs(tmp_path):
     log.note("intend", name="c-1", stages={"train/w": ("train/w-1", 1)}, **here)
     log.note("ended", "train/w", name="c-1", kind="lost")
     log.note("intend", name="d-1", stages={"train/v": ("train/v-1", 1)}, root="of/which/this/is/a/copy", site="s")
-    first, second = journal.unfinished(tmp_path)
-    assert (first.id, first.ended, first.seen) == ("7", {"train/x"}, ("RUNNING", "None", "n1"))
+    first, second = journal.unfinished_jobs(tmp_path)
+    assert (first.id, first.ended, first.last_status) == ("7", {"train/x"}, ("RUNNING", "None", "n1"))
     assert (second.name, second.id) == ("b-1", None)
-    assert not first.stale({"train/y-1"}) and first.stale({"train/x-1", "train/z-1"})
+    assert not first.is_stale({"train/y-1"}) and first.is_stale({"train/x-1", "train/z-1"})
 
 
 def test_names_are_of_a_directory(tmp_path):
-    name = journal.name_of(tmp_path, ["k1", "k2"], 3)
-    assert name == journal.name_of(tmp_path, ["k2", "k1"], 3) and len(name) <= 15
-    assert len({name, journal.name_of(tmp_path / "copy", ["k1", "k2"], 3), journal.name_of(tmp_path, ["k1"], 3)}) == 3
+    name = journal.job_name(tmp_path, ["k1", "k2"], 3)
+    assert name == journal.job_name(tmp_path, ["k2", "k1"], 3) and len(name) <= 15
+    assert len({name, journal.job_name(tmp_path / "copy", ["k1", "k2"], 3), journal.job_name(tmp_path, ["k1"], 3)}) == 3
 
 
 POLICY = (
@@ -191,48 +189,51 @@ POLICY = (
 @pytest.mark.parametrize(
     ("said", "kind"),
     [
-        ("sbatch: error: Unable to contact slurm controller (connect failure)", query.Unreachable),
-        ("sbatch: error: Batch job submission failed: Socket timed out on send/recv operation", query.Unreachable),
-        ("sbatch: error: slurm_receive_msg: Zero Bytes were transmitted or received", query.Unreachable),
-        ("qsub: cannot connect to server pbs (errno=111)", query.Unreachable),
+        ("sbatch: error: Unable to contact slurm controller (connect failure)", query.SchedulerUnreachable),
+        (
+            "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation",
+            query.SchedulerUnreachable,
+        ),
+        ("sbatch: error: slurm_receive_msg: Zero Bytes were transmitted or received", query.SchedulerUnreachable),
+        ("qsub: cannot connect to server pbs (errno=111)", query.SchedulerUnreachable),
         (
             "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates accounting/QOS "
             "policy (job submit limit, user's size and/or time limits)",
-            parsl_provider.Limit,
+            parsl_provider.JobLimitReached,
         ),
-        ("sbatch: error: QOSMaxSubmitJobPerUserLimit", parsl_provider.Limit),
-        ("sbatch: error: AssocGrpCPUMinutesLimit" + POLICY, parsl_provider.Limit),
+        ("sbatch: error: QOSMaxSubmitJobPerUserLimit", parsl_provider.JobLimitReached),
+        ("sbatch: error: AssocGrpCPUMinutesLimit" + POLICY, parsl_provider.JobLimitReached),
         (
             "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, user's size "
             "and/or time limits)",
-            parsl_provider.Limit,
+            parsl_provider.JobLimitReached,
         ),
-        ("sbatch: error: QOSMaxWallDurationPerJobLimit" + POLICY, parsl_provider.Refused),
-        ("sbatch: error: AssocMaxNodePerJobLimit" + POLICY, parsl_provider.Refused),
-        ("sbatch: error: QOSMinGRES" + POLICY, parsl_provider.Refused),
-        ("qsub: would exceed queue generic's per-user limit of jobs in 'Q' state", parsl_provider.Limit),
+        ("sbatch: error: QOSMaxWallDurationPerJobLimit" + POLICY, parsl_provider.JobRefused),
+        ("sbatch: error: AssocMaxNodePerJobLimit" + POLICY, parsl_provider.JobRefused),
+        ("sbatch: error: QOSMinGRES" + POLICY, parsl_provider.JobRefused),
+        ("qsub: would exceed queue generic's per-user limit of jobs in 'Q' state", parsl_provider.JobLimitReached),
         (
             "sbatch: error: Batch job submission failed: Invalid account or account/partition combination",
-            parsl_provider.Refused,
+            parsl_provider.JobRefused,
         ),
-        ("sbatch: error: invalid partition specified: nope", parsl_provider.Refused),
+        ("sbatch: error: invalid partition specified: nope", parsl_provider.JobRefused),
         (
             "sbatch: error: Batch job submission failed: Requested node configuration is not available",
-            parsl_provider.Refused,
+            parsl_provider.JobRefused,
         ),
         (
             "sbatch: error: Batch job submission failed: Requested time limit is invalid (missing or exceeds some limit)",
-            parsl_provider.Refused,
+            parsl_provider.JobRefused,
         ),
-        ("qsub: Job violates queue and/or server resource limits", parsl_provider.Refused),
-        ("qsub: Unknown queue", parsl_provider.Refused),
-        ("", parsl_provider.Refused),
+        ("qsub: Job violates queue and/or server resource limits", parsl_provider.JobRefused),
+        ("qsub: Unknown queue", parsl_provider.JobRefused),
+        ("", parsl_provider.JobRefused),
     ],
 )
 def test_what_a_submission_was_answered(said, kind):
-    found = parsl_provider.why(site_files.load("slurm"), said)
+    found = parsl_provider.submission_error(site_files.load("slurm"), said)
     assert type(found) is kind
-    if kind is parsl_provider.Refused:
+    if kind is parsl_provider.JobRefused:
         assert found.hint
 
 
@@ -246,14 +247,14 @@ def test_what_a_submission_was_answered(said, kind):
     ],
 )
 def test_what_no_time_will_lift_is_told_as_what_it_is(reason, hint):
-    """And not as a wrong account or queue, which Slurm's sentence speaks of too."""
-    assert hint in parsl_provider.why(site_files.load("slurm"), f"sbatch: error: {reason}{POLICY}").hint
+    """The hint speaks of the size, and not of a wrong account or queue, which Slurm's sentence also mentions."""
+    assert hint in parsl_provider.submission_error(site_files.load("slurm"), f"sbatch: error: {reason}{POLICY}").hint
 
 
 # --------------------------------------------------------------------------------------- with a scheduler of small scripts
 @pytest.fixture
 def commands(tmp_path, monkeypatch):
-    """$HERE is a directory of theirs."""
+    """Return a function that installs scripts as commands; they find their directory in $HERE."""
     made = tmp_path / "bin"
     made.mkdir()
 
@@ -289,129 +290,37 @@ SILENT = {
     [("slurm", ""), ("slurm", "; echo Thank you"), ("slurm", "; echo 7"), ("pbs", ""), ("pbs", "; echo Thank you")],
 )
 def test_a_job_whose_number_was_not_told_is_found_by_its_name(kind, more, tmp_path, commands):
-    """Options or a wrapper keep sbatch and qsub from saying it in the usual way; it is submitted once all the same."""
+    """Options or a wrapper hide the number that sbatch and qsub print; the job is still submitted once."""
     verb = {"slurm": "sbatch", "pbs": "qsub"}[kind]
     place = commands(**SILENT[kind] | {verb: SILENT[kind][verb] + more})
     site, log = site_files.load(kind, QUICK), journal.Journal(tmp_path / "events.jsonl")
-    submission = Submission(Office(tmp_path, site, kind, log, lambda *told: None), {})
+    submitter = JobSubmitter(RunContext(tmp_path, site, kind, log, lambda *told: None), {})
     request = Request(("train/x",), next(iter(site.queues)), 1, 1, 1, 1, 600, 1, 1.0)
-    asked = parsl_provider.Job(request, "gs-1", tmp_path, "true")
-    id = submission.taken(asked, Known("gs-1", str(tmp_path), kind, {}), [])
+    asked = parsl_provider.JobScript(request, "gs-1", tmp_path, "true")
+    id = submitter.submit_script(asked, RecordedJob("gs-1", str(tmp_path), kind, {}), [])
     assert id.split(".")[0] == "7" and (place / "asked").read_text() == "taken\n"
 
 
 @pytest.mark.parametrize("left", ["nothing", "exit.json", "exit.json and a trace"])
 def test_a_job_that_ended_before_its_number_was_written_down(left, tmp_path, commands):
-    """The driver was killed between sbatch and its note, and the next one comes when all is over."""
+    """The driver was killed between sbatch and its journal entry, and the next one starts after the job's end."""
     commands(sacct="exit 1", squeue='echo "1|COMPLETED|None|n1|gs-1"' if "trace" in left else "")
     site, log = site_files.load("slurm", QUICK), journal.Journal(tmp_path / "events.jsonl")
     (tmp_path / "study.yaml").write_text(json.dumps(SHORT))
-    name, asked = study.load(str(tmp_path / "study.yaml"))
-    stages = build.stages(name, asked, site, tmp_path)
+    name, asked = study_files.load(str(tmp_path / "study.yaml"))
+    stages = build.build_stages(name, asked, site, tmp_path)
     stage = next(stage for stage in stages.values() if stage.kind == "train")
     log.note("intend", name="gs-1", root=str(tmp_path), site="slurm", stages={stage.id: (stage.folder, 1)})
     if "exit.json" in left:
         files.write_model(tmp_path / stage.folder / "attempts" / "1" / "exit.json", ended(75))
-    jobs = Jobs(tmp_path, site, "slurm", stages, {}, log, lambda *told: None)
+    jobs = BatchJobs(tmp_path, site, "slurm", stages, {}, log, lambda *told: None)
     try:
         job = jobs.adopt(stage)
         if left == "nothing":
-            (end,) = [e for e in journal.read(log.path) if e["event"] == "ended"]
-            assert job is None and end["kind"] == "lost" and not journal.unfinished(tmp_path)
+            (end,) = [e for e in journal.read_events(log.path) if e["event"] == "ended"]
+            assert job is None and end["kind"] == "lost" and not journal.unfinished_jobs(tmp_path)
             return
-        assert job.id == "1" and journal.unfinished(tmp_path)[0].id == "1"
-        assert Following(jobs.office, jobs.watch, stage, job).outcome().kind == "stopped"
+        assert job.id == "1" and journal.unfinished_jobs(tmp_path)[0].id == "1"
+        assert JobFollower(jobs.context, jobs.poller, stage, job).wait_for_end().kind == "stopped"
     finally:
         jobs.stop()
-
-
-# ------------------------------------------------------------------------------------------------- a job that stages share
-@pytest.fixture
-def gathering(tmp_path, monkeypatch):
-    """Jobs of three conversions, which are written down and not submitted, and a thread for each that is begun."""
-    stages = {f"convert/{name}": sweeps.stage("convert", name, 60.0) for name in "abc"}
-    site, sent, begun, results = site_files.load("slurm", [*QUICK, "node.cores=2"]), [], [], {}
-    requests = {id: queueing.serial([stage], site)[0] for id, stage in stages.items()}
-    log = journal.Journal(tmp_path / "events.jsonl")
-    jobs = Jobs(tmp_path, site, "slurm", stages, requests, log, lambda *told: None, lambda: set(jobs.expected))
-    jobs.expected, jobs.sent, jobs.results = set(stages), sent, results
-
-    def send(request, its):
-        sent.append([stage.id for stage in its])
-        return Known(f"gs-{len(sent)}", str(tmp_path), "slurm", dict.fromkeys(request.stages, ("", 1)), str(len(sent)))
-
-    def begin(name):
-        id = f"convert/{name}"
-        begun.append(threading.Thread(target=lambda: results.update({id: jobs.submit(stages[id])})))
-        begun[-1].start()
-
-    def finish():
-        for thread in begun:
-            thread.join(timeout=300)
-
-    monkeypatch.setattr(batch, "NAP", 0.01)
-    monkeypatch.setattr(jobs, "send", send)
-    jobs.begin, jobs.finish = begin, finish
-    yield jobs
-    jobs.stop()
-    finish()
-
-
-def test_a_job_waits_for_all_that_are_ready(gathering):
-    """However slow some are, and whoever is the first: it is asked for as it was planned."""
-    waits = threading.Semaphore(0)
-    gathering.ready = lambda: waits.release() or set(gathering.expected)
-    for name in "cba":
-        gathering.begin(name)
-        if name != "a":  # it has been looked several times whether all are there
-            assert all(waits.acquire(timeout=300) for _ in range(3)) and not gathering.sent
-    gathering.finish()
-    assert gathering.sent == [["convert/a", "convert/b", "convert/c"]]
-    assert len({known.id for known in gathering.results.values()}) == 1 and len(gathering.results) == 3
-
-
-def test_a_job_waits_for_no_other(gathering, monkeypatch):
-    """Nor for ever: who cannot come for a reason that is not known gets a job of its own."""
-    gathering.expected = {"convert/a", "convert/c"}
-    gathering.begin("a"), gathering.begin("c")
-    gathering.finish()
-    assert gathering.sent == [["convert/a", "convert/c"]]
-    gathering.expected = {"convert/b"}
-    monkeypatch.setattr(batch, "SLOW", 0.0)
-    gathering.arrived.clear()
-    gathering.begin("a")
-    gathering.finish()
-    gathering.begin("b")
-    gathering.finish()
-    assert gathering.sent[1:] == [["convert/a"], ["convert/b"]]
-
-
-@pytest.fixture
-def shared(gathering):
-    """The job of all three, once it is there."""
-    for name in "abc":
-        gathering.begin(name)
-    gathering.finish()
-    made = gathering.results["convert/a"]._replace(stages={id: (s.folder, 1) for id, s in gathering.stages.items()})
-    gathering.enter(made)
-    return made
-
-
-def test_stages_of_a_job_that_was_ended_share_the_next(gathering, shared):
-    """The first to hear of it waits for the other that is not done either."""
-    a, b, c = gathering.stages.values()
-    gathering.expected.discard("convert/a")
-    gathering.end(a, shared, Outcome("done", ""), is_over=True)
-    gathering.end(b, shared, Outcome("cancelled", ""), is_over=True)
-    gathering.begin("b")
-    assert gathering.still_to_come(b) == {"convert/c"}
-    gathering.end(c, shared, Outcome("cancelled", ""), is_over=True)
-    gathering.begin("c")
-    gathering.finish()
-    assert gathering.sent[1:] == [["convert/b", "convert/c"]]
-
-
-@pytest.mark.parametrize(("kind", "is_over"), [("memory", False), ("done", True)])
-def test_a_stage_that_leaves_its_job_waits_for_none_of_those_that_stay(gathering, shared, kind, is_over):
-    gathering.end(gathering.stages["convert/b"], shared, Outcome(kind, ""), is_over)
-    assert not gathering.still_to_come(gathering.stages["convert/b"])

@@ -1,6 +1,6 @@
-"""The script of a job, run for real: by bash, with what PBS gives a job, and a program in the place of a stage.
+"""The script of a job, run by bash with the variables of PBS and a program in the place of a stage.
 
-Whatever becomes of the ranks, exit.json says what the driver must know. With Slurm: integration/test_slurm.py.
+However the ranks end, exit.json holds what the driver must know. With Slurm: integration/test_slurm.py.
 """
 
 import json
@@ -15,17 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from gnnscale.contract import files
+from gnnscale.contract import files, places
 from gnnscale.contract.results import StageResult
 from tests.support import corpus
-from tests.support.cluster import PATIENCE
 from tests.support.corpus import ROOT
 from workflow.config import site_files
 from workflow.jobs import launch, outcome
 from workflow.jobs.requests import Request
 
 NODE = platform.node()
-# A stage that does as the file `behave` of its directory says. The real gnnscale.job.batch_job and gnnscale.job.rank_wrapper start it.
+# A stage that behaves as the file `behave` of its directory says. The real batch_job and rank_wrapper start it.
 PROGRAM = f"""#!{sys.executable}
 import faulthandler, os, signal, sys, time
 if sys.argv[2] == "gnnscale.job.batch_job":
@@ -33,7 +32,7 @@ if sys.argv[2] == "gnnscale.job.batch_job":
     sys.exit(batch_job.main())
 if sys.argv[2] == "gnnscale.job.rank_wrapper" and open("behave").read() == "launcher":
     open("began.0", "a").close()
-    time.sleep(600)
+    time.sleep(60)
 if sys.argv[2] == "gnnscale.job.rank_wrapper":
     from gnnscale.job import rank_wrapper
     sys.executable = __file__
@@ -59,10 +58,10 @@ if behave[0] == "exit" and mine == int(behave[2]):
     sys.exit(int(behave[1]))
 if behave[0] == "killed" and mine == int(behave[1]):
     os.kill(os.getpid(), signal.SIGKILL)
-while behave[0] in ("until-told", "deaf-to-it") and not os.path.exists("../go"):
+while behave[0] == "until-told" and not os.path.exists("../go"):
     time.sleep(0.02)
-if behave[0] in ("wait", "deaf", "killed", "exit"):
-    time.sleep(600)
+if behave[0] not in ("ok", "until-told"):
+    time.sleep(float(behave[1]) if behave[1:] and behave[0] != "killed" else 60)
 """
 
 
@@ -74,13 +73,16 @@ def folder(request, tmp_path):
 
 
 class Job:
-    """The script's process, in an allocation as PBS describes one."""
+    """Process of the script, in an allocation as PBS describes one."""
 
     def __init__(
         self, attempts, settings=("launch.command=none",), python=None, hosts=(NODE,), nodes_each=1, **request
     ):
-        site = site_files.resolve(
-            [site_files.from_file(site_files.SITES / "pbs.yaml", "pbs.yaml"), *map(site_files.from_option, settings)]
+        site = site_files.merge_layers(
+            [
+                site_files.layer_from_file(places.SITES / "pbs.yaml", "pbs.yaml"),
+                *map(site_files.layer_from_option, settings),
+            ]
         )
         self.attempts, self.begin = attempts, time.monotonic()
         place = attempts[0].folder.parent
@@ -92,7 +94,9 @@ class Job:
         ids = tuple(a.id for a in attempts if a.id not in dict(request.get("after", ())))
         asked = Request(ids, "default", len(hosts), nodes_each, site.ranks_per_node, 1, 3600, 1, 1.0)
         script = place / "script"
-        script.write_text(launch.batch(asked._replace(**request), attempts, site, python or str(program), ROOT))
+        script.write_text(
+            launch.render_job_body(asked._replace(**request), attempts, site, python or str(program), ROOT)
+        )
         env = os.environ | {"PBS_JOBID": "0123.server", "PBS_NODEFILE": str(listed)}
         self.process = subprocess.Popen(
             ["bash", script],
@@ -105,11 +109,11 @@ class Job:
 
     def wait_for(self, *names):
         while not all((a.folder / name).exists() for a in self.attempts for name in names):
-            assert time.monotonic() - self.begin < PATIENCE and self.process.poll() is None, self.process.stdout.read()
+            assert time.monotonic() - self.begin < 120 and self.process.poll() is None, self.process.stdout.read()
             time.sleep(0.02)
 
     def end(self, expected):
-        said, _ = self.process.communicate(timeout=PATIENCE)
+        said, _ = self.process.communicate(timeout=300)
         assert said == "" and self.process.returncode == expected, said
         return [json.loads((a.folder / "attempts" / "1" / "exit.json").read_text()) for a in self.attempts]
 
@@ -117,7 +121,7 @@ class Job:
 def attempt(folder, behave, name="x", kind="train"):
     folder.mkdir(exist_ok=True)
     (folder / "behave").write_text(behave)
-    return launch.Attempt(f"{kind}/{name}", kind, folder, 1)
+    return launch.StageAttempt(f"{kind}/{name}", kind, folder, 1)
 
 
 def test_a_stage_that_ends_well(folder):
@@ -163,7 +167,7 @@ def test_a_stage_that_is_told_before_it_listens(folder):
 
 
 def test_a_launcher_that_passes_nothing_on(folder):
-    """It ends of the signal itself, and with it the ranks, who had no time to write: that is no failure of theirs."""
+    """The signal ends the launcher, and with it the ranks, which had no time to write: they count as stopped, not failed."""
     job = Job([attempt(folder, "launcher")])
     job.wait_for("began.0")
     job.process.send_signal(signal.SIGUSR1)
@@ -172,7 +176,7 @@ def test_a_launcher_that_passes_nothing_on(folder):
 
 
 def test_the_whole_group_is_told_at_once(folder):
-    """As a scheduler does that signals every process of a job: twice told is once told."""
+    """Some schedulers signal every process of a job; a second signal changes nothing."""
     job = Job([attempt(folder, "wait")])
     job.wait_for("began.0")
     os.killpg(job.process.pid, signal.SIGUSR1)
@@ -184,7 +188,7 @@ def test_pbs_says_nothing_before_the_end_so_the_script_does(tmp_path):
     folder.mkdir()
     job = Job([attempt(folder, "wait")], settings=("launch.command=none", "scheduler.signal_seconds=118"), seconds=120)
     (left,) = job.end(75)
-    assert left["end"] - left["begin"] in range(1, 300), "after two seconds, and not the ten minutes that it would wait"
+    assert left["end"] - left["begin"] in range(1, 30), "after two seconds, and not the minute that it would wait"
 
 
 def test_a_job_of_pbs_with_no_time_before_its_end_is_told_all_the_same(tmp_path):
@@ -195,24 +199,24 @@ def test_a_job_of_pbs_with_no_time_before_its_end_is_told_all_the_same(tmp_path)
 
 
 def test_stages_without_ranks_are_told_of_the_gpus_of_their_node():
-    """On nodes of a queue without any, and of ranks, which have them from their launcher, nothing is said."""
+    """Nodes without GPUs get no variable, and neither do ranks, whose launcher sets it."""
     for name, queue, slots, expected in (
         ("lumi", "standard-g", 8, ["ROCR_VISIBLE_DEVICES", 8]),
         ("lumi", "standard-g", 0, None),
         ("stampede3", "skx", 8, None),
     ):
         asked = Request(("evaluate/x",), queue, 1, 1, 1, 1, 3600, 1, 1.0, slots=slots)
-        text = launch.batch(
-            asked, [launch.Attempt("evaluate/x", "evaluate", Path("/r/evaluate/x"), 1)], site_files.load(name)
+        text = launch.render_job_body(
+            asked, [launch.StageAttempt("evaluate/x", "evaluate", Path("/r/evaluate/x"), 1)], site_files.load(name)
         )
         assert json.loads(text.partition("<<'PLAN'\n")[2].partition("PLAN\n")[0])["gpus"] == expected
 
 
 def test_a_training_beside_others_has_its_nodes_whole():
-    """LUMI's cores of a rank are named one by one, so its step must have them all."""
+    """LUMI names the cores of a rank one by one, so its step must have them all."""
     asked = Request(("train/a", "train/b"), "standard-g", 2, 1, 8, 6, 3600, 1, 1.0)
-    one = launch.Attempt("train/a", "train", Path("/r/train/a"), 1)
-    words = launch.command(one, asked, site_files.load("lumi"), "python")
+    one = launch.StageAttempt("train/a", "train", Path("/r/train/a"), 1)
+    words = launch.build_rank_command(one, asked, site_files.load("lumi"), "python")
     assert "--nodelist={hosts}" in words and "--exact" not in words
 
 
@@ -220,10 +224,10 @@ def test_where_modules_are_looked_for():
     site = site_files.load(
         "slurm", ["module_paths=['/soft/my modules', /other]", "modules=[a/1, b]", "setup=['export A=1']"]
     )
-    lines = launch.environment(Request(("x",), "default", 1, 1, 1, 1, 3600, 1, 1.0), site, ROOT)
+    lines = launch.render_environment(Request(("x",), "default", 1, 1, 1, 1, 3600, 1, 1.0), site, ROOT)
     assert lines[:3] == ["module use '/soft/my modules' /other", "module load a/1 b", "export A=1"]
     site = site.model_copy(update={"modules": ()})
-    lines = launch.environment(Request(("x",), "default", 1, 1, 1, 1, 3600, 1, 1.0), site, ROOT)
+    lines = launch.render_environment(Request(("x",), "default", 1, 1, 1, 1, 3600, 1, 1.0), site, ROOT)
     assert not [line for line in lines if line.startswith("module")]
 
 
@@ -232,7 +236,7 @@ def test_an_attempt_that_was_given_up_does_not_begin(tmp_path):
     (folder / "attempts" / "1").mkdir(parents=True)
     (folder / "attempts" / "1" / "closed").touch()
     job = Job([attempt(folder, "ok")])
-    assert job.process.wait(timeout=PATIENCE) == 0
+    assert job.process.wait(timeout=120) == 0
     assert not (folder / "began.0").exists() and not (folder / "attempts" / "1" / "exit.json").exists()
 
 
@@ -241,8 +245,8 @@ def test_a_directory_that_is_no_more(tmp_path):
     folder.mkdir()
     mine = attempt(folder, "ok")
     job = Job([mine._replace(folder=tmp_path / "gone", id="train/y")])
-    said, _ = job.process.communicate(timeout=PATIENCE)
-    assert job.process.returncode == 1 and said.strip() == f"{tmp_path / 'gone'}: No such file or directory"
+    said, _ = job.process.communicate(timeout=120)
+    assert job.process.returncode == 1 and said.strip() == f"{tmp_path / 'gone'}: no such file or directory"
     assert not (tmp_path / "gone").exists()
 
 
@@ -292,7 +296,7 @@ def test_whose_turn_never_came_is_told_so(tmp_path):
 
 
 def test_an_evaluation_follows_its_training(tmp_path):
-    """Each its own, on the first of its nodes; not where the training failed, was stopped, or was given up."""
+    """Each evaluation runs on the first node of its training; not if that failed, was stopped, or was closed."""
     behaves = {"a": "ok", "b": "exit 64 0", "c": "wait", "d": "ok"}
     trained = [attempt(tmp_path / name, behave, name) for name, behave in behaves.items()]
     after = [attempt(tmp_path / f"of-{name}", "ok", name, "evaluate") for name in behaves]
@@ -314,19 +318,18 @@ def test_an_evaluation_follows_its_training(tmp_path):
 
 
 def test_one_that_is_told_before_its_evaluation_began(tmp_path):
-    """The training is done all the same; what follows is for another job."""
-    trained, after = attempt(tmp_path / "a", "deaf-to-it", "a"), attempt(tmp_path / "of-a", "ok", "a", "evaluate")
+    """The training ends well; its evaluation is for another job."""
+    trained, after = attempt(tmp_path / "a", "deaf-to-it 5", "a"), attempt(tmp_path / "of-a", "ok", "a", "evaluate")
     job = Job([trained, after], after=(("evaluate/a", "train/a"),))
     while not (tmp_path / "a" / "began.0").exists():
         time.sleep(0.02)
     job.process.send_signal(signal.SIGUSR1)
-    (tmp_path / "go").touch()
     first, second = job.end(75)
     assert (first["code"], second["code"], second["begun"]) == (0, 75, False)
 
 
 def test_a_stage_tells_where_it_is(folder):
-    """By a signal to the script of the job, as often as one likes; it goes on."""
+    """A signal to the script makes the stage print its stack, as often as it is sent; the stage continues."""
     job = Job([attempt(folder, "until-told")])
     job.wait_for("began.0")
     said = folder / "attempts" / "1" / "stderr"
@@ -339,12 +342,12 @@ def test_a_stage_tells_where_it_is(folder):
     assert job.end(0)[0]["code"] == 0
     lines = said.read_text().splitlines()
     assert all(line.startswith(f"[rank 0 on {NODE}] ") for line in lines)
-    ((label, frames),) = outcome.stacks(said.read_text()).items()
+    ((label, frames),) = outcome.parse_stacks(said.read_text()).items()
     assert label == f"rank 0 on {NODE}" and frames[0].startswith("<module> (") and "program:" in frames[0]
 
 
 def test_a_node_that_is_not_fit_is_named(tmp_path):
-    """This one has no driver of a GPU; so nothing is begun there, while the other training of the job goes on."""
+    """The node has no GPU driver, so no stage begins there."""
     gpus = "node.gpus={count: 1, vendor: nvidia, model: none, memory_gb: 1, peak_tflops: {fp32: 1}}"
     settings = ("launch.command=none", gpus)
     trained, after = attempt(tmp_path / "a", "ok", "a"), attempt(tmp_path / "of-a", "ok", "a", "evaluate")
@@ -356,9 +359,9 @@ def test_a_node_that_is_not_fit_is_named(tmp_path):
 
 
 def test_a_real_stage(tmp_path, converted):
-    """One that was told to stop and one that is left alone, through the same script."""
-    made = corpus.directory(tmp_path, "train/x", corpus.TINY, converted)
-    (left,) = Job([launch.Attempt("train/x", "train", made, 1)], python=sys.executable).end(0)
+    """A real training runs through the same script."""
+    made = corpus.make_stage_directory(tmp_path, "train/x", corpus.TINY, converted)
+    (left,) = Job([launch.StageAttempt("train/x", "train", made, 1)], python=sys.executable).end(0)
     assert left["code"] == 0, (made / "attempts" / "1" / "stderr").read_text()
     assert files.read_model(made / "result.json", StageResult).id == "train/x"
 
@@ -386,7 +389,7 @@ def test_two_ranks_end_well(two):
 def test_one_of_two_ranks_is_killed_and_the_other_is_ended(two):
     (left,) = two("killed 1").end(137)
     assert (left["code"], left["rank"]) == (137, 1)
-    assert left["end"] - left["begin"] < 300, "and not after the ten minutes that the other would wait"
+    assert left["end"] - left["begin"] < 50, "and not after the minute that the other would wait"
 
 
 @mpi

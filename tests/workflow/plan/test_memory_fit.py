@@ -1,4 +1,4 @@
-"""What the planner chooses so that a training fits: nothing if it need not, and a refusal in words if nothing helps."""
+"""The planner chooses no lever if a training fits, levers one by one if not, and a refusal in words if none is enough."""
 
 import pytest
 
@@ -21,12 +21,12 @@ def site(gigabytes, ranks=1):
 
 
 def choose(asked, where):
-    return memory_fit.choose(asked, 5, ATOMS, EDGES, where)
+    return memory_fit.choose_levers(asked, 5, ATOMS, EDGES, where)
 
 
 def test_nothing_is_done_where_there_is_room():
     chosen = choose(settings(64), site(64))
-    assert chosen.said == "" and chosen.refusal == "" and chosen.runtime.edge_chunk is None
+    assert chosen.description == "" and chosen.refusal == "" and chosen.runtime.edge_chunk is None
 
 
 def test_levers_come_one_by_one_as_memory_shrinks():
@@ -35,8 +35,8 @@ def test_levers_come_one_by_one_as_memory_shrinks():
         chosen = choose(asked, site(gigabytes))
         if chosen.refusal:
             break
-        assert chosen.memory.peak + memory_fit.LIBRARIES <= gigabytes * 1e9
-        said.append(chosen.said)
+        assert chosen.memory.peak + memory_fit.LIBRARY_BYTES <= gigabytes * 1e9
+        said.append(chosen.description)
     assert said[0] == "" and any("at a time" in s for s in said) and any("micro-batches" in s for s in said)
     assert sorted(said, key=len) == said, "each lever on top of the one before"
     assert chosen.refusal
@@ -46,14 +46,14 @@ def test_more_ranks_bring_zero_into_play():
     asked = settings(3000, batch=8)
     alone, many = choose(asked, site(3.0)), choose(asked, site(8 * 3.0, ranks=8))
     assert alone.refusal and "weights, gradients and moments" in alone.refusal
-    assert not many.refusal and many.runtime.zero_stage > 0 and "ZeRO" in many.said
+    assert not many.refusal and many.runtime.zero_stage > 0 and "ZeRO" in many.description
 
 
 @pytest.mark.parametrize("width", [64, 1024])
-def test_the_memory_told_is_that_of_the_choice(width):
+def test_the_reported_memory_is_that_of_the_choice(width):
     asked = settings(width)
     chosen = choose(asked, site(64))
-    batch = memory_fit.MARGIN * asked.optim.batch
+    batch = memory_fit.LARGEST_OVER_MEAN_BATCH * asked.optim.batch
     assert chosen.memory == peak_bytes(
         asked.model, batch * ATOMS, batch * EDGES, chosen.runtime.memory_levers, "fp32", 1, 5
     )

@@ -1,4 +1,4 @@
-"""events.jsonl survives being cut at any byte: all that was written before is read, and all that is written after."""
+"""A journal that is cut at any byte keeps the lines before the cut, and takes new ones."""
 
 import json
 import os
@@ -29,13 +29,13 @@ def test_cut_anywhere(tmp_path_factory, facts, share):
     whole = written(path, facts)
     cut = round(share * len(whole))
     path.write_bytes(whole[:cut])
-    kept = [event["stage"] for event in journal.read(path)]
+    kept = [event["stage"] for event in journal.read_events(path)]
     lines = whole[:cut].count(b"\n") + (
         cut < len(whole) and whole[cut : cut + 1] == b"\n"
     )  # a newline alone is no loss
     assert kept == [f"train/{number}" for number in range(lines)]
     journal.Journal(path).note("done", "after", durable=True)
-    assert [event["stage"] for event in journal.read(path)] == [*kept, "after"]
+    assert [event["stage"] for event in journal.read_events(path)] == [*kept, "after"]
 
 
 @given(st.floats(0, 1, exclude_max=True))
@@ -47,7 +47,7 @@ def test_a_flipped_byte_costs_its_line_alone(tmp_path_factory, share):
     hit = whole[:place].count(b"\n")
     whole[place] ^= 1
     path.write_bytes(whole)
-    kept = [event["stage"] for event in journal.read(path)]
+    kept = [event["stage"] for event in journal.read_events(path)]
     assert kept == [f"train/{number}" for number in range(4) if number != hit]
 
 
@@ -55,7 +55,7 @@ def test_a_line_is_json_to_anybody_else(tmp_path):
     path = tmp_path / "events.jsonl"
     written(path, [{"message": 'a "crc": and\na line'}])
     assert json.loads(path.read_text())["message"] == 'a "crc": and\na line'
-    assert journal.read(tmp_path / "none") == []
+    assert journal.read_events(tmp_path / "none") == []
 
 
 def test_a_full_disk_is_told_where_it_matters(tmp_path):
@@ -67,7 +67,7 @@ def test_a_full_disk_is_told_where_it_matters(tmp_path):
         log.note("submit", "train/x", durable=True)
     full.unlink()
     log.note("submit", "train/y", durable=True)
-    assert [event["stage"] for event in journal.read(full)] == ["train/y"]
+    assert [event["stage"] for event in journal.read_events(full)] == ["train/y"]
 
 
 def test_a_part_written_is_not_joined_with_the_next(tmp_path, monkeypatch):
@@ -77,4 +77,4 @@ def test_a_part_written_is_not_joined_with_the_next(tmp_path, monkeypatch):
         log.note("submit", "train/x", durable=True)
     monkeypatch.undo()
     log.note("submit", "train/y", durable=True)
-    assert [event["stage"] for event in journal.read(log.path)] == ["train/y"]
+    assert [event["stage"] for event in journal.read_events(log.path)] == ["train/y"]

@@ -1,4 +1,4 @@
-"""Who may drive a run directory: one at a time, whoever is suspended, dead, on another host, or without locks."""
+"""One driver at a time in a run directory: with others suspended, dead, on another host, or without locks."""
 
 import errno
 import fcntl
@@ -9,7 +9,7 @@ import time
 import pytest
 
 from gnnscale.contract import files
-from gnnscale.contract.errors import Problem
+from gnnscale.contract.errors import UserError
 from workflow.run_directory import lease
 from workflow.run_directory.lease import Lease
 
@@ -18,7 +18,7 @@ OTHER = {"host": "elsewhere", "pid": 7, "since": 1e9}
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
-    monkeypatch.setattr(files, "TRIES", 1)
+    monkeypatch.setattr(files, "LOCK_TRIES", 1)
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.0)
 
 
@@ -30,33 +30,33 @@ def left(root, holder=OTHER, silent=1e6):
 
 
 def refused(root):
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         Lease(root).take()
     return str(caught.value)
 
 
 def test_a_suspended_driver_on_another_host_is_not_robbed(tmp_path):
-    """It holds the lock, so it is not dead, however long it has been silent."""
+    """A driver that holds the lock is not dead, however long it has been silent."""
     with open(left(tmp_path)) as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert "on host elsewhere, pid 7" in (said := refused(tmp_path)) and "if that host is gone, remove" in said
-        assert lease.alive(tmp_path) == OTHER
-    assert lease.alive(tmp_path) is None
+        assert lease.live_driver(tmp_path) == OTHER
+    assert lease.live_driver(tmp_path) is None
     Lease(tmp_path).take()
 
 
 def test_where_locks_do_not_reach_the_files_time_decides(tmp_path):
-    """So a lock that is free does not say that nobody is at work there."""
+    """A free lock does not mean that no driver works there."""
     left(tmp_path, silent=lease.STALE_SECONDS / 4)
-    assert "on host elsewhere" in refused(tmp_path) and lease.alive(tmp_path) == OTHER
+    assert "on host elsewhere" in refused(tmp_path) and lease.live_driver(tmp_path) == OTHER
 
 
 def test_a_dead_drivers_number_may_be_another_process_now(tmp_path):
     mine = Lease(tmp_path)
     mine.take()
-    assert lease.alive(tmp_path) == lease.read(mine.path)
+    assert lease.live_driver(tmp_path) == lease.read_holder(mine.path)
     mine.file.close()  # as a death does; and this process, whose number it has, goes on
-    assert lease.alive(tmp_path) is None
+    assert lease.live_driver(tmp_path) is None
     Lease(tmp_path).take()
 
 
@@ -75,7 +75,7 @@ def test_who_was_taken_for_dead_notices(tmp_path):
     mine.take()
     mine.renew()
     path = left(tmp_path)
-    with pytest.raises(Problem, match="another driver has taken over, on host elsewhere, pid 7"):
+    with pytest.raises(UserError, match="another driver has taken over, on host elsewhere, pid 7"):
         mine.renew()
     mine.release()
     assert json.loads(path.read_text()) == OTHER, "and leaves it the other's"
@@ -92,7 +92,7 @@ def test_a_file_server_that_is_away_for_a_moment(tmp_path, monkeypatch):
     mine.renew()
     monkeypatch.undo()
     mine.release()
-    assert lease.read(mine.path) is None
+    assert lease.read_holder(mine.path) is None
 
 
 def test_it_is_renewed_every_few_seconds_and_no_more_often(tmp_path, monkeypatch):
@@ -109,7 +109,7 @@ def test_it_is_renewed_every_few_seconds_and_no_more_often(tmp_path, monkeypatch
 
 def test_a_look_does_not_keep_a_driver_out(tmp_path, monkeypatch):
     """`status` holds the lock for a moment."""
-    monkeypatch.setattr(files, "TRIES", 20)
+    monkeypatch.setattr(files, "LOCK_TRIES", 20)
     left(tmp_path)
     looking = open(tmp_path / "driver.lease")
     fcntl.flock(looking, fcntl.LOCK_SH)

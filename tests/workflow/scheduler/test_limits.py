@@ -1,4 +1,4 @@
-"""What a scheduler says of its queues, in recorded shapes, held against what a site's file says of them."""
+"""Recorded limits of schedulers, compared with what a site's file says."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 
 from workflow.config.site import Queue
 from workflow.scheduler import limits, query
-from workflow.scheduler.limits import Known, Limit
+from workflow.scheduler.limits import QueueLimit, SchedulerLimits
 
 # scontrol show partition --oneliner; sacctmgr -nP show qos / assoc / user, of Slurm 22.05 and 24.05
 PARTITIONS = """PartitionName=batch AllowGroups=ALL AllowAccounts=ALL AllowQos=ALL Default=YES QoS=N/A DefaultTime=NONE \
@@ -24,7 +24,7 @@ ACCOUNTS = "science|debug,normal|\nart|normal|\nscience|gpulimit|\n"
 
 
 def known(accounts=ACCOUNTS, qos=QOS):
-    return limits.of_slurm(PARTITIONS, qos, accounts, "science\n")
+    return limits.parse_slurm(PARTITIONS, qos, accounts, "science\n")
 
 
 def queue(**said):
@@ -33,11 +33,11 @@ def queue(**said):
 
 def test_slurm_is_understood():
     found = known()
-    assert found.default == "batch" and found.own == "science"
-    assert found.queues["batch"] == Limit(None, 9, 172800)
-    assert found.queues["gpu"] == Limit(2, 4, 86400, 3, 20, accounts=("science", "art")), "by its QOS too"
+    assert found.default == "batch" and found.default_account == "science"
+    assert found.queues["batch"] == QueueLimit(None, 9, 172800)
+    assert found.queues["gpu"] == QueueLimit(2, 4, 86400, 3, 20, accounts=("science", "art")), "by its QOS too"
     assert found.queues["old"].closed == "is drain"
-    assert found.qos["debug"] == Limit(None, 2, 1800, 1, 2)
+    assert found.qos["debug"] == QueueLimit(None, 2, 1800, 1, 2)
     assert found.accounts == {"science": ("debug", "normal", "gpulimit"), "art": ("normal",)}
 
 
@@ -60,22 +60,22 @@ def test_slurm_is_understood():
     ],
 )
 def test_a_queue_against_slurm(name, said, field, words):
-    found = limits.complaints(name, queue(**said), "science", known())
+    found = limits.find_mismatches(name, queue(**said), "science", known())
     assert [each.field for each in found] == ([] if field is None else [field])
     assert not found or words in found[0].fix
 
 
 def test_an_account_that_may_not():
-    (found,) = limits.complaints("gpu", queue(nodes=(2, 4), max_running=3), "music", known())
+    (found,) = limits.find_mismatches("gpu", queue(nodes=(2, 4), max_running=3), "music", known())
     assert "account music may not use it" in found.found and "science" in found.fix
-    (found,) = limits.complaints("quick", queue(**QUICK), "art", known())
+    (found,) = limits.find_mismatches("quick", queue(**QUICK), "art", known())
     assert "may not use the QOS debug" in found.found
 
 
 def test_nothing_is_concluded_from_silence():
-    silent = limits.of_slurm(PARTITIONS, None, None, "")
+    silent = limits.parse_slurm(PARTITIONS, None, None, "")
     assert silent.qos is None and silent.accounts is None
-    assert limits.complaints("quick", queue(partition="batch", qos="whatever"), "whoever", silent) == []
+    assert limits.find_mismatches("quick", queue(partition="batch", qos="whatever"), "whoever", silent) == []
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_nothing_is_concluded_from_silence():
     ],
 )
 def test_accounts(given, required, accounts, good, words):
-    found, _, fix = limits.account(given, required, known(accounts))
+    found, _, fix = limits.check_account(given, required, known(accounts))
     assert found is good and words in fix
 
 
@@ -138,18 +138,18 @@ QUEUES = {
     ],
 )
 def test_a_queue_against_pbs(name, said, words):
-    found = limits.complaints(name, queue(**said), None, limits.of_pbs(json.dumps(QUEUES)))
+    found = limits.find_mismatches(name, queue(**said), None, limits.parse_pbs(json.dumps(QUEUES)))
     assert [words in each.fix for each in found] == ([] if words is None else [True])
 
 
 def test_what_is_tighter_counts():
-    one, other = Limit(1, 8, 100, None, 5), Limit(2, None, 50, 3, 9)
-    assert limits.tighter(one, other) == Limit(2, 8, 50, 3, 5)
-    assert limits.complaints("x", queue(), None, Known({"x": Limit()}, "")) == []
+    one, other = QueueLimit(1, 8, 100, None, 5), QueueLimit(2, None, 50, 3, 9)
+    assert limits.stricter_limit(one, other) == QueueLimit(2, 8, 50, 3, 5)
+    assert limits.find_mismatches("x", queue(), None, SchedulerLimits({"x": QueueLimit()}, "")) == []
 
 
 @pytest.mark.parametrize("said", ['{"Queue": {', "[]", '{"Queue": [1]}'])
 def test_an_answer_of_pbs_that_cannot_be_read_is_none(monkeypatch, said):
-    monkeypatch.setattr(query, "answer", lambda *_: said)
-    with pytest.raises(query.Unreachable, match="could not be read"):
-        limits.pbs(1.0)
+    monkeypatch.setattr(query, "command_output", lambda *_: said)
+    with pytest.raises(query.SchedulerUnreachable, match="could not be read"):
+        limits.query_pbs(1.0)

@@ -1,4 +1,4 @@
-"""What schedulers print, read: recorded shapes, broken shapes, and a scheduler that does not answer."""
+"""Parsing of what schedulers print, recorded and broken, and the poller at a scheduler that does not answer."""
 
 import itertools
 import json
@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from tests.support.cluster import PATIENCE, wait
+from tests.support.cluster import wait_until
 from workflow.scheduler import query
-from workflow.scheduler.poller import Watch
-from workflow.scheduler.query import Scheduler, Seen, Snapshot, Unreachable
+from workflow.scheduler.poller import SchedulerPoller
+from workflow.scheduler.query import JobStatus, Scheduler, SchedulerUnreachable, Snapshot
 
 SQUEUE = """\
 14|RUNNING|None|n[1-2]|gs052f16db-1
@@ -33,10 +33,10 @@ SACCT = """\
 
 def test_squeue_is_read():
     jobs = {job.id: job for job in query.parse_squeue(SQUEUE + "garbage\n\n")}
-    assert jobs["14"] == Seen("14", "gs052f16db-1", "RUNNING", "None", "n[1-2]")
-    assert jobs["15"].name == "gs|odd name" and not jobs["15"].hopeless
-    assert jobs["16"].active and jobs["18"].active, "who may still be there is not given up"
-    assert not jobs["19"].active
+    assert jobs["14"] == JobStatus("14", "gs052f16db-1", "RUNNING", "None", "n[1-2]")
+    assert jobs["15"].name == "gs|odd name" and not jobs["15"].is_hopeless
+    assert jobs["16"].is_active and jobs["18"].is_active, "who may still be there is not given up"
+    assert not jobs["19"].is_active
 
 
 def test_sacct_is_read():
@@ -56,28 +56,28 @@ def commands(tmp_path, monkeypatch, **scripts):
 def test_what_squeue_has_forgotten_sacct_may_know(tmp_path, monkeypatch):
     said = f"cat <<'END'\n{SACCT}END"
     commands(tmp_path, monkeypatch, squeue=f"cat <<'END'\n{SQUEUE}END", sacct=said)
-    jobs = query.slurm_look(["14", "23", "24", "99"], 60).jobs
+    jobs = query.slurm_find_by_id(["14", "23", "24", "99"], 60).jobs
     assert jobs.keys() == {"14", "23"}, "what accounting calls running, squeue would have had"
     commands(tmp_path, monkeypatch, sacct="echo 'Slurm accounting storage is disabled' >&2; exit 1")
-    assert query.slurm_look(["14", "23"], 60).jobs.keys() == {"14"}
+    assert query.slurm_find_by_id(["14", "23"], 60).jobs.keys() == {"14"}
 
 
 @pytest.mark.parametrize("script", ["exit 1", "echo 'slurm_load_jobs error: Unable to contact' >&2; exit 1", "sleep 5"])
 def test_no_answer_is_not_an_empty_answer(tmp_path, monkeypatch, script):
     commands(tmp_path, monkeypatch, squeue=script, qstat=script)
-    with pytest.raises(Unreachable, match="squeue"):
-        query.slurm_look(["14"], 0.3)
-    with pytest.raises(Unreachable, match="qstat"):
-        query.pbs_look(["14"], 0.3)
+    with pytest.raises(SchedulerUnreachable, match="squeue"):
+        query.slurm_find_by_id(["14"], 0.3)
+    with pytest.raises(SchedulerUnreachable, match="qstat"):
+        query.pbs_find_by_id(["14"], 0.3)
     monkeypatch.setenv("PATH", str(tmp_path / "none"))
-    with pytest.raises(Unreachable, match="no such file"):
-        query.slurm_look(["14"], 0.3)
+    with pytest.raises(SchedulerUnreachable, match="no such file"):
+        query.slurm_find_by_id(["14"], 0.3)
 
 
 def test_the_shell_has_no_say(monkeypatch):
-    """Of what it holds for these commands, they hear just where the scheduler is; a job inherits what sbatch had."""
-    heard = dict.fromkeys(["SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT", "PBS_SERVER", "PBS_CONF_FILE", "MINE"], "2")
-    unheard = [
+    """Commands get the variables that locate the scheduler, and no options; a job inherits what sbatch had."""
+    kept = dict.fromkeys(["SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT", "PBS_SERVER", "PBS_CONF_FILE", "MINE"], "2")
+    dropped = [
         "SBATCH_JOB_NAME",
         "SBATCH_ACCOUNT",
         "SLURM_NTASKS",
@@ -91,11 +91,11 @@ def test_the_shell_has_no_say(monkeypatch):
         "PBS_O_QUEUE",
         "PBS_DPREFIX",
     ]
-    for name, value in (heard | dict.fromkeys(unheard, "1")).items():
+    for name, value in (kept | dict.fromkeys(dropped, "1")).items():
         monkeypatch.setenv(name, value)
-    lines = query.ask(["env"], 60).stdout.splitlines()
-    assert {f"{name}={value}" for name, value in heard.items()} <= set(lines)
-    assert not [line for line in lines if line.split("=")[0] in unheard]
+    lines = query.run_command(["env"], 60).stdout.splitlines()
+    assert {f"{name}={value}" for name, value in kept.items()} <= set(lines)
+    assert not [line for line in lines if line.split("=")[0] in dropped]
 
 
 PBS = {
@@ -120,67 +120,66 @@ def test_qstat_is_read_as_json_and_as_text():
     assert query.parse_qstat('{"timestamp": 1}') == [] == query.parse_qstat("")
 
 
-POLL = 0.2  # s
-
-
-class Fake:
-    """A scheduler whose answers are made here, to see when they are asked for."""
+class FakeScheduler:
+    """Scheduler whose answers are made here, and which records when it is queried."""
 
     def __init__(self):
-        self.asked, self.fails, self.told = [], False, []
+        self.queries, self.fails, self.messages = [], False, []
 
-    def look(self, ids, seconds):
-        self.asked.append(time.monotonic())
+    def find_by_id(self, ids, seconds):
+        self.queries.append(time.monotonic())
         if self.fails:
-            raise Unreachable("squeue: away")
-        return Snapshot(time.time(), {id: Seen(id, "x", "RUNNING") for id in ids})
+            raise SchedulerUnreachable("squeue: away")
+        return Snapshot(time.time(), {id: JobStatus(id, "x", "RUNNING") for id in ids})
 
 
 @pytest.fixture
-def watched():
-    fake = Fake()
-    watch = Watch(Scheduler(fake.look, None, None), POLL, 1.0, fake.told.append)
-    yield fake, watch
-    watch.stop()
+def polled():
+    fake = FakeScheduler()
+    poller = SchedulerPoller(Scheduler(fake.find_by_id, None, None, None), 0.2, 1.0, fake.messages.append)
+    yield fake, poller
+    poller.stop()
 
 
-def test_one_question_for_all_jobs(watched):
-    fake, watch = watched
+def test_one_query_for_all_jobs(polled):
+    fake, poller = polled
     time.sleep(0.3)
-    assert not fake.asked, "there is nobody to ask for"
+    assert not fake.queries, "there is no job to ask for"
     for id in range(200):
-        watch.follow(str(id))
+        poller.follow(str(id))
     began, got = time.time(), []
-    threads = [threading.Thread(target=lambda: got.append(watch.after(began, PATIENCE))) for _ in range(50)]
+    threads = [threading.Thread(target=lambda: got.append(poller.wait_for_snapshot(began, 60))) for _ in range(50)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert all(each.began > began for each in got) and max(len(each.jobs) for each in got) == 200
-    assert len(fake.asked) <= 2 + (time.time() - began) / POLL
+    assert len(fake.queries) < 50
 
 
-def test_an_answer_that_cannot_be_read_ends_nobody(watched):
-    """As from a version that prints something else: those who wait are told, and it is asked again."""
-    fake, watch = watched
-    answers, fake.look = fake.look, lambda ids, seconds: int("N/A")
-    watch.scheduler = Scheduler(lambda *asked: fake.look(*asked), None, None)
-    watch.follow("1")
-    wait(lambda: fake.told, "it to be told")
-    assert fake.told[0] == "ValueError: invalid literal for int() with base 10: 'N/A'"
-    fake.look = answers
-    assert watch.after(time.time(), PATIENCE).jobs and fake.told[-1] == ""
+def test_an_answer_that_cannot_be_parsed_ends_no_job(polled):
+    """As from a version that prints something else: the message is reported, and the query is repeated."""
+    fake, poller = polled
+    answers, fake.find_by_id = fake.find_by_id, lambda ids, seconds: int("N/A")
+    poller.scheduler = Scheduler(lambda *words: fake.find_by_id(*words), None, None, None)
+    poller.follow("1")
+    deadline = time.monotonic() + 60
+    while not fake.messages and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert fake.messages[0] == "ValueError: invalid literal for int() with base 10: 'N/A'"
+    fake.find_by_id = answers
+    assert poller.wait_for_snapshot(time.time(), 60).jobs and fake.messages[-1] == ""
 
 
-def test_a_scheduler_that_is_away_is_asked_less_and_less(watched):
-    fake, watch = watched
+def test_a_scheduler_that_does_not_answer_is_queried_less_and_less(polled):
+    fake, poller = polled
     fake.fails = True
-    watch.follow("1")
-    wait(lambda: len(fake.asked) >= 4, "four questions")
-    assert watch.after(0, 0.1) is None
-    gaps = [b - a for a, b in itertools.pairwise(fake.asked)]
+    poller.follow("1")
+    wait_until(lambda: len(fake.queries) >= 4, 60, "four queries")
+    assert poller.wait_for_snapshot(0, 0.1) is None
+    gaps = [b - a for a, b in itertools.pairwise(fake.queries)]
     assert all(gap > 0.39 * 2**k for k, gap in enumerate(gaps)), gaps
-    assert set(fake.told) == {"squeue: away"}
+    assert set(fake.messages) == {"squeue: away"}
     fake.fails = False
-    assert watch.after(time.time(), PATIENCE).jobs
-    assert fake.told[-1] == ""
+    assert poller.wait_for_snapshot(time.time(), 60).jobs
+    assert fake.messages[-1] == ""

@@ -5,70 +5,70 @@ import lzma
 import numpy as np
 import pytest
 
-from gnnscale.atoms.units import ENERGY
+from gnnscale.atoms.units import ENERGY_UNITS
 from gnnscale.data.formats import extxyz
-from gnnscale.data.formats.pieces import Place
+from gnnscale.data.formats.raw_files import Location
 from tests.support import layouts
-from tests.support.raw import read, same, script, shared, until_fault
+from tests.support.raw import is_same, load_script, read_all, read_until_fault, require_sample
 
 
 def test_a_second_frame_is_told_with_its_line(tmp_path):
-    path = layouts.extxyz(tmp_path, layouts.crystals())
+    path = layouts.write_extxyz(tmp_path, layouts.make_crystals())
     lines = path.read_text().splitlines(keepends=True)
     lines[7] = lines[7].replace(".", "o", 1)  # frame 1 has lines 6 to 10
     path.write_text("".join(lines))
-    kept, fault = until_fault("extxyz", path)
+    kept, fault = read_until_fault("extxyz", path)
     assert len(kept) == 1 and "frame 1, line 8" in str(fault) and "is not a number" in str(fault)
 
 
 def test_extended_xyz_in_other_units_and_keys(tmp_path):
-    known = layouts.crystals()[0]
+    known = layouts.make_crystals()[0]
     volume = np.linalg.det(known.cell)
 
     def extra(k, s):
-        six = (-s.stress * volume / ENERGY["kcal/mol"])[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+        six = (-s.stress * volume / ENERGY_UNITS["kcal/mol"])[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
         words = " ".join(map(repr, six.tolist()))
-        return f'REF_energy={s.energy / ENERGY["kcal/mol"]!r} REF_virial="_JSON [{words.replace(" ", ", ")}]"'
+        return f'REF_energy={s.energy / ENERGY_UNITS["kcal/mol"]!r} REF_virial="_JSON [{words.replace(" ", ", ")}]"'
 
-    text = layouts.extended([known._replace(forces=known.forces / ENERGY["kcal/mol"])], extra)
+    text = layouts.format_extxyz([known._replace(forces=known.forces / ENERGY_UNITS["kcal/mol"])], extra)
     (tmp_path / "a.xyz").write_text(text.replace("forces:R:3", "REF_forces:R:3"))
     keys = {"energy": "REF_energy", "forces": "REF_forces", "virial": "REF_virial", "energy_unit": "kcal/mol"}
-    (found,), _ = read("extxyz", tmp_path, **keys)
-    assert same(found, known)
+    (found,), _ = read_all("extxyz", tmp_path, **keys)
+    assert is_same(found, known)
 
 
 def test_labels_that_a_frame_lacks_are_nan(tmp_path):
     lines = ["2", 'Properties=species:S:1:pos:R:3 energy=-32.0 pbc="F F F"', "H 0 0 0", "H 0 0 0.74", ""]
     (tmp_path / "a.xyz").write_text("\n".join([*lines, "1", "energy=-13.6", "H 0 0 0", ""]))
-    (found,), skipped = read("extxyz", tmp_path)
+    (found,), skipped = read_all("extxyz", tmp_path)
     assert found.energy == -32.0 and np.isnan(found.forces).all() and np.isnan(found.stress).all()
     assert skipped == {"isolated atom: a reference, not a structure": 1}
 
 
 def test_an_s2ef_pair_that_disagrees(tmp_path):
-    layouts.oc20(tmp_path, layouts.crystals(stress=False))
+    layouts.write_oc20(tmp_path, layouts.make_crystals(stress=False))
     lines = lzma.open(tmp_path / "0.txt.xz", "rt").readlines()
     for some, short in ((lines[:-1], "0.txt.xz"), ([*lines, lines[0]], "0.extxyz.xz")):
         with lzma.open(tmp_path / "0.txt.xz", "wt") as file:
             file.writelines(some)
-        kept, fault = until_fault("oc20", tmp_path)
+        kept, fault = read_until_fault("oc20", tmp_path)
         assert len(kept) == min(9, len(some)) and "one is truncated" in str(fault)
         assert str(fault).startswith(str(tmp_path / short))
     with lzma.open(tmp_path / "0.txt.xz", "wt") as file:
         file.writelines([lines[0], "random0;frame1;2\n"])
-    _, fault = until_fault("oc20", tmp_path)
+    _, fault = read_until_fault("oc20", tmp_path)
     assert "0.txt.xz: line 2: system,frame,energy was expected" in str(fault)
     (tmp_path / "0.txt.xz").unlink()
     with pytest.raises(FileNotFoundError, match=r"0\.txt\.xz: missing beside"):
-        script("oc20").inputs(script("oc20").Options(raw=str(tmp_path)))
+        load_script("oc20").input_files(load_script("oc20").Options(raw=str(tmp_path)))
 
 
 def test_extended_xyz_is_read_as_ase_reads_it():
     import ase.io
 
     for name in ("mad_1k/mad_small_val.xyz", "bpa3_train/train_mixedT.xyz", "qm9_format/qm9_reduced_100.xyz"):
-        with Place(shared(name)) as place:
-            for mine, other in zip(extxyz.frames(place), ase.io.iread(place.path, ":60")):
+        with Location(require_sample(name)) as location:
+            for mine, other in zip(extxyz.read_frames(location), ase.io.iread(location.path, ":60")):
                 assert np.array_equal(mine.numbers, other.numbers) and np.array_equal(mine.pbc, other.pbc)
                 assert np.array_equal(mine.columns["pos"], other.positions)
                 assert np.array_equal(mine.cell, other.cell.array)
@@ -79,46 +79,48 @@ def test_extended_xyz_is_read_as_ase_reads_it():
 @pytest.mark.parametrize("size", [1, 37, 200, 1000, 10**9])
 def test_ranges_of_bytes_have_every_frame_once(tmp_path, monkeypatch, size):
     """Wherever the cuts fall: in a comment, in a number, between frames, in a frame whose comment is a number too."""
-    known = layouts.crystals() + layouts.molecules()
-    path = layouts.extxyz(tmp_path, known)
+    known = layouts.make_crystals() + layouts.make_molecules()
+    path = layouts.write_extxyz(tmp_path, known)
     path.write_text(path.read_text() + "\n\n" + "2\n3\nH 0 0 0\nH 0 0 1\n" * 3 + "3\n2\nO 0 0 0\nH 0 0 1\nH 0 1 0\n")
-    with Place(path) as place:
-        whole = list(extxyz.frames(place))
+    with Location(path) as location:
+        whole = list(extxyz.read_frames(location))
     assert len(whole) == len(known) + 4
-    monkeypatch.setattr(extxyz, "RANGE", size)
-    units = extxyz.units(str(tmp_path), path, whole=False)
-    assert len(units) == max(1, -(-path.stat().st_size // size)) and len({unit.name for unit in units}) == len(units)
+    monkeypatch.setattr(extxyz, "BYTES_PER_PIECE", size)
+    pieces = extxyz.pieces_by_bytes(str(tmp_path), path, whole=False)
+    assert len(pieces) == max(1, -(-path.stat().st_size // size)) and len({piece.name for piece in pieces}) == len(
+        pieces
+    )
     found = []
-    for unit in units:
-        with Place(path) as place:
-            found += list(extxyz.frames(place, unit.span))
+    for piece in pieces:
+        with Location(path) as location:
+            found += list(extxyz.read_frames(location, piece.span))
     assert len(found) == len(whole)
     for one, two in zip(found, whole):
         assert np.array_equal(one.columns["pos"], two.columns["pos"]) and one.info == two.info
 
 
 def test_a_fault_in_a_later_range_is_told_with_its_place(tmp_path, monkeypatch):
-    monkeypatch.setattr(extxyz, "RANGE", 900)
-    path = layouts.extxyz(tmp_path, layouts.crystals())
+    monkeypatch.setattr(extxyz, "BYTES_PER_PIECE", 900)
+    path = layouts.write_extxyz(tmp_path, layouts.make_crystals())
     text = path.read_text()
     path.write_text(text[:-30].rstrip("\n") + "x\n")
-    kept, fault = until_fault("extxyz", tmp_path)
+    kept, fault = read_until_fault("extxyz", tmp_path)
     assert len(kept) == 8 and "counted from byte" in str(fault) and str(path) in str(fault)
 
 
 def test_units_estimate_what_is_in_them(tmp_path):
-    path = layouts.extxyz(tmp_path, layouts.crystals() * 20)
-    (unit,) = extxyz.units(str(tmp_path), path, whole=False)
-    assert unit.structures == pytest.approx(180, rel=0.3) and unit.name == "mine.extxyz" and unit.span is None
+    path = layouts.write_extxyz(tmp_path, layouts.make_crystals() * 20)
+    (piece,) = extxyz.pieces_by_bytes(str(tmp_path), path, whole=False)
+    assert piece.structures == pytest.approx(180, rel=0.3) and piece.name == "mine.extxyz" and piece.span is None
     with lzma.open(tmp_path / "b.xyz.xz", "wt") as file:
         file.write(path.read_text())
-    names = [unit.name for unit in script("extxyz").units(script("extxyz").Options(raw=str(tmp_path)))]
+    names = [piece.name for piece in load_script("extxyz").pieces(load_script("extxyz").Options(raw=str(tmp_path)))]
     assert names == ["b.xyz.xz", "mine.extxyz"]
 
 
 def test_frames_of_equal_names_in_two_folders_are_told_apart(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        layouts.extxyz(tmp_path / name, layouts.crystals())
-    found, _ = read("extxyz", tmp_path)
+        layouts.write_extxyz(tmp_path / name, layouts.make_crystals())
+    found, _ = read_all("extxyz", tmp_path)
     assert len(found) == len({s.group for s in found}) == len({s.label for s in found}) == 18

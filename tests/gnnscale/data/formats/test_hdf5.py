@@ -3,9 +3,10 @@
 import h5py
 import pytest
 
-from gnnscale.data.formats.pieces import BadRaw
+from gnnscale.contract.errors import BadFile
+from gnnscale.data.formats.raw_files import DOWNLOAD_AGAIN
 from tests.support.layouts import LAYOUTS
-from tests.support.raw import shared, until_fault
+from tests.support.raw import read_until_fault, require_sample
 
 MISSING = {
     "ani1x": ("A/wb97x_dz.forces", "wb97x_dz.forces"),
@@ -22,16 +23,18 @@ def test_a_missing_key_and_another_number_of_atoms(name, tmp_path):
     with h5py.File(path, "a") as file:
         stored = file[place][()]
         del file[place]
-    kept, fault = until_fault(name, tmp_path)
-    assert isinstance(fault, BadRaw) and all(word in str(fault) for word in (path.name, key, place.split("/")[0]))
-    assert "there is " in str(fault) and fault.hint and len(kept) % 3 == (1 if name == "qm7x" else 0)
+    kept, fault = read_until_fault(name, tmp_path)
+    assert isinstance(fault, BadFile) and fault.hints == (DOWNLOAD_AGAIN,)
+    assert all(word in fault.message for word in (path.name, key, place.split("/")[0]))
+    assert "there is " in str(fault) and len(kept) % 3 == (1 if name == "qm7x" else 0)
     with h5py.File(path, "a") as file:
         file[place] = stored[..., :-1, :]
-    _, fault = until_fault(name, tmp_path)
-    assert isinstance(fault, BadRaw) and "disagrees" in str(fault)
+    _, fault = read_until_fault(name, tmp_path)
+    assert isinstance(fault, BadFile) and fault.hints == (DOWNLOAD_AGAIN,)
+    assert "disagrees" in str(fault)
 
 
 def test_placeholder_labels_in_qm7xs_layout_are_not_taken_for_real():
     """The file's energies are GFN1-xTB's, of valence electrons: no total energies of PBE0."""
-    _, fault = until_fault("qm7x", shared("qm7x_geometries"))
+    _, fault = read_until_fault("qm7x", require_sample("qm7x_geometries"))
     assert "Geom-m1-i1-c1-1: -37.592 eV per atom cannot be a total energy" in str(fault)

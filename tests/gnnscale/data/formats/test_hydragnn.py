@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from gnnscale.contract import datasets
-from gnnscale.data.formats import hydragnn, pieces
-from gnnscale.data.formats.pieces import BadRaw
+from gnnscale.contract.errors import BadFile
+from gnnscale.data.formats import hydragnn
 from tests.gnnscale.data.storage.test_adios import random_structures
 from tests.support import hydragnn_layout as layout
 
-SCRIPT = datasets.script("hydragnn")
+SCRIPT = datasets.load_script("hydragnn")
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +22,13 @@ def written(tmp_path_factory):
     made = [s._replace(energy=float(np.float32(k)), forces=np.ones_like(s.forces) * k) for k, s in enumerate(made)]
     equal = [s for s in random_structures(200, 1) if len(s.numbers) == 3][:5]
     splits = {"trainset": made[:25], "valset": made[25:], "testset": equal}
-    layout.write(folder / "mine.bp", {k: [layout.graph(s, 3.0) for s in v] for k, v in splits.items()})
+    layout.write_bp(folder / "mine.bp", {k: [layout.make_graph(s, 3.0) for s in v] for k, v in splits.items()})
     return folder, splits
 
 
 def read(folder, **options):
     options = SCRIPT.Options(raw=str(folder), **options)
-    return [(u, s) for u in SCRIPT.units(options) for s in SCRIPT.structures(options, u, lambda reason: None)]
+    return [(p, s) for p in SCRIPT.pieces(options) for s in SCRIPT.structures(options, p, lambda reason: None)]
 
 
 def same(one, s):
@@ -43,15 +43,15 @@ def same(one, s):
 
 @pytest.mark.parametrize("rows", [1024, 7, 1])
 def test_what_was_written_is_read(written, rows, monkeypatch):
-    monkeypatch.setattr(pieces, "ROWS", rows)
+    monkeypatch.setattr(hydragnn, "ROWS_PER_PIECE", rows)
     folder, splits = written
     found = read(folder)
     expected = [(split, s) for split, structures in splits.items() for s in structures]
     assert len(found) == len(expected)
-    for (unit, one), (split, s) in zip(found, expected):
+    for (piece, one), (split, s) in zip(found, expected):
         same(one, s)
-        assert one.split == hydragnn.SPLITS[split] == hydragnn.SPLITS[unit.key]
-        assert unit.name.startswith(f"mine.bp: {split} ")
+        assert one.split == hydragnn.SPLITS[split] == hydragnn.SPLITS[piece.key]
+        assert piece.name.startswith(f"mine.bp: {split} ")
 
 
 def test_other_units_limits_and_splits(written):
@@ -67,12 +67,12 @@ def test_features_alone_will_do(tmp_path):
     """Older files have atomic numbers and forces in `x` only, and no cell for molecules."""
     made = [s._replace(pbc=s.pbc & False) for s in random_structures(9)]
     keys = ("x", "pos", "energy")
-    layout.write(tmp_path / "old.bp", {"trainset": [{k: layout.graph(s)[k] for k in keys} for s in made]})
+    layout.write_bp(tmp_path / "old.bp", {"trainset": [{k: layout.make_graph(s)[k] for k in keys} for s in made]})
     for (_, one), s in zip(read(tmp_path), made):
         same(one, s)
-    layout.write(
+    layout.write_bp(
         tmp_path / "bare.bp",
-        {"trainset": [{"x": g["x"][:, :4]} | {k: g[k] for k in keys[1:]} for g in map(layout.graph, made)]},
+        {"trainset": [{"x": g["x"][:, :4]} | {k: g[k] for k in keys[1:]} for g in map(layout.make_graph, made)]},
     )
     assert all(np.isnan(s.forces).all() for _, s in read(tmp_path / "bare.bp"))
 
@@ -80,14 +80,14 @@ def test_features_alone_will_do(tmp_path):
 def test_what_is_wrong_is_told(written, tmp_path):
     with pytest.raises(FileNotFoundError, match="AdiosWriter"):
         read(tmp_path)
-    graphs = [layout.graph(s) for s in random_structures(3)]
-    layout.write(tmp_path / "a.bp", {"other": graphs})
-    with pytest.raises(BadRaw, match=r"a\.bp.*no trainset"):
+    graphs = [layout.make_graph(s) for s in random_structures(3)]
+    layout.write_bp(tmp_path / "a.bp", {"other": graphs})
+    with pytest.raises(BadFile, match=r"a\.bp.*no trainset"):
         read(tmp_path / "a.bp")
     for graph in graphs:
         graph.pop("energy")
-    layout.write(tmp_path / "b.bp", {"trainset": graphs})
-    with pytest.raises(BadRaw, match=r"b\.bp: trainset: no energy; there is .*forces, .*pos"):
+    layout.write_bp(tmp_path / "b.bp", {"trainset": graphs})
+    with pytest.raises(BadFile, match=r"b\.bp: trainset: no energy; there is .*forces, .*pos"):
         read(tmp_path / "b.bp")
 
 
@@ -98,5 +98,5 @@ def test_a_truncated_file_is_told_and_not_waited_for(written, tmp_path, file, sh
     path = tmp_path / "cut" / "mine.bp" / file
     with path.open("r+b") as cut:
         cut.truncate(int(path.stat().st_size * share))
-    with pytest.raises(BadRaw, match=r"mine\.bp"):
+    with pytest.raises(BadFile, match=r"mine\.bp"):
         read(tmp_path / "cut")

@@ -32,7 +32,7 @@ def test_epochs_are_shuffled_differently():
 @given(st.lists(st.floats(1, 1000), min_size=1, max_size=64), st.integers(1, 8))
 def test_shares_hold_everything_once_and_are_balanced(costs, ranks):
     costs = np.array(costs)
-    shares = batch_plan.share(costs, ranks)
+    shares = batch_plan.divide_batch(costs, ranks)
     assert sorted(np.concatenate(shares)) == list(range(len(costs)))
     loads = [costs[share].sum() for share in shares]
     assert max(loads) <= sum(loads) / ranks + costs.max() + 1e-9  # the bound of longest-first
@@ -46,7 +46,7 @@ def test_shares_are_those_of_longest_first_one_at_a_time(costs, ranks):
         least = loads.index(min(loads))
         loads[least] += costs[position]
         shares[least].append(position)
-    assert [share.tolist() for share in batch_plan.share(costs, ranks)] == [sorted(share) for share in shares]
+    assert [share.tolist() for share in batch_plan.divide_batch(costs, ranks)] == [sorted(share) for share in shares]
 
 
 def test_an_epoch_is_drawn_once():
@@ -66,7 +66,7 @@ def test_steps_for_counts_whole_epochs():
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=40), st.integers(1, 4), st.integers(1, 400))
 def test_micro_batches_hold_everything_once_under_the_budget(edges, ranks, budget):
     edges = np.array(edges)
-    shares = batch_plan.share(edges.astype(float), ranks)
+    shares = batch_plan.divide_batch(edges.astype(float), ranks)
     cut = [batch_plan.micro_batches(edges, shares, budget, rank) for rank in range(ranks)]
     assert len({len(parts) for parts in cut}) == 1, "every rank does as many"
     for share, parts in zip(shares, cut):

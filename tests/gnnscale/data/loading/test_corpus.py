@@ -6,11 +6,11 @@ import torch
 
 from gnnscale.atoms.graph import edge_vectors
 from gnnscale.atoms.neighbors import edges
-from gnnscale.contract import files
+from gnnscale.contract import errors, files
 from gnnscale.contract.dataset_card import ShardCard
-from gnnscale.data.loading import corpus as loader
+from gnnscale.data.loading.corpus import load_corpus, make_batch, make_batch_of_share
 from gnnscale.data.storage import adios, splits
-from gnnscale.data.storage import mapped as storage_mapped
+from gnnscale.data.storage.mapped import open_shards
 
 
 def sources(converted):
@@ -22,12 +22,12 @@ def everything(corpus):
 
 
 def test_a_batch_equals_its_structures(converted):
-    corpus = loader.load(sources(converted), "train", 4.0)
+    corpus = load_corpus(sources(converted), "train", 4.0)
     chosen = np.array([3, 0, len(corpus) - 1, 17])
-    whole, labels = loader.batch(corpus, chosen)
+    whole, labels = make_batch(corpus, chosen)
     atoms = edges = 0
     for position, k in enumerate(chosen):
-        single, label = loader.batch(corpus, np.array([k]))
+        single, label = make_batch(corpus, np.array([k]))
         n, e = len(single.numbers), len(single.senders)
         assert torch.equal(whole.numbers[atoms : atoms + n], single.numbers)
         assert torch.equal(whole.positions[atoms : atoms + n], single.positions)
@@ -42,13 +42,13 @@ def test_a_batch_equals_its_structures(converted):
 
 def test_a_batch_is_what_adios2_reads(converted):
     """By the portable route, one structure at a time."""
-    corpus = loader.load(sources(converted), "validation", 4.0)
+    corpus = load_corpus(sources(converted), "validation", 4.0)
     at = 0
     for index, path in enumerate(converted.values()):
         packed = adios.read(path / "shards")
         for k in np.flatnonzero(packed.split == splits.NAMES.index("validation")):
             atoms = slice(packed.ptr[k], packed.ptr[k + 1])
-            graphs, labels = loader.batch(corpus, np.array([at]))
+            graphs, labels = make_batch(corpus, np.array([at]))
             i, j, shifts = edges(packed.positions[atoms], packed.cell[k], packed.pbc[k], 4.0)
             for mine, theirs in (
                 (graphs.numbers, packed.numbers[atoms]),
@@ -69,16 +69,16 @@ def test_a_batch_is_what_adios2_reads(converted):
 
 @pytest.mark.parametrize("structures", [None, 30])
 def test_data_in_memory_are_those_on_disk(converted, structures):
-    mapped, held = (loader.load(sources(converted), "train", 4.0, structures, data=d) for d in ("map", "memory"))
+    mapped, held = (load_corpus(sources(converted), "train", 4.0, structures, backend=b) for b in ("map", "memory"))
     chosen = np.random.default_rng(0).integers(0, len(mapped), 40)
-    for one, other in zip(loader.batch(mapped, chosen), loader.batch(held, chosen)):
+    for one, other in zip(make_batch(mapped, chosen), make_batch(held, chosen)):
         for a, b in zip(one, other):
             np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
 def test_edges_are_sorted_and_within_the_cutoff(converted):
-    corpus = loader.load(sources(converted), "train", 4.0)
-    graphs, _ = loader.batch(corpus, np.arange(len(corpus)))
+    corpus = load_corpus(sources(converted), "train", 4.0)
+    graphs, _ = make_batch(corpus, np.arange(len(corpus)))
     assert (graphs.receivers.diff() >= 0).all()
     assert edge_vectors(graphs).norm(dim=1).max() < 4.0
 
@@ -86,18 +86,18 @@ def test_edges_are_sorted_and_within_the_cutoff(converted):
 @pytest.mark.parametrize("cutoff", [4.0, 3.5, 5.0])
 def test_edges_are_counted_without_being_made(converted, cutoff):
     """At the conversion's cutoff of 4 they are in the shards, else counted."""
-    corpus = loader.load(sources(converted), "test", cutoff, threads=2)
+    corpus = load_corpus(sources(converted), "test", cutoff, threads=2)
     for k in range(len(corpus)):
-        graphs, _ = loader.batch(corpus, np.array([k]))
+        graphs, _ = make_batch(corpus, np.array([k]))
         assert (corpus.natoms[k], corpus.nedges[k]) == (len(graphs.numbers), len(graphs.senders))
         assert corpus.costs(np.array([k])) == [3 * len(graphs.numbers) + 2 * len(graphs.senders)]
     assert corpus.edges == corpus.nedges.sum() and corpus.atoms == len(everything(corpus).numbers)
 
 
 def test_splits_share_no_group_and_subsets_are_nested(converted):
-    groups = [set(everything(loader.load(sources(converted), name, 4.0)).group) for name in splits.NAMES]
+    groups = [set(everything(load_corpus(sources(converted), name, 4.0)).group) for name in splits.NAMES]
     assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
-    small, large = (loader.load(sources(converted), "train", 4.0, n) for n in (10, 30))
+    small, large = (load_corpus(sources(converted), "train", 4.0, n) for n in (10, 30))
     assert len(small) == 10 and len(large) == 30
     assert set(everything(small).energy) <= set(everything(large).energy)
 
@@ -111,20 +111,20 @@ def test_labels_are_counted_as_they_are(converted, tmp_path, hidden):
     energy[slice(None) if hidden == "energies" else slice(0)] = np.nan
     stress[slice(0, None, 3) if hidden == "some stress" else slice(0), 0, 1] = np.nan
     packed = packed._replace(forces=forces, energy=energy, stress=stress)
-    units = storage_mapped.open(path / "shards").units
+    units = open_shards(path / "shards").units
     (tmp_path / "shards").mkdir()
-    adios.join(tmp_path / "shards", [adios.write_packed(tmp_path / "shards" / "0.bp", packed, 4.0, units)])
+    adios.write_manifest(tmp_path / "shards", [adios.write_packed(tmp_path / "shards" / "0.bp", packed, 4.0, units)])
     files.write_model(tmp_path / "card.json", card)
     for split in splits.NAMES:
-        corpus = loader.load({"bulk": tmp_path}, split, 4.0)
+        corpus = load_corpus({"bulk": tmp_path}, split, 4.0)
         for k in range(len(corpus)):
-            _, labels = loader.batch(corpus, np.array([k]))
+            _, labels = make_batch(corpus, np.array([k]))
             assert corpus.labels[k].tolist() == [int(kind.isfinite().sum()) for kind in labels]
 
 
 def test_a_rank_without_a_share_has_nothing_to_learn(converted):
-    corpus = loader.load(sources(converted), "train", 4.0)
-    graphs, labels = loader.share_of_rank(corpus, np.zeros(0, np.int64))
+    corpus = load_corpus(sources(converted), "train", 4.0)
+    graphs, labels = make_batch_of_share(corpus, np.zeros(0, np.int64))
     assert len(graphs.cell) == 1 and all(label.isnan().all() for label in labels)
 
 
@@ -133,10 +133,10 @@ def test_altered_shards_are_noticed_when_their_time_tells(converted, tmp_path):
 
     made = tmp_path / "bulk"
     shutil.copytree(converted["convert/bulk"], made)
-    assert len(loader.load({"bulk": made}, "train", 4.0))
+    assert len(load_corpus({"bulk": made}, "train", 4.0))
     data = next((made / "shards").rglob("data.0"))
     content = bytearray(data.read_bytes())
     content[len(content) // 2] ^= 1
     data.write_bytes(content)
-    with pytest.raises(files.BadFile, match="altered since it was written"):
-        loader.load({"bulk": made}, "train", 4.0)
+    with pytest.raises(errors.BadFile, match="altered since it was written"):
+        load_corpus({"bulk": made}, "train", 4.0)

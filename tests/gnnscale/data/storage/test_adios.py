@@ -12,10 +12,10 @@ import pytest
 
 from gnnscale.atoms import neighbors
 from gnnscale.atoms.structure import Structure
-from gnnscale.contract import files
+from gnnscale.contract import errors, files
 from gnnscale.contract.dataset_card import Split
 from gnnscale.data.storage import adios, manifest, mapped, reference_energies
-from gnnscale.data.storage import packed as storage_packed
+from gnnscale.data.storage.packed import content_digest, pack
 
 
 def random_structures(count, seed=0):
@@ -53,7 +53,7 @@ def in_shards(path, structures, size, split=None, cutoff=3.0, units=None):
         held = structures[start : start + size]
         origins = units and [units[k] for k in range(start, start + len(held))]
         entries.append(adios.write_shard(path / f"{start:05}.bp", held, split or Split(), cutoff, origins))
-    adios.join(path, entries)
+    adios.write_manifest(path, entries)
     return entries
 
 
@@ -95,35 +95,35 @@ def test_the_number_of_shards_does_not_matter(tmp_path):
     in_shards(tmp_path / "many", structures, 7, units=[("", k) for k in range(50)])
     one, many = adios.read(tmp_path / "one"), adios.read(tmp_path / "many")
     equal(one, many)
-    totals = [mapped.open(tmp_path / name).manifest.total for name in ("one", "many")]
-    assert totals[0].content == totals[1].content == storage_packed.content(one) == storage_packed.content(many)
+    totals = [mapped.open_shards(tmp_path / name).manifest.total for name in ("one", "many")]
+    assert totals[0].content == totals[1].content == content_digest(one) == content_digest(many)
     exact = [t.model_dump(exclude={"energies", "forces_squared"}) for t in totals]
     assert exact[0] == exact[1], "counts, groups, extremes, elements"
     assert totals[0].forces_squared == pytest.approx(totals[1].forces_squared, rel=1e-12)
 
 
 def test_the_digest_of_content_tells_every_change(tmp_path):
-    packed, _ = storage_packed.pack(random_structures(9), Split(), 3.0)
-    base = storage_packed.content(packed)
+    packed, _ = pack(random_structures(9), Split(), 3.0)
+    base = content_digest(packed)
     for name in ("numbers", "positions", "forces", "energy", "cell", "pbc", "stress", "group", "split"):
         array = getattr(packed, name).copy()
         array.reshape(-1)[-1] = 77
-        assert storage_packed.content(packed._replace(**{name: array})) != base, name
-    turned = storage_packed.pack(random_structures(9)[::-1], Split(), 3.0)[0]
-    assert storage_packed.content(turned) != base, "the order counts"
+        assert content_digest(packed._replace(**{name: array})) != base, name
+    turned = pack(random_structures(9)[::-1], Split(), 3.0)[0]
+    assert content_digest(turned) != base, "the order counts"
 
 
 def test_equal_data_make_equal_files(tmp_path):
     for name in ("a", "b"):
         in_shards(tmp_path / name, random_structures(20), 8)
-    a, b = (files.describe(tmp_path / f"{name}", ["."]) for name in ("a", "b"))
+    a, b = (files.describe_outputs(tmp_path / f"{name}", ["."]) for name in ("a", "b"))
     assert {n: f.sha256 for n, f in a.items()} == {n: f.sha256 for n, f in b.items()}
 
 
 def test_a_shard_alone_says_all_about_itself(tmp_path):
     """entry.json is what write_shard returned, and ADIOS2's attribute is the same without the digests of its files."""
     (entry,) = in_shards(tmp_path / "shards", random_structures(20), 20)
-    assert adios.entry_of(tmp_path / "shards" / "00000.bp") == entry
+    assert adios.read_entry(tmp_path / "shards" / "00000.bp") == entry
     with adios2.FileReader(str(tmp_path / "shards" / "00000.bp")) as reader:
         inside = manifest.ShardEntry.model_validate_json(reader.read_attribute("gnnscale"))
     assert inside.sums == entry.sums and inside.shard == entry.shard.model_copy(update={"files": {}})
@@ -132,7 +132,7 @@ def test_a_shard_alone_says_all_about_itself(tmp_path):
 def test_arrays_are_found_wherever_adios2_puts_them(tmp_path, monkeypatch):
     """A wrong guess of their places costs a second writing and changes nothing. Some large ones do lie elsewhere."""
     in_shards(tmp_path / "guessed", random_structures(20), 20)
-    monkeypatch.setattr(adios, "expected", lambda arrays: dict.fromkeys(arrays, 0))
+    monkeypatch.setattr(adios, "expected_offsets", lambda arrays: dict.fromkeys(arrays, 0))
     in_shards(tmp_path / "found", random_structures(20), 20)
     names = ("guessed", "found")
     assert (tmp_path / names[0] / "manifest.json").read_text() == (tmp_path / names[1] / "manifest.json").read_text()
@@ -140,16 +140,16 @@ def test_arrays_are_found_wherever_adios2_puts_them(tmp_path, monkeypatch):
 
 def test_a_published_split_wins_and_an_unknown_one_is_told():
     structures = [s._replace(split=("", "test", "validation")[k % 3]) for k, s in enumerate(random_structures(30))]
-    packed, _ = storage_packed.pack(structures, Split(), 3.0)
-    hashed, _ = storage_packed.pack(random_structures(30), Split(), 3.0)
+    packed, _ = pack(structures, Split(), 3.0)
+    hashed, _ = pack(random_structures(30), Split(), 3.0)
     assert (packed.split[1::3] == 2).all() and (packed.split[2::3] == 1).all()
     assert (packed.split[::3] == hashed.split[::3]).all()
     with pytest.raises(ValueError, match=r"'dev'.*train, validation, test"):
-        storage_packed.pack([structures[0]._replace(split="dev")], Split(), 3.0)
+        pack([structures[0]._replace(split="dev")], Split(), 3.0)
 
 
 @pytest.mark.parametrize(
-    "module, name", [(adios, "locate"), (files, "sync_tree"), (os, "replace"), (files, "write_model")]
+    "module, name", [(adios, "find_offsets"), (files, "sync_tree"), (os, "replace"), (files, "write_model")]
 )
 def test_a_writer_that_is_killed_leaves_nothing_that_looks_like_shards(tmp_path, monkeypatch, module, name):
     path = tmp_path / "shards"
@@ -174,8 +174,8 @@ def test_a_source_that_fails_leaves_nothing(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         adios.write(tmp_path / "shards", dying(), Split(), 3.0)
-    with pytest.raises(files.BadFile, match="never ended"):
-        mapped.open(tmp_path / "shards")
+    with pytest.raises(errors.BadFile, match="has not finished"):
+        mapped.open_shards(tmp_path / "shards")
 
 
 @pytest.mark.parametrize("file", ["md.0", "md.idx", "data.0", "mmd.0"])
@@ -191,11 +191,11 @@ def test_a_broken_file_is_named(tmp_path, file, harm):
     elif harm == "flip":
         whole[len(whole) // 2] ^= 1
         path.write_bytes(whole)
-    with pytest.raises(files.BadFile, match=f"00000.bp/{file}"):
+    with pytest.raises(errors.BadFile, match=f"00000.bp/{file}"):
         adios.read(tmp_path / "shards")
     if harm != "flip":
-        for reading in (mapped.open, lambda path: adios.entry_of(path / "00000.bp")):
-            with pytest.raises(files.BadFile, match=f"00000.bp/{file}"):
+        for reading in (mapped.open_shards, lambda path: adios.read_entry(path / "00000.bp")):
+            with pytest.raises(errors.BadFile, match=f"00000.bp/{file}"):
                 reading(tmp_path / "shards")
 
 
@@ -207,12 +207,12 @@ def test_a_flipped_bit_is_told_with_variable_and_place(tmp_path):
         altered = bytearray(whole)
         altered[block.offset] ^= 4
         path.write_bytes(altered)
-        with pytest.raises(files.BadFile, match=f"variable {name}, between bytes {block.offset} and"):
-            mapped.open(tmp_path / "shards", check=True)
+        with pytest.raises(errors.BadFile, match=f"variable {name}, between bytes {block.offset} and"):
+            mapped.open_shards(tmp_path / "shards", check=True)
 
 
 def test_the_place_of_damage_is_told_to_the_mebibyte(tmp_path):
-    packed, units = storage_packed.pack(random_structures(2), Split(), 3.0)
+    packed, units = pack(random_structures(2), Split(), 3.0)
     atoms = 200_000
     large = packed._replace(
         numbers=np.ones(atoms, np.uint8),
@@ -221,26 +221,26 @@ def test_the_place_of_damage_is_told_to_the_mebibyte(tmp_path):
         natoms=np.array([1, atoms - 1], np.int32),
     )
     entry = adios.write_packed(tmp_path / "00000.bp", large, 3.0, units)
-    adios.join(tmp_path, [entry])
+    adios.write_manifest(tmp_path, [entry])
     begin = entry.shard.variables["forces"].offset + (1 << 20)
     with (tmp_path / "00000.bp" / "data.0").open("r+b") as data:
         data.seek(begin + 17)
         data.write(b"\1")
-    with pytest.raises(files.BadFile, match=f"variable forces, between bytes {begin} and {begin + (1 << 20)}"):
-        mapped.open(tmp_path, check=True)
+    with pytest.raises(errors.BadFile, match=f"variable forces, between bytes {begin} and {begin + (1 << 20)}"):
+        mapped.open_shards(tmp_path, check=True)
 
 
 def test_older_shards_and_broken_manifests_are_refused_in_words(tmp_path):
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps({"schema": "gnnscale.shards/1", "files": {"00000.bp/data.0": "5e"}}))
-    with pytest.raises(files.BadFile, match="older version of gnnscale; run the same command again"):
-        mapped.open(tmp_path)
+    with pytest.raises(errors.BadFile, match="older version of gnnscale; run the same command again"):
+        mapped.open_shards(tmp_path)
     path.write_text("")
-    with pytest.raises(files.BadFile, match=r"manifest\.json: unreadable"):
-        mapped.open(tmp_path)
+    with pytest.raises(errors.BadFile, match=r"manifest\.json: unreadable"):
+        mapped.open_shards(tmp_path)
     path.unlink()
-    with pytest.raises(files.BadFile, match="never ended"):
-        mapped.open(tmp_path)
+    with pytest.raises(errors.BadFile, match="has not finished"):
+        mapped.open_shards(tmp_path)
 
 
 def test_shards_of_other_folders_are_joined_by_relative_names(tmp_path):
@@ -251,25 +251,25 @@ def test_shards_of_other_folders_are_joined_by_relative_names(tmp_path):
         for entry in in_shards(tmp_path / f"part.{part}", structures[part * 20 : part * 20 + 20], 9):
             moved = entry.shard.model_copy(update={"name": f"../part.{part}/{entry.shard.name}"})
             entries.append(entry.model_copy(update={"shard": moved}))
-    adios.join(tmp_path / "whole", entries)
+    adios.write_manifest(tmp_path / "whole", entries)
     adios.write(tmp_path / "one", structures, Split(), 3.0)
-    there, one = mapped.open(tmp_path / "whole"), mapped.open(tmp_path / "one")
+    there, one = mapped.open_shards(tmp_path / "whole"), mapped.open_shards(tmp_path / "one")
     assert there.manifest.total.content == one.manifest.total.content
     one, there = (s.select(np.arange(40)) for s in (one, there))
     equal(one._replace(origin=there.origin), there)
     with pytest.raises(ValueError, match=r"3\.0 and 4\.0"):
-        adios.join(tmp_path / "whole", [entries[0], entries[1].model_copy(update={"cutoff": 4.0})])
+        adios.write_manifest(tmp_path / "whole", [entries[0], entries[1].model_copy(update={"cutoff": 4.0})])
 
 
 def test_sums_are_those_of_the_arrays(tmp_path):
     structures = random_structures(90)
     in_shards(tmp_path / "shards", structures, 13, Split(test=0.3, validation=0.2))
-    total, packed = mapped.open(tmp_path / "shards").manifest.total, adios.read(tmp_path / "shards")
+    total, packed = mapped.open_shards(tmp_path / "shards").manifest.total, adios.read(tmp_path / "shards")
     train = packed.split == 0
     forces = packed.forces[np.repeat(train, packed.natoms)].astype(np.float64)
     elements, counts = manifest.composition(packed)
     learnt = train & np.isfinite(packed.energy)
-    direct = reference_energies.sums(elements, counts[learnt], packed.energy[learnt])
+    direct = reference_energies.sum_energies(elements, counts[learnt], packed.energy[learnt])
     assert total.energies.structures == learnt.sum() < len(learnt) and total.energies.elements == direct.elements
     for found, expected in zip(
         reference_energies.fit(total.energies)[0].values(), reference_energies.fit(direct)[0].values()

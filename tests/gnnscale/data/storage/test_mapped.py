@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gnnscale.data.storage import adios
-from gnnscale.data.storage import mapped as storage_mapped
-from gnnscale.data.storage import packed as packing
+from gnnscale.data.storage.mapped import open_shards
+from gnnscale.data.storage.packed import PER_ATOM, Packed, concatenate
 from tests.gnnscale.data.storage.test_adios import equal, in_shards, random_structures
 
 COUNT = 45
@@ -29,20 +29,17 @@ def both(tmp_path_factory):
         numbers=np.full(300, 6), positions=row, forces=-row
     )  # more than a byte counts
     in_shards(made, structures, 8, units=UNITS)
-    return storage_mapped.open(made, check=True), adios.read(made)
+    return open_shards(made, check=True), adios.read(made)
 
 
 def taken(whole, chosen):
     parts = [
-        packing.Packed(
-            *(
-                a[whole.ptr[k] : whole.ptr[k + 1]] if n in packing.PER_ATOM else a[k : k + 1]
-                for n, a in whole._asdict().items()
-            )
+        Packed(
+            *(a[whole.ptr[k] : whole.ptr[k + 1]] if n in PER_ATOM else a[k : k + 1] for n, a in whole._asdict().items())
         )
         for k in chosen
     ]
-    return packing.concatenate(parts)
+    return concatenate(parts)
 
 
 def test_all_of_it(both):
@@ -87,7 +84,7 @@ def test_nothing_is_chosen_and_too_much_is_told(both):
 def test_arrays_outlive_the_shards_they_are_of(both):
     """A block is a view into the map, which therefore may not go before it."""
     mapped, whole = both
-    again = storage_mapped.open(mapped.path)
+    again = open_shards(mapped.path)
     block = again.block(0, "positions")
     del again
     np.testing.assert_array_equal(block, whole.positions[: len(block)])

@@ -20,7 +20,7 @@ def test_subsets_are_nested_and_exact(counts, seed):
     sources, names = sources_of(counts), tuple("abcde"[: len(counts)])
     previous: set[int] = set()
     for count in range(0, len(sources) + 1, 3):
-        chosen = splits.subset(sources, names, count, seed)
+        chosen = splits.choose_subset(sources, names, count, seed)
         assert len(chosen) == count == len(set(chosen))
         assert previous <= set(chosen)
         previous = set(chosen)
@@ -30,7 +30,7 @@ def test_subsets_are_nested_and_exact(counts, seed):
 def test_subsets_are_stratified(counts):
     sources, names = sources_of(counts), tuple("abcde"[: len(counts)])
     count = len(sources) // 2
-    chosen = splits.subset(sources, names, count, 0)
+    chosen = splits.choose_subset(sources, names, count, 0)
     for index, size in enumerate(counts):
         assert abs((sources[chosen] == index).sum() - size * count / len(sources)) <= 1
 
@@ -38,22 +38,22 @@ def test_subsets_are_stratified(counts):
 @given(sizes, st.integers(0, 40))
 def test_a_prefix_is_the_beginning_of_each_source(counts, count):
     sources, names = sources_of(counts), tuple("abcde"[: len(counts)])
-    chosen = splits.subset(sources, names, count, 0, "prefix")
+    chosen = splits.choose_subset(sources, names, count, 0, "prefix")
     assert len(chosen) == min(count, len(sources))
     for index, size in enumerate(counts):
         of_source = np.flatnonzero(sources == index)
         mine = chosen[sources[chosen] == index]
         assert (mine == of_source[: len(mine)]).all()
         assert abs(len(mine) - size * min(1, count / len(sources))) <= 1
-    assert (chosen == splits.subset(sources, names, count, 1, "prefix")).all(), "no seed"
+    assert (chosen == splits.choose_subset(sources, names, count, 1, "prefix")).all(), "no seed"
 
 
 def test_the_seed_matters_and_a_source_does_not_depend_on_its_neighbours():
     sources = np.repeat([0, 1], 50)
-    one, two = (set(splits.subset(sources, ("a", "b"), 20, seed)) for seed in (0, 1))
+    one, two = (set(splits.choose_subset(sources, ("a", "b"), 20, seed)) for seed in (0, 1))
     assert one != two
     assert {k for k in one if k < 50} != {k - 50 for k in one if k >= 50}, "each source has an order of its own"
-    swapped = {(k + 50) % 100 for k in splits.subset(np.repeat([0, 1], 50), ("b", "a"), 20, 0)}
+    swapped = {(k + 50) % 100 for k in splits.choose_subset(np.repeat([0, 1], 50), ("b", "a"), 20, 0)}
     assert swapped == one
 
 

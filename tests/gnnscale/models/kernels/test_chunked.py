@@ -15,9 +15,9 @@ from gnnscale.atoms.graph import AtomGraphs
 from gnnscale.models.kernels.chunked import chunks, jet
 from gnnscale.models.potential import predict
 from gnnscale.models.registry import build
-from gnnscale.stages.memory_levers import peak_bytes
+from gnnscale.stages.memory_levers import measure_peak_bytes
 from tests.benchmarks.bench_step import liquid, plain, potential, step
-from tests.support.structures import CUTOFF, Sample, batch, crystal, molecule, structures
+from tests.support.structures import CUTOFF, Sample, make_batch, make_crystal, make_molecule, structures
 
 FORMS = [(form, forces) for form in ("edge", "deferred") for forces in ("direct", "gradient")]
 every_form = pytest.mark.parametrize("form, forces", FORMS)
@@ -27,7 +27,9 @@ SINGLE, DOUBLE, HALF = torch.float32, torch.float64, torch.bfloat16
 @cache
 def mixture(dtype: torch.dtype) -> AtomGraphs:
     rng = np.random.default_rng(0)
-    return batch([molecule(rng, 8), crystal(rng, 4), molecule(rng, 1), molecule(rng, 6)], dtype=dtype)
+    return make_batch(
+        [make_molecule(rng, 8), make_crystal(rng, 4), make_molecule(rng, 1), make_molecule(rng, 6)], dtype=dtype
+    )
 
 
 @cache
@@ -82,7 +84,7 @@ def test_a_loss_of_stress(form):
 
 @given(st.lists(structures, min_size=1, max_size=3), st.integers(1, 60))
 def test_chunks_are_whole_atoms_and_every_edge_once(samples, size):
-    graphs = batch(samples)
+    graphs = make_batch(samples)
     parts = chunks(graphs, size)
     degree = torch.bincount(graphs.receivers, minlength=len(graphs.numbers)).tolist()
     assert [part.atoms.start for part in parts] == [0, *(part.atoms.stop for part in parts[:-1])]
@@ -98,7 +100,7 @@ def test_no_edges_at_all(form, forces):
     alone = Sample(np.array([8]), np.zeros((1, 3)), np.zeros((3, 3)), np.zeros(3, bool))
     config = EGNNConfig(width=16, depth=2, form=form, forces=forces)
     potential = build(config, sources=1, average_degree=12.0, edge_chunk=64)
-    out = potential(batch([alone, alone], dtype=SINGLE))
+    out = potential(make_batch([alone, alone], dtype=SINGLE))
     (out.energy.sum() + out.forces.sum()).backward()
     assert not out.forces.any() and not out.energy.isnan().any()
 
@@ -147,7 +149,7 @@ def test_memory_is_as_predicted(form, forces, edge_chunk, half):
     """At a width, depth and chunk that the prediction was not fitted to."""
     graphs, config = liquid(boxes=3), EGNNConfig(form=form, forces=forces, width=96, depth=4)
     expected = config.activation_bytes(len(graphs.numbers), len(graphs.receivers), edge_chunk, 2 if half else 4)
-    assert peak_bytes(step(potential(config, edge_chunk), graphs, half)) == pytest.approx(expected, rel=0.15)
+    assert measure_peak_bytes(step(potential(config, edge_chunk), graphs, half)) == pytest.approx(expected, rel=0.15)
 
 
 @pytest.mark.parametrize("forces", ["direct", "gradient"])

@@ -25,20 +25,20 @@ def both(width: int = 64) -> list:
 
 
 def test_the_planted_excess_and_both_exponents_come_back():
-    (line,) = random_vs_prefix.lines(both())
+    (line,) = random_vs_prefix.find_subset_lines(both())
     assert line.shared == list(SIZES)
     assert [line.excess(d) for d in SIZES] == pytest.approx([1.4 ** (1 - k / 3) - 1 for k in range(4)])
     assert line.exponent(line.random) == pytest.approx(0.5)
     assert line.exponent(line.prefix) == pytest.approx(0.5 + math.log(1.4) / math.log(8))
     assert line.scatter() == pytest.approx(1.01**2 - 1)
-    (said,) = random_vs_prefix.sentences(both(), ("loss",))
+    (said,) = random_vs_prefix.describe_subset_bias(both(), ("loss",))
     assert "+40 % at D = 250" in said and "seeds of one run differ by up to 2.0 %" in said
     assert "would come out as 0.66 in place of 0.50" in said
 
 
 def test_it_takes_both_kinds_at_two_sizes():
-    assert random_vs_prefix.lines([p for p in both() if p.subset == "random"]) == []
-    assert random_vs_prefix.lines([p for p in both() if p.subset == "random" or p.structures == 250]) == []
+    assert random_vs_prefix.find_subset_lines([p for p in both() if p.subset == "random"]) == []
+    assert random_vs_prefix.find_subset_lines([p for p in both() if p.subset == "random" or p.structures == 250]) == []
 
 
 def test_laws_are_of_random_subsets():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gnnscale.scaling.fitting.laws import LAWS
-from gnnscale.scaling.fitting.optimum import HUBER, SQUARES, objective, optimum, resampled
+from gnnscale.scaling.fitting.optimum import HUBER, SQUARES, find_optimum, fit_resamples, make_objective
 
 TRUE = {
     "Hoffmann": (0.1, 30.0, 0.4, 8.0, 0.5),
@@ -45,7 +45,7 @@ def planted(name: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
 
 @pytest.mark.parametrize("name", LAWS)
 def test_planted_parameters_come_back(name):
-    found = optimum(LAWS[name], *planted(name))
+    found = find_optimum(LAWS[name], *planted(name))
     loose = name in ("Interaction", "DataConstrained")  # eight and seven parameters: a long valley
     np.testing.assert_allclose(found.values, TRUE[name], rtol=1e-3 if loose else 1e-6)
     assert found.log_rms < (1e-6 if loose else 1e-8)
@@ -79,8 +79,8 @@ def test_gradients_are_those_of_finite_differences(name, residual):
     raw = law.columns(**at)
     y = np.log(loss) + 1e-3 * rng.normal(size=len(loss))  # both branches of Huber
     weights = rng.integers(0, 3, (1, len(y))).astype(float)
-    function = objective(law, raw - law.centre(raw), y, weights, residual)
-    theta = optimum(law, at, loss).theta + rng.normal(0, 3e-4, (5, len(law.parameters)))
+    function = make_objective(law, raw - law.centre(raw), y, weights, residual)
+    theta = find_optimum(law, at, loss).theta + rng.normal(0, 3e-4, (5, len(law.parameters)))
     rows, step = np.zeros(5, int), 1e-7
     gradient = function(theta, rows)[1]
     scale = max(1.0, np.abs(gradient).max())
@@ -116,11 +116,11 @@ def test_resamples_are_what_separate_fits_give():
     law, (at, loss), rng = LAWS["Hoffmann"], planted("Hoffmann"), np.random.default_rng(2)
     y = loss * np.exp(0.005 * rng.normal(size=len(loss)))
     counts = rng.multinomial(len(y), np.full(len(y), 1 / len(y)), size=12)
-    values = resampled(law, at, y, optimum(law, at, y), counts)
+    values = fit_resamples(law, at, y, find_optimum(law, at, y), counts)
     for row, value in zip(counts, values):
         i = np.repeat(np.arange(len(y)), row)
         some = {axis: column[i] for axis, column in at.items()}
-        again = optimum(law, some, y[i])
+        again = find_optimum(law, some, y[i])
         np.testing.assert_allclose(value[[2, 4]], again.values[[2, 4]], rtol=0.02)
         mine, its = (np.abs(np.log(law(v, **some)[0] / y[i])).sum() for v in (value, again.values))
         np.testing.assert_allclose(mine, its, rtol=1e-3, atol=1e-5)
@@ -130,8 +130,8 @@ def test_a_weight_is_as_good_as_a_repetition():
     at, loss = planted("Hoffmann")
     loss = loss * np.exp(0.01 * np.random.default_rng(4).normal(size=len(loss)))
     i = np.repeat(np.arange(16), [3, *[1] * 15])
-    twice = optimum(LAWS["Hoffmann"], {axis: c[i] for axis, c in at.items()}, loss[i])
-    weighted = optimum(LAWS["Hoffmann"], at, loss, weights=np.array([3.0, *[1] * 15]))
+    twice = find_optimum(LAWS["Hoffmann"], {axis: c[i] for axis, c in at.items()}, loss[i])
+    weighted = find_optimum(LAWS["Hoffmann"], at, loss, weights=np.array([3.0, *[1] * 15]))
     np.testing.assert_allclose(weighted.values, twice.values, rtol=1e-4)
 
 
@@ -151,8 +151,8 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     truth = asked(exact[None])[:, 0]
     for _ in range(200):
         y = law(np.array(TRUE["Hoffmann"]), N=n, D=d)[0] * np.exp(0.005 * rng.normal(size=36))
-        found = optimum(law, {"N": n, "D": d}, y, exponents=np.array([[0.3, 0.3], [0.7, 0.7]]))
-        values = resampled(law, {"N": n, "D": d}, y, found, rng.multinomial(36, np.full(36, 1 / 36), size=100))
+        found = find_optimum(law, {"N": n, "D": d}, y, exponents=np.array([[0.3, 0.3], [0.7, 0.7]]))
+        values = fit_resamples(law, {"N": n, "D": d}, y, found, rng.multinomial(36, np.full(36, 1 / 36), size=100))
         low, high = np.quantile(asked(values), [0.025, 0.975], axis=1)
         inside.append((low < truth) & (high > truth))
     coverage = np.mean(inside, axis=0)

@@ -1,4 +1,4 @@
-"""An image that is not as it should be is refused before anything is submitted; a good one is handed on whole, or not at all."""
+"""A damaged image is refused before anything is submitted; a good one is copied whole or not at all."""
 
 import os
 import re
@@ -6,10 +6,11 @@ import re
 import pytest
 
 from gnnscale.contract import files
+from tests.support.errors import message_of
 from tests.workflow.cli.test_commands import call
-from tests.workflow.images.test_runtimes import ID, told
+from tests.workflow.images.test_runtimes import ID
 from workflow.config import site_files
-from workflow.images import build_image, find
+from workflow.images import checks, image_file, push_image
 
 
 def content(**changes):
@@ -23,17 +24,17 @@ def content(**changes):
         "lock": "l",
         "recipe": "r",
         "base": "machine",
-        "code": find.code(),
+        "code": image_file.code_digests(),
         "system": [],
         "packages": [],
     }
-    return find.Content(**said | changes)
+    return image_file.ImageContent(**said | changes)
 
 
 @pytest.fixture
 def sif(tmp_path):
-    """A file that begins as an image does, with its record; nothing runs in it."""
-    arch = {value: key for key, value in find.ARCHITECTURES.items()}[os.uname().machine]
+    """Return a file with the header of an image and its record; nothing can run in it."""
+    arch = {value: key for key, value in checks.ARCHITECTURES.items()}[os.uname().machine]
     file = tmp_path / "x.sif"
     file.write_bytes(
         b"#!/usr/bin/env run-singularity\n".ljust(32, b"\0") + b"SIF_MAGIC\x0001\0" + arch + b"\0" + bytes(5000)
@@ -43,7 +44,9 @@ def sif(tmp_path):
     state = file.stat()
     files.write_model(
         file.with_suffix(".json"),
-        find.Record(sha256=files.sha256(file), size=state.st_size, mtime_ns=state.st_mtime_ns, content=content()),
+        image_file.ImageRecord(
+            sha256=files.sha256(file), size=state.st_size, mtime_ns=state.st_mtime_ns, content=content()
+        ),
     )
     return file
 
@@ -53,12 +56,12 @@ def of(file, *settings):
 
 
 def faults(site, deep=True):
-    return [f"{fault.message}; {fault.hint}" for fault in find.faults(site, deep)]
+    return [f"{fault.message}; {fault.hint}" for fault in checks.find_faults(site, deep)]
 
 
 @pytest.fixture
 def runtime_there(monkeypatch, tmp_path):
-    """A runtime that says it is the image."""
+    """Return a runtime that prints the id of the image, whatever it is asked to run."""
     program = tmp_path / "there" / "apptainer"
     program.parent.mkdir()
     program.write_text(f"#!/bin/sh\necho {ID}\n")
@@ -68,17 +71,21 @@ def runtime_there(monkeypatch, tmp_path):
 
 
 def test_a_good_image_has_no_faults(sif, runtime_there):
-    site = find.resolve(of(sif), [])
+    site = image_file.with_image(of(sif), [])
     assert site.container.digest == ID and site.container.checkout is False
     assert faults(site) == []
 
 
 def test_other_code_is_bound_over_the_images_and_never_silently_not(sif):
-    record = files.read_model(find.record_of(sif), find.Record)
+    record = files.read_model(image_file.record_file(sif), image_file.ImageRecord)
     older = {"gnnscale/job/stage_process.py": "0" * 16}
-    files.write_model(find.record_of(sif), record.model_copy(update={"content": content(code=content().code | older)}))
-    assert find.resolve(of(sif), []).container.checkout is True
-    assert "holds other code than this checkout" in told(lambda: find.resolve(of(sif, "container.checkout=false"), []))
+    files.write_model(
+        image_file.record_file(sif), record.model_copy(update={"content": content(code=content().code | older)})
+    )
+    assert image_file.with_image(of(sif), []).container.checkout is True
+    assert "holds other code than this checkout" in message_of(
+        lambda: image_file.with_image(of(sif, "container.checkout=false"), [])
+    )
 
 
 def damaged(sif, how):
@@ -99,7 +106,7 @@ def damaged(sif, how):
     elif how == "no image":
         sif.write_bytes(b"<html>not found</html>".ljust(state.st_size))
     elif how == "no record":
-        find.record_of(sif).unlink()
+        image_file.record_file(sif).unlink()
     elif how == "world-writable":
         sif.chmod(0o666)
     elif how == "world-writable above":
@@ -115,13 +122,13 @@ def damaged(sif, how):
         ("touched", "same size, other content", "copy it again"),
         ("other architecture", "made for (aarch64|x86_64), and nodes here are", "image build"),
         ("no image", "not an image of Apptainer", "image build"),
-        ("no record", "what is in the image is not known", "image verify"),
-        ("world-writable", "x.sif: everybody may write there", "chmod o-w"),
-        ("world-writable above", "everybody may write there", "chmod o-w"),
+        ("no record", "the content of the image is unknown", "image verify"),
+        ("world-writable", "x.sif: every user may write there", "chmod o-w"),
+        ("world-writable above", "every user may write there", "chmod o-w"),
     ],
 )
 def test_a_bad_image_is_refused(sif, runtime_there, how, message, remedy):
-    site = find.resolve(of(sif), [])
+    site = image_file.with_image(of(sif), [])
     damaged(sif, how)
     (said,) = faults(site)
     assert re.search(message, said) and remedy in said
@@ -149,12 +156,12 @@ def test_it_is_refused_before_anything_is_submitted(sif, tmp_path, how, site):
     assert not (tmp_path / "run" / "events.jsonl").exists() and not (tmp_path / "run" / "data").exists()
 
 
-def test_no_image_built_yet_is_told_with_what_to_type(tmp_path):
+def test_no_image_built_yet_is_reported_with_what_to_type(tmp_path):
     missing = tmp_path / "none.sif"
     done = call("plan", "--container", "--set", f"container.image={missing}", "--root", str(tmp_path / "run"))
     assert (
         done.returncode == 2
-        and done.stderr == f"gnnscale: {missing}: no image there\nmake one: python workflow/run.py image build\n"
+        and done.stderr == f"gnnscale: {missing}: no image there\n  make one: python workflow/run.py image build\n"
     )
     done = call("plan", "--container", "--site", "andes", "--root", str(tmp_path / "run"))
     assert done.returncode == 2 and "set container.runtime" in done.stderr
@@ -163,7 +170,7 @@ def test_no_image_built_yet_is_told_with_what_to_type(tmp_path):
 
 
 def test_no_runtime(sif, monkeypatch):
-    site = find.resolve(of(sif), [])
+    site = image_file.with_image(of(sif), [])
     monkeypatch.setenv("PATH", "/nonexistent")
     (said,) = faults(site)
     assert (
@@ -176,34 +183,34 @@ def test_no_runtime(sif, monkeypatch):
 
 
 def test_an_image_in_which_nothing_runs(sif, runtime_there):
-    site = find.resolve(of(sif), [])
+    site = image_file.with_image(of(sif), [])
     runtime_there.write_text("#!/bin/sh\necho 'FATAL: could not open it' >&2\nexit 255\n")
     (said,) = faults(site)
     assert "nothing runs in x.sif here: FATAL: could not open it" in said
     runtime_there.write_text(f"#!/bin/sh\necho {'6' * 64}\n")
     (said,) = faults(site)
-    assert "says of itself that it is 666666666666, its record 555555555555" in said
+    assert "the image has the id 666666666666, its record says 555555555555" in said
 
 
 def test_a_kernel_without_namespaces(tmp_path):
-    assert find.namespaces(tmp_path) == ""
+    assert checks.missing_namespaces(tmp_path) == ""
     (tmp_path / "user").mkdir()
     (tmp_path / "user" / "max_user_namespaces").write_text("0\n")
-    assert "an administrator sets user.max_user_namespaces above 0" in find.namespaces(tmp_path)
+    assert "an administrator must set user.max_user_namespaces above 0" in checks.missing_namespaces(tmp_path)
     (tmp_path / "user" / "max_user_namespaces").write_text("100\n")
     (tmp_path / "kernel").mkdir()
     (tmp_path / "kernel" / "unprivileged_userns_clone").write_text("0\n")
-    assert "kernel.unprivileged_userns_clone" in find.namespaces(tmp_path)
+    assert "kernel.unprivileged_userns_clone" in checks.missing_namespaces(tmp_path)
 
 
 def test_a_push_is_whole_or_absent(sif, tmp_path):
     said = []
     (tmp_path / "there").mkdir()
-    build_image.push(of(sif), str(tmp_path / "there"), said.append)
+    push_image.push(of(sif), str(tmp_path / "there"), said.append)
     arrived = tmp_path / "there" / "x.sif"
-    assert arrived.read_bytes() == sif.read_bytes() and find.known(arrived, deep=True).content == content()
-    assert f"container.image={arrived}" in said[-1] and find.resolve(of(arrived), []).container.digest == ID
-    assert "no directory" in told(lambda: build_image.push(of(sif), str(tmp_path / "nowhere"), said.append))
+    assert arrived.read_bytes() == sif.read_bytes() and image_file.read_record(arrived, deep=True).content == content()
+    assert f"container.image={arrived}" in said[-1] and image_file.with_image(of(arrived), []).container.digest == ID
+    assert "no directory" in message_of(lambda: push_image.push(of(sif), str(tmp_path / "nowhere"), said.append))
     os.truncate(sif, 3000)
-    assert "cut off" in told(lambda: build_image.push(of(sif), str(tmp_path / "there"), said.append))
-    assert find.known(arrived, deep=True), "the one that was there is untouched"
+    assert "cut off" in message_of(lambda: push_image.push(of(sif), str(tmp_path / "there"), said.append))
+    assert image_file.read_record(arrived, deep=True), "the one that was there is untouched"

@@ -1,0 +1,166 @@
+"""Drive a study: start what is not done, show the progress, and summarize at the end."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import time
+import traceback
+from typing import TYPE_CHECKING
+
+from gnnscale.contract.errors import UserError, print_error
+from gnnscale.contract.exit_codes import DONE, FAILED, INTERRUPTED, STOPPED, USAGE
+from workflow.cli import live_table, output, plan_output
+from workflow.cli.invocation import Invocation
+from workflow.config import site_files
+from workflow.images import checks
+from workflow.jobs import requests as job_requests
+from workflow.jobs.requests import Request
+from workflow.plan import done
+from workflow.plan.stage import PlannedStage
+from workflow.run_directory import journal, lease, links, status
+
+if TYPE_CHECKING:  # Parsl takes half a second to import
+    from workflow.execute.dag import Dag
+
+LOOP_SECONDS = 0.1
+MAX_REFUSED_SHOWN = 5
+
+
+def report_error(error: BaseException) -> int:
+    """Print the error, with a traceback only for bugs, and return the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, BrokenPipeError):  # the reader of a pipe, such as `head`, has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return STOPPED
+    if isinstance(error, UserError | OSError):
+        print_error(error, "gnnscale")
+        return USAGE
+    traceback.print_exception(error)
+    return FAILED
+
+
+def do_run(arguments: argparse.Namespace) -> int:
+    """Take the run directory for this driver and drive the study."""
+    invocation = Invocation(arguments)
+    invocation.root.mkdir(parents=True, exist_ok=True)
+    holder = lease.Lease(invocation.root)
+    holder.take()
+    try:
+        return drive(invocation, holder)
+    finally:
+        holder.release()
+
+
+def drive(invocation: Invocation, holder: lease.Lease) -> int:
+    """Do what is not done and return the exit code; show the progress, and at the end a summary."""
+    planned = done.judge_stages(invocation.stages, invocation.root)
+    left = [each for each in planned.values() if each.state != "done" and each.stage.id in invocation.wanted]
+    print_head(invocation, planned, left)
+    status.write_plan(invocation.root, invocation.study_name, invocation.site_name, invocation.stages)
+    output.write_resolved(invocation.root, invocation.study, invocation.site)
+    if not left:
+        links.link_results(invocation.root, invocation.stages)
+        print(f"nothing to do; report: {invocation.root / 'report.html'}" if not invocation.until else "nothing to do")
+        return DONE
+    raise_if_refused(left, invocation.site_name)
+    raise_if_not_ready(invocation)
+    print_hints(invocation)
+    requests = job_requests.schedule([each.stage for each in left], invocation.site)
+    job_requests.check_budget(requests, invocation.site, invocation.max_node_hours)
+    return execute(invocation, holder, requests)
+
+
+def execute(invocation: Invocation, holder: lease.Lease, requests: dict[str, Request]) -> int:
+    """Run the stages, locally or in batch jobs, until all have ended or the driver is stopped."""
+    from workflow.execute.dag import Dag  # Parsl takes half a second to import
+
+    stop, began = StopRequest(), time.monotonic()
+    dag = Dag(invocation.wanted, invocation.site, invocation.site_name, invocation.root, requests)
+    try:
+        run_until_finished(dag, invocation, holder, stop)
+        code = DONE
+    except BaseException as error:
+        dag.stop()
+        code = report_error(error)
+    dag.close()
+    if code := stop.code or code:
+        with contextlib.suppress(BrokenPipeError):  # `| tee` received the same Ctrl-C
+            output.print_stopped(dag, invocation)
+        holder.release()
+        os._exit(code)  # threads that wait for Parsl must not keep us
+    links.link_results(invocation.root, invocation.stages)
+    output.print_summary(dag, invocation, time.monotonic() - began)
+    return FAILED if dag.failures else DONE
+
+
+def print_head(invocation: Invocation, planned: dict[str, PlannedStage], left: list[PlannedStage]) -> None:
+    """Print what is going to be done, where the results will be, and what may go wrong."""
+    print(
+        f"{invocation.study.title}: {len(invocation.wanted)} stages, {len(invocation.wanted) - len(left)} done, {len(left)} to do"
+        + (f", about {output.format_duration(done.remaining_seconds(planned, invocation.site))}" if left else "")
+    )
+    print(f"results: {invocation.root}", flush=True)
+    plan_output.print_warnings(planned, invocation.site, invocation.root)
+
+
+def raise_if_not_ready(invocation: Invocation) -> None:
+    """Raise if this host, the account or the image is not what the site needs."""
+    site_files.check_host(invocation.site_name, invocation.site, invocation.settings)
+    site_files.check_arch(invocation.site_name, invocation.site, invocation.settings)
+    site_files.check_account(invocation.site_name, invocation.site)
+    if invocation.site.container.use:
+        checks.raise_if_faulty(invocation.site)
+
+
+def print_hints(invocation: Invocation) -> None:
+    """Print commands worth typing before jobs are submitted."""
+    if invocation.site.has_scheduler and not (invocation.root / "events.jsonl").exists():
+        print(f"first run here; to check the site: {invocation.command('doctor')}", flush=True)
+    folders = {stage.folder for stage in invocation.stages.values()}
+    stale = [job for job in journal.unfinished_jobs(invocation.root) if job.is_stale(folders)]
+    if stale:
+        print(
+            f"{len(stale)} job(s) of stages that the study no longer has may be in the queue; to end them: "
+            f"{invocation.command('cancel')} --stale"
+        )
+
+
+def raise_if_refused(left: list[PlannedStage], site: str) -> None:
+    """Raise if the plan holds stages that cannot run here."""
+    refused = [each for each in left if each.state == "refused"]
+    if refused:
+        raise UserError(
+            f"{len(refused)} training(s) do not fit into the memory of a rank of site {site}; nothing was started",
+            *(f"{each.stage.id} {each.reason}" for each in refused[:MAX_REFUSED_SHOWN]),
+            *(["..."] if len(refused) > MAX_REFUSED_SHOWN else []),
+        )
+
+
+def run_until_finished(dag: Dag, invocation: Invocation, holder: lease.Lease, stop: StopRequest) -> None:
+    """Submit the stages and show their progress until all have ended or a stop is requested."""
+    with live_table.ProgressDisplay(invocation.root, status.read_plan(invocation.root)) as display:
+        dag.submit()
+        while not dag.is_complete and not stop.requested:
+            display.update(dag.states, dag.banner)
+            holder.renew()
+            time.sleep(LOOP_SECONDS)
+        if stop.requested:
+            dag.stop()
+        display.update(dag.states)
+
+
+class StopRequest:
+    """A flag that Ctrl-C and SIGTERM set, and the exit code that goes with it."""
+
+    def __init__(self) -> None:
+        self.requested, self.code = False, DONE
+        signal.signal(signal.SIGINT, lambda *_: self.note(INTERRUPTED))
+        signal.signal(signal.SIGTERM, lambda *_: self.note(STOPPED))
+
+    def note(self, code: int) -> None:
+        self.requested, self.code = True, code

@@ -1,0 +1,61 @@
+"""Runs the long commands of a build: all output goes to a log, and each step that they announce to the user."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from gnnscale.contract.errors import UserError
+
+STEP_LINE = re.compile(r"gnnscale: step (\d)/(\d) (.*)")
+LINES_SHOWN = 12  # of a failed command
+Notify = Callable[[str], None]
+
+
+class CommandLog(NamedTuple):
+    """A file that receives the output of commands, and a function that receives lines for the user."""
+
+    path: Path
+    notify: Notify
+
+    def run(self, command: list[str], what: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> None:
+        """Run a command to its end; raise with its last lines if it fails. `what` names its product for the user."""
+        began = time.monotonic()
+        last_lines: list[str] = []
+        self.notify(f"{what} ...")
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+            env=os.environ | (env or {}),
+            cwd=cwd,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        try:
+            with open(self.path, "a") as log:
+                for line in process.stdout:
+                    log.write(line)
+                    last_lines = [*last_lines[1 - LINES_SHOWN :], line.rstrip()]
+                    if step := STEP_LINE.search(line):
+                        self.notify(f"  {step[1]}/{step[2]} {step[3]}, after {time.monotonic() - began:.0f} s")
+            code = process.wait()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        if code:
+            raise UserError(
+                f"{what}: {Path(command[0]).name} ended with code {code}",
+                *(f"    | {line}" for line in last_lines if line),
+                f"all of its output: {self.path}; finished parts are kept, so the same command continues",
+            )
+        self.notify(f"{what}: done in {time.monotonic() - began:.0f} s")

@@ -1,0 +1,50 @@
+"""Facts that the scripts in datasets/ give to a plan: the card of a data set, and the digests of its raw files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from gnnscale.contract import datasets, errors, files
+from gnnscale.contract.dataset_card import DatasetCard
+from gnnscale.contract.settings import ConversionSettings
+from workflow.config import yaml_file
+from workflow.plan.keys import digest_raw
+
+
+def dataset_script(settings: ConversionSettings) -> tuple[Any, Any]:  # a module and its own class of options
+    """Return the script of a data set, which by contract imports nothing heavy, and its options."""
+    script: Any = datasets.load_script(settings.dataset)
+    try:
+        return script, script.Options(**settings.options)
+    except ValidationError as error:
+        where = f"source {settings.name!r}, options of dataset {settings.dataset!r}"
+        raise errors.UserError("\n".join(yaml_file.describe_problems(error, script.Options, where))) from None
+
+
+def dataset_card(settings: ConversionSettings) -> DatasetCard:
+    script, options = dataset_script(settings)
+    return script.card(options)
+
+
+def raw_file_digests(settings: ConversionSettings) -> dict[str, str]:
+    """Return the digest of each file that a conversion reads, by its path below `raw`; generated data have none.
+
+    Of a list of quarantined structures, only the entries for this source count.
+    """
+    digests = {}
+    try:
+        if settings.quarantine:
+            listed = datasets.read_quarantine(Path(settings.quarantine), settings.name)
+            digests["list of quarantined structures"] = files.digest(sorted([*who, why] for who, why in listed.items()))
+        if "raw" in settings.options:
+            script, options = dataset_script(settings)
+            paths, above = script.input_files(options), Path(options.raw)
+            folder = above if above.is_dir() else above.parent
+            digests |= {os.path.relpath(path, folder): digest_raw(path) for path in paths}
+    except (FileNotFoundError, errors.BadFile) as error:
+        raise errors.UserError(f"source {settings.name!r}: {error}") from None
+    return digests
