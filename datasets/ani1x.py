@@ -5,7 +5,7 @@ Smith et al., Sci. Data 7, 134 (2020). One HDF5 file, a group for each formula, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +17,8 @@ from gnnscale.data.formats.raw_files import Location, find_files
 from gnnscale.schema import Spec
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
+    import numpy as np
+
     from gnnscale.atoms.structure import Structure
 
 FORMULAS = 3114
@@ -78,7 +80,7 @@ def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[
         numbers = hdf5.read_array(location, group, "atomic_numbers", (None,), "i")
         positions = hdf5.read_array(location, group, "coordinates", (None, len(numbers), 3))
         energy = hdf5.read_array(location, group, f"{options.level}.energy", (len(positions),)) * HARTREE
-        forces = [None] * len(positions)
+        forces: Sequence[np.ndarray | None] | np.ndarray = [None] * len(positions)
         if options.level != "ccsd(t)_cbs":  # Hartree/Angstrom, and forces, not gradients
             forces = hdf5.read_array(location, group, f"{options.level}.forces", positions.shape) * HARTREE
         for k in range(len(positions)):

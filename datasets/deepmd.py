@@ -138,7 +138,7 @@ def read_types(location: Location, system: Path) -> tuple[np.ndarray, np.ndarray
 def read_array(
     location: Location, folder: Path, name: str, count: int | None, width: int, lacking: float | None = None
 ) -> np.ndarray:
-    """Map an array without reading it; if the file is absent, return `lacking` everywhere.  # (count, width)"""
+    """Map an array without reading it; if the file is absent, return `lacking` everywhere: (count, width)."""
     from tokenize import TokenError
 
     import numpy as np
@@ -148,6 +148,7 @@ def read_array(
     if not path.is_file():
         if lacking is None:
             raise location.fault("missing")
+        assert count is not None, f"{name} must be present: it tells the number of frames"
         return np.broadcast_to(np.array(lacking), (count, width))
     try:
         made = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -14,6 +14,8 @@ from gnnscale.data.formats.pieces import Piece, SkipStructure
 from gnnscale.data.formats.raw_files import Location, find_files
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
+    import numpy as np
+
     from gnnscale.atoms.structure import Structure
     from gnnscale.contract.dataset_card import DatasetCard
     from gnnscale.data.formats.extxyz import Frame
@@ -107,8 +109,8 @@ def comment_value(location: Location, frame: Frame, key: str) -> str:
     return frame.info[key]
 
 
-def read_stress(options: Options, location: Location, frame: Frame, unit: float) -> object:
-    """(3, 3). ASE writes stress as nine numbers, in eV/Angstrom^3 and positive in tension, whatever the energy's unit."""
+def read_stress(options: Options, location: Location, frame: Frame, unit: float) -> np.ndarray:
+    """Return the stress (3, 3). ASE writes nine numbers in eV/Angstrom^3, positive in tension, whatever the energy's unit."""
     import numpy as np
 
     from gnnscale.atoms.structure import stress_from_voigt

@@ -24,6 +24,7 @@ from gnnscale.schema import Spec
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
     from gnnscale.atoms.structure import Structure
+    from gnnscale.data.formats.extxyz import Frame
     from gnnscale.data.formats.plausible import PlausibilityCheck
 
 PATTERNS = ("*.extxyz.xz", "*.extxyz", "*.lmdb")
@@ -131,7 +132,7 @@ def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[
     with Location(piece.path) as location:
         if piece.path.suffix == ".lmdb":
             check = PlausibilityCheck(location, "crystals" if options.energy == "raw" else "adsorption")
-            read = map(check, ocp.read_structures(location, piece.bounds))
+            read: Iterator[Structure] = map(check, ocp.read_structures(location, piece.bounds))
         else:
             check = PlausibilityCheck(location, "crystals")
             read = read_frames(location, check, options.energy == "adsorption")
@@ -162,7 +163,7 @@ def read_frames(location: Location, check: PlausibilityCheck, adsorption: bool) 
             yield structure._replace(energy=structure.energy - reference) if adsorption else structure
 
 
-def to_structure(location: Location, frame: object, system: str, label: str) -> Structure:
+def to_structure(location: Location, frame: Frame, system: str, label: str) -> Structure:
     import numpy as np
 
     from gnnscale.atoms.structure import Structure

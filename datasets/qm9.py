@@ -135,6 +135,7 @@ def read_texts(listed: list[Path]) -> Iterator[tuple[Location, list[str]]]:
 
 def parse_molecule(location: Location, lines: list[str], column: int) -> tuple[int, Structure]:
     """Parse a file: number of atoms, properties, atoms with charges, frequencies, SMILES and InChI."""
+    import numpy as np
     from ase.data import atomic_numbers
 
     from gnnscale.atoms import units
@@ -159,7 +160,7 @@ def parse_molecule(location: Location, lines: list[str], column: int) -> tuple[i
         positions.append([float(each.replace("*^", "e")) for each in (x, y, z)])  # 1.2*^-6, of Mathematica
     location.where = where or BEGINNING
     name = f"dsgdb9nsd_{number:06d}"
-    return number, isolated_molecule(numbers, positions, energy, None, name, name)
+    return number, isolated_molecule(np.array(numbers), np.array(positions), energy, None, name, name)
 
 
 if __name__ == "__main__":

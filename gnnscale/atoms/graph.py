@@ -39,7 +39,7 @@ def to_device(tensors: T, device: torch.device) -> T:
 
 
 def edge_vectors(graphs: AtomGraphs) -> Tensor:
-    """Return x_j + shift - x_i for every edge.  # (E, 3) Angstrom"""
+    """Return x_j + shift - x_i for every edge: (E, 3) Angstrom."""
     cells = graphs.cell.index_select(0, graphs.structure.index_select(0, graphs.receivers))  # (E, 3, 3)
     shifts = graphs.shifts.to(cells.dtype)
     translation = sum(shifts[:, c : c + 1] * cells[:, c] for c in range(3))  # einsum doubles the time of this function

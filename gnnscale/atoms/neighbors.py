@@ -68,7 +68,7 @@ def batch_edges(
 
 
 def count_edges(positions: np.ndarray, ptr: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> np.ndarray:
-    """Count the edges of each structure without keeping them.  # (S,) int64"""
+    """Count the edges of each structure without keeping them: (S,) int64."""
     x = np.ascontiguousarray(positions, dtype=np.float64)
     if (library := compiled_library()) is None:
         return np.diff(_by_vesin(x, ptr, cell, pbc, cutoff).ptr)

@@ -40,6 +40,6 @@ def isolated_molecule(
 
 
 def stress_from_voigt(six: np.ndarray) -> np.ndarray:
-    """Return the matrix for ASE's order of components: xx yy zz yz xz xy.  # (3, 3)"""
+    """Return the matrix for ASE's order of components: xx yy zz yz xz xy: (3, 3)."""
     xx, yy, zz, yz, xz, xy = six
     return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]], np.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Literal
 
@@ -31,7 +32,8 @@ class BadFile(UserError):
 
 def reason_of(error: OSError) -> str:
     """Return why the system refused; an OSError raised by a library may have a text in place of a number."""
-    return error.strerror.lower() if error.strerror else str(error) or type(error).__name__
+    reason = error.strerror or (os.strerror(error.errno) if error.errno else "")
+    return reason.lower() if reason else str(error) or type(error).__name__
 
 
 def describe_os_error(error: OSError) -> str:

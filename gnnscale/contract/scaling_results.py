@@ -17,8 +17,12 @@ class Estimate(Spec):
     high: float | None = None
 
     @property
+    def has_interval(self) -> bool:
+        return self.low is not None
+
+    @property
     def interval(self) -> tuple[float, float]:
-        """Its ends; twice the value where the data do not support one."""
+        """The ends of the interval; twice the value where the data do not support one."""
         return (self.value if self.low is None else self.low, self.value if self.high is None else self.high)
 
 

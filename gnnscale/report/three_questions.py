@@ -24,9 +24,9 @@ from gnnscale.scaling.comparisons.width_vs_depth import (
     DepthLine,
     find_depth_lines,
     find_pairs,
-    said_features,
+    describe_features,
     said_line,
-    smoothing,
+    describe_smoothing,
 )
 from gnnscale.scaling.findings import group_repeated_runs, interval_of
 from gnnscale.scaling.fitting.identifiability import MAX_RESIDUAL
@@ -240,7 +240,7 @@ def width_or_depth(study: Study) -> Answer:
     lines, pairs = find_depth_lines(study.points), find_pairs(study.points)
     if lines:
         lead = " ".join(map(decided, by_model(lines)))
-        evidence = [said_line(x, "loss") for x in lines] + [s for x in lines if (s := said_features(x))]
+        evidence = [said_line(x, "loss") for x in lines] + [s for x in lines if (s := describe_features(x))]
         return Answer(question, lead, tuple(evidence), tuple(doubtful(lines)))
     if not pairs:
         return Answer(
@@ -275,7 +275,7 @@ def decided(lines: list[DepthLine]) -> str:
     words = {"depth": "depth", "width": "width", "open": "no difference that the seeds would let through"}
     what = words[verdicts.pop()] if len(verdicts) == 1 else "it depends on the size"
     best = join_names(f"{x.best('loss')} at N ≈ {format_number(float(f'{x.size:.2g}'))}" for x in lines)
-    trends = {smoothing(x) for x in lines} - {"not measured"}
+    trends = {describe_smoothing(x) for x in lines} - {"not measured"}
     return f"For {model}: {what}; the best depth is {best}" + (f", with {join_names(sorted(trends))}." if trends else ".")
 
 
@@ -288,7 +288,7 @@ def doubtful(lines: list[DepthLine]) -> list[str]:
     ends = [x.name for x in lines if x.best("loss") == max(x.runs)]
     if ends:
         said.append(f"The best depth of {join_names(ends)}: it is the deepest tried.")
-    if any(smoothing(x) != "not measured" for x in lines):
+    if any(describe_smoothing(x) != "not measured" for x in lines):
         said.append("That over-smoothing causes what the loss does: the two are measured side by side.")
     return said
 

@@ -1,4 +1,4 @@
-"""TODO: say what a reader finds here."""
+"""Points in, laws and sentences out: the analysis that the stage `scaling`, the report and `fit` share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gnnscale.scaling.grid import (
 
 
 def fit(points: list[Point], settings: ScalingSettings) -> Fit:
-    """All laws for all targets; the same points and settings give the same Fit, whatever the order of the points."""
+    """Fit all laws to all targets; the same points and settings give the same Fit, whatever the order of the points."""
     points = sorted(points, key=lambda p: (p.run, p.model_dump_json()))
     grid = find_main_grid(points)
     fitted: list[FittedLaw] = []
@@ -69,7 +69,10 @@ def fit(points: list[Point], settings: ScalingSettings) -> Fit:
 
 
 def fit_other_models(points: list[Point], target: str, grid: Grid, settings: ScalingSettings) -> list[FittedLaw]:
-    """Joint laws of every other model that has a grid of its own: is the exponent different, or the coefficient alone?"""
+    """Fit joint laws to every other model that has a grid of its own.
+
+    They tell whether such a model has another exponent, or another coefficient alone.
+    """
     found = []
     for number, model in enumerate(sorted({p.model for p in points if p.model != grid.model})):
         mine = [p for p in points if p.model == model]

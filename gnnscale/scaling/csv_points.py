@@ -1,4 +1,4 @@
-"""Anyone's points: a CSV file with a column for each size and one for the loss -> Fit."""
+"""Laws of other people's points: a CSV file with a column for each size and one for the loss becomes a Fit."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ def read(path: Path, asked: dict[str, str | None], flops: str | None, axes: str,
             excluded[f"line {line}"] = f"{columns['U']} is more than was seen"
         else:
             kept.append((line, values))
-    above = sorted((v["loss"] for _, v in kept), reverse=True)
-    above = above[drop_highest - 1] if 0 < drop_highest <= len(above) else math.inf
+    losses = sorted((v["loss"] for _, v in kept), reverse=True)
+    above = losses[drop_highest - 1] if 0 < drop_highest <= len(losses) else math.inf
     excluded |= {f"line {k}": f"one of the {drop_highest} of largest loss" for k, v in kept if v["loss"] >= above}
     kept = [(k, v) for k, v in kept if v["loss"] < above]
     if not kept:
@@ -147,7 +147,7 @@ def table_of(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
 
 
 def study_points(path: Path, asked: dict[str, str | None]) -> list[Point]:
-    """The rows as points of a study, as far as their columns say; none if they do not say that they are of one."""
+    """Read the rows as points of a study, as far as their columns say; return none if they do not say that they are of one."""
     rows, names = table_of(path)
     plain = {plainly(each): each for each in reversed(names)}
     there = {
@@ -226,12 +226,12 @@ def value(path: Path, line: int, name: str, text: str) -> float:
 
 
 def cells(at: dict[str, np.ndarray]) -> np.ndarray:
-    """Rows of the same sizes are seeds of one run."""
+    """Return a number for each row by its sizes: rows of the same sizes are seeds of one run."""
     return np.unique(np.stack([at[axis] for axis in at], axis=1), axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def fit(table: Table, law: Law, settings: ScalingSettings) -> Fit:
-    """The law that was asked for, and on the same points the others of N and D."""
+    """Fit the law that was asked for and, on the same points, the other laws of N and D."""
     order = np.argsort(cells(table.at), kind="stable")
     at = {axis: sizes[order] for axis, sizes in table.at.items()}
     data = Observations(at, table.loss[order], cells(at))
@@ -276,10 +276,25 @@ def fit(table: Table, law: Law, settings: ScalingSettings) -> Fit:
     )
 
 
+def compare_with_rivals(law: LawFit, rivals: list[LawFit]) -> str:
+    """Compare a law with others on the same points by criteria and by how they predict the largest points."""
+    each = [
+        f"{r.law} {r.aicc - law.aicc:+.1f} and {r.bic - law.bic:+.1f}"
+        for r in rivals
+        if r.aicc is not None and r.bic is not None and law.aicc is not None and law.bic is not None
+    ]
+    text = f"AICc and BIC of other laws on the same points, less its own (lower is better): {'; '.join(each)}."
+    errors = [(r.held_out.mean, r.law) for r in (law, *rivals) if r.held_out]
+    if len(errors) > 1:
+        error, best = min(errors, key=lambda each: each[0])
+        text += f" {best} predicts the largest points best, to {format_percent(error)} on average."
+    return text
+
+
 def sentences(
     laws: list[LawFit], settings: ScalingSettings, points: int, places: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(what the fit says, what the points do not support)"""
+    """Return sentences about what the fit says, and about what the points do not support."""
     law, *rivals = laws
     values = ", ".join(f"{with_greek_letters(name)} = {format_estimate(e)}" for name, e in law.estimates.items())
     said = [
@@ -287,8 +302,8 @@ def sentences(
     ]
     seeds = f", {places} different sizes" if places < points else ""
     said.append(
-        f"{points} points{seeds}; rms residual of log L {format_percent(law.log_rms)}; {format_percent(law.at_optimum)} of the "
-        "starts reach the optimum."
+        f"{points} points{seeds}; rms residual of log L {format_percent(law.log_rms)}; "
+        f"{format_percent(law.at_optimum)} of the starts reach the optimum."
     )
     if law.allocation and law.identified:
         said.append(f"The best N for compute C ~ N D grows as C^a with a = {format_estimate(law.allocation)}.")
@@ -299,13 +314,7 @@ def sentences(
             f"{format_percent(held.worst)} at worst; they reach {format_number(held.beyond)} times as far."
         )
     if rivals and law.aicc is not None:
-        each = [f"{r.law} {r.aicc - law.aicc:+.1f} and {r.bic - law.bic:+.1f}" for r in rivals if r.aicc is not None]
-        text = f"AICc and BIC of other laws on the same points, less its own (lower is better): {'; '.join(each)}."
-        tried = [r for r in laws if r.held_out]
-        if len(tried) > 1:
-            best = min(tried, key=lambda r: r.held_out.mean)
-            text += f" The largest points are foretold best by {best.law}, to {format_percent(best.held_out.mean)} on average."
-        said.append(text)
+        said.append(compare_with_rivals(law, rivals))
     unsaid = [f"Parameters that the points do not determine: {'; '.join(law.notes)}."] if not law.identified else []
     if law.identified and law.notes:
         unsaid.append(f"Notes: {'; '.join(law.notes)}.")

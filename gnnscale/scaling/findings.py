@@ -1,7 +1,7 @@
-"""What the fits say and what they do not, in sentences whose every number and verdict is computed.
+"""The findings of a fit and their limits, in sentences whose every number and verdict is computed.
 
-The claims that are looked at are those of arXiv 2504.08112: data scaling beats model scaling, and width beats depth
-past three layers. The first two findings are the summary of the report.
+The claims examined are those of arXiv 2504.08112: data scaling beats model scaling, and width beats depth past three
+layers. The first two findings are the summary of the report.
 """
 
 from __future__ import annotations
@@ -29,6 +29,10 @@ from gnnscale.scaling.words import (
     with_greek_letters,
 )
 
+TOO_FEW_SIZES = (
+    "All else equal, the runs are of too few sizes for a law of N and D: the study was laid out for a comparison."
+)
+
 if TYPE_CHECKING:
     from gnnscale.scaling.fitting.fitted import FittedLaw
     from gnnscale.scaling.grid import Grid
@@ -37,65 +41,68 @@ if TYPE_CHECKING:
 def write_findings(
     points: list[Point], grid: Grid, fitted: list[FittedLaw], settings: ScalingSettings
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(findings, what is not supported)"""
+    """Return the findings, and sentences about what the points do not support."""
     others = [f for f in fitted if f.entry.where.startswith(WHERE_MODEL)]
     fitted = [f for f in fitted if not f.entry.where.startswith(WHERE_MODEL)]
     joint = [f for f in fitted if f.entry.law == "Hoffmann"]
     if not joint:
         return ("No run is usable, so there is no law.",), ("Everything: there are no usable points.",)
-    slopes = [measure_doublings(f.entry.target, f.points, settings.confidence) for f in joint]
-    chosen = {f.entry.target: f for f in fitted if f.entry.chosen}
-    data = [describe_corner(slopes[0], joint[0].points), judge_data_claim(slopes, settings)]
+    gains = [measure_doublings(f.entry.target, f.points, settings.confidence) for f in joint]
+    prefixes = random_vs_prefix.describe_subset_bias(points, settings.targets[:1])
     depth = judge_depth_claim(points, settings.targets)
     contrasted = contrasts.describe_contrasts(points, settings.targets, TARGET_NAMES)
-    chosen_for = random_vs_prefix.describe_subset_bias(points, settings.targets[:1])
-    measurable = None not in slopes[0].corner.values()
+    seeds = describe_seeds(points, settings.targets)
+    measurable = None not in gains[0].corner.values()
     if len(average_seeds(joint[0].points, joint[0].entry.target)) < MIN_SIZES or (contrasted and not measurable):
-        none = "All else equal, the runs are of too few sizes for a law of N and D: the study was laid out for a comparison."
-        limits = (describe_depth_limits(points) if depth else "", explain_one_seed(points))
-        return (*chosen_for, *depth, *contrasted, none, *describe_seeds(points, settings.targets)), tuple(
-            x for x in limits if x
-        )
-    # the first sentences are the summary: what the study was laid out for
-    said = chosen_for + (data + depth if measurable else depth + data)
-    said += [x for x in (describe_other_targets(slopes[1:]), describe_average(slopes)) if x]
-    said += [
+        findings = [*prefixes, *depth, *contrasted, TOO_FEW_SIZES, *seeds]
+        return keep(findings), keep([describe_depth_limits(points) if depth else "", explain_one_seed(points)])
+    data = [describe_corner(gains[0], joint[0].points), judge_data_claim(gains, settings)]
+    tradeoffs = [line for target in settings.targets for line in describe_tradeoffs(points, grid, target)]
+    findings = [
+        *prefixes,  # the first sentences are the summary: what the study was laid out for
+        *(data + depth if measurable else depth + data),
+        describe_other_targets(gains[1:]),
+        describe_average(gains),
+        *describe_laws(grid, joint, fitted, others, settings),
+        *tradeoffs,
+        *(contrasted if measurable else []),
+        describe_basis(points, grid, joint[0]),
+        describe_other_units(joint[0].points),
+        *seeds,
+    ]
+    limits = [
+        describe_extrapolation(joint, fitted),
+        describe_undetermined(fitted, joint),
+        explain_no_allocation(joint),
+        explain_unique_data(grid, bool(tradeoffs)),
+        describe_depth_limits(points),
+        explain_one_seed(points),
+    ]
+    return keep(findings), keep(limits)
+
+
+def describe_laws(
+    grid: Grid, joint: list[FittedLaw], fitted: list[FittedLaw], others: list[FittedLaw], settings: ScalingSettings
+) -> list[str]:
+    return [
         judge_joint_law(joint),
         *describe_steepening(joint),
-        *describe_nested_laws([f for f in chosen.values() if f.entry.law != "Hoffmann"]),
-    ]
-    said += [x for f in joint if (x := describe_exponents(f, settings))] + [
-        x for f in joint if (x := describe_allocation(f))
-    ]
-    said += [
+        *describe_nested_laws([f for f in fitted if f.entry.chosen and f.entry.law != "Hoffmann"]),
+        *(describe_exponents(f, settings) for f in joint),
+        *(describe_allocation(f) for f in joint),
         *compare_exponents(grid.model, joint[0], fitted, others),
         *compare_joint_forms(joint, fitted),
         *describe_repeated_data(fitted),
     ]
-    traded = [
-        x
-        for t in settings.targets
-        for x in data_vs_steps.describe_tradeoffs(data_vs_steps.find_tradeoffs(points, grid, t), t)
-    ]
-    said += traded
-    said += contrasted if measurable else []
-    said += [
-        x
-        for x in (
-            describe_basis(points, grid, joint[0]),
-            describe_other_units(joint[0].points),
-            *describe_seeds(points, settings.targets),
-        )
-        if x
-    ]
-    unsaid = [
-        describe_extrapolation(joint, chosen),
-        describe_undetermined(fitted, joint),
-        explain_no_allocation(joint),
-        explain_unique_data(grid, bool(traded)),
-    ]
-    unsaid += [describe_depth_limits(points), explain_one_seed(points)]
-    return tuple(said), tuple(x for x in unsaid if x)
+
+
+def keep(sentences: list[str]) -> tuple[str, ...]:
+    """Drop the empty ones."""
+    return tuple(sentence for sentence in sentences if sentence)
+
+
+def describe_tradeoffs(points: list[Point], grid: Grid, target: str) -> list[str]:
+    return data_vs_steps.describe_tradeoffs(data_vs_steps.find_tradeoffs(points, grid, target), target)
 
 
 # ------------------------------------------------------------------------------------------------- data against model
@@ -108,7 +115,8 @@ def describe_corner(x: DoublingGains, points: tuple[Point, ...]) -> str:
 
 
 def describe_both_doublings(x: DoublingGains) -> str:
-    data, model = (x.corner[axis] for axis in "DN")
+    data, model = x.corner["D"], x.corner["N"]
+    assert data is not None and model is not None, "callers ask only where both have neighbours"
     first, second = ("lowers" if share >= 0 else "raises" for share in (data, model))
     again = "" if first == second else f"{second} it "
     less, lesser = format_percent(abs(data)), format_percent(abs(model))
@@ -121,7 +129,7 @@ def describe_other_targets(slopes: list[DoublingGains]) -> str:
 
 
 def describe_average(slopes: list[DoublingGains]) -> str:
-    """Where the corner is not typical, this shows it."""
+    """Describe the average over the grid, which shows whether the corner is typical."""
     parts = [
         f"{TARGET_NAMES[x.target]} {format_percent(-x.mean['D'], sign=True)} and {format_percent(-x.mean['N'], sign=True)}"
         for x in slopes
@@ -131,7 +139,7 @@ def describe_average(slopes: list[DoublingGains]) -> str:
 
 
 def judge_data_claim(slopes: list[DoublingGains], settings: ScalingSettings) -> str:
-    """Data scaling beats model scaling: decided for each target by the interval of its mean difference."""
+    """Judge for each target, by the interval of its mean difference, whether data scaling beats model scaling."""
     kinds = {kind: [x for x in slopes if x.verdict == kind] for kind in ("data", "model", "open")}
     if len(kinds["data"]) == len(slopes):
         verdict = "is supported within this grid"
@@ -154,7 +162,8 @@ def judge_data_claim(slopes: list[DoublingGains], settings: ScalingSettings) -> 
         (low, high), (more, less) = (-high, -low), (less, more)
     return (
         f"{text}. On average over the grid a doubling of {more} takes {100 * low:.1f} to {100 * high:.1f} percentage "
-        f"points more off the {TARGET_NAMES[slopes[0].target]} than one of {less} ({format_percent(settings.confidence)} interval)."
+        f"points more off the {TARGET_NAMES[slopes[0].target]} than one of {less} "
+        f"({format_percent(settings.confidence)} interval)."
     ).replace(" -", " −")
 
 
@@ -190,7 +199,7 @@ def name_seeds(points: tuple[Point, ...]) -> str:
 
 
 def describe_other_units(points: tuple[Point, ...]) -> str:
-    """D in atoms and in labels: the exponents stay what they are, as long as structures are of one size on average."""
+    """Describe D in atoms and in labels: exponents stay the same as long as structures are of one size on average."""
     if not all(p.atoms and p.atoms_seen for p in points):
         return ""  # points of others, which do not say
     each = [p.atoms / p.structures for p in points]
@@ -209,7 +218,7 @@ def describe_other_units(points: tuple[Point, ...]) -> str:
 
 # ---------------------------------------------------------------------------------------------------------- the laws
 def judge_joint_law(joint: list[FittedLaw]) -> str:
-    """Whether the sum of powers describes the points at all; without its floor or a term it cannot do better."""
+    """Judge whether the sum of powers describes the points at all; without its floor or a term it cannot do better."""
     far = [f for f in joint if f.entry.log_rms > MAX_RESIDUAL]
     rms = ", ".join(f"{TARGET_NAMES[f.entry.target]} {format_percent(f.entry.log_rms)}" for f in joint)
     law, most = "The separable law E + A/N^α + B/D^β", f"{100 * MAX_RESIDUAL:g} %"
@@ -220,7 +229,7 @@ def judge_joint_law(joint: list[FittedLaw]) -> str:
 
 
 def describe_steepening(joint: list[FittedLaw]) -> list[str]:
-    """Along a line, log of a sum of falling powers is convex in log D: its slope can only flatten."""
+    """Describe curves that steepen: along a line, log of a sum of falling powers is convex in log D and can only flatten."""
     parts = []
     for f in joint:
         most = max(p.body_parameters for p in f.points)
@@ -241,7 +250,7 @@ def describe_steepening(joint: list[FittedLaw]) -> list[str]:
 
 
 def describe_nested_laws(nested: list[FittedLaw]) -> list[str]:
-    """The laws that figures are drawn by, where they are not the joint one."""
+    """Describe the laws that the figures show where the joint one is not determined."""
     together = defaultdict(list)
     for f in nested:
         values = join_names(
@@ -266,20 +275,22 @@ def describe_exponents(f: FittedLaw, settings: ScalingSettings) -> str:
     low, high = interval_of(beta - alpha, settings.confidence)
     verdict = "data falls faster" if low > 0 else "model size falls faster" if high < 0 else "not distinguished"
     return (
-        f"Exponents of the {TARGET_NAMES[f.entry.target]}: α = {format_estimate(e['alpha'])} for model size, β = {format_estimate(e['beta'])} for "
-        f"data; β - α in [{low:+.2f}, {high:+.2f}]: {verdict}."
+        f"Exponents of the {TARGET_NAMES[f.entry.target]}: α = {format_estimate(e['alpha'])} for model size, "
+        f"β = {format_estimate(e['beta'])} for data; β - α in [{low:+.2f}, {high:+.2f}]: {verdict}."
     )
 
 
 def has_allocation(f: FittedLaw) -> bool:
-    return f.entry.identified and f.entry.log_rms <= MAX_RESIDUAL and f.replicas is not None
+    holds = f.entry.identified and f.entry.log_rms <= MAX_RESIDUAL
+    return holds and f.replicas is not None and f.entry.allocation is not None
 
 
 def describe_allocation(f: FittedLaw) -> str:
-    """N* ~ C^a with a = beta/(alpha + beta), if compute goes as N D."""
+    """Describe N* ~ C^a with a = beta/(alpha + beta), if compute goes as N D."""
     if not has_allocation(f):
         return ""
-    a, low, high = f.entry.allocation.value, f.entry.allocation.low, f.entry.allocation.high
+    assert f.entry.allocation is not None, "a law with an allocation"
+    a, (low, high) = f.entry.allocation.value, f.entry.allocation.interval
     cost = np.array([p.flops / (p.body_parameters * p.structures) for p in f.points])
     caveat = f"flops/(N D) varies by a factor {cost.max() / cost.min():.2f}" if cost.min() > 0 else "flops not recorded"
     return (
@@ -289,7 +300,7 @@ def describe_allocation(f: FittedLaw) -> str:
 
 
 def describe_repeated_data(fitted: list[FittedLaw]) -> list[str]:
-    """What another epoch is worth, where the study has several numbers of them."""
+    """Describe what another epoch is worth, where the study has several numbers of epochs."""
     said = []
     for f in (f for f in fitted if f.entry.law == "DataConstrained"):
         epochs = sorted({p.epochs for p in f.points})
@@ -309,24 +320,25 @@ def describe_repeated_data(fitted: list[FittedLaw]) -> list[str]:
 
 
 def compare_joint_forms(joint: list[FittedLaw], fitted: list[FittedLaw]) -> list[str]:
-    """The joint forms against each other, by criteria and by what they foretell; a difference in AICc below 2 is none."""
-    said = defaultdict(list)
+    """Compare the joint forms by criteria and by their predictions; a difference in AICc below 2 counts as none."""
+    targets = defaultdict(list)
     for f in joint:
-        rivals = [g.entry for g in fitted if g.entry.target == f.entry.target and g.entry.law in JOINT_FORMS]
-        rivals = [g for g in rivals if g.aicc is not None and g.held_out]
-        if len(rivals) < 2:
-            continue
-        least, best = min(g.aicc for g in rivals), min(rivals, key=lambda g: g.held_out.worst)
-        even = list(dict.fromkeys(JOINT_FORMS[g.law] for g in rivals if g.aicc < least + 2))
-        foretells = f"foretells the largest runs best, to {format_percent(best.held_out.worst)}"
-        also = (
-            f", which also {foretells}"
-            if even == [JOINT_FORMS[best.law]]
-            else f", and {JOINT_FORMS[best.law]} {foretells}"
-        )
-        said[f"AICc prefers {join_names(even)}{also}"].append(TARGET_NAMES[f.entry.target])
-    parts = [f"{join_names(names)}: {text}" for text, names in said.items()]
+        forms = [g.entry for g in fitted if g.entry.target == f.entry.target and g.entry.law in JOINT_FORMS]
+        scores = [(g.law, g.aicc, g.held_out.worst) for g in forms if g.aicc is not None and g.held_out]
+        if len(scores) > 1:
+            targets[prefer_form(scores)].append(TARGET_NAMES[f.entry.target])
+    parts = [f"{join_names(names)}: {text}" for text, names in targets.items()]
     return [f"Of the joint forms ({join_names(JOINT_FORMS.values())}), {'; '.join(parts)}."] if parts else []
+
+
+def prefer_form(scores: list[tuple[str, float, float]]) -> str:
+    """Name the forms that AICc prefers and the one that predicts best, from (law, AICc, worst error) of each."""
+    least = min(aicc for _, aicc, _ in scores)
+    preferred = list(dict.fromkeys(JOINT_FORMS[law] for law, aicc, _ in scores if aicc < least + 2))
+    best, _, error = min(scores, key=lambda each: each[2])
+    predicts = f"predicts the largest runs best, to {format_percent(error)}"
+    also = f", which also {predicts}" if preferred == [JOINT_FORMS[best]] else f", and {JOINT_FORMS[best]} {predicts}"
+    return f"AICc prefers {join_names(preferred)}{also}"
 
 
 # ---------------------------------------------------------------------------------------------------------- the limits
@@ -335,9 +347,9 @@ def interval_of(sample: np.ndarray, confidence: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def describe_extrapolation(joint: list[FittedLaw], chosen: dict[str, FittedLaw]) -> str:
-    """How well the law foretells the largest runs from the others: the one extrapolation that can be tried."""
-    points = joint[0].points
+def describe_extrapolation(joint: list[FittedLaw], fitted: list[FittedLaw]) -> str:
+    """Describe how well the law predicts the largest runs from the others: the one extrapolation that can be tested."""
+    points, chosen = joint[0].points, {f.entry.target: f for f in fitted if f.entry.chosen}
     n, d = max(p.body_parameters for p in points), max(p.structures for p in points)
     tried = [(f, f.entry.held_out) for f in (chosen.get(f.entry.target, f) for f in joint)]
     tries = [f"{format_percent(held.worst)} ({TARGET_NAMES[f.entry.target]})" for f, held in tried if held]
@@ -348,7 +360,7 @@ def describe_extrapolation(joint: list[FittedLaw], chosen: dict[str, FittedLaw])
 
 
 def describe_undetermined(fitted: list[FittedLaw], joint: list[FittedLaw]) -> str:
-    """One sentence for all; the reasons are in the table. Of the parts of a law only those with a floor are named."""
+    """Name the laws that the runs do not determine; of the parts of a law only those with a floor are named."""
     targets, together = defaultdict(list), defaultdict(list)
     for f in fitted:
         if not f.entry.identified and (f.entry.law == "Hoffmann" or (f.law.floor and "largest" in f.entry.where)):

@@ -1,10 +1,10 @@
-"""Which points a law may use: the width x structures grid found among them, and the rule that left each other out."""
+"""The selection of points for a law: the width x structures grid among them, and the rule that excluded each other run."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gnnscale.contract.scaling_results import Point
 
@@ -18,7 +18,7 @@ MIN_EPOCH_COUNTS = 3  # numbers of epochs from which the worth of repeated data 
 
 
 class Grid(NamedTuple):
-    """All that differs between its points is N and D. Empty widths: no product was found, so every point is in it."""
+    """A set of points that differ in N and D alone. Empty widths: no product was found, so every point belongs to it."""
 
     model: str
     depth: int
@@ -29,7 +29,7 @@ class Grid(NamedTuple):
     sizes: frozenset[int]
 
     def left_out(self, p: Point, free: tuple[str, ...] = ("seed",)) -> str:
-        """The rule by which a point is not in the grid; empty if it is, or differs from it in `free` alone."""
+        """Return the rule that excludes a point from the grid, or "" if it belongs or differs in `free` alone."""
         if p.subset != "random":
             return "not a random subset of the structures"
         for name in SHARED_FIELDS:
@@ -43,30 +43,31 @@ class Grid(NamedTuple):
 
 
 def find_main_grid(points: list[Point]) -> Grid:
-    """The model, depth, epochs, rate and seed that most points share, chosen one after the other; ties go to the smaller."""
+    """Choose model, depth, epochs, rate and seed that most points share, one after the other; ties go to the smaller."""
     drawn = [p for p in points if p.subset == "random"] or points
-    chosen, rest = [], [p for p in drawn if not p.diverged] or drawn
+    shared: dict[str, Any] = {}
+    rest = [p for p in drawn if not p.diverged] or drawn
     for name in SHARED_FIELDS:
         counts = Counter(getattr(p, name) for p in rest)
-        best = min(counts, key=lambda value: (-counts[value], value))
-        rest = [p for p in rest if getattr(p, name) == best]
-        chosen.append(best)
-    return Grid(
-        *chosen, *find_largest_product([p for p in drawn if [getattr(p, name) for name in SHARED_FIELDS] == chosen])
-    )
+        shared[name] = min(counts, key=lambda value: (-counts[value], value))
+        rest = [p for p in rest if getattr(p, name) == shared[name]]
+    alike = [p for p in drawn if all(getattr(p, name) == value for name, value in shared.items())]
+    widths, sizes = find_largest_product(alike)
+    return Grid(**shared, widths=widths, sizes=sizes)
 
 
 def find_largest_product(points: list[Point]) -> tuple[frozenset[int], frozenset[int]]:
-    """The widths and data sizes of the largest grid among the points, diverged ones included: it was meant to be there.
+    """Return the widths and data sizes of the largest grid among the points, diverged ones included.
 
     A width that is at one of the data sizes only, as in a sweep of depths, would tilt a law: its neighbours are missing.
-    One failed run, though, must not cost its whole row, hence ENOUGH. No grid that holds half of the points: a
+    One failed run, though, must not cost its whole row, hence MIN_SHARE_OF_ROW. No grid that holds half of the points: a
     scattered design, of which nothing is left out.
     """
     at = defaultdict(set)
     for p in points:
         at[p.width].add(p.structures)
-    best, most = (frozenset(), frozenset()), 0.5 * sum(map(len, at.values()))
+    best: tuple[frozenset[int], frozenset[int]] = (frozenset(), frozenset())
+    most = 0.5 * sum(map(len, at.values()))
     for sizes in sorted(map(frozenset, at.values()), key=lambda sizes: (-len(sizes), sorted(sizes))):
         widths = frozenset(w for w, found in at.items() if len(found & sizes) > MIN_SHARE_OF_ROW * len(sizes))
         sizes = frozenset(s for s in sizes if sum(s in at[w] for w in widths) > MIN_SHARE_OF_ROW * len(widths))
@@ -79,8 +80,10 @@ def find_largest_product(points: list[Point]) -> tuple[frozenset[int], frozenset
 def select_usable(
     points: list[Point], target: str, grid: Grid, drop_highest: int = 0, free: tuple[str, ...] = ("seed",)
 ) -> tuple[list[Point], dict[str, str]]:
-    """The points a law may use, by (N, D), and for each other run the rule that left it out."""
-    kept, excluded, cells = [], {}, {}
+    """Return the points that a law may use, sorted by (N, D), and for each other run the rule that excluded it."""
+    kept: list[Point] = []
+    excluded: dict[str, str] = {}
+    cells: dict[tuple, str] = {}
     values = sorted(
         (getattr(p, target) for p in points if is_sound(p, target) and not grid.left_out(p, free)), reverse=True
     )
@@ -114,12 +117,12 @@ def select_usable(
 
 
 def sort_key(p: Point, grid: Grid) -> tuple:
-    """Seeds of one run are neighbours, that of the grid first."""
+    """Order points so that the seeds of one run are neighbours, the grid's own seed first."""
     return p.body_parameters, p.structures, p.epochs, p.seed != grid.seed, p.seed, p.run
 
 
 def select_comparable(points: list[Point]) -> list[Point]:
-    """Those that may be held against each other: no run on a prefix of the files."""
+    """Return the points that may be compared with each other: no run on a prefix of the files."""
     return [p for p in points if is_sound(p, "loss") and p.subset == "random"]
 
 
@@ -128,7 +131,7 @@ def is_sound(p: Point, target: str) -> bool:
 
 
 def group_by_cell(points: list[Point] | tuple[Point, ...]) -> dict[tuple, list[Point]]:
-    """Runs that differ in their seed alone, by (N, D, epochs)."""
+    """Group the runs that differ in their seed alone, by (N, D, epochs)."""
     found = defaultdict(list)
     for p in points:
         found[p.body_parameters, p.structures, p.epochs].append(p)

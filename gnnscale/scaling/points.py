@@ -1,4 +1,4 @@
-"""points.csv: one row per evaluated run, made by the stage `scaling`, read by `report` and by people."""
+"""The table points.csv: one row per evaluated run, written by the stage `scaling`, read by the report and by people."""
 
 from __future__ import annotations
 

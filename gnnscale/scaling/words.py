@@ -1,4 +1,4 @@
-"""Numbers in words: as findings, notes and tables say them."""
+"""Numbers and names as findings, notes and tables print them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ GREEK_LETTERS = {"alpha": "α", "beta": "β", "gamma": "γ"}
 
 
 def with_greek_letters(formula: str) -> str:
-    """L = E + A/N^alpha -> E + A/N^α"""
+    """Turn `L = E + A/N^alpha` into `E + A/N^α`."""
     text = formula.removeprefix("L = ")
     for name, letter in GREEK_LETTERS.items():
         text = text.replace(name, letter)
@@ -19,7 +19,7 @@ def with_greek_letters(formula: str) -> str:
 
 
 def format_percent(share: float, digits: int = 0, sign: bool = False) -> str:
-    """Small shares get a digit more, so that 0.4 % is not 0 %."""
+    """Format a share in per cent; small shares get one more digit, so that 0.4 % is not printed as 0 %."""
     digits = max(digits, 1 if abs(share) < 0.095 else 0)
     return f"{100 * share:{'+' if sign else ''}.{digits}f} %".replace("-", "−")
 
@@ -30,15 +30,16 @@ def join_names(names: Iterable[str]) -> str:
 
 
 def format_estimate(e: Estimate, factor: float = 1.0) -> str:
-    """Value and interval; where it cannot be told from 0 only what it is below."""
-    value, low, high = (None if v is None else format_number(v * factor) for v in (e.value, e.low, e.high))
+    """Format a value with its interval, or only its upper end where it cannot be told from 0."""
+    low, high = (format_number(v * factor) for v in e.interval)
     if e.low == 0 or e.value == 0:
         return f"< {high}" if e.high else "0 (not seen)"
-    return value if low is None else f"{value} [{low}, {high}]"
+    value = format_number(e.value * factor)
+    return f"{value} [{low}, {high}]" if e.has_interval else value
 
 
 def format_number(value: float) -> str:
-    """Three digits that count; powers of ten only where a plain number would be long; a dash where there is none."""
+    """Format three significant digits; powers of ten only where a plain number would be long, a dash for NaN."""
     if value != value:
         return "–"
     return f"{value:.3g}" if abs(value) < 1000 or abs(value) >= 1e6 else f"{float(f'{value:.3g}'):,.0f}"

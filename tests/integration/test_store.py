@@ -23,12 +23,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
 from gnnscale.data.storage import mapped
-from gnnscale.data.storage.node_store import Store, communicators
+from gnnscale.data.storage.node_store import NodeStore, communicators_of_ranks
 
 there = mapped.open_shards(Path(sys.argv[1]))
 row = np.flatnonzero(there.split != 1)
-held = Store(there, row)
-world, node = communicators()
+held = NodeStore(there, row)
+world, node = communicators_of_ranks()
 nodes = world.size // int(os.environ.get("GNNSCALE_RANKS_PER_NODE", world.size))
 assert node.size == world.size // nodes
 

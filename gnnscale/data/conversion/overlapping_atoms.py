@@ -15,7 +15,7 @@ HASH_PRIMES = np.array([73856093, 19349663, 83492791], np.int64)
 
 
 def find_overlapping(structures: Sequence[Structure]) -> np.ndarray:
-    """Tell for each structure whether two atoms, or an atom and an image, are nearer than MIN_DISTANCE.  # (S,) bool"""
+    """Tell for each structure whether two atoms, or an atom and an image, are nearer than MIN_DISTANCE: (S,) bool."""
     found = np.zeros(len(structures), bool)
     if not len(structures):
         return found
@@ -65,7 +65,7 @@ def complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
 
 
 def shortest_distance(positions: np.ndarray) -> float:
-    """Return the shortest distance of any two atoms; few structures come here.  # Angstrom"""
+    """Return the shortest distance of any two atoms; few structures come here: Angstrom."""
     best = np.inf
     for k in range(len(positions) - 1):
         best = min(best, float(np.linalg.norm(positions[k + 1 :] - positions[k], axis=1).min()))

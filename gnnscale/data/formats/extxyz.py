@@ -174,7 +174,7 @@ def parse_properties(location: Location, properties: str) -> list[tuple[str, str
 
 
 def parse_column(location: Location, line: int, name: str, kind: str, parts: list[list[str]]) -> np.ndarray:
-    """Return one column as an array.  # (A,), or (A, n) for more than one number per atom"""
+    """Return one column as an array: (A,), or (A, n) for more than one number per atom."""
     if kind == "S":
         made = np.array(parts).T
     elif kind == "L":

@@ -89,7 +89,7 @@ def _prototype(name: str) -> Atoms:
 
 
 def _lattice_constant(name: str, cations: list[str]) -> float:
-    """Return the lattice constant for touching ions; corundum and rutile are scaled from Al2O3 and TiO2.  # Angstrom"""
+    """Return the lattice constant for touching ions; corundum and rutile are scaled from Al2O3 and TiO2: Angstrom."""
     bond = IONIC_RADII[cations[-1]] + OXYGEN
     return {
         "rocksalt": 2 * bond,

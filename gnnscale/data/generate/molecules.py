@@ -99,7 +99,7 @@ def _add_hydrogens(numbers: np.ndarray, orders: np.ndarray) -> Molecule:
 
 
 def bonds_apart(orders: np.ndarray) -> np.ndarray:
-    """Count the bonds on the shortest path from atom to atom.  # (A, A)"""
+    """Count the bonds on the shortest path from atom to atom: (A, A)."""
     apart = np.where(orders > 0, 1, len(orders) + 1)  # longer than any path in a connected molecule
     np.fill_diagonal(apart, 0)
     for middle in range(len(orders)):
@@ -150,7 +150,7 @@ def embed(molecule: Molecule, rng: np.random.Generator) -> Atoms:
 
 
 def _lengths(molecule: Molecule) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return target distance, its alternative (or infinity: no upper limit) and stiffness of each spring.  # (A, A) each"""
+    """Return target distance, its alternative (or infinity: no upper limit) and stiffness of each spring: (A, A) each."""
     numbers, orders = molecule
     radii = covalent_radii[numbers]
     bond = (radii[:, None] + radii[None]) * SHORTER[orders]
@@ -213,7 +213,7 @@ def has_bonds_of(atoms: Atoms, molecule: Molecule) -> bool:
 
 # ------------------------------------------------------------------------------------------------ springs: relax, shake
 def spring_hessian(positions: np.ndarray, apart: np.ndarray) -> np.ndarray:
-    """Return the Hessian of springs at rest between all atoms: a guess, always positive definite.  # (3A, 3A) eV/Angstrom^2"""
+    """Return the Hessian of springs at rest between all atoms: a guess, always positive definite: (3A, 3A) eV/Angstrom^2."""
     count = len(positions)
     vectors = positions[:, None] - positions[None]
     r = np.linalg.norm(vectors, axis=-1) + np.eye(count)

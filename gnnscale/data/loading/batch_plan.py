@@ -47,7 +47,7 @@ def divide_batch(costs: np.ndarray, ranks: int) -> list[np.ndarray]:
 
 
 def assign_ranks(costs: np.ndarray, ranks: int) -> np.ndarray:
-    """Return the rank of each position, chosen for many positions at a time.  # (n,)
+    """Return the rank of each position, chosen for many positions at a time: (n,).
 
     As long as the next rank, by load, has less than every rank served in this round will have, serving it is what
     longest-first does too. For 32 structures per rank this takes some 33 rounds instead of a choice for each structure.

@@ -159,7 +159,7 @@ def is_unchanged(directory: Path) -> bool:
 
 
 def count_edges(reader: StructureReader, row: np.ndarray, cutoff: float, threads: int = 1) -> np.ndarray:
-    """Count the edges of each structure at a cutoff other than that of the conversion.  # (S,) uint32"""
+    """Count the edges of each structure at a cutoff other than that of the conversion: (S,) uint32."""
     blocks = [row[begin : begin + STRUCTURES_PER_BLOCK] for begin in range(0, len(row), STRUCTURES_PER_BLOCK)]
     with ThreadPoolExecutor(max(1, threads)) as pool:
         found = list(pool.map(partial(_count_edges_of, reader, cutoff), blocks))
@@ -172,7 +172,7 @@ def _count_edges_of(reader: StructureReader, cutoff: float, row: np.ndarray) -> 
 
 
 def count_labels(shards: mapped.Shards, row: np.ndarray) -> np.ndarray:
-    """Count the known values of energy, forces and stress of each structure; a stress needs a cell.  # (S, 3) int32
+    """Count the known values of energy, forces and stress of each structure; a stress needs a cell: (S, 3) int32.
 
     Structures are read only where the totals do not tell: if a source has forces for some atoms only, or a stress.
     """
@@ -191,7 +191,7 @@ def count_labels(shards: mapped.Shards, row: np.ndarray) -> np.ndarray:
 
 
 def count_known(packed: Packed) -> np.ndarray:
-    """Count the known values of each kind, by which the sums of penalties are divided.  # (S, 3)"""
+    """Count the known values of each kind, by which the sums of penalties are divided: (S, 3)."""
     forces = np.concatenate([[0], np.cumsum(np.isfinite(packed.forces).sum(1))])  # (A + 1,)
     stress = np.isfinite(packed.stress) & (np.linalg.det(packed.cell) != 0)[:, None, None]
     return np.stack([np.isfinite(packed.energy), np.diff(forces[packed.ptr]), stress.sum((1, 2))], axis=1)

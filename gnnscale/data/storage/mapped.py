@@ -86,7 +86,7 @@ class Shards:
 
     @cached_property
     def ptr(self) -> np.ndarray:
-        """First atom of each structure, and the number of all atoms.  # (S + 1,) int64"""
+        """First atom of each structure, and the number of all atoms: (S + 1,) int64."""
         return np.concatenate([[0], np.cumsum(self.natoms, dtype=np.int64)])
 
     @cached_property
@@ -96,7 +96,7 @@ class Shards:
 
     @cached_property
     def unit(self) -> np.ndarray:
-        """Index into `units` for each structure.  # (S,) uint32"""
+        """Index into `units` for each structure: (S,) uint32."""
         index_of = {name: index for index, name in enumerate(self.units)}
         named = [np.array([index_of[name] for name in shard.units], np.uint32) for shard in self.manifest.shards]
         return self._each(lambda k, shard: named[k][self.block(k, "unit")])
@@ -120,7 +120,7 @@ class Shards:
         return np.concatenate([of_shard(k, shard) for k, shard in enumerate(self.manifest.shards)])
 
     def _starts(self, name: str) -> np.ndarray:
-        """Return the byte of the map at which the variable of each shard begins; 0 where a shard has none.  # (shards,)"""
+        """Return the byte of the map at which the variable of each shard begins; 0 where a shard has none: (shards,)."""
         offsets = [s.variables[name].offset if name in s.variables else 0 for s in self.manifest.shards]
         return self._region.starts + np.array(offsets, np.int64)
 
@@ -136,13 +136,13 @@ class Shards:
 
     @cached_property
     def _cells(self) -> np.ndarray:
-        """Float of the map at which each cell begins.  # (structures with a cell,)"""
+        """Float of the map at which each cell begins: (structures with a cell,)."""
         starts = self._starts("cell") // 4
         return self._each(lambda k, _: starts[k] + 9 * self.block(k, "cell_row").astype(np.int64))
 
     @cached_property
     def _stresses(self) -> tuple[np.ndarray, np.ndarray]:
-        """Float of the map at which each stress begins, and whether all nine are stored.  # (structures with a stress,)"""
+        """Float of the map at which each stress begins, and whether all nine are stored: (structures with a stress,)."""
         starts = self._starts("stress") // 4
         rows = [self.block(k, "stress") for k in range(len(starts))]
         begin = [start + row.shape[-1] * np.arange(len(row)) for start, row in zip(starts, rows)]
@@ -187,7 +187,7 @@ class Shards:
         )
 
     def _triples(self, at: np.ndarray) -> np.ndarray:
-        """Read three floats from each position on: 12 bytes at a time, six times faster than by rows.  # (n, 3) float32"""
+        """Read three floats from each position on: 12 bytes at a time, six times faster than by rows: (n, 3) float32."""
         windows = np.ndarray(len(self._floats) - 2, "V12", self._floats, strides=(4,))
         return windows[at].view(np.float32).reshape(-1, 3)
 
@@ -206,7 +206,7 @@ class Shards:
 
 
 def _rank(has: np.ndarray) -> np.ndarray:
-    """Count how many structures before each one have the property.  # (S,) uint32"""
+    """Count how many structures before each one have the property: (S,) uint32."""
     return (np.cumsum(has, dtype=np.int64) - has).astype(np.uint32)
 
 

@@ -199,7 +199,7 @@ def finalize_mpi() -> None:
 
 # ------------------------------------------------------------------------------------------------------------ records
 def record_sizes(natoms: np.ndarray, flags: np.ndarray) -> np.ndarray:
-    """Return the size of each record in bytes, a multiple of 8.  # (S,)"""
+    """Return the size of each record in bytes, a multiple of 8: (S,)."""
     matrices = (flags & HAS_CELL > 0).astype(np.int64) + (flags & HAS_STRESS > 0)
     return (RECORD_HEAD.itemsize + MATRIX_BYTES * matrices + 25 * natoms.astype(np.int64) + 7) // 8 * 8
 

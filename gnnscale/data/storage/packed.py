@@ -137,7 +137,7 @@ def narrow(values: np.ndarray) -> np.ndarray:
 
 
 def unpack_pbc(flags: np.ndarray) -> np.ndarray:
-    """Return the periodicity along each lattice vector.  # (S, 3) uint8"""
+    """Return the periodicity along each lattice vector: (S, 3) uint8."""
     return (flags[:, None] >> np.arange(3, dtype=np.uint8)) & np.uint8(1)
 
 

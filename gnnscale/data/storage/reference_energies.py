@@ -92,7 +92,7 @@ def undetermined(found: EnergySums) -> list[tuple[int, ...]]:
 
 
 def residual_rms(found: EnergySums, references: dict[int, float]) -> float:
-    """Return the RMS of the energy per atom after subtracting the references; NaN without energies.  # eV/atom"""
+    """Return the RMS of the energy per atom after subtracting the references; NaN without energies: eV/atom."""
     if not found.structures:
         return float("nan")
     taken = np.array([-references[z] for z in found.elements] + [1.0])

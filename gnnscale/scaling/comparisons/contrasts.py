@@ -23,7 +23,7 @@ MAX_RATE_FACTOR = 1.5  # a best rate that moves by less than this factor over al
 
 
 class LineMinimum(NamedTuple):
-    """Of the losses along one line."""
+    """The minimum of the losses along one line of runs."""
 
     at: float  # rate, or N
     loss: float
@@ -33,7 +33,7 @@ class LineMinimum(NamedTuple):
 
 
 class BestRates(NamedTuple):
-    """Of one model at one data size: what differs is the width."""
+    """The best learning rate of one model at one data size, by width."""
 
     model: str
     widths: dict[int, LineMinimum]
@@ -47,7 +47,7 @@ class EqualComputeGroup(NamedTuple):
 
 
 def find_line_minimum(points: list[Point], along: str, target: str = "loss") -> LineMinimum:
-    """Of the parabola of least squares through all of them, as seeds scatter more than neighbours differ."""
+    """Return the minimum of the least-squares parabola through all points, as seeds scatter more than neighbours differ."""
     line = tuple(sorted(points, key=lambda p: getattr(p, along)))
     x, y = (np.log([getattr(p, name) for p in line]) for name in (along, target))
     curvature, slope, _ = np.polyfit(x - x.mean(), y, 2)
@@ -59,7 +59,7 @@ def find_line_minimum(points: list[Point], along: str, target: str = "loss") -> 
 
 
 def find_best_rates(points: list[Point]) -> list[BestRates]:
-    """Every model that was trained with three rates or more at some widths, all else equal."""
+    """Find every model that was trained with three rates or more at some widths, all else equal."""
     lines = defaultdict(list)
     for p in select_comparable(points):
         lines[p.model, p.depth, p.structures, p.epochs, p.seed, p.width].append(p)
@@ -71,7 +71,7 @@ def find_best_rates(points: list[Point]) -> list[BestRates]:
 
 
 def group_by_compute(points: list[Point], target: str = "loss") -> list[EqualComputeGroup]:
-    """Groups of equal compute, in each of which some model has three sizes or more at one rate and depth."""
+    """Group runs of equal compute in which some model has three sizes or more at one rate and depth."""
     groups: list[list[Point]] = []
     for p in sorted((p for p in select_comparable(points) if p.flops > 0), key=lambda p: p.flops):  # 0: not known
         if groups and p.flops <= groups[-1][0].flops * (1 + MAX_COMPUTE_DIFFERENCE):
@@ -95,7 +95,7 @@ def group_by_compute(points: list[Point], target: str = "loss") -> list[EqualCom
 
 
 def seed_spread(line: list[Point], target: str) -> float | None:
-    """Of the logarithm of the best N, from one parabola for each seed."""
+    """Return the standard deviation of the logarithm of the best N between seeds, from one parabola for each seed."""
     seeds = defaultdict(list)
     for p in line:
         seeds[p.seed].append(p)
@@ -108,11 +108,14 @@ def seed_spread(line: list[Point], target: str) -> float | None:
 
 
 def fit_growth_of_best_size(found: list[tuple[float, LineMinimum]]) -> Growth:
-    """Of the best N with compute. Where seeds tell how well each is known, the interval is that of drawing anew with the
-    pooled spread of all budgets, as two seeds say little of one; else of resampling the budgets."""
-    spreads = [b.spread for _, b in found]
+    """Fit how the best N grows with compute.
+
+    Where seeds tell how well each best N is known, the interval comes from drawing them again with the spread pooled over
+    all budgets, as two seeds say little of one; elsewhere it comes from resampling the budgets.
+    """
+    spreads = [b.spread for _, b in found if b.spread is not None]
     spread = None
-    if spreads and None not in spreads and any(spreads):
+    if len(spreads) == len(found) and any(spreads):
         seeds = np.array([len({p.seed for p in b.points}) for _, b in found])
         spread = np.sqrt(np.mean(np.square(spreads)) / seeds)
     compute, sizes = np.array([(c, b.at) for c, b in found]).T
@@ -140,7 +143,7 @@ def describe_rates(found: BestRates) -> str:
 
 
 def describe_equal_compute(points: list[Point], targets: tuple[str, ...], names: dict[str, str]) -> list[str]:
-    """The optimum of each budget; where several models share one, by how much each is behind the best of them."""
+    """Describe the optimum of each budget and, where several models share one, how far each is behind the best of them."""
     said = describe_growth(points)
     for target in targets:
         for b in group_by_compute(points, target):
@@ -154,7 +157,7 @@ def describe_equal_compute(points: list[Point], targets: tuple[str, ...], names:
 
 
 def describe_growth(points: list[Point]) -> list[str]:
-    """How the best size of each model moves with compute, whatever law may hold."""
+    """Describe how the best size of each model moves with compute; no law is assumed."""
     found, said = group_by_compute(points), []
     for model in sorted({m for b in found for m in b.models}):
         mine = [(b.flops, b.models[model]) for b in found if model in b.models]

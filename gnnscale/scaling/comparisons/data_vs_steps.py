@@ -1,5 +1,8 @@
-"""More data or more steps? At a fixed number of epochs more data are also more steps; where a study has runs of several
-numbers of epochs, each can be told from the other without a law."""
+"""A comparison of more data with more steps.
+
+At a fixed number of epochs more data are also more steps. Where a study has runs of several numbers of epochs, each
+effect is measured apart from the other, without a law.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ MAX_RATIO_DIFFERENCE = 0.02  # data sizes are in the ratio of epochs to within t
 
 
 class DataStepsTradeoff(NamedTuple):
-    """From one run as many more steps, once with as many more structures, once with as many more epochs."""
+    """The effect of as many more steps from one run: once by as many more structures, once by as many more epochs."""
 
     base: Point
     factor: float
@@ -26,7 +29,7 @@ class DataStepsTradeoff(NamedTuple):
 
 
 def find_tradeoffs(points: list[Point], grid: Grid, target: str = "loss") -> list[DataStepsTradeoff]:
-    """All that runs of the grid's model allow, from neighbouring numbers of epochs."""
+    """Find all trade-offs that runs of the grid's model allow, from neighbouring numbers of epochs."""
     good = [
         p
         for p in points
@@ -56,7 +59,7 @@ def is_outside(p: Point, grid: Grid) -> bool:
 
 
 def describe_tradeoffs(found: list[DataStepsTradeoff], target: str) -> list[str]:
-    """One sentence for each factor."""
+    """Write one sentence for each factor."""
     sentences = []
     for factor in sorted({x.factor for x in found}):
         here = [x for x in found if x.factor == factor]
@@ -67,8 +70,9 @@ def describe_tradeoffs(found: list[DataStepsTradeoff], target: str) -> list[str]
         share = math.log1p(epochs) / math.log1p(data) if data < 0 else math.nan
         widths = sorted({x.base.width for x in here})
         text = (
-            f"More data or more steps, {TARGET_NAMES[target]}: {factor:g} times the structures change it by {format_percent(data, sign=True)}, "
-            f"{factor:g} times the epochs on the same structures by {format_percent(epochs, sign=True)}, at as many steps (means of "
+            f"More data or more steps, {TARGET_NAMES[target]}: {factor:g} times the structures change it by "
+            f"{format_percent(data, sign=True)}, {factor:g} times the epochs on the same structures by "
+            f"{format_percent(epochs, sign=True)}, at as many steps (means of "
             f"{len(here)} runs, width {', '.join(map(str, widths))})"
         )
         if 0 < share < 1:

@@ -1,4 +1,4 @@
-"""What a doubling of data or of parameters takes off a target: measured, without any of the laws."""
+"""The measured effect of a doubling of data or of parameters on a target, without any law."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MIN_SIZES = 3  # different sizes below which nothing is said of laws
 
 
 class DoublingGains(NamedTuple):
-    """What a doubling takes away from one target, as shares."""
+    """The shares that a doubling takes away from one target."""
 
     target: str
     corner: dict[str, float | None]  # from the largest model and data to their neighbours; None without a neighbour
@@ -50,7 +50,7 @@ def measure_doublings(target: str, runs: tuple[Point, ...], confidence: float) -
 
 
 def gain_along(points: list[Point], target: str, at: Point, axis: str) -> float | None:
-    """1 - 2^slope, with the slope of log target from a point to its smaller neighbour along one axis of the grid."""
+    """Return 1 - 2^slope, the slope of log target from a point to its smaller neighbour along one axis of the grid."""
     along, across = ("body_parameters", "structures") if axis == "N" else ("structures", "body_parameters")
     line = [p for p in points if getattr(p, across) == getattr(at, across) and getattr(p, along) < getattr(at, along)]
     if not line:

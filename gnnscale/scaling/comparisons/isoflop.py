@@ -17,13 +17,15 @@ INTERPOLATED_SIZES = 2000  # places between the smallest and the largest size: 0
 
 
 class BudgetMinimum(NamedTuple):
+    """The best size of one compute budget."""
+
     size: float
     loss: float
     inside: bool  # whether there are worse runs on both sides; else the best may lie beyond them
 
 
 class Growth(NamedTuple):
-    """size = coefficient C^exponent"""
+    """A power law of compute: size = coefficient C^exponent."""
 
     exponent: Estimate
     coefficient: float
@@ -31,7 +33,7 @@ class Growth(NamedTuple):
 
 
 def find_minimum(sizes: np.ndarray, losses: np.ndarray) -> BudgetMinimum:
-    """Of runs of one budget; of several runs of one size the best counts."""
+    """Find the best size among runs of one budget; of several runs of one size the best counts."""
     x, y = np.log(sizes), np.log(losses)
     x, group = np.unique(x, return_inverse=True)
     y = np.array([y[group == k].min() for k in range(len(x))])
@@ -52,9 +54,9 @@ def fit_growth(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Growth:
-    """By least squares in logarithms, weighted by 1/spread^2 where the standard deviation of each log size is known.
+    """Fit least squares in logarithms, weighted by 1/spread^2 where the standard deviation of each log size is known.
 
-    The interval: from sizes drawn with that spread; where it is not known, from resampled budgets.
+    The interval comes from sizes drawn with that spread; where it is not known, from resampled budgets.
     """
     x, y = np.log(compute), np.log(sizes)
     weights = np.ones(len(x)) if spread is None else 1 / np.asarray(spread, float) ** 2
@@ -75,7 +77,7 @@ def fit_growth(
 
 
 def fit_lines(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Slopes and levels of weighted straight lines, one for each row of y or of weights."""
+    """Return slopes and levels of weighted straight lines, one for each row of y or of weights."""
     total = weights.sum(axis=1)
     mx, my = (weights * x).sum(axis=1) / total, (weights * y).sum(axis=1) / total
     dx = x - mx[:, None]

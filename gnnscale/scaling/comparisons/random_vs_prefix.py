@@ -13,7 +13,7 @@ from gnnscale.scaling.words import TARGET_NAMES, format_percent, join_names
 
 
 class SubsetLine(NamedTuple):
-    """Of one model at one number of epochs: data size -> the target of each seed, by how the structures were chosen."""
+    """The target of each seed by data size, of one model at one number of epochs, for random subsets and for prefixes."""
 
     model: str
     width: int
@@ -27,22 +27,22 @@ class SubsetLine(NamedTuple):
         return sorted(self.random.keys() & self.prefix.keys())
 
     def excess(self, size: int) -> float:
-        """Of a prefix over a random subset, as a share; means over seeds are geometric."""
+        """Return by which share a prefix is worse than a random subset; means over seeds are geometric."""
         return math.exp(float(np.log(self.prefix[size]).mean() - np.log(self.random[size]).mean())) - 1
 
     def exponent(self, of: dict[int, list[float]]) -> float:
-        """Of the target's fall with D over the shared sizes, by least squares in logarithms."""
+        """Return the exponent of the target's fall with D over the shared sizes, by least squares in logarithms."""
         sizes = self.shared
         return -float(np.polyfit(np.log(sizes), [np.log(of[size]).mean() for size in sizes], 1)[0])
 
     def scatter(self) -> float:
-        """The largest ratio of two seeds of one run, less 1."""
+        """Return the largest ratio of two seeds of one run, less 1."""
         cells = [cell for of in (self.random, self.prefix) for cell in of.values()]
         return max(max(cell) / min(cell) for cell in cells) - 1
 
 
 def find_subset_lines(points: list[Point], target: str = "loss") -> list[SubsetLine]:
-    """Every model with both kinds of subsets at two data sizes or more."""
+    """Find every model with both kinds of subsets at two data sizes or more."""
     found: dict[tuple, dict[str, dict[int, list[float]]]] = defaultdict(
         lambda: {"random": defaultdict(list), "prefix": defaultdict(list)}
     )
@@ -51,7 +51,10 @@ def find_subset_lines(points: list[Point], target: str = "loss") -> list[SubsetL
             found[p.model, p.width, p.depth, p.epochs, p.learning_rate][p.subset][p.structures].append(
                 getattr(p, target)
             )
-    made = [SubsetLine(*key[:4], **{how: dict(of) for how, of in both.items()}) for key, both in sorted(found.items())]
+    made = [
+        SubsetLine(model, width, depth, epochs, dict(both["random"]), dict(both["prefix"]))
+        for (model, width, depth, epochs, _), both in sorted(found.items())
+    ]
     return [line for line in made if len(line.shared) >= 2]
 
 
@@ -67,8 +70,8 @@ def describe_subset_bias(points: list[Point], targets: tuple[str, ...]) -> list[
                 else "one seed for each run"
             )
             said.append(
-                f"Prefixes of the files in place of random subsets ({line.model}, width {line.width}): {TARGET_NAMES[target]} {each}; "
-                f"{scatter}. As a power of D its exponent would come out as {line.exponent(line.prefix):.2f} in place of "
+                f"Prefixes of the files in place of random subsets ({line.model}, width {line.width}): "
+                f"{TARGET_NAMES[target]} {each}; {scatter}. As a power of D its exponent would come out as {line.exponent(line.prefix):.2f} in place of "
                 f"{line.exponent(line.random):.2f}."
             )
     return said

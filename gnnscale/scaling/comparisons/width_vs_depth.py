@@ -1,5 +1,7 @@
-"""Width against depth: runs of nearly equal size, data and epochs; in pairs, one wider, one deeper, or along a line of
-depths, with what the features of their atoms come to."""
+"""A comparison of width with depth, from runs of nearly equal size, data and epochs.
+
+They are compared in pairs, one wider and one deeper, or along a line of depths, with the features of their atoms.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ class WidthDepthPair(NamedTuple):
     deep: Point
 
     def gain(self, target: str) -> float:
-        """By which share the deep one is better (negative: worse)."""
+        """Return by which share the deep one is better (negative: worse)."""
         return 1 - getattr(self.deep, target) / getattr(self.wide, target)
 
 
@@ -54,24 +56,26 @@ class DepthLine(NamedTuple):
         return min(len(runs) for runs in self.runs.values())
 
     def means(self, target: str) -> dict[int, float]:
-        """Geometric, over seeds."""
+        """Return the geometric mean over seeds, by depth."""
         return {
             d: math.exp(sum(math.log(getattr(p, target)) for p in runs) / len(runs)) for d, runs in self.runs.items()
         }
 
     def best(self, target: str, beyond: int = 0) -> int:
-        """Depth of least target, of those beyond some."""
+        """Return the depth of the least target among those beyond `beyond`."""
         means = self.means(target)
-        return min((d for d in means if d > beyond), key=means.get)
+        return min((d for d in means if d > beyond), key=means.__getitem__)
 
     @property
     def reference(self) -> int:
-        """PAPER_DEPTH, or the nearest up to it."""
+        """The depth PAPER_DEPTH, or the nearest one below."""
         return max(d for d in self.runs if d <= PAPER_DEPTH)
 
     def change(self, target: str, deep: int, shallow: int) -> Estimate:
-        """Of the target from one depth to another, as a share; Student's interval of the scatter between seeds, which is
-        taken to be the same at all depths."""
+        """Return the relative change of the target from one depth to another.
+
+        The interval is Student's, of the scatter between seeds, which is taken to be the same at all depths.
+        """
         logs = {d: np.log([getattr(p, target) for p in runs]) for d, runs in self.runs.items()}
         spare = sum(len(y) - 1 for y in logs.values())
         change = float(logs[deep].mean() - logs[shallow].mean())
@@ -84,27 +88,28 @@ class DepthLine(NamedTuple):
         return Estimate(value=math.expm1(change), low=math.expm1(change - reach), high=math.expm1(change + reach))
 
     def past(self, target: str) -> Estimate | None:
-        """Change from PAPER_DEPTH to the best depth beyond; None where the line is on one side."""
+        """Return the change from PAPER_DEPTH to the best depth beyond; None where the line is on one side."""
         if min(self.runs) > PAPER_DEPTH or max(self.runs) <= PAPER_DEPTH:
             return None
         return self.change(target, self.best(target, PAPER_DEPTH), self.reference)
 
     @property
     def verdict(self) -> str:
-        """Which is the better use of parameters past PAPER_DEPTH, by the loss: "depth", "width", or "open"."""
+        """The better use of parameters past PAPER_DEPTH, by the loss: "depth", "width", or "open"."""
         change = self.past("loss")
-        if change is None or change.low is None:
+        if change is None or not change.has_interval:
             return "open"
-        return "width" if change.low > 0 else "depth" if change.high < 0 else "open"
+        low, high = change.interval
+        return "width" if low > 0 else "depth" if high < 0 else "open"
 
     def last(self, field: str) -> dict[int, float]:
-        """Of the features after the last layer, mean over seeds; of depths where it is known."""
+        """Return the mean over seeds of a feature after the last layer, for the depths where it is known."""
         known = {d: [v for p in runs if (v := getattr(p, field)) is not None] for d, runs in self.runs.items()}
         return {d: sum(values) / len(values) for d, values in known.items() if values}
 
 
 def find_pairs(points: list[Point]) -> list[WidthDepthPair]:
-    """For each deeper run at the same data, epochs and seed the shallower run nearest in size, per depth."""
+    """Find for each deeper run at the same data, epochs and seed the shallower run nearest in size, per depth."""
     nearest: dict[tuple, WidthDepthPair] = {}
     for a, b in combinations(sorted(select_comparable(points), key=lambda p: (p.depth, p.body_parameters, p.run)), 2):
         same = all(getattr(a, x) == getattr(b, x) for x in ("model", "structures", "epochs", "learning_rate", "seed"))
@@ -118,7 +123,7 @@ def find_pairs(points: list[Point]) -> list[WidthDepthPair]:
 
 
 def find_depth_lines(points: list[Point]) -> list[DepthLine]:
-    """All that have DEPTHS depths or more, by model and size."""
+    """Find all lines of MIN_DEPTHS_OF_LINE depths or more, by model and size."""
     alike = defaultdict(list)
     for p in sorted(select_comparable(points), key=lambda p: (p.body_parameters, p.depth, p.seed, p.run)):
         alike[p.model, p.structures, p.epochs, p.learning_rate].append(p)
@@ -143,8 +148,10 @@ def size_difference(a: Point, b: Point) -> float:
 
 # ---------------------------------------------------------------------------------------------------------- sentences
 def judge_depth_claim(points: list[Point], targets: tuple[str, ...]) -> list[str]:
-    """Width beats depth past three layers: the verdict first, then every line of depths by the first target, or else every
-    pair."""
+    """Judge the claim that width beats depth past three layers.
+
+    The verdict comes first, then every line of depths by the first target, or else every pair.
+    """
     lines = find_depth_lines(points)
     return judge_by_lines(lines, targets) if lines else judge_by_pairs(find_pairs(points), targets)
 
@@ -156,7 +163,7 @@ def judge_by_lines(lines: list[DepthLine], targets: tuple[str, ...]) -> list[str
         f"{words[kind]} {join_names(dict.fromkeys(x.name for x in found))}" for kind, found in kinds.items() if found
     ]
     said = [f"That width beats depth past {PAPER_DEPTH} layers (arXiv 2504.08112) {', '.join(parts)}."] if parts else []
-    return said + [said_line(x, targets[0]) for x in lines] + [s for x in lines if (s := said_features(x))]
+    return said + [said_line(x, targets[0]) for x in lines] + [s for x in lines if (s := describe_features(x))]
 
 
 def said_line(x: DepthLine, target: str) -> str:
@@ -166,35 +173,35 @@ def said_line(x: DepthLine, target: str) -> str:
     change = x.past(target)
     if change is None:
         return f"{text}."
-    return f"{text}; depth {x.best(target, PAPER_DEPTH)} is {shares(change)} against depth {x.reference}."
+    return f"{text}; depth {x.best(target, PAPER_DEPTH)} is {format_change(change)} against depth {x.reference}."
 
 
-def shares(change: Estimate) -> str:
-    """A change as "4.2 % lower [1.0, 7.3]": the interval has the sign of the word."""
+def format_change(change: Estimate) -> str:
+    """Format a change like "4.2 % lower [1.0, 7.3]": the interval has the sign of the word."""
     sign, word = (-1, "lower") if change.value < 0 else (1, "higher")
     text = f"{format_percent(abs(change.value))} {word}"
-    if change.low is None:
+    if not change.has_interval:
         return f"{text} (one seed: no interval)"
-    ends = sorted((100 * sign * change.low, 100 * sign * change.high))
+    ends = sorted(100 * sign * end for end in change.interval)
     return f"{text} [{ends[0]:.1f}, {ends[1]:.1f}]".replace("-", "−")
 
 
-def said_features(x: DepthLine) -> str:
-    """How unlike the atoms of a structure are at the end of the network, from the shallowest to the deepest."""
+def describe_features(x: DepthLine) -> str:
+    """Describe how unlike the atoms of a structure are after the last layer, from the shallowest to the deepest network."""
     distance, energy = x.last("cosine_distance"), x.last("dirichlet_energy")
     if len(distance) < 2 or distance.keys() != energy.keys():
         return ""
     first, last = min(distance), max(distance)
-    trend = smoothing(x)
+    near, far = format_number(distance[first]), format_number(distance[last])
+    low, high = format_number(energy[first]), format_number(energy[last])
     return (
-        f"{x.name}: after the last layer atoms of a structure are at a mean cosine distance of {format_number(distance[first])} at "
-        f"depth {first} and {format_number(distance[last])} at depth {last}, with Dirichlet energies {format_number(energy[first])} and "
-        f"{format_number(energy[last])}: {trend}."
+        f"{x.name}: after the last layer atoms of a structure are at a mean cosine distance of {near} at depth {first} and "
+        f"{far} at depth {last}, with Dirichlet energies {low} and {high}: {describe_smoothing(x)}."
     )
 
 
-def smoothing(x: DepthLine) -> str:
-    """Both measures from the shallowest to the deepest network; less than a factor of two is not called a trend."""
+def describe_smoothing(x: DepthLine) -> str:
+    """Compare both measures of the shallowest and the deepest network; less than a factor of two is not called a trend."""
     falls = []
     for field in ("cosine_distance", "dirichlet_energy"):
         known = x.last(field)
@@ -234,7 +241,7 @@ def judge_by_pairs(pairs: list[WidthDepthPair], targets: tuple[str, ...]) -> lis
 
 
 def describe_depth_limits(points: list[Point]) -> str:
-    """What is not known of width against depth; empty where seeds give intervals."""
+    """Say what is not known of width against depth; empty where seeds give intervals."""
     lines, pairs = find_depth_lines(points), find_pairs(points)
     if lines:
         if min(x.seeds for x in lines) > 1:

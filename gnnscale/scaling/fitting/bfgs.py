@@ -1,4 +1,7 @@
-"""BFGS of many problems at once: rows of one array, each with its own step. A thousand refits are as cheap as ten."""
+"""A BFGS minimiser for many problems at once.
+
+Each row of an array takes its own steps, so a thousand refits cost as much as ten.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,10 @@ def minimise(
     steps: int = 400,
     inverse: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """theta, value, inverse Hessian of every row; a row stops when its gradient is below `slope` or the relative gain is.
+    """Return theta, value and inverse Hessian of every row.
 
-    function(theta, rows) -> (values, gradients) of these rows. `inverse`: a guess, which saves half of the steps.
+    A row stops when its gradient is below `slope` or its relative gain below `gain`. function(theta, rows) -> (values,
+    gradients) of these rows. `inverse` is a guess, which saves half of the steps.
     """
     theta = np.array(starts, float)
     every = np.arange(len(theta))
@@ -48,7 +52,7 @@ def minimise(
 
 
 def search_along_line(function, active, theta, move, value, gradient):
-    """Backtracking by quadratic interpolation, each row on its own; length 0 where no decrease was found."""
+    """Backtrack by quadratic interpolation, each row on its own; length 0 where no decrease was found."""
     descent = np.einsum("bi,bi->b", move, gradient)
     length, trial = np.zeros(len(theta)), np.ones(len(theta))
     new_value, new_gradient = value.copy(), gradient.copy()
@@ -68,7 +72,7 @@ def search_along_line(function, active, theta, move, value, gradient):
 
 
 def update_inverse(inverse: np.ndarray, s: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The BFGS update of the inverse Hessian, where the curvature along the step is positive."""
+    """Update the inverse Hessian (BFGS) where the curvature along the step is positive."""
     sy = np.einsum("bi,bi->b", s, y)
     ok = sy > 1e-12 * np.sqrt((s**2).sum(axis=1) * (y**2).sum(axis=1))
     rho = np.where(ok, 1 / np.where(ok, sy, 1), 0)[:, None, None]

@@ -1,4 +1,4 @@
-"""Points -> Fit: the laws, their intervals, whether the points determine them, and which one to go by."""
+"""The fit of laws to points: values, intervals, whether the points determine them, and which law to choose."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MIN_FLOOR_SHARE = 0.01  # of the smallest target: a floor whose interval reaches
 
 
 def choose_law(fitted: list[FittedLaw]) -> list[FittedLaw]:
-    """Mark the law to go by: the joint one if the points determine it, else the determined part of it of least AICc."""
+    """Mark the chosen law: the joint one if the points determine it, else the determined part of it of least AICc."""
     determined = [f for f in fitted if f.entry.identified]
     best = min(determined, key=lambda f: np.inf if f.entry.aicc is None else f.entry.aicc, default=None)
     return [mark_chosen(f) if f is best else f for f in fitted]
@@ -43,8 +43,11 @@ def mark_chosen(f: FittedLaw) -> FittedLaw:
 
 
 def to_observations(law: Law, points: list[Point], target: str) -> Observations:
-    """N: body parameters; D: unique training structures, or for a law that knows these apart as U, structures seen, of
-    which less than an epoch leaves some out of U too."""
+    """Turn points into sizes and losses.
+
+    N is body parameters and D unique training structures. For a law that has U as well, U is these and D the structures
+    seen; less than an epoch leaves some out of U too.
+    """
     rows = [(p.body_parameters, p.structures, p.epochs, getattr(p, target)) for p in points]
     n, given, epochs, loss = np.array(rows, float).T
     seen = given * epochs
@@ -80,7 +83,7 @@ def fit_law(
 def fit_data(
     law: Law, data: Observations, settings: ScalingSettings, stream: int = 0
 ) -> tuple[LawFit, Optimum, np.ndarray | None]:
-    """The law on these data; which points they are is for the caller to say."""
+    """Fit the law to these data; the caller says which points they are."""
     at, loss, places = data.at, data.loss, data.cell.max() + 1
     found = find_optimum(law, at, loss, weights=data.weights)
     doubts = design_doubts(law, law.columns(**at)) + shape_doubts(law, found, at, loss)
@@ -128,7 +131,7 @@ def fit_data(
 
 
 def compute_allocation(law: Law, values: np.ndarray, replicas: np.ndarray | None, confidence: float) -> Estimate | None:
-    """a = beta/(alpha + beta), where the law is such that the best N goes as C^a for C ~ N D."""
+    """Compute a = beta/(alpha + beta) for laws in which the best N goes as C^a for C ~ N D."""
     if law.name not in ("Hoffmann", "OverTraining", "Kaplan", "PurePowers"):
         return None
     k = [law.parameters.index(name) for name in law.exponents]
@@ -143,7 +146,7 @@ def compute_allocation(law: Law, values: np.ndarray, replicas: np.ndarray | None
 def bootstrap(
     law: Law, data: Observations, found: Optimum, settings: ScalingSettings, stream: int
 ) -> tuple[np.ndarray | None, int]:
-    """Resamples of the cells, each with all its seeds: parameters each, and how many determine none.
+    """Fit resamples of the cells, each with all its seeds; return their parameters and how many determine none.
 
     What seeds scatter is in the means of cells already: drawing within a cell too would count it twice. No interval
     at all without a cell to spare, or when most resamples fail: what is left would not be a sample of what could have
@@ -162,7 +165,7 @@ def bootstrap(
 
 
 def zero_below(e: Estimate, least: float) -> Estimate:
-    """An exact 0 for what nobody could tell from 0: an interval's end below `least`, or a value that ran off to 1e-50."""
+    """Replace by an exact 0 what cannot be told from 0: an interval's end below `least`, or a value that ran off to 1e-50."""
 
     def kept(v: float | None, least: float) -> float | None:
         return v if v is None or v >= least else 0.0
@@ -177,7 +180,7 @@ def to_estimate(value: float, sample: np.ndarray, confidence: float) -> Estimate
 
 
 def round_to_digits(value: float, digits: int = 12) -> float:
-    """So that fit.json does not carry the last bits of a floating-point library."""
+    """Round, so that fit.json does not carry the last bits of a floating-point library."""
     return float(f"{float(value):.{digits}g}")
 
 

@@ -1,4 +1,4 @@
-"""TODO: say what a reader finds here."""
+"""The records that a fit hands on: the observations of a law, and the fitted law with its resamples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gnnscale.scaling.fitting.optimum import Sizes
 
 
 class Observations(NamedTuple):
-    """What a law is fitted to: sizes, losses, and how much each point counts, for fit and resamples."""
+    """The data of a fit: sizes, losses, and how much each point counts."""
 
     at: Sizes
     loss: np.ndarray
@@ -20,7 +20,7 @@ class Observations(NamedTuple):
 
     @property
     def weights(self) -> np.ndarray:
-        """Each cell counts once, however many seeds it was run with."""
+        """The weight of each point: each cell counts once, however many seeds it was run with."""
         return 1.0 / np.bincount(self.cell)[self.cell]
 
 

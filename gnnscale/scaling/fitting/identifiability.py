@@ -1,5 +1,4 @@
-"""Whether points determine the parameters of a law: what their places, the residuals and the intervals leave open, in
-words."""
+"""The doubts about a fit: what the places of the points, the residuals and the intervals leave undetermined, in words."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ MAX_CORRELATION = 0.98  # correlation of log N and log D above which their effec
 
 
 def design_doubts(law: Law, x: np.ndarray) -> list[str]:
-    """What the places of the points alone leave open."""
+    """List what the places of the points alone leave undetermined."""
     doubts = []
     distinct = [len(np.unique(column)) for column in x.T]
     places = len(np.unique(x, axis=0))
@@ -46,7 +45,7 @@ def design_doubts(law: Law, x: np.ndarray) -> list[str]:
 
 
 def shape_doubts(law: Law, found: Optimum, at: Sizes, loss: np.ndarray) -> list[str]:
-    """Whether a point is to spare, each size does more over the points than the residuals, and the optimum is one."""
+    """List doubts of the fit: no point to spare, a size that moves the target less than the residuals, or no single optimum."""
     doubts = []
     places = len(np.unique(law.columns(**at), axis=0))
     if places == len(law.parameters):
@@ -64,7 +63,7 @@ def shape_doubts(law: Law, found: Optimum, at: Sizes, loss: np.ndarray) -> list[
 
 
 def change_along(law: Law, values: np.ndarray, at: Sizes, axis: str) -> float:
-    """By how much the law changes over the range of one size, the others at their middle."""
+    """Return by how much the law changes over the range of one size, the others at their middle."""
     ends = {name: np.full(2, np.median(column)) for name, column in at.items()} | {
         axis: np.array([at[axis].min(), at[axis].max()], float)
     }
@@ -77,7 +76,7 @@ def interval_doubts(law: Law, estimates: dict[str, Estimate]) -> list[str]:
     doubts = []
     for name in law.exponents:
         e = estimates[name]
-        low, high = (e.value, e.value) if e.low is None else (e.low, e.high)
+        low, high = e.interval
         if high > EXPONENT_BOUNDS[1]:
             doubts.append(f"{name}, {format_estimate(e)}, reaches its bound of {MAX_EXPONENT:g}")
         elif low < EXPONENT_BOUNDS[0]:
@@ -85,11 +84,12 @@ def interval_doubts(law: Law, estimates: dict[str, Estimate]) -> list[str]:
         elif high > MAX_EXPONENT_FACTOR * low:
             doubts.append(f"the interval of {name}, {format_estimate(e)}, spans a factor {high / low:.1f}")
     for name in ("r_D", "r_N", "K", "w"):  # repetitions, place and width of a break
-        e = estimates.get(name)
-        if e and e.low is not None and e.high > MAX_OTHER_FACTOR * e.low:
-            doubts.append(
-                f"the interval of {name}, {format_estimate(e)}, spans more than a factor of {MAX_OTHER_FACTOR:g}"
-            )
-    if law.floor and (e := estimates["E"]) and (e.value if e.low is None else e.low) == 0:
+        if name not in estimates or not estimates[name].has_interval:
+            continue
+        low, high = estimates[name].interval
+        if high > MAX_OTHER_FACTOR * low:
+            text = format_estimate(estimates[name])
+            doubts.append(f"the interval of {name}, {text}, spans more than a factor of {MAX_OTHER_FACTOR:g}")
+    if law.floor and estimates["E"].interval[0] == 0:
         doubts.append("the floor E cannot be told from 0")
     return doubts

@@ -117,10 +117,10 @@ class Law(ABC):
 
 @dataclass(frozen=True)
 class PowerSum(Law):
-    """A sum of powers, with or without a floor: E + A/N^alpha + B/D^beta (Hoffmann et al., arXiv 2203.15556), its
-    parts, and with a product of powers beside them.
+    """A sum of powers, with or without a floor.
 
-    theta = (e, a, t, b, u): E = exp(e), alpha = LIMIT / (1 + exp(-t)), A/N^alpha = exp(a - alpha x).
+    It is E + A/N^alpha + B/D^beta (Hoffmann et al., arXiv 2203.15556), its parts, and with a product of powers beside
+    them. theta = (e, a, t, b, u): E = exp(e), alpha = MAX_EXPONENT / (1 + exp(-t)), A/N^alpha = exp(a - alpha x).
     """
 
     terms: tuple[Term, ...]
@@ -246,9 +246,9 @@ class Kaplan(Law):
 
 @dataclass(frozen=True)
 class Broken(Law):
-    """E + A/X^gamma / (1 + (X/K)^(1/w))^(delta w): a power law whose exponent goes from gamma to gamma + delta around
-    X = K, over a width w in log X (Caballero et al., arXiv 2210.14891, one break). X is N or D.
+    """A power law with one break: E + A/X^gamma / (1 + (X/K)^(1/w))^(delta w) (Caballero et al., arXiv 2210.14891).
 
+    Its exponent goes from gamma to gamma + delta around X = K, over a width w in log X. X is N or D.
     theta = (e, a, t, delta, k, log w)
     """
 
@@ -293,10 +293,10 @@ class Broken(Law):
 
 @dataclass(frozen=True)
 class DataConstrained(Law):
-    """E + A/N'^alpha + B/D'^beta, where a datum seen again and a parameter beyond what U can use are worth less and
-    less (Muennighoff et al., arXiv 2305.16264): D' = U (1 + r_D (1 - exp(-R/r_D))), R = D/U - 1 repetitions; N' alike,
-    with the optimal N of U unique data in the place of U.
+    """The law of repeated data: E + A/N'^alpha + B/D'^beta (Muennighoff et al., arXiv 2305.16264).
 
+    A datum seen again and a parameter beyond what U can use are worth less and less: D' = U (1 + r_D (1 - exp(-R/r_D))),
+    R = D/U - 1 repetitions; N' alike, with the optimal N of U unique data in the place of U.
     theta = (e, a, t, b, u, log r_D, log r_N)
     """
 

@@ -1,8 +1,9 @@
-"""The best parameters of a law for given points, and for resamples of them: Huber loss of log L, or squares of L."""
+"""The best parameters of a law for given points and for resamples of them: Huber loss of log L, or squares of L."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ Sizes = dict[str, np.ndarray]  # axis -> sizes of the points
 
 
 class Residual(NamedTuple):
-    """How far a point lies from the law, and how that counts."""
+    """The residual of a fit: its scale and whether it is of log L."""
 
     delta: float = 1e-3  # where Huber's loss turns linear: Hoffmann et al., so that published fits can be compared
     log: bool = True  # of log L; else of L
@@ -25,6 +26,8 @@ HUBER, SQUARES = Residual(), Residual(delta=1e3, log=False)
 
 
 class Optimum(NamedTuple):
+    """The best parameters of a law for its points, and how surely they are the best."""
+
     values: np.ndarray  # in the order of law.parameters
     objective: float  # sum over points of weight x Huber(residual)
     log_rms: float
@@ -36,7 +39,10 @@ class Optimum(NamedTuple):
 
 
 def make_objective(law: Law, x: np.ndarray, y: np.ndarray, weights: np.ndarray, residual: Residual = HUBER) -> Callable:
-    """(theta, rows of weights) -> sum of w Huber(residual) / delta  # (rows,), its gradient  # (rows, parameters)"""
+    """Make the function that a fit minimises.
+
+    (theta, rows of weights) -> sum of w Huber(residual) / delta  # (rows,), its gradient  # (rows, parameters)
+    """
     delta = residual.delta
 
     def value_and_slope(theta: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +75,7 @@ def find_optimum(
     weights: np.ndarray | None = None,
     exponents: np.ndarray | None = None,
 ) -> Optimum:
-    """The best of many starts: those of the law, or at the given exponents  # (starts, exponents)."""
+    """Find the best of many starts: those of the law, or at the given exponents  # (starts, exponents)."""
     raw, y = law.columns(**at), np.log(np.asarray(loss, float))
     w = np.ones(len(y)) if weights is None else np.asarray(weights, float)
     centre = law.centre(raw)
@@ -100,28 +106,30 @@ def find_optimum(
 
 
 def with_one_weighting(function: Callable) -> Callable:
-    """For problems that differ in their starts alone."""
+    """Adapt an objective to problems that differ in their starts alone."""
     return lambda theta, rows: function(theta, np.zeros_like(rows))
 
 
 def fit_resamples(
     law: Law, at: Sizes, loss: np.ndarray, found: Optimum, weights: np.ndarray, residual: Residual = HUBER
 ) -> np.ndarray:
-    """Values for each row of weights (how often a point was drawn), from the optimum and two unlike starts."""
+    """Fit each row of weights (how often a point was drawn), from the optimum and two unlike starts."""
     raw, y = law.columns(**at), np.log(np.asarray(loss, float))
     centre = law.centre(raw)  # of the whole sample: only a choice of origin
     function = make_objective(law, raw - centre, y, np.asarray(weights, float), residual)
     every = np.arange(len(weights))
     # 120 steps: a few rows creep along a flat valley, and gain nothing that an interval would show
-    quick = {"slope": 1e-5, "gain": 1e-8, "steps": 120}
+    quick = partial(minimise, slope=1e-5, gain=1e-8)
     warm = np.tile(found.theta, (len(weights), 1))
-    theta, value, _ = minimise(function, warm, inverse=np.tile(found.inverse, (len(weights), 1, 1)), **quick)
+    theta, value, _ = quick(function, warm, steps=120, inverse=np.tile(found.inverse, (len(weights), 1, 1)))
     for start in found.others:
-        other, worth, inverse = minimise(function, np.tile(start, (len(weights), 1)), **quick | {"steps": 20})
+        other, worth, inverse = quick(function, np.tile(start, (len(weights), 1)), steps=20)
         # only those go on that promise as much from another place: nearly all are on their way to the same optimum
         on = every[(worth < 1.02 * value + 1e-9) & (np.abs(other - theta).max(axis=1) > 0.1)]
         if len(on):
-            far, least, _ = minimise(lambda t, rows: function(t, on[rows]), other[on], inverse=inverse[on], **quick)  # noqa: B023
+            far, least, _ = quick(
+                lambda t, rows, on=on: function(t, on[rows]), other[on], steps=120, inverse=inverse[on]
+            )
             better = least < value[on]
             theta[on[better]], value[on[better]] = far[better], least[better]
     return law.natural(theta, centre)

@@ -1,4 +1,4 @@
-"""Which of several laws: by information criteria, and by how each foretells the largest points from the others."""
+"""The comparison of several laws: by information criteria, and by how each predicts the largest points from the others."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ HELD_OUT_QUANTILE = 0.875  # of a scatter of points the largest are those above 
 
 
 def information_criteria(objective: float, n: int, parameters: int) -> tuple[float | None, float | None]:
-    """AICc and BIC of Laplace residuals of log L (Huber's loss is delta |residual| beyond delta); None without points
-    to spare. Comparable between laws on the same points alone."""
+    """Return AICc and BIC of Laplace residuals of log L, or None without points to spare.
+
+    Huber's loss is delta |residual| beyond delta. Only laws on the same points can be compared.
+    """
     k = parameters + 1  # and the width of the residuals
     if n <= k + 1:
         return None, None
@@ -24,7 +26,7 @@ def information_criteria(objective: float, n: int, parameters: int) -> tuple[flo
 
 
 def predict_held_out(law: Law, at: Sizes, loss: np.ndarray, weights: np.ndarray) -> HeldOut | None:
-    """Fitted without the largest points; None where too few are left."""
+    """Predict the largest points from a fit without them; None where too few are left."""
     far = is_largest(law, at)
     near = {axis: column[~far] for axis, column in at.items()}
     if not far.any() or len(np.unique(law.columns(**near), axis=0)) <= len(law.parameters):
@@ -41,7 +43,10 @@ def predict_held_out(law: Law, at: Sizes, loss: np.ndarray, weights: np.ndarray)
 
 
 def is_largest(law: Law, at: Sizes) -> np.ndarray:
-    """Of a grid the largest model and the largest data; of a scatter the points of largest N D  # (points,)"""
+    """Mark the largest points  # (points,).
+
+    Of a grid these are the largest model and the largest data; of a scatter the points of largest N D.
+    """
     sizes = [at[axis] for axis in law.axes if axis != "U"]
     if math.prod(len(np.unique(s)) for s in sizes) <= 2 * len(sizes[0]):
         return np.any([s == s.max() for s in sizes], axis=0)
