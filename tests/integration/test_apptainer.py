@@ -19,7 +19,7 @@ import yaml
 from gnnscale.contract import places
 from gnnscale.contract.errors import UserError
 from tests.support import cluster
-from tests.support.cluster import PATIENCE, Run, wait
+from tests.support.cluster import PATIENCE, Run, wait_until
 from tests.support.corpus import ROOT
 from workflow.config import site_files
 from workflow.images import apptainer, checks, image_file, runtimes
@@ -196,7 +196,7 @@ def test_no_stage_outlives_its_driver(site, tmp_path, how):
         said = driver.communicate(timeout=PATIENCE)[0]
     finally:
         driver.kill()
-    wait(lambda: not inside(root), "the stages to end with their driver")
+    wait_until(lambda: not inside(root), "the stages to end with their driver")
     if how == signal.SIGINT:
         assert driver.returncode == 130 and "to go on: " in said and "container.use=true" in said
 

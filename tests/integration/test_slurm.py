@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.cluster import Run, waiting
+from tests.support.cluster import Run, hold_training
 from tests.support.corpus import ROOT
 
 pytestmark = pytest.mark.slurm
@@ -91,7 +91,7 @@ def trainings(run):
 def test_trainings_share_a_job_and_are_found_in_it(finished, slurm, tmp_path):
     """A queue that takes only jobs of two nodes gets two trainings a job, each on a node of its own, with its evaluation."""
     queues = {"large": {"partition": "", "nodes": [2, 2], "max_walltime": "01:00:00"}}
-    site = {"queues": queues, "train": {"queue": "large"}, "setup": waiting(tmp_path)}
+    site = {"queues": queues, "train": {"queue": "large"}, "setup": hold_training(tmp_path)}
     run = Run(slurm, tmp_path, SMOKE, site, finished.root)
     try:
         run.start("--until", "evaluate")
