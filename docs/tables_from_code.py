@@ -195,7 +195,7 @@ class Checks(SphinxDirective):
     """List what an audit looks for."""
 
     def run(self) -> list[nodes.Node]:
-        rows = [[words(name), words(text)] for name, text in found("gnnscale.audit.check_results.CHECKS").items()]
+        rows = [[words(name), words(text)] for name, text in found("gnnscale.audit.check_results.CHECK_TITLES").items()]
         return [table(["check", "what has to hold"], rows, [25, 75])]
 
 

@@ -1,7 +1,7 @@
 """Bytes that a rank needs at its fullest moment of training: arithmetic for plans, without torch.
 
-The terms of each ZeRO stage are DeepSpeed 0.19.8's, each found again in the resident memory of real steps on 1 and 2
-ranks (tests/gnnscale/architectures/test_memory.py).
+The terms of each ZeRO stage are DeepSpeed 0.19.8's, each found again in the tensors of real steps on 1 and 2 ranks
+(tests/gnnscale/architectures/test_memory.py).
 """
 
 from __future__ import annotations

@@ -9,11 +9,13 @@ interpreter nor what an earlier way left in the process.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import statistics
 import time
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -186,9 +188,7 @@ def measure_peak(task: Task, way: Way) -> tuple[int, float]:
         step = Step(task, way)
         losses.extend((step(), step()))
 
-    peak = measure_peak_bytes(two_steps)
-    gc.collect()
-    return peak, losses[-1]
+    return measure_peak_bytes(two_steps), losses[-1]
 
 
 def time_step(task: Task, way: Way) -> float:
@@ -208,24 +208,79 @@ def time_step(task: Task, way: Way) -> float:
 
 def measure_peak_bytes(run: Callable[[], object]) -> int:
     """Return the peak bytes of tensors while `run` runs, above those that existed before."""
-    if accelerator.detect_kind() != "cpu":
-        memory = accelerator.torch_module(accelerator.detect_kind())
-        memory.empty_cache()
-        memory.reset_peak_memory_stats()
-        before = memory.memory_allocated()
-        run()
-        accelerator.synchronize()
-        return int(memory.max_memory_allocated()) - before
+    return measure_tensor_bytes(run).peak
+
+
+class TensorBytes(NamedTuple):
+    """Bytes of tensors that a function leaves and at their peak while it runs, above those that existed before."""
+
+    kept: int
+    peak: int
+
+
+def measure_tensor_bytes(run: Callable[[], object]) -> TensorBytes:
+    """Count the tensors that live: no pages of libraries, and nothing that an allocator holds back."""
+    with count_every_thread():
+        gc.collect()  # so that `run` frees nothing that was garbage before
+        return (_measure_on_host if accelerator.detect_kind() == "cpu" else _measure_on_device)(run)
+
+
+def _measure_on_device(run: Callable[[], object]) -> TensorBytes:
+    memory = accelerator.torch_module(accelerator.detect_kind())
+    memory.empty_cache()
+    memory.reset_peak_memory_stats()
+    before = int(memory.memory_allocated())
+    run()
+    gc.collect()
+    accelerator.synchronize()
+    return TensorBytes(int(memory.memory_allocated()) - before, int(memory.max_memory_allocated()) - before)
+
+
+def _measure_on_host(run: Callable[[], object]) -> TensorBytes:
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
-    level = peak = 0
-    for event in profiler.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            level += event.nbytes()
-            peak = max(peak, level)
-    return peak
+        gc.collect()
+    tree = profiler.profiler.kineto_results.experimental_event_tree()
+    found = sorted(find_allocations(tree), key=lambda allocation: allocation.time)
+    if not found:
+        return TensorBytes(0, 0)
+    before, levels = found[0].level - found[0].change, [allocation.level for allocation in found]
+    return TensorBytes(levels[-1] - before, max(0, max(levels) - before))
+
+
+class Allocation(NamedTuple):
+    """Memory of a tensor taken or given back: when, the bytes of all tensors from then on, and their change."""
+
+    time: int
+    level: int
+    change: int
+
+
+def find_allocations(events: list[Any]) -> Iterator[Allocation]:
+    """Yield the allocations in the profiler's tree of events."""
+    for event in events:
+        if event.typed[0].name == "Allocation":
+            yield Allocation(event.start_time_ns, event.extra_fields.total_allocated, event.extra_fields.alloc_size)
+        yield from find_allocations(event.children)
+
+
+@contextmanager
+def count_every_thread() -> Iterator[None]:
+    """Have PyTorch count what other threads free too, as those of gloo sometimes do with what was reduced.
+
+    The profiler sees its own thread alone, and would take such a tensor for one that lives on.
+    """
+    try:
+        flag = ctypes.c_bool.in_dll(ctypes.CDLL(torch._C.__file__), "FLAGS_caffe2_report_cpu_memory_usage")
+    except ValueError:  # a PyTorch built with gflags, which name it otherwise: then a tensor may count for too long
+        flag = ctypes.c_bool()
+    before, flag.value = flag.value, True
+    try:
+        yield
+    finally:
+        flag.value = before
 
 
 def compare_seconds(mine: list[float], plain: list[float]) -> Estimate:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 
 from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.architectures.memory import peak_bytes
 from gnnscale.contract.stage_spec import Runtime
-from tests.benchmarks.measure import MALLOC, Table
-from tests.support.synthetic import EVERY_TENSOR_MAPPED
+from tests.benchmarks.measure import Table
 from tests.support.training import run_on_ranks
 
 CONFIG, ATOMS, DEGREE, RANKS, STEPS = EGNNConfig(form="edge", width=768, depth=3), 100, 30, 2, 3
@@ -24,14 +22,7 @@ RUNTIMES = [
 
 
 def main() -> Table:
-    held = {key: os.environ.pop(key, None) for key in MALLOC}
-    os.environ.update(EVERY_TENSOR_MAPPED)  # so that a peak is what is needed; fresh pages then cost all alike
-    try:
-        rows = [row(runtime) for runtime in RUNTIMES]
-    finally:
-        for key in EVERY_TENSOR_MAPPED:
-            del os.environ[key]
-        os.environ.update({key: value for key, value in held.items() if value is not None})
+    rows = [row(runtime) for runtime in RUNTIMES]
     for each in rows:
         each["time / ZeRO 0"] = each["seconds"] / rows[0]["seconds"]
     million = CONFIG.parameters(1) / 1e6

@@ -77,20 +77,6 @@ def _spread(values: list[float]) -> Spread:
     return Spread(statistics.median(values), min(values), max(values))
 
 
-def peak_resident(run: Callable[[], Any]) -> int:
-    """As gnnscale.levers.peak_bytes, of the process, from the kernel's high-water mark; without MALLOC, else pages stay."""
-    run()
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
-    run()
-    return _status("VmHWM") - before
-
-
-def _status(field: str) -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field + ":"))
-    return int(line.split()[1]) * 1024
-
-
 def with_tuned_allocator() -> None:
     """Starts this program again if its environment lacks MALLOC."""
     if any(os.environ.get(key) != value for key, value in MALLOC.items()):

@@ -19,7 +19,7 @@ from workflow.plan import build
 from workflow.run_directory import journal
 
 SWEEP = {"model.width": list(range(4, 44, 4)), "structures": list(range(10, 40, 3))}
-JOBS = 100
+JOBS, POLL_SECONDS = 100, 60.0
 SBATCH = """
 exec 9>"$HERE/lock"; flock 9
 id=$(( $(wc -l <"$HERE/jobs") + 1 ))
@@ -50,7 +50,7 @@ class Shims:
 @pytest.fixture
 def run(tmp_path):
     asked = SHORT | {"sweeps": [{"name": "grid", "over": SWEEP}]}
-    scheduler = {"max_jobs": 2 * JOBS, "poll_seconds": 60.0}
+    scheduler = {"max_jobs": 2 * JOBS, "poll_seconds": POLL_SECONDS}
     made = Run(Shims(tmp_path / "bin"), tmp_path, asked, {"scheduler": scheduler})
     name, loaded = study_files.load(str(made.study))
     made.stages = build.build_stages(name, loaded, site_files.load("slurm"), made.root)
@@ -74,14 +74,15 @@ def running(run, since=0):
 
 def test_a_hundred_jobs(run):
     run.start()
-    run.wait(lambda: len(run.submitted()) == JOBS, "all to be submitted", 300)
+    run.wait(lambda: len(run.submitted()) == JOBS, "all to be submitted")
     jobs = run.events("intend")
     assert all(sorted(id.split("/")[0] for id in job["stages"]) == ["evaluate", "train"] for job in jobs)
     run.kill()
-    told, asked = len(run.events("job")), run.cluster.asked()
+    told, asked, began = len(run.events("job")), run.cluster.asked(), time.monotonic()
     run.start()
-    run.wait(lambda: len(running(run, told)) == JOBS, "all to be found", 300)
-    assert 1 <= run.cluster.asked() - asked <= 3, "one question about all of them, or one more for those that came late"
+    run.wait(lambda: len(running(run, told)) == JOBS, "all to be found")
+    most = 3 + (time.monotonic() - began) / POLL_SECONDS  # one question about all, or one more for those that came late
+    assert 1 <= run.cluster.asked() - asked <= most
     assert len(run.submitted()) == len(run.events("adopt")) == JOBS
     assert 30e6 < most_memory(run.driver.pid) < 150e6
     run.driver.send_signal(signal.SIGINT)
@@ -113,12 +114,12 @@ def leave(attempt, code):
 def test_what_ended_while_nobody_looked_is_closed_in_the_journal(run):
     """A stage that has a result is followed no more, by this driver or by any later one."""
     run.start("--until", "train")
-    run.wait(lambda: len(run.submitted()) == JOBS, "all to be submitted", 300)
+    run.wait(lambda: len(run.submitted()) == JOBS, "all to be submitted")
     run.kill()
     trained = [stage for stage in run.stages.values() if stage.kind == "train"]
     for stage in trained[1:]:
         finish(stage, run.stages, run.root)
     run.start("--until", "train")
-    run.wait(lambda: len(run.events("ended")) == JOBS - 1, "all but one to be found", 300)
+    run.wait(lambda: len(run.events("ended")) == JOBS - 1, "all but one to be found")
     (left,) = journal.unfinished_jobs(run.root)
     assert set(left.stages) == {trained[0].id} and len(run.submitted()) == JOBS

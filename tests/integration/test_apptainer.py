@@ -19,7 +19,7 @@ import yaml
 from gnnscale.contract import places
 from gnnscale.contract.errors import UserError
 from tests.support import cluster
-from tests.support.cluster import Run
+from tests.support.cluster import PATIENCE, Run, wait_until
 from tests.support.corpus import ROOT
 from workflow.config import site_files
 from workflow.images import apptainer, checks, image_file, runtimes
@@ -160,7 +160,7 @@ def long(tmp_path, epochs=3000):
     return path
 
 
-def until(condition, process, seconds=300):
+def until(condition, process, seconds=PATIENCE):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate(timeout=5)
@@ -193,13 +193,10 @@ def test_no_stage_outlives_its_driver(site, tmp_path, how):
         until(lambda: list(root.glob("train/*/progress.json")), driver)
         assert inside(root)
         driver.send_signal(how)
-        said = driver.communicate(timeout=120)[0]
+        said = driver.communicate(timeout=PATIENCE)[0]
     finally:
         driver.kill()
-    deadline = time.monotonic() + 60
-    while inside(root) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not inside(root)
+    wait_until(lambda: not inside(root), "the stages to end with their driver")
     if how == signal.SIGINT:
         assert driver.returncode == 130 and "to go on: " in said and "container.use=true" in said
 
@@ -214,7 +211,7 @@ def test_the_smoke_study_on_two_nodes(site, slurm, finished, tmp_path):
     """Trainings of two ranks, each in a container of its own on a node of its own."""
     run = Run(slurm, tmp_path, SMOKE, on_slurm(site))
     run.start(GITHUB_TOKEN=TOKEN)
-    assert "13 of 13 stages done" in run.end(seconds=900)
+    assert "13 of 13 stages done" in run.end()
     for folder, result in results(run.root).items():
         assert result["provenance"]["image"] == site.container.digest, folder
     for folder in (run.root / "train").iterdir():
@@ -233,9 +230,9 @@ def test_a_training_in_an_image_is_told_that_its_time_is_over(site, slurm, tmp_p
     run = Run(slurm, tmp_path, study, on_slurm(site, train={"nodes": [1, 1]}, launch={"ranks_per_node": 2}))
     try:
         run.start("--until", "train")
-        run.wait(lambda: list(run.root.glob("train/*/progress.json")), "the training", seconds=300)
+        run.wait(lambda: list(run.root.glob("train/*/progress.json")), "the training")
         slurm.call("scancel", "--signal=USR1", "--batch", trainings(run)[0]["job"])
-        run.wait(lambda: len(trainings(run)) > 1, "another job", seconds=300)
+        run.wait(lambda: len(trainings(run)) > 1, "another job")
         exit = json.loads(next(run.root.glob("train/*/attempts/1/exit.json")).read_text())
         assert exit["code"] == 75 and len(exit["hosts"]) == 1
         assert "2 rank(s)" in next(run.root.glob("train/*/attempts/1/stdout")).read_text()

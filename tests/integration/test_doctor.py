@@ -103,7 +103,7 @@ def test_a_job_that_does_not_begin(begin, slurm):
     assert (
         wrong(found) == [] and found["compute nodes"][0] == "not checked" and "(BeginTime)" in found["compute nodes"][1]
     )
-    wait_until(lambda: not slurm.active(), 120, "its job to be cancelled")
+    wait_until(lambda: not slurm.active(), "its job to be cancelled")
 
 
 @pytest.mark.slurm
@@ -170,10 +170,10 @@ def test_a_doctor_that_is_interrupted_takes_its_job_along(begin, slurm):
         env=run.env,
         cwd=run.root.parent,
     )
-    wait_until(lambda: set(slurm.active()) - before, 120, "its job")
+    wait_until(lambda: set(slurm.active()) - before, "its job")
     time.sleep(0.5)
     doctor.send_signal(signal.SIGINT)
     _, said = doctor.communicate(timeout=120)
     assert doctor.returncode == 130 and "it was cancelled" in said and "Traceback" not in said
-    wait_until(lambda: not set(slurm.active()) - before, 120, "its job to be cancelled")
+    wait_until(lambda: not set(slurm.active()) - before, "its job to be cancelled")
     shutil.rmtree(run.root)

@@ -8,20 +8,23 @@ import time
 
 import pytest
 
-from tests.support.cluster import SHORT, find_processes, make_study, spoil_module, wait_until
+from tests.support.cluster import PATIENCE, SHORT, find_processes, hold_training, spoil_module, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.faults]
 
 
-def test_told_to_stop_it_goes_on(begin, slurm):
+def test_told_to_stop_it_goes_on(begin, slurm, tmp_path):
     """Slurm signals so before the end of a job's time; it happens twice here and uses up no retries."""
-    run = begin(make_study(600))
-    seen = set()
+    run = begin(setup=hold_training(tmp_path))
+    seen, before = set(), 0
     for _ in range(2):
-        job = run.wait(lambda: (found := run.running()) not in ("", *seen) and run.steps() > 0 and found, "steps")
+        run.wait(lambda before=before: run.running() not in ("", *seen) and run.steps() > before, "steps")
+        job = run.running()
         seen.add(job)
         slurm.call("scancel", "--signal=USR1", "--batch", job)
         run.wait(lambda: len(run.events("ended")) == len(seen), "the end of the job")
+        before = run.events("ended")[-1]["progress"]
+    (tmp_path / "go").touch()
     run.end()
     ended = run.events("ended")
     assert [e["kind"] for e in ended] == ["stopped", "stopped", "done"]
@@ -40,8 +43,8 @@ def test_two_jobs_without_progress_are_enough(begin, tmp_path):
     assert [e["kind"] for e in run.events("ended")] == ["stopped", "stopped"]
 
 
-def test_preempted(begin, slurm):
-    run = begin()
+def test_preempted(begin, slurm, tmp_path):
+    run = begin(setup=hold_training(tmp_path))
     run.wait(run.running, "the training to run")
     words = ["sbatch", "--parsable", "--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null"]
     urgent = slurm.call(*words, "--wrap=sleep 1200").strip()
@@ -49,25 +52,27 @@ def test_preempted(begin, slurm):
         run.wait(lambda: run.events("ended"), "the end of the first job")
     finally:
         slurm.call("scancel", urgent)
+    (tmp_path / "go").touch()
     run.end()
     assert [e["kind"] for e in run.events("ended")] == ["preempted", "done"]
 
 
-def test_a_node_dies(begin, slurm):
-    run = begin()
+def test_a_node_dies(begin, slurm, tmp_path):
+    run = begin(setup=hold_training(tmp_path))
     run.wait(run.running, "the training to run")
     node = run.events("job")[-1]["nodes"]
     slurm.script("kill", node)
     try:
         # else Slurm would see it after a minute of silence
         slurm.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=dead")
+        (tmp_path / "go").touch()
         run.end()
     finally:
         slurm.script("start", node)
     assert [e["kind"] for e in run.events("ended")] == ["node", "done"]
     assert f"--exclude={node}" in (run.folder() / "attempts" / "2" / "job.sh").read_text()
     states = ("sinfo", "--noheader", "--format=%T")
-    wait_until(lambda: set(slurm.call(*states).split()) == {"idle"}, 240, "the node to come back")
+    wait_until(lambda: set(slurm.call(*states).split()) == {"idle"}, "the node to come back")
 
 
 def test_a_rank_crashes(begin, tmp_path):
@@ -158,15 +163,16 @@ if '"micro_batch_edges":null' in open("spec.json").read().replace(" ", ""):
     assert json.loads((run.folder() / "spec.json").read_text())["runtime"]["micro_batch_edges"] > 100
 
 
-def test_a_rank_hangs(begin, slurm):
+def test_a_rank_hangs(begin, slurm, tmp_path):
     """One of two ranks hangs, and the other prints the line in which it waits for it.
 
     The site's patience is short only while the rank hangs: a start may take longer.
     """
-    run = begin(make_study(600), train={"nodes": [2, 2]})
+    run = begin(train={"nodes": [2, 2]}, setup=hold_training(tmp_path))
     run.wait(run.running, "the training to run")
     ranks = [pid for pid, where in find_processes("gnnscale.stages.train") if where.startswith(str(run.root))]
     os.kill(ranks[0], signal.SIGSTOP)
+    (tmp_path / "go").touch()
     run.kill()
     run.layer(train={"nodes": [2, 2]}, scheduler={"stall_seconds": 20.0})
     run.start("--until", "train")
@@ -197,7 +203,9 @@ def replace(source, target):
         os._exit(0)
 os.replace = replace
 """
-    run = begin(SHORT, setup=spoil_module(tmp_path, late, "gnnscale.job.batch_job"), scheduler={"late_seconds": 8.0})
+    run = begin(
+        SHORT, setup=spoil_module(tmp_path, late, "gnnscale.job.batch_job"), scheduler={"late_seconds": PATIENCE}
+    )
     run.end()
     assert [e["kind"] for e in run.events("ended")] == ["done"] and len(run.submitted()) == 1
     assert (run.folder() / "attempts" / "1" / "exit.json").stat().st_mtime < run.events("ended")[0]["time"]

@@ -46,7 +46,18 @@ import time
 
 import pytest
 
-from tests.support.cluster import LONG, SHORT, Cluster, Run, explain_missing, make_study, require, wait_until
+from tests.support.cluster import (
+    LONG,
+    PATIENCE,
+    SHORT,
+    Cluster,
+    Run,
+    explain_missing,
+    hold_training,
+    measure_patience,
+    require,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.slurm, pytest.mark.faults]
 
@@ -79,21 +90,21 @@ def test_a_driver_killed_again_and_again(begin):
 def test_ctrl_c_leaves_the_job_running(begin, slurm, signum, code):
     run = begin(LONG)
     job = run.wait(run.running, "the training to run")
-    began = time.monotonic()
+    patience, began = measure_patience(lambda: run.call("status")), time.monotonic()
     run.driver.send_signal(signum)
     said = run.end(code)
-    assert time.monotonic() - began < 10, "two seconds, on a machine that has them"
+    assert time.monotonic() - began < patience, "two seconds, on a machine that has them"
     assert "to go on: python workflow/run.py" in said and "1 job goes on" in said
     assert slurm.active() == [job]
     assert f"cancelled  job {job}" in run.call("cancel").stdout
-    wait_until(lambda: not slurm.active(), 120, "the job to end")
+    wait_until(lambda: not slurm.active(), "the job to end")
     assert "waiting" in run.call("status", "--json").stdout
     run.start("--until", "train")  # who cancels and then types it again wants it to go on
     run.wait(lambda: len(run.submitted()) == 2, "another job")
 
 
-def test_cancelled_under_a_driver_it_is_not_tried_again(begin):
-    run = begin(make_study(600))
+def test_cancelled_under_a_driver_it_is_not_tried_again(begin, tmp_path):
+    run = begin(setup=hold_training(tmp_path))
     run.wait(run.running, "the training to run")
     assert "cancelled  job" in run.call("cancel", run.events("start")[-1]["stage"]).stdout
     assert "cancelled with `python workflow/run.py cancel`" in run.end(1)
@@ -104,7 +115,7 @@ def test_cancelled_under_a_driver_it_is_not_tried_again(begin):
 def test_killed_while_it_submits(begin, slurm, place):
     """The driver's shell sets another name for all jobs, which sbatch prefers to the script's."""
     run = begin(SHORT, {"GNNSCALE_DIE_AT": place, "SBATCH_JOB_NAME": "mine"})
-    run.driver.communicate(timeout=120)
+    run.driver.communicate(timeout=PATIENCE)
     assert run.driver.returncode == -signal.SIGKILL and not run.submitted()
     name = run.events("intend")[-1]["name"]
     there = [id for id, called, _ in slurm.jobs() if called == name]
@@ -132,21 +143,22 @@ def test_an_old_answer_is_no_verdict(begin, tmp_path):
     assert len(run.submitted()) == 1
 
 
-def test_cancelled_by_somebody_else(begin, slurm):
-    run = begin(scheduler={"late_seconds": 200.0})
+def test_cancelled_by_somebody_else(begin, slurm, tmp_path):
+    run = begin(setup=hold_training(tmp_path), scheduler={"late_seconds": PATIENCE})
     job = run.wait(run.running, "the training to run")
     slurm.call("scancel", job)
     cancelled = time.time()
+    (tmp_path / "go").touch()
     run.end()
     first, second = run.events("ended")
     assert first["kind"] == "cancelled" and second["kind"] == "done" and len(run.submitted()) == 2
-    assert first["time"] - cancelled < 150, "no file is waited for that may be seen late"
+    assert first["time"] - cancelled < PATIENCE, "no file is waited for that may be seen late"
     assert "going on from step" in (run.folder() / "attempts" / "2" / "stdout").read_text()
 
 
-def test_requeued(begin, slurm):
+def test_requeued(begin, slurm, tmp_path):
     """An administrator can requeue a job despite --no-requeue: it begins again, as the same attempt."""
-    run = begin(make_study(600))
+    run = begin(setup=hold_training(tmp_path))
     job = run.wait(run.running, "the training to run")
     slurm.call("scontrol", "update", f"JobId={job}", "Requeue=1")
     slurm.call("scontrol", "requeue", job)
@@ -156,27 +168,26 @@ def test_requeued(begin, slurm):
         return "RUNNING" in states and "PENDING" in states[states.index("RUNNING") :]
 
     run.wait(waits_again, "it to wait again")
-    wait_until(
-        lambda: slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now", check=False) or True,
-        120,
-        "an early start",
-    )
+    (tmp_path / "go").touch()
+    slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)  # else it waits two minutes
     run.end()
     assert run.submitted() == [job] and [e["kind"] for e in run.events("ended")] == ["done"]
 
 
-def test_the_scheduler_is_away(begin, slurm):
+def test_the_scheduler_is_away(begin, slurm, tmp_path):
     """The scheduler is away before the submission, and again while the job runs."""
     slurm.script("kill", "ctld")
     try:
-        run = begin(make_study(1000))
+        run = begin(setup=hold_training(tmp_path))
         run.wait(lambda: run.events("unreachable"), "the driver to notice")
         time.sleep(2)
         assert not run.submitted() and run.driver.poll() is None
         slurm.script("start", "ctld")
         run.wait(run.running, "the training to run")
+        before = len(run.events("unreachable"))
         slurm.script("kill", "ctld")
-        run.wait(lambda: len(run.events("unreachable")) == 2, "the driver to notice again")
+        run.wait(lambda: len(run.events("unreachable")) > before, "the driver to notice again")
+        (tmp_path / "go").touch()
     finally:
         slurm.script("start", "ctld")
     said = run.end()
@@ -200,7 +211,7 @@ def test_forgotten_by_the_scheduler(data, tmp_path):
             if cut:
                 cluster.call("scancel", job)
                 run.layer()
-            wait_until(lambda job=job: job not in [id for id, _, _ in cluster.jobs()], 300, "Slurm to forget it")
+            wait_until(lambda job=job: job not in [id for id, _, _ in cluster.jobs()], "Slurm to forget it")
             run.start("--until", "train")
             run.end()
             assert [e["kind"] for e in run.events("ended")] == (["lost", "done"] if cut else [])

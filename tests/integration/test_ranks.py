@@ -9,6 +9,7 @@ import pytest
 from gnnscale.contract import files, stage_run
 from gnnscale.train import checkpoint
 from tests.support.training import (
+    HELD,
     assert_equal,
     prepare_training,
     read_losses,
@@ -85,15 +86,13 @@ def test_a_run_goes_on_with_other_ranks_and_zero_stages(converted, tmp_path):
 
 @pytest.mark.parametrize(("signum", "zero"), [(signal.SIGTERM, 1), (signal.SIGUSR1, 3)])
 def test_one_rank_told_to_stop_stops_all_and_nothing_is_lost(converted, tmp_path, signum, zero):
-    changes = {"optim": {"epochs": 60}}  # long enough that the signal comes before the end
-    whole, made = (
-        prepare_training(tmp_path, converted, name, {"zero_stage": zero}, **changes) for name in ("whole", "made")
-    )
-    ranks = start_on_ranks(2, "-m", "gnnscale.stages.train", str(made))
+    whole, made = (prepare_training(tmp_path, converted, name, {"zero_stage": zero}) for name in ("whole", "made"))
+    ranks = start_on_ranks(2, "-c", HELD, str(made))
     while not (made / "progress.json").exists():
         assert all(rank.poll() is None for rank in ranks), wait_for_ranks(ranks)
         time.sleep(0.01)
     os.kill(ranks[1].pid, signum)
+    (made / "go").touch()
     for code, said in wait_for_ranks(ranks):
         assert code == 75, said
         assert "checkpoint at step" in said

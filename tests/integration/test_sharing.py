@@ -4,16 +4,18 @@ import json
 
 import pytest
 
-from tests.support.cluster import SHORT, Run, make_study, spoil_module, wait_until
+from tests.support.cluster import SHORT, Run, hold_training, spoil_module, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.faults]
 
 
-def test_an_evaluation_is_carried_again(begin, slurm):
+def test_an_evaluation_is_carried_again(begin, slurm, tmp_path):
     """The job is told to stop while it trains: the next one trains on, and evaluates."""
-    run = begin(make_study(200), until="evaluate")
+    run = begin(until="evaluate", setup=hold_training(tmp_path))
     job = run.wait(lambda: (found := run.running()) and run.steps() > 0 and found, "steps")
     slurm.call("scancel", "--signal=USR1", "--batch", job)
+    run.wait(lambda: run.events("ended"), "its end")
+    (tmp_path / "go").touch()
     run.end()
     kinds = [(e["stage"].split("/")[0], e["kind"]) for e in run.events("ended")]
     assert kinds == [("train", "stopped"), ("evaluate", "not-begun"), ("train", "done"), ("evaluate", "done")]
@@ -69,9 +71,7 @@ while os.getcwd().rpartition("/")[2][:1] != "a" and not os.path.exists({str(tmp_
     sources = [
         {"name": name, "dataset": "generated", "options": {"source": "bulk", "structures": 60}} for name in "abc"
     ]
-    # polled so seldom that all three have come together before the first job is asked for
-    site = {"node": {"cores": 2}, "scheduler": {"poll_seconds": 5.0}}
-    site["setup"] = spoil_module(tmp_path, slow, "gnnscale.stages.convert")
+    site = {"node": {"cores": 2}, "setup": spoil_module(tmp_path, slow, "gnnscale.stages.convert")}
     run = Run(slurm, tmp_path, SHORT | {"data": sources}, site)
     try:
         run.start("--until", "convert")
@@ -79,7 +79,7 @@ while os.getcwd().rpartition("/")[2][:1] != "a" and not os.path.exists({str(tmp_
         assert len(list(run.root.glob("data/*/result.json"))) == 1 and len(run.submitted()) == 1
         cancelled = run.submitted()[0]
         slurm.call("scancel", cancelled)
-        wait_until(lambda: cancelled not in slurm.active(), 120, "its end")
+        wait_until(lambda: cancelled not in slurm.active(), "its end")
         (tmp_path / "go").touch()
         run.end()
     finally:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.support.cluster import Run
+from tests.support.cluster import Run, hold_training
 from tests.support.corpus import ROOT
 
 pytestmark = pytest.mark.slurm
@@ -91,15 +91,16 @@ def trainings(run):
 def test_trainings_share_a_job_and_are_found_in_it(finished, slurm, tmp_path):
     """A queue that takes only jobs of two nodes gets two trainings a job, each on a node of its own, with its evaluation."""
     queues = {"large": {"partition": "", "nodes": [2, 2], "max_walltime": "01:00:00"}}
-    site = {"queues": queues, "train": {"queue": "large"}}
-    optim = SMOKE["train"]["optim"] | {"epochs": 100}
-    run = Run(slurm, tmp_path, SMOKE | {"train": SMOKE["train"] | {"optim": optim}}, site, finished.root)
+    site = {"queues": queues, "train": {"queue": "large"}, "setup": hold_training(tmp_path)}
+    run = Run(slurm, tmp_path, SMOKE, site, finished.root)
     try:
         run.start("--until", "evaluate")
         run.wait(lambda: len(trainings(run)) == 2, "both jobs")
         run.wait(lambda: len(list(run.root.glob("train/*/progress.json"))) > 1, "trainings to run")
         run.kill()
         run.start("--until", "evaluate")
+        run.wait(lambda: run.events("adopt"), "the driver to find them")
+        (tmp_path / "go").touch()
         run.end()
         assert len(trainings(run)) == 2 and len(run.submitted()) == len(run.events("intend")) and run.events("adopt")
         told = [json.loads(path.read_text()) for path in run.root.glob("train/*/attempts/1/exit.json")]

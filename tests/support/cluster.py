@@ -26,6 +26,7 @@ QUICK = {
     "late_seconds": 3.0,
     "signal_seconds": 60,
 }  # for a scheduler on this machine
+PATIENCE = 900.0  # seconds: a test fails after them, whatever else a machine has to do
 BEFORE_TRAINING = list(stage.FOLDER_OF_KIND)[: list(stage.FOLDER_OF_KIND).index("audit") + 1]
 
 
@@ -53,6 +54,22 @@ def spoil_module(place: Path, program: str, module: str = "gnnscale.stages.train
     head = f"import os, platform, sys, time\nif {module!r} in sys.orig_argv:\n"
     (folder / "sitecustomize.py").write_text(head + "".join(f"    {line}\n" for line in program.strip().splitlines()))
     return [f"export PYTHONPATH={folder}"]
+
+
+def hold_training(place: Path) -> list[str]:
+    """Return lines for the head of a job whose training waits, after a step, to be told to stop or for a file `go`."""
+    program = f"""
+import signal
+told, listen, replace = [], signal.signal, os.replace
+def hear(signum, handler):
+    return listen(signum, (lambda *words: told.append(signum) or handler(*words)) if callable(handler) else handler)
+def hold(source, target):
+    replace(source, target)
+    while str(target).endswith("progress.json") and not told and not os.path.exists({str(place / "go")!r}):
+        time.sleep(0.05)
+signal.signal, os.replace = hear, hold
+"""
+    return spoil_module(place, program)
 
 
 def find_processes(word: str) -> list[tuple[int, str]]:
@@ -121,7 +138,7 @@ class Cluster:
     def empty(self) -> None:
         if left := self.active():
             self.call("scancel", *left, check=False)  # one may have ended meanwhile
-        wait_until(lambda: not self.active(), 120, "the cluster to become empty")
+        wait_until(lambda: not self.active(), "the cluster to become empty")
 
 
 class StandIn:
@@ -150,15 +167,22 @@ class StandIn:
     def empty(self) -> None:
         for id in self.active():
             self.call("qdel", id, check=False)
-        wait_until(lambda: not self.active(), 120, "the last jobs to end")
+        wait_until(lambda: not self.active(), "the last jobs to end")
 
 
-def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    deadline = time.monotonic() + seconds
+def wait_until(condition: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + PATIENCE
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
+        assert time.monotonic() < deadline, f"waited {PATIENCE} s in vain for {what}"
         time.sleep(0.05)
     return found
+
+
+def measure_patience(command: Callable[[], object]) -> float:
+    """Return the seconds that suffice for what is done at once: ten, or ten times what this command takes now."""
+    began = time.monotonic()
+    command()
+    return max(10.0, 10 * (time.monotonic() - began))
 
 
 class Run:
@@ -219,13 +243,13 @@ class Run:
         self.driver.kill()
         self.driver.communicate()
 
-    def wait(self, condition: Callable[[], Any], what: str, seconds: float = 240) -> Any:
+    def wait(self, condition: Callable[[], Any], what: str) -> Any:
         def looked() -> Any:
             if (found := condition()) or self.driver.poll() is None:
                 return found
             raise AssertionError(f"the driver ended before {what}: {self.driver.stdout.read()}")
 
-        return wait_until(looked, seconds, what)
+        return wait_until(looked, what)
 
     def events(self, kind: str = "") -> list[dict]:
         return [e for e in journal.read_events(self.root / "events.jsonl") if not kind or e["event"] == kind]

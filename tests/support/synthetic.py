@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
 from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.atoms.graph import AtomGraphs, Properties
 from gnnscale.contract.settings import OptimSettings
 from gnnscale.contract.stage_spec import Runtime
 from gnnscale.models.registry import build
+from gnnscale.stages.memory_levers import measure_tensor_bytes
 from gnnscale.train import deepspeed_engine, process_group
 from gnnscale.train.loss import sum_penalties
 from gnnscale.train.normalisation import Normalisation
 from gnnscale.train.schedule import parameter_groups
 from tests.benchmarks.plain import HydraLayer
-
-EVERY_TENSOR_MAPPED = {  # every tensor is a mapping of its own, so that freed memory leaves the process
-    "MALLOC_MMAP_THRESHOLD_": "65536",
-    "MALLOC_TRIM_THRESHOLD_": "65536",
-    "MALLOC_TOP_PAD_": "0",
-}
 
 
 def random_graph(atoms: int, degree: int) -> tuple[AtomGraphs, Properties]:
@@ -49,7 +41,12 @@ def random_graph(atoms: int, degree: int) -> tuple[AtomGraphs, Properties]:
 
 
 def make_step(
-    config: EGNNConfig, atoms: int, degree: int, optim: OptimSettings, runtime: Runtime, plain: bool = False
+    config: EGNNConfig,
+    graph: tuple[AtomGraphs, Properties],
+    degree: int,
+    optim: OptimSettings,
+    runtime: Runtime,
+    plain: bool = False,
 ) -> Callable[[], None]:
     """Return a function that takes a step; `plain` writes all layers but the small first one as HydraGNN does."""
     torch.manual_seed(0)
@@ -59,20 +56,15 @@ def make_step(
         for k in range(1, len(layers)):
             layers[k] = HydraLayer(layers[k])
     under = deepspeed_engine.Engine(model, parameter_groups(model, config.width, optim), optim, runtime)
-    graphs, labels = random_graph(atoms, degree)
+    graphs, labels = graph
     normalisation = Normalisation(torch.zeros(1, 119, dtype=torch.float64), 1.0, 1.0)
 
     def step() -> None:
         sums = sum_penalties(under, normalisation, graphs, labels, optim)
-        under.backward(sums.sum() / atoms, last=True)
+        under.backward(sums.sum() / len(graphs.numbers), last=True)
         under.step(1e-3, 1)
 
     return step
-
-
-def read_status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line for line in lines if line.startswith(field + ":")).split()[1])
 
 
 def measure_step(
@@ -84,60 +76,26 @@ def measure_step(
     steps: int = 1,
     plain: bool = False,
 ) -> dict[str, float]:
-    """Return resident bytes between steps and at their peak, above those of a tiny training, and seconds of a step."""
+    """Return the bytes of tensors between steps and at their peak, without those of the graph, and seconds of a step."""
     process_group.join_ranks(runtime.threads)
-    tiny = make_step(config.model_copy(update={"width": 8}), 16, degree, optim, runtime)
-    tiny(), tiny()
-    del tiny
-    gc.collect()
-    before = read_status("VmRSS")
-    step = make_step(config, atoms, degree, optim, runtime, plain)
-    step()
-    kept = read_status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")
+    graph, made = random_graph(atoms, degree), []
+
+    def two_steps() -> None:
+        made.append(step := make_step(config, graph, degree, optim, runtime, plain))
+        step(), step()  # the first makes the moments, the second finds them there
+
+    found = measure_tensor_bytes(two_steps)
     began = time.perf_counter()
     for _ in range(steps):
-        step()
+        made[0]()
     seconds = (time.perf_counter() - began) / steps
-    return {"kept": kept - before, "peak": read_status("VmHWM") - before, "seconds": seconds}
-
-
-def count_tensor_bytes(run: Callable[[], None]) -> tuple[int, int]:
-    """Return the bytes of tensors that `run` leaves and their peak while it runs, above those that existed before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run()
-        gc.collect()  # graphs that are circles would be freed at some later time
-    level = peak = 0
-    for event in profiler.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            level += event.nbytes()
-            peak = max(peak, level)
-    return level, peak
-
-
-def measure_tensors(
-    config: EGNNConfig, atoms: int, degree: int, optim: OptimSettings, runtime: Runtime
-) -> dict[str, float]:
-    """Return bytes of tensors between steps and at their peak: the same with every allocator and every library."""
-    process_group.join_ranks(runtime.threads)
-    steps: list[Callable[[], None]] = []
-
-    def first_step() -> None:
-        steps.append(make_step(config, atoms, degree, optim, runtime))
-        steps[0]()
-
-    kept, _ = count_tensor_bytes(first_step)
-    _, peak = count_tensor_bytes(steps[0])
-    return {"kept": kept, "peak": kept + peak}
+    return {"kept": found.kept, "peak": found.peak, "seconds": seconds}
 
 
 if __name__ == "__main__":
     request = json.loads(sys.argv[1])
     options = OptimSettings(**request["optim"]), Runtime(**request["runtime"])
     case = EGNNConfig(**request["config"]), request["atoms"], request["degree"], *options
-    if request.get("tensors"):
-        found = measure_tensors(*case)
-    else:
-        found = measure_step(*case, request.get("steps", 1), request.get("plain", False))
+    found = measure_step(*case, request.get("steps", 1), request.get("plain", False))
     print(json.dumps(found | {"rank": int(os.environ["RANK"])}), flush=True)
     os._exit(0)  # as gnnscale/job/stage_process.py does, and for its reason

@@ -60,7 +60,7 @@ class Dag:
         self.processes = LocalProcesses(root, site, stages)
         self.jobs: BatchJobs | None = None
         if site.has_scheduler:
-            self.jobs = BatchJobs(root, site, site_name, stages, requests, self.journal, self.show)
+            self.jobs = BatchJobs(root, site, site_name, stages, requests, self.journal, self.show, self.find_ready)
         self.failures: dict[str, AttemptOutcome] = {}
         self.futures: dict[str, Future[StageResult]] = {}
         self.ended: dict[str, Future[None]] = {id: Future() for id in stages}
@@ -89,6 +89,17 @@ class Dag:
             self.states[stage] = text
         else:
             self.banner = f"since {time.strftime('%H:%M:%S')} the scheduler does not answer ({text})" if text else ""
+
+    def find_ready(self) -> set[str]:
+        """Return the stages for jobs that wait for no other stage and have not ended."""
+        states = dict(self.states)
+        return {
+            id
+            for id in self.requests
+            if states.get(id) not in ("done", "failed", "blocked")
+            and all(states.get(need) == "done" for need in self.stages[id].needs)
+            and all(self.ended[other].done() for other in self.stages[id].shorter)
+        }
 
     def submit(self) -> None:
         """Submit every stage at once; the edges are futures, so Parsl knows the whole graph."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from gnnscale.contract import files
@@ -36,6 +37,7 @@ from workflow.scheduler.poller import SchedulerPoller
 from workflow.scheduler.query import JobStatus
 
 GROUP_SECONDS = 5.0  # at most, in which the stages of one job come together
+LATE_SECONDS = 60.0  # more at most, for stages that only a slow machine keeps from coming
 MIN_FREE_BYTES = 256 * 2**20  # before anything new begins on a disk that was full
 SPACE_POLL_SECONDS = 5.0
 
@@ -61,9 +63,12 @@ class BatchJobs:
         requests: dict[str, Request],
         log: Journal,
         show: Callable[[str, str], None],
+        find_ready: Callable[[], Collection[str]] = tuple,
     ):
+        """`find_ready` returns the stages that wait for no other stage and have not ended, running or not."""
         self.context = RunContext(root, site, site_name, log, show)
         self.root, self.site, self.stages, self.requests = root, site, stages, requests
+        self.find_ready = find_ready
         self.settings = self.context.settings
         self.poller = SchedulerPoller(
             self.context.scheduler,
@@ -75,6 +80,7 @@ class BatchJobs:
         self.slots = threading.Semaphore(self.settings.max_jobs)
         self.guard = threading.Lock()  # of all that follows
         self.groups: dict[tuple[str, ...], JobGroup] = {}
+        self.arrived: set[str] = set()  # stages that have a job, or are on their way into one
         self.open: dict[str, set[str]] = {}  # name of a job -> its stages of this study that have not ended
         self.carried: dict[str, RecordedJob] = {}  # evaluation -> the job of its training, which will do it
         self.alone: set[str] = set()  # stages without ranks that shall share no job any more
@@ -100,6 +106,8 @@ class BatchJobs:
         budget = RetryBudget(saved_progress(folder))
         adopted = None
         job = self.carried.get(stage.id) or (adopted := self.adopt(stage))
+        if job:
+            self.note_arrival(stage)
         while True:
             job, outcome = self.attempt(stage, job)
             if outcome.kind == "done":
@@ -128,8 +136,9 @@ class BatchJobs:
                 raise StageUnfinished(disk_error_outcome(error)) from None
             return None, DISK_FULL
         preemptible = self.site.queues[self.requests[stage.id].queue].preemptible
-        outcome = JobFollower(self.context, self.poller, stage, job, preemptible).wait_for_end()
-        self.end(stage, job, outcome)
+        follower = JobFollower(self.context, self.poller, stage, job, preemptible)
+        outcome = follower.wait_for_end()
+        self.end(stage, job, outcome, follower.is_job_over)
         return job, outcome
 
     def can_shrink(self, stage: Stage) -> bool:
@@ -195,9 +204,10 @@ class BatchJobs:
         with self.guard:
             group = self.groups.setdefault(key, JobGroup())
             group.waiting.append(stage)
+            self.arrived.add(stage.id)
             is_first = len(group.waiting) == 1
         if is_first:
-            self.context.sleep(min(GROUP_SECONDS, self.settings.poll_seconds))
+            self.wait_for_others(stage)
             with self.guard:
                 del self.groups[key]
             self.send_group(group)
@@ -207,8 +217,29 @@ class BatchJobs:
             raise group.errors[stage.id]
         return group.jobs[stage.id]
 
+    def note_arrival(self, stage: Stage) -> None:
+        with self.guard:
+            self.arrived.add(stage.id)
+
+    def wait_for_others(self, stage: Stage) -> None:
+        """Wait while the stages of one job come together, and on while some are ready and have not come."""
+        self.context.sleep(min(GROUP_SECONDS, self.settings.poll_seconds))
+        deadline = time.monotonic() + LATE_SECONDS
+        while self.find_missing(stage) and time.monotonic() < deadline:
+            self.context.sleep(FILE_POLL_SECONDS)
+
+    def find_missing(self, stage: Stage) -> set[str]:
+        """Return the stages that may share a job with this one, are ready, and have not come."""
+        ready = set(self.find_ready())
+        with self.guard:
+            ready -= self.arrived
+        if stage.levers is not None:
+            return ready & set(self.requests[stage.id].stages)
+        return {id for id in ready if self.stages[id].levers is None}
+
     def send_group(self, group: JobGroup) -> None:
-        stages = group.waiting
+        waiting = {stage.id for stage in group.waiting}
+        stages = [stage for id, stage in self.stages.items() if id in waiting]  # as planned, whichever came first
         if stages[0].levers is not None:
             requests = [shrink_request(self.requests[stages[0].id], stages, self.site)]
         else:
@@ -255,8 +286,11 @@ class BatchJobs:
             self.open[job.name] = set(mine)
             self.carried |= {id: job for id, stage in mine.items() if set(stage.needs) & job.stages.keys()}
 
-    def end(self, stage: Stage, job: RecordedJob, outcome: AttemptOutcome) -> None:
-        """Close a stage in its job; if it has no result, also those of the job that need it."""
+    def end(self, stage: Stage, job: RecordedJob, outcome: AttemptOutcome, is_job_over: bool = False) -> None:
+        """Close a stage in its job; if it has no result, also those of the job that need it.
+
+        Where the whole job is over without having done its work, its other stages will soon want another one, too.
+        """
         ids = [stage.id]
         if outcome.kind != "done":
             followers = [id for id, its in list(self.carried.items()) if its.name == job.name]
@@ -270,6 +304,8 @@ class BatchJobs:
             left.difference_update(ids)
             for id in ids:
                 self.carried.pop(id, None)
+            if is_job_over and outcome.kind != "done":
+                self.arrived -= left
             if not left and job.name in self.holding:
                 self.holding.discard(job.name)
                 self.slots.release()

@@ -40,6 +40,11 @@ class JobFollower:
         self.forced: AttemptOutcome | None = None  # outcome of a job that this follower ends
         self.stacks_requested = 0.0  # when its ranks were signalled to print where they are
 
+    @property
+    def is_job_over(self) -> bool:
+        """Tell whether the scheduler, by its last answer, no longer has the job."""
+        return self.status is None or not self.status.is_active
+
     def wait_for_end(self) -> AttemptOutcome:
         moment, missing, since, lingering = time.time(), 0, 0.0, 0
         self.poller.follow(self.job_id)

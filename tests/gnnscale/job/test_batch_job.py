@@ -11,7 +11,7 @@ import pytest
 
 from gnnscale.job import batch_job
 from tests.support import corpus
-from tests.support.cluster import wait_until
+from tests.support.cluster import PATIENCE, wait_until
 
 
 def planned(folder, line="", **more):
@@ -48,11 +48,11 @@ class Started:
 
     def wait(self, *names):
         for name in names:
-            wait_until(lambda name=name: (self.place / name).exists() or self.process.poll() is not None, 60, name)
+            wait_until(lambda name=name: (self.place / name).exists() or self.process.poll() is not None, name)
             assert (self.place / name).exists(), self.process.stdout.read()
 
     def end(self, expected):
-        said, _ = self.process.communicate(timeout=60)
+        said, _ = self.process.communicate(timeout=PATIENCE)
         assert self.process.returncode == expected, said
         return said
 

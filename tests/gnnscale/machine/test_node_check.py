@@ -13,7 +13,7 @@ import pytest
 
 from gnnscale.job import batch_job
 from gnnscale.machine import node_check
-from tests.support.cluster import require, wait_until
+from tests.support.cluster import PATIENCE, require, wait_until
 from tests.support.corpus import ENV
 
 # A driver of GPUs whose memory is the machine's. FAKE_GPUS: how many; FAKE_BROKEN: the function that fails.
@@ -38,7 +38,7 @@ int cuMemcpyDtoH_v2(void *target, unsigned long long place, size_t bytes) { memc
 
 def test_this_node_is_fit(tmp_path):
     command = [sys.executable, "-m", "gnnscale.machine.node_check", str(tmp_path), "none"]
-    done = subprocess.run(command, env=os.environ | ENV, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=os.environ | ENV, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (0, f"fit {platform.node()}\n"), done.stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -138,8 +138,9 @@ def test_how_many_ranks_a_node_has():
         ([], {}),
     ],
 )
-def test_sick_nodes_are_named(tmp_path, lines, sick):
+def test_sick_nodes_are_named(tmp_path, monkeypatch, lines, sick):
     """A silent node is sick, but if all are silent none is."""
+    monkeypatch.setattr(batch_job, "CHECK_SECONDS", PATIENCE)
     text = json.dumps("\n".join(lines))
     check = batch_job.NodeCheck([sys.executable, "-c", f"print({text})"], tmp_path, dict(os.environ))
     while not check.is_over():
@@ -150,7 +151,7 @@ def test_sick_nodes_are_named(tmp_path, lines, sick):
 def test_a_silent_node_is_not_waited_for(tmp_path, monkeypatch):
     program = "import time; print('fit n1', flush=True); time.sleep(600)"
     check = batch_job.NodeCheck([sys.executable, "-c", program], tmp_path, dict(os.environ))
-    wait_until(lambda: os.pread(check.output.fileno(), 9, 0), 120, "the node that is fit to say so")
+    wait_until(lambda: os.pread(check.output.fileno(), 9, 0), "the node that is fit to say so")
     monkeypatch.setattr(batch_job, "CHECK_SECONDS", 0.0)
     assert check.is_over()
     assert check.find_sick(["n1", "n2"], 1) == {"n2": "it did not answer"} and check.process.wait() == -9

@@ -34,17 +34,19 @@ from gnnscale.stages import convert
 work_items.STRUCTURES_PER_ITEM, adios.STRUCTURES_PER_SHARD = {ITEM}, {SHARD}
 stage_process.run(convert.main)
 """
-SLOW = """
-import time
+HELD = """
+import os, sys, time
+from pathlib import Path
 from gnnscale.stages import convert
 
-class SlowWriter(convert.ShardWriter):
+class HeldWriter(convert.ShardWriter):
     def __init__(self, *words):
-        time.sleep(0.5)
+        while len(list(Path(sys.argv[1], "lots").glob("*.json"))) >= int(os.environ["MOST"]):
+            time.sleep(0.01)
         super().__init__(*words)
 
-convert.ShardWriter = SlowWriter
-"""  # before SMALL, so that a kill comes in time
+convert.ShardWriter = HeldWriter
+"""  # before SMALL: with so many shards no other lot is begun, so that a kill comes in time
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,7 @@ def here(made):
 
 
 def finish(process):
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, out + err
     return out
 
@@ -157,7 +159,7 @@ def test_the_first_rank_reports_the_failure_of_another(raw, tmp_path):
         text = (folder / "mine.extxyz").read_text()
         (tmp_path / "raw" / f"{k}.extxyz").write_text(text if k < 5 else text.replace("energy=", "energie="))
     both = [start(made, RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE="2") for r in range(2)]
-    errors_printed = [process.communicate(timeout=240)[1] for process in both]
+    errors_printed = [process.communicate(timeout=600)[1] for process in both]
     assert [process.returncode for process in both] == [64, 64]
     assert all(word in errors_printed[0] for word in ("rank 1: ", "no energy=", "5.extxyz"))
     assert "Traceback" not in errors_printed[0]
@@ -188,8 +190,8 @@ def test_killed_at_random_points_it_resumes(undisturbed, raw, tmp_path, seed):
     """Kill it twice, and then alter one shard, as a disk might."""
     rng, made, seen = random.Random(seed), make_stage_directory(tmp_path, "convert/mine", asked(raw)), 0
     for _ in range(2):
-        process = start(made, SLOW)
         wanted = seen + rng.randint(1, 4)
+        process = start(made, HELD, MOST=str(wanted))
         while process.poll() is None and len(list(made.glob("shard_notes/*.json"))) < wanted:
             time.sleep(0.002)
         time.sleep(rng.random() * 0.05)
@@ -211,11 +213,11 @@ def test_killed_at_random_points_it_resumes(undisturbed, raw, tmp_path, seed):
 
 def test_stopped_on_request_it_resumes(undisturbed, raw, tmp_path):
     made = make_stage_directory(tmp_path, "convert/mine", asked(raw))
-    process = start(made, SLOW)
+    process = start(made, HELD, MOST="1")
     while process.poll() is None and not list(made.glob("shard_notes/*.json")):
         time.sleep(0.002)
     process.terminate()
-    assert process.wait(60) == 75 and "stopped" in process.communicate()[0]
+    assert process.wait(600) == 75 and "stopped" in process.communicate()[0]
     assert outcome(here(made)) == outcome(undisturbed)
 
 

@@ -31,6 +31,7 @@ from gnnscale.train.muon import Muon, orthogonal
 from gnnscale.train.normalisation import Normalisation
 from tests.support.corpus import ENV, TINY, read_result, run_stage
 from tests.support.training import (
+    HELD,
     assert_equal,
     change_settings,
     prepare_training,
@@ -42,19 +43,11 @@ from tests.support.training import (
 
 GRADIENT = {"model": {"forces": "gradient"}}
 STRESS = GRADIENT | {"optim": {"stress_weight": 0.5}}
-SLOW = """
+LONG_STEPS = """
 import time
-from gnnscale.job import stage_process
-from gnnscale.stages.train import main
-from gnnscale.train import deepspeed_engine
-
-def step(*words, fast=deepspeed_engine.Engine.step):
-    time.sleep(0.2)
-    return fast(*words)
-
-deepspeed_engine.Engine.step = step
-stage_process.run(main)
-"""  # so that a kill comes in time
+taken, clock = [], time.monotonic
+time.monotonic = lambda: clock() + 1000 * len(taken)
+"""  # before HELD: by this clock, so that each step leaves a checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +73,7 @@ def test_training_learns_and_records_its_cost(undisturbed):
 
 def test_killed_and_torn_equals_uninterrupted(converted, undisturbed, tmp_path):
     made = prepare_training(tmp_path, converted, runtime={"checkpoint_seconds": 0.001})
-    command = [sys.executable, "-c", SLOW, str(made)]
+    command = [sys.executable, "-c", LONG_STEPS + HELD, str(made)]
     process = subprocess.Popen(command, env=os.environ | ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     root = made / "checkpoints"
     while len(checkpoint.list_checkpoints(root)) < 2:

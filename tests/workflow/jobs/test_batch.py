@@ -2,16 +2,19 @@
 
 import json
 import os
+import threading
 
 import pytest
 
 from gnnscale.contract import files
 from gnnscale.contract.results import StageError
 from gnnscale.contract.stage_spec import Runtime
-from tests.support.cluster import SHORT
+from tests.support import sweeps
+from tests.support.cluster import PATIENCE, SHORT
 from tests.support.corpus import TINY
 from workflow.config import site_files, study_files
-from workflow.jobs import outcome, parsl_provider
+from workflow.jobs import batch, outcome, parsl_provider
+from workflow.jobs import requests as job_requests
 from workflow.jobs.batch import BatchJobs
 from workflow.jobs.follow import JobFollower
 from workflow.jobs.outcome import RetryBudget, classify
@@ -324,3 +327,96 @@ def test_a_job_that_ended_before_its_number_was_written_down(left, tmp_path, com
         assert JobFollower(jobs.context, jobs.poller, stage, job).wait_for_end().kind == "stopped"
     finally:
         jobs.stop()
+
+
+# ------------------------------------------------------------------------------------------------- a job that stages share
+@pytest.fixture
+def sharing(tmp_path, monkeypatch):
+    """Jobs of three conversions, which are recorded and not submitted; `begin` starts the thread of one."""
+    stages = {f"convert/{name}": sweeps.make_stage("convert", name, 60.0) for name in "abc"}
+    site, sent, begun, results = site_files.load("slurm", [*QUICK, "node.cores=2"]), [], [], {}
+    requests = {id: job_requests.serial_requests([stage], site)[0] for id, stage in stages.items()}
+    log = journal.Journal(tmp_path / "events.jsonl")
+    jobs = BatchJobs(tmp_path, site, "slurm", stages, requests, log, lambda *told: None, lambda: set(jobs.ready))
+    jobs.ready, jobs.sent, jobs.results = set(stages), sent, results
+
+    def send(request, its):
+        sent.append([stage.id for stage in its])
+        number = str(len(sent))
+        return RecordedJob(f"gs-{number}", str(tmp_path), "slurm", dict.fromkeys(request.stages, ("", 1)), number)
+
+    def begin(name):
+        id = f"convert/{name}"
+        begun.append(threading.Thread(target=lambda: results.update({id: jobs.submit(stages[id])})))
+        begun[-1].start()
+
+    def finish():
+        for thread in begun:
+            thread.join(timeout=PATIENCE)
+
+    monkeypatch.setattr(batch, "FILE_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(jobs, "send", send)
+    jobs.begin, jobs.finish = begin, finish
+    yield jobs
+    jobs.stop()
+    finish()
+
+
+def test_a_job_waits_for_all_that_are_ready(sharing):
+    """However slow some stages are, and whichever comes first, the job is the planned one."""
+    looks = threading.Semaphore(0)
+    sharing.find_ready = lambda: looks.release() or set(sharing.ready)
+    for name in "cba":
+        sharing.begin(name)
+        if name != "a":  # until it has looked several times whether all have come
+            assert all(looks.acquire(timeout=PATIENCE) for _ in range(3)) and not sharing.sent
+    sharing.finish()
+    assert sharing.sent == [["convert/a", "convert/b", "convert/c"]]
+    assert len({job.id for job in sharing.results.values()}) == 1 and len(sharing.results) == 3
+
+
+def test_a_job_waits_for_no_other(sharing, monkeypatch):
+    """A stage that never comes, for a reason that is not known, is not waited for endlessly."""
+    sharing.ready = {"convert/a", "convert/c"}
+    sharing.begin("a"), sharing.begin("c")
+    sharing.finish()
+    assert sharing.sent == [["convert/a", "convert/c"]]
+    sharing.ready = {"convert/b"}
+    monkeypatch.setattr(batch, "LATE_SECONDS", 0.0)
+    sharing.begin("a")
+    sharing.finish()
+    sharing.begin("b")
+    sharing.finish()
+    assert sharing.sent[1:] == [["convert/a"], ["convert/b"]]
+
+
+@pytest.fixture
+def shared(sharing):
+    """The job of all three conversions, once it is recorded."""
+    for name in "abc":
+        sharing.begin(name)
+    sharing.finish()
+    job = sharing.results["convert/a"]._replace(stages={id: (s.folder, 1) for id, s in sharing.stages.items()})
+    sharing.enter(job)
+    return job
+
+
+def test_stages_of_a_job_that_was_ended_share_the_next(sharing, shared):
+    """The first to hear of the end waits for the other that is not done either."""
+    a, b, c = sharing.stages.values()
+    sharing.ready.discard("convert/a")
+    sharing.end(a, shared, AttemptOutcome("done", ""), is_job_over=True)
+    sharing.end(b, shared, AttemptOutcome("cancelled", ""), is_job_over=True)
+    sharing.begin("b")
+    assert sharing.find_missing(b) == {"convert/c"}
+    sharing.end(c, shared, AttemptOutcome("cancelled", ""), is_job_over=True)
+    sharing.begin("c")
+    sharing.finish()
+    assert sharing.sent[1:] == [["convert/b", "convert/c"]]
+
+
+@pytest.mark.parametrize(("kind", "is_job_over"), [("out-of-memory", False), ("done", True)])
+def test_a_stage_that_leaves_its_job_waits_for_none_of_those_that_stay(sharing, shared, kind, is_job_over):
+    b = sharing.stages["convert/b"]
+    sharing.end(b, shared, AttemptOutcome(kind, ""), is_job_over)
+    assert not sharing.find_missing(b)
