@@ -13,14 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gnnscale.audit import measure
-from gnnscale.audit.check_results import Audit, Quarantine, Quarantined, joined
-from gnnscale.audit.run_checks import audited
+from gnnscale.audit.check_results import Audit, Quarantine, Quarantined, merge_quarantined
+from gnnscale.audit.run_checks import run_checks
 from gnnscale.contract import errors, exit_codes, files, stage_run
 from gnnscale.contract.datasets import read_quarantine
 from gnnscale.contract.settings import AuditSettings, Scalar
 from gnnscale.data.storage.manifest import MANIFEST, Manifest, read_checked
 from gnnscale.job import stage_process
-from gnnscale.report.audit_page import page
+from gnnscale.report.audit_page import render_audit_page
 
 OUTPUT_FILES = ["audit.json", "audit.html", "quarantine.json"]
 
@@ -58,10 +58,10 @@ def audit_sources(
         report_progress(done, total)
 
     for name, path in sorted(folders.items()):
-        sources.append(measure.measured(name, path / "shards", count_measured))
-    audit, left_out = audited(sources, settings)
+        sources.append(measure.measure_source(name, path / "shards", count_measured))
+    audit, left_out = run_checks(sources, settings)
     before = [each for name, path in folders.items() for each in read_left_out(name, path)]
-    return audit.model_copy(update={"left_out": len(before)}), joined([*before, *left_out.structures])
+    return audit.model_copy(update={"left_out": len(before)}), merge_quarantined([*before, *left_out.structures])
 
 
 def read_left_out(name: str, folder: Path) -> list[Quarantined]:
@@ -79,7 +79,7 @@ def read_left_out(name: str, folder: Path) -> list[Quarantined]:
 
 def write_audit(out: Path, audit: Audit, left_out: Quarantine) -> None:
     files.write_model(out / "quarantine.json", left_out)
-    files.write(out / "audit.html", page(audit))
+    files.write(out / "audit.html", render_audit_page(audit))
     files.write_model(out / "audit.json", audit)
 
 

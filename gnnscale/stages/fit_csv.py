@@ -21,28 +21,29 @@ from gnnscale.contract.exit_codes import DONE, USAGE
 from gnnscale.contract.scaling_results import Fit, LawFit, Point
 from gnnscale.contract.settings import ReportSettings, ScalingSettings
 from gnnscale.report.figures import study_figures as figures
-from gnnscale.report.figures.series import si
+from gnnscale.report.figures.series import format_si
 from gnnscale.report.figures.style import (
-    FAINT,
-    INK,
+    FAINT_COLOUR,
+    INK_COLOUR,
+    MATPLOTLIB_STYLE,
     OKABE_ITO,
-    STYLE,
     Axes,
-    Drawn,
+    DrawnFigure,
     Figure,
-    close,
+    close_figure,
+    export_figure,
     label_ends,
-    logarithmic,
+    make_panels,
     matplotlib,
-    panels,
-    rendered,
-    sequence,
+    sequential_colours,
+    set_logarithmic,
 )
-from gnnscale.report.html import document, section, table
-from gnnscale.report.study_page import bullets, figure, prose
-from gnnscale.report.study_page import page as study_page
-from gnnscale.report.study_results import Study
-from gnnscale.report.three_questions import answers, compared
+from gnnscale.report.html import render_document, render_prose, render_section, render_table
+from gnnscale.report.law_tables import render_law_comparison
+from gnnscale.report.study_page import render_bullets
+from gnnscale.report.study_page import render_study_page as study_page
+from gnnscale.report.study_results import StudyResults
+from gnnscale.report.three_questions import answer_questions
 from gnnscale.scaling import csv_points
 from gnnscale.scaling.analysis import fit
 from gnnscale.scaling.fitting.laws import LAWS
@@ -118,7 +119,7 @@ def read_settings(options: argparse.Namespace) -> ScalingSettings:
     )
 
 
-def write_figure(folder: Path, drawn: Drawn) -> None:
+def write_figure(folder: Path, drawn: DrawnFigure) -> None:
     files.write(folder / f"{drawn.name}.svg", drawn.svg)
     files.write(folder / f"{drawn.name}.png", drawn.png)
 
@@ -135,13 +136,13 @@ def fit_as_study(path: Path, points: list[Point], settings: ScalingSettings, out
         raise UserError(f"{path}: no row has a loss that is a number")
     found = fit(points, settings.model_copy(update={"targets": targets}))
     about = ReportSettings(title=path.name, study=path.stem)
-    study = Study(about, points, found, evaluations={}, metrics={}, cards={}, results={}, runtimes={})
-    drawings = figures.draw(study)
+    study = StudyResults(about, points, found, evaluations={}, metrics={}, cards={}, results={}, runtimes={})
+    drawings = figures.draw_figures(study)
     for drawn in drawings:
         write_figure(out / "figures", drawn)
     files.write(out / "report.html", study_page(study, drawings))
     files.write_model(out / "fit.json", found)
-    for a in answers(study):
+    for a in answer_questions(study):
         print(f"{a.question}\n  {a.answer}")
         print(
             "".join(f"  - {text}\n" for text in a.evidence)
@@ -152,11 +153,11 @@ def fit_as_study(path: Path, points: list[Point], settings: ScalingSettings, out
 
 
 # --------------------------------------------------------------------------------------------------------------- figure
-def draw_law(points: csv_points.Table, found: Fit) -> Drawn:
-    with matplotlib.rc_context(STYLE):
+def draw_law(points: csv_points.Table, found: Fit) -> DrawnFigure:
+    with matplotlib.rc_context(MATPLOTLIB_STYLE):
         made, caption = draw_curves(points, found.laws[0], found.confidence)
-        drawn = Drawn("law", caption, True, *rendered(made))
-        close(made)
+        drawn = DrawnFigure("law", caption, True, *export_figure(made))
+        close_figure(made)
     return drawn
 
 
@@ -174,13 +175,13 @@ def draw_curves(points: csv_points.Table, law: LawFit, confidence: float) -> tup
     values = np.array([[law.estimates[name].value for name in form.parameters]])
     replicas = np.array(law.replicas) if law.replicas else values
     along = "N" if form.axes == "N" else "D"
-    made, (left, right) = panels(2, height=2.9)
+    made, (left, right) = make_panels(2, height=2.9)
     fine = np.geomspace(points.at[along].min(), points.at[along].max(), 80)
     if len(form.axes) == 1:
         left.plot(points.at[along], points.loss, "o", color=OKABE_ITO[0], zorder=3)
     else:
         left.scatter(points.at[along], points.loss, s=14, c=colour_by_size(points.at["N"]), zorder=3, linewidths=0)
-    logarithmic(left, xs=points.at[along])
+    set_logarithmic(left, xs=points.at[along])
     ends = []
     for curve in choose_curves(points, form.axes, along, fine):
         line = form(values, **curve.at)[0]
@@ -189,7 +190,7 @@ def draw_curves(points: csv_points.Table, law: LawFit, confidence: float) -> tup
             band = np.quantile(form(replicas, **curve.at), [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
             left.fill_between(fine, *band, color=curve.colour, alpha=0.18, linewidth=0)
         ends.append((float(fine[-1]), float(line[-1]), curve.label, curve.colour))
-    logarithmic(left, xs=points.at[along])
+    set_logarithmic(left, xs=points.at[along])
     label_ends(left, ends)
     left.set_title("Loss")
     draw_residuals(right, points.at[along], 100 * (points.loss / form(values, **points.at)[0] - 1))
@@ -211,47 +212,51 @@ def colour_by_size(sizes: np.ndarray) -> np.ndarray:
 def choose_curves(points: csv_points.Table, axes: str, along: str, fine: np.ndarray) -> list[Curve]:
     """Return the curves to draw: one, or one for each of at most MAX_CURVES sizes of the model."""
     if len(axes) == 1:
-        return [Curve({along: fine}, INK, "")]
+        return [Curve({along: fine}, INK_COLOUR, "")]
     sizes = np.unique(points.at["N"])
     sizes = sizes if len(sizes) <= MAX_CURVES else np.geomspace(sizes[0], sizes[-1], MAX_CURVES)
     curves = []
-    for size, colour in zip(sizes, sequence(len(sizes))):
+    for size, colour in zip(sizes, sequential_colours(len(sizes))):
         at = {"N": np.full(len(fine), size), "D": fine}
         if "U" in axes:
             at["U"] = np.minimum(fine, np.median(points.at["U"]))
-        curves.append(Curve(at, colour, f"N = {si(float(size), 2)}"))
+        curves.append(Curve(at, colour, f"N = {format_si(float(size), 2)}"))
     return curves
 
 
 def draw_residuals(ax: Axes, sizes: np.ndarray, residuals: np.ndarray) -> None:
-    ax.axhline(0, color=FAINT, linewidth=0.8)
+    ax.axhline(0, color=FAINT_COLOUR, linewidth=0.8)
     ax.plot(sizes, residuals, "o", color=OKABE_ITO[0], markersize=3)
     ax.set_xscale("log")
     ax.set_title("Loss over the law, in %")
 
 
 # ----------------------------------------------------------------------------------------------------------------- page
-def render_page(points: csv_points.Table, found: Fit, drawn: Drawn) -> str:
+def render_page(points: csv_points.Table, found: Fit, drawn: DrawnFigure) -> str:
     law = found.laws[0]
     title = f"{law.law}: {points.path.name}"
     body = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="lead">{prose(found.findings[0])}</p>',
-        section("What the points show", bullets(found.findings[1:])),
-        section(
+        f'<p class="lead">{render_prose(found.findings[0])}</p>',
+        render_section("What the points show", render_bullets(found.findings[1:])),
+        render_section(
             "What they do not support",
-            f'<div class="limits">{bullets(found.unsupported)}</div>' * bool(found.unsupported),
+            f'<div class="limits">{render_bullets(found.unsupported)}</div>' * bool(found.unsupported),
         ),
-        section("Figure", figure(drawn).replace("<code>figures/", "<code>")),
-        section(
-            "Parameters", table(["parameter", "value and interval"], [[n, format_estimate(e)] for n, e in law.estimates.items()])
+        render_section("Figure", export_figure(drawn).replace("<code>figures/", "<code>")),
+        render_section(
+            "Parameters",
+            render_table(
+                ["parameter", "value and interval"], [[n, format_estimate(e)] for n, e in law.estimates.items()]
+            ),
         ),
-        section("Laws compared", compared(found.laws)),
-        section(
-            "Points left out", table(["line", "rule"], [[line, why] for line, why in law.excluded.items()], None, 2)
+        render_section("Laws compared", render_law_comparison(found.laws)),
+        render_section(
+            "Points left out",
+            render_table(["line", "rule"], [[line, why] for line, why in law.excluded.items()], None, 2),
         ),
     ]
-    return document(title, body)
+    return render_document(title, body)
 
 
 if __name__ == "__main__":

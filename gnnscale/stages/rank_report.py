@@ -45,7 +45,7 @@ class Report:
 
 
 def main(directory: Path) -> int:
-    request, report = json.loads((directory / "asked.json").read_text()), Report(directory)
+    request, report = json.loads((directory / "request.json").read_text()), Report(directory)
     faulthandler.dump_traceback_later(request["patience"], exit=True)  # ends a rank that waits for one that is missing
     try:
         report.begin("look around", token=request["token"], **describe_process())

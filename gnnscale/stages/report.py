@@ -6,8 +6,8 @@ from gnnscale.contract import errors, stage_run
 from gnnscale.contract.settings import ReportSettings
 from gnnscale.job import stage_process
 from gnnscale.report.figures import study_figures as figures
-from gnnscale.report.study_page import page
-from gnnscale.report.study_results import read
+from gnnscale.report.study_page import render_study_page
+from gnnscale.report.study_results import read_study
 
 
 def main(run: stage_run.Run) -> stage_run.Outputs:
@@ -15,14 +15,14 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
         raise errors.UserError(
             f"{run.spec.id} needs the stage scaling, and was given {', '.join(run.needs) or 'nothing'}"
         )
-    study = read(run.needs, run.require_settings(ReportSettings))
-    drawn = figures.draw(study)
+    study = read_study(run.needs, run.require_settings(ReportSettings))
+    drawn = figures.draw_figures(study)
     names = []
     for f in drawn:
         for name, content in ((f"figures/{f.name}.svg", f.svg), (f"figures/{f.name}.png", f.png)):
             run.write(name, content)
             names.append(name)
-    run.write("report.html", page(study, drawn))
+    run.write("report.html", render_study_page(study, drawn))
     print(f"{run.directory / 'report.html'}: {len(study.points)} runs, {len(drawn)} figures", flush=True)
     return stage_run.Outputs(files=["report.html", *names], values={"runs": len(study.points), "figures": len(drawn)})
 

@@ -129,7 +129,7 @@ def make_folder(root: Path, threads: int) -> tuple[Path, str]:
     folder = root / "doctor" / token[:8]
     (folder / "ranks").mkdir(parents=True)
     files.write(
-        folder / "asked.json", json.dumps({"token": token, "patience": MEETING_SECONDS, "threads": threads}) + "\n"
+        folder / "request.json", json.dumps({"token": token, "patience": MEETING_SECONDS, "threads": threads}) + "\n"
     )
     return folder, token
 
