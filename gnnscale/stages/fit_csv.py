@@ -198,7 +198,8 @@ def draw_curves(points: csv_points.Table, law: LawFit, confidence: float) -> tup
         ax.set_xlabel(f"{along}: {points.columns.get(along, 'C/(6 N)')}".replace("$", r"\$"))
     unique = " at the median of unique data" if "U" in form.axes else ""
     return made, (
-        f"Points and the law L = {with_greek_letters(law.formula)}{unique}; bands: {format_percent(confidence)} of its resamples. "
+        f"Points and the law L = {with_greek_letters(law.formula)}{unique}; bands: {format_percent(confidence)} of its "
+        "resamples. "
         "Right: the distance of each point from the law."
     )
 
