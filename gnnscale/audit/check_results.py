@@ -9,13 +9,13 @@ import numpy as np
 from pydantic import Field
 
 from gnnscale.audit.duplicates import Leakage
-from gnnscale.audit.measure import Source
+from gnnscale.audit.measure import MeasuredSource
 from gnnscale.schema import Spec
 
 Severity = Literal["error", "warning", "note"]
-WORST = 10  # examples of a finding
+MAX_EXAMPLES = 10  # examples of a finding
 
-CHECKS = {  # in the order of the page
+CHECK_TITLES = {  # in the order of the page
     "finite": "Every number is finite",
     "labels": "No label is missing",
     "energy outliers": "Energies are near those of the same composition",
@@ -73,7 +73,7 @@ class Histogram(Spec):
     counts: tuple[int, ...]
 
 
-class Described(Spec):
+class SourceSummary(Spec):
     """One source in numbers."""
 
     structures: int
@@ -93,7 +93,7 @@ class Audit(Spec):
     """audit.json"""
 
     format: Literal[1] = 1
-    sources: dict[str, Described]
+    sources: dict[str, SourceSummary]
     findings: tuple[Finding, ...]
     leakage: Leakage
     quarantined: int = Field(
@@ -112,7 +112,7 @@ class Audit(Spec):
         structures = sum(source.structures for source in self.sources.values())
         parts = []
         for severity, words in (("error", "errors"), ("warning", "doubts")):
-            checks = [name for name in CHECKS if self.verdict(name) == severity]
+            checks = [name for name in CHECK_TITLES if self.verdict(name) == severity]
             if checks:
                 parts.append(f"{words} as to {', '.join(checks)}")
         found = "; ".join(parts) or "nothing is wrong or doubtful"
@@ -125,15 +125,15 @@ class Flagged(NamedTuple):
     """A finding, and which structures are surely wrong by it."""
 
     finding: Finding
-    source: Source | None = None
+    source: MeasuredSource | None = None
     wrong: np.ndarray = np.empty(0, np.int64)
     reason: str = ""
 
 
-def of_structures(
+def flag_structures(
     check: str,
     severity: Severity,
-    source: Source,
+    source: MeasuredSource,
     which: np.ndarray,
     badness: np.ndarray,
     said: Callable[[int], str],
@@ -143,8 +143,10 @@ def of_structures(
 ) -> Flagged:
     """`which`: (n,) structures; badness: (n,); said: of a structure; sentence: with {} for the number and its noun."""
     wrong = np.empty(0, np.int64) if wrong is None else wrong
-    worst = np.flatnonzero(badness >= np.partition(badness, -min(WORST, len(badness)))[-min(WORST, len(badness))])
-    order = sorted(worst, key=lambda k: (-badness[k], source.place(which[k])))[:WORST]
+    worst = np.flatnonzero(
+        badness >= np.partition(badness, -min(MAX_EXAMPLES, len(badness)))[-min(MAX_EXAMPLES, len(badness))]
+    )
+    order = sorted(worst, key=lambda k: (-badness[k], source.place(which[k])))[:MAX_EXAMPLES]
     examples = tuple(Example(source=source.name, place=source.place(which[k]), said=said(int(which[k]))) for k in order)
     noun = f"{len(which):,} structures"
     if len(which) == 1:
@@ -162,14 +164,14 @@ def of_structures(
     return Flagged(finding, source, wrong, reason)
 
 
-def of_source(check: str, severity: Severity, source: Source, sentence: str) -> Flagged:
+def flag_source(check: str, severity: Severity, source: MeasuredSource, sentence: str) -> Flagged:
     finding = Finding(
         check=check, severity=severity, source=source.name, count=0, of=len(source.shards), sentence=sentence
     )
     return Flagged(finding)
 
 
-def quarantine(flagged: Iterable[Flagged]) -> Quarantine:
+def collect_quarantine(flagged: Iterable[Flagged]) -> Quarantine:
     """Each structure once, with all its reasons."""
     found = []
     for each in flagged:
@@ -177,10 +179,10 @@ def quarantine(flagged: Iterable[Flagged]) -> Quarantine:
             shards = each.source.shards
             unit, number = shards.units[shards.unit[k]], int(shards.number[k])
             found.append(Quarantined(source=each.source.name, unit=unit, number=number, reasons=(each.reason,)))
-    return joined(found)
+    return merge_quarantined(found)
 
 
-def joined(found: Iterable[Quarantined]) -> Quarantine:
+def merge_quarantined(found: Iterable[Quarantined]) -> Quarantine:
     """In an order that does not depend on that of the shards."""
     reasons: dict[tuple[str, str, int], set[str]] = {}
     for each in found:

@@ -17,21 +17,21 @@ from gnnscale.data.storage.manifest import composition
 from gnnscale.data.storage.mapped import Shards
 from gnnscale.data.storage.packed import Packed
 
-REACH = 3.0  # Angstrom: every bond is shorter, and so is half the sum of any two covalent radii
-ATOMS = 1 << 13  # whose neighbours are found at a time: what stays in the cache
-UNKNOWN = np.uint64(1 << 63)  # and on: compositions of those that cannot be described, each its own
-FLAT = 1e-3  # Angstrom: lattice vectors nearer to a plane than this have no volume
-ROOM = 24  # edges of an atom within REACH for which there is room at the first try
-BINS = np.linspace(0, 4, 401)  # of distance / sum of covalent radii
-RADII = np.asarray(covalent_radii, np.float32)
+CONTACT_REACH_ANGSTROM = 3.0  # Angstrom: every bond is shorter, and so is half the sum of any two covalent radii
+ATOMS_PER_PIECE = 1 << 13  # whose neighbours are found at a time: what stays in the cache
+FIRST_UNKNOWN_COMPOSITION = np.uint64(1 << 63)  # and on: compositions of those that cannot be described, each its own
+MIN_LATTICE_RANK_ANGSTROM = 1e-3  # Angstrom: lattice vectors nearer to a plane than this have no volume
+EDGES_PER_ATOM_GUESS = 24  # edges of an atom within REACH for which there is room at the first try
+CONTACT_BINS = np.linspace(0, 4, 401)  # of distance / sum of covalent radii
+COVALENT_RADII_ANGSTROM = np.asarray(covalent_radii, np.float32)
 BAD_GEOMETRY, BAD_ENERGY, BAD_FORCES, BAD_STRESS, NO_FORCES = 1, 2, 4, 8, 16
 
 
-class Seen(NamedTuple):
+class Measurements(NamedTuple):
     """S structures."""
 
     defects: np.ndarray  # (S,) uint8, bits as above
-    described: duplicates.Described  # zeros where the geometry is bad
+    described: duplicates.Descriptors  # zeros where the geometry is bad
     force: np.ndarray  # (S,) float32, eV/Angstrom, largest on an atom; NaN without forces
     net: np.ndarray  # (S,) float32, eV/Angstrom, |sum of forces| / atoms; NaN without forces
     unmoved: np.ndarray  # (S,) int32, atoms whose force is exactly zero
@@ -41,12 +41,12 @@ class Seen(NamedTuple):
     volume: np.ndarray  # (S,) float32, Angstrom^3 per atom; NaN without cell
 
 
-class Source(NamedTuple):
+class MeasuredSource(NamedTuple):
     """One converted dataset, and all that was measured of it."""
 
     name: str
     shards: Shards
-    seen: Seen
+    seen: Measurements
     nearest: np.ndarray  # (bins,) atoms by distance to the nearest / sum of covalent radii; the last: none within REACH
     elements: np.ndarray  # (E,) atomic numbers
     formulas: np.ndarray  # (F, E) float32, shares of the elements in each composition that occurs
@@ -60,26 +60,26 @@ class Source(NamedTuple):
         return self.shards.origin(structure)
 
 
-def measured(name: str, path: Path, progress: Callable[[int], None] = lambda done: None) -> Source:
+def measure_source(name: str, path: Path, progress: Callable[[int], None] = lambda done: None) -> MeasuredSource:
     """All of one dataset; `progress` is told how many structures are done."""
     shards = mapped.open_shards(path)
     elements = np.array(sorted(shards.manifest.total.elements), np.int64)
-    parts, nearest, rows, keys = [], np.zeros(len(BINS), np.int64), [], []
-    for start in range(0, len(shards), duplicates.BLOCK):
-        chosen = np.arange(start, min(start + duplicates.BLOCK, len(shards)))
-        seen, near, key, row = _block(shards, chosen, shards.manifest.cutoff, elements)
+    parts, nearest, rows, keys = [], np.zeros(len(CONTACT_BINS), np.int64), [], []
+    for start in range(0, len(shards), duplicates.STRUCTURES_PER_BLOCK):
+        chosen = np.arange(start, min(start + duplicates.STRUCTURES_PER_BLOCK, len(shards)))
+        seen, near, key, row = _measure_block(shards, chosen, shards.manifest.cutoff, elements)
         parts.append(seen)
         nearest += near
         keys.append(key)
         rows.append(row)
         progress(len(chosen))
     key, first = np.unique(np.concatenate(keys), return_index=True)
-    described = duplicates.joined([part.described for part in parts])
-    joined = {f: np.concatenate([getattr(p, f) for p in parts]) for f in Seen._fields if f != "described"}
-    return Source(
+    described = duplicates.concatenate_descriptors([part.described for part in parts])
+    joined = {f: np.concatenate([getattr(p, f) for p in parts]) for f in Measurements._fields if f != "described"}
+    return MeasuredSource(
         name,
         shards,
-        Seen(described=described, **joined),
+        Measurements(described=described, **joined),
         nearest,
         elements,
         np.concatenate(rows)[first],
@@ -87,23 +87,23 @@ def measured(name: str, path: Path, progress: Callable[[int], None] = lambda don
     )
 
 
-def _block(shards: Shards, chosen: np.ndarray, cutoff: float, elements: np.ndarray) -> tuple:
+def _measure_block(shards: Shards, chosen: np.ndarray, cutoff: float, elements: np.ndarray) -> tuple:
     packed = shards.select(chosen)
-    defects = _defects(packed)
+    defects = _find_defects(packed)
     sound = np.flatnonzero(defects & BAD_GEOMETRY == 0)
     whole = len(sound) == len(chosen)
     geometry = packed if whole else shards.select(chosen[sound])
-    described = duplicates.describe(geometry)
-    contact, isolated, nearest = _neighbours(geometry, cutoff)
-    force, net, unmoved = _forces(packed, defects)
-    gaps, volume = _box(geometry)
-    seen = Seen(defects, described, force, net, unmoved, contact, isolated, gaps, volume)
+    described = duplicates.describe_structures(geometry)
+    contact, isolated, nearest = _measure_contacts(geometry, cutoff)
+    force, net, unmoved = _measure_forces(packed, defects)
+    gaps, volume = _measure_cells(geometry)
+    seen = Measurements(defects, described, force, net, unmoved, contact, isolated, gaps, volume)
     if not whole:
-        filled = {name: _spread(getattr(seen, name), sound, len(chosen), empty) for name, empty in _EMPTY.items()}
-        described = duplicates.Described(*(_spread(array, sound, len(chosen), 0) for array in described))
-        described.composition[defects & BAD_GEOMETRY > 0] = UNKNOWN + chosen[defects & BAD_GEOMETRY > 0].astype(
-            np.uint64
-        )
+        filled = {name: _scatter(getattr(seen, name), sound, len(chosen), empty) for name, empty in _UNMEASURED.items()}
+        described = duplicates.Descriptors(*(_scatter(array, sound, len(chosen), 0) for array in described))
+        described.composition[defects & BAD_GEOMETRY > 0] = FIRST_UNKNOWN_COMPOSITION + chosen[
+            defects & BAD_GEOMETRY > 0
+        ].astype(np.uint64)
         seen = seen._replace(described=described, **filled)
     present, counts = composition(packed)
     row = np.zeros((len(chosen), len(elements)), np.float32)
@@ -112,37 +112,42 @@ def _block(shards: Shards, chosen: np.ndarray, cutoff: float, elements: np.ndarr
     return seen, nearest, key, row[first]
 
 
-_EMPTY = {"contact": np.inf, "isolated": 0, "gaps": np.nan, "volume": np.nan}  # of a geometry that cannot be measured
+_UNMEASURED = {
+    "contact": np.inf,
+    "isolated": 0,
+    "gaps": np.nan,
+    "volume": np.nan,
+}  # of a geometry that cannot be measured
 
 
-def _spread(values: np.ndarray, where: np.ndarray, length: int, empty: float) -> np.ndarray:
+def _scatter(values: np.ndarray, where: np.ndarray, length: int, empty: float) -> np.ndarray:
     made = np.full((length, *values.shape[1:]), empty, values.dtype)
     made[where] = values
     return made
 
 
-def _defects(packed: Packed) -> np.ndarray:
+def _find_defects(packed: Packed) -> np.ndarray:
     """(S,) uint8. A label that is missing is NaN throughout; a part of one, or anything infinite, is a defect."""
     ptr, found = packed.ptr, np.zeros(len(packed.natoms), np.uint8)
-    bad = ~np.isfinite(packed.cell).all((1, 2)) | _any(~np.isfinite(packed.positions).all(1), ptr)
+    bad = ~np.isfinite(packed.cell).all((1, 2)) | _any_atom(~np.isfinite(packed.positions).all(1), ptr)
     repeated = np.where(packed.pbc[:, :, None] & ~bad[:, None, None], packed.cell, 0)  # lattice vectors that count
-    rank = (np.linalg.svd(repeated, compute_uv=False) > FLAT).sum(1)
+    rank = (np.linalg.svd(repeated, compute_uv=False) > MIN_LATTICE_RANK_ANGSTROM).sum(1)
     found[bad | (rank < packed.pbc.sum(1))] |= BAD_GEOMETRY
     found[np.isinf(packed.energy)] |= BAD_ENERGY
     unknown = np.isnan(packed.forces).all(1)
-    none = ~_any(~unknown, ptr)
+    none = ~_any_atom(~unknown, ptr)
     found[none] |= NO_FORCES
-    found[_any(~np.isfinite(packed.forces).all(1), ptr) & ~none] |= BAD_FORCES
+    found[_any_atom(~np.isfinite(packed.forces).all(1), ptr) & ~none] |= BAD_FORCES
     stress = packed.stress.reshape(-1, 9)
     found[~np.isfinite(stress).all(1) & ~np.isnan(stress).all(1)] |= BAD_STRESS
     return found
 
 
-def _any(of_atoms: np.ndarray, ptr: np.ndarray) -> np.ndarray:
+def _any_atom(of_atoms: np.ndarray, ptr: np.ndarray) -> np.ndarray:
     return np.logical_or.reduceat(of_atoms, ptr[:-1])  # (S,); no structure is without atoms
 
 
-def _forces(packed: Packed, defects: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _measure_forces(packed: Packed, defects: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     begin, forces = packed.ptr[:-1], packed.forces.astype(np.float64)
     squared = (forces**2).sum(1)
     largest = np.sqrt(np.maximum.reduceat(squared, begin))
@@ -154,37 +159,40 @@ def _forces(packed: Packed, defects: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 # ------------------------------------------------------------------------------------------------------- neighbours
-def _neighbours(packed: Packed, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _measure_contacts(packed: Packed, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(smallest share of the radii, isolated atoms) of each structure, and a histogram over atoms"""
-    ptr, reach = packed.ptr, min(REACH, cutoff)
+    ptr, reach = packed.ptr, min(CONTACT_REACH_ANGSTROM, cutoff)
     contact = np.full(len(packed.natoms), np.inf, np.float32)
-    isolated, nearest = np.zeros(len(packed.natoms), np.int32), np.zeros(len(BINS), np.int64)
-    for first, last in pieces(ptr):
-        share, lonely = _nearest(packed, ptr, first, last, reach)
+    isolated, nearest = np.zeros(len(packed.natoms), np.int32), np.zeros(len(CONTACT_BINS), np.int64)
+    for first, last in split_by_atoms(ptr):
+        share, lonely = _find_nearest(packed, ptr, first, last, reach)
         begin = ptr[first:last] - ptr[first]
         contact[first:last] = np.minimum.reduceat(share, begin)
         if reach < cutoff:  # only where some atom has nobody within reach is the longer list worth its time
             for k in np.flatnonzero(np.logical_or.reduceat(lonely, begin)) + first:
-                isolated[k] = _nearest(packed, ptr, k, k + 1, cutoff)[1].sum()
+                isolated[k] = _find_nearest(packed, ptr, k, k + 1, cutoff)[1].sum()
         else:
             isolated[first:last] = np.add.reduceat(lonely.astype(np.int32), begin)
         nearest += np.bincount(
-            np.minimum(np.searchsorted(BINS, share, side="right") - 1, len(BINS) - 1), minlength=len(BINS)
+            np.minimum(np.searchsorted(CONTACT_BINS, share, side="right") - 1, len(CONTACT_BINS) - 1),
+            minlength=len(CONTACT_BINS),
         )
     return contact, isolated, nearest
 
 
-def _nearest(packed: Packed, ptr: np.ndarray, first: int, last: int, reach: float) -> tuple[np.ndarray, np.ndarray]:
+def _find_nearest(
+    packed: Packed, ptr: np.ndarray, first: int, last: int, reach: float
+) -> tuple[np.ndarray, np.ndarray]:
     """(atoms,) distance to the nearest over the sum of radii, inf if there is none; and whether there is none"""
     atoms = slice(int(ptr[first]), int(ptr[last]))
     x, cell = packed.positions[atoms], packed.cell[first:last]
     begin = ptr[first : last + 1] - atoms.start
-    edges = neighbors.batch_edges(x, begin, cell, packed.pbc[first:last], reach, capacity=ROOM * len(x))
+    edges = neighbors.batch_edges(x, begin, cell, packed.pbc[first:last], reach, capacity=EDGES_PER_ATOM_GUESS * len(x))
     vectors = x[edges.senders] - x[edges.receivers]
     across = np.flatnonzero(edges.shifts.any(1))  # the few that go through a face
     box = cell[np.searchsorted(edges.ptr, across, side="right") - 1]
     vectors[across] += np.einsum("ei,eij->ej", edges.shifts[across], box)
-    radii = RADII[packed.numbers[atoms]]
+    radii = COVALENT_RADII_ANGSTROM[packed.numbers[atoms]]
     share = np.sqrt(np.einsum("ej,ej->e", vectors, vectors)) / (radii[edges.senders] + radii[edges.receivers])
     found = np.full(len(x), np.inf, np.float32)
     starts = np.searchsorted(edges.receivers, np.arange(len(x) + 1))
@@ -194,13 +202,13 @@ def _nearest(packed: Packed, ptr: np.ndarray, first: int, last: int, reach: floa
     return found, ~has
 
 
-def pieces(ptr: np.ndarray) -> Iterator[tuple[int, int]]:
-    cuts = np.unique([0, *np.searchsorted(ptr, np.arange(ATOMS, ptr[-1], ATOMS)), len(ptr) - 1])
+def split_by_atoms(ptr: np.ndarray) -> Iterator[tuple[int, int]]:
+    cuts = np.unique([0, *np.searchsorted(ptr, np.arange(ATOMS_PER_PIECE, ptr[-1], ATOMS_PER_PIECE)), len(ptr) - 1])
     return pairwise(int(cut) for cut in cuts)
 
 
 # --------------------------------------------------------------------------------------------------------------- box
-def _box(packed: Packed) -> tuple[np.ndarray, np.ndarray]:
+def _measure_cells(packed: Packed) -> tuple[np.ndarray, np.ndarray]:
     """Widest layer without the centre of an atom along each vector, and the volume of an atom; NaN where no cell is."""
     cell = packed.cell.astype(np.float64)
     volume = np.abs(np.linalg.det(cell))

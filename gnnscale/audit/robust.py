@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-MAD = 1.4826  # of a normal distribution: standard deviation / median absolute deviation
+STANDARD_DEVIATIONS_PER_MAD = 1.4826  # of a normal distribution: standard deviation / median absolute deviation
 
 
-def medians(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
+def compute_group_medians(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
     """(groups,) median of the values of each; NaN where there is none"""
     order = np.lexsort((values, group))
     counts = np.bincount(group, minlength=groups)
@@ -19,7 +19,7 @@ def medians(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
     return found
 
 
-def spread(deviations: np.ndarray) -> float:
+def estimate_spread(deviations: np.ndarray) -> float:
     """As a standard deviation: from the median, or where tails are heavier than a normal distribution's from its 95 %.
 
     Distortions and relaxations have such tails; up to a twentieth of the values may be wrong without moving it.
@@ -27,14 +27,16 @@ def spread(deviations: np.ndarray) -> float:
     if not len(deviations):
         return 0.0
     size = np.abs(deviations)
-    return max(MAD * float(np.median(size)), float(np.quantile(size, 0.95, method="lower")) / 1.96)
+    return max(
+        STANDARD_DEVIATIONS_PER_MAD * float(np.median(size)), float(np.quantile(size, 0.95, method="lower")) / 1.96
+    )
 
 
-def least_absolute(rows: np.ndarray, values: np.ndarray, weights: np.ndarray, rounds: int = 20) -> np.ndarray:
+def fit_least_absolute(rows: np.ndarray, values: np.ndarray, weights: np.ndarray, rounds: int = 20) -> np.ndarray:
     """(columns,) near the minimum of sum w |rows x - values|, by reweighting; of least norm about the mean value."""
     mean = np.median(values)
     left, solution = values - mean, np.zeros(rows.shape[1])
-    scale = max(spread(left), 1e-6)
+    scale = max(estimate_spread(left), 1e-6)
     strength = weights.astype(np.float64)
     for _ in range(rounds):
         normal = rows.T @ (rows * strength[:, None])

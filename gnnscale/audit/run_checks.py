@@ -9,41 +9,51 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from gnnscale.audit import duplicates, measure, robust
-from gnnscale.audit.check_results import CHECKS, Audit, Described, Flagged, Histogram, Quarantine, quarantine
+from gnnscale.audit.check_results import (
+    CHECK_TITLES,
+    Audit,
+    Flagged,
+    Histogram,
+    Quarantine,
+    SourceSummary,
+    collect_quarantine,
+)
 from gnnscale.audit.checks import copies_and_splits, label_units, structures
-from gnnscale.audit.measure import Source
+from gnnscale.audit.measure import MeasuredSource
 from gnnscale.contract.settings import AuditSettings
 from gnnscale.data.storage import splits
 from gnnscale.data.storage.packed import HAS_STRESS
 
-OF_A_SOURCE = (
-    structures.finite,
-    structures.labels,
-    structures.energy_outliers,
-    structures.force_outliers,
-    structures.overlap,
-    structures.isolated,
-    structures.net_force,
-    structures.periodicity,
-    label_units.lengths,
-    label_units.totals,
-    label_units.slopes,
-    copies_and_splits.groups,
-    copies_and_splits.shares,
-    copies_and_splits.collinear,
+CHECKS_OF_ONE_SOURCE = (
+    structures.check_finite,
+    structures.check_labels,
+    structures.check_energy_outliers,
+    structures.check_force_outliers,
+    structures.check_overlap,
+    structures.check_isolated,
+    structures.check_net_force,
+    structures.check_periodicity,
+    label_units.check_lengths,
+    label_units.check_total_energies,
+    label_units.check_slopes,
+    copies_and_splits.check_groups,
+    copies_and_splits.check_split_shares,
+    copies_and_splits.check_reference_energies,
 )
-OF_ALL = (label_units.between, copies_and_splits.unseen)
-OF_PAIRS = (copies_and_splits.copies, copies_and_splits.leaks)
-FAR = 1.5  # of the covalent radii: contacts beyond are drawn there
+CHECKS_OF_ALL_SOURCES = (label_units.check_units_between_sources, copies_and_splits.check_unseen_elements)
+CHECKS_OF_TWINS = (copies_and_splits.check_copies, copies_and_splits.check_leaks)
+MAX_DRAWN_CONTACT = 1.5  # of the covalent radii: contacts beyond are drawn there
 SEVERITIES = ("error", "warning", "note")
 
 
-def audited(sources: Sequence[Source], asked: AuditSettings) -> tuple[Audit, Quarantine]:
-    flagged: list[Flagged] = [found for source in sources for check in OF_A_SOURCE for found in check(source, asked)]
-    flagged += [found for check in OF_ALL for found in check(sources, asked)]
-    table = copies_and_splits.Table(sources)
-    flagged += [found for check in OF_PAIRS for found in check(table, asked)]
-    order = list(CHECKS)
+def run_checks(sources: Sequence[MeasuredSource], asked: AuditSettings) -> tuple[Audit, Quarantine]:
+    flagged: list[Flagged] = [
+        found for source in sources for check in CHECKS_OF_ONE_SOURCE for found in check(source, asked)
+    ]
+    flagged += [found for check in CHECKS_OF_ALL_SOURCES for found in check(sources, asked)]
+    table = copies_and_splits.AllStructures(sources)
+    flagged += [found for check in CHECKS_OF_TWINS for found in check(table, asked)]
+    order = list(CHECK_TITLES)
     flagged.sort(
         key=lambda f: (
             order.index(f.finding.check),
@@ -52,10 +62,10 @@ def audited(sources: Sequence[Source], asked: AuditSettings) -> tuple[Audit, Qua
             f.finding.sentence,
         )
     )
-    left_out = quarantine(flagged)
-    leaks = duplicates.report({s.name: s.shards for s in sources}, [s.seen.described for s in sources])
+    left_out = collect_quarantine(flagged)
+    leaks = duplicates.count_duplicates({s.name: s.shards for s in sources}, [s.seen.described for s in sources])
     audit = Audit(
-        sources={source.name: described(source) for source in sources},
+        sources={source.name: summarise_source(source) for source in sources},
         findings=tuple(f.finding for f in flagged),
         leakage=leaks,
         quarantined=len(left_out.structures),
@@ -63,7 +73,7 @@ def audited(sources: Sequence[Source], asked: AuditSettings) -> tuple[Audit, Qua
     return audit, left_out
 
 
-def described(source: Source) -> Described:
+def summarise_source(source: MeasuredSource) -> SourceSummary:
     shards, seen = source.shards, source.seen
     counts = np.bincount(shards.split, minlength=len(splits.NAMES))
     elements = Counter({chemical_symbols[z]: n for z, n in shards.manifest.total.elements.items()})
@@ -72,7 +82,7 @@ def described(source: Source) -> Described:
         "forces": int((seen.defects & measure.NO_FORCES == 0).sum()),
         "stress": int((shards.flags & HAS_STRESS > 0).sum()),
     }
-    return Described(
+    return SourceSummary(
         structures=len(shards),
         atoms=int(shards.ptr[-1]),
         groups=len(np.unique(shards.group)),
@@ -80,29 +90,29 @@ def described(source: Source) -> Described:
         labels=labels,
         periodic=int(shards.pbc.any(1).sum()),
         elements=dict(sorted(elements.items(), key=lambda e: (-e[1], e[0]))),
-        sizes=histogram(shards.natoms, whole=True),
-        energies=histogram(left_over(source)),
-        forces=histogram(np.log10(np.maximum(seen.force, 1e-4))),
-        contacts=histogram(np.minimum(seen.contact, FAR)),
+        sizes=make_histogram(shards.natoms, whole=True),
+        energies=make_histogram(compute_energy_residuals(source)),
+        forces=make_histogram(np.log10(np.maximum(seen.force, 1e-4))),
+        contacts=make_histogram(np.minimum(seen.contact, MAX_DRAWN_CONTACT)),
     )
 
 
-def left_over(source: Source) -> np.ndarray:
+def compute_energy_residuals(source: MeasuredSource) -> np.ndarray:
     """(S,) eV/atom, less what its elements have on the mean; NaN where unknown"""
     values = np.where(np.isfinite(source.shards.energy), source.per_atom, np.nan)
     known = np.isfinite(values)
-    middle = robust.medians(values[known], source.formula[known], len(source.formulas))
+    middle = robust.compute_group_medians(values[known], source.formula[known], len(source.formulas))
     seen = np.flatnonzero(np.isfinite(middle))
     if not len(seen):
         return values
     counts = np.bincount(source.formula[known], minlength=len(source.formulas))[seen].astype(np.float64)
-    taken = source.formulas.astype(np.float64) @ robust.least_absolute(
+    taken = source.formulas.astype(np.float64) @ robust.fit_least_absolute(
         source.formulas[seen].astype(np.float64), middle[seen], counts
     )
     return values - taken[source.formula]
 
 
-def histogram(values: np.ndarray, whole: bool = False, bins: int = 32) -> Histogram | None:
+def make_histogram(values: np.ndarray, whole: bool = False, bins: int = 32) -> Histogram | None:
     """Of what is finite. The ends are those of all but 1 in 1000 at either side, and what lies beyond is in the end bins."""
     values = np.asarray(values, np.float64)[np.isfinite(values)]
     if not len(values):

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from gnnscale.audit.check_results import CHECKS, Audit, Described, Finding, Histogram
-from gnnscale.report.html import Raw, document, section, table
+from gnnscale.audit.check_results import CHECK_TITLES, Audit, Finding, Histogram, SourceSummary
+from gnnscale.report.html import RawHtml, render_document, render_section, render_table
 
-WORDS = {"error": "wrong", "warning": "doubtful", "note": "to know", None: "in order"}
-COLOURS = {"error": "#d55e00", "warning": "#e69f00", "note": "#0072b2", None: "#009e73"}
-WIDTH, HEIGHT = 240, 64  # of a histogram
-MOST = 16  # elements shown
-PICTURES = (
+VERDICT_WORDS = {"error": "wrong", "warning": "doubtful", "note": "to know", None: "in order"}
+VERDICT_COLOURS = {"error": "#d55e00", "warning": "#e69f00", "note": "#0072b2", None: "#009e73"}
+PLOT_WIDTH, PLOT_HEIGHT = 240, 64  # of a histogram
+MAX_ELEMENTS = 16  # elements shown
+PLOTS_NOTE = (
     "Below, structures by size; by energy per atom less what their elements have on the mean; by the largest force on an "
     "atom, on a logarithmic scale; by the shortest distance over the sum of the two covalent radii. The first and the "
     "last bar hold also what lies beyond."
 )
-STYLE = """
+AUDIT_CSS = """
 .verdict { white-space: nowrap; font-weight: 600; }
 .verdict::before { content: ""; display: inline-block; width: .62em; height: .62em; border-radius: 50%;
   margin-right: .5em; background: var(--mark); }
@@ -33,78 +33,94 @@ td.told { white-space: normal; } .checks td { white-space: normal; }
 """
 
 
-def page(audit: Audit) -> str:
+def render_audit_page(audit: Audit) -> str:
     structures = sum(source.structures for source in audit.sources.values())
     atoms = sum(source.atoms for source in audit.sources.values())
-    drawn = "".join(pictures(name, source) for name, source in audit.sources.items())
+    drawn = "".join(render_plots(name, source) for name, source in audit.sources.items())
     body = [
-        f"<style>{STYLE}</style>",
+        f"<style>{AUDIT_CSS}</style>",
         "<h1>Is the data beyond doubt?</h1>",
         f'<p class="soft">{structures:,} structures with {atoms:,} atoms: {escape(", ".join(audit.sources))}.</p>',
-        f'<p class="lead">{escape(lead(audit))}</p>',
-        section("What was looked for", checks(audit)),
-        section("What was found", findings(audit, ("error", "warning")) or "<p>Nothing that is wrong or doubtful.</p>"),
-        section("What to do", remedy(audit)),
-        section("Good to know", findings(audit, ("note",))),
-        section("The data", data(audit) + f'<p class="note">{PICTURES}</p>' + drawn),
-        section("The same structure in several places", twins(audit)),
+        f'<p class="lead">{escape(summarise_verdicts(audit))}</p>',
+        render_section("What was looked for", render_checks(audit)),
+        render_section(
+            "What was found",
+            render_findings(audit, ("error", "warning")) or "<p>Nothing that is wrong or doubtful.</p>",
+        ),
+        render_section("What to do", render_remedy(audit)),
+        render_section("Good to know", render_findings(audit, ("note",))),
+        render_section("The data", render_sources(audit) + f'<p class="note">{PLOTS_NOTE}</p>' + drawn),
+        render_section("The same structure in several places", render_twins(audit)),
     ]
-    return document("Audit of the data", body)
+    return render_document("Audit of the data", body)
 
 
-def lead(audit: Audit) -> str:
-    counts = {severity: sum(audit.verdict(check) == severity for check in CHECKS) for severity in (*WORDS,)}
+def summarise_verdicts(audit: Audit) -> str:
+    counts = {
+        severity: sum(audit.verdict(check) == severity for check in CHECK_TITLES) for severity in (*VERDICT_WORDS,)
+    }
     parts = [
-        f"{counts[severity]} {'is' if counts[severity] == 1 else 'are'} {WORDS[severity]}"
+        f"{counts[severity]} {'is' if counts[severity] == 1 else 'are'} {VERDICT_WORDS[severity]}"
         for severity in ("error", "warning")
         if counts[severity]
     ]
-    said = f"Of {len(CHECKS)} checks, {' and '.join(parts)}." if parts else f"All {len(CHECKS)} checks are passed."
+    said = (
+        f"Of {len(CHECK_TITLES)} checks, {' and '.join(parts)}."
+        if parts
+        else f"All {len(CHECK_TITLES)} checks are passed."
+    )
     left = audit.quarantined
     verb = "structure is" if left == 1 else "structures are"
     return f"{said} {f'{left:,} {verb} surely wrong or a copy' if left else 'Nothing is surely wrong'}."
 
 
-def checks(audit: Audit) -> str:
+def render_checks(audit: Audit) -> str:
     rows = []
-    for check, title in CHECKS.items():
+    for check, title in CHECK_TITLES.items():
         mine = [finding for finding in audit.findings if finding.check == check]
         grave = [finding for finding in mine if finding.severity != "note"]
         count = sum(finding.count for finding in grave)
         where = ", ".join(dict.fromkeys(finding.source for finding in grave or mine))
-        rows.append([title, Raw(verdict(audit.verdict(check))), where, f"{count:,}" if count else ""])
-    return f'<div class="checks">{table(["check", "verdict", "where", "structures"], rows, numbers_from=3)}</div>'
+        rows.append([title, RawHtml(render_verdict(audit.verdict(check))), where, f"{count:,}" if count else ""])
+    return (
+        f'<div class="checks">{render_table(["check", "verdict", "where", "structures"], rows, numbers_from=3)}</div>'
+    )
 
 
-def verdict(severity: str | None) -> str:
-    return f'<span class="verdict" style="--mark: {COLOURS[severity]}">{WORDS[severity]}</span>'
+def render_verdict(severity: str | None) -> str:
+    return f'<span class="verdict" style="--mark: {VERDICT_COLOURS[severity]}">{VERDICT_WORDS[severity]}</span>'
 
 
-def findings(audit: Audit, severities: tuple[str, ...]) -> str:
+def render_findings(audit: Audit, severities: tuple[str, ...]) -> str:
     blocks = []
-    for check, title in CHECKS.items():
+    for check, title in CHECK_TITLES.items():
         mine = [finding for finding in audit.findings if finding.check == check and finding.severity in severities]
         if mine:
-            blocks.append(f"<h3>{escape(title)}</h3>" + "".join(map(block, mine)))
+            blocks.append(f"<h3>{escape(title)}</h3>" + "".join(map(render_finding, mine)))
     return "".join(blocks)
 
 
-def block(finding: Finding) -> str:
-    share = f" {percent(finding.count, finding.of)} of the source." if finding.count else ""
-    kept = f" In quarantine.json: {percent(finding.quarantined, finding.count)} of them." if finding.quarantined else ""
-    text = f"{verdict(finding.severity)} <b>{escape(finding.source)}</b>: {escape(finding.sentence)}"
+def render_finding(finding: Finding) -> str:
+    share = f" {format_share(finding.count, finding.of)} of the source." if finding.count else ""
+    kept = (
+        f" In quarantine.json: {format_share(finding.quarantined, finding.count)} of them."
+        if finding.quarantined
+        else ""
+    )
+    text = f"{render_verdict(finding.severity)} <b>{escape(finding.source)}</b>: {escape(finding.sentence)}"
     more = ""
     if finding.examples:
         rows = [
-            [example.place, Raw(f'<div class="wide-text">{escape(example.said)}</div>')] for example in finding.examples
+            [example.place, RawHtml(f'<div class="wide-text">{escape(example.said)}</div>')]
+            for example in finding.examples
         ]
         few = "all of them" if finding.count == len(rows) else f"{len(rows)} of them, the worst first"
-        listed = table(["place in the raw files", "what"], rows, numbers_from=9)
+        listed = render_table(["place in the raw files", "what"], rows, numbers_from=9)
         more = f'<details class="note"><summary>{few}</summary>{listed}</details>'
     return f'<div class="finding"><p>{text}<span class="soft">{share}{kept}</span></p>{more}</div>'
 
 
-def remedy(audit: Audit) -> str:
+def render_remedy(audit: Audit) -> str:
     before = f" {audit.left_out:,} were left out already, and stay on the list." if audit.left_out else ""
     if not audit.quarantined:
         return f"<p>No structure of these has to be left out.{before}</p>"
@@ -117,11 +133,11 @@ def remedy(audit: Audit) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------------- the data
-def data(audit: Audit) -> str:
+def render_sources(audit: Audit) -> str:
     rows = []
     for name, source in audit.sources.items():
         shares = " / ".join(f"{100 * n / source.structures:.3g}" for n in source.splits.values())
-        labels = [percent(n, source.structures) for n in source.labels.values()]
+        labels = [format_share(n, source.structures) for n in source.labels.values()]
         rows.append(
             [
                 name,
@@ -130,7 +146,7 @@ def data(audit: Audit) -> str:
                 f"{source.atoms / source.structures:.1f}",
                 shares,
                 *labels,
-                percent(source.periodic, source.structures),
+                format_share(source.periodic, source.structures),
             ]
         )
     heads = [
@@ -144,42 +160,42 @@ def data(audit: Audit) -> str:
         "stress",
         "periodic",
     ]
-    return table(heads, rows)
+    return render_table(heads, rows)
 
 
-def percent(count: int, of: int) -> str:
+def format_share(count: int, of: int) -> str:
     """Rounded, but never to what it is not."""
     return "all" if count == of else "none" if not count else f"{min(99.9, 100 * count / of):.2g} %"
 
 
-def pictures(name: str, source: Described) -> str:
+def render_plots(name: str, source: SourceSummary) -> str:
     total = sum(source.elements.values())
-    told = ", ".join(f"{symbol} {percent(n, total)}" for symbol, n in list(source.elements.items())[:MOST])
-    others = len(source.elements) - MOST
+    told = ", ".join(f"{symbol} {format_share(n, total)}" for symbol, n in list(source.elements.items())[:MAX_ELEMENTS])
+    others = len(source.elements) - MAX_ELEMENTS
     if others > 0:
         told += f", and {others} more element{'' if others == 1 else 's'}"
     plots = [
-        elements(source),
-        plot(source.sizes, "atoms of a structure", whole=True),
-        plot(source.energies, "energy residual, eV/atom"),
-        plot(source.forces, "largest force, eV/Å", powers=True),
-        plot(source.contacts, "shortest contact / radii"),
+        draw_elements(source),
+        draw_histogram(source.sizes, "atoms of a structure", whole=True),
+        draw_histogram(source.energies, "energy residual, eV/atom"),
+        draw_histogram(source.forces, "largest force, eV/Å", powers=True),
+        draw_histogram(source.contacts, "shortest contact / radii"),
     ]
     return f'<h3>{escape(name)}</h3><p class="note">Of the atoms: {escape(told)}.</p><div class="plots">{"".join(plots)}</div>'
 
 
-def elements(source: Described) -> str:
+def draw_elements(source: SourceSummary) -> str:
     """Of the most frequent elements"""
-    most = list(source.elements.items())[:MOST]
-    wide, top = WIDTH / MOST, most[0][1]
-    drawn = bars([n / top for _, n in most], wide)
+    most = list(source.elements.items())[:MAX_ELEMENTS]
+    wide, top = PLOT_WIDTH / MAX_ELEMENTS, most[0][1]
+    drawn = draw_bars([n / top for _, n in most], wide)
     names = "".join(
-        f'<text x="{(k + 0.45) * wide:.1f}" y="{HEIGHT + 10}">{escape(z)}</text>' for k, (z, _) in enumerate(most)
+        f'<text x="{(k + 0.45) * wide:.1f}" y="{PLOT_HEIGHT + 10}">{escape(z)}</text>' for k, (z, _) in enumerate(most)
     )
-    return framed("atoms by element", drawn + names, HEIGHT + 12)
+    return frame_plot("atoms by element", drawn + names, PLOT_HEIGHT + 12)
 
 
-def plot(found: Histogram | None, what: str, powers: bool = False, whole: bool = False) -> str:
+def draw_histogram(found: Histogram | None, what: str, powers: bool = False, whole: bool = False) -> str:
     if found is None:
         return ""
     top = max(found.counts)
@@ -187,25 +203,25 @@ def plot(found: Histogram | None, what: str, powers: bool = False, whole: bool =
     if whole:  # the bins are about whole numbers
         ends = [ends[0] + 0.5, ends[1], ends[2] - 0.5]
     labels = "".join(f"<span>{f'{10**e:.2g}' if powers else f'{e:.3g}'}</span>" for e in ends)
-    drawn = bars([n / top for n in found.counts], WIDTH / len(found.counts))
-    return framed(what, drawn, HEIGHT + 1, f"<figcaption>{labels}</figcaption>")
+    drawn = draw_bars([n / top for n in found.counts], PLOT_WIDTH / len(found.counts))
+    return frame_plot(what, drawn, PLOT_HEIGHT + 1, f"<figcaption>{labels}</figcaption>")
 
 
-def bars(shares: list[float], wide: float) -> str:
+def draw_bars(shares: list[float], wide: float) -> str:
     return "".join(
-        f'<rect x="{k * wide:.1f}" y="{HEIGHT * (1 - share):.1f}" width="{0.9 * wide:.1f}" height="{HEIGHT * share:.1f}"/>'
+        f'<rect x="{k * wide:.1f}" y="{PLOT_HEIGHT * (1 - share):.1f}" width="{0.9 * wide:.1f}" height="{PLOT_HEIGHT * share:.1f}"/>'
         for k, share in enumerate(shares)
         if share
     )
 
 
-def framed(what: str, drawn: str, height: int, caption: str = "") -> str:
-    svg = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(what, quote=True)}">{drawn}'
-    svg += f'<path d="M0 {HEIGHT + 0.5}H{WIDTH}" stroke="var(--line)"/></svg>'
+def frame_plot(what: str, drawn: str, height: int, caption: str = "") -> str:
+    svg = f'<svg viewBox="0 0 {PLOT_WIDTH} {height}" role="img" aria-label="{escape(what, quote=True)}">{drawn}'
+    svg += f'<path d="M0 {PLOT_HEIGHT + 0.5}H{PLOT_WIDTH}" stroke="var(--line)"/></svg>'
     return f'<figure><span class="what note">{escape(what)}</span>{svg}{caption}</figure>'
 
 
-def twins(audit: Audit) -> str:
+def render_twins(audit: Audit) -> str:
     rows: Sequence = [
         [
             f"{t.source}, {t.split}",
@@ -217,5 +233,7 @@ def twins(audit: Audit) -> str:
     ]
     note = '<p class="note">Structures of the first that have a twin in the second, equal or nearly.</p>'
     return (
-        note + table(["structures of", "with a twin in", "equal", "nearly"], list(rows), numbers_from=2) if rows else ""
+        note + render_table(["structures of", "with a twin in", "equal", "nearly"], list(rows), numbers_from=2)
+        if rows
+        else ""
     )

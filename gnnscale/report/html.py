@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 
-CSS = """
+PAGE_CSS = """
 :root { color-scheme: light dark; --ink: #1d1f21; --soft: #5c6166; --line: #d9dcdf; --paper: #fff; --tint: #f5f6f7; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e3e5e7; --soft: #a0a6ab; --line: #3a3f44; --paper: #181a1c; --tint: #212427; }
@@ -46,32 +47,34 @@ tr.chosen td { font-weight: 600; } summary { cursor: pointer; margin-top: .6rem;
 """
 
 
-class Raw(str):
+class RawHtml(str):
     """A string that is HTML already."""
 
 
-def document(title: str, body: list[str]) -> str:
+def render_document(title: str, body: list[str]) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n"
+        f"<title>{escape(title)}</title>\n<style>{PAGE_CSS}</style>\n</head>\n<body>\n"
         + "\n".join(body)
         + "\n</body>\n</html>\n"
     )
 
 
-def section(heading: str, content: str) -> str:
+def render_section(heading: str, content: str) -> str:
     return f"<section>\n<h2>{heading}</h2>\n{content}\n</section>" if content else ""
 
 
-def table(heads: list[str], rows: list[list[str]], classes: list[str] | None = None, numbers_from: int = 1) -> str:
+def render_table(
+    heads: list[str], rows: list[list[str]], classes: list[str] | None = None, numbers_from: int = 1
+) -> str:
     """Cells are text, and escaped, unless Raw; columns from `numbers_from` on are aligned as numbers."""
     if not rows:
         return ""
 
     def cell(tag: str, column: int, content: str) -> str:
         kind = ' class="number"' if column >= numbers_from else ""
-        return f"<{tag}{kind}>{content if isinstance(content, Raw) else escape(content)}</{tag}>"
+        return f"<{tag}{kind}>{content if isinstance(content, RawHtml) else escape(content)}</{tag}>"
 
     head = "".join(cell("th", k, h) for k, h in enumerate(heads))
     lines = []
@@ -83,3 +86,16 @@ def table(heads: list[str], rows: list[list[str]], classes: list[str] | None = N
         + "\n".join(lines)
         + "\n</tbody></table></div>"
     )
+
+
+def render_prose(text: str) -> str:
+    """Our own sentences: exponents raised, no line that begins with a percent sign."""
+    return re.sub(r"\^([\w.]*\w)", r"<sup>\1</sup>", escape(text)).replace(" %", "\u00a0%")
+
+
+def format_duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"

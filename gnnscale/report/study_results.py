@@ -23,7 +23,7 @@ TARGETS = {  # field of Point -> (name, unit, factor from the field's unit)
 }
 
 
-class Study(NamedTuple):
+class StudyResults(NamedTuple):
     """Runs that failed are simply not here; runs are known by the name after the stage's slash."""
 
     settings: ReportSettings
@@ -55,37 +55,37 @@ class Study(NamedTuple):
         """The points that the joint law was fitted to, of all seeds."""
         law = self.joint("loss") or next((law for law in self.fit.laws if law.law == "Hoffmann"), None)
         runs = set(law.points) if law else set()
-        return [p for p in self.points if p.run in runs and sound(p)]
+        return [p for p in self.points if p.run in runs and is_drawable(p)]
 
     def grid(self) -> list[Point]:
         """Of these one for each (N, D): the geometric mean over seeds, under the name of the first."""
         cells: dict[tuple[int, int], list[Point]] = defaultdict(list)
         for p in sorted(self.replicas(), key=lambda p: p.seed):
             cells[p.body_parameters, p.structures].append(p)
-        return [mean(cells[cell]) for cell in sorted(cells)]
+        return [average_points(cells[cell]) for cell in sorted(cells)]
 
 
-def mean(points: list[Point]) -> Point:
+def average_points(points: list[Point]) -> Point:
     values = {t: [getattr(p, t) for p in points] for t in TARGETS}
     return points[0].model_copy(
         update={t: math.exp(fmean(map(math.log, v))) for t, v in values.items() if min(v) == min(v)}
     )
 
 
-def sound(p: Point) -> bool:
+def is_drawable(p: Point) -> bool:
     """Whether a run can be drawn on logarithmic axes; what is not known of others' points is not a number."""
     return (
         not p.diverged
         and p.loss == p.loss
-        and not any(not 0 < getattr(p, t) < float("inf") for t in TARGETS if known(p, t))
+        and not any(not 0 < getattr(p, t) < float("inf") for t in TARGETS if is_known(p, t))
     )
 
 
-def known(p: Point, target: str) -> bool:
+def is_known(p: Point, target: str) -> bool:
     return getattr(p, target) == getattr(p, target)
 
 
-def read(needs: dict[str, Path], settings: ReportSettings) -> Study:
+def read_study(needs: dict[str, Path], settings: ReportSettings) -> StudyResults:
     scaling = next(path for need, path in needs.items() if need.startswith("scaling/"))
     evaluations, metrics, cards, runtimes, levers = {}, {}, {}, {}, None
     for need, path in sorted(needs.items()):
@@ -102,7 +102,7 @@ def read(needs: dict[str, Path], settings: ReportSettings) -> Study:
         if stage == "train":
             spec = path / "spec.json"
             runtimes[name] = files.read_model(spec, StageSpec).runtime if spec.exists() else Runtime()
-    return Study(
+    return StudyResults(
         settings=settings,
         points=rows.read_points(scaling / "points.csv"),
         fit=files.read_model(scaling / "fit.json", Fit),
@@ -115,6 +115,6 @@ def read(needs: dict[str, Path], settings: ReportSettings) -> Study:
     )
 
 
-def short(name: str) -> str:
+def run_name(name: str) -> str:
     """The name of a run, whether or not it came with its stage."""
     return name.split("/", 1)[-1]

@@ -20,8 +20,8 @@ from gnnscale.contract.errors import UserError, print_error
 from gnnscale.contract.exit_codes import DONE, USAGE
 from gnnscale.contract.scaling_results import Fit, LawFit, Point
 from gnnscale.contract.settings import ReportSettings, ScalingSettings
-from gnnscale.report.figures import study_figures as figures
 from gnnscale.report.figures.series import format_si
+from gnnscale.report.figures.study_figures import draw_figures
 from gnnscale.report.figures.style import (
     FAINT_COLOUR,
     INK_COLOUR,
@@ -40,8 +40,7 @@ from gnnscale.report.figures.style import (
 )
 from gnnscale.report.html import render_document, render_prose, render_section, render_table
 from gnnscale.report.law_tables import render_law_comparison
-from gnnscale.report.study_page import render_bullets
-from gnnscale.report.study_page import render_study_page as study_page
+from gnnscale.report.study_page import render_bullets, render_figure, render_study_page
 from gnnscale.report.study_results import StudyResults
 from gnnscale.report.three_questions import answer_questions
 from gnnscale.scaling import csv_points
@@ -137,10 +136,10 @@ def fit_as_study(path: Path, points: list[Point], settings: ScalingSettings, out
     found = fit(points, settings.model_copy(update={"targets": targets}))
     about = ReportSettings(title=path.name, study=path.stem)
     study = StudyResults(about, points, found, evaluations={}, metrics={}, cards={}, results={}, runtimes={})
-    drawings = figures.draw_figures(study)
+    drawings = draw_figures(study)
     for drawn in drawings:
         write_figure(out / "figures", drawn)
-    files.write(out / "report.html", study_page(study, drawings))
+    files.write(out / "report.html", render_study_page(study, drawings))
     files.write_model(out / "fit.json", found)
     for a in answer_questions(study):
         print(f"{a.question}\n  {a.answer}")
@@ -244,7 +243,7 @@ def render_page(points: csv_points.Table, found: Fit, drawn: DrawnFigure) -> str
             "What they do not support",
             f'<div class="limits">{render_bullets(found.unsupported)}</div>' * bool(found.unsupported),
         ),
-        render_section("Figure", export_figure(drawn).replace("<code>figures/", "<code>")),
+        render_section("Figure", render_figure(drawn).replace("<code>figures/", "<code>")),
         render_section(
             "Parameters",
             render_table(

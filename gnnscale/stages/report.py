@@ -5,7 +5,7 @@ from __future__ import annotations
 from gnnscale.contract import errors, stage_run
 from gnnscale.contract.settings import ReportSettings
 from gnnscale.job import stage_process
-from gnnscale.report.figures import study_figures as figures
+from gnnscale.report.figures.study_figures import draw_figures
 from gnnscale.report.study_page import render_study_page
 from gnnscale.report.study_results import read_study
 
@@ -16,7 +16,7 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
             f"{run.spec.id} needs the stage scaling, and was given {', '.join(run.needs) or 'nothing'}"
         )
     study = read_study(run.needs, run.require_settings(ReportSettings))
-    drawn = figures.draw_figures(study)
+    drawn = draw_figures(study)
     names = []
     for f in drawn:
         for name, content in ((f"figures/{f.name}.svg", f.svg), (f"figures/{f.name}.png", f.png)):

@@ -11,7 +11,7 @@ import numpy as np
 
 from gnnscale.atoms.structure import Structure
 from gnnscale.audit import duplicates, measure
-from gnnscale.audit.run_checks import audited
+from gnnscale.audit.run_checks import run_checks
 from gnnscale.contract.dataset_card import Split
 from gnnscale.contract.settings import AuditSettings
 from gnnscale.data.storage import adios, mapped
@@ -35,17 +35,17 @@ def main() -> Table:
             adios.write(path, [structure(rng, k, atoms, volume) for k in range(count)], Split(), CUTOFF)
             opened = mapped.open_shards(path)
             began = time.process_time()
-            for packed in duplicates.blocks(opened):
-                duplicates.describe(packed)
+            for packed in duplicates.iterate_blocks(opened):
+                duplicates.describe_structures(packed)
             describing = time.process_time() - began
             began = time.process_time()
-            source = measure.measured("one", path)
+            source = measure.measure_source("one", path)
             measuring = time.process_time() - began
             began = time.process_time()
-            audited([source], AuditSettings())
+            run_checks([source], AuditSettings())
             judging = time.process_time() - began
             tracemalloc.start()
-            audited([measure.measured("one", path)], AuditSettings())
+            run_checks([measure.measure_source("one", path)], AuditSettings())
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
         rows.append(

@@ -8,26 +8,28 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from gnnscale.audit import duplicates
-from gnnscale.audit.check_results import Finding, Flagged, Severity, of_source, of_structures
-from gnnscale.audit.measure import Source
+from gnnscale.audit.check_results import Finding, Flagged, Severity, flag_source, flag_structures
+from gnnscale.audit.measure import MeasuredSource
 from gnnscale.contract.settings import AuditSettings
 from gnnscale.data.storage import reference_energies, splits
 
 TRAIN, VALIDATION, TEST = (splits.NAMES.index(name) for name in ("train", "validation", "test"))
-LEAST_TEST, LEAST_TRAIN = 0.02, 0.5  # shares of the structures
+MIN_TEST_SHARE, MIN_TRAIN_SHARE = 0.02, 0.5  # shares of the structures
 
 
-class Table:
+class AllStructures:
     """All structures of all sources in one row, and what any pair of them has in common."""
 
-    def __init__(self, sources: Sequence[Source]):
+    def __init__(self, sources: Sequence[MeasuredSource]):
         self.sources = sources
         self.first = np.concatenate([[0], np.cumsum([len(s.shards) for s in sources])]).astype(np.int64)
         self.source = np.repeat(np.arange(len(sources)), np.diff(self.first))
         self.split = np.concatenate([s.shards.split for s in sources])
         self.energy = np.concatenate([s.per_atom for s in sources])
         self.rank = self._ranked()
-        parts = list(duplicates.pairs(duplicates.joined([s.seen.described for s in sources])))
+        parts = list(
+            duplicates.find_near_pairs(duplicates.concatenate_descriptors([s.seen.described for s in sources]))
+        )
         empty = np.empty(0, np.int64)
         self.a = np.concatenate([empty, *(p[0] for p in parts)])
         self.b = np.concatenate([empty, *(p[1] for p in parts)])
@@ -54,18 +56,18 @@ class Table:
         return f"{source.name}: {source.place(int(k - self.first[self.source[k]]))}"
 
 
-def copies(table: Table, asked: AuditSettings) -> Iterator[Flagged]:
+def check_copies(table: AllStructures, asked: AuditSettings) -> Iterator[Flagged]:
     a, b = table.a[table.equal], table.b[table.equal]
     within = table.source[a] == table.source[b]
     apart = np.abs(table.energy[a] - table.energy[b])
-    differ = within & (apart > duplicates.CONTRADICTION)
+    differ = within & (apart > duplicates.MIN_CONTRADICTION_EV_PER_ATOM)
     twin = dict(zip(b[within][::-1].tolist(), a[within][::-1].tolist()))
     gap = dict(zip(b[differ].tolist(), apart[differ].tolist()))
     for index in range(len(table.sources)):
         same, other = (np.unique(b[which & (table.source[b] == index)]) for which in (within & ~differ, differ))
         if len(same):
             sentence = "{} are the same as another of this source, turned, moved or permuted perhaps."
-            yield _of(
+            yield _flag_in_source(
                 table,
                 "copies",
                 "warning",
@@ -78,10 +80,10 @@ def copies(table: Table, asked: AuditSettings) -> Iterator[Flagged]:
             )
         if len(other):
             sentence = (
-                f"{{}} are the same as another, but with an energy more than {1e3 * duplicates.CONTRADICTION:g} "
+                f"{{}} are the same as another, but with an energy more than {1e3 * duplicates.MIN_CONTRADICTION_EV_PER_ATOM:g} "
                 "meV/atom apart: a charge, a spin or a setting that is not told, or an error."
             )
-            yield _of(
+            yield _flag_in_source(
                 table,
                 "copies",
                 "warning",
@@ -110,7 +112,7 @@ def copies(table: Table, asked: AuditSettings) -> Iterator[Flagged]:
                 )
 
 
-def leaks(table: Table, asked: AuditSettings) -> Iterator[Flagged]:
+def check_leaks(table: AllStructures, asked: AuditSettings) -> Iterator[Flagged]:
     """Held-out structures with a twin in the training split of any source."""
     held = np.concatenate([table.a, table.b])
     twin = np.concatenate([table.b, table.a])
@@ -139,7 +141,7 @@ def leaks(table: Table, asked: AuditSettings) -> Iterator[Flagged]:
         for index in range(len(table.sources)):
             mine = which[table.source[which] == index]
             if len(mine):
-                yield _of(
+                yield _flag_in_source(
                     table,
                     "leaks",
                     severity,
@@ -151,8 +153,8 @@ def leaks(table: Table, asked: AuditSettings) -> Iterator[Flagged]:
                 )
 
 
-def _of(
-    table: Table,
+def _flag_in_source(
+    table: AllStructures,
     check: str,
     severity: Severity,
     index: int,
@@ -165,12 +167,12 @@ def _of(
     """As of_structures, but by numbers in the table; with a reason, all of them are surely wrong."""
     source, start = table.sources[index], int(table.first[index])
     wrong = which - start if reason else None
-    return of_structures(
+    return flag_structures(
         check, severity, source, which - start, badness, lambda k: said(k + start), sentence, wrong, reason
     )
 
 
-def groups(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
+def check_groups(source: MeasuredSource, asked: AuditSettings) -> Iterator[Flagged]:
     group, split = source.shards.group, source.shards.split
     pairs = np.unique(np.stack([group, split.astype(np.int64)], 1), axis=0)
     name, count = np.unique(pairs[:, 0], return_counts=True)
@@ -181,34 +183,34 @@ def groups(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
             f"{len(astride):,} groups (molecules, trajectories, materials), {{}} in all, lie in more than one split: "
             "held-out errors will look better than they are."
         )
-        yield of_structures(
+        yield flag_structures(
             "groups", "warning", source, which, np.zeros(len(which)), lambda k: f"in {splits.NAMES[split[k]]}", sentence
         )
 
 
-def shares(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
+def check_split_shares(source: MeasuredSource, asked: AuditSettings) -> Iterator[Flagged]:
     total = len(source.shards)
     count = np.bincount(source.shards.split, minlength=len(splits.NAMES))
     told = ", ".join(f"{name} {n:,}" for name, n in zip(splits.NAMES, count))
-    if count[TRAIN] < LEAST_TRAIN * total or count[TEST] < LEAST_TEST * total:
-        yield of_source("splits", "warning", source, f"An unusual split: {told} structures.")
+    if count[TRAIN] < MIN_TRAIN_SHARE * total or count[TEST] < MIN_TEST_SHARE * total:
+        yield flag_source("splits", "warning", source, f"An unusual split: {told} structures.")
     elif not count[VALIDATION]:
-        yield of_source("splits", "note", source, "No structure is in the validation split.")
+        yield flag_source("splits", "note", source, "No structure is in the validation split.")
 
 
-def unseen(sources: Sequence[Source], asked: AuditSettings) -> Iterator[Flagged]:
+def check_unseen_elements(sources: Sequence[MeasuredSource], asked: AuditSettings) -> Iterator[Flagged]:
     """Elements that are held out and trained on nowhere."""
     trained: set[int] = set()
     for source in sources:
-        trained |= elements(source, source.shards.split == TRAIN)
+        trained |= find_elements(source, source.shards.split == TRAIN)
     for source in sources:
-        alone = sorted(elements(source, source.shards.split != TRAIN) - trained)
+        alone = sorted(find_elements(source, source.shards.split != TRAIN) - trained)
         if alone:
             columns = np.searchsorted(source.elements, alone)
             has = (source.formulas[:, columns] > 0).any(1)
             which = np.flatnonzero(has[source.formula] & (source.shards.split != TRAIN))
             named = ", ".join(chemical_symbols[z] for z in alone)
-            yield of_structures(
+            yield flag_structures(
                 "splits",
                 "warning",
                 source,
@@ -219,12 +221,12 @@ def unseen(sources: Sequence[Source], asked: AuditSettings) -> Iterator[Flagged]
             )
 
 
-def elements(source: Source, which: np.ndarray) -> set[int]:
+def find_elements(source: MeasuredSource, which: np.ndarray) -> set[int]:
     rows = source.formulas[np.unique(source.formula[which])]
     return set(source.elements[(rows > 0).any(0)].tolist())
 
 
-def collinear(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
+def check_reference_energies(source: MeasuredSource, asked: AuditSettings) -> Iterator[Flagged]:
     energies = source.shards.manifest.total.energies
     sets = reference_energies.undetermined(energies) if energies.structures else []
     if not sets:
@@ -241,4 +243,4 @@ def collinear(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
         )
     if absent:
         sentence += f" They say nothing of {', '.join(absent)}, which no training structure with an energy has."
-    yield of_source("references", "note", source, sentence)
+    yield flag_source("references", "note", source, sentence)

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gnnscale.audit.measure import Source
+from gnnscale.audit.measure import MeasuredSource
 from gnnscale.data.storage.packed import Packed
 
-PAIRS = 2048  # of a source, evenly over all that there are
-STEP = 0.5  # Angstrom, of one atom: beyond it the mean of two forces says little of the way between
-WORK = 0.01  # eV: less is rounding
-STRAIN = 1e-4  # Angstrom of a lattice vector: the work of a stress is not counted here
+MAX_PAIRS = 2048  # of a source, evenly over all that there are
+MAX_STEP_ANGSTROM = 0.5  # Angstrom, of one atom: beyond it the mean of two forces says little of the way between
+MIN_WORK_EV = 0.01  # eV: less is rounding
+MAX_STRAIN_ANGSTROM = 1e-4  # Angstrom of a lattice vector: the work of a stress is not counted here
 
 
 class Slope(NamedTuple):
@@ -24,21 +24,21 @@ class Slope(NamedTuple):
     pairs: int
 
 
-def slope(source: Source) -> Slope | None:
+def measure_slope(source: MeasuredSource) -> Slope | None:
     """None where fewer than ten pairs are near enough."""
-    one, two = candidates(source)
+    one, two = find_candidate_pairs(source)
     if not len(one):
         return None
-    chosen = np.unique(np.linspace(0, len(one) - 1, min(PAIRS, len(one))).round().astype(np.int64))
+    chosen = np.unique(np.linspace(0, len(one) - 1, min(MAX_PAIRS, len(one))).round().astype(np.int64))
     a, b = source.shards.select(one[chosen]), source.shards.select(two[chosen])
-    ratio = ratios(a, b)
+    ratio = compute_ratios(a, b)
     if len(ratio) < 10:
         return None
     low, middle, high = np.quantile(ratio, [0.25, 0.5, 0.75])
     return Slope(float(middle), (float(low), float(high)), len(ratio))
 
 
-def candidates(source: Source) -> tuple[np.ndarray, np.ndarray]:
+def find_candidate_pairs(source: MeasuredSource) -> tuple[np.ndarray, np.ndarray]:
     """Neighbours of one group and composition in the order of the raw files, whatever that of the shards."""
     shards, seen = source.shards, source.seen
     usable = np.flatnonzero((seen.defects == 0) & np.isfinite(shards.energy) & np.isfinite(seen.force))
@@ -51,7 +51,7 @@ def candidates(source: Source) -> tuple[np.ndarray, np.ndarray]:
     return one[alike], two[alike]
 
 
-def ratios(a: Packed, b: Packed) -> np.ndarray:
+def compute_ratios(a: Packed, b: Packed) -> np.ndarray:
     """(pairs that can be used,) difference of energies over minus the work of the mean force"""
     ptr = a.ptr
     moved = b.positions.astype(np.float64) - a.positions
@@ -63,6 +63,6 @@ def ratios(a: Packed, b: Packed) -> np.ndarray:
     work = np.add.reduceat((-(a.forces.astype(np.float64) + b.forces) / 2 * moved).sum(1), ptr[:-1])
     step = np.sqrt(np.maximum.reduceat((moved**2).sum(1), ptr[:-1]))
     same = ~np.logical_or.reduceat(a.numbers != b.numbers, ptr[:-1])
-    same &= (np.abs(a.cell - b.cell).max((1, 2)) < STRAIN) & (a.pbc == b.pbc).all(1)
-    usable = same & (step < STEP) & (np.abs(work) > WORK)
+    same &= (np.abs(a.cell - b.cell).max((1, 2)) < MAX_STRAIN_ANGSTROM) & (a.pbc == b.pbc).all(1)
+    usable = same & (step < MAX_STEP_ANGSTROM) & (np.abs(work) > MIN_WORK_EV)
     return ((b.energy - a.energy)[usable]) / work[usable]

@@ -10,24 +10,29 @@ import numpy as np
 
 from gnnscale.atoms import units
 from gnnscale.audit import measure, robust
-from gnnscale.audit.check_results import Finding, Flagged, of_source
+from gnnscale.audit.check_results import Finding, Flagged, flag_source
 from gnnscale.audit.checks import energy_vs_force
-from gnnscale.audit.measure import Source
+from gnnscale.audit.measure import MeasuredSource
 from gnnscale.contract.settings import AuditSettings
 from gnnscale.data.formats.plausible import FREE_ATOM_HARTREE
 
 # Median over atoms of the distance to the nearest, over the sum of covalent radii. Of eleven sets, organic to oxide,
 # 0.87 to 1.01; what is outside of this is of noble gases, or in another unit.
-BONDS = (0.7, 1.4)
-TOTAL = (0.97, 1.04)  # all-electron energies over the sum of free atoms; samples of published sets 1.005 to 1.015
-SURE = 0.35  # quartiles of energy over work that lie nearer to their median than this share of it tell a unit
-ALIKE = 0.15  # of a factor
-SHARED = 3  # compositions that two sources must have in common to be compared
-PER_BOHR = units.HARTREE / units.BOHR
-FACTORS = {  # energy over work -> what would make it so
+USUAL_CONTACTS = (0.7, 1.4)
+ALL_ELECTRON_RATIOS = (
+    0.97,
+    1.04,
+)  # all-electron energies over the sum of free atoms; samples of published sets 1.005 to 1.015
+MAX_QUARTILE_SPREAD = (
+    0.35  # quartiles of energy over work that lie nearer to their median than this share of it tell a unit
+)
+MAX_LOG_OF_FACTOR = 0.15  # of a factor
+MIN_SHARED_COMPOSITIONS = 3  # compositions that two sources must have in common to be compared
+HARTREE_PER_BOHR = units.HARTREE / units.BOHR
+SLOPE_EXPLANATIONS = {  # energy over work -> what would make it so
     units.HARTREE: "forces in Hartree/Å beside energies in eV",
     1 / units.HARTREE: "energies in Hartree beside forces in eV/Å",
-    PER_BOHR: "forces in Hartree/Bohr beside energies in eV",
+    HARTREE_PER_BOHR: "forces in Hartree/Bohr beside energies in eV",
     1 / units.BOHR: "forces per Bohr that were taken as per Å",
     units.BOHR: "positions in Bohr",
     1 / units.KCAL_PER_MOL: "energies in kcal/mol beside forces in eV/Å",
@@ -35,20 +40,20 @@ FACTORS = {  # energy over work -> what would make it so
     1 / units.KJ_PER_MOL: "energies in kJ/mol beside forces in eV/Å",
     units.KJ_PER_MOL: "forces in kJ/mol/Å beside energies in eV",
 }
-RATIOS = {  # of two sources -> what the first has, if the second has eV
+UNITS_BY_RATIO = {  # of two sources -> what the first has, if the second has eV
     "energies": {1 / size: f"{unit}" for unit, size in units.ENERGY_UNITS.items() if unit != "eV"},
     "forces": {1 / size: f"{unit}/Å" for unit, size in units.ENERGY_UNITS.items() if unit != "eV"}
-    | {units.BOHR: "eV/Bohr", 1 / PER_BOHR: "Hartree/Bohr"},
+    | {units.BOHR: "eV/Bohr", 1 / HARTREE_PER_BOHR: "Hartree/Bohr"},
 }
 
 
-def lengths(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
+def check_lengths(source: MeasuredSource, asked: AuditSettings) -> Iterator[Flagged]:
     total = int(source.nearest.sum())
     if total < 100:
         return
     bin = int(np.searchsorted(np.cumsum(source.nearest), total / 2))
-    median = float(measure.BINS[bin]) if bin < len(measure.BINS) - 1 else math.inf
-    if BONDS[0] < median < BONDS[1]:
+    median = float(measure.CONTACT_BINS[bin]) if bin < len(measure.CONTACT_BINS) - 1 else math.inf
+    if USUAL_CONTACTS[0] < median < USUAL_CONTACTS[1]:
         return
     said = f"{median:.2f} times" if math.isfinite(median) else "over"
     sentence = (
@@ -60,12 +65,12 @@ def lengths(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
         (0.1, "lengths in nm would explain it"),
     ):
         if 0.8 < median / factor < 1.15:
-            yield of_source("units", "error", source, f"{sentence}: {why}.")
+            yield flag_source("units", "error", source, f"{sentence}: {why}.")
             return
-    yield of_source("units", "warning", source, f"{sentence}: another unit, or atoms that hardly touch.")
+    yield flag_source("units", "warning", source, f"{sentence}: another unit, or atoms that hardly touch.")
 
 
-def totals(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
+def check_total_energies(source: MeasuredSource, asked: AuditSettings) -> Iterator[Flagged]:
     """All-electron energies are within a few per cent of those of the free atoms, at any level of theory."""
     table = np.array([FREE_ATOM_HARTREE.get(int(z), np.nan) for z in source.elements]) * units.HARTREE
     expected = source.formulas.astype(np.float64) @ np.where(np.isnan(table), 0, table)
@@ -76,8 +81,8 @@ def totals(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
         return
     median = float(np.median(ratio))
     for unit, size in units.ENERGY_UNITS.items():
-        if unit != "eV" and TOTAL[0] < median * size < TOTAL[1]:
-            yield of_source(
+        if unit != "eV" and ALL_ELECTRON_RATIOS[0] < median * size < ALL_ELECTRON_RATIOS[1]:
+            yield flag_source(
                 "units",
                 "error",
                 source,
@@ -86,8 +91,8 @@ def totals(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
             )
 
 
-def slopes(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
-    found = energy_vs_force.slope(source)
+def check_slopes(source: MeasuredSource, asked: AuditSettings) -> Iterator[Flagged]:
+    found = energy_vs_force.measure_slope(source)
     if found is None:
         return
     low, high = found.quartiles
@@ -96,37 +101,37 @@ def slopes(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
         f"the forces (half of the pairs: {low:.3g} to {high:.3g})"
     )
     size = abs(found.value)
-    if max(abs(low - found.value), abs(high - found.value)) > SURE * size:
+    if max(abs(low - found.value), abs(high - found.value)) > MAX_QUARTILE_SPREAD * size:
         if not low < 1 < high:
-            yield of_source("slope", "note", source, f"{measured}: they lie too far apart to tell.")
+            yield flag_source("slope", "note", source, f"{measured}: they lie too far apart to tell.")
         return
-    if found.value > 0 and abs(math.log(size)) < ALIKE:
+    if found.value > 0 and abs(math.log(size)) < MAX_LOG_OF_FACTOR:
         return
     sign = "gradients taken for forces, and " if found.value < 0 else ""
-    factor = min(FACTORS, key=lambda f: abs(math.log(size / f)))
-    if found.value < 0 and abs(math.log(size)) < ALIKE:
+    factor = min(SLOPE_EXPLANATIONS, key=lambda f: abs(math.log(size / f)))
+    if found.value < 0 and abs(math.log(size)) < MAX_LOG_OF_FACTOR:
         sentence = f"{measured}: as gradients taken for forces would have it."
-    elif abs(math.log(size / factor)) < ALIKE:
-        sentence = f"{measured}: as {sign}{FACTORS[factor]} would have it."
+    elif abs(math.log(size / factor)) < MAX_LOG_OF_FACTOR:
+        sentence = f"{measured}: as {sign}{SLOPE_EXPLANATIONS[factor]} would have it."
     else:
         sentence = f"{measured}: energies and forces are not of one surface."
-    yield of_source("slope", "error", source, sentence)
+    yield flag_source("slope", "error", source, sentence)
 
 
-def between(sources: Sequence[Source], asked: AuditSettings) -> Iterator[Flagged]:
+def check_units_between_sources(sources: Sequence[MeasuredSource], asked: AuditSettings) -> Iterator[Flagged]:
     """Two sources that have compositions in common, by the medians of these."""
     for one, two in combinations(sources, 2):
-        for what in RATIOS:
-            ratio, shared = common(one, two, what)
-            if shared < SHARED or not ratio > 0:
+        for what in UNITS_BY_RATIO:
+            ratio, shared = compare_medians(one, two, what)
+            if shared < MIN_SHARED_COMPOSITIONS or not ratio > 0:
                 continue
-            near = 0.03 if what == "energies" else ALIKE
+            near = 0.03 if what == "energies" else MAX_LOG_OF_FACTOR
             for other, mine, value in ((two, one, ratio), (one, two, 1 / ratio)):
-                factor = min(RATIOS[what], key=lambda f: abs(math.log(value / f)))
+                factor = min(UNITS_BY_RATIO[what], key=lambda f: abs(math.log(value / f)))
                 if abs(math.log(value / factor)) < near and not (what == "forces" and 1 / 3 < value < 3):
                     sentence = (
                         f"Of {shared} compositions that {mine.name} and {other.name} have in common, {what} of "
-                        f"{mine.name} are {value:.4g} of those of {other.name}: as {RATIOS[what][factor]} taken "
+                        f"{mine.name} are {value:.4g} of those of {other.name}: as {UNITS_BY_RATIO[what][factor]} taken "
                         f"for {'eV' if what == 'energies' else 'eV/Å'} would have it."
                     )
                     yield Flagged(
@@ -141,7 +146,7 @@ def between(sources: Sequence[Source], asked: AuditSettings) -> Iterator[Flagged
                     )
 
 
-def common(one: Source, two: Source, what: str) -> tuple[float, int]:
+def compare_medians(one: MeasuredSource, two: MeasuredSource, what: str) -> tuple[float, int]:
     """(median ratio of the medians of one over two, compositions in common)"""
     keys, medians = [], []
     for source in (one, two):
@@ -150,7 +155,7 @@ def common(one: Source, two: Source, what: str) -> tuple[float, int]:
         key = np.zeros(len(source.formulas), np.uint64)
         key[source.formula] = source.seen.described.composition
         keys.append(key)
-        medians.append(robust.medians(values[known], source.formula[known], len(source.formulas)))
+        medians.append(robust.compute_group_medians(values[known], source.formula[known], len(source.formulas)))
     _, a, b = np.intersect1d(*keys, return_indices=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = medians[0][a] / medians[1][b]

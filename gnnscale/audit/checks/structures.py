@@ -8,22 +8,27 @@ from typing import NamedTuple
 import numpy as np
 
 from gnnscale.audit import measure, robust
-from gnnscale.audit.check_results import Flagged, of_source, of_structures
-from gnnscale.audit.measure import Source
+from gnnscale.audit.check_results import Flagged, flag_source, flag_structures
+from gnnscale.audit.measure import MeasuredSource
 from gnnscale.contract.settings import AuditSettings
 from gnnscale.data.storage.packed import HAS_CELL, HAS_STRESS
 
-ARTICLE = {"energy": "an ", "forces": "", "stress": "a "}
-SAME = 8  # structures of a composition, from which on they are compared with each other
-FEW = 20  # values, below which nothing is said of how they scatter
-LEAST_SPREAD, LEAST_FORCE = 1e-3, 1e-2  # eV/atom, eV/Angstrom: deviations below it are nobody's mistake
-CLOSE, OVERLAP = 0.5, 0.35  # of the sum of covalent radii. Least in MAD's random structures 0.44, elsewhere 0.57
-NET = 5e-3  # eV/Angstrom per atom. Published sets are below 1e-4, SPICE at 1e-3, those with a known defect above 1e-2
-VACUUM, FILLED = 8.0, 3.0  # Angstrom without the centre of an atom
-DENSE = (3.0, 60.0)  # Angstrom^3 per atom of a crystal
+ARTICLES = {"energy": "an ", "forces": "", "stress": "a "}
+MIN_STRUCTURES_OF_COMPOSITION = 8  # structures of a composition, from which on they are compared with each other
+MIN_VALUES_FOR_SPREAD = 20  # values, below which nothing is said of how they scatter
+MIN_ENERGY_SPREAD, MIN_FORCE_SPREAD = 1e-3, 1e-2  # eV/atom, eV/Angstrom: deviations below it are nobody's mistake
+CLOSE_CONTACT, OVERLAPPING_CONTACT = (
+    0.5,
+    0.35,
+)  # of the sum of covalent radii. Least in MAD's random structures 0.44, elsewhere 0.57
+MAX_NET_FORCE = (
+    5e-3  # eV/Angstrom per atom. Published sets are below 1e-4, SPICE at 1e-3, those with a known defect above 1e-2
+)
+MIN_VACUUM_ANGSTROM, MAX_FILLED_GAP_ANGSTROM = 8.0, 3.0  # Angstrom without the centre of an atom
+CRYSTAL_VOLUMES = (3.0, 60.0)  # Angstrom^3 per atom of a crystal
 
 
-def finite(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
+def check_finite(source: MeasuredSource, asked: AuditSettings) -> Iterator[Flagged]:
     for bit, what in (
         (measure.BAD_GEOMETRY, "positions or lattice vectors are not finite, or span no volume"),
         (measure.BAD_ENERGY, "the energy is infinite"),
@@ -33,12 +38,12 @@ def finite(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
         which = np.flatnonzero(source.seen.defects & bit)
         if len(which):
             sentence = f"In {{}} {what}."
-            yield of_structures(
+            yield flag_structures(
                 "finite", "error", source, which, np.ones(len(which)), lambda k, what=what: what, sentence, which, what
             )
 
 
-def labels(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
+def check_labels(source: MeasuredSource, asked: AuditSettings) -> Iterator[Flagged]:
     shards, seen = source.shards, source.seen
     periodic = shards.pbc.any(1)
     lacking = {
@@ -51,17 +56,17 @@ def labels(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
         which = np.flatnonzero(without)
         if len(which) == among and among:
             kind = "periodic structure" if label == "stress" else "structure"
-            yield of_source("labels", "note", source, f"No {kind} has {ARTICLE[label]}{label}.")
+            yield flag_source("labels", "note", source, f"No {kind} has {ARTICLES[label]}{label}.")
         elif len(which):
             verb = "has" if len(which) == 1 else "have"
             sentence = f"{{}} of {among:,} {verb} no {label}, though others do."
-            yield of_structures(
+            yield flag_structures(
                 "labels", "warning", source, which, np.zeros(len(which)), lambda k, label=label: f"no {label}", sentence
             )
     still = np.flatnonzero((seen.unmoved == shards.natoms) & (shards.natoms > 1) & ~periodic)
     if len(still):
         sentence = "In {}, none of them periodic, every force is exactly zero, as where they were not computed."
-        yield of_structures(
+        yield flag_structures(
             "labels", "warning", source, still, shards.natoms[still], lambda k: "all forces are 0", sentence
         )
 
@@ -75,24 +80,28 @@ class Deviations(NamedTuple):
     whole: np.ndarray  # (formulas,) of the median of a composition, against what its elements have on the mean
 
 
-def deviations(values: np.ndarray, source: Source) -> Deviations:
+def compute_deviations(values: np.ndarray, source: MeasuredSource) -> Deviations:
     """Within a composition that is frequent enough; else what is left when each element has taken its share."""
     known, formula, formulas = np.isfinite(values), source.formula, len(source.formulas)
     counts = np.bincount(formula[known], minlength=formulas)
-    middle = robust.medians(values[known], formula[known], formulas)
-    frequent = counts >= SAME
+    middle = robust.compute_group_medians(values[known], formula[known], formulas)
+    frequent = counts >= MIN_STRUCTURES_OF_COMPOSITION
     same = known & frequent[formula]
     away = np.where(known, values - middle[formula], np.nan)
-    pooled = robust.spread(away[same])  # that of all: a relaxation's own is small, as most of its frames are its end
-    own = robust.MAD * robust.medians(np.abs(away[known]), formula[known], formulas)
-    within = np.maximum(np.hypot(own, pooled), LEAST_SPREAD)
-    z = np.where(same & (same.sum() >= FEW), away / within[formula], np.nan)
+    pooled = robust.estimate_spread(
+        away[same]
+    )  # that of all: a relaxation's own is small, as most of its frames are its end
+    own = robust.STANDARD_DEVIATIONS_PER_MAD * robust.compute_group_medians(
+        np.abs(away[known]), formula[known], formulas
+    )
+    within = np.maximum(np.hypot(own, pooled), MIN_ENERGY_SPREAD)
+    z = np.where(same & (same.sum() >= MIN_VALUES_FOR_SPREAD), away / within[formula], np.nan)
     whole, seen = np.full(formulas, np.nan), np.flatnonzero(counts)
-    if len(seen) >= FEW:
+    if len(seen) >= MIN_VALUES_FOR_SPREAD:
         rows = source.formulas[seen].astype(np.float64)
-        taken = rows @ robust.least_absolute(rows, middle[seen], counts[seen].astype(np.float64))
+        taken = rows @ robust.fit_least_absolute(rows, middle[seen], counts[seen].astype(np.float64))
         left = middle[seen] - taken
-        between = max(robust.spread(left), pooled, LEAST_SPREAD)
+        between = max(robust.estimate_spread(left), pooled, MIN_ENERGY_SPREAD)
         whole[seen] = left / between
         rest, base = known & ~same, np.zeros(formulas)
         base[seen] = taken
@@ -100,9 +109,9 @@ def deviations(values: np.ndarray, source: Source) -> Deviations:
     return Deviations(z, same, np.where(frequent, whole, np.nan))
 
 
-def energy_outliers(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
+def check_energy_outliers(source: MeasuredSource, asked: AuditSettings) -> Iterator[Flagged]:
     values = np.where(np.isfinite(source.shards.energy), source.per_atom, np.nan)
-    found = deviations(values, source)
+    found = compute_deviations(values, source)
     which = np.flatnonzero(np.abs(found.z) > asked.report_above)
     if len(which):
         wrong = np.flatnonzero(np.abs(found.z) > asked.quarantine_above)
@@ -113,9 +122,9 @@ def energy_outliers(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
 
         sentence = (
             f"The energy of {{}} lies more than {asked.report_above:g} robust standard deviations from others of its "
-            f"composition, or from what its elements have on the mean; {_beyond(wrong, asked)}."
+            f"composition, or from what its elements have on the mean; {_count_quarantined(wrong, asked)}."
         )
-        yield of_structures(
+        yield flag_structures(
             "energy outliers",
             "error" if len(wrong) else "warning",
             source,
@@ -137,18 +146,18 @@ def energy_outliers(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
             "{} are of compositions that as a whole lie far from what their elements have on the mean: another "
             "reference, unit or level of theory?"
         )
-        yield of_structures(
+        yield flag_structures(
             "energy outliers", "warning", source, which, np.abs(found.whole[source.formula[which]]), of_whole, sentence
         )
 
 
-def force_outliers(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
+def check_force_outliers(source: MeasuredSource, asked: AuditSettings) -> Iterator[Flagged]:
     force = source.seen.force.astype(np.float64)
     known = np.isfinite(force)
-    if known.sum() < FEW:
+    if known.sum() < MIN_VALUES_FOR_SPREAD:
         return
     middle = float(np.median(force[known]))
-    spread = max(robust.spread(force[known] - middle), LEAST_FORCE)
+    spread = max(robust.estimate_spread(force[known] - middle), MIN_FORCE_SPREAD)
     z = (force - middle) / spread
     which, wrong = np.flatnonzero(z > asked.report_above), np.flatnonzero(z > asked.quarantine_above)
     if len(which):
@@ -159,9 +168,9 @@ def force_outliers(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
         sentence = (
             f"The largest force of {{}} exceeds {middle + spread * asked.report_above:.3g} eV/Å, which is "
             f"{asked.report_above:g} robust standard deviations above the median of {middle:.3g}; "
-            f"{_beyond(wrong, asked)}."
+            f"{_count_quarantined(wrong, asked)}."
         )
-        yield of_structures(
+        yield flag_structures(
             "force outliers",
             "error" if len(wrong) else "warning",
             source,
@@ -174,24 +183,24 @@ def force_outliers(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
         )
 
 
-def _beyond(wrong: np.ndarray, asked: AuditSettings) -> str:
+def _count_quarantined(wrong: np.ndarray, asked: AuditSettings) -> str:
     return f"{len(wrong) or 'none'} more than {asked.quarantine_above:g}"
 
 
 # -------------------------------------------------------------------------------------------------------- geometry
-def overlap(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
+def check_overlap(source: MeasuredSource, asked: AuditSettings) -> Iterator[Flagged]:
     contact = source.seen.contact
-    which, wrong = np.flatnonzero(contact < CLOSE), np.flatnonzero(contact < OVERLAP)
+    which, wrong = np.flatnonzero(contact < CLOSE_CONTACT), np.flatnonzero(contact < OVERLAPPING_CONTACT)
     if len(which):
 
         def said(k: int) -> str:
             return f"two atoms at {contact[k]:.2f} of their covalent radii"
 
         sentence = (
-            f"In {{}} two atoms are nearer than {CLOSE:g} of the sum of their covalent radii; in "
-            f"{len(wrong) or 'none'} nearer than {OVERLAP:g}, which no calculation survives."
+            f"In {{}} two atoms are nearer than {CLOSE_CONTACT:g} of the sum of their covalent radii; in "
+            f"{len(wrong) or 'none'} nearer than {OVERLAPPING_CONTACT:g}, which no calculation survives."
         )
-        yield of_structures(
+        yield flag_structures(
             "overlap",
             "error" if len(wrong) else "warning",
             source,
@@ -204,7 +213,7 @@ def overlap(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
         )
 
 
-def isolated(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
+def check_isolated(source: MeasuredSource, asked: AuditSettings) -> Iterator[Flagged]:
     lonely = source.seen.isolated
     which = np.flatnonzero(lonely)
     if len(which):
@@ -214,12 +223,12 @@ def isolated(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
 
         cutoff = source.shards.manifest.cutoff
         sentence = f"{{}} have atoms without a neighbour within {cutoff:g} Å: a model learns nothing from these."
-        yield of_structures("isolated", "warning", source, which, lonely[which], said, sentence)
+        yield flag_structures("isolated", "warning", source, which, lonely[which], said, sentence)
 
 
-def net_force(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
+def check_net_force(source: MeasuredSource, asked: AuditSettings) -> Iterator[Flagged]:
     net = source.seen.net
-    which = np.flatnonzero(net > NET)
+    which = np.flatnonzero(net > MAX_NET_FORCE)
     if len(which):
         zeroed = int((source.seen.unmoved[which] > 0).sum())
         why = (
@@ -232,18 +241,18 @@ def net_force(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
             return f"{1e3 * net[k]:.3g} meV/Å per atom"
 
         sentence = (
-            f"Forces of {{}} add up to more than {1e3 * NET:g} meV/Å per atom (median of the source "
+            f"Forces of {{}} add up to more than {1e3 * MAX_NET_FORCE:g} meV/Å per atom (median of the source "
             f"{1e3 * float(np.nanmedian(net)):.2g}): not the gradient of an energy{why}."
         )
-        yield of_structures("net force", "warning", source, which, net[which], said, sentence)
+        yield flag_structures("net force", "warning", source, which, net[which], said, sentence)
 
 
-def periodicity(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
+def check_periodicity(source: MeasuredSource, asked: AuditSettings) -> Iterator[Flagged]:
     seen, pbc, natoms = source.seen, source.shards.pbc.astype(bool), source.shards.natoms
     gaps, has = seen.gaps, (source.shards.flags & HAS_CELL > 0) & np.isfinite(seen.volume)
-    dense = has & (seen.volume > DENSE[0]) & (seen.volume < DENSE[1])
-    filled = dense[:, None] & (gaps < FILLED)
-    empty = has[:, None] & (gaps > VACUUM)
+    dense = has & (seen.volume > CRYSTAL_VOLUMES[0]) & (seen.volume < CRYSTAL_VOLUMES[1])
+    filled = dense[:, None] & (gaps < MAX_FILLED_GAP_ANGSTROM)
+    empty = has[:, None] & (gaps > MIN_VACUUM_ANGSTROM)
     bulk = ~pbc.any(1) & filled.all(1) & (natoms > 1)
     slab = pbc.any(1) & (~pbc & filled).any(1)
     layers = (pbc & empty).sum(1)
@@ -269,24 +278,24 @@ def periodicity(source: Source, asked: AuditSettings) -> Iterator[Flagged]:
         (
             pbc.all(1) & (layers == 1),
             "note",
-            f"{{}} are periodic in three directions with more than {VACUUM:g} Å of "
+            f"{{}} are periodic in three directions with more than {MIN_VACUUM_ANGSTROM:g} Å of "
             "vacuum in one: slabs, as plane-wave codes have them.",
             gaps.max(1),
         ),
         (
             pbc.all(1) & (layers == 2),
             "note",
-            f"{{}} are periodic in three directions with more than {VACUUM:g} Å of "
+            f"{{}} are periodic in three directions with more than {MIN_VACUUM_ANGSTROM:g} Å of "
             "vacuum in two: chains, or molecules that fill a box one way.",
             gaps.max(1),
         ),
         (
             pbc.all(1) & (layers == 3),
             "note",
-            f"{{}} are periodic in three directions with more than {VACUUM:g} Å of vacuum in each: molecules in a box.",
+            f"{{}} are periodic in three directions with more than {MIN_VACUUM_ANGSTROM:g} Å of vacuum in each: molecules in a box.",
             gaps.max(1),
         ),
     ):
         which = np.flatnonzero(which)
         if len(which):
-            yield of_structures("periodicity", severity, source, which, np.nan_to_num(worst[which]), said, sentence)
+            yield flag_structures("periodicity", severity, source, which, np.nan_to_num(worst[which]), said, sentence)

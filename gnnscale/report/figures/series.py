@@ -12,20 +12,20 @@ from gnnscale.scaling.fitting.identifiability import MAX_RESIDUAL
 from gnnscale.scaling.fitting.laws import LAWS
 
 
-def scaled(p: Point, target: str) -> float:
+def in_figure_unit(p: Point, target: str) -> float:
     return TARGETS[target][2] * getattr(p, target)
 
 
-def predicted(law: LawFit, n: np.ndarray, d: np.ndarray) -> np.ndarray:
+def predict_target(law: LawFit, n: np.ndarray, d: np.ndarray) -> np.ndarray:
     form = LAWS[law.law]
     return form(np.array([[law.estimates[name].value for name in form.parameters]]), N=n, D=d)
 
 
-def holds(law: LawFit | None) -> bool:
+def is_accurate(law: LawFit | None) -> bool:
     return law is not None and law.log_rms <= MAX_RESIDUAL
 
 
-def envelope(points: list[Point], cost: dict[str, float]) -> list[Point]:
+def find_frontier(points: list[Point], cost: dict[str, float]) -> list[Point]:
     """Runs that no cheaper run beats; `cost` by run."""
     best: list[Point] = []
     for p in sorted(points, key=lambda p: (cost[p.run], p.loss)):
@@ -34,7 +34,7 @@ def envelope(points: list[Point], cost: dict[str, float]) -> list[Point]:
     return best
 
 
-def smoothed(x: np.ndarray, y: np.ndarray, width: float = 0.06, count: int = 60) -> tuple[np.ndarray, np.ndarray]:
+def smooth(x: np.ndarray, y: np.ndarray, width: float = 0.06, count: int = 60) -> tuple[np.ndarray, np.ndarray]:
     """Geometric means under a Gaussian window, as wide as this share of the range: single batches scatter much."""
     good = np.isfinite(y) & (y > 0)
     x, y = x[good], y[good]
@@ -45,16 +45,16 @@ def smoothed(x: np.ndarray, y: np.ndarray, width: float = 0.06, count: int = 60)
     return at, np.exp(weight @ np.log(y) / weight.sum(axis=1))
 
 
-def table(points: list[Point], target: str) -> tuple[list[int], list[int], np.ndarray]:
+def tabulate_grid(points: list[Point], target: str) -> tuple[list[int], list[int], np.ndarray]:
     """Model sizes, data sizes and the target of each pair of them, NaN where there is no run  # (sizes, models)"""
     models, sizes = (sorted({getattr(p, name) for p in points}) for name in ("body_parameters", "structures"))
     values = np.full((len(sizes), len(models)), np.nan)
     for p in points:
-        values[sizes.index(p.structures), models.index(p.body_parameters)] = scaled(p, target)
+        values[sizes.index(p.structures), models.index(p.body_parameters)] = in_figure_unit(p, target)
     return models, sizes, values
 
 
-def compared(points: list[Point]) -> tuple[int, list[Point]]:
+def select_near_depths(points: list[Point]) -> tuple[int, list[Point]]:
     """The largest data size with more than one depth, and its runs near in size to those of the rarer depths."""
     depths = defaultdict(set)
     for p in points:
@@ -66,7 +66,7 @@ def compared(points: list[Point]) -> tuple[int, list[Point]]:
     return size, [p for p in here if min(others) / 5 <= p.body_parameters <= max(others) * 5]
 
 
-def si(value: float, digits: int = 3) -> str:
+def format_si(value: float, digits: int = 3) -> str:
     """1500 -> 1.5k: short enough for a tick."""
     if value >= 1e10 or value < 1e-3:
         mantissa, exponent = f"{value:.0e}".split("e")
@@ -77,10 +77,10 @@ def si(value: float, digits: int = 3) -> str:
     return f"{float(f'{value:.{digits}g}'):g}"
 
 
-def label(name: str, value: float) -> str:
-    return f"D = {si(value)}" if name == "structures" else f"N = {si(value, 2)}"
+def format_size(name: str, value: float) -> str:
+    return f"D = {format_si(value)}" if name == "structures" else f"N = {format_si(value, 2)}"
 
 
-def plain(name: str) -> str:
+def escape_dollars(name: str) -> str:
     """A name from a file is text: a dollar in it starts no formula."""
     return name.replace("$", r"\$")

@@ -25,7 +25,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from gnnscale.report.figures.series import si
+from gnnscale.report.figures.series import format_si
 from gnnscale.report.study_results import TARGETS
 
 if "gnnscale-matplotlib-" in os.environ["MPLCONFIGDIR"]:
@@ -33,11 +33,11 @@ if "gnnscale-matplotlib-" in os.environ["MPLCONFIGDIR"]:
         os.environ["MPLCONFIGDIR"], ignore_errors=True
     )  # now: stages end without the end of Python (os._exit)
 
-WIDE, HALF = 7.0, 3.4  # inches: two columns and one of a journal
+WIDE_INCHES, HALF_INCHES = 7.0, 3.4  # inches: two columns and one of a journal
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*"
-INK, FAINT = "#222222", "#8a8a8a"
-STYLE = {
+INK_COLOUR, FAINT_COLOUR = "#222222", "#8a8a8a"
+MATPLOTLIB_STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
     "font.size": 8,
     "axes.titlesize": 8.5,
@@ -46,7 +46,7 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.7,
-    "axes.edgecolor": INK,
+    "axes.edgecolor": INK_COLOUR,
     "xtick.labelsize": 7.5,
     "ytick.labelsize": 7.5,
     "lines.linewidth": 1.3,
@@ -59,7 +59,7 @@ STYLE = {
 }
 
 
-class Drawn(NamedTuple):
+class DrawnFigure(NamedTuple):
     name: str
     caption: str
     wide: bool
@@ -67,11 +67,11 @@ class Drawn(NamedTuple):
     png: bytes
 
 
-def close(figure: Figure) -> None:
+def close_figure(figure: Figure) -> None:
     plt.close(figure)
 
 
-def rendered(figure: Figure) -> tuple[str, bytes]:
+def export_figure(figure: Figure) -> tuple[str, bytes]:
     svg, png = io.StringIO(), io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     figure.set_layout_engine("none")  # found once, kept for the bitmap
@@ -79,11 +79,11 @@ def rendered(figure: Figure) -> tuple[str, bytes]:
     return svg.getvalue(), png.getvalue()
 
 
-AXIS = {"structures": "unique training structures D", "body_parameters": "body parameters N"}
+AXIS_LABELS = {"structures": "unique training structures D", "body_parameters": "body parameters N"}
 
 
-def panels(
-    count: int, width: float = WIDE, height: float = 2.45, sharey: bool | str = False, rows: int = 1
+def make_panels(
+    count: int, width: float = WIDE_INCHES, height: float = 2.45, sharey: bool | str = False, rows: int = 1
 ) -> tuple[Figure, list[Axes]]:
     """`count` in each row, row after row."""
     figure, axes = plt.subplots(
@@ -92,12 +92,12 @@ def panels(
     return figure, list(axes.flat)
 
 
-def title(ax: Axes, target: str) -> None:
+def set_title(ax: Axes, target: str) -> None:
     name, unit, _ = TARGETS[target]
     ax.set_title(f"{name} ({unit})" if unit else name)
 
 
-def sequence(count: int) -> list[tuple]:
+def sequential_colours(count: int) -> list[tuple]:
     """For sizes: dark is large; the palest end of viridis does not print."""
     return [matplotlib.colormaps["viridis"](v) for v in np.linspace(0.82, 0.05, count)]
 
@@ -128,7 +128,7 @@ def label_ends(ax: Axes, ends: list[tuple[float, float, str, tuple]]) -> None:
         )
 
 
-def logarithmic(
+def set_logarithmic(
     ax: Axes, xs: Iterable[float], ys: Iterable[float] = (), exact: bool = False, exact_y: bool = False
 ) -> None:
     """Both axes logarithmic, with labels that can be read also when an axis spans less than a decade."""
@@ -136,10 +136,10 @@ def logarithmic(
     ax.set_yscale("log")
     ax.margins(x=0.08, y=0.1)
     for axis, values, only in ((ax.xaxis, list(xs), exact), (ax.yaxis, list(ys), exact_y)):
-        ticks(axis, sorted(set(values)) if only and len(set(values)) <= 6 else None)
+        set_ticks(axis, sorted(set(values)) if only and len(set(values)) <= 6 else None)
 
 
-def ticks(axis: Axis, values: list[float] | None) -> None:
+def set_ticks(axis: Axis, values: list[float] | None) -> None:
     """The densest of some habits that leaves room for the labels; below a decade evenly spaced numbers read better."""
     low, high = sorted(axis.get_view_interval())
     axis.set_minor_locator(NullLocator())
@@ -156,5 +156,5 @@ def ticks(axis: Axis, values: list[float] | None) -> None:
             values = [v for v in MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= v <= high]
         axis.set_minor_locator(FixedLocator(inside(range(1, 10))))
     axis.set_major_locator(FixedLocator(values))
-    axis.set_major_formatter(FuncFormatter(lambda v, _: si(v)))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: format_si(v)))
     axis.set_minor_formatter(NullFormatter())

@@ -57,7 +57,7 @@ def pack(structures):
 
 
 def described(structures):
-    return duplicates.describe(pack(structures))
+    return duplicates.describe_structures(pack(structures))
 
 
 @given(st.integers(0, 10**6), st.sampled_from([molecule, crystal]))
@@ -67,8 +67,8 @@ def test_a_disguise_changes_nothing_and_a_displacement_much(seed, kind):
     moved = one._replace(positions=one.positions + rng.normal(size=one.positions.shape) * 0.05)
     found = described([one, disguised(rng, one), moved])
     assert found.composition[0] == found.composition[1] == found.composition[2]
-    assert np.abs(found.values[0] - found.values[1]).max() < duplicates.EQUAL / 2
-    assert np.abs(found.values[0] - found.values[2]).max() > duplicates.EQUAL
+    assert np.abs(found.values[0] - found.values[1]).max() < duplicates.MAX_DIFFERENCE_OF_EQUAL / 2
+    assert np.abs(found.values[0] - found.values[2]).max() > duplicates.MAX_DIFFERENCE_OF_EQUAL
 
 
 def test_elements_and_numbers_of_atoms_are_told_apart():
@@ -87,17 +87,19 @@ def test_elements_and_numbers_of_atoms_are_told_apart():
     )
     assert (
         found.composition[0] == found.composition[3]
-        and np.abs(found.values[0] - found.values[3]).max() > duplicates.NEAR
+        and np.abs(found.values[0] - found.values[3]).max() > duplicates.MAX_DIFFERENCE_OF_NEAR
     )
 
 
 def test_fingerprints_of_copies_agree_and_of_others_do_not():
     rng = np.random.default_rng(0)
     base = [kind(rng) for kind in (molecule, crystal) for _ in range(250)]
-    one, two = (duplicates.fingerprints(pack(structures)) for structures in (base, [disguised(rng, s) for s in base]))
+    one, two = (
+        duplicates.compute_fingerprints(pack(structures)) for structures in (base, [disguised(rng, s) for s in base])
+    )
     assert len(set(one)) == len(base)
     assert np.mean(one == two) > 0.95
-    together = duplicates.fingerprints(pack(base[::-1]))[::-1]
+    together = duplicates.compute_fingerprints(pack(base[::-1]))[::-1]
     assert (one == together).all(), "whatever is described beside it"
 
 
@@ -125,7 +127,7 @@ def planted(tmp_path_factory):
 
 
 def test_planted_copies_are_counted(planted):
-    found = duplicates.report(planted)
+    found = duplicates.count_duplicates(planted)
     assert found.copies == 4 and found.contradictions == 1
     leaks = {(s, p): (c.equal, c.near) for s, parts in found.leaked.items() for p, c in parts.items()}
     assert leaks == {
@@ -154,14 +156,16 @@ def test_pairs_are_those_of_comparing_all_with_all():
     rng = np.random.default_rng(5)
     values = rng.integers(0, 40, (300, 6)).astype(np.float32) * np.float32(4e-4)
     values[:, 1:] = values[:, :1] * rng.integers(1, 3, (300, 1))
-    described = duplicates.Described(rng.integers(0, 2, 300).astype(np.uint64), values)
-    found = {(*sorted((int(a), int(b))), bool(e)) for one in duplicates.pairs(described) for a, b, e in zip(*one)}
-    assert len(found) == sum(len(one[0]) for one in duplicates.pairs(described)), "each pair once"
+    described = duplicates.Descriptors(rng.integers(0, 2, 300).astype(np.uint64), values)
+    found = {
+        (*sorted((int(a), int(b))), bool(e)) for one in duplicates.find_near_pairs(described) for a, b, e in zip(*one)
+    }
+    assert len(found) == sum(len(one[0]) for one in duplicates.find_near_pairs(described)), "each pair once"
     expected = set()
     for a, b in combinations(range(300), 2):
         apart = np.abs(values[a] - values[b]).max()
-        if described.composition[a] == described.composition[b] and apart <= duplicates.NEAR:
-            expected.add((a, b, bool(apart <= duplicates.EQUAL)))
+        if described.composition[a] == described.composition[b] and apart <= duplicates.MAX_DIFFERENCE_OF_NEAR:
+            expected.add((a, b, bool(apart <= duplicates.MAX_DIFFERENCE_OF_EQUAL)))
     assert found == expected and {e for *_, e in expected} == {True, False}
 
 
@@ -173,7 +177,7 @@ def test_copies_that_a_published_dataset_has(tmp_path):
         frames = [structure(a.numbers, a.positions, np.zeros((3, 3)), np.zeros(3, bool)) for a in iread(file, ":")]
         adios.write(tmp_path / name, frames, Split(), 3.0)
         made[name] = mapped.open_shards(tmp_path / name)
-    found = duplicates.report(made)
+    found = duplicates.count_duplicates(made)
     assert {(t.source, t.twin_source): t.count.near for t in found.twins} == {
         ("300K", "mixedT"): 31,
         ("mixedT", "300K"): 31,
@@ -184,5 +188,5 @@ def test_copies_that_a_published_dataset_has(tmp_path):
 def test_nothing_in_common(tmp_path):
     rng = np.random.default_rng(9)
     adios.write(tmp_path / "one", [molecule(rng, 1), molecule(rng, 5)], Split(), 3.0)
-    found = duplicates.report({"one": mapped.open_shards(tmp_path / "one")})
+    found = duplicates.count_duplicates({"one": mapped.open_shards(tmp_path / "one")})
     assert found.copies == found.contradictions == 0 and not found.twins

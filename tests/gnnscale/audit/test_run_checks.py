@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from gnnscale.atoms import neighbors, units
 from gnnscale.atoms.structure import Structure
 from gnnscale.audit import measure, robust
-from gnnscale.audit.check_results import CHECKS, Audit, Quarantine
-from gnnscale.audit.run_checks import audited
+from gnnscale.audit.check_results import CHECK_TITLES, Audit, Quarantine
+from gnnscale.audit.run_checks import run_checks
 from gnnscale.contract import files, stage_run
 from gnnscale.contract.dataset_card import Split
 from gnnscale.contract.settings import AuditSettings, ConvertSettings
@@ -25,8 +25,8 @@ from gnnscale.data.formats.plausible import FREE_ATOM_HARTREE
 from gnnscale.data.storage import adios, reference_energies
 from gnnscale.data.storage.packed import pack
 from gnnscale.job import stage_process
-from gnnscale.report import study_page as report_page
-from gnnscale.report.audit_page import page
+from gnnscale.report import study_tables
+from gnnscale.report.audit_page import render_audit_page
 from gnnscale.stages import convert
 from tests.support import layouts
 from tests.support.corpus import ENV, make_stage_directory, read_result, run_stage
@@ -78,7 +78,7 @@ def look(root, **sources):
 
 
 def of(root, *names):
-    return audited([measure.measured(name, root / name / "shards") for name in names], AuditSettings())
+    return run_checks([measure.measure_source(name, root / name / "shards") for name in names], AuditSettings())
 
 
 def grave(audit):
@@ -354,7 +354,7 @@ def test_a_source_without_labels_and_one_of_a_single_structure(clean, tmp_path):
     told = {f.sentence for f in audit.findings if (f.check, f.source) == ("labels", "bare")}
     assert told == {"No structure has an energy.", "No structure has forces.", "No periodic structure has a stress."}
     assert audit.sources["bare"].energies is None and audit.sources["bare"].forces is None
-    assert "in order" in page(audit)
+    assert "in order" in render_audit_page(audit)
 
 
 # -------------------------------------------------------------------------------------------------------- properties
@@ -372,14 +372,16 @@ def test_what_is_measured_is_what_brute_force_finds(tmp_path_factory, seed):
         )
     path = tmp_path_factory.mktemp("brute")
     adios.write(path, known, Split(), CUTOFF)
-    source = measure.measured("one", path)
+    source = measure.measure_source("one", path)
     seen, ratios = source.seen, []
     for k, s in enumerate(known):
         images = np.stack(np.meshgrid(*[np.arange(-4, 5) if p else [0] for p in s.pbc]), -1).reshape(-1, 3) @ s.cell
         r = np.linalg.norm(s.positions[None, :, None] + images - s.positions[:, None, None], axis=-1)  # (A, A, images)
         r = np.where(r < 1e-9, np.inf, r)
         radii = covalent_radii[s.numbers]
-        share = np.where(r < measure.REACH, r / (radii[:, None] + radii)[..., None], np.inf).min((1, 2))
+        share = np.where(r < measure.CONTACT_REACH_ANGSTROM, r / (radii[:, None] + radii)[..., None], np.inf).min(
+            (1, 2)
+        )
         ratios += list(share)
         assert seen.contact[k] == pytest.approx(share.min(), rel=1e-4)
         assert seen.isolated[k] == (r.min((1, 2)) > CUTOFF).sum()
@@ -396,7 +398,7 @@ def test_what_is_measured_is_what_brute_force_finds(tmp_path_factory, seed):
         assert dict(zip(source.elements, source.formulas[source.formula[k]])) == pytest.approx(
             {z: (s.numbers == z).mean() for z in source.elements}, rel=1e-5
         )
-    bins = [*measure.BINS[:-1], measure.BINS[-1], np.inf]
+    bins = [*measure.CONTACT_BINS[:-1], measure.CONTACT_BINS[-1], np.inf]
     assert np.abs(source.nearest - np.histogram(np.minimum(ratios, 99), bins)[0]).sum() <= 2  # one may lie on an edge
 
 
@@ -415,7 +417,7 @@ def test_the_order_of_structures_and_shards_does_not_matter(clean, tmp_path_fact
             for n, part in enumerate(np.split(order, cuts))
         ]
         adios.write_manifest(root, entries)
-        outcomes.append(audited([measure.measured("one", root)], AuditSettings()))
+        outcomes.append(run_checks([measure.measure_source("one", root)], AuditSettings()))
     assert outcomes[0] == outcomes[1]
     assert outcomes[0][0].quarantined == 14
 
@@ -425,7 +427,7 @@ def test_medians_of_groups_are_medians(seed):
     rng = np.random.default_rng(seed)
     values, group = rng.normal(size=40), rng.integers(0, 6, 40)
     expected = [np.median(values[group == k]) if (group == k).any() else np.nan for k in range(7)]
-    np.testing.assert_allclose(robust.medians(values, group, 7), expected)
+    np.testing.assert_allclose(robust.compute_group_medians(values, group, 7), expected)
 
 
 @given(st.integers(0, 10**6))
@@ -435,7 +437,7 @@ def test_a_few_wrong_values_do_not_move_the_fit(seed):
     truth = rng.normal(size=4) * 100
     values = rows @ truth + rng.normal(size=60) * 1e-3
     values[rng.choice(60, 3, replace=False)] += rng.choice([-1, 1]) * 10 ** rng.uniform(1, 4)
-    assert np.abs(robust.least_absolute(rows, values, np.ones(60)) - truth).max() < 0.05
+    assert np.abs(robust.fit_least_absolute(rows, values, np.ones(60)) - truth).max() < 0.05
 
 
 def test_references_that_cannot_be_told_apart():
@@ -543,21 +545,23 @@ class Page(HTMLParser):
 
 def test_the_page_says_everything_and_needs_nothing(loop, clean, tmp_path):
     audit = files.read_model(loop[1][0] / "audit.json", Audit)
-    shown = Page(page(audit))
+    shown = Page(render_audit_page(audit))
     assert not shown.outside and {"script", "img", "link"}.isdisjoint(shown.tags)
     for finding in audit.findings:
         assert finding.sentence in shown.text
         assert all(e.place in shown.text and e.said in shown.text for e in finding.examples)
-    assert all(title in shown.text for title in CHECKS.values())
-    rows = re.findall(r'class="verdict" style="--mark: #\w+">([\w ]+)</span></td>', page(audit))
-    assert rows.count("in order") == sum(audit.verdict(check) is None for check in CHECKS) and len(rows) == len(CHECKS)
+    assert all(title in shown.text for title in CHECK_TITLES.values())
+    rows = re.findall(r'class="verdict" style="--mark: #\w+">([\w ]+)</span></td>', render_audit_page(audit))
+    assert rows.count("in order") == sum(audit.verdict(check) is None for check in CHECK_TITLES) and len(rows) == len(
+        CHECK_TITLES
+    )
     odd, _ = look(tmp_path / "<b>", **{"<i>&": each(clean["molecules"], W, away)})
-    assert "<i>&" in Page(page(odd)).text
+    assert "<i>&" in Page(render_audit_page(odd)).text
 
 
 def test_the_report_says_it_in_a_line(loop):
-    said = report_page.audited(SimpleNamespace(results={"audit/all": read_result(loop[1][0])}))
-    assert f"{read_result(loop[1][0]).values['found']}. More in" in said and not report_page.audited(
+    said = study_tables.render_audit_line(SimpleNamespace(results={"audit/all": read_result(loop[1][0])}))
+    assert f"{read_result(loop[1][0]).values['found']}. More in" in said and not study_tables.render_audit_line(
         SimpleNamespace(results={})
     )
 

@@ -14,9 +14,10 @@ from gnnscale.contract.results import Errors, Evaluation, LayerFeatures, StageRe
 from gnnscale.contract.scaling_results import Fit, Point
 from gnnscale.contract.settings import ReportSettings, ScalingSettings
 from gnnscale.contract.stage_spec import Runtime
-from gnnscale.report.figures import study_figures as figures
-from gnnscale.report.study_results import Study
-from gnnscale.report.three_questions import answers, memory
+from gnnscale.report.figures.study_figures import draw_figures
+from gnnscale.report.questions.memory_techniques import answer_memory
+from gnnscale.report.study_results import StudyResults
+from gnnscale.report.three_questions import answer_questions
 from gnnscale.scaling.analysis import fit
 from gnnscale.scaling.points import to_csv
 from gnnscale.stages.fit_csv import main
@@ -88,21 +89,21 @@ def deep_and_wide(seeds=(0, 1)) -> tuple[list[Point], dict[str, Evaluation]]:
     return points, evaluations
 
 
-def study(points: list[Point], evaluations=None, runtimes=None, settings=QUICK) -> Study:
+def study(points: list[Point], evaluations=None, runtimes=None, settings=QUICK) -> StudyResults:
     facts = {"key": "k", "outputs": {}, "digest": "d", "inputs": {}, "started": 1e9, "seconds": 50.0, "cpu_seconds": 50}
     results = {
         f"train/{name}": StageResult(id=f"train/{name}", peak_bytes=2**30 * (1 + k), **facts)
         for k, name in enumerate(runtimes or {})
     }
     about = ReportSettings(title="t", study="s")
-    return Study(about, points, fit(points, settings), evaluations or {}, {}, {}, results, runtimes or {})
+    return StudyResults(about, points, fit(points, settings), evaluations or {}, {}, {}, results, runtimes or {})
 
 
 # ---------------------------------------------------------------------------------------------------------- the questions
 def test_data_or_parameters():
     """By the law, from each seed, and how much of it is of the steps."""
     points = data_and_model(repeats=True)
-    first = answers(study(points))[0]
+    first = answer_questions(study(points))[0]
     law = lambda n, d: 0.05 + 30 / n**0.5 + 6 / d**0.45  # noqa: E731
     n, d = EGNNConfig(width=64).body_parameters(), 4000
     found = re.search(
@@ -124,7 +125,7 @@ def test_data_or_parameters():
 
 
 def test_a_fall_has_a_positive_exponent_and_an_interval_around_it():
-    said = " ".join(answers(study(data_and_model()))[0].evidence)
+    said = " ".join(answer_questions(study(data_and_model()))[0].evidence)
     for axis in "DN":
         value, low, high = map(
             float,
@@ -136,18 +137,18 @@ def test_a_fall_has_a_positive_exponent_and_an_interval_around_it():
 
 def test_two_by_two_runs_with_one_seed_decide_nothing():
     points = [p for p in data_and_model() if p.width in (36, 64) and p.structures > 1000 and p.seed == 0]
-    first = answers(study(points))[0]
+    first = answer_questions(study(points))[0]
     assert first.answer.startswith("One seed does not tell which is better: at the largest point")
 
 
 def test_a_model_that_matters_more_is_said_so():
-    first = answers(study(data_and_model(lambda n, d: 0.01 + 80 / n**0.6 + 0.3 / d**0.3)))[0]
+    first = answer_questions(study(data_and_model(lambda n, d: 0.01 + 80 / n**0.6 + 0.3 / d**0.3)))[0]
     assert first.answer.startswith("Parameters: at the largest point")
 
 
 def test_without_a_law_that_holds_it_is_measured():
     """Losses that steepen with the data: no sum of powers, but neighbours tell."""
-    first = answers(study(data_and_model(lambda n, d: 2 * math.exp(-d / 2000) / n**0.1)))[0]
+    first = answer_questions(study(data_and_model(lambda n, d: 2 * math.exp(-d / 2000) / n**0.1)))[0]
     assert (
         first.answer.startswith("Data: ")
         and "with every one of 2 seeds, measured from the neighbouring runs" in first.answer
@@ -158,7 +159,7 @@ def test_without_a_law_that_holds_it_is_measured():
 def test_width_or_depth():
     points, evaluations = deep_and_wide()
     asked = study(points, evaluations)
-    answer = answers(asked)[1]
+    answer = answer_questions(asked)[1]
     assert (
         "For egnn-deferred: depth; the best depth is 12" in answer.answer and "with no over-smoothing." in answer.answer
     )
@@ -167,8 +168,8 @@ def test_width_or_depth():
     change, low, high = map(float, re.search(r"([\d.]+) % lower \[([\d.]+), ([\d.]+)\] against depth 3", line).groups())
     assert low < 100 * (1 - 4**-0.03) < high and low < change < high
     assert any("the deepest tried" in s for s in answer.unsupported)
-    assert answers(asked)[0].answer.startswith("Not asked by this study")
-    drawn = {f.name: f for f in figures.draw(asked)}
+    assert answer_questions(asked)[0].answer.startswith("Not asked by this study")
+    drawn = {f.name: f for f in draw_figures(asked)}
     assert (
         {"depths", "layers"} <= set(drawn)
         and "width_depth" not in drawn
@@ -180,7 +181,7 @@ def test_width_or_depth():
 
 
 def test_one_seed_decides_nothing():
-    answer = answers(study(*deep_and_wide(seeds=(0,))))[1]
+    answer = answer_questions(study(*deep_and_wide(seeds=(0,))))[1]
     assert answer.answer.count("no difference that the seeds would let through") == 2
     assert "one seed: no interval" in answer.evidence[0] and any("one seed" in s for s in answer.unsupported)
 
@@ -189,14 +190,14 @@ def test_memory_is_told_by_what_was_used():
     points, fitted = data_and_model(), study(data_and_model()[:4])
     runtimes = {p.run: Runtime(edge_chunk=4096, zero_stage=1, ranks=2) if p.width > 30 else Runtime() for p in points}
     results = study(points[:4], runtimes=runtimes).results
-    answer = memory(fitted._replace(points=points, runtimes=runtimes, results=results))
+    answer = answer_memory(fitted._replace(points=points, runtimes=runtimes, results=results))
     assert answer.answer == "This study used edges in chunks of 4,096 with ZeRO 1 over 2 ranks in 16 of 32 trainings."
     peaks = [1 + k for k, p in enumerate(points) if p.width > 30]
     assert f"{min(peaks):.2f} to {max(peaks):.2f} GiB" in next(
         s for s in answer.evidence if s.startswith("Edges in chunks")
     )
     assert "no step was taken both with and without" in answer.unsupported[0]
-    assert memory(fitted).answer == "Not recorded in these points."
+    assert answer_memory(fitted).answer == "Not recorded in these points."
 
 
 # ------------------------------------------------------------------------------------------------------------ from a table
@@ -209,7 +210,7 @@ def test_the_same_from_a_bare_table(tmp_path, capsys):
     asked = study(points, settings=ScalingSettings(bootstrap=20, targets=("loss",)))
     assert files.read_model(tmp_path / "out" / "fit.json", Fit) == asked.fit
     said = capsys.readouterr().out
-    for answer in answers(asked):
+    for answer in answer_questions(asked):
         assert answer.answer in said and all(text in said for text in (*answer.evidence, *answer.unsupported))
     assert "<h3>" in (tmp_path / "out" / "report.html").read_text() and list(
         (tmp_path / "out" / "figures").glob("*.svg")

@@ -11,8 +11,8 @@ from gnnscale.contract.results import LeverComparison, MeasuredStep
 from gnnscale.contract.scaling_results import Estimate
 from gnnscale.contract.settings import LeverSettings
 from gnnscale.contract.stage_spec import Runtime
-from gnnscale.report.figures import levers as told
-from gnnscale.report.three_questions import memory
+from gnnscale.report import lever_words
+from gnnscale.report.questions.memory_techniques import answer_memory
 from gnnscale.stages import memory_levers
 from tests.gnnscale.report.test_three_questions import data_and_model, study
 from tests.support.corpus import ROOT, make_stage_directory, read_result, run_stage
@@ -163,7 +163,7 @@ TABLE = ways(
 
 def test_the_answer_gives_the_least_memory_of_each_kind():
     points = data_and_model()[:4]
-    answer = memory(study(points)._replace(levers=TABLE))
+    answer = answer_memory(study(points)._replace(levers=TABLE))
     assert answer.answer == (
         "Against the plain step, all that lives in memory included: with edges in chunks of 9, 20 % of its memory at 50 % "
         "[45, 55] of its time; with each layer checkpointed, ZeRO 1, 40 % of its memory at 140 % [126, 154] of its time."
@@ -171,18 +171,21 @@ def test_the_answer_gives_the_least_memory_of_each_kind():
     text = " ".join(answer.evidence)
     assert "equal within 1e-06" in text and "in bf16 it differs by 0.01" in text and "27 %" in text and "133 %" in text
     assert not any("ZeRO" in s for s in answer.unsupported)
-    alone = memory(study(points)._replace(levers=TABLE.model_copy(update={"ranks": 1})))
+    alone = answer_memory(study(points)._replace(levers=TABLE.model_copy(update={"ranks": 1})))
     assert any("ZeRO" in s for s in alone.unsupported)
 
 
 def test_the_table_and_the_figure_have_a_row_each(tmp_path):
-    from gnnscale.report.figures import study_figures as figures
+    from gnnscale.report.figures.study_figures import draw_figures
 
     asked = study(data_and_model()[:4])
-    rows, drawn = told.rows(asked._replace(levers=TABLE)), figures.draw(asked._replace(levers=TABLE))
+    rows, drawn = (
+        lever_words.render_levers(asked._replace(levers=TABLE)),
+        draw_figures(asked._replace(levers=TABLE)),
+    )
     assert rows.count("<tr") == 1 + len(TABLE.ways) and "40 %" in rows
     assert (
         "levers" in {f.name for f in drawn}
-        and "levers" not in {f.name for f in figures.draw(asked)}
-        and not told.rows(asked)
+        and "levers" not in {f.name for f in draw_figures(asked)}
+        and not lever_words.render_levers(asked)
     )

@@ -1,0 +1,169 @@
+"""TODO: say what a reader finds here."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from html import escape
+from statistics import median
+
+from gnnscale.report.html import RawHtml, format_duration, render_table
+from gnnscale.report.study_results import StudyResults, run_name
+from gnnscale.scaling.words import format_number
+
+
+def render_runs(study: StudyResults) -> str:
+    main = next((law for law in study.fit.laws if law.law == "Hoffmann"), None)
+    used, excluded = (set(main.points), main.excluded) if main else (set(), {})
+    rows, classes = [], []
+    for p in sorted(study.points, key=lambda p: (p.model, p.depth, p.body_parameters, p.structures, p.seed, p.run)):
+        trained = next((r for need, r in study.results.items() if need == f"train/{run_name(p.run)}"), None)
+        status = "in the laws" if p.run in used else excluded.get(p.run, "not used")
+        rows.append(
+            [run_name(p.run), f"{p.width} × {p.depth}", f"{p.body_parameters:,}", f"{p.structures:,}"]
+            + [f"{p.epochs:g}" if p.epochs else "", f"{p.flops:.2e}" if p.flops else ""]
+            + [f"{p.loss:.4g}", format_number(1e3 * p.energy_mae), format_number(1e3 * p.force_mae)]
+            + [
+                f"{p.seed}",
+                format_duration(trained.seconds) if trained else "",
+                RawHtml(f'<div class="status">{escape(status)}</div>'),
+            ]
+        )
+        classes.append("" if p.run in used else "out")
+    heads = [
+        "run",
+        "width × depth",
+        "N",
+        "D",
+        "epochs",
+        "FLOP",
+        "loss",
+        "energy MAE, meV/atom",
+        "force MAE, meV/Å",
+        "seed",
+    ]
+    missing = sorted(
+        {run_name(n) for n in study.results if n.startswith("train/")} - {run_name(p.run) for p in study.points}
+    )
+    text = f'<p class="note">Trained but without an evaluation: {escape(", ".join(missing))}.</p>' if missing else ""
+    return render_table([*heads, "training", RawHtml('<div class="status">status</div>')], rows, classes) + text
+
+
+def render_source_errors(study: StudyResults) -> str:
+    """Of the best run on each source, and of the run with the lowest loss."""
+    by_source: dict[str, list] = defaultdict(list)
+    for e in study.evaluations.values():
+        for name, errors in e.sources.items():
+            if not e.diverged:
+                by_source[name].append((e, errors))
+    rows = []
+    for name, found in sorted(by_source.items()):
+        for e, errors in sorted(found, key=lambda f: (f[0].loss, f[0].run))[:3]:
+            rows.append(
+                [
+                    name,
+                    run_name(e.run),
+                    f"{errors.structures:,}",
+                    *(format_number(1e3 * v) for v in (errors.energy_mae, errors.energy_rmse)),
+                    *(format_number(1e3 * v) for v in (errors.force_mae, errors.force_rmse)),
+                ]
+            )
+    heads = [
+        "source",
+        "run",
+        "structures",
+        "energy MAE, meV/atom",
+        "energy RMSE, meV/atom",
+        "force MAE, meV/Å",
+        "force RMSE, meV/Å",
+    ]
+    splits = ", ".join(sorted({e.split for e in study.evaluations.values()}))
+    note = f'<p class="note">The three runs of lowest loss, on the {splits} split; force errors are per component.</p>'
+    return note + render_table(heads, rows, numbers_from=2) if rows else ""
+
+
+def render_audit_line(study: StudyResults) -> str:
+    """The audit in a line, as its stage says it."""
+    found = next((result.values["found"] for need, result in study.results.items() if need.startswith("audit/")), None)
+    where = "More in <code>audit.html</code> at the top of the run directory."
+    return f"<p>{escape(str(found))}. {where}</p>" if found else ""
+
+
+def render_dataset_cards(study: StudyResults) -> str:
+    rows = []
+    for name, c in study.cards.items():
+        what = f"<b>{escape(name)}</b>: {escape(c.card.title)}"
+        if c.card.mirrors:
+            what += f"; in place of {escape(c.card.mirrors)}"
+        origin = escape(f"{c.card.theory}. {c.card.citation}. Licence: {c.card.licence}.".replace("..", "."))
+        what += f'<br><span class="soft">{origin}</span>'
+        skipped = ", ".join(f"{n:,} {reason}" for reason, n in sorted(c.skipped.items())) or "none"
+        what += f'<br><span class="soft">Elements: {" ".join(sorted(c.elements))}. Left out: {escape(skipped)}.</span>'
+        counts = [f"{c.counts[s].structures:,}" if s in c.counts else "0" for s in ("train", "validation", "test")]
+        total, atoms = sum(x.structures for x in c.counts.values()), sum(x.atoms for x in c.counts.values())
+        rows.append(
+            [
+                RawHtml(f'<div class="wide-text">{what}</div>'),
+                *counts,
+                f"{atoms / max(total, 1):.1f}",
+            ]
+            + [format_number(1e3 * c.energy_rms), format_number(1e3 * c.force_rms)]
+        )
+    heads = [
+        "source",
+        "train",
+        "validation",
+        "test",
+        "atoms each",
+        "energy rms, meV/atom",
+        "force rms, meV/Å",
+    ]
+    note = (
+        '<p class="note">Structures per split, split by whole groups; rms of the training split, of energies less the '
+        "references of their elements.</p>"
+    )
+    return note + render_table(heads, rows) if rows else ""
+
+
+def render_timings(study: StudyResults) -> str:
+    kinds = defaultdict(list)
+    for need, result in study.results.items():
+        kinds[need.split("/")[0]].append(result)
+    order = [k for k in ("convert", "train", "evaluate", "scaling") if k in kinds] + sorted(
+        set(kinds) - {"convert", "train", "evaluate", "scaling"}
+    )
+    rows = []
+    for kind in order:
+        seconds = [r.seconds for r in kinds[kind]]
+        rows.append(
+            [
+                kind,
+                str(len(seconds)),
+                format_duration(sum(seconds)),
+                format_duration(median(seconds)),
+                format_duration(max(seconds)),
+            ]
+            + [
+                format_duration(sum(r.cpu_seconds for r in kinds[kind])),
+                f"{max(r.peak_bytes for r in kinds[kind]) / 2**30:.2f} GiB",
+            ]
+            + [str(sum(r.attempts for r in kinds[kind]))]
+        )
+    return render_table(
+        ["stage", "count", "total", "median", "longest", "CPU time", "peak memory of a rank", "attempts"], rows
+    )
+
+
+def render_provenance(study: StudyResults) -> str:
+    """Each fact once, with how many stages it holds for where they differ."""
+    facts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for result in study.results.values():
+        for name, value in result.provenance.items():
+            facts[name][str(value)] += 1
+    rows = []
+    for name, values in sorted(facts.items()):
+        text = "; ".join(f"{v} ({n} stages)" if len(values) > 1 else v for v, n in sorted(values.items()))
+        rows.append([name, text])
+    seeds = ", ".join(str(s) for s in sorted({p.seed for p in study.points}))
+    rows.append(["seeds of weights and data order", seeds or "none"])
+    rows.append(["seed of the bootstrap", str(study.fit.seed)])
+    return render_table(["what", "value"], rows, numbers_from=2)
