@@ -101,7 +101,7 @@ def render_findings(audit: Audit, severities: tuple[str, ...]) -> str:
 
 
 def render_finding(finding: Finding) -> str:
-    share = f" {format_share(finding.count, finding.of)} of the source." if finding.count else ""
+    share = f" {format_share(finding.count, finding.examined)} of the source." if finding.count else ""
     kept = (
         f" In quarantine.json: {format_share(finding.quarantined, finding.count)} of them."
         if finding.quarantined
@@ -111,7 +111,7 @@ def render_finding(finding: Finding) -> str:
     more = ""
     if finding.examples:
         rows = [
-            [example.place, RawHtml(f'<div class="wide-text">{escape(example.said)}</div>')]
+            [example.origin, RawHtml(f'<div class="wide-text">{escape(example.description)}</div>')]
             for example in finding.examples
         ]
         few = "all of them" if finding.count == len(rows) else f"{len(rows)} of them, the worst first"
