@@ -21,7 +21,7 @@ from workflow.jobs import launch, render
 from workflow.jobs import requests as queueing
 
 STORED = ROOT / "tests" / "stored" / "jobs"
-BATCH = [name for name in site_files.names() if site_files.load(name).has_scheduler]
+BATCH = [name for name in site_files.list_sites() if site_files.load(name).has_scheduler]
 CLUSTERS = [name for name in BATCH if name not in ("slurm", "pbs")]
 GOOD = """title: t
 host: ^login
@@ -50,7 +50,7 @@ def nobodys_settings(monkeypatch, tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------- the files in sites/
-@pytest.mark.parametrize("name", site_files.names())
+@pytest.mark.parametrize("name", site_files.list_sites())
 def test_no_more_is_claimed_than_was_done(name):
     site = site_files.load(name)
     assert site.verified.level == ("live" if name == "local" else "docs")
