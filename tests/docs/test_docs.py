@@ -104,7 +104,7 @@ def test_every_verb_is_shown_with_a_command():
 
 # ----------------------------------------------------------------------------------------------------- links and names
 def slug(heading):
-    """The anchor of a heading, as GitHub and MyST make it."""
+    """Return the anchor of a heading, as GitHub and MyST make it."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 

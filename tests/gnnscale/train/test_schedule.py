@@ -50,7 +50,7 @@ def change(forces: str, width: int, optim: OptimSettings, seed: int) -> float:
 
 
 def slope(forces: str, optim: OptimSettings) -> float:
-    """d log(change) / d log(width), which is 0 where a rate serves all widths."""
+    """Return d log(change) / d log(width), which is 0 where a rate serves all widths."""
     changes = [np.mean([change(forces, width, optim, seed) for seed in range(2)]) for width in WIDTHS]
     return float(np.polyfit(np.log(WIDTHS), np.log(changes), 1)[0])
 
