@@ -84,6 +84,11 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "faults: faults of a cluster, each brought about on purpose; some minutes")
 
 
+def pytest_xdist_auto_num_workers(config):
+    """Return three workers more than cores, as the longest files wait most of their time: for jobs, limits and grace periods."""
+    return len(os.sched_getaffinity(0)) + 3
+
+
 def pytest_collection_modifyitems(items):
     """Order the tests by file, the longest files first: xdist hands the files out in this order."""
 
