@@ -55,10 +55,12 @@ def slope(forces: str, optim: OptimSettings) -> float:
     return float(np.polyfit(np.log(WIDTHS), np.log(changes), 1)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forces", ["gradient", "direct"])
 def test_all_widths_move_alike_at_one_rate(forces):
     assert abs(slope(forces, OptimSettings())) < 0.1
 
 
+@pytest.mark.slow
 def test_without_scaled_rates_wide_networks_move_more():
     assert slope("gradient", OptimSettings(scale_rate=False)) > 0.4

@@ -218,6 +218,7 @@ def test_a_reader_who_has_had_enough_of_a_run(tmp_path):
     assert not list((tmp_path / "run").rglob("result.json"))
 
 
+@pytest.mark.slow
 def test_a_driver_that_was_taken_for_dead_stops(tmp_path):
     process, path = begun(tmp_path), tmp_path / "run" / "driver.lease"
     while "running" not in process.stdout.readline():
@@ -265,6 +266,7 @@ def test_ctrl_c_while_somebody_watches(planned):
     assert process.returncode == 130 and said == ""
 
 
+@pytest.mark.slow
 def test_nothing_is_removed_under_a_job(planned):
     log = Journal(planned / "events.jsonl")
     log.note("intend", name="gs1", root=str(planned), site="slurm", stages={"train/a": ("train/a-0123abcd", 1)})

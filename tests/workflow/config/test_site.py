@@ -393,6 +393,7 @@ def test_the_doctors_job_is_one_that_a_queue_takes(name, tmp_path):
     assert trial_job.trial_request(site, trial_job.suitable_queues(site)[0]).nodes <= 2, "and it is a small one"
 
 
+@pytest.mark.slow
 def test_a_budget_is_kept(tmp_path):
     words = ["run", "--site", "slurm", "--study", "smoke", "--root", str(tmp_path), "--max-node-hours"]
     for odd in ("nan", "-1", "many"):
@@ -403,6 +404,7 @@ def test_a_budget_is_kept(tmp_path):
     assert done.returncode == 2 and "--max-node-hours allows 0.0; nothing was submitted" in done.stderr
 
 
+@pytest.mark.slow
 def test_render_writes_the_scripts_of_a_study(tmp_path):
     done = call("sites", "render", "frontier", "smoke", "--out", str(tmp_path / "out"), "--root", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
