@@ -1,4 +1,4 @@
-"""The part of the build that pyproject.toml cannot express: the file that is compiled, and the folders that an installed package carries along."""
+"""The build beyond pyproject.toml: the file that is compiled, and the folders that an installed package carries along."""
 
 import hashlib
 import shutil

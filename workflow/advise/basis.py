@@ -42,7 +42,7 @@ class TrainingSpeed(NamedTuple):
 
     flops: float
     origin: str
-    start: float | None  # seconds before the first step, beside the rate; None = measured: the rate contains all
+    start: float | None  # seconds before the first step, beside the rate; None = measured: the rate includes everything
 
 
 class AdviceBasis(NamedTuple):
@@ -109,8 +109,8 @@ def choose_law(root: Path, fit: Fit, target: str) -> LawFit:
     entry = next((law for law in fit.laws if law.chosen and law.target == target), None)
     if entry is not None and entry.law in JOINT_LAWS:
         return entry
-    joint = next((law for law in fit.laws if law.law == "Hoffmann" and law.target == target), None)
-    why = "; ".join(joint.notes[:3]) if joint else f"no law was fitted to {target}"
+    joint_law = next((law for law in fit.laws if law.law == "Hoffmann" and law.target == target), None)
+    why = "; ".join(joint_law.notes[:3]) if joint_law else f"no law was fitted to {target}"
     alone = f" They determine only {entry.formula}, which does not weigh model against data." if entry else ""
     raise UserError(
         f"{root}: the runs do not determine how {target} depends on model and data together: {why}.{alone}",
@@ -122,9 +122,9 @@ def settings_of_point(root: Path, finished: study.Study, point: Point) -> TrainS
     """Return the settings of the run that made a point, with all structures and the epochs that it really had."""
     settings = next((run.settings for run in sweeps.expand_runs(finished) if run.name == point.run), None)
     if settings is None or settings.model.label != point.model:
-        found = "has no such run" if settings is None else f"has {settings.model.label} there"
+        difference = "has no such run" if settings is None else f"has {settings.model.label} there"
         raise UserError(
-            f"{root}: the laws are from {point.run} of {point.model}, but study.yaml {found}: the study was changed since",
+            f"{root}: the laws are from {point.run} of {point.model}, but study.yaml {difference}: the study has changed since",
             RUN_AGAIN,
         )
     optim = settings.optim.model_copy(update={"epochs": point.epochs})

@@ -17,8 +17,7 @@ from workflow.cli import live_table, output, plan_output
 from workflow.cli.invocation import Invocation
 from workflow.config import site_files
 from workflow.images import checks
-from workflow.jobs import requests as job_requests
-from workflow.jobs.requests import Request
+from workflow.jobs.requests import Request, check_budget, schedule
 from workflow.plan import done
 from workflow.plan.stage import PlannedStage
 from workflow.run_directory import journal, lease, links, status
@@ -70,8 +69,8 @@ def drive(invocation: Invocation, holder: lease.Lease) -> int:
     raise_if_refused(left, invocation.site_name)
     raise_if_not_ready(invocation)
     print_hints(invocation)
-    requests = job_requests.schedule([each.stage for each in left], invocation.site)
-    job_requests.check_budget(requests, invocation.site, invocation.max_node_hours)
+    requests = schedule([each.stage for each in left], invocation.site)
+    check_budget(requests, invocation.max_node_hours)
     return execute(invocation, holder, requests)
 
 

@@ -13,8 +13,7 @@ from workflow.config import scratch_lifetime
 from workflow.config.site import SiteConfig
 from workflow.config.study import Study
 from workflow.doctor import diagnosis
-from workflow.jobs import requests as job_requests
-from workflow.jobs.requests import Request
+from workflow.jobs.requests import Request, schedule, total_node_hours
 from workflow.plan import done
 from workflow.plan.dataset_scripts import dataset_card
 from workflow.plan.stage import FOLDER_OF_KIND, PlannedStage, Stage
@@ -31,7 +30,7 @@ def print_plan(name: str, study: Study, planned: dict[str, PlannedStage], site: 
         print(f"  {each.stage.id:{width}}  {each.state:7}  {size:32}  {time:14}  {reason}".rstrip())
     left = [each.stage for each in planned.values() if each.state != "done"]
     possible = [each.stage for each in planned.values() if each.state not in ("done", "refused")]
-    if requests := job_requests.schedule(possible, site):
+    if requests := schedule(possible, site):
         print_jobs(requests, site)
     side_by_side = f"on {site.parallel_stages} stage(s) side by side"
     where = "in jobs, besides their time in the queue" if site.has_scheduler else side_by_side
@@ -70,7 +69,7 @@ def print_jobs(requests: dict[str, Request], site: SiteConfig) -> None:
         hours = f"{sum(r.node_hours for r in group):9,.1f} {sum(r.node_hours_at_most for r in group):9,.0f}"
         jobs = f"{len(group):4} x {same.kinds:14}  {same.queue:15}  {same.nodes:5}"
         print(f"  {jobs}  {time:20}  {hours}  {'; '.join(job_notes(same, group))}".rstrip())
-    total, cost = job_requests.total_node_hours(requests), site.cost
+    total, cost = total_node_hours(requests), site.cost
     charged = f" = {total * cost.factor:,.1f} {cost.unit}" if cost.factor != 1 else ""
     print(f"  expected in all: {total:,.1f} node-hours{charged}")
 
@@ -92,7 +91,7 @@ def job_notes(same: SameJobs, group: Sequence[Request]) -> Iterator[str]:
     yield from sorted({request.why for request in group if request.why}, key=len)[-1:]
 
 
-# ------------------------------------------------------------------------------------------------- of one stage
+# ------------------------------------------------------------------------------------------------------- one stage
 def describe_time(each: PlannedStage, site: SiteConfig) -> str:
     """Return the estimated time of a stage that is not done."""
     if each.state == "done":
@@ -130,7 +129,7 @@ def encode_plan(planned: dict[str, PlannedStage], site: SiteConfig) -> dict[str,
     left = [each.stage for each in planned.values() if each.state not in ("done", "refused")]
     jobs = [
         request._asdict() | {"walltime": request.walltime, "node_hours": round(request.node_hours, 3)}
-        for request in dict.fromkeys(job_requests.schedule(left, site).values())
+        for request in dict.fromkeys(schedule(left, site).values())
     ]
     return {
         "stages": [encode_stage(each, sources) for each in planned.values()],

@@ -15,7 +15,7 @@ from workflow.cli.output import to_yaml
 from workflow.config import site_files
 from workflow.config.site import SiteConfig
 from workflow.jobs import render
-from workflow.jobs import requests as job_requests
+from workflow.jobs.requests import schedule
 
 
 def print_site(name: str, config: SiteConfig, action: str) -> None:
@@ -40,7 +40,7 @@ def output_scripts(invocation: Invocation, out: Path | None) -> None:
         example = config.account_rule.example or "ACCOUNT"
         print(f"no account is given; the scripts have {example} in its place", file=sys.stderr)
         config = config.model_copy(update={"account": example})
-    requests = job_requests.schedule(list(invocation.stages.values()), config)
+    requests = schedule(list(invocation.stages.values()), config)
     for name, text in render.render_scripts(requests, invocation.stages, config, invocation.root).items():
         if out is None:
             print(f"#-------- {name}\n{text}")

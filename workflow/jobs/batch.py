@@ -17,10 +17,9 @@ from gnnscale.contract.command_name import command_name
 from gnnscale.contract.errors import UserError
 from gnnscale.contract.results import StageResult
 from workflow.config.site import SiteConfig
-from workflow.jobs import requests as job_requests
 from workflow.jobs.follow import JobFollower
 from workflow.jobs.outcome import RetryBudget
-from workflow.jobs.requests import Request
+from workflow.jobs.requests import Request, serial_requests
 from workflow.jobs.run_context import FILE_POLL_SECONDS, RunContext, saved_progress
 from workflow.jobs.submit import JobSubmitter
 from workflow.plan.stage import Stage
@@ -36,8 +35,8 @@ from workflow.run_directory.journal import Journal, RecordedJob, unfinished_jobs
 from workflow.scheduler.poller import SchedulerPoller
 from workflow.scheduler.query import JobStatus
 
-GROUP_SECONDS = 5.0  # at most, in which the stages of one job come together
-LATE_SECONDS = 60.0  # more at most, for stages that only a slow machine keeps from coming
+GROUP_SECONDS = 5.0  # at most, in which the stages of one job arrive
+LATE_SECONDS = 60.0  # more at most, for stages that a slow machine delays
 MIN_FREE_BYTES = 256 * 2**20  # before anything new begins on a disk that was full
 SPACE_POLL_SECONDS = 5.0
 
@@ -47,8 +46,8 @@ class JobGroup:
 
     def __init__(self) -> None:
         self.waiting: list[Stage] = []
-        self.jobs: dict[str, RecordedJob] = {}  # by stage, as the next
-        self.errors: dict[str, BaseException] = {}
+        self.jobs: dict[str, RecordedJob] = {}  # by stage
+        self.errors: dict[str, BaseException] = {}  # by stage
 
 
 class BatchJobs:
@@ -82,9 +81,9 @@ class BatchJobs:
         self.groups: dict[tuple[str, ...], JobGroup] = {}
         self.arrived: set[str] = set()  # stages that have a job, or are on their way into one
         self.open: dict[str, set[str]] = {}  # name of a job -> its stages of this study that have not ended
-        self.carried: dict[str, RecordedJob] = {}  # evaluation -> the job of its training, which will do it
-        self.alone: set[str] = set()  # stages without ranks that shall share no job any more
-        self.holding: set[str] = set()  # names of jobs that count against `max_jobs`
+        self.carried: dict[str, RecordedJob] = {}  # evaluation -> the job of its training, which runs it too
+        self.alone: set[str] = set()  # stages without ranks that share no job any more
+        self.counted: set[str] = set()  # names of jobs that count against `max_jobs`
         self.left = unfinished_jobs(root)
         self.check_site()
 
@@ -195,7 +194,7 @@ class BatchJobs:
         """Submit the stage, alone or in a shared job. The first thread to arrive submits for the whole group."""
         request = self.requests[stage.id]
         if stage.id in self.alone:
-            return self.send(job_requests.serial_requests([stage], self.site)[0], [stage])
+            return self.send(serial_requests([stage], self.site)[0], [stage])
         if stage.levers is None:  # and not in the job of its training, or it would be followed there
             return self.join_group(("without ranks",), stage)
         return self.join_group(request.stages, stage) if len(request.stages) > 1 else self.send(request, [stage])
@@ -222,14 +221,14 @@ class BatchJobs:
             self.arrived.add(stage.id)
 
     def wait_for_others(self, stage: Stage) -> None:
-        """Wait while the stages of one job come together, and on while some are ready and have not come."""
+        """Wait while the stages of one job arrive, and longer while some are ready and have not arrived."""
         self.context.sleep(min(GROUP_SECONDS, self.settings.poll_seconds))
         deadline = time.monotonic() + LATE_SECONDS
         while self.find_missing(stage) and time.monotonic() < deadline:
             self.context.sleep(FILE_POLL_SECONDS)
 
     def find_missing(self, stage: Stage) -> set[str]:
-        """Return the stages that may share a job with this one, are ready, and have not come."""
+        """Return the stages that may share a job with this one, are ready, and have not arrived."""
         ready = set(self.find_ready())
         with self.guard:
             ready -= self.arrived
@@ -243,7 +242,7 @@ class BatchJobs:
         if stages[0].levers is not None:
             requests = [shrink_request(self.requests[stages[0].id], stages, self.site)]
         else:
-            requests = job_requests.serial_requests(stages, self.site)
+            requests = serial_requests(stages, self.site)
         for request in requests:
             try:
                 job = self.send(request, [stage for stage in stages if stage.id in request.stages])
@@ -254,37 +253,37 @@ class BatchJobs:
     def send(self, request: Request, stages: list[Stage]) -> RecordedJob:
         """Submit one job, as soon as the site's limit allows one more."""
         ids = {stage.id for stage in stages}
-        after = [(id, before) for id, before in request.after if before in ids and self.is_wanted(id)]
+        evaluations = [(id, training) for id, training in request.evaluations if training in ids and self.is_wanted(id)]
         while not self.slots.acquire(timeout=FILE_POLL_SECONDS):
             self.context.raise_if_stopping()
         try:
-            job = self.submitter.submit(request._replace(after=tuple(after)))
+            job = self.submitter.submit(request._replace(evaluations=tuple(evaluations)))
         except BaseException:
             self.slots.release()
             raise
-        self.enter(job, counted=True)
+        self.enter(job, has_slot=True)
         return job
 
     def is_wanted(self, id: str) -> bool:
-        """Tell whether an evaluation still has no result, so that it shall follow its training."""
+        """Tell whether an evaluation still has no result, so that it follows its training."""
         stage = self.stages.get(id)
         return stage is not None and not files.verify(self.root / stage.folder, stage.key).done
 
     # --------------------------------------------------------------------------------------------- book-keeping
-    def enter(self, job: RecordedJob, counted: bool = False) -> None:
-        """Open a job's stages of this study that have not ended. `counted`: it holds a slot already."""
+    def enter(self, job: RecordedJob, has_slot: bool = False) -> None:
+        """Open a job's stages of this study that have not ended. `has_slot`: it counts against `max_jobs` already."""
         with self.guard:
             if job.name in self.open:
                 return
-            if counted or self.slots.acquire(blocking=False):  # one that was adopted may be one too many
-                self.holding.add(job.name)
-            mine = {
+            if has_slot or self.slots.acquire(blocking=False):  # one that was adopted may be one too many
+                self.counted.add(job.name)
+            own = {
                 id: self.stages[id]
                 for id, (folder, _) in job.stages.items()
                 if id not in job.ended and id in self.stages and self.stages[id].folder == folder
             }
-            self.open[job.name] = set(mine)
-            self.carried |= {id: job for id, stage in mine.items() if set(stage.needs) & job.stages.keys()}
+            self.open[job.name] = set(own)
+            self.carried |= {id: job for id, stage in own.items() if set(stage.needs) & job.stages.keys()}
 
     def end(self, stage: Stage, job: RecordedJob, outcome: AttemptOutcome, is_job_over: bool = False) -> None:
         """Close a stage in its job; if it has no result, also those of the job that need it.
@@ -293,7 +292,7 @@ class BatchJobs:
         """
         ids = [stage.id]
         if outcome.kind != "done":
-            followers = [id for id, its in list(self.carried.items()) if its.name == job.name]
+            followers = [id for id, carrier in list(self.carried.items()) if carrier.name == job.name]
             ids += [id for id in followers if stage.id in self.stages[id].needs]
         not_begun = AttemptOutcome("not-begun", f"{stage.id} did not end well")
         for id in ids:
@@ -306,8 +305,8 @@ class BatchJobs:
                 self.carried.pop(id, None)
             if is_job_over and outcome.kind != "done":
                 self.arrived -= left
-            if not left and job.name in self.holding:
-                self.holding.discard(job.name)
+            if not left and job.name in self.counted:
+                self.counted.discard(job.name)
                 self.slots.release()
         if not left and job.id is not None:
             self.poller.forget(job.id)

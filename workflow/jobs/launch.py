@@ -7,9 +7,9 @@ of several stages. However an attempt ends in a job, it leaves attempts/N/exit.j
      "begun": true, "sick": {}}
 
 `code` is that of the first rank that did not end with 0, so it says why the attempt ended, and not how the launcher
-stopped the other ranks: 0 done, 75 told to stop and to be continued, 64 the user must change something, 74 the disk, 137
+stopped the other ranks: 0 done, 75 stopped on a signal, to be continued, 64 the user must change something, 74 the disk, 137
 and 143 killed. Without the file the job was cut off. `begun` is false if the attempt's turn never came; `sick` says which
-nodes were not fit for it, and why. Ranks that were told to stop exit with 0 for the launcher, since it would kill the
+nodes were not fit for it, and why. Ranks that stop on a signal exit with 0 for the launcher, since it would kill the
 other ranks of a job in which one fails.
 """
 
@@ -137,7 +137,7 @@ def plan_stage(
 
     `first` and `nodes` are its share of the hosts; `after` is the index of the stage that must have ended well before.
     """
-    before = dict(request.after).get(attempt.id)
+    before = dict(request.evaluations).get(attempt.id)
     index = 0 if request.slots else request.stages.index(before or attempt.id)
     needs_check = (
         attempt.kind in KINDS_WITH_RANKS

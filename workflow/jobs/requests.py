@@ -31,7 +31,7 @@ MEMORY_GB_PER_STAGE = 4.0  # without ranks; conversions are bounded, and a batch
 
 
 class Request(NamedTuple):
-    """Request for one job: what the scheduler is asked for, and what the job is expected to take."""
+    """Request for one job: the resources to request, and the time that the job is expected to take."""
 
     stages: tuple[str, ...]  # ids; several trainings have `nodes_each` of its nodes each, others share one, see `slots`
     queue: str  # a name in site.queues
@@ -44,12 +44,12 @@ class Request(NamedTuple):
     expected_seconds: float  # of work in all, estimated
     why: str = ""  # where the choice needs an explanation
     slots: int = 0  # stages without ranks that run at a time
-    after: tuple[tuple[str, str], ...] = ()  # (evaluation, its training): it follows that, on its first node
+    evaluations: tuple[tuple[str, str], ...] = ()  # (evaluation, its training), which it follows on the first node
 
     @property
     def all_stages(self) -> tuple[str, ...]:
         """Ids of all stages that the job runs."""
-        return *self.stages, *(id for id, _ in self.after)
+        return *self.stages, *(id for id, _ in self.evaluations)
 
     @property
     def ranks(self) -> int:
@@ -75,37 +75,38 @@ def schedule(stages: Sequence[Stage], site: SiteConfig) -> dict[str, Request]:
     """Map the stages that are left to do to requests; a stage without one runs where the driver runs."""
     if not site.has_scheduler:
         return {}
-    made: dict[str, Request] = {}
-    known = {stage.id: stage for stage in stages}
-    evaluations = group_evaluations(known)
+    requests: dict[str, Request] = {}
+    by_id = {stage.id: stage for stage in stages}
+    evaluations = group_evaluations(by_id)
     carried = {id for ids in evaluations.values() for id in ids}
     ready: dict[int, list[Stage]] = {}  # stages without ranks that are ready together
     # Trainings of as many nodes, of which none waits for another, may share a job.
     alike: dict[tuple[int, int], list[Stage]] = {}
     for stage in stages:
         if stage.levers is not None:
-            seconds = stage.core_seconds + sum(known[id].core_seconds for id in evaluations.get(stage.id, ()))
-            key = nodes_for(stage, site), count_shorter_before(stage, known)
+            seconds = stage.core_seconds + sum(by_id[id].core_seconds for id in evaluations.get(stage.id, ()))
+            key = nodes_for(stage, site), count_shorter_before(stage, by_id)
             alike.setdefault(key, []).append(stage._replace(core_seconds=seconds))
         elif stage.kind in LOCAL_KINDS and not site.container.use:  # an image may run nowhere but on a node
             continue
         elif stage.id not in carried and (site.serial or stage.kind == "evaluate"):
-            ready.setdefault(count_needs_before(stage, known), []).append(stage)
+            ready.setdefault(count_needs_before(stage, by_id), []).append(stage)
     for group in ready.values():
         for request in serial_requests(group, site):
-            made |= dict.fromkeys(request.stages, request)
+            requests |= dict.fromkeys(request.stages, request)
     for (nodes, _), trainings in alike.items():
         for request in choose_queue(nodes, trainings, site):
-            after = tuple((id, training) for training in request.stages for id in evaluations.get(training, ()))
-            made |= dict.fromkeys((*request.stages, *(id for id, _ in after)), request._replace(after=after))
-    return made
+            pairs = tuple((id, training) for training in request.stages for id in evaluations.get(training, ()))
+            request = request._replace(evaluations=pairs)
+            requests |= dict.fromkeys(request.all_stages, request)
+    return requests
 
 
-def group_evaluations(known: dict[str, Stage]) -> dict[str, list[str]]:
+def group_evaluations(by_id: dict[str, Stage]) -> dict[str, list[str]]:
     """Map each training to the evaluations that can follow it in its job, since they need no other training."""
     found: dict[str, list[str]] = {}
-    for stage in known.values():
-        trainings = [id for id in stage.needs if id in known and known[id].kind == "train"]
+    for stage in by_id.values():
+        trainings = [id for id in stage.needs if id in by_id and by_id[id].kind == "train"]
         if stage.kind == "evaluate" and len(trainings) == 1:
             found.setdefault(trainings[0], []).append(stage.id)
     return found
@@ -138,9 +139,9 @@ def serial_request(stages: list[Stage], slots: int, name: str, least: int, site:
         why = f"{jobs} jobs one after another: {name} ends at {queue.max_walltime}; more `parts` of a source are faster"
     if len(stages) > slots:
         why = "; ".join(filter(None, [why, f"{slots} at a time"]))
-    asked = min(longest, max(least, walltime_with_margin(expected, site)))
+    walltime_seconds = min(longest, max(least, walltime_with_margin(expected, site)))
     nodes = queue.nodes[0]  # normally 1; a site file may demand more, which wastes nodes
-    return Request(tuple(s.id for s in stages), name, nodes, 1, 1, 1, asked, jobs, expected, why, slots)
+    return Request(tuple(s.id for s in stages), name, nodes, 1, 1, 1, walltime_seconds, jobs, expected, why, slots)
 
 
 def side_by_side_seconds(stages: Sequence[Stage], slots: int) -> float:
@@ -151,15 +152,15 @@ def side_by_side_seconds(stages: Sequence[Stage], slots: int) -> float:
     return max(busy)
 
 
-def count_needs_before(stage: Stage, known: dict[str, Stage]) -> int:
+def count_needs_before(stage: Stage, by_id: dict[str, Stage]) -> int:
     """Count the stages that must be done before this one, one after another."""
-    return max((1 + count_needs_before(known[id], known) for id in stage.needs if id in known), default=0)
+    return max((1 + count_needs_before(by_id[id], by_id) for id in stage.needs if id in by_id), default=0)
 
 
 # ----------------------------------------------------------------------------------------------------------- trainings
-def count_shorter_before(stage: Stage, known: dict[str, Stage]) -> int:
+def count_shorter_before(stage: Stage, by_id: dict[str, Stage]) -> int:
     """Count the shorter trainings that must have ended before this one, one after another."""
-    return max((1 + count_shorter_before(known[id], known) for id in stage.shorter if id in known), default=0)
+    return max((1 + count_shorter_before(by_id[id], by_id) for id in stage.shorter if id in by_id), default=0)
 
 
 def nodes_for(stage: Stage, site: SiteConfig) -> int:
@@ -182,10 +183,9 @@ def choose_queue(nodes: int, trainings: list[Stage], site: SiteConfig) -> list[R
         most = max(queue.nodes[1] for queue in capacity.training_queues(site).values())
         raise UserError(f"{trainings[0].id} needs {nodes} nodes, no queue of this site takes more than {most}")
     cheapest = min(sum(request.node_hours for request in plan) for plan in plans)
-    able = [plan for plan in plans if sum(request.node_hours for request in plan) <= 2 * cheapest]
-    return min(
-        able, key=lambda plan: seconds_until_done(plan, site)
-    )  # the first of equals: the order of the site's file
+    affordable = [plan for plan in plans if sum(request.node_hours for request in plan) <= 2 * cheapest]
+    # Among equals, the first in the order of the site's file.
+    return min(affordable, key=lambda plan: seconds_until_done(plan, site))
 
 
 def seconds_until_done(plan: list[Request], site: SiteConfig) -> float:
@@ -222,18 +222,27 @@ def trainings_per_job(name: str, queue: Queue, nodes: int, trainings: list[Stage
 
 def training_request(name: str, queue: Queue, nodes: int, group: list[Stage], site: SiteConfig, why: str) -> Request:
     expected = max(stage.core_seconds for stage in group)
-    longest, asked = queue.longest_seconds, walltime_with_margin(expected, site)
+    longest, walltime_seconds = queue.longest_seconds, walltime_with_margin(expected, site)
     jobs = 1
-    if asked > longest:
+    if walltime_seconds > longest:
         useful = longest - site.batch_scheduler.signal_seconds - site.node.start_seconds
-        jobs, asked = math.ceil(WALLTIME_MARGIN * expected / useful), longest
+        jobs, walltime_seconds = math.ceil(WALLTIME_MARGIN * expected / useful), longest
         why = "; ".join(filter(None, [why, f"{jobs} jobs one after another: {name} ends at {queue.max_walltime}"]))
-    whole = max(queue.nodes[0], nodes * len(group))
-    if len(group) == 1 and whole == nodes:
+    all_nodes = max(queue.nodes[0], nodes * len(group))
+    if len(group) == 1 and all_nodes == nodes:
         why = why if jobs > 1 else ""
     threads = runtime_of(group[0]).threads
     return Request(
-        tuple(stage.id for stage in group), name, whole, nodes, site.ranks_per_node, threads, asked, jobs, expected, why
+        tuple(stage.id for stage in group),
+        name,
+        all_nodes,
+        nodes,
+        site.ranks_per_node,
+        threads,
+        walltime_seconds,
+        jobs,
+        expected,
+        why,
     )
 
 
@@ -249,14 +258,14 @@ def total_node_hours(requests: dict[str, Request]) -> float:
     return sum(request.node_hours for request in set(requests.values()))
 
 
-def check_budget(requests: dict[str, Request], site: SiteConfig, most: float | None) -> None:
-    """Raise if the jobs would take more than `most` node-hours."""
+def check_budget(requests: dict[str, Request], max_node_hours: float | None) -> None:
+    """Raise if the jobs are expected to take more than `max_node_hours`."""
     expected = total_node_hours(requests)
-    if most is not None and expected > most:
+    if max_node_hours is not None and expected > max_node_hours:
         largest = max(set(requests.values()), key=lambda request: request.node_hours)
         raise UserError(
-            f"what is left to do is expected to take {expected:,.1f} node-hours, --max-node-hours allows {most:,.1f}; nothing "
-            "was submitted",
+            f"the remaining stages are expected to take {expected:,.1f} node-hours, --max-node-hours allows "
+            f"{max_node_hours:,.1f}; nothing was submitted",
             f"the largest job: {', '.join(largest.stages[:3])} with {largest.node_hours:,.1f}; a smaller sweep, or a larger "
             "budget",
         )

@@ -51,21 +51,21 @@ class Mismatch(NamedTuple):
 def query_slurm(timeout: float) -> SchedulerLimits:
     """Query Slurm; raise SchedulerUnreachable if it does not even list its partitions."""
     partitions = query.command_output(["scontrol", "show", "partition", "--oneliner"], timeout)
-    me = query.user_name()
+    user = query.user_name()
     commands = (
         ["sacctmgr", "-nP", "show", "qos", "format=Name,MaxWall,MaxTRES,MinTRES,MaxJobsPU,MaxSubmitPU"],
-        ["sacctmgr", "-nP", "show", "assoc", f"user={me}", "format=Account,QOS,Partition"],
-        ["sacctmgr", "-nP", "show", "user", me, "format=DefaultAccount"],
+        ["sacctmgr", "-nP", "show", "assoc", f"user={user}", "format=Account,QOS,Partition"],
+        ["sacctmgr", "-nP", "show", "user", user, "format=DefaultAccount"],
     )
     try:
-        qos, accounts, own = (query.command_output(command, timeout) for command in commands)
+        qos, accounts, defaults = (query.command_output(command, timeout) for command in commands)
     except query.SchedulerUnreachable:  # there is no data base of accounts, or it is down
         return parse_slurm(partitions, None, None, "")
-    return parse_slurm(partitions, qos, accounts, own)
+    return parse_slurm(partitions, qos, accounts, defaults)
 
 
-def parse_slurm(partitions: str, qos: str | None, accounts: str | None, own: str) -> SchedulerLimits:
-    """Parse what scontrol and sacctmgr print."""
+def parse_slurm(partitions: str, qos: str | None, accounts: str | None, defaults: str) -> SchedulerLimits:
+    """Parse the output of scontrol and sacctmgr."""
     rules = parse_qos(qos) if qos else None
     queues, default = {}, ""
     for line in partitions.splitlines():
@@ -78,13 +78,14 @@ def parse_slurm(partitions: str, qos: str | None, accounts: str | None, own: str
             limit = stricter_limit(limit, rule)
         queues[name] = limit
         default = name if fields.get("Default") == "YES" else default
-    mine: dict[str, tuple[str, ...]] | None = None
+    qos_of_account: dict[str, tuple[str, ...]] | None = None
     if accounts is not None:
-        mine = {}
+        qos_of_account = {}
         for line in accounts.splitlines():
             account, allowed, *_ = [*line.split("|"), "", ""]
-            mine[account] = tuple(dict.fromkeys((*mine.get(account, ()), *filter(None, allowed.split(",")))))
-    return SchedulerLimits(queues, default, rules, mine, next(iter(own.split()), ""))
+            before = qos_of_account.get(account, ())
+            qos_of_account[account] = tuple(dict.fromkeys((*before, *filter(None, allowed.split(",")))))
+    return SchedulerLimits(queues, default, rules, qos_of_account, next(iter(defaults.split()), ""))
 
 
 def parse_partition(fields: dict[str, str]) -> QueueLimit:
@@ -151,7 +152,7 @@ def query_pbs(timeout: float) -> SchedulerLimits:
 
 
 def parse_pbs(queues: str) -> SchedulerLimits:
-    """Parse what qstat prints of its queues as JSON."""
+    """Parse the JSON of `qstat -Q`."""
     limits, routes = {}, {}
     for name, fields in json.loads(queues, strict=False).get("Queue", {}).items():
         most, least = fields.get("resources_max", {}), fields.get("resources_min", {})
@@ -177,35 +178,37 @@ def parse_limit_per_user(text: str) -> int | None:
 
 
 # ----------------------------------------------------------------------------------------------------------- comparing
-def scheduler_name(name: str, queue: Queue, known: SchedulerLimits) -> str:
+def scheduler_name(name: str, queue: Queue, reported: SchedulerLimits) -> str:
     """Return the scheduler's own name of a queue of the site's file."""
-    return name if queue.partition is None else queue.partition or known.default
+    return name if queue.partition is None else queue.partition or reported.default
 
 
-def find_mismatches(name: str, queue: Queue, account: str | None, known: SchedulerLimits) -> list[Mismatch]:
+def find_mismatches(name: str, queue: Queue, account: str | None, reported: SchedulerLimits) -> list[Mismatch]:
     """Find what would keep jobs of one queue of the file from running. The file may allow less than the scheduler."""
-    there = scheduler_name(name, queue, known)
-    if there and there not in known.queues:
-        return [Mismatch("partition", f"there is no {there!r}", suggest(there, list(known.queues)))]
-    if queue.qos and known.qos is not None and queue.qos not in known.qos:
-        return [Mismatch("qos", f"there is no QOS {queue.qos!r}", suggest(queue.qos, list(known.qos)))]
-    limit = known.queues.get(there, QueueLimit())
-    if queue.qos and known.qos:
-        limit = stricter_limit(limit, known.qos[queue.qos])
+    partition = scheduler_name(name, queue, reported)
+    if partition and partition not in reported.queues:
+        return [Mismatch("partition", f"there is no {partition!r}", suggest(partition, list(reported.queues)))]
+    if queue.qos and reported.qos is not None and queue.qos not in reported.qos:
+        return [Mismatch("qos", f"there is no QOS {queue.qos!r}", suggest(queue.qos, list(reported.qos)))]
+    limit = reported.queues.get(partition, QueueLimit())
+    if queue.qos and reported.qos:
+        limit = stricter_limit(limit, reported.qos[queue.qos])
     found = []
     if limit.closed:
-        found.append(Mismatch("", f"{there} {limit.closed} now", "wait, or name another: --set train.queue=NAME"))
+        found.append(Mismatch("", f"{partition} {limit.closed} now", "wait, or name another: --set train.queue=NAME"))
     if limit.accounts is not None and account is not None and account not in limit.accounts:
-        such = ", ".join(limit.accounts[:4])
-        found.append(Mismatch("", f"account {account} may not use it", f"accounts that may: {such}"))
-    mine = (known.accounts or {}).get(account or known.default_account)
-    if queue.qos and mine and queue.qos not in mine:
-        found.append(Mismatch("qos", f"your account may not use the QOS {queue.qos}", f"yours: {', '.join(mine)}"))
-    routed = [known.queues[n] for n in known.routes.get(there, ()) if n in known.queues]
+        allowed = ", ".join(limit.accounts[:4])
+        found.append(Mismatch("", f"account {account} may not use it", f"accounts that may: {allowed}"))
+    own_qos = (reported.accounts or {}).get(account or reported.default_account)
+    if queue.qos and own_qos and queue.qos not in own_qos:
+        found.append(Mismatch("qos", f"your account may not use the QOS {queue.qos}", f"yours: {', '.join(own_qos)}"))
+    routed = [reported.queues[n] for n in reported.routes.get(partition, ()) if n in reported.queues]
     if routed and not any(is_within(queue, each) for each in routed):
         listed = "; ".join(format_limit(each) for each in routed)
         found.append(
-            Mismatch("nodes", f"{there} leads to queues of {listed}", "no one of them takes all that the file allows")
+            Mismatch(
+                "nodes", f"{partition} routes to queues of {listed}", "none of them accepts all that the file allows"
+            )
         )
     return found + exceeded_limits(queue, limit)
 
@@ -257,22 +260,19 @@ def format_limit(limit: QueueLimit) -> str:
     return (f"{low} to {high} nodes" if high else f"{low} nodes or more") + time
 
 
-def check_account(given: str | None, required: bool, known: SchedulerLimits) -> tuple[bool | None, str, str]:
-    """Return (True, False or unknown; what was found; the fix)."""
-    if known.accounts is None:
-        return (
-            None,
-            f"{given or 'none is given'}; this scheduler reports no accounts, so only its answer to a job will tell",
-            "",
-        )
-    listed = sorted(known.accounts)
-    if given is None and known.default_account and not required:
-        return True, f"{known.default_account}, which is yours by default", ""
+def check_account(given: str | None, required: bool, reported: SchedulerLimits) -> tuple[bool | None, str, str]:
+    """Return whether the account is valid (None = unknown), what was found, and the fix."""
+    if reported.accounts is None:
+        reason = "this scheduler reports no accounts, so only a submitted job shows whether it is accepted"
+        return None, f"{given or 'none is given'}; {reason}", ""
+    listed = sorted(reported.accounts)
+    if given is None and reported.default_account and not required:
+        return True, f"{reported.default_account}, which is yours by default", ""
     if given is None:
-        return False, "none is given", f"--set account={known.default_account or next(iter(listed), 'ACCOUNT')}"
-    if given not in known.accounts:
+        return False, "none is given", f"--set account={reported.default_account or next(iter(listed), 'ACCOUNT')}"
+    if given not in reported.accounts:
         close = suggest(given, listed) if listed else "you have none here; ask who runs the project"
-        return False, f"{given} is none of yours", close
+        return False, f"{given} is not one of your accounts", close
     return True, given, ""
 
 

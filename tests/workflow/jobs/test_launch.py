@@ -92,7 +92,7 @@ class Job:
             program.write_text(PROGRAM)
             program.chmod(0o755)
         listed.write_text("".join(f"{host}\n{host}\n" for host in hosts))
-        ids = tuple(a.id for a in attempts if a.id not in dict(request.get("after", ())))
+        ids = tuple(a.id for a in attempts if a.id not in dict(request.get("evaluations", ())))
         asked = Request(ids, "default", len(hosts), nodes_each, site.ranks_per_node, 1, 3600, 1, 1.0)
         script = place / "script"
         script.write_text(
@@ -184,6 +184,7 @@ def test_the_whole_group_is_told_at_once(folder):
     assert job.end(75)[0]["code"] == 75
 
 
+@pytest.mark.slow
 def test_pbs_says_nothing_before_the_end_so_the_script_does(tmp_path):
     folder = tmp_path / "x"
     folder.mkdir()
@@ -304,7 +305,7 @@ def test_an_evaluation_follows_its_training(tmp_path):
     (tmp_path / "d" / "attempts" / "1").mkdir(parents=True)
     (tmp_path / "d" / "attempts" / "1" / "closed").touch()
     pairs = tuple((f"evaluate/{name}", f"train/{name}") for name in behaves)
-    job = Job([*trained, *after], after=pairs, hosts=("n1", "n2", "n3", "n4"))
+    job = Job([*trained, *after], evaluations=pairs, hosts=("n1", "n2", "n3", "n4"))
     job.attempts = [*trained[:2], after[0]]
     left = [f"{name}/attempts/1/exit.json" for name in ("b", "of-a")]
     while not all((tmp_path / name).exists() for name in (*left, "c/began.0")):
@@ -318,10 +319,11 @@ def test_an_evaluation_follows_its_training(tmp_path):
     assert not list(tmp_path.glob("of-[bcd]/attempts/*/exit.json"))
 
 
+@pytest.mark.slow
 def test_one_that_is_told_before_its_evaluation_began(tmp_path):
     """The training ends well; its evaluation is for another job."""
     trained, after = attempt(tmp_path / "a", "deaf-to-it", "a"), attempt(tmp_path / "of-a", "ok", "a", "evaluate")
-    job = Job([trained, after], after=(("evaluate/a", "train/a"),))
+    job = Job([trained, after], evaluations=(("evaluate/a", "train/a"),))
     while not (tmp_path / "a" / "began.0").exists():
         time.sleep(0.02)
     job.process.send_signal(signal.SIGUSR1)
@@ -353,13 +355,14 @@ def test_a_node_that_is_not_fit_is_named(tmp_path):
     gpus = "node.gpus={count: 1, vendor: nvidia, model: none, memory_gb: 1, peak_tflops: {fp32: 1}}"
     settings = ("launch.command=none", gpus)
     trained, after = attempt(tmp_path / "a", "ok", "a"), attempt(tmp_path / "of-a", "ok", "a", "evaluate")
-    job = Job([trained, after], settings, after=(("evaluate/a", "train/a"),))
+    job = Job([trained, after], settings, evaluations=(("evaluate/a", "train/a"),))
     job.attempts = [trained]
     (left,) = job.end(76)
     assert left["code"] == 76 and not left["begun"] and left["sick"][NODE].startswith("no driver: libcuda")
     assert not (tmp_path / "order").exists() and not list(tmp_path.glob("of-a/attempts/*/exit.json"))
 
 
+@pytest.mark.slow
 def test_a_real_stage(tmp_path, converted):
     """A real training runs through the same script."""
     made = corpus.make_stage_directory(tmp_path, "train/x", corpus.TINY, converted)
@@ -387,6 +390,7 @@ def test_two_ranks_end_well(two):
     assert (job.attempts[0].folder / "began.1").exists()
 
 
+@pytest.mark.slow
 @mpi
 def test_one_of_two_ranks_is_killed_and_the_other_is_ended(two):
     (left,) = two("killed 1").end(137)

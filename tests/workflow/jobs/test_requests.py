@@ -278,7 +278,7 @@ def test_no_more_ranks_than_structures_in_a_batch():
 def test_a_budget_is_refused_before_it_is_passed():
     site = SITES["perlmutter"]
     made = requests.schedule(make_sweep(site, 10, hours=2), site)
-    requests.check_budget(made, site, 20.0)
-    requests.check_budget(made, site, None)
+    requests.check_budget(made, 20.0)
+    requests.check_budget(made, None)
     with pytest.raises(UserError, match=r"expected to take 20\.0 node-hours, --max-node-hours allows 19\.9"):
-        requests.check_budget(made, site, 19.9)
+        requests.check_budget(made, 19.9)

@@ -130,8 +130,8 @@ QUEUES = {
     [
         ("small", {"partition": "prod", "nodes": (10, 24), "max_walltime": "03:00:00"}, None),
         ("medium", {"partition": "prod", "nodes": (25, 99), "max_walltime": "06:00:00"}, None),
-        ("medium", {"partition": "prod", "nodes": (20, 99), "max_walltime": "06:00:00"}, "no one of them"),
-        ("small", {"partition": "prod", "nodes": (10, 24), "max_walltime": "06:00:00"}, "no one of them"),
+        ("medium", {"partition": "prod", "nodes": (20, 99), "max_walltime": "06:00:00"}, "none of them"),
+        ("small", {"partition": "prod", "nodes": (10, 24), "max_walltime": "06:00:00"}, "none of them"),
         ("debug", {"nodes": (1, 2), "max_walltime": "01:00:00", "max_running": 1}, None),
         ("debug", {"nodes": (1, 2), "max_walltime": "01:00:00"}, "max_running: 1"),
         ("shut", {}, "wait, or name another"),
