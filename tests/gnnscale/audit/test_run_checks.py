@@ -50,7 +50,7 @@ def labelled(numbers, positions, cell, pbc, group, split):
 
 
 def frames(rng, kind, structures=FRAMES):
-    """Of each group a few atoms on a grid that fills a molecule or a cell, rattled."""
+    """Place a few atoms of each group on a grid that fills a molecule or a cell, and rattle them."""
     made, grid = [], np.stack(np.meshgrid(*[np.arange(3)] * 3), -1).reshape(-1, 3)
     for group in range(GROUPS):
         crystal = kind == "crystals"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 import numpy as np
 import pytest
@@ -55,6 +56,12 @@ def grid(law=lambda n, d: 0.1 + 30 / n**0.4 + 8 / d**0.5, noise: float = 0.002, 
     return [run(p.width, p.structures, loss=value) for p, value in zip(points, losses)]
 
 
+@cache
+def fit_clean_grid() -> Fit:
+    """Fit the planted grid once for all tests that only compare with it."""
+    return fit(grid(), QUICK)
+
+
 DIAGONAL = [run(round(16 * 2 ** (k / 2)), 250 * 2**k, loss=0.9 * 0.8**k + 0.01 * k) for k in range(7)]
 
 
@@ -92,7 +99,7 @@ def test_same_points_same_bytes_whatever_their_order():
 
 @pytest.mark.slow
 def test_each_exclusion_has_its_name_and_moves_nothing():
-    clean = fit(grid(), QUICK)
+    clean = fit_clean_grid()
     bad = [
         run(48, 500, diverged=True, loss=float("nan")),
         run(48, 250, loss=float("inf")),
@@ -128,7 +135,7 @@ def test_the_grid_is_the_product_that_most_points_form():
     found = find_main_grid([*grid(), extra, deep])
     assert (found.widths, found.sizes) == (frozenset(WIDTHS), frozenset(SIZES))
     law = law_of(fit([*grid(), extra, deep], QUICK))
-    assert len(law.points) == 16 and law.estimates == law_of(fit(grid(), QUICK)).estimates
+    assert len(law.points) == 16 and law.estimates == law_of(fit_clean_grid()).estimates
     one_failed = [p for p in grid() if p.run != "w64-d3-n500"]
     assert len(law_of(fit([*one_failed, extra], QUICK)).points) == 15
     assert find_main_grid(DIAGONAL).widths == frozenset() and len(law_of(fit(DIAGONAL, QUICK)).points) == len(DIAGONAL)
@@ -147,7 +154,7 @@ def test_a_run_given_twice_counts_once():
         (grid(law=lambda n, d: 0.5, noise=0.005), "no more than the residuals"),
         (grid()[:3], "where the law needs 3"),
         (DIAGONAL, "N and D vary together"),
-        (grid(law=lambda n, d: 3 / n**0.2 + 3 / d**0.2), "cannot be told from 0"),
+        (grid(law=lambda n, d: 3 / n**0.2 + 3 / d**0.2), "cannot be distinguished from 0"),
         ([p for p in grid() if p.width < 64], "2 values of N"),
         (grid(noise=0.08), "interval of"),
     ],
@@ -250,7 +257,7 @@ def test_doubling_is_measured_between_neighbours():
 
 def test_a_law_that_does_not_hold_is_called_so():
     """Curves that steepen, as when few data are also few steps; no sum of powers does so."""
-    good = " ".join(fit(grid(), QUICK).findings)
+    good = " ".join(fit_clean_grid().findings)
     assert "describes the runs to within 5 %" in good and "does not hold" not in good and "the best split" in good
     steep = fit(grid(law=lambda n, d: 2 * np.exp(-d / 900) / n**0.1, noise=0), QUICK)
     text = " ".join(steep.findings)
@@ -266,7 +273,7 @@ def test_what_is_not_supported_stays_short():
 
 
 def test_width_against_depth_needs_a_pair():
-    alone = fit(grid(), QUICK)
+    alone = fit_clean_grid()
     assert any("no two runs of different depth" in s for s in alone.unsupported)
     reference = next(p.loss for p in grid() if p.run == "w64-d3-n2000")
     for share, word in ((0.9, "10.0 % lower"), (1.2, "20.0 % higher")):
@@ -280,7 +287,7 @@ def test_width_against_depth_needs_a_pair():
 
 
 def test_seeds_and_range_are_said():
-    once = fit(grid(), QUICK)
+    once = fit_clean_grid()
     assert any("every run has one seed" in s for s in once.unsupported)
     assert any("beyond N = 344,064 or D = 2,000" in s and "miss those runs by up to" in s for s in once.unsupported)
     twice = fit([*grid(), run(64, 1000, run="z", seed=1, loss=0.6)], QUICK)
@@ -344,7 +351,7 @@ def test_repeated_data_is_found_where_epochs_differ():
     entry = law_of(found, "DataConstrained")
     assert entry.estimates["r_D"].value == pytest.approx(6.0, rel=0.02) and len(entry.points) == 80
     assert any(s.startswith("Repeated data, loss: 80 runs of 0.25 to 64 epochs") for s in found.findings)
-    assert all(law.law != "DataConstrained" for law in fit(grid(), QUICK).laws)
+    assert all(law.law != "DataConstrained" for law in fit_clean_grid().laws)
 
 
 def test_the_largest_losses_are_left_out_by_a_rule_with_a_name():
@@ -357,8 +364,8 @@ def test_the_largest_losses_are_left_out_by_a_rule_with_a_name():
 
 
 def test_criteria_and_what_is_foretold():
-    """Of a planted sum of powers Kaplan's forms are worse by AICc, BIC and on the runs left out."""
-    found = fit(grid(), QUICK)
+    """For a planted sum of powers, Kaplan's forms are worse by AICc, BIC and on the runs left out."""
+    found = fit_clean_grid()
     own = law_of(found)
     assert own.held_out.points == 7 and own.held_out.worst < 0.03 and own.held_out.beyond == pytest.approx(8)
     assert own.allocation.low < 0.5 / 0.9 < own.allocation.high
@@ -375,7 +382,7 @@ def test_every_model_with_a_grid_has_a_law_of_its_own():
         for p in grid(law=lambda n, d: 0.2 + 30 / n**0.4 + 30 / d**0.8, seed=5)
     ]
     points = [*grid(), *other, run(32, 500, run="few", model="few", loss=1.0)]
-    found, alone = fit(points, QUICK), fit(grid(), QUICK)
+    found, alone = fit(points, QUICK), fit_clean_grid()
     assert law_of(found).estimates == law_of(alone).estimates and sum(law.chosen for law in found.laws) == 1
     own, simpler = [law for law in found.laws if law.where.startswith("the grid of other")]
     assert (own.law, simpler.law) == ("Hoffmann", "EqualPowers")

@@ -43,7 +43,10 @@ def test_chinchilla():
     ],
 )
 def test_chinchilla_has_one_optimum(name, objective):
-    """Of 200 random starts at least 99 % reach it, of which Hoffmann's is known and those of Kaplan's forms were found here."""
+    """At least 99 % of 200 random starts reach the optimum.
+
+    The optimum of Hoffmann's form is published, those of Kaplan's forms were found by this code.
+    """
     at, loss = read_chinchilla(dropped=5)
     exponents = np.exp(np.random.default_rng(1).uniform(np.log(0.03), np.log(2.5), (200, 2)))
     found = find_optimum(LAWS[name], at, loss, exponents=exponents)
