@@ -33,7 +33,7 @@ $python -m pip install --quiet --no-index --find-links /mnt -c "$home/constraint
 step "3/6 the compiled neighbour list"
 (cd "$home" && $python setup.py --quiet build_ext --inplace 2>/dev/null && rm -rf build *.egg-info)
 
-# DeepSpeed's own C++ and CUDA are not built: training uses torch's optimisers and collectives (train/deepspeed_engine.py).
+# DeepSpeed's own C++ and CUDA are not built: training uses torch's optimisers and collectives (gnnscale/train/deepspeed_engine.py).
 step "4/6 remove files that no stage reads"
 site=$(echo /opt/venv/lib/python3.*/site-packages)
 rm -rf "$site"/torch/include "$site"/torch/test "$site"/torch/share/cmake

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 from types import UnionType
-from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, TypeGuard, Union, get_args, get_origin
 
 from pydantic import BaseModel, Tag, ValidationError
 from pydantic.fields import FieldInfo
@@ -17,7 +17,7 @@ FieldPath = Sequence[str | int]  # names of mappings and numbers in lists, from 
 
 
 class FieldProblem(NamedTuple):
-    """A field that is wrong, and the sentence that says so."""
+    """A field that is wrong, and the sentence about it."""
 
     path: FieldPath
     text: str
@@ -34,7 +34,7 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
 
 
 def describe_choice(found: object, known: Sequence[str]) -> str:
-    """Say what was found in place of one of the known values."""
+    """Describe a value that is none of the known ones."""
     if len(known) == 1:
         return f"found {found!r}, expected {known[0]!r}"
     question = did_you_mean(str(found), known)
@@ -102,24 +102,24 @@ def find_place(kind: type[BaseModel], location: FieldPath) -> Place:
     A location also holds the tag of each tagged union that it passes, and the name of a type in a union of others.
     """
     path: list[str | int] = []
-    here = [Alternative(kind)]
+    types = [Alternative(kind)]
     for part in location:
-        chosen = [Alternative(each.type) for each in here if each.tag is not None and each.tag == part]
+        chosen = [Alternative(each.type) for each in types if each.tag is not None and each.tag == part]
         if chosen:
-            here = chosen
+            types = chosen
             continue
-        inner = [found for each in here for found in alternatives_below(each.type, part)]
+        inner = [found for each in types for found in alternatives_below(each.type, part)]
         if not inner:
             break
         path.append(part)
-        here = inner
-    return Place(path, [each.type for each in here if is_model(each.type)])
+        types = inner
+    return Place(path, [each.type for each in types if is_model(each.type)])
 
 
 def alternatives_below(kind: Any, part: str | int) -> list[Alternative]:
     """Return the types of a model's field, or of what a list or mapping holds; nothing for numbers and words."""
     if is_model(kind):
-        field = kind.model_fields.get(part)
+        field = kind.model_fields.get(str(part))
         return [*alternatives(field.annotation, field.discriminator)] if field else []
     if get_origin(kind) is dict:
         return [*alternatives(get_args(kind)[1])]
@@ -149,11 +149,11 @@ def alternatives(annotation: Any, discriminator: Any = None) -> Iterator[Alterna
         yield Alternative(annotation)
 
 
-def is_model(kind: Any) -> bool:
+def is_model(kind: Any) -> TypeGuard[type[BaseModel]]:
     return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def models_of(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    if is_model(annotation):
         return [annotation]
     return [model for argument in get_args(annotation) for model in models_of(argument)]

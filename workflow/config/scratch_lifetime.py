@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from workflow.config.site import SiteConfig
+from workflow.config.walltime import SECONDS_PER_DAY
 
-SECONDS_PER_DAY = 86400
 WARNING_SHARE = 0.2  # of purge_days: a warning is given once so little of them is left
 
 

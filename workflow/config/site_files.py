@@ -127,7 +127,7 @@ def field_types(parts: list[str]) -> tuple[Any, ...]:
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
 
-def merge_mappings(below: dict, above: dict) -> dict:
+def merge_mappings(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Merge mappings name by name; any other value of the upper layer replaces the lower one as a whole."""
     both = {
         n: merge_mappings(below[n], v)
@@ -168,12 +168,12 @@ def check_account(name: str, site: SiteConfig) -> None:
 
 
 def check_host(name: str, site: SiteConfig, settings: Sequence[str] = ()) -> None:
-    """Raise on the wrong host, from which a driver could submit nothing, or to another scheduler."""
-    here = {platform.node(), socket.getfqdn()}
-    if site.host and not any(re.search(site.host, host) for host in here):
+    """Raise on a host that is not one of the site's: a driver there could not submit, or would submit to another scheduler."""
+    host_names = {platform.node(), socket.getfqdn()}
+    if site.host and not any(re.search(site.host, name) for name in host_names):
         raise UserError(
-            f"site {name} is run from hosts like {site.host!r} ({locate(name, settings, ['host'])}), this one is "
-            f"{platform.node()!r}",
+            f"site {name} must be run from a host that matches {site.host} ({locate(name, settings, ['host'])}), this host is "
+            f"{platform.node()}",
             f"log in there; if this is the right machine: --set host={re.escape(platform.node())}",
             "`plan` and `sites render` work anywhere",
         )
@@ -181,11 +181,11 @@ def check_host(name: str, site: SiteConfig, settings: Sequence[str] = ()) -> Non
 
 def check_arch(name: str, site: SiteConfig, settings: Sequence[str] = ()) -> None:
     """Raise if jobs would run the driver's interpreter on nodes of another architecture."""
-    here = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine())
-    if site.arch and site.python is None and here != site.arch:
+    this_arch = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine())
+    if site.arch and site.python is None and this_arch != site.arch:
         raise UserError(
             f"the nodes of site {name} are {site.arch} ({locate(name, settings, ['arch'])}), this machine is "
-            f"{here}: its Python does not run there",
+            f"{this_arch}: its Python does not run there",
             "log in to a host of that kind, or name their Python: --set python=PATH",
             "`plan` and `sites render` work anywhere",
         )

@@ -142,7 +142,7 @@ def check_queues(site: SiteConfig) -> Iterator[FieldProblem]:
 
 
 def check_directives(site: SiteConfig) -> Iterator[FieldProblem]:
-    """Find options that another field or the driver sets, that the site refuses, or that are no options."""
+    """Find options that another field or the driver sets, that the site refuses, or that are not options at all."""
     for index, text in enumerate(site.batch_scheduler.directives):
         yield from check_directive(site, text, "scheduler", "directives", index)
     for name, queue in site.queues.items():
@@ -202,18 +202,18 @@ def check_flag(site: SiteConfig, flag: str, *path: str | int) -> Iterator[FieldP
 
 def check_queue_choices(site: SiteConfig) -> Iterator[FieldProblem]:
     """Find trainings and serial stages that the queues chosen for them cannot take."""
-    known, train = site.queues, site.train
-    if train.queue is not None and train.queue not in known:
-        yield problem(f"no queue {train.queue!r}; {suggest(train.queue, list(known))}", "train", "queue")
+    queues, train = site.queues, site.train
+    if train.queue is not None and train.queue not in queues:
+        yield problem(f"no queue {train.queue!r}; {suggest(train.queue, list(queues))}", "train", "queue")
     elif 0 < (most := max((queue.nodes[1] for queue in training_queues(site).values()), default=0)) < train.nodes[0]:
         yield problem(f"found {train.nodes[0]} or more, but no queue takes more than {most}", "train", "nodes")
     if site.serial is None:
         return
     name, walltime = site.serial.queue, site.serial.walltime
-    if name not in known:
-        yield problem(f"no queue {name!r}; {suggest(name, list(known))}", "serial", "queue")
+    if name not in queues:
+        yield problem(f"no queue {name!r}; {suggest(name, list(queues))}", "serial", "queue")
         return
-    queue = known[name]
+    queue = queues[name]
     if queue.nodes[0] > 1:
         yield problem(f"queue {name} takes {format_node_range(queue)}, these stages need one", "serial", "queue")
     if to_seconds(walltime) > to_seconds(queue.max_walltime):

@@ -40,14 +40,15 @@ class DataSource(Spec):
 
     @field_validator("dataset")
     @classmethod
-    def exists(cls, value: str) -> str:
+    def check_exists(cls, value: str) -> str:
         known = datasets.dataset_names()
         if value not in known:
             raise ValueError(f"no such file in datasets/; {field_problems.suggest(value, known)}")
         return value
 
 
-def _one_empty_case() -> list[dict[str, Any]]:
+def unchanged_case() -> list[dict[str, Any]]:
+    """Return the cases of a sweep that names none: one, which changes nothing."""
     return [{}]
 
 
@@ -59,7 +60,7 @@ class Sweep(Spec):
         default_factory=dict, description="path -> values"
     )
     cases: list[dict[str, Any]] = Field(
-        default_factory=_one_empty_case, min_length=1, description="path -> value; those of one case apply together"
+        default_factory=unchanged_case, min_length=1, description="path -> value; those of one case apply together"
     )
 
 
@@ -81,7 +82,7 @@ class Study(Spec):
 
     @field_validator("data")
     @classmethod
-    def distinct(cls, value: list[DataSource]) -> list[DataSource]:
+    def check_distinct(cls, value: list[DataSource]) -> list[DataSource]:
         repeated = {s.name for s in value if sum(t.name == s.name for t in value) > 1}
         if repeated:
             raise ValueError(f"two sources are called {sorted(repeated)[0]!r}")

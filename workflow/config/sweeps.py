@@ -29,19 +29,19 @@ class RunSettings(NamedTuple):
 
 def expand_runs(study: Study) -> list[RunSettings]:
     """List the runs of all sweeps; a run that is in several sweeps is listed once."""
-    found: dict[str, RunSettings] = {}
+    runs: dict[str, RunSettings] = {}
     for sweep in study.sweeps:
         for changes in expand_combinations(sweep):
             settings = apply_changes(study.train, changes, sweep.name)
             identity = settings.model_dump_json()
-            before = found.get(identity)
-            found[identity] = RunSettings("", (*(before.sweeps if before else ()), sweep.name), settings)
-    names = {identity: run_name(run.settings, study.train) for identity, run in found.items()}
+            before = runs.get(identity)
+            runs[identity] = RunSettings("", (*(before.sweeps if before else ()), sweep.name), settings)
+    names = {identity: run_name(run.settings, study.train) for identity, run in runs.items()}
     shared = Counter(names.values())  # runs that differ in the last digits of a number have one name
     for identity, name in names.items():
         if shared[name] > 1 or len(name) > MAX_NAME_CHARACTERS:
             names[identity] = f"{name[: MAX_NAME_CHARACTERS - 9]}-{files.digest(identity)[:8]}"
-    return [run._replace(name=names[identity]) for identity, run in found.items()]
+    return [run._replace(name=names[identity]) for identity, run in runs.items()]
 
 
 def expand_combinations(sweep: Sweep) -> list[dict[str, Any]]:
@@ -66,7 +66,7 @@ def apply_changes(settings: TrainSettings, changes: dict[str, Any], sweep: str) 
             raise errors.UserError(
                 f"sweep {sweep!r}: no setting is called {path!r}; {field_problems.suggest(path, known)}"
             ) from None
-        mapping[last] = copy.deepcopy(value)  # target_parameters takes from it
+        mapping[last] = copy.deepcopy(value)  # pop_target_parameters removes from it
         if path in ("model", "model.kind"):
             values["model"] = complete_options(values["model"])
     parameters = pop_target_parameters(values["model"], sweep)
@@ -90,7 +90,7 @@ def pop_target_parameters(model: Any, sweep: str) -> float | None:
 
 
 def validate_settings(values: dict[str, Any], where: str) -> TrainSettings:
-    """Return checked settings; `where` begins the message about what is wrong."""
+    """Return checked settings; the message of an error begins with `where`."""
     try:
         made = TrainSettings.model_validate(values)
     except ValidationError as error:
@@ -114,7 +114,7 @@ def value_at(values: dict[str, Any], names: Sequence[str]) -> Any:
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """List (dotted path, value) of all that is no mapping."""
+    """List (dotted path, value) of everything in nested mappings that is not a mapping itself."""
     return [
         leaf
         for key, value in values.items()

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator
 
+SECONDS_PER_DAY = 86400
 WALLTIME_PATTERN = re.compile(r"\d{1,4}:[0-5]\d:[0-5]\d")
 
 

@@ -16,8 +16,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from gnnscale.contract.errors import UserError
-from workflow.config.walltime import format_walltime
-from workflow.scheduler.query import SECONDS_PER_DAY, parse_slurm_duration
+from workflow.config.walltime import SECONDS_PER_DAY, format_walltime
+from workflow.scheduler.query import parse_slurm_duration
 
 TEST_QUEUE_SECONDS = 1800  # queues with shorter limits are for tests
 SCRATCH_VARIABLES = ("SCRATCH", "PSCRATCH")  # by which sites say where run directories belong

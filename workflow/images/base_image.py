@@ -11,9 +11,8 @@ from gnnscale.contract import files
 from workflow.images.apptainer import build_environment, temporary_folder
 from workflow.images.command_log import CommandLog
 
-BASE_PACKAGES = (
-    "ca-certificates,libgomp1,python3,python3-venv,g++,libc6-dev"  # else post.sh fetches them for each image
-)
+# Packages that post.sh would otherwise fetch for each image.
+BASE_PACKAGES = "ca-certificates,libgomp1,python3,python3-venv,g++,libc6-dev"
 
 
 def base_arguments(base: str, folder: Path, log: CommandLog) -> dict[str, str]:
@@ -46,7 +45,7 @@ def machine_base(folder: Path, log: CommandLog) -> Path:
 
 
 def package_sources() -> list[str]:
-    """List the files that tell apt of this machine where packages are."""
+    """List the files in which this machine's apt finds its package sources."""
     candidates = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]
     return [
         str(path)

@@ -17,7 +17,7 @@ BUILD_GIGABYTES = 6  # a build needs 4.5: wheels 0.4, the tree 2.5, the image 0.
 
 
 def find_build_faults(site: SiteConfig, base: str, folder: Path, user: str | None = None) -> Iterator[Fault]:
-    """Find what keeps an image from being built here, before anything is fetched."""
+    """Find the reasons why an image cannot be built here, before anything is fetched."""
     if shutil.which("apptainer") is None:
         yield Fault(
             "no apptainer on PATH",
@@ -28,7 +28,8 @@ def find_build_faults(site: SiteConfig, base: str, folder: Path, user: str | Non
         yield Fault("no user namespaces", reason)
     if architecture(site) != os.uname().machine:
         yield Fault(
-            f"this machine is {os.uname().machine}, the site's nodes are {site.arch}", "build on one like its nodes"
+            f"this machine is {os.uname().machine}, but the site's nodes are {site.arch}",
+            "build on a machine like its nodes",
         )
     yield from missing_space(folder)
     if base == "machine":
@@ -44,7 +45,7 @@ def missing_space(folder: Path) -> Iterator[Fault]:
         free = shutil.disk_usage(each).free / 1e9
         if free < BUILD_GIGABYTES:
             yield Fault(
-                f"{each}: {free:.1f} GB are free, a build takes {BUILD_GIGABYTES}",
+                f"{each}: {free:.1f} GB are free, a build needs {BUILD_GIGABYTES}",
                 "make room, or set APPTAINER_TMPDIR to a directory with more",
             )
             return

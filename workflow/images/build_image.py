@@ -1,4 +1,4 @@
-"""Builds the image of a site from a definition and this checkout, without privileges, named after everything in it.
+"""Builds the image of a site from a definition and this checkout, without privileges; its name holds a digest of both.
 
 A build can be resumed: each step keeps its product (the wheels, the base, the image), and nothing complete is made again.
 
@@ -48,10 +48,10 @@ def build(site: SiteConfig, base: str, notify: Notify) -> Path:
         with hold_build_lock(folder):
             make_image(recipe, target, CommandLog(folder / "build.log", notify))
     if link != target:
-        beside = link.with_name(f".{link.name}.tmp")
-        beside.unlink(missing_ok=True)
-        beside.symlink_to(target.name)
-        os.replace(beside, link)
+        temporary = link.with_name(f".{link.name}.tmp")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target.name)
+        os.replace(temporary, link)
     return link
 
 
@@ -134,7 +134,7 @@ def write_context(recipe: Recipe, folder: Path) -> None:
 
 
 def package_version() -> str:
-    """Read the version of gnnscale from its source, as this half imports only the contract."""
+    """Read the version of gnnscale from its source, as workflow/ imports only its contract."""
     found = re.search(r'__version__ = "(.*)"', source_file("gnnscale/__init__.py").read_text())
     assert found is not None, "gnnscale/__init__.py has no __version__"
     return found[1]

@@ -18,7 +18,7 @@ from workflow.images.apptainer import PROBE_SECONDS, last_line
 from workflow.images.environment import IMAGE_HOME, IMAGE_PYTHON
 from workflow.images.image_file import architecture, build_command, has_image_file, locate_image, read_record
 
-# The header of a SIF says that it is one, and for which processors.
+# The header of a SIF file: its format and its architecture.
 SIF_MAGIC, MAGIC_OFFSET, ARCH_OFFSET = b"SIF_MAGIC", 32, 45
 ARCH_OF_CODE = {b"02": "x86_64", b"04": "aarch64"}
 
@@ -42,7 +42,7 @@ def raise_faults(faults: Iterable[Fault]) -> None:
 
 
 def find_faults(site: SiteConfig, deep: bool = True) -> Iterator[Fault]:
-    """Find what can be seen from the driver's host; a runtime that modules provide may exist on nodes only."""
+    """Find the faults that can be seen from the driver's host; a runtime that modules provide may exist on nodes only."""
     runtime = site.container.runtime
     command = {"ce": "srun"}.get(runtime, runtime)
     has_command = shutil.which(command) is not None
@@ -69,15 +69,15 @@ def find_file_faults(file: Path, wanted: str, deep: bool) -> Iterator[Fault]:
         with open(file, "rb") as opened:
             head = opened.read(64)
     except OSError as error:
-        yield Fault(f"{file}: {reason_of(error)}", f"make one: {build_command()}")
+        yield Fault(f"{file}: {reason_of(error)}", f"build one: {build_command()}")
         return
     if head[MAGIC_OFFSET : MAGIC_OFFSET + len(SIF_MAGIC)] != SIF_MAGIC:
-        yield Fault(f"{file}: not an image of Apptainer", f"remove it, and make one: {build_command()}")
+        yield Fault(f"{file}: not an image of Apptainer", f"remove it, and build one: {build_command()}")
         return
     arch = ARCH_OF_CODE.get(head[ARCH_OFFSET : ARCH_OFFSET + 2], "another architecture")
     if arch != wanted:
         yield Fault(
-            f"{file}: made for {arch}, and nodes here are {wanted}", f"make one on such a machine: {build_command()}"
+            f"{file}: built for {arch}, but nodes here are {wanted}", f"build one on such a machine: {build_command()}"
         )
         return
     try:
@@ -87,7 +87,8 @@ def find_file_faults(file: Path, wanted: str, deep: bool) -> Iterator[Fault]:
         return
     if record.content.arch != wanted:
         yield Fault(
-            f"{file}: holds programs for {record.content.arch}, nodes here are {wanted}", f"make one: {build_command()}"
+            f"{file}: holds programs for {record.content.arch}, but nodes here are {wanted}",
+            f"build one: {build_command()}",
         )
 
 
@@ -105,19 +106,19 @@ def find_writable_by_all(path: Path) -> Iterator[Fault]:
 
 def probe_image(site: SiteConfig, file: Path) -> Iterator[Fault]:
     """Run one command in the image; if that fails, name the most likely cause."""
-    prefix, by_hand = runtimes.wrap_stage(site, "probe", None).prefix, f"try by hand: apptainer exec {file} true"
+    prefix, hint = runtimes.wrap_stage(site, "probe", None).prefix, f"try by hand: apptainer exec {file} true"
     print_id = f"import json; print(json.load(open('{IMAGE_HOME}/image.json'))['id'])"
     try:
         done = subprocess.run(
             [*prefix, IMAGE_PYTHON, "-c", print_id], capture_output=True, text=True, timeout=PROBE_SECONDS, cwd="/"
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        yield Fault(f"{site.container.runtime} does not start: {error}", by_hand)
+        yield Fault(f"{site.container.runtime} does not start: {error}", hint)
         return
     if done.returncode:
         yield Fault(
             f"nothing runs in {file.name} here: {last_line(done.stderr)}",
-            missing_namespaces() or f"{by_hand}; the log of the system may say more",
+            missing_namespaces() or f"{hint}; the system's log may contain more",
         )
     elif (id := done.stdout.strip()) != site.container.digest:
         yield Fault(
@@ -127,7 +128,7 @@ def probe_image(site: SiteConfig, file: Path) -> Iterator[Fault]:
 
 
 def missing_namespaces(sysctl: Path = Path("/proc/sys")) -> str:
-    """Say what an administrator must do before users can run containers; "" if nothing."""
+    """Return what an administrator must do before users can run containers; "" if nothing."""
     for name, least in (("user/max_user_namespaces", 1), ("kernel/unprivileged_userns_clone", 1)):
         try:
             value = int((sysctl / name).read_text())

@@ -1,4 +1,4 @@
-"""Runs the long commands of a build: all output goes to a log, and each step that they announce to the user."""
+"""Runs the long commands of a build: all output goes to a log, each announced step to the user."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class CommandLog(NamedTuple):
     path: Path
     notify: Notify
 
-    def run(self, command: list[str], what: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> None:
-        """Run a command to its end; raise with its last lines if it fails. `what` names its product for the user."""
+    def run(self, command: list[str], product: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> None:
+        """Run a command to its end; raise with its last lines if it fails. `product` is what the user sees."""
         began = time.monotonic()
         last_lines: list[str] = []
-        self.notify(f"{what} ...")
+        self.notify(f"{product} ...")
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -54,8 +54,8 @@ class CommandLog(NamedTuple):
             raise
         if code:
             raise UserError(
-                f"{what}: {Path(command[0]).name} ended with code {code}",
+                f"{product}: {Path(command[0]).name} ended with code {code}",
                 *(f"    | {line}" for line in last_lines if line),
                 f"all of its output: {self.path}; finished parts are kept, so the same command continues",
             )
-        self.notify(f"{what}: done in {time.monotonic() - began:.0f} s")
+        self.notify(f"{product}: done in {time.monotonic() - began:.0f} s")

@@ -33,10 +33,10 @@ def passed_pattern(site: SiteConfig) -> str:
     return "|".join(dict.fromkeys((*PASSED_VARIABLES, *site.env, *site.container.pass_env)))
 
 
-def loop_over_passed(site: SiteConfig, act: str) -> str:
-    """Return a line that does `act` for each variable that is set and may be passed, as $name."""
+def loop_over_passed(site: SiteConfig, command: str) -> str:
+    """Return a line of bash that runs `command` for each variable that is set and may be passed, as $name."""
     secret = "|".join(SECRET_VARIABLES)
-    return f"for name in $(compgen -e); do case $name in {secret}) ;; {passed_pattern(site)}) {act};; esac; done"
+    return f"for name in $(compgen -e); do case $name in {secret}) ;; {passed_pattern(site)}) {command};; esac; done"
 
 
 def fixed_variables(site: SiteConfig) -> dict[str, str]:

@@ -43,7 +43,7 @@ class ImageContent(Spec):
 
 
 class ImageRecord(Spec):
-    """Record beside the file of an image; everything in it can be made again from the image."""
+    """Record beside the file of an image; everything in it can be read again from the image."""
 
     sha256: str
     size: int
@@ -82,15 +82,15 @@ def code_digests() -> dict[str, str]:
     return {source_name(path): digest_source(path) for path in source_files()}
 
 
-def with_image(site: SiteConfig, reads: list[str]) -> SiteConfig:
-    """Return the site with the path and id of its image, for plans; `find_faults` says whether stages can run in it."""
+def with_image(site: SiteConfig, data_paths: list[str]) -> SiteConfig:
+    """Return the site with the path and id of its image, for plans; `find_faults` checks whether stages can run in it."""
     container = site.container
     if container.runtime == "none":
         raise UserError(
-            "this site names no program that runs images",
+            "this site names no container runtime",
             "set container.runtime in the site's file, or with --set container.runtime=NAME",
         )
-    changes: dict[str, Any] = {"data": tuple(dict.fromkeys((*container.data, *reads)))}
+    changes: dict[str, Any] = {"data": tuple(dict.fromkeys((*container.data, *data_paths)))}
     if has_image_file(site):
         file = locate_image(site)
         record = read_record(file)
@@ -100,11 +100,11 @@ def with_image(site: SiteConfig, reads: list[str]) -> SiteConfig:
         elif not container.checkout and record.content.code != code_digests():
             raise UserError(
                 f"{file}: holds other code than this checkout, whose digests are in the keys of stages",
-                f"`{build_command()}` makes one with this code; container.checkout: true binds this code over the image's",
+                f"`{build_command()}` builds one with this code; container.checkout: true binds this code over the image's",
             )
     elif not container.image or not container.digest:
         raise UserError(
-            f"{container.runtime} needs container.image (what it calls the image) and container.digest (its id)",
+            f"{container.runtime} needs container.image (its name for the image) and container.digest (the id)",
             "the id is in /opt/gnnscale/image.json of the image, and `image inspect` shows it",
         )
     else:
@@ -114,8 +114,7 @@ def with_image(site: SiteConfig, reads: list[str]) -> SiteConfig:
 
 def read_record(file: Path, deep: bool = False) -> ImageRecord:
     """Return the record of an image if the file matches it; hash the file if its time has changed, or if `deep`."""
-    if not file.exists():
-        raise UserError(f"{file}: no such image", f"make one: {build_command()}")
+    raise_if_absent(file)
     try:
         record = files.read_model(record_file(file), ImageRecord)
     except BadFile as error:
@@ -127,21 +126,25 @@ def read_record(file: Path, deep: bool = False) -> ImageRecord:
     if state.st_size != record.size:
         raise UserError(
             f"{file}: {state.st_size:,} bytes, {record.size:,} expected: cut off, or another file",
-            f"copy it again, or remove it and make it: {build_command()}",
+            f"copy it again, or remove it and build it again: {build_command()}",
         )
     if (deep or state.st_mtime_ns != record.mtime_ns) and sha256(file) != record.sha256:
         raise UserError(
             f"{file}: not the file that {record_file(file).name} describes (same size, other content)",
-            f"copy it again, or remove it and make it: {build_command()}",
+            f"copy it again, or remove it and build it again: {build_command()}",
         )
     return record
 
 
 def require_image(site: SiteConfig) -> Path:
     file = locate_image(site)
-    if not file.exists():
-        raise UserError(f"{file}: no such image", f"make one: {build_command()}")
+    raise_if_absent(file)
     return file
+
+
+def raise_if_absent(file: Path) -> None:
+    if not file.exists():
+        raise UserError(f"{file}: no such image", f"build one: {build_command()}")
 
 
 def read_content(file: Path) -> ImageContent:

@@ -23,11 +23,11 @@ def push(site: SiteConfig, to: str, notify: Notify) -> None:
         return
     target = Path(to).expanduser() / file.name
     if not target.parent.is_dir():
-        raise UserError(f"{target.parent}: no directory", "make it, or name a registry: oras://HOST/NAME:TAG")
+        raise UserError(f"{target.parent}: no such directory", "make it, or name a registry: oras://HOST/NAME:TAG")
     part = target.with_name(target.name + ".part")
     shutil.copyfile(file, part)
     if files.sha256(part) != record.sha256:
-        raise UserError(f"{part}: differs from {file} when it is read again", "try again; the disk may be failing")
+        raise UserError(f"{part}: differs from {file} after copying", "try again; the disk may be failing")
     mtime_ns = part.stat().st_mtime_ns
     files.write_model(target.with_suffix(".json"), record.model_copy(update={"mtime_ns": mtime_ns}))
     os.replace(part, target)

@@ -1,4 +1,4 @@
-"""The recipe of an image: definition, requirements and code, with a digest after which the image is named."""
+"""The recipe of an image: definition, requirements and code, and the digest that names the image."""
 
 from __future__ import annotations
 

@@ -29,11 +29,8 @@ from workflow.images.mounts import Mount, mount_option, stage_mounts, volume_opt
 # Stages of many ranks; those on one node share memory. All other stages are one process.
 KINDS_WITH_RANKS = ("train", "memory_levers", "rank_report")
 RUNTIMES_WITH_IMAGE_FILES = ("apptainer", "singularity")  # their images are files, which checks.py can check
-GPU_FLAGS = {
-    "nvidia": ("--nv",),
-    "amd": ("--rocm",),
-    "intel": (),
-}  # Intel's devices are in /dev, which is visible anyway
+# Intel's devices need no flag: they are in /dev, which is visible in every container.
+GPU_FLAGS = {"nvidia": ("--nv",), "amd": ("--rocm",), "intel": ()}
 SIF_VARIABLE = "GNNSCALE_SIF"  # path of the node's own copy of the image
 LIFELINE_VARIABLE = "GNNSCALE_LIFELINE"  # set by a driver that holds the other end of the stage's standard input
 # A stage must end when its runtime is killed, and when its driver is. Linux can signal a process whose parent has died, but
@@ -141,9 +138,8 @@ def podman_lines(site: SiteConfig, kind: str, binds: list[Mount]) -> list[str]:
     words += [f"--mount={mount_option(mount)}" for mount in binds]
     return [
         "args=()",
-        loop_over_passed(
-            site, 'args+=("--env=$name")'
-        ),  # podman reads the value itself, so no list of processes shows it
+        # podman reads the value itself, so no list of processes shows it
+        loop_over_passed(site, 'args+=("--env=$name")'),
         f"scratch={double_quoted(container.scratch)}",
         f'exec {shlex.join(words)} --mount="type=bind,src=$scratch,dst=/tmp" --workdir="$PWD" "${{args[@]}}" '
         f'{quoted_image(container)} "$@"',

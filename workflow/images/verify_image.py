@@ -33,7 +33,9 @@ def verify(site: SiteConfig, notify: Notify) -> None:
     notify(f"{file}: whole, for {content.arch}, {content.accelerator}, id {content.id[:12]}")
     recipe = read_recipe(accelerator(site), content.base)
     if content.lock != recipe.lock:
-        notify(f"its packages are those of other requirements; for the present ones: {build_command()}")
+        notify(
+            f"its packages come from other requirements than those of this checkout; to build with these: {build_command()}"
+        )
     names = recipe.code.keys() | content.code.keys()
     changed = sum(recipe.code.get(name) != content.code.get(name) for name in names)
     if changed:

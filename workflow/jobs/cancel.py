@@ -1,4 +1,4 @@
-"""Cancel jobs of a run directory, from any terminal, whether a driver is at work or not."""
+"""Cancel jobs of a run directory, from any terminal, whether a driver is running or not."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from workflow.scheduler import query
 
 
 def cancel_jobs(root: Path, site: SiteConfig, site_name: str, is_wanted: Callable[[RecordedJob], bool]) -> list[str]:
-    """Cancel the wanted jobs that bear the name that we gave them; return what was done, a line each."""
+    """Cancel the wanted jobs, found by their names; return a line for each."""
     jobs = [job for job in journal.unfinished_jobs(root) if job.site == site_name and is_wanted(job)]
     if not jobs:
         return []
     scheduler, seconds = query.SCHEDULERS[site.batch_scheduler.kind], site.batch_scheduler.command_timeout
     try:
-        known = {job.name: job for job in scheduler.find_by_name({job.name for job in jobs}, seconds)}
-        active = {job.name: known[job.name].id for job in jobs if job.name in known and known[job.name].is_active}
+        in_queue = {job.name: job for job in scheduler.find_by_name({job.name for job in jobs}, seconds)}
+        active = {
+            job.name: in_queue[job.name].id for job in jobs if job.name in in_queue and in_queue[job.name].is_active
+        }
         for job in jobs:
             mark_withdrawn(root, job)  # first: a driver that sees the job end must know why
         if active:
@@ -31,7 +33,7 @@ def cancel_jobs(root: Path, site: SiteConfig, site_name: str, is_wanted: Callabl
     return [
         f"cancelled  job {active[job.name]}  {', '.join(job.stages)}"
         if job.name in active
-        else f"was not in the queue any more  {', '.join(job.stages)}"
+        else f"no longer in the queue  {', '.join(job.stages)}"
         for job in jobs
     ]
 

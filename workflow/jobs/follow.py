@@ -17,7 +17,7 @@ from workflow.scheduler import query
 from workflow.scheduler.poller import SchedulerPoller
 from workflow.scheduler.query import JobStatus
 
-LOOK_SECONDS = 2.0  # at most between two looks at exit.json: all stages look, at a file system that many share
+READ_SECONDS = 2.0  # at most between two reads of exit.json: every stage reads one, on a shared file system
 STACK_DUMP_SECONDS = 5.0  # in which the ranks of a training that hangs print where they are
 STACK_LINES, STACK_BYTES = 2**13, 2**18  # that are read of what they print
 FINAL_STATES = ("CANCELLED", "NODE_FAIL", "PREEMPTED", "TIMEOUT", "OUT_OF_MEMORY")  # after which no file is awaited
@@ -33,9 +33,8 @@ class JobFollower:
         self.context, self.poller, self.stage, self.job, self.preemptible = context, poller, stage, job, preemptible
         self.job_id = job.id
         self.folder, self.attempt = context.root / stage.folder, context.attempt_folder(job, stage.id)
-        self.silence = (
-            SilenceTimer(self.folder, self.attempt) if stage.kind == "train" else None
-        )  # others may be silent
+        # Other stages may be silent for long.
+        self.silence = SilenceTimer(self.folder, self.attempt) if stage.kind == "train" else None
         self.status: JobStatus | None = None
         self.forced: AttemptOutcome | None = None  # outcome of a job that this follower ends
         self.stacks_requested = 0.0  # when its ranks were signalled to print where they are
@@ -49,16 +48,16 @@ class JobFollower:
         moment, missing, since, lingering = time.time(), 0, 0.0, 0
         self.poller.follow(self.job_id)
         hurry_at, patience = time.monotonic(), 1.0
-        look = min(LOOK_SECONDS, self.context.settings.poll_seconds)
+        read_seconds = min(READ_SECONDS, self.context.settings.poll_seconds)
         while True:
             self.context.raise_if_stopping()
             exit = self.context.read_exit(self.job, self.stage.id)
             if exit and exit.code == 0 and not self.reason_invalid():
                 return AttemptOutcome("done", "")
-            if exit and time.monotonic() >= hurry_at:  # the job is about to end, so the scheduler is asked sooner
+            if exit and time.monotonic() >= hurry_at:  # the job is about to end, so the scheduler is polled sooner
                 self.poller.hurry()
                 hurry_at, patience = time.monotonic() + patience, 2 * patience
-            snapshot = self.poller.wait_for_snapshot(moment, look)
+            snapshot = self.poller.wait_for_snapshot(moment, read_seconds)
             if snapshot is None:
                 continue
             moment = snapshot.began
@@ -88,7 +87,7 @@ class JobFollower:
         """Cancel a job that would wait for ever, or whose training hangs."""
         if status.is_hopeless and before is not None and before.is_hopeless:  # not just while the scheduler looks
             message = f"job {self.job_id} would wait for ever: {status.reason}"
-            hint = "ask for less, or for another queue: look at `queues` of the site's file"
+            hint = "request less, or another queue: look at `queues` of the site's file"
             self.forced = AttemptOutcome("configuration", message, hint)
         elif not self.forced and status.state == "RUNNING" and self.is_stalled():
             assert self.silence is not None
@@ -108,7 +107,7 @@ class JobFollower:
             pass  # it is sent again with the next answer, and a late start finds the attempt closed
 
     def is_settled(self, exit: ExitRecord | None, missing: int, seconds: float) -> bool:
-        """Tell whether the job is over: the scheduler says so, and its files have had the time to be seen here."""
+        """Tell whether the job is over: the scheduler says so, and its files have had time to appear here."""
         if exit is not None and exit.code != 0:
             return self.status is not None or missing >= 2
         if self.status is not None and self.status.state in FINAL_STATES:

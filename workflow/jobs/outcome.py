@@ -81,7 +81,7 @@ def judge_start(exit: ExitRecord | None) -> AttemptOutcome | None:
     """Judge an attempt that never began."""
     if exit and exit.sick:
         reasons = "; ".join(f"{host}: {why}" for host, why in exit.sick.items())
-        hint = "if all nodes are so it is not the nodes: look at `node` of the site's file, and try `doctor`"
+        hint = "if all nodes are unfit, check `node` of the site's file, and run `doctor`"
         return AttemptOutcome("node", f"not fit: {reasons[:400]}", hint, bad_hosts=tuple(exit.sick), begun=False)
     if exit and not exit.begun:
         return AttemptOutcome("not-begun", "its job ended before its turn came", begun=False)
@@ -96,18 +96,18 @@ def judge_state(exit: ExitRecord | None, job: JobStatus | None, preemptible: boo
     if state == "CANCELLED":
         return AttemptOutcome("cancelled", "cancelled by somebody else")
     if exit and exit.code == STOPPED:
-        return AttemptOutcome("stopped", "told to stop, and kept its work")
+        return AttemptOutcome("stopped", "signalled to stop; its work is saved")
     if job and state == "NODE_FAIL":
         return AttemptOutcome("node", f"a node failed ({job.nodes})", bad_hosts=tuple(expand_hosts(job.nodes)[:1]))
     if state == "OUT_OF_MEMORY":
-        return memory_outcome("the scheduler ended it for want of memory")
+        return memory_outcome("the scheduler ended it because it ran out of memory")
     if state == "TIMEOUT":
-        return AttemptOutcome("walltime", "ran into the end of its time")
+        return AttemptOutcome("walltime", "reached its walltime")
     return None
 
 
 def judge_reported_error(error: StageError | None) -> AttemptOutcome | None:
-    """Judge by error.json, unless it only says that the stage failed: the printed lines may know a better reason."""
+    """Judge by error.json, unless it only says that the stage failed: the printed lines may contain a better reason."""
     if error is None:
         return None
     if "is in use by" in error.message:
@@ -126,7 +126,7 @@ def judge_printed(exit: ExitRecord | None, code: int | None, printed: str) -> At
         line = first_line_with(NODE_WORDS, printed)
         return AttemptOutcome("node", f"{host + ': ' if host else ''}{line}", bad_hosts=(host,) if host else ())
     if MEMORY_WORDS.search(printed) or code == MEMORY:
-        return memory_outcome("killed, most likely for want of memory" if code == MEMORY else "out of memory")
+        return memory_outcome("killed, most likely because memory ran out" if code == MEMORY else "out of memory")
     return None
 
 
@@ -136,11 +136,11 @@ def judge_exit_code(
     """Judge by the exit code, or by its absence."""
     code = exit_code(exit, job)
     if code == TERMINATED or ENDED_WORDS.search(printed):
-        line = first_line_with(ENDED_WORDS, printed) or "told to end"
+        line = first_line_with(ENDED_WORDS, printed) or "it received SIGTERM"
         return AttemptOutcome("lost", f"ended from outside: {line}")
     if exit is None:
         state = f" ({job.state})" if job else ""
-        hint = "if all do: `doctor` finds out whether compute nodes see the run directory"
+        hint = "if all jobs end so: `doctor` checks whether compute nodes see the run directory"
         return AttemptOutcome("lost", f"the job ended without a trace{state}", hint)
     if code == DISK:
         return DISK_FULL
@@ -178,7 +178,7 @@ def expand_hosts(nodes: str) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------------------ hanging ranks
-RANK_LABEL = re.compile(r"^\[(rank \d+ on \S+)\] (.*)$", re.M)  # gnnscale/job/rank_wrapper.py, asked for its stack
+RANK_LABEL = re.compile(r"^\[(rank \d+ on \S+)\] (.*)$", re.M)  # printed by gnnscale/job/rank_wrapper.py with a stack
 STACK_FRAME = re.compile(r'\s*File "([^"]*)", line (\d+) in (.*)')
 
 
@@ -224,8 +224,8 @@ def describe_stack(frames: list[str]) -> str:
     """Name the innermost frame, and the innermost one of this package."""
     if not frames:
         return "nowhere in Python"
-    ours = next((frame for frame in frames if "(gnnscale/" in frame), frames[0])
-    return frames[0] if ours == frames[0] else f"{frames[0]}, called from {ours}"
+    caller = next((frame for frame in frames if "(gnnscale/" in frame), frames[0])
+    return frames[0] if caller == frames[0] else f"{frames[0]}, called from {caller}"
 
 
 # ------------------------------------------------------------------------------------------------------ what comes next
@@ -249,8 +249,10 @@ class RetryBudget:
             return "fail", outcome._replace(
                 kind="walltime",
                 message=f"{allowed} jobs in a row ended ({outcome.message}) and got no further",
-                hint="a job must last for more than one checkpoint: a queue with a longer walltime, or more nodes",
+                hint="a job must outlast the interval of checkpoints: choose a queue with a longer walltime, or more nodes",
             )
         if self.used[counted] > allowed:
-            return "fail", outcome._replace(message=f"{outcome.message}; so it was {self.used[counted]} times in a row")
+            return "fail", outcome._replace(
+                message=f"{outcome.message}; this happened {self.used[counted]} times in a row"
+            )
         return action, outcome

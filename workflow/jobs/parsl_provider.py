@@ -22,7 +22,7 @@ from workflow.jobs import launch
 from workflow.jobs.requests import Request
 from workflow.scheduler import query
 
-logging.getLogger("parsl").addHandler(logging.NullHandler())  # its errors are reported by us, in a line
+logging.getLogger("parsl").addHandler(logging.NullHandler())  # this project reports its errors in one line
 
 SCRIPT_NAME = "job.sh"  # and beside it job.out: what the script itself prints
 TRANSIENT_WORDS = re.compile(
@@ -156,7 +156,7 @@ def submit(script: JobScript, site: SiteConfig) -> str:
 
 
 def submission_error(site: SiteConfig, printed: str) -> Exception:
-    """Tell from what sbatch or qsub printed whether to wait, to ask again, or to give up."""
+    """Return the error for the output of sbatch or qsub: the job is refused, must wait, or the scheduler did not answer."""
     verb = "sbatch" if site.scheduler.kind == "slurm" else "qsub"
     lines = [re.sub(rf"^{verb}: (error: )?", "", line).strip() for line in printed.splitlines() if line.strip()]
     words = "; ".join(dict.fromkeys(lines)) or "no reason given"
@@ -171,16 +171,16 @@ def submission_error(site: SiteConfig, printed: str) -> Exception:
 def suggest_fix(words: str, site: SiteConfig) -> str:
     """Suggest what to change in the site's file or on the command line."""
     size_limit = SIZE_LIMIT_WORDS.search(words)
-    low = (size_limit[0] if size_limit else words).lower()  # and not the sentence that Slurm adds to every limit
-    if "wall" in low or "time limit" in low:
+    lowered = (size_limit[0] if size_limit else words).lower()  # and not the sentence that Slurm adds to every limit
+    if "wall" in lowered or "time limit" in lowered:
         return "the walltime may be longer than the queue allows: look at `max_walltime` of the site's file"
     if size_limit:
         return "no job may be of that size: look at `nodes` of `queues` of the site's file, or --set train.queue=NAME"
-    if "account" in low or "project" in low or "allocation" in low:
+    if "account" in lowered or "project" in lowered or "allocation" in lowered:
         used = f"it was {shlex.quote(site.account)}" if site.account else "none was given"
         return f"the account may be wrong ({used}): --set account=ACCOUNT"
-    if "partition" in low or "queue" in low or "qos" in low:
+    if "partition" in lowered or "queue" in lowered or "qos" in lowered:
         return "the queue may be wrong: look at `queues` of the site's file, or --set train.queue=NAME"
-    if "node" in low or "requested" in low or "resource" in low:
-        return "no node may be as the site's file says: look at its `node` and `queues`, and at what the scheduler says"
+    if "node" in lowered or "requested" in lowered or "resource" in lowered:
+        return "no node may match the site's file: look at its `node` and `queues`, and at the scheduler's message"
     return "look at the script (job.sh of the attempt), submit it by hand, and correct the site's file"

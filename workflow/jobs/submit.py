@@ -26,7 +26,7 @@ MAX_PAUSE_SECONDS = 300.0
 
 
 class JobSubmitter:
-    """Submitter that applies what earlier jobs have shown: nodes to avoid, and trainings that need less memory."""
+    """Submitter that learns from earlier jobs which nodes to avoid, and which trainings must use less memory."""
 
     def __init__(self, context: RunContext, stages: dict[str, Stage]):
         self.context, self.stages = context, stages
@@ -38,7 +38,7 @@ class JobSubmitter:
         self.avoid = tuple(dict.fromkeys((*self.avoid, *hosts)))[-MAX_AVOIDED_NODES:]
 
     def find(self, name: str) -> JobStatus | None:
-        """Find a job by its name; ask until the scheduler answers."""
+        """Find a job by its name; repeat the query until the scheduler answers."""
         context, pauses = self.context, backoff_pauses(self.context.settings.poll_seconds)
         while True:
             context.raise_if_stopping()
@@ -135,6 +135,6 @@ def backoff_pauses(first: float) -> Iterator[float]:
 
 
 def die_at_failpoint(name: str) -> None:
-    """Die as by `kill -9`, if a test asks for it."""
+    """Die as by `kill -9`, if a test requests it."""
     if os.environ.get("GNNSCALE_DIE_AT") == name:
         os.kill(os.getpid(), signal.SIGKILL)

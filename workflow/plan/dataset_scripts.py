@@ -1,4 +1,4 @@
-"""Facts that the scripts in datasets/ give to a plan: the card of a data set, and the digests of its raw files."""
+"""Facts that a plan takes from the scripts in datasets/: the card of a data set, and the digests of its raw files."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def raw_file_digests(settings: ConversionSettings) -> dict[str, str]:
             digests["list of quarantined structures"] = files.digest(sorted([*who, why] for who, why in listed.items()))
         if "raw" in settings.options:
             script, options = dataset_script(settings)
-            paths, above = script.input_files(options), Path(options.raw)
-            folder = above if above.is_dir() else above.parent
+            paths, raw = script.input_files(options), Path(options.raw)
+            folder = raw if raw.is_dir() else raw.parent
             digests |= {os.path.relpath(path, folder): digest_raw(path) for path in paths}
     except (FileNotFoundError, errors.BadFile) as error:
         raise errors.UserError(f"source {settings.name!r}: {error}") from None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from gnnscale.contract import errors, files
 from gnnscale.contract.stage_spec import StageSpec
 from workflow.config.site import SiteConfig
+from workflow.config.sweeps import flatten
 from workflow.plan.stage import FOLDER_OF_KIND, PlannedStage, Stage
 
 
@@ -26,9 +26,9 @@ def judge_stage(stage: Stage, root: Path, upstream: dict[str, PlannedStage], dee
     for need in stage.needs:
         used, present = verdict.result.inputs.get(need), upstream[need].result
         if present is None:
-            return PlannedStage(stage, "check", f"{need} runs again; this runs if its result comes out different", None)
+            return PlannedStage(stage, "check", f"{need} runs again; this runs if the new result differs", None)
         if present.digest != used:
-            return PlannedStage(stage, "run", f"{need} was made again and its result is different now", None)
+            return PlannedStage(stage, "run", f"{need} was made again and its result has changed", None)
     return PlannedStage(stage, "done", "", verdict.result)
 
 
@@ -59,7 +59,8 @@ def reason_to_rerun(stage: Stage, root: Path) -> str | None:
 def describe_difference(old: StageSpec, stage: Stage) -> str:
     """Describe what has changed: settings first, then code, raw files, the image and needed stages."""
     parts = []
-    before, after = flattened(old.settings.model_dump(mode="json")), flattened(stage.settings.model_dump(mode="json"))
+    before = dict(flatten(old.settings.model_dump(mode="json")))
+    after = dict(flatten(stage.settings.model_dump(mode="json")))
     for path in sorted(before.keys() | after.keys()):
         if before.get(path) != after.get(path):
             parts.append(f"{path}: {before.get(path)} -> {after.get(path)}")
@@ -80,13 +81,6 @@ def describe_difference(old: StageSpec, stage: Stage) -> str:
 def summarise_names(ids: list[str]) -> str:
     """Return the only name, or the number of names and the first."""
     return ids[0] if len(ids) == 1 else f"{len(ids)} ({ids[0]}, ...)"
-
-
-def flattened(data: Any, prefix: str = "") -> dict[str, Any]:
-    """Return dotted path -> value of nested mappings."""
-    if not isinstance(data, dict):
-        return {prefix.rstrip("."): data}
-    return {name: value for key, inner in data.items() for name, value in flattened(inner, f"{prefix}{key}.").items()}
 
 
 def remaining_seconds(planned: dict[str, PlannedStage], site: SiteConfig) -> float:

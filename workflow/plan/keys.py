@@ -1,4 +1,4 @@
-"""The part of a stage's key that is about code: every source file that the stage can reach, with its digest."""
+"""The code in a stage's key: every source file that the stage can reach, with its digest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from gnnscale.contract.places import ROOT, source_file, source_name
 from gnnscale.contract.source_code import read_source, remember_sources
 
-# Rooms that carry settings and results and make none: what they say reaches a key through the settings' values.
+# Rooms that carry settings and results but compute none: a key holds the values of the settings instead.
 ROOMS_NOT_HASHED = ("contract", "machine", "job")
 SAMPLED_BLOCKS, BLOCK_BYTES = 16, 64 * 1024
 
@@ -36,7 +36,7 @@ def is_hashed(name: str) -> bool:
 
 
 def files_of_module(module: str) -> list[Path]:
-    """Return a module's file, the C++ beside it and the packages around it; nothing for what is not ours."""
+    """Return a module's file, the C++ beside it and the packages around it; nothing for other packages."""
     parts = module.split(".")
     if parts[0] != "gnnscale":
         return []
@@ -49,9 +49,9 @@ def files_of_module(module: str) -> list[Path]:
 def digest_raw(path: Path) -> str:
     """Return a digest of a published file, which may be a terabyte: of its size and of blocks from its start to its end."""
     length = path.stat().st_size
-    whole = hashlib.sha256(str(length).encode())
+    hasher = hashlib.sha256(str(length).encode())
     with open(path, "rb") as file:
         for number in range(SAMPLED_BLOCKS):
             file.seek(max(0, (length - BLOCK_BYTES) * number // (SAMPLED_BLOCKS - 1)))
-            whole.update(file.read(BLOCK_BYTES))
-    return whole.hexdigest()[:16]
+            hasher.update(file.read(BLOCK_BYTES))
+    return hasher.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Chooses the memory levers with which a training fits into the memory of a rank, or says why none is enough. Pure."""
+"""Chooses the memory levers with which a training fits into the memory of a rank, or the reason why none is enough. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gnnscale.contract.settings import LeverSettings, TrainSettings
 from gnnscale.contract.stage_spec import Runtime
 from workflow.config.site import SiteConfig
 
-LIBRARY_BYTES = 0.7e9  # of a rank with Python, torch and DeepSpeed, before it holds any data
+LIBRARY_BYTES = 0.7e9  # of a rank with Python, torch and DeepSpeed loaded, without data
 LARGEST_OVER_MEAN_BATCH = 1.6  # batches are drawn at random: the largest of a run, as seen with five mixed sources
 
 

@@ -17,11 +17,11 @@ def shorter_runs(runs: dict[str, tuple[TrainSettings, float]]) -> dict[str, tupl
         optim = settings.optim.model_copy(update={"epochs": 1.0})
         if optim.cooldown < 1:
             alike[settings.model_copy(update={"optim": optim}).model_dump_json()].append((cost, id))
-    found: dict[str, tuple[str, ...]] = dict.fromkeys(runs, ())
+    shorter: dict[str, tuple[str, ...]] = dict.fromkeys(runs, ())
     for group in alike.values():
         for cost, id in group:
-            found[id] = tuple(other for less, other in sorted(group, reverse=True) if less < cost)
-    return found
+            shorter[id] = tuple(other for other_cost, other in sorted(group, reverse=True) if other_cost < cost)
+    return shorter
 
 
 def shared_cost(cost: float, settings: TrainSettings, costs: list[float]) -> float:

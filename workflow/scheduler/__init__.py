@@ -1,1 +1,1 @@
-"""Questions to Slurm and PBS; the only readers of their answers."""
+"""Queries to Slurm and PBS; nothing else reads their answers."""

@@ -1,4 +1,4 @@
-"""A thread that polls the scheduler for all jobs in one query and notifies those who wait for the answer."""
+"""A thread that polls the scheduler for all jobs in one query and notifies the threads that wait for the answer."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Callable
 
 from workflow.scheduler.query import Scheduler, SchedulerUnreachable, Snapshot
 
-SETTLE_SECONDS = 0.3  # without a new job, after which those that came together are asked about together
+SETTLE_SECONDS = 0.3  # without a new job, after which all new ones are in one query
 MAX_PAUSE_SECONDS = 300.0  # between two queries to a scheduler that does not answer
 
 
 class SchedulerPoller:
-    """Poller of the scheduler: asks about all followed jobs in one query, and not at all while none is followed."""
+    """Poller of the scheduler: one query for all followed jobs, and none while no job is followed."""
 
     def __init__(self, scheduler: Scheduler, poll_seconds: float, timeout: float, on_contact: Callable[[str], None]):
-        """Start the thread. `on_contact` gets what the scheduler said instead of answering, and "" when it answers."""
+        """Start the thread. `on_contact` gets the reason when the scheduler does not answer, and "" when it does."""
         self.scheduler, self.poll_seconds, self.timeout, self.on_contact = scheduler, poll_seconds, timeout, on_contact
         self.followed: set[str] = set()
         self.news = threading.Condition()
@@ -33,7 +33,7 @@ class SchedulerPoller:
             self.followed.discard(id)
 
     def hurry(self) -> None:
-        """Ask soon, for a caller that has reason to believe that a job has ended."""
+        """Poll soon, for a caller that has reason to believe that a job has ended."""
         with self.news:
             self.is_urgent = True
             self.news.notify_all()
@@ -44,7 +44,7 @@ class SchedulerPoller:
             self.news.notify_all()
 
     def wait_for_snapshot(self, moment: float, seconds: float) -> Snapshot | None:
-        """Return a snapshot whose query was sent after `moment`, so that an older job can only miss in it if it ended."""
+        """Return a snapshot whose query was sent after `moment`: a job submitted before is missing in it only if it has ended."""
         with self.news:
             self.news.wait_for(lambda: self.is_stopping or self.is_newer_than(moment), seconds)
             return self.snapshot if self.is_newer_than(moment) else None
@@ -71,7 +71,7 @@ class SchedulerPoller:
                 self.news.wait_for(lambda: self.is_stopping or (self.is_urgent and answered), pause - shortest)  # noqa: B023
 
     def settle(self) -> None:
-        """Wait until no further job comes."""
+        """Wait until no new job has been added for a moment."""
         count = 0
         while not self.is_stopping and len(self.followed) > count:
             count = len(self.followed)

@@ -1,7 +1,8 @@
-"""Queries to Slurm and PBS about our jobs: one for all of them, parsed defensively; from a failed one nothing follows."""
+"""Queries to Slurm and PBS about our jobs: one for all of them, parsed defensively; a failed query proves nothing."""
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gnnscale.contract.errors import reason_of
+from workflow.config.walltime import SECONDS_PER_DAY
 
 # Active states are PENDING and RUNNING. A word that is unknown here counts as active, so that it ends no job.
 SLURM_STATES = {
@@ -67,8 +69,8 @@ HOPELESS_REASONS = {
     "QOSMaxNodePerJobLimit",
     "DependencyNeverSatisfied",
 }
-# Variables of a shell, or of the job in which the driver runs, override the script's own options, and jobs inherit them. Kept
-# are those that say where the scheduler is, who asks, and what a site's modules make the default of its srun.
+# Variables of a shell, or of the job in which the driver runs, override the script's own options, and jobs inherit them. Only
+# those are kept that locate the scheduler, identify the user, or hold the default that a site's modules give to its srun.
 OPTION_VARIABLES = re.compile("(SLURM|SBATCH|SRUN|SQUEUE|SACCT|SCANCEL|PBS)_")
 KEPT_VARIABLES = {
     "SLURM_CONF",
@@ -112,7 +114,7 @@ class JobStatus(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """Status of all jobs that were asked for and are known. Jobs submitted after `began` may be missing."""
+    """Status of the requested jobs that the scheduler knows. Jobs submitted after `began` may be missing."""
 
     began: float  # time.time() before the query was sent
     jobs: dict[str, JobStatus]
@@ -171,23 +173,23 @@ SACCT_COMMAND = [
 
 
 def slurm_find_by_id(ids: Iterable[str], seconds: float) -> Snapshot:
-    """Ask squeue, which knows all active jobs, and sacct for jobs that squeue has forgotten."""
+    """Query squeue, which knows all active jobs, and sacct for jobs that squeue has forgotten."""
     began, wanted = time.time(), set(ids)
     jobs = {job.id: job for job in parse_squeue(command_output(SQUEUE_COMMAND, seconds)) if job.id in wanted}
     if gone := sorted(wanted - jobs.keys()):
-        jobs |= {job.id: job for job in ask_accounting(["--jobs", ",".join(gone)], seconds) if job.id in gone}
+        jobs |= {job.id: job for job in query_accounting(["--jobs", ",".join(gone)], seconds) if job.id in gone}
     return Snapshot(began, jobs)
 
 
 def slurm_find_by_name(names: set[str], seconds: float) -> list[JobStatus]:
     found = [job for job in parse_squeue(command_output(SQUEUE_COMMAND, seconds)) if job.name in names]
     if missing := names - {job.name for job in found}:
-        found += ask_accounting(["--starttime", "now-7days", "--name", ",".join(sorted(missing))], seconds)
+        found += query_accounting(["--starttime", "now-7days", "--name", ",".join(sorted(missing))], seconds)
     return found
 
 
-def ask_accounting(options: list[str], seconds: float) -> list[JobStatus]:
-    """Ask sacct for ended jobs. Accounting may be off; and the jobs that it calls active squeue has just denied."""
+def query_accounting(options: list[str], seconds: float) -> list[JobStatus]:
+    """Query sacct for ended jobs. Accounting may be off; jobs that it calls active are not, as squeue no longer lists them."""
     try:
         return [job for job in parse_sacct(command_output([*SACCT_COMMAND, *options], seconds)) if not job.is_active]
     except SchedulerUnreachable:
@@ -228,7 +230,7 @@ def parse_sacct(text: str) -> list[JobStatus]:
 
 # -------------------------------------------------------------------------------------------------------------- PBS
 def pbs_find_by_id(ids: Iterable[str], seconds: float) -> Snapshot:
-    """Ask for all jobs in one query, then for each missing one alone, as some versions print only the first."""
+    """Query all jobs at once, then each missing one alone, as some versions print only the first."""
     began, wanted = time.time(), list(ids)
     jobs = index_by_number(query_pbs_jobs(wanted, seconds)) if wanted else {}
     for id in wanted:
@@ -269,8 +271,6 @@ def raise_on_error(done: subprocess.CompletedProcess[str], *harmless: str) -> No
 
 
 def user_name() -> str:
-    import getpass
-
     return getpass.getuser()
 
 
@@ -326,9 +326,6 @@ SCHEDULERS = {
     "slurm": Scheduler(slurm_find_by_id, slurm_find_by_name, slurm_cancel, slurm_signal),
     "pbs": Scheduler(pbs_find_by_id, pbs_find_by_name, pbs_cancel, pbs_signal),
 }
-
-
-SECONDS_PER_DAY = 86400
 
 
 def parse_slurm_duration(limit: str) -> int | None:

@@ -327,7 +327,7 @@ def test_a_driver_on_another_host_is_refused(tmp_path):
     done = call("run", "--site", "frontier", "--study", "smoke", "--root", str(tmp_path), "--set", "account=abc123")
     assert done.returncode == 2
     assert (
-        "is run from hosts like" in done.stderr
+        "must be run from a host that matches" in done.stderr
         and "--set host=" in done.stderr
         and "(sites/frontier.yaml:6)" in done.stderr
     )

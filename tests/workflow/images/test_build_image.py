@@ -24,10 +24,10 @@ def test_a_build_that_cannot_succeed_is_refused_before_it_begins(tmp_path, monke
     monkeypatch.setenv("PATH", "/nonexistent")
     other = "vista" if os.uname().machine == "x86_64" else "frontier"
     said = "\n".join(build_faults(tmp_path, "machine", other))
-    assert "no apptainer on PATH" in said and "build on one like its nodes" in said and "needs mmdebstrap" in said
+    assert "no apptainer on PATH" in said and "build on a machine like its nodes" in said and "needs mmdebstrap" in said
     assert "/etc/subuid gives nobody-here no subordinate ids" in said
     assert "usermod --add-subuids 100000-165535 nobody-here" in said
-    assert re.search(r"images: [\d.]+ GB are free, a build takes 1000000000; make room, or set APPTAINER_TMPDIR", said)
+    assert re.search(r"images: [\d.]+ GB are free, a build needs 1000000000; make room, or set APPTAINER_TMPDIR", said)
     assert not (tmp_path / "images" / "build.log").exists()
 
 

@@ -120,7 +120,7 @@ def damaged(sif, how):
         ("truncated", "3,000 bytes, [0-9,]+ expected: cut off", "copy it again"),
         ("altered", "same size, other content", "copy it again"),
         ("touched", "same size, other content", "copy it again"),
-        ("other architecture", "made for (aarch64|x86_64), and nodes here are", "image build"),
+        ("other architecture", "built for (aarch64|x86_64), but nodes here are", "image build"),
         ("no image", "not an image of Apptainer", "image build"),
         ("no record", "the content of the image is unknown", "image verify"),
         ("world-writable", "x.sif: every user may write there", "chmod o-w"),
@@ -161,7 +161,7 @@ def test_no_image_built_yet_is_reported_with_what_to_type(tmp_path):
     done = call("plan", "--container", "--set", f"container.image={missing}", "--root", str(tmp_path / "run"))
     assert (
         done.returncode == 2
-        and done.stderr == f"gnnscale: {missing}: no such image\n  make one: python workflow/run.py image build\n"
+        and done.stderr == f"gnnscale: {missing}: no such image\n  build one: python workflow/run.py image build\n"
     )
     done = call("plan", "--container", "--site", "andes", "--root", str(tmp_path / "run"))
     assert done.returncode == 2 and "set container.runtime" in done.stderr
@@ -210,7 +210,7 @@ def test_a_push_is_whole_or_absent(sif, tmp_path):
     arrived = tmp_path / "there" / "x.sif"
     assert arrived.read_bytes() == sif.read_bytes() and image_file.read_record(arrived, deep=True).content == content()
     assert f"container.image={arrived}" in said[-1] and image_file.with_image(of(arrived), []).container.digest == ID
-    assert "no directory" in message_of(lambda: push_image.push(of(sif), str(tmp_path / "nowhere"), said.append))
+    assert "no such directory" in message_of(lambda: push_image.push(of(sif), str(tmp_path / "nowhere"), said.append))
     os.truncate(sif, 3000)
     assert "cut off" in message_of(lambda: push_image.push(of(sif), str(tmp_path / "there"), said.append))
     assert image_file.read_record(arrived, deep=True), "the one that was there is untouched"

@@ -117,7 +117,7 @@ def test_a_lost_output_is_made_again_and_what_follows_waits_for_the_outcome(done
     assert set(states(found, root).values()) == {"done"}, "it came out the same: nothing else runs"
     finish(found["convert/bulk"], found, root, digest="another")
     planned = judge_stages(found, root)
-    assert planned["train/w8-d2-n24"].reason == "convert/bulk was made again and its result is different now"
+    assert planned["train/w8-d2-n24"].reason == "convert/bulk was made again and its result has changed"
 
 
 def test_a_training_with_checkpoints_resumes(tmp_path):
