@@ -19,14 +19,14 @@ from workflow.cli.drive import report_error
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Do what the command line asks for and return the exit code."""
+    """Run the command line and return the exit code."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # titles may have letters that the terminal lacks
     arguments = build_parser().parse_args(argv)
-    verb = getattr(arguments, "verb", None) or "run"
+    verb = arguments.verb or "run"
     try:
         code = VERBS[verb](arguments)
-        print(end="", flush=True)  # here, where a reader who has closed the pipe can be handled
+        print(end="", flush=True)  # inside `try`: the reader of a pipe may have closed it
         return code
     except (Exception, KeyboardInterrupt) as error:
         code = report_error(error)

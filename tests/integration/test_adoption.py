@@ -86,7 +86,7 @@ def test_a_hundred_jobs(run):
     assert len(run.submitted()) == len(run.events("adopt")) == JOBS
     assert 30e6 < most_memory(run.driver.pid) < 150e6
     run.driver.send_signal(signal.SIGINT)
-    assert f"{JOBS} jobs go on" in run.end(130)
+    assert f"{JOBS} jobs keep running" in run.end(130)
     for stage in run.stages.values():
         if stage.kind == "train":  # as the jobs would have left it, while nobody looked
             finish(stage, run.stages, run.root)

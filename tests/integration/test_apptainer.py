@@ -202,7 +202,7 @@ def test_no_stage_outlives_its_driver(site, tmp_path, how):
         driver.kill()
     wait_until(lambda: not inside(root), "the stages to end with their driver")
     if how == signal.SIGINT:
-        assert driver.returncode == 130 and "to go on: " in said and "container.use=true" in said
+        assert driver.returncode == 130 and "to continue: " in said and "container.use=true" in said
 
 
 # ------------------------------------------------------------------------------------------------------- on a Slurm

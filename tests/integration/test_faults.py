@@ -94,7 +94,7 @@ def test_ctrl_c_leaves_the_job_running(begin, slurm, signum, code):
     run.driver.send_signal(signum)
     said = run.end(code)
     assert time.monotonic() - began < patience, "two seconds, on a machine that has them"
-    assert "to go on: python workflow/run.py" in said and "1 job goes on" in said
+    assert "to continue: python workflow/run.py" in said and "1 job keeps running" in said
     assert slurm.active() == [job]
     assert f"cancelled  job {job}" in run.call("cancel").stdout
     wait_until(lambda: not slurm.active(), "the job to end")

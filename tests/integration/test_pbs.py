@@ -77,7 +77,7 @@ def test_killed_and_cancelled(begin, pbs):
     run.wait(lambda: run.events("adopt"), "the driver to find it")
     patience, began = measure_patience(lambda: run.call("status")), time.monotonic()
     run.driver.send_signal(signal.SIGINT)
-    assert "1 job goes on" in run.end(130) and time.monotonic() - began < patience
+    assert "1 job keeps running" in run.end(130) and time.monotonic() - began < patience
     assert run.submitted() == [job] and job.split(".")[0] in [id.split(".")[0] for id in pbs.active()]
     assert f"cancelled  job {job}" in run.call("cancel").stdout
     wait_until(lambda: not pbs.active(), "the job to end")

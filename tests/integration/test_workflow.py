@@ -173,7 +173,7 @@ def test_ctrl_c_stops_at_once_and_says_how_to_go_on(tmp_path):
     said, _ = process.communicate(timeout=PATIENCE)
     assert time.monotonic() - began < patience, "two seconds, on a machine that has them"
     assert process.returncode == 130
-    assert f"to go on: python workflow/run.py --site local --study smoke --root {root}" in said
+    assert f"to continue: python workflow/run.py --site local --study smoke --root {root}" in said
     assert "Traceback" not in said
     wait_until(lambda: not survivors(root), "the stages to end with their driver")
 

@@ -1,1 +1,1 @@
-"""The command line: arguments, commands, and all that they print."""
+"""The command line: arguments, commands and their output."""

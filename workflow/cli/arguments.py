@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from gnnscale.contract.command_name import command_name
 from gnnscale.contract.exit_codes import USAGE
@@ -20,14 +20,15 @@ RENAMED_KINDS = {"shards": "convert_part", "levers": "memory_levers"}  # stage k
 class Parser(argparse.ArgumentParser):
     """A parser that reports a mistake in one line, with the nearest known word."""
 
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
+    def _check_value(self, action: argparse.Action, value: object) -> None:
         if action.choices is None or value in action.choices:
             return
-        known = [str(choice) for choice in action.choices]
-        what = "no verb" if isinstance(action, argparse._SubParsersAction) else "found"
-        renamed = RENAMED_KINDS.get(value, "")
-        hint = f"it is called {renamed!r} now" if renamed in known else suggest(str(value), known)
-        raise argparse.ArgumentError(None if what == "no verb" else action, f"{what} {value!r}; {hint}")
+        choices = [str(choice) for choice in action.choices]
+        renamed = RENAMED_KINDS.get(str(value), "")
+        hint = f"it is called {renamed!r} now" if renamed in choices else suggest(str(value), choices)
+        if isinstance(action, argparse._SubParsersAction):
+            raise argparse.ArgumentError(None, f"no verb {value!r}; {hint}")
+        raise argparse.ArgumentError(action, f"found {value!r}; {hint}")
 
     def error(self, message: str) -> NoReturn:
         print(f"gnnscale: {message} (`{self.prog} --help` explains)", file=sys.stderr)
@@ -53,22 +54,21 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", metavar="VERB")
 
     def add_verb(name: str, text: str, *, as_json: bool = False) -> argparse.ArgumentParser:
-        made = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common])
+        parser = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", parents=[common])
         if as_json:
-            made.add_argument("--json", action="store_true", help="print JSON, for programs")
-        return made
+            parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+        return parser
 
     add_run_verbs(add_verb)
     add_advise(add_verb)
     add_doctor(add_verb)
     add_sites(add_verb)
     add_image(add_verb)
+    # All its words go to gnnscale/stages/fit_csv.py, which has the options.
     text = "fit a scaling law to the points of a CSV file of your own"
-    fit = verbs.add_parser(
-        "fit", help=text, add_help=False, prefix_chars="\0"
-    )  # gnnscale/stages/fit_csv.py has the options
+    fit = verbs.add_parser("fit", help=text, add_help=False, prefix_chars="\0")
     fit.add_argument("words", nargs="*", metavar="POINTS.csv")
-    completion = add_verb("completion", "print a script by which a shell completes this command")
+    completion = add_verb("completion", "print the completion script of a shell")
     completion.add_argument("shell", choices=SHELLS)
     return top
 
@@ -80,11 +80,11 @@ def common_options() -> Parser:
     common.add_argument("--study", help="a file in workflow/studies/, without .yaml, or a path (default: default)")
     common.add_argument("--root", type=Path, help="the run directory (default: runs/STUDY)")
     common.add_argument(
-        "--set", action="append", metavar="A.B=C", help="override a setting of the site's file and of yours"
+        "--set", action="append", metavar="A.B=C", help="override a setting of the site's file and of your own"
     )
     common.add_argument("--container", action="store_true", help="run stages in the site's image (container.use=true)")
     common.add_argument(
-        "--max-node-hours", type=parse_hours, metavar="H", help="refuse to start what is expected to take more"
+        "--max-node-hours", type=parse_hours, metavar="H", help="start nothing if the jobs are expected to take more"
     )
     common.add_argument("--until", choices=list(FOLDER_OF_KIND), help="stop after this kind of stage")
     return common
@@ -95,23 +95,25 @@ AddVerb = Callable[..., argparse.ArgumentParser]
 
 def add_run_verbs(add_verb: AddVerb) -> None:
     """Add the verbs that concern one run of a study."""
-    add_verb("run", "plan the study and do what is not done (the default)")
+    add_verb("run", "plan the study and run the stages that are not done (the default)")
     add_verb(
-        "plan", "list the stages: which are done, which would run and why, how large, how long", as_json=True
+        "plan", "list the stages: done or not, why they would run, their size and time", as_json=True
     ).add_argument("--deep", action="store_true", help="hash every output again, whatever its modification time says")
     add_verb("status", "show the progress of a run", as_json=True).add_argument(
         "--watch", action="store_true", help="repeat until the run ends"
     )
     logs = add_verb("logs", "print the output of a stage's last attempt")
-    logs.add_argument("id", help="for example train/w64-d3-n2000")
-    add_verb("explain", "say why a stage is to be run, or why it is done").add_argument("id", help="as for logs")
+    logs.add_argument("id", help="a stage, for example train/w64-d3-n2000")
+    add_verb("explain", "say why a stage runs, and which files its key covers").add_argument(
+        "id", help="a stage, for example train/w64-d3-n2000"
+    )
     ending = add_verb("cancel", "end the batch jobs of the study, or of the named stages")
-    ending.add_argument("id", nargs="*", help="stages; without one, all of them")
+    ending.add_argument("id", nargs="*", help="stages (default: all of them)")
     ending.add_argument("--stale", action="store_true", help="only jobs of stages that the study no longer has")
     add_verb("report", "print the path of the report")
-    clean = add_verb("clean", "remove results of stages that the study no longer has; a dry run unless --yes")
+    clean = add_verb("clean", "list results of stages that the study no longer has; remove them with --yes")
     clean.add_argument("--all", action="store_true", help="remove the whole run directory")
-    clean.add_argument("--yes", action="store_true", help="really remove")
+    clean.add_argument("--yes", action="store_true", help="remove them")
 
 
 def add_advise(add_verb: AddVerb) -> None:
@@ -132,35 +134,37 @@ def add_doctor(add_verb: AddVerb) -> None:
     check = add_verb(
         "doctor", "check whether a site is ready, with a fix for each fault; submits one small job", as_json=True
     )
-    check.add_argument("--no-job", action="store_true", help="skip what can only be checked on a compute node")
-    check.add_argument("--queue", metavar="NAME", help="queue of that job (default: where it is likely to wait least)")
+    check.add_argument("--no-job", action="store_true", help="skip the checks that need a compute node")
+    check.add_argument("--queue", metavar="NAME", help="queue of the job (default: where it is likely to wait least)")
     check.add_argument(
         "--wait", type=float, default=10, metavar="MIN", help="minutes to wait for the job to start (default: 10)"
     )
 
 
 def add_sites(add_verb: AddVerb) -> None:
-    """Add the verb that deals with the files of sites."""
+    """Add the verb for site files."""
     site = add_verb(
-        "sites", "list or check the known clusters, show the job scripts for one, draft the file of a new one"
+        "sites", "list, show or validate site files, render the job scripts of a study, or draft a new site file"
     )
     site.add_argument("action", choices=["list", "show", "validate", "render", "new"])
-    site.add_argument("name", nargs="?", help="a known site, or a file (validate); `new` prints without a name")
-    site.add_argument("render_study", nargs="?", metavar="study", help="`render`: the study")
+    site.add_argument(
+        "name", nargs="?", help="a known site, or a file (`validate`); without one, `new` prints the draft"
+    )
+    site.add_argument("render_study", nargs="?", metavar="study", help="`render`: the study (default: default)")
     site.add_argument(
         "--out", type=Path, metavar="DIR", help="`render`: write the scripts there instead of printing them"
     )
 
 
 def add_image(add_verb: AddVerb) -> None:
-    """Add the verb that deals with container images."""
+    """Add the verb for container images."""
     image = add_verb("image", "build, inspect, verify or copy the container image of a site", as_json=True)
     image.add_argument("action", choices=["build", "inspect", "verify", "push"])
     image.add_argument(
         "--base",
         default="registry",
         metavar="FROM",
-        help="`build`: what it starts from: registry (the definition's choice), machine (packages as this machine's apt "
-        "has them) or an image",
+        help="`build`: the base image: registry (the definition's choice), machine (packages as this machine's apt "
+        "has them) or the file of an image",
     )
     image.add_argument("--to", metavar="PLACE", help="`push`: a directory, or oras://HOST/NAME:TAG")

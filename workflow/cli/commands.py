@@ -28,7 +28,7 @@ from workflow.jobs import cancel
 from workflow.plan import done
 from workflow.run_directory import journal, lease, links, status
 
-STATUS_SECONDS = 1.0  # between two looks of `status --watch`
+WATCH_SECONDS = 1.0  # between two tables of `status --watch`
 
 
 def named_run_directory(arguments: argparse.Namespace) -> Path:
@@ -48,18 +48,18 @@ def do_plan(arguments: argparse.Namespace) -> int:
 
 def do_status(arguments: argparse.Namespace) -> int:
     root = named_run_directory(arguments)
-    found = status.read_plan(root)
+    plan = status.read_plan(root)
     while True:
-        rows, driver = status.read_statuses(root, found), lease.live_driver(root)
+        rows, driver = status.read_statuses(root, plan), lease.live_driver(root)
         if arguments.json:
             print(json.dumps(status_output.encode_status(rows, driver), indent=1))
         else:
             status_output.print_status(
-                root, found, rows, driver, clear=arguments.watch and live_table.can_rewrite_lines(sys.stdout)
+                root, plan, rows, driver, clear=arguments.watch and live_table.can_rewrite_lines(sys.stdout)
             )
         if not arguments.watch or driver is None:
             return FAILED if any(row.state == "failed" for row in rows) else DONE
-        time.sleep(STATUS_SECONDS)
+        time.sleep(WATCH_SECONDS)
 
 
 def do_logs(arguments: argparse.Namespace) -> int:
@@ -71,20 +71,21 @@ def do_logs(arguments: argparse.Namespace) -> int:
 
 def do_cancel(arguments: argparse.Namespace) -> int:
     root = named_run_directory(arguments)
-    found = status.read_plan(root)
-    name = getattr(arguments, "site", found.site)
+    plan = status.read_plan(root)
+    name = getattr(arguments, "site", plan.site)
     site = site_files.load(name, getattr(arguments, "set", ()))
     if not site.has_scheduler:
         raise UserError(f"site {name} has no batch jobs", "stop the driver with Ctrl-C; that also stops its stages")
-    known = {stage.id: stage for stage in found.stages}
-    named, folders = {output.find_stage(id, known).id for id in arguments.id}, {stage.folder for stage in found.stages}
+    stages = {stage.id: stage for stage in plan.stages}
+    named = {output.find_stage(id, stages).id for id in arguments.id}
+    folders = {stage.folder for stage in plan.stages}
 
-    def wanted(job: journal.RecordedJob) -> bool:
+    def is_wanted(job: journal.RecordedJob) -> bool:
         if arguments.stale:
             return job.is_stale(folders)
         return not named or bool(named & (job.stages.keys() - job.ended))
 
-    lines = cancel.cancel_jobs(root, site, name, wanted)
+    lines = cancel.cancel_jobs(root, site, name, is_wanted)
     print("\n".join(lines) if lines else "no job of this study is in the queue")
     return DONE
 
@@ -111,8 +112,8 @@ def do_advise(arguments: argparse.Namespace) -> int:
     root = (named if named.is_dir() else runs_folder() / arguments.finished).resolve()
     name = getattr(arguments, "site", "local")
     site = site_files.load(name, getattr(arguments, "set", []))
-    found = largest_study.compute_advice(root, site, name, arguments.gpu_hours, arguments.target, arguments.structures)
-    print(json.dumps(found, indent=1) if arguments.json else advice_text.format_advice(found, root, site, name))
+    advice = largest_study.compute_advice(root, site, name, arguments.gpu_hours, arguments.target, arguments.structures)
+    print(json.dumps(advice, indent=1) if arguments.json else advice_text.format_advice(advice, root, site, name))
     return DONE
 
 
@@ -127,12 +128,12 @@ def check_study(arguments: argparse.Namespace) -> diagnosis.Finding:
 
 def do_doctor(arguments: argparse.Namespace) -> int:
     name, settings = getattr(arguments, "site", "local"), site_settings(arguments)
-    site, found = site_files.load(name, settings), list[diagnosis.Finding]()
+    site, findings = site_files.load(name, settings), list[diagnosis.Finding]()
     say = findings_output.progress_writer(sys.stderr)
     if not arguments.json:
         print(f"{name}: {site.title}")
     colour, width = live_table.has_colours(sys.stdout), findings_output.label_width(site)
-    first = [check_study(arguments)] if hasattr(arguments, "study") else []
+    study_finding = [check_study(arguments)] if hasattr(arguments, "study") else []
     checked = examine.examine(
         diagnosis.ChosenSite(name, settings, site),
         named_run_directory(arguments),
@@ -142,18 +143,20 @@ def do_doctor(arguments: argparse.Namespace) -> int:
         say,
     )
     try:
-        for each in itertools.chain(first, checked):
+        for each in itertools.chain(study_finding, checked):
             say("")
-            found.append(each)
+            findings.append(each)
             if not arguments.json:
                 print(findings_output.format_finding(each, colour, width), flush=True)
     except KeyboardInterrupt:
         say("")
         print("stopped; if a job was submitted, it was cancelled", file=sys.stderr)
         return INTERRUPTED
-    as_json = json.dumps(findings_output.encode_findings(name, found), indent=1)
-    print(as_json if arguments.json else findings_output.summarize(found))
-    return FAILED if any(each.state == "bad" for each in found) else DONE
+    if arguments.json:
+        print(json.dumps(findings_output.encode_findings(name, findings), indent=1))
+    else:
+        print(findings_output.summarize(findings))
+    return FAILED if any(each.state == "bad" for each in findings) else DONE
 
 
 def do_clean(arguments: argparse.Namespace) -> int:
@@ -161,16 +164,17 @@ def do_clean(arguments: argparse.Namespace) -> int:
     driver = lease.live_driver(invocation.root)
     if driver is not None:
         raise UserError(
-            f"{invocation.root}: a driver is running here (pid {driver['pid']} on {driver['host']})", "stop it first"
+            f"{invocation.root}: a driver is running here (pid {driver['pid']} on {driver['host']})",
+            "stop it first, with Ctrl-C there",
         )
-    at_work = [
+    unfinished = [
         job for job in journal.unfinished_jobs(invocation.root) if not status.is_fully_withdrawn(invocation.root, job)
     ]
-    if at_work and arguments.yes:
+    if unfinished and arguments.yes:
         raise UserError(
-            f"{invocation.root}: {len(at_work)} job(s) may still be running here "
-            f"({', '.join(job.id or job.name for job in at_work[:8])})",
-            f"end them first: {invocation.command('cancel', at_work[0].site)}",
+            f"{invocation.root}: {len(unfinished)} job(s) may still be running here "
+            f"({', '.join(job.id or job.name for job in unfinished[:8])})",
+            f"end them first: {invocation.command('cancel', unfinished[0].site)}",
         )
     links.remove_results(invocation.root, invocation.stages, everything=arguments.all, confirmed=arguments.yes)
     return DONE
@@ -222,8 +226,8 @@ def do_sites(arguments: argparse.Namespace) -> int:
 
 
 def do_fit(arguments: argparse.Namespace) -> NoReturn:
-    """Become the program that fits points of a CSV file; it needs NumPy, which this one never imports."""
-    path = [] if IS_INSTALLED else [str(ROOT)]  # an installed package is found without
+    """Replace this process by the program that fits points of a CSV file; it needs NumPy, which this one never imports."""
+    path = [] if IS_INSTALLED else [str(ROOT)]  # an installed package needs no path
     path += filter(None, [os.environ.get("PYTHONPATH")])
     variables = {COMMAND_VARIABLE: command_name()} | ({"PYTHONPATH": os.pathsep.join(path)} if path else {})
     words = [sys.executable, "-m", "gnnscale.stages.fit_csv", *arguments.words]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from gnnscale.contract import places
 
-# What an option or argument takes, by the name that the parser keeps its value under. Others take any word.
+# Kinds of values of options and arguments, by their names in the parser. Others take any word.
 SITES, STUDIES, FOLDERS, FILES = "sites", "studies", "folders", "files"
 KIND_OF_VALUE = {
     "site": SITES,

@@ -1,4 +1,4 @@
-"""Drive a study: start what is not done, show the progress, and summarize at the end."""
+"""Drive a study: start the stages that are not done, show the progress, and summarize at the end."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def do_run(arguments: argparse.Namespace) -> int:
 
 
 def drive(invocation: Invocation, holder: lease.Lease) -> int:
-    """Do what is not done and return the exit code; show the progress, and at the end a summary."""
+    """Run the stages that are not done and return the exit code; show the progress, and at the end a summary."""
     planned = done.judge_stages(invocation.stages, invocation.root)
     left = [each for each in planned.values() if each.state != "done" and each.stage.id in invocation.wanted]
     print_head(invocation, planned, left)
@@ -91,14 +91,14 @@ def execute(invocation: Invocation, holder: lease.Lease, requests: dict[str, Req
         with contextlib.suppress(BrokenPipeError):  # `| tee` received the same Ctrl-C
             output.print_stopped(dag, invocation)
         holder.release()
-        os._exit(code)  # threads that wait for Parsl must not keep us
+        os._exit(code)  # threads that wait for Parsl must not delay the exit
     links.link_results(invocation.root, invocation.stages)
     output.print_summary(dag, invocation, time.monotonic() - began)
     return FAILED if dag.failures else DONE
 
 
 def print_head(invocation: Invocation, planned: dict[str, PlannedStage], left: list[PlannedStage]) -> None:
-    """Print what is going to be done, where the results will be, and what may go wrong."""
+    """Print how much is left to do, where the results will be, and what may go wrong."""
     print(
         f"{invocation.study.title}: {len(invocation.wanted)} stages, {len(invocation.wanted) - len(left)} done, {len(left)} to do"
         + (f", about {output.format_duration(done.remaining_seconds(planned, invocation.site))}" if left else "")

@@ -1,4 +1,4 @@
-"""The findings of `doctor` as lines and as JSON, and the line that shows what it is waiting for."""
+"""The findings of `doctor` as lines and as JSON, and its line of progress."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ def label_width(site: SiteConfig) -> int:
     return max([MIN_LABEL_WIDTH, *(len(f"queue {name}") for name in site.queues)])
 
 
-def summarize(found: Sequence[Finding]) -> str:
+def summarize(findings: Sequence[Finding]) -> str:
     """Return how many findings there are of each state."""
-    counts = {state: sum(each.state == state for each in found) for state in COLOURS}
+    counts = {state: sum(each.state == state for each in findings) for state in COLOURS}
     return ", ".join(f"{count} {state}" for state, count in counts.items() if count)
 
 
-def encode_findings(name: str, found: Sequence[Finding]) -> dict[str, Any]:
+def encode_findings(name: str, findings: Sequence[Finding]) -> dict[str, Any]:
     """Return the findings as JSON has them."""
     return {
         "site": name,
-        "ready": not any(each.state == "bad" for each in found),
-        "findings": [f._asdict() for f in found],
+        "ready": not any(each.state == "bad" for each in findings),
+        "findings": [f._asdict() for f in findings],
     }
 
 
 def progress_writer(stream: TextIO) -> Callable[[str], None]:
-    """Return a function that overwrites one line with what is being waited for; without a terminal it does nothing."""
+    """Return a function that overwrites one line with the present step; without a terminal it does nothing."""
     if not live_table.can_rewrite_lines(stream):
         return lambda words: None
 

@@ -49,10 +49,10 @@ class Invocation:
 
 def run_directory(arguments: argparse.Namespace, name: str) -> Path:
     """Return the directory of a run: --root, or the study's own."""
-    given: Path = getattr(arguments, "root", runs_folder() / name)
-    return given.resolve()
+    root: Path = getattr(arguments, "root", runs_folder() / name)
+    return root.resolve()
 
 
 def site_settings(arguments: argparse.Namespace) -> list[str]:
-    """Return what --set and --container say of the site."""
+    """Return the settings of the site that --set and --container give."""
     return getattr(arguments, "set", []) + (["container.use=true"] if getattr(arguments, "container", False) else [])

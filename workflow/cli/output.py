@@ -30,14 +30,14 @@ def format_duration(seconds: float) -> str:
     return f"{seconds / SECONDS_OF_UNIT[unit]:,.0f} {unit}"
 
 
-def find_stage(name: str, known: dict[str, T]) -> T:
+def find_stage(name: str, stages: dict[str, T]) -> T:
     """Return a stage by its id, or by the end of it where only one ends so."""
-    if name in known:
-        return known[name]
-    close = [id for id in known if id.endswith(f"/{name}")]
+    if name in stages:
+        return stages[name]
+    close = [id for id in stages if id.endswith(f"/{name}")]
     if len(close) == 1:
-        return known[close[0]]
-    raise UserError(f"no stage {name!r}; {'it could be ' + ', '.join(close) if close else suggest(name, list(known))}")
+        return stages[close[0]]
+    raise UserError(f"no stage {name!r}; {'it could be ' + ', '.join(close) if close else suggest(name, list(stages))}")
 
 
 def write_resolved(root: Path, study: Study, site: SiteConfig) -> None:
@@ -75,6 +75,6 @@ def print_stopped(dag: Dag, invocation: Invocation) -> None:
     left = dag.jobs_left_running()
     if left:
         print(
-            f"{left} job{' goes' if left == 1 else 's go'} on without this driver; to end: {invocation.command('cancel')}"
+            f"{left} job{' keeps' if left == 1 else 's keep'} running without this driver; to end: {invocation.command('cancel')}"
         )
-    print(f"stopped; to go on: {invocation.command()}", flush=True)
+    print(f"stopped; to continue: {invocation.command()}", flush=True)

@@ -32,8 +32,8 @@ def print_plan(name: str, study: Study, planned: dict[str, PlannedStage], site: 
     possible = [each.stage for each in planned.values() if each.state not in ("done", "refused")]
     if requests := schedule(possible, site):
         print_jobs(requests, site)
-    side_by_side = f"on {site.parallel_stages} stage(s) side by side"
-    where = "in jobs, besides their time in the queue" if site.has_scheduler else side_by_side
+    side_by_side = f"with {site.parallel_stages} stage(s) at a time"
+    where = "in jobs, without their time in the queue" if site.has_scheduler else side_by_side
     seconds = format_duration(done.remaining_seconds(planned, site))
     rest = f"; {len(left)} to do, about {seconds} {where} (estimate)" if left else ""
     print(f"\n{len(planned) - len(left)} of {len(planned)} stages done{rest}")

@@ -38,7 +38,7 @@ def output_scripts(invocation: Invocation, out: Path | None) -> None:
         )
     if config.account is None and config.account_rule.required:
         example = config.account_rule.example or "ACCOUNT"
-        print(f"no account is given; the scripts have {example} in its place", file=sys.stderr)
+        print(f"no account is given; the scripts contain {example} instead", file=sys.stderr)
         config = config.model_copy(update={"account": example})
     requests = schedule(list(invocation.stages.values()), config)
     for name, text in render.render_scripts(requests, invocation.stages, config, invocation.root).items():
@@ -50,12 +50,12 @@ def output_scripts(invocation: Invocation, out: Path | None) -> None:
         print(f"{len(set(requests.values()))} scripts: {out}")
 
 
-def print_image(file: Path, found: dict[str, Any], as_json: bool) -> None:
+def print_image(file: Path, description: dict[str, Any], as_json: bool) -> None:
     """Print the content that an image was built with."""
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps(description, indent=1))
         return
-    content = found["content"]
+    content = description["content"]
     print(f"{file.resolve()}: {file.stat().st_size / 1e6:.0f} MB")
     for name in ("id", "accelerator", "arch", "python", "version", "commit", "base", "lock", "recipe"):
         print(f"  {name:12} {content[name]}")
@@ -67,7 +67,7 @@ def print_image(file: Path, found: dict[str, Any], as_json: bool) -> None:
 
 
 def output_new_site(name: str | None, text: str) -> None:
-    """Print the draft of a site's file, or write it where named sites are looked for."""
+    """Print the draft of a site's file, or write it to the folder in which sites are found by name."""
     if name is None:
         print(text, end="")
         return

@@ -227,7 +227,7 @@ def test_a_driver_that_was_taken_for_dead_stops(tmp_path):
     path.write_text(json.dumps(other))
     out, said = process.communicate(timeout=120)
     assert process.returncode == 2 and "another driver has taken over, on host elsewhere" in said
-    assert "Traceback" not in said and "to go on: python workflow/run.py" in out
+    assert "Traceback" not in said and "to continue: python workflow/run.py" in out
     assert json.loads(path.read_text()) == other
 
 
