@@ -137,7 +137,7 @@ def test_a_weight_is_as_good_as_a_repetition():
 
 @pytest.mark.slow
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
-    """120 planted studies of 36 runs with 0.5 % noise, 100 resamples each; of 95 % at least 88, as a pairs bootstrap of
+    """200 planted studies of 36 runs with 0.5 % noise, 100 resamples each; of 95 % at least 88, as a pairs bootstrap of
     few points is somewhat too narrow."""
     law, rng, inside = LAWS["Hoffmann"], np.random.default_rng(3), []
     n, d = (c.ravel() for c in np.meshgrid(np.geomspace(5e3, 1e6, 6), np.geomspace(250, 8e3, 6)))
@@ -150,7 +150,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
         return np.stack([e, alpha, beta, beta / (alpha + beta), best])
 
     truth = asked(exact[None])[:, 0]
-    for _ in range(120):
+    for _ in range(200):
         y = law(np.array(TRUE["Hoffmann"]), N=n, D=d)[0] * np.exp(0.005 * rng.normal(size=36))
         found = find_optimum(law, {"N": n, "D": d}, y, exponents=np.array([[0.3, 0.3], [0.7, 0.7]]))
         values = fit_resamples(law, {"N": n, "D": d}, y, found, rng.multinomial(36, np.full(36, 1 / 36), size=100))
