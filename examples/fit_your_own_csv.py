@@ -11,22 +11,23 @@ from pathlib import Path
 import numpy as np
 
 from gnnscale.contract.settings import ScalingSettings
-from gnnscale.scaling import csv_points
+from gnnscale.scaling.csv_points import read_csv_points
 from gnnscale.scaling.fitting.laws import LAWS
+from gnnscale.scaling.single_law import fit_single_law
 
 path = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).with_name("runs.csv"))
 law = LAWS["Hoffmann"]  # L = E + A/N^alpha + B/D^beta
 
 # Columns are found by their usual names; a dict such as {"N": "size", "loss": "val_loss"} names others.
-points = csv_points.read(path, {}, None, law.axes, 0)
-found = csv_points.fit(points, law, ScalingSettings(bootstrap=200))
+points = read_csv_points(path, {}, None, law.axes, 0)
+result = fit_single_law(points, law, ScalingSettings(bootstrap=200))
 
-print(*found.findings, sep="\n")
-for sentence in found.unsupported:
+print(*result.findings, sep="\n")
+for sentence in result.unsupported:
     print("Not supported:", sentence)
 
 # The law at twice the largest model and twice the largest data, with the interval of its resamples.
-chosen = found.laws[0]
+chosen = result.laws[0]
 values = np.array([[chosen.estimates[name].value for name in law.parameters]])
 at = {"N": np.array([2 * points.at["N"].max()]), "D": np.array([2 * points.at["D"].max()])}
 line = f"N = {at['N'][0]:,.0f}, D = {at['D'][0]:,.0f}: loss {law(values, **at)[0, 0]:.4g}"

@@ -1,4 +1,4 @@
-"""Points in, laws and sentences out: the analysis that the stage `scaling`, the report and `fit` share."""
+"""Points in, laws and sentences out: the analysis that the stage `scaling` and `gnnscale fit` share."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def fit(points: list[Point], settings: ScalingSettings) -> Fit:
         if not kept:
             continue
 
-        def one(
+        def fit_one(
             name: str,
             stream: int,
             where: str = WHERE_ALL,
@@ -43,43 +43,43 @@ def fit(points: list[Point], settings: ScalingSettings) -> Fit:
             return fit_law(LAWS[name], select_where(kept, where), target, where, excluded, settings, stream)
 
         # a stream of random numbers per law: adding a law or a target does not move the intervals of the others
-        grid_laws = [one("Hoffmann", 0)]
+        grid_laws = [fit_one("Hoffmann", 0)]
         if not grid_laws[0].entry.identified:
-            grid_laws += [one(name, k) for k, name in enumerate(NESTED_LAWS, 10)]
+            grid_laws += [fit_one(name, k) for k, name in enumerate(NESTED_LAWS, 10)]
         fitted += choose_law(grid_laws)
-        fitted += [one(name, k, where) for k, (name, where) in enumerate(SINGLE_AXIS_LAWS, 1)]
-        bare = settings.model_copy(update={"bootstrap": 0})
-        fitted += [one(name, 0, settings=bare) for name in JOINT_FORMS if name != "Hoffmann"]
+        fitted += [fit_one(name, k, where) for k, (name, where) in enumerate(SINGLE_AXIS_LAWS, 1)]
+        without_intervals = settings.model_copy(update={"bootstrap": 0})
+        fitted += [fit_one(name, 0, settings=without_intervals) for name in JOINT_FORMS if name != "Hoffmann"]
         fitted += fit_other_models(points, target, grid, settings)
         longer, others = select_usable(points, target, grid, settings.drop_highest, ("seed", "epochs"))
-        longer = [p for p in longer if p.epochs]  # of others' points, some do not say
+        longer = [p for p in longer if p.epochs]  # points of other people may not give it
         if len({p.epochs for p in longer}) >= MIN_EPOCH_COUNTS:
             law = LAWS["DataConstrained"]
             fitted.append(fit_law(law, longer, target, WHERE_LENGTHS, others, settings, stream=20))
-    said, unsaid = write_findings(points, grid, fitted, settings)
+    findings, limits = write_findings(points, grid, fitted, settings)
     return Fit(
         laws=tuple(f.entry for f in fitted),
         bootstrap=settings.bootstrap,
         confidence=settings.confidence,
         seed=settings.seed,
         drop_highest=settings.drop_highest,
-        findings=said,
-        unsupported=unsaid,
+        findings=findings,
+        unsupported=limits,
     )
 
 
 def fit_other_models(points: list[Point], target: str, grid: Grid, settings: ScalingSettings) -> list[FittedLaw]:
     """Fit joint laws to every other model that has a grid of its own.
 
-    They tell whether such a model has another exponent, or another coefficient alone.
+    These laws show whether such a model has another exponent, or another coefficient alone.
     """
-    found = []
+    fitted = []
     for number, model in enumerate(sorted({p.model for p in points if p.model != grid.model})):
-        mine = [p for p in points if p.model == model]
-        own = find_main_grid(mine)
-        kept, excluded = select_usable(mine, target, own, settings.drop_highest)
+        of_model = [p for p in points if p.model == model]
+        own = find_main_grid(of_model)
+        kept, excluded = select_usable(of_model, target, own, settings.drop_highest)
         if len(own.widths) >= MIN_SIZES_OF_MODEL and len(own.sizes) >= MIN_SIZES_OF_MODEL and kept:
             for law, stream in (("Hoffmann", 30), ("EqualPowers", 60)):
                 where = f"{WHERE_MODEL}{model}"
-                found.append(fit_law(LAWS[law], kept, target, where, excluded, settings, stream + number))
-    return found
+                fitted.append(fit_law(LAWS[law], kept, target, where, excluded, settings, stream + number))
+    return fitted

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from gnnscale.contract.scaling_results import Estimate, LawFit
+from gnnscale.scaling.fitting.fitted import FittedLaw
 from gnnscale.scaling.fitting.identifiability import MAX_RESIDUAL
 from gnnscale.scaling.grid import WHERE_MODEL
 from gnnscale.scaling.words import TARGET_NAMES, format_estimate, format_percent, join_names, with_greek_letters
 
-if TYPE_CHECKING:
-    from gnnscale.scaling.fitting.fitted import FittedLaw
-
-EXPONENTS = {
-    "Hoffmann": ("alpha", "beta"),
-    "EqualPowers": ("gamma",),
-}  # the second for grids that do not determine the first
+# The second is for grids that do not determine the first.
+EXPONENTS = {"Hoffmann": ("alpha", "beta"), "EqualPowers": ("gamma",)}
 
 
 def compare_exponents(model: str, grid: FittedLaw, fitted: list[FittedLaw], others: list[FittedLaw]) -> list[str]:
@@ -29,16 +23,21 @@ def compare_exponents(model: str, grid: FittedLaw, fitted: list[FittedLaw], othe
     law = max(rows, key=lambda law: sum(e.identified for e in rows[law].values()))  # the first of equals
     if len(rows[law]) < 2:
         return []
-    known = {name: e.estimates for name, e in rows[law].items() if e.identified}
-    unknown = [name for name in rows[law] if name not in known]
-    parts = [f"{name} {list_exponents(e, law)}{describe_residual(rows[law][name])}" for name, e in known.items()]
-    form = "" if law == "Hoffmann" or not known else f" in {with_greek_letters(next(iter(rows[law].values())).formula)}"
+    determined = {name: e.estimates for name, e in rows[law].items() if e.identified}
+    undetermined = [name for name in rows[law] if name not in determined]
+    parts = [f"{name} {list_exponents(e, law)}{describe_residual(rows[law][name])}" for name, e in determined.items()]
+    form = (
+        ""
+        if law == "Hoffmann" or not determined
+        else f" in {with_greek_letters(next(iter(rows[law].values())).formula)}"
+    )
     text = f"By model, exponents of the {TARGET_NAMES[target]}{form}: {'; '.join(parts)}" if parts else ""
-    if len(known) > 1 and all(e[x].has_interval for e in known.values() for x in EXPONENTS[law]):
-        same = all(have_common_point([e[x].interval for e in known.values()]) for x in EXPONENTS[law])
+    names = EXPONENTS[law]
+    if len(determined) > 1 and all(e[name].has_interval for e in determined.values() for name in names):
+        same = all(have_common_point([e[name].interval for e in determined.values()]) for name in names)
         text += ": the intervals overlap, so the difference is not resolved" if same else ": not all intervals overlap"
-    if unknown:
-        text += f"{'; ' if text else 'By model: '}not determined for {join_names(unknown)}"
+    if undetermined:
+        text += f"{'; ' if text else 'By model: '}not determined for {join_names(undetermined)}"
     return [f"{text}."]
 
 
@@ -56,9 +55,10 @@ def describe_residual(e: LawFit) -> str:
 
 def laws_by_model(model: str, law: str, fitted: list[FittedLaw]) -> dict[str, LawFit]:
     """Return the fits of one law to one target, by model; `model` has the main grid."""
-    mine = [f.entry for f in fitted if f.entry.law == law]
-    return {model_of(e.where, model): e for e in mine}
+    entries = [f.entry for f in fitted if f.entry.law == law]
+    return {model_of(e.where, model): e for e in entries}
 
 
 def model_of(where: str, model: str) -> str:
+    """Return the model whose points `where` names; `model` has the main grid."""
     return where.split(":")[0].removeprefix(WHERE_MODEL) if where.startswith(WHERE_MODEL) else model

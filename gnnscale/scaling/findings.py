@@ -7,7 +7,6 @@ layers. The first two findings are the summary of the report.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,9 +16,11 @@ from gnnscale.scaling.by_architecture import compare_exponents
 from gnnscale.scaling.comparisons import contrasts, data_vs_steps, random_vs_prefix
 from gnnscale.scaling.comparisons.doublings import MIN_SIZES, DoublingGains, measure_doublings
 from gnnscale.scaling.comparisons.width_vs_depth import describe_depth_limits, judge_depth_claim
+from gnnscale.scaling.fitting.fit import central_interval
+from gnnscale.scaling.fitting.fitted import FittedLaw
 from gnnscale.scaling.fitting.identifiability import MAX_RESIDUAL
 from gnnscale.scaling.fitting.laws import JOINT_FORMS
-from gnnscale.scaling.grid import WHERE_MODEL, average_seeds
+from gnnscale.scaling.grid import WHERE_MODEL, Grid, average_seeds
 from gnnscale.scaling.words import (
     GREEK_LETTERS,
     TARGET_NAMES,
@@ -32,10 +33,6 @@ from gnnscale.scaling.words import (
 TOO_FEW_SIZES = (
     "All else equal, the runs are of too few sizes for a law of N and D: the study was laid out for a comparison."
 )
-
-if TYPE_CHECKING:
-    from gnnscale.scaling.fitting.fitted import FittedLaw
-    from gnnscale.scaling.grid import Grid
 
 
 def write_findings(
@@ -55,7 +52,9 @@ def write_findings(
     measurable = None not in gains[0].corner.values()
     if len(average_seeds(joint[0].points, joint[0].entry.target)) < MIN_SIZES or (contrasted and not measurable):
         findings = [*prefixes, *depth, *contrasted, TOO_FEW_SIZES, *seeds]
-        return keep(findings), keep([describe_depth_limits(points) if depth else "", explain_one_seed(points)])
+        return drop_empty(findings), drop_empty(
+            [describe_depth_limits(points) if depth else "", explain_one_seed(points)]
+        )
     data = [describe_corner(gains[0], joint[0].points), judge_data_claim(gains, settings)]
     tradeoffs = [line for target in settings.targets for line in describe_tradeoffs(points, grid, target)]
     findings = [
@@ -78,7 +77,7 @@ def write_findings(
         describe_depth_limits(points),
         explain_one_seed(points),
     ]
-    return keep(findings), keep(limits)
+    return drop_empty(findings), drop_empty(limits)
 
 
 def describe_laws(
@@ -96,8 +95,7 @@ def describe_laws(
     ]
 
 
-def keep(sentences: list[str]) -> tuple[str, ...]:
-    """Drop the empty ones."""
+def drop_empty(sentences: list[str]) -> tuple[str, ...]:
     return tuple(sentence for sentence in sentences if sentence)
 
 
@@ -106,63 +104,66 @@ def describe_tradeoffs(points: list[Point], grid: Grid, target: str) -> list[str
 
 
 # ------------------------------------------------------------------------------------------------- data against model
-def describe_corner(x: DoublingGains, points: tuple[Point, ...]) -> str:
+def describe_corner(gains: DoublingGains, points: tuple[Point, ...]) -> str:
     n, d = max(p.body_parameters for p in points), max(p.structures for p in points)
     where = f"measured at the largest corner of the grid, N = {n:,} parameters and D = {d:,} structures"
-    if None in x.corner.values():
-        return f"What a doubling of data or of parameters brings is not measured: no neighbouring runs ({where})."
-    return f"Doubling {describe_both_doublings(x)} ({where})."
+    if None in gains.corner.values():
+        return f"The effect of a doubling of data or of parameters is not measured: no neighbouring runs ({where})."
+    return f"Doubling {describe_both_doublings(gains)} ({where})."
 
 
-def describe_both_doublings(x: DoublingGains) -> str:
-    data, model = x.corner["D"], x.corner["N"]
+def describe_both_doublings(gains: DoublingGains) -> str:
+    data, model = gains.corner["D"], gains.corner["N"]
     assert data is not None and model is not None, "callers ask only where both have neighbours"
     first, second = ("lowers" if share >= 0 else "raises" for share in (data, model))
     again = "" if first == second else f"{second} it "
-    less, lesser = format_percent(abs(data)), format_percent(abs(model))
-    return f"the data {first} the {TARGET_NAMES[x.target]} by {less}, doubling the parameters {again}by {lesser}"
+    by_data, by_model = format_percent(abs(data)), format_percent(abs(model))
+    return (
+        f"the data {first} the {TARGET_NAMES[gains.target]} by {by_data}, doubling the parameters {again}by {by_model}"
+    )
 
 
-def describe_other_targets(slopes: list[DoublingGains]) -> str:
-    parts = [describe_both_doublings(x) for x in slopes if None not in x.corner.values()]
+def describe_other_targets(gains: list[DoublingGains]) -> str:
+    parts = [describe_both_doublings(each) for each in gains if None not in each.corner.values()]
     return f"At the same corner, doubling {'; doubling '.join(parts)}." if parts else ""
 
 
-def describe_average(slopes: list[DoublingGains]) -> str:
+def describe_average(gains: list[DoublingGains]) -> str:
     """Describe the average over the grid, which shows whether the corner is typical."""
     parts = [
-        f"{TARGET_NAMES[x.target]} {format_percent(-x.mean['D'], sign=True)} and {format_percent(-x.mean['N'], sign=True)}"
-        for x in slopes
-        if x.difference is not None
+        f"{TARGET_NAMES[each.target]} {format_percent(-each.mean['D'], sign=True)} and "
+        f"{format_percent(-each.mean['N'], sign=True)}"
+        for each in gains
+        if each.difference is not None
     ]
     return f"Twice the data and twice the parameters, averaged over the grid: {'; '.join(parts)}." if parts else ""
 
 
-def judge_data_claim(slopes: list[DoublingGains], settings: ScalingSettings) -> str:
+def judge_data_claim(gains: list[DoublingGains], settings: ScalingSettings) -> str:
     """Judge for each target, by the interval of its mean difference, whether data scaling beats model scaling."""
-    kinds = {kind: [x for x in slopes if x.verdict == kind] for kind in ("data", "model", "open")}
-    if len(kinds["data"]) == len(slopes):
+    kinds = {kind: [each for each in gains if each.verdict == kind] for kind in ("data", "model", "open")}
+    if len(kinds["data"]) == len(gains):
         verdict = "is supported within this grid"
-    elif len(kinds["model"]) == len(slopes):
+    elif len(kinds["model"]) == len(gains):
         verdict = "is contradicted within this grid: model size helps more"
-    elif len(kinds["open"]) == len(slopes):
+    elif len(kinds["open"]) == len(gains):
         verdict = "is neither supported nor contradicted by this grid"
     else:
         words = {"data": "supported", "model": "contradicted", "open": "open"}
         verdict = "is, within this grid, " + ", ".join(
-            f"{words[kind]} for {join_names(TARGET_NAMES[x.target] for x in found)}"
-            for kind, found in kinds.items()
-            if found
+            f"{words[kind]} for {join_names(TARGET_NAMES[each.target] for each in of_kind)}"
+            for kind, of_kind in kinds.items()
+            if of_kind
         )
     text = f"That data scaling beats model scaling (arXiv 2504.08112) {verdict}"
-    if slopes[0].difference is None:
+    if gains[0].difference is None:
         return text + "."
-    (low, high), (more, less) = slopes[0].difference, ("data", "parameters")
+    (low, high), (more, less) = gains[0].difference, ("data", "parameters")
     if high < 0:
         (low, high), (more, less) = (-high, -low), (less, more)
     return (
         f"{text}. On average over the grid a doubling of {more} takes {100 * low:.1f} to {100 * high:.1f} percentage "
-        f"points more off the {TARGET_NAMES[slopes[0].target]} than one of {less} "
+        f"points more off the {TARGET_NAMES[gains[0].target]} than one of {less} "
         f"({format_percent(settings.confidence)} interval)."
     ).replace(" -", " −")
 
@@ -172,16 +173,16 @@ def describe_basis(points: list[Point], grid: Grid, joint: FittedLaw) -> str:
     diverged = sorted(p.run for p in points if p.diverged)
     outside = len(points) - len(joint.points) - len(diverged)
     dropped = sum("of largest" in rule for rule in joint.entry.excluded.values())
-    shared = [
+    shared = [  # 0 or "" where the points do not give it
         grid.model,
         grid.depth and f"depth {grid.depth}",
         grid.epochs and f"{grid.epochs:g} epochs",
         name_seeds(joint.points),
-    ]  # as far as the points say
+    ]
     text = (
         f"The laws use {len(joint.points)} of {len(points)} runs: {len(n)} model sizes (N = {n[0]:,} to {n[-1]:,} body "
         f"parameters) by {len(d)} data sizes (D = {d[0]:,} to {d[-1]:,} unique structures), "
-        f"{', '.join(x for x in shared if x)}."
+        f"{', '.join(fact for fact in shared if fact)}."
     )
     if outside:
         text += f" Outside the grid: {outside - dropped}; the table of runs says why." if outside > dropped else ""
@@ -194,21 +195,21 @@ def describe_basis(points: list[Point], grid: Grid, joint: FittedLaw) -> str:
 
 
 def name_seeds(points: tuple[Point, ...]) -> str:
-    found = [str(seed) for seed in sorted({p.seed for p in points})]
-    return f"seed {found[0]}" if len(found) == 1 else f"seeds {join_names(found)}"
+    seeds = [str(seed) for seed in sorted({p.seed for p in points})]
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {join_names(seeds)}"
 
 
 def describe_other_units(points: tuple[Point, ...]) -> str:
     """Describe D in atoms and in labels: exponents stay the same as long as structures are of one size on average."""
     if not all(p.atoms and p.atoms_seen for p in points):
-        return ""  # points of others, which do not say
-    each = [p.atoms / p.structures for p in points]
-    mean = sum(each) / len(each)
-    most = max(abs(x / mean - 1) for x in each)
+        return ""  # points of other people, which do not give it
+    sizes = [p.atoms / p.structures for p in points]
+    mean = sum(sizes) / len(sizes)
+    most = max(abs(size / mean - 1) for size in sizes)
     atoms, seen = sorted(p.atoms for p in points), sorted(p.atoms_seen for p in points)
     labels = f", and {3 * seen[0]:,} to {3 * seen[-1]:,} force components seen, where all structures have forces"
     if not any(np.isfinite(p.force_mae) for p in points):
-        labels = ""  # of energies alone
+        labels = ""  # the data have energies alone
     within = f", to within {format_percent(most)}" if most > 5e-4 else ""
     return (
         f"In other units D is {atoms[0]:,} to {atoms[-1]:,} unique atoms{labels}; of {mean:.3g} atoms a structure{within}, "
@@ -219,12 +220,12 @@ def describe_other_units(points: tuple[Point, ...]) -> str:
 # ---------------------------------------------------------------------------------------------------------- the laws
 def judge_joint_law(joint: list[FittedLaw]) -> str:
     """Judge whether the sum of powers describes the points at all; without its floor or a term it cannot do better."""
-    far = [f for f in joint if f.entry.log_rms > MAX_RESIDUAL]
+    failing = [f for f in joint if f.entry.log_rms > MAX_RESIDUAL]
     rms = ", ".join(f"{TARGET_NAMES[f.entry.target]} {format_percent(f.entry.log_rms)}" for f in joint)
     law, most = "The separable law E + A/N^α + B/D^β", f"{100 * MAX_RESIDUAL:g} %"
-    if not far:
+    if not failing:
         return f"{law} describes the runs to within {most} (rms residuals: {rms})."
-    names = "" if len(far) == len(joint) else f" for {join_names(TARGET_NAMES[f.entry.target] for f in far)}"
+    names = "" if len(failing) == len(joint) else f" for {join_names(TARGET_NAMES[f.entry.target] for f in failing)}"
     return f"{law} does not hold{names}: rms residuals above {most} ({rms})."
 
 
@@ -256,14 +257,14 @@ def describe_nested_laws(nested: list[FittedLaw]) -> list[str]:
         values = join_names(
             f"{GREEK_LETTERS[name]} = {format_estimate(f.entry.estimates[name])}" for name in f.law.exponents
         )
-        together[formula_of(f)].append(
+        together[format_formula(f)].append(
             f"{TARGET_NAMES[f.entry.target]}, {values}, rms residual {format_percent(f.entry.log_rms)}"
         )
     parts = "; ".join(f"{law} ({'; '.join(each)})" for law, each in together.items())
     return [f"The joint law not being determined, the figures show its best determined part: {parts}."] if parts else []
 
 
-def formula_of(f: FittedLaw) -> str:
+def format_formula(f: FittedLaw) -> str:
     return with_greek_letters(f.entry.formula)
 
 
@@ -272,7 +273,7 @@ def describe_exponents(f: FittedLaw, settings: ScalingSettings) -> str:
         return ""
     e = f.entry.estimates
     alpha, beta = (f.replicas[:, f.law.parameters.index(p)] for p in ("alpha", "beta"))
-    low, high = interval_of(beta - alpha, settings.confidence)
+    low, high = central_interval(beta - alpha, settings.confidence)
     verdict = "data falls faster" if low > 0 else "model size falls faster" if high < 0 else "not distinguished"
     return (
         f"Exponents of the {TARGET_NAMES[f.entry.target]}: α = {format_estimate(e['alpha'])} for model size, "
@@ -301,22 +302,19 @@ def describe_allocation(f: FittedLaw) -> str:
 
 def describe_repeated_data(fitted: list[FittedLaw]) -> list[str]:
     """Describe what another epoch is worth, where the study has several numbers of epochs."""
-    said = []
+    sentences = []
     for f in (f for f in fitted if f.entry.law == "DataConstrained"):
         epochs = sorted({p.epochs for p in f.points})
-        e, text = (
-            f.entry.estimates,
-            f"Repeated data, {TARGET_NAMES[f.entry.target]}: {len(f.points)} runs of {epochs[0]:g} to ",
-        )
-        text += f"{epochs[-1]:g} epochs "
         if f.entry.identified:
-            text += (
-                f"tell that the worth of another epoch falls to a third over r_D = {format_estimate(e['r_D'])} epochs"
-            )
+            decay = format_estimate(f.entry.estimates["r_D"])
+            result = f"show that the value of another epoch falls to a third over r_D = {decay} epochs"
         else:
-            text += f"do not determine what another epoch is worth ({f.entry.notes[0]})"
-        said.append(f"{text}; rms residual {format_percent(f.entry.log_rms)}.")
-    return said
+            result = f"do not determine what another epoch is worth ({f.entry.notes[0]})"
+        sentences.append(
+            f"Repeated data, {TARGET_NAMES[f.entry.target]}: {len(f.points)} runs of {epochs[0]:g} to {epochs[-1]:g} epochs "
+            f"{result}; rms residual {format_percent(f.entry.log_rms)}."
+        )
+    return sentences
 
 
 def compare_joint_forms(joint: list[FittedLaw], fitted: list[FittedLaw]) -> list[str]:
@@ -342,11 +340,6 @@ def prefer_form(scores: list[tuple[str, float, float]]) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- the limits
-def interval_of(sample: np.ndarray, confidence: float) -> tuple[float, float]:
-    low, high = np.quantile(sample, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
-
-
 def describe_extrapolation(joint: list[FittedLaw], fitted: list[FittedLaw]) -> str:
     """Describe how well the law predicts the largest runs from the others: the one extrapolation that can be tested."""
     points, chosen = joint[0].points, {f.entry.target: f for f in fitted if f.entry.chosen}
@@ -365,7 +358,7 @@ def describe_undetermined(fitted: list[FittedLaw], joint: list[FittedLaw]) -> st
     for f in fitted:
         if not f.entry.identified and (f.entry.law == "Hoffmann" or (f.law.floor and "largest" in f.entry.where)):
             where = "" if f.entry.law == "Hoffmann" else f" at {f.entry.where.split(':')[0]}"
-            targets[f"{formula_of(f)}{where}"].append(TARGET_NAMES[f.entry.target])
+            targets[f"{format_formula(f)}{where}"].append(TARGET_NAMES[f.entry.target])
     for law, names in targets.items():
         together["every target" if len(names) == len(joint) else join_names(names)].append(law)
     parts = "; for ".join(f"{names} those of {join_names(laws)}" for names, laws in together.items())
@@ -386,14 +379,14 @@ def explain_no_allocation(joint: list[FittedLaw]) -> str:
     return f"A compute-optimal split of model and data: it follows from the joint law, which is {join_names(parts)}."
 
 
-def explain_unique_data(grid: Grid, traded: bool) -> str:
+def explain_unique_data(grid: Grid, has_tradeoffs: bool) -> str:
     if not grid.epochs:
-        return ""  # points of others, which do not say
+        return ""  # points of other people, which do not give it
     text = (
         f"An effect of unique data alone: every run of the grid makes {grid.epochs:g} epochs, so more data is also more "
         f"optimiser steps and more compute{', and no learning rate was tuned per run' * bool(grid.learning_rate)}"
     )
-    return text + (". How much the steps alone bring is measured above for some sizes." if traded else ".")
+    return text + (". How much the steps alone bring is measured above for some sizes." if has_tradeoffs else ".")
 
 
 def group_repeated_runs(points: list[Point]) -> list[list[Point]]:
@@ -405,15 +398,15 @@ def group_repeated_runs(points: list[Point]) -> list[list[Point]]:
 
 
 def describe_seeds(points: list[Point], targets: tuple[str, ...]) -> list[str]:
-    found = group_repeated_runs(points)
-    if not found:
+    repeated = group_repeated_runs(points)
+    if not repeated:
         return []
-    groups = {t: [[getattr(p, t) for p in ps] for ps in found] for t in targets}
+    groups = {t: [[getattr(p, t) for p in ps] for ps in repeated] for t in targets}
     spreads = [
         f"{TARGET_NAMES[t]} {format_percent(max(np.std(v, ddof=1) / np.mean(v) for v in vs), 1)}"
         for t, vs in groups.items()
     ]
-    runs = "1 run was" if len(found) == 1 else f"{len(found)} runs were"
+    runs = "1 run was" if len(repeated) == 1 else f"{len(repeated)} runs were"
     return [f"Seeds: {runs} repeated; the largest standard deviation among them is {join_names(spreads)}."]
 
 

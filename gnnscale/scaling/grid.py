@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 from gnnscale.contract.scaling_results import Point
 
-SHARED_FIELDS = ("model", "depth", "epochs", "learning_rate", "seed")  # what all points of a grid have in common
+SHARED_FIELDS = ("model", "depth", "epochs", "learning_rate", "seed")  # equal in all points of a grid
 MIN_SHARE_OF_ROW = 0.5  # a width enters if it is at more than this share of the grid's data sizes, a data size likewise
 WHERE_N, WHERE_D, WHERE_ALL = "the largest data size", "the largest model", "the whole grid"
 WHERE_LENGTHS = "the grid with every number of epochs"
-WHERE_MODEL = "the grid of "  # another model
+WHERE_MODEL = "the grid of "  # followed by the name of another model
 MIN_SIZES_OF_MODEL = 3  # sizes of model and of data that another model needs for a law of its own
-MIN_EPOCH_COUNTS = 3  # numbers of epochs from which the worth of repeated data can be told
+MIN_EPOCH_COUNTS = 3  # numbers of epochs from which the value of repeated data can be fitted
 
 
 class Grid(NamedTuple):
@@ -28,8 +28,8 @@ class Grid(NamedTuple):
     widths: frozenset[int]
     sizes: frozenset[int]
 
-    def left_out(self, p: Point, free: tuple[str, ...] = ("seed",)) -> str:
-        """Return the rule that excludes a point from the grid, or "" if it belongs or differs in `free` alone."""
+    def exclusion_rule(self, p: Point, free: tuple[str, ...] = ("seed",)) -> str:
+        """Return the rule that excludes a point from the grid, or "" if it belongs to it or differs in `free` alone."""
         if p.subset != "random":
             return "not a random subset of the structures"
         for name in SHARED_FIELDS:
@@ -45,7 +45,7 @@ class Grid(NamedTuple):
 def find_main_grid(points: list[Point]) -> Grid:
     """Choose model, depth, epochs, rate and seed that most points share, one after the other; ties go to the smaller."""
     drawn = [p for p in points if p.subset == "random"] or points
-    shared: dict[str, Any] = {}
+    shared: dict[str, Any] = {}  # values of fields of several types
     rest = [p for p in drawn if not p.diverged] or drawn
     for name in SHARED_FIELDS:
         counts = Counter(getattr(p, name) for p in rest)
@@ -60,8 +60,8 @@ def find_largest_product(points: list[Point]) -> tuple[frozenset[int], frozenset
     """Return the widths and data sizes of the largest grid among the points, diverged ones included.
 
     A width that is at one of the data sizes only, as in a sweep of depths, would tilt a law: its neighbours are missing.
-    One failed run, though, must not cost its whole row, hence MIN_SHARE_OF_ROW. No grid that holds half of the points: a
-    scattered design, of which nothing is left out.
+    One failed run, though, must not cost its whole row, hence MIN_SHARE_OF_ROW. Where no grid holds half of the points the
+    design is scattered, and nothing is left out.
     """
     at = defaultdict(set)
     for p in points:
@@ -85,14 +85,12 @@ def select_usable(
     excluded: dict[str, str] = {}
     cells: dict[tuple, str] = {}
     values = sorted(
-        (getattr(p, target) for p in points if is_sound(p, target) and not grid.left_out(p, free)), reverse=True
+        (getattr(p, target) for p in points if is_sound(p, target) and not grid.exclusion_rule(p, free)), reverse=True
     )
-    above = values[drop_highest - 1] if 0 < drop_highest <= len(values) else math.inf
+    least_dropped = values[drop_highest - 1] if 0 < drop_highest <= len(values) else math.inf
     for p in points:
-        value, cell = (
-            getattr(p, target),
-            tuple(getattr(p, name) for name in (*SHARED_FIELDS, "width", "structures", "subset")),
-        )
+        value = getattr(p, target)
+        cell = tuple(getattr(p, name) for name in (*SHARED_FIELDS, "width", "structures", "subset"))
         if p.diverged:
             rule = "diverged"
         elif not math.isfinite(value):
@@ -102,8 +100,8 @@ def select_usable(
         elif cell in cells:
             rule = f"duplicate of {cells[cell]}"
         else:
-            rule = grid.left_out(p, free)
-        if not rule and value >= above:
+            rule = grid.exclusion_rule(p, free)
+        if not rule and value >= least_dropped:
             rule = f"one of the {drop_highest} of largest {target}"
         if not rule:
             kept.append(p)
@@ -132,14 +130,14 @@ def is_sound(p: Point, target: str) -> bool:
 
 def group_by_cell(points: list[Point] | tuple[Point, ...]) -> dict[tuple, list[Point]]:
     """Group the runs that differ in their seed alone, by (N, D, epochs)."""
-    found = defaultdict(list)
+    cells = defaultdict(list)
     for p in points:
-        found[p.body_parameters, p.structures, p.epochs].append(p)
-    return dict(found)
+        cells[p.body_parameters, p.structures, p.epochs].append(p)
+    return dict(cells)
 
 
 def average_seeds(points: list[Point] | tuple[Point, ...], target: str) -> list[Point]:
-    """One point for each (N, D, epochs): the run of the first seed with the geometric mean over seeds."""
+    """Return one point for each (N, D, epochs): the run of the first seed with the geometric mean over seeds."""
     return [
         runs[0].model_copy(update={target: math.exp(sum(math.log(getattr(p, target)) for p in runs) / len(runs))})
         for runs in group_by_cell(points).values()
@@ -147,6 +145,7 @@ def average_seeds(points: list[Point] | tuple[Point, ...], target: str) -> list[
 
 
 def select_where(points: list[Point], where: str) -> list[Point]:
+    """Return the points at the largest data size or of the largest model, or all of them."""
     if where == WHERE_N:
         most = max((p.structures for p in points), default=0)
         return [p for p in points if p.structures == most]

@@ -11,11 +11,11 @@ from gnnscale.contract.scaling_results import Point
 
 
 def to_point(e: Evaluation) -> Point:
-    common = {
+    same = {
         name: getattr(e, name) for name in Point.model_fields if name in Evaluation.model_fields and name != "model"
     }
     return Point(
-        **common,
+        **same,
         model=e.model.label,
         width=e.model.width,
         depth=e.model.depth,

@@ -30,7 +30,7 @@ def join_names(names: Iterable[str]) -> str:
 
 
 def format_estimate(e: Estimate, factor: float = 1.0) -> str:
-    """Format a value with its interval, or only its upper end where it cannot be told from 0."""
+    """Format a value with its interval, or only its upper end where it cannot be distinguished from 0."""
     low, high = (format_number(v * factor) for v in e.interval)
     if e.low == 0 or e.value == 0:
         return f"< {high}" if e.high else "0 (not seen)"

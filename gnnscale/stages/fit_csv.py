@@ -43,35 +43,36 @@ from gnnscale.report.law_tables import render_law_comparison
 from gnnscale.report.study_page import render_bullets, render_figure, render_study_page
 from gnnscale.report.study_results import StudyResults
 from gnnscale.report.three_questions import answer_questions
-from gnnscale.scaling import csv_points
 from gnnscale.scaling.analysis import fit
+from gnnscale.scaling.csv_points import STUDY_MARKERS, CsvPoints, read_csv_points, read_study_points
 from gnnscale.scaling.fitting.laws import LAWS
+from gnnscale.scaling.single_law import find_law, fit_single_law
 from gnnscale.scaling.words import format_estimate, format_percent, with_greek_letters
 
 MAX_CURVES = 6  # of constant N, which a reader can still distinguish
 
 
 def build_parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog=f"{command_name()} fit",
         description="Fit a scaling law to the points of a CSV file.",
         epilog=f"Laws: {', '.join(LAWS)}. Without --x, --y, --unique and --loss, columns are found by their usual names. "
-        f"A file with a column {', '.join(csv_points.STUDIED[:-1])} or {csv_points.STUDIED[-1]} is read as a study, "
+        f"A file with a column {', '.join(STUDY_MARKERS[:-1])} or {STUDY_MARKERS[-1]} is read as a study, "
         "unless --law is given.",
     )
-    made.add_argument("points", type=Path)
-    made.add_argument("--law", help="which law to fit [Hoffmann]")
-    made.add_argument("--x", metavar="COLUMN", help="size of the model, N")
-    made.add_argument("--y", metavar="COLUMN", help="size of the data, D; with --unique, of the data seen")
-    made.add_argument("--unique", metavar="COLUMN", help="unique data, U (DataConstrained)")
-    made.add_argument("--loss", metavar="COLUMN")
-    made.add_argument("--flops", metavar="COLUMN", help="in place of --y: compute C, from which D = C/(6 N)")
-    made.add_argument("--drop-highest", type=int, default=0, metavar="K", help="leave out the K largest losses")
-    made.add_argument("--bootstrap", type=int, default=1000, metavar="B", help="resamples for the intervals [1000]")
-    made.add_argument("--confidence", type=float, default=0.95, metavar="P", help="of the intervals [0.95]")
-    made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--out", type=Path, default=Path("laws"), metavar="DIR", help="where to write [laws]")
-    return made
+    parser.add_argument("points", type=Path)
+    parser.add_argument("--law", help="which law to fit [Hoffmann]")
+    parser.add_argument("--x", metavar="COLUMN", help="size of the model, N")
+    parser.add_argument("--y", metavar="COLUMN", help="size of the data, D; with --unique, of the data seen")
+    parser.add_argument("--unique", metavar="COLUMN", help="unique data, U (DataConstrained)")
+    parser.add_argument("--loss", metavar="COLUMN")
+    parser.add_argument("--flops", metavar="COLUMN", help="in place of --y: compute C, from which D = C/(6 N)")
+    parser.add_argument("--drop-highest", type=int, default=0, metavar="K", help="leave out the K largest losses")
+    parser.add_argument("--bootstrap", type=int, default=1000, metavar="B", help="resamples for the intervals [1000]")
+    parser.add_argument("--confidence", type=float, default=0.95, metavar="P", help="of the intervals [0.95]")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("laws"), metavar="DIR", help="where to write [laws]")
+    return parser
 
 
 def main(argv: list[str]) -> int:
@@ -85,19 +86,19 @@ def main(argv: list[str]) -> int:
 
 def fit_file(options: argparse.Namespace) -> int:
     """Fit the points of a file: as a study if its columns allow it and no law is asked for, otherwise to one law."""
-    law, settings = csv_points.law_named(options.law or "Hoffmann"), read_settings(options)
-    named = {"N": options.x, "D": options.y, "U": options.unique, "loss": options.loss}
-    if not (options.law or options.flops or options.unique) and (
-        rows := csv_points.study_points(options.points, named)
-    ):
-        return fit_as_study(options.points, rows, settings, options.out)
-    points = csv_points.read(options.points, named, options.flops, law.axes, options.drop_highest)
-    found = csv_points.fit(points, law, settings)
-    drawn = draw_law(points, found)
+    law, settings = find_law(options.law or "Hoffmann"), read_settings(options)
+    named_columns = {"N": options.x, "D": options.y, "U": options.unique, "loss": options.loss}
+    if not (options.law or options.flops or options.unique):
+        study_points = read_study_points(options.points, named_columns)
+        if study_points:
+            return fit_as_study(options.points, study_points, settings, options.out)
+    points = read_csv_points(options.points, named_columns, options.flops, law.axes, options.drop_highest)
+    result = fit_single_law(points, law, settings)
+    drawn = draw_law(points, result)
     write_figure(options.out, drawn)
-    files.write(options.out / "report.html", render_page(points, found, drawn))
-    files.write_model(options.out / "fit.json", found)
-    print_findings(found, options.out)
+    files.write(options.out / "report.html", render_page(points, result, drawn))
+    files.write_model(options.out / "fit.json", result)
+    print_findings(result, options.out)
     return DONE
 
 
@@ -123,9 +124,9 @@ def write_figure(folder: Path, drawn: DrawnFigure) -> None:
     files.write(folder / f"{drawn.name}.png", drawn.png)
 
 
-def print_findings(found: Fit, out: Path) -> None:
-    unsupported = (f"Not supported: {sentence}" for sentence in found.unsupported)
-    print("\n".join([*found.findings, *unsupported, f"{out}/report.html"]))
+def print_findings(result: Fit, out: Path) -> None:
+    unsupported = (f"Not supported: {sentence}" for sentence in result.unsupported)
+    print("\n".join([*result.findings, *unsupported, f"{out}/report.html"]))
 
 
 def fit_as_study(path: Path, points: list[Point], settings: ScalingSettings, out: Path) -> int:
@@ -133,30 +134,30 @@ def fit_as_study(path: Path, points: list[Point], settings: ScalingSettings, out
     targets = tuple(t for t in settings.targets if any(math.isfinite(getattr(p, t)) for p in points))
     if not targets:
         raise UserError(f"{path}: no row has a loss that is a number")
-    found = fit(points, settings.model_copy(update={"targets": targets}))
+    result = fit(points, settings.model_copy(update={"targets": targets}))
     about = ReportSettings(title=path.name, study=path.stem)
-    study = StudyResults(about, points, found, evaluations={}, metrics={}, cards={}, results={}, runtimes={})
+    study = StudyResults(about, points, result, evaluations={}, metrics={}, cards={}, results={}, runtimes={})
     drawings = draw_figures(study)
     for drawn in drawings:
         write_figure(out / "figures", drawn)
     files.write(out / "report.html", render_study_page(study, drawings))
-    files.write_model(out / "fit.json", found)
+    files.write_model(out / "fit.json", result)
     for a in answer_questions(study):
         print(f"{a.question}\n  {a.answer}")
         print(
             "".join(f"  - {text}\n" for text in a.evidence)
             + "".join(f"  - Not supported: {text}\n" for text in a.unsupported)
         )
-    print_findings(found, out)
+    print_findings(result, out)
     return DONE
 
 
 # --------------------------------------------------------------------------------------------------------------- figure
-def draw_law(points: csv_points.Table, found: Fit) -> DrawnFigure:
+def draw_law(points: CsvPoints, result: Fit) -> DrawnFigure:
     with matplotlib.rc_context(MATPLOTLIB_STYLE):
-        made, caption = draw_curves(points, found.laws[0], found.confidence)
-        drawn = DrawnFigure("law", caption, True, *export_figure(made))
-        close_figure(made)
+        figure, caption = draw_curves(points, result.laws[0], result.confidence)
+        drawn = DrawnFigure("law", caption, True, *export_figure(figure))
+        close_figure(figure)
     return drawn
 
 
@@ -168,13 +169,13 @@ class Curve(NamedTuple):
     label: str
 
 
-def draw_curves(points: csv_points.Table, law: LawFit, confidence: float) -> tuple[Figure, str]:
+def draw_curves(points: CsvPoints, law: LawFit, confidence: float) -> tuple[Figure, str]:
     """Draw the loss along the last size of the law, one curve for each value of the first, and the residuals."""
     form = LAWS[law.law]
     values = np.array([[law.estimates[name].value for name in form.parameters]])
     replicas = np.array(law.replicas) if law.replicas else values
     along = "N" if form.axes == "N" else "D"
-    made, (left, right) = make_panels(2, height=2.9)
+    figure, (left, right) = make_panels(2, height=2.9)
     fine = np.geomspace(points.at[along].min(), points.at[along].max(), 80)
     if len(form.axes) == 1:
         left.plot(points.at[along], points.loss, "o", color=OKABE_ITO[0], zorder=3)
@@ -196,7 +197,7 @@ def draw_curves(points: csv_points.Table, law: LawFit, confidence: float) -> tup
     for ax in (left, right):
         ax.set_xlabel(f"{along}: {points.columns.get(along, 'C/(6 N)')}".replace("$", r"\$"))
     unique = " at the median of unique data" if "U" in form.axes else ""
-    return made, (
+    return figure, (
         f"Points and the law L = {with_greek_letters(law.formula)}{unique}; bands: {format_percent(confidence)} of its "
         "resamples. "
         "Right: the distance of each point from the law."
@@ -209,7 +210,7 @@ def colour_by_size(sizes: np.ndarray) -> np.ndarray:
     return np.asarray(matplotlib.colormaps["viridis"](0.82 - 0.77 * (logs - logs.min()) / span))
 
 
-def choose_curves(points: csv_points.Table, axes: str, along: str, fine: np.ndarray) -> list[Curve]:
+def choose_curves(points: CsvPoints, axes: str, along: str, fine: np.ndarray) -> list[Curve]:
     """Return the curves to draw: one, or one for each of at most MAX_CURVES sizes of the model."""
     if len(axes) == 1:
         return [Curve({along: fine}, INK_COLOUR, "")]
@@ -232,16 +233,16 @@ def draw_residuals(ax: Axes, sizes: np.ndarray, residuals: np.ndarray) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------- page
-def render_page(points: csv_points.Table, found: Fit, drawn: DrawnFigure) -> str:
-    law = found.laws[0]
+def render_page(points: CsvPoints, result: Fit, drawn: DrawnFigure) -> str:
+    law = result.laws[0]
     title = f"{law.law}: {points.path.name}"
     body = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="lead">{render_prose(found.findings[0])}</p>',
-        render_section("What the points show", render_bullets(found.findings[1:])),
+        f'<p class="lead">{render_prose(result.findings[0])}</p>',
+        render_section("What the points show", render_bullets(result.findings[1:])),
         render_section(
             "What they do not support",
-            f'<div class="limits">{render_bullets(found.unsupported)}</div>' * bool(found.unsupported),
+            f'<div class="limits">{render_bullets(result.unsupported)}</div>' * bool(result.unsupported),
         ),
         render_section("Figure", render_figure(drawn).replace("<code>figures/", "<code>")),
         render_section(
@@ -250,7 +251,7 @@ def render_page(points: csv_points.Table, found: Fit, drawn: DrawnFigure) -> str
                 ["parameter", "value and interval"], [[n, format_estimate(e)] for n, e in law.estimates.items()]
             ),
         ),
-        render_section("Laws compared", render_law_comparison(found.laws)),
+        render_section("Laws compared", render_law_comparison(result.laws)),
         render_section(
             "Points left out",
             render_table(["line", "rule"], [[line, why] for line, why in law.excluded.items()], None, 2),

@@ -6,8 +6,8 @@ from gnnscale.contract import errors, files, stage_run
 from gnnscale.contract.results import Evaluation
 from gnnscale.contract.settings import Scalar, ScalingSettings
 from gnnscale.job import stage_process
-from gnnscale.scaling import points as rows
 from gnnscale.scaling.analysis import fit
+from gnnscale.scaling.points import to_csv, to_point
 
 
 def main(run: stage_run.Run) -> stage_run.Outputs:
@@ -16,14 +16,14 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
         raise errors.UserError(
             f"{run.spec.id} needs no evaluation, so there is nothing to fit", "add runs to the study's sweep"
         )
-    points = [rows.to_point(files.read_model(path / "errors.json", Evaluation)) for path in evaluations]
+    points = [to_point(files.read_model(path / "errors.json", Evaluation)) for path in evaluations]
     points.sort(key=lambda p: p.run)
     print(f"fitting {len(points)} runs; points.csv and fit.json go to {run.directory}", flush=True)
-    found = fit(points, run.require_settings(ScalingSettings))
-    run.write("points.csv", rows.to_csv(points))
-    run.write("fit.json", found.model_dump_json(indent=1) + "\n")
+    result = fit(points, run.require_settings(ScalingSettings))
+    run.write("points.csv", to_csv(points))
+    run.write("fit.json", result.model_dump_json(indent=1) + "\n")
     values: dict[str, Scalar] = {"points": len(points), "diverged": sum(p.diverged for p in points)}
-    law = next((law for law in found.laws if law.chosen and law.target == "loss"), None)
+    law = next((law for law in result.laws if law.chosen and law.target == "loss"), None)
     if law:
         values |= {"law": law.formula} | {name: e.value for name, e in law.estimates.items()}
     return stage_run.Outputs(files=["points.csv", "fit.json"], values=values)

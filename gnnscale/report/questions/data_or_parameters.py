@@ -13,7 +13,8 @@ from gnnscale.report.study_results import StudyResults, is_drawable, run_name
 from gnnscale.scaling.comparisons import contrasts, data_vs_steps
 from gnnscale.scaling.comparisons.doublings import MIN_SIZES, gain_along
 from gnnscale.scaling.comparisons.isoflop import fit_growth
-from gnnscale.scaling.findings import group_repeated_runs, interval_of
+from gnnscale.scaling.findings import group_repeated_runs
+from gnnscale.scaling.fitting.fit import central_interval
 from gnnscale.scaling.fitting.identifiability import MAX_RESIDUAL
 from gnnscale.scaling.fitting.laws import LAWS
 from gnnscale.scaling.grid import find_main_grid
@@ -92,9 +93,9 @@ def predict_doublings(law: LawFit, n: int, d: int, confidence: float) -> tuple[E
     rows = np.array(law.replicas)
     here = form(rows, N=np.array([n]), D=np.array([d]))[:, 0]
     sample = {axis: 1 - form(rows, N=np.array([x]), D=np.array([y]))[:, 0] / here for axis, (x, y) in at.items()}
-    ends = {axis: interval_of(each, confidence) for axis, each in sample.items()}
+    ends = {axis: central_interval(each, confidence) for axis, each in sample.items()}
     data, model = (Estimate(value=values[axis], low=ends[axis][0], high=ends[axis][1]) for axis in "DN")
-    return data, model, interval_of(sample["D"] - sample["N"], confidence)
+    return data, model, central_interval(sample["D"] - sample["N"], confidence)
 
 
 def format_reduction(e: Estimate) -> str:

@@ -1,4 +1,4 @@
-"""Comparisons for which a study is laid out, beside the laws: the best learning rate, and who is best at equal compute.
+"""Comparisons for which a study is laid out, beside the laws: the best learning rate, and the best model at equal compute.
 
 Both are bottoms of parabolas through the logarithm of the loss: over the logarithm of the rate, or of N.
 """
@@ -16,9 +16,7 @@ from gnnscale.scaling.comparisons.isoflop import Growth, fit_growth
 from gnnscale.scaling.grid import select_comparable
 from gnnscale.scaling.words import format_number, format_percent, join_names
 
-MAX_COMPUTE_DIFFERENCE = (
-    0.08  # runs cost the same if they differ by no more than this share: lengths are rounded up to whole steps
-)
+MAX_COMPUTE_DIFFERENCE = 0.08  # share up to which runs cost the same: lengths are rounded up to whole steps
 MAX_RATE_FACTOR = 1.5  # a best rate that moves by less than this factor over all widths is called the same
 
 
@@ -27,7 +25,7 @@ class LineMinimum(NamedTuple):
 
     at: float  # rate, or N
     loss: float
-    inside: bool  # whether there are worse runs on both sides; else the best may lie beyond them
+    inside: bool  # true if there are worse runs on both sides; else the best may lie beyond them
     points: tuple[Point, ...]  # along the line
     spread: float | None = None  # standard deviation of log `at` between seeds, where there are several
 
@@ -63,11 +61,11 @@ def find_best_rates(points: list[Point]) -> list[BestRates]:
     lines = defaultdict(list)
     for p in select_comparable(points):
         lines[p.model, p.depth, p.structures, p.epochs, p.seed, p.width].append(p)
-    found: dict[tuple, dict[int, LineMinimum]] = defaultdict(dict)
+    by_model: dict[tuple, dict[int, LineMinimum]] = defaultdict(dict)
     for (*same, width), line in sorted(lines.items()):
         if len({p.learning_rate for p in line}) >= 3:
-            found[tuple(same)][width] = find_line_minimum(line, "learning_rate")
-    return [BestRates(same[0], widths) for same, widths in found.items()]
+            by_model[tuple(same)][width] = find_line_minimum(line, "learning_rate")
+    return [BestRates(same[0], widths) for same, widths in by_model.items()]
 
 
 def group_by_compute(points: list[Point], target: str = "loss") -> list[EqualComputeGroup]:
@@ -78,7 +76,7 @@ def group_by_compute(points: list[Point], target: str = "loss") -> list[EqualCom
             groups[-1].append(p)
         else:
             groups.append([p])
-    found = []
+    comparable = []
     for group in groups:
         lines = defaultdict(list)
         for p in group:
@@ -86,12 +84,12 @@ def group_by_compute(points: list[Point], target: str = "loss") -> list[EqualCom
         models: dict[str, LineMinimum] = {}
         for (model, *_), line in sorted(lines.items()):
             if len({p.body_parameters for p in line}) >= 3:
-                one = find_line_minimum(line, "body_parameters", target)._replace(spread=seed_spread(line, target))
-                if model not in models or one.loss < models[model].loss:
-                    models[model] = one
+                minimum = find_line_minimum(line, "body_parameters", target)
+                if model not in models or minimum.loss < models[model].loss:
+                    models[model] = minimum._replace(spread=seed_spread(line, target))
         if models:
-            found.append(EqualComputeGroup(float(np.mean([p.flops for p in group])), models))
-    return found
+            comparable.append(EqualComputeGroup(float(np.mean([p.flops for p in group])), models))
+    return comparable
 
 
 def seed_spread(line: list[Point], target: str) -> float | None:
@@ -99,26 +97,25 @@ def seed_spread(line: list[Point], target: str) -> float | None:
     seeds = defaultdict(list)
     for p in line:
         seeds[p.seed].append(p)
-    each = [
-        find_line_minimum(own, "body_parameters", target) for own in seeds.values() if len({p.width for p in own}) >= 3
-    ]
-    if len(each) < 2 or not all(one.inside for one in each):
+    lines = [of_seed for of_seed in seeds.values() if len({p.width for p in of_seed}) >= 3]
+    minima = [find_line_minimum(of_seed, "body_parameters", target) for of_seed in lines]
+    if len(minima) < 2 or not all(minimum.inside for minimum in minima):
         return None
-    return float(np.std([math.log(one.at) for one in each], ddof=1))
+    return float(np.std([math.log(minimum.at) for minimum in minima], ddof=1))
 
 
-def fit_growth_of_best_size(found: list[tuple[float, LineMinimum]]) -> Growth:
-    """Fit how the best N grows with compute.
+def fit_growth_of_best_size(minima: list[tuple[float, LineMinimum]]) -> Growth:
+    """Fit how the best N grows with compute, from (FLOPs, minimum) of each budget.
 
-    Where seeds tell how well each best N is known, the interval comes from drawing them again with the spread pooled over
-    all budgets, as two seeds say little of one; elsewhere it comes from resampling the budgets.
+    Where seeds show how well each best N is known, the interval comes from drawing them again with the spread pooled over
+    all budgets, as two seeds show little of one; elsewhere it comes from resampling the budgets.
     """
-    spreads = [b.spread for _, b in found if b.spread is not None]
+    spreads = [minimum.spread for _, minimum in minima if minimum.spread is not None]
     spread = None
-    if len(spreads) == len(found) and any(spreads):
-        seeds = np.array([len({p.seed for p in b.points}) for _, b in found])
+    if len(spreads) == len(minima) and any(spreads):
+        seeds = np.array([len({p.seed for p in minimum.points}) for _, minimum in minima])
         spread = np.sqrt(np.mean(np.square(spreads)) / seeds)
-    compute, sizes = np.array([(c, b.at) for c, b in found]).T
+    compute, sizes = np.array([(flops, minimum.at) for flops, minimum in minima]).T
     return fit_growth(compute, sizes, spread)
 
 
@@ -127,45 +124,45 @@ def describe_contrasts(points: list[Point], targets: tuple[str, ...], names: dic
     return [*map(describe_rates, find_best_rates(points)), *describe_equal_compute(points, targets, names)]
 
 
-def describe_rates(found: BestRates) -> str:
-    inside = {width: b for width, b in found.widths.items() if b.inside}
-    beyond = [str(width) for width in found.widths if width not in inside]
+def describe_rates(best: BestRates) -> str:
+    inside = {width: minimum for width, minimum in best.widths.items() if minimum.inside}
+    beyond = [str(width) for width in best.widths if width not in inside]
     edge = f" At width {join_names(beyond)} the best of the rates tried is at their end." if beyond else ""
     if not inside:
-        return f"The best learning rate of {found.model} is not bracketed by the rates tried."
-    each = join_names(f"{format_number(b.at)} at width {width}" for width, b in inside.items())
-    said = f"The best learning rate of {found.model} is {each}"
+        return f"The best learning rate of {best.model} is not bracketed by the rates tried."
+    each = join_names(f"{format_number(minimum.at)} at width {width}" for width, minimum in inside.items())
+    text = f"The best learning rate of {best.model} is {each}"
     if len(inside) > 1:
-        factor = max(b.at for b in inside.values()) / min(b.at for b in inside.values())
+        rates = [minimum.at for minimum in inside.values()]
+        factor = max(rates) / min(rates)
         verdict = "the same within" if factor <= MAX_RATE_FACTOR else "not the same: it moves by"
-        said += f": {verdict} a factor of {factor:.2f} from width {min(inside)} to {max(inside)}"
-    return f"{said}.{edge}"
+        text += f": {verdict} a factor of {factor:.2f} from width {min(inside)} to {max(inside)}"
+    return f"{text}.{edge}"
 
 
 def describe_equal_compute(points: list[Point], targets: tuple[str, ...], names: dict[str, str]) -> list[str]:
     """Describe the optimum of each budget and, where several models share one, how far each is behind the best of them."""
-    said = describe_growth(points)
+    sentences = describe_growth(points)
     for target in targets:
-        for b in group_by_compute(points, target):
-            if len(b.models) > 1:
-                first, *rest = sorted(b.models.items(), key=lambda item: item[1].loss)
-                behind = join_names(
-                    f"{name} is {format_percent(x.loss / first[1].loss - 1)} higher" for name, x in rest
-                )
-                said.append(f"At {b.flops:.1e} FLOPs {first[0]} has the lowest {names[target]}; {behind}.")
-    return said
+        for group in group_by_compute(points, target):
+            if len(group.models) > 1:
+                (best, least), *rest = sorted(group.models.items(), key=lambda item: item[1].loss)
+                behind = join_names(f"{name} is {format_percent(x.loss / least.loss - 1)} higher" for name, x in rest)
+                sentences.append(f"At {group.flops:.1e} FLOPs {best} has the lowest {names[target]}; {behind}.")
+    return sentences
 
 
 def describe_growth(points: list[Point]) -> list[str]:
     """Describe how the best size of each model moves with compute; no law is assumed."""
-    found, said = group_by_compute(points), []
-    for model in sorted({m for b in found for m in b.models}):
-        mine = [(b.flops, b.models[model]) for b in found if model in b.models]
-        each = [f"{format_number(x.at)} at {c:.1e}" for c, x in mine if x.inside]
-        if len(each) > 1:
-            slope = fit_growth_of_best_size([(c, x) for c, x in mine if x.inside]).exponent
-            ends = "" if slope.low is None or len(each) < 4 else f" [{slope.low:.2f}, {slope.high:.2f}]"
-            said.append(
-                f"The best size of {model} at equal compute is N = {join_names(each)} FLOPs: N ~ C^{slope.value:.2f}{ends}."
+    groups, sentences = group_by_compute(points), []
+    for model in sorted({name for group in groups for name in group.models}):
+        of_model = [(group.flops, group.models[model]) for group in groups if model in group.models]
+        minima = [(flops, minimum) for flops, minimum in of_model if minimum.inside]
+        if len(minima) > 1:
+            each = join_names(f"{format_number(minimum.at)} at {flops:.1e}" for flops, minimum in minima)
+            slope = fit_growth_of_best_size(minima).exponent
+            ends = "" if slope.low is None or len(minima) < 4 else f" [{slope.low:.2f}, {slope.high:.2f}]"
+            sentences.append(
+                f"The best size of {model} at equal compute is N = {each} FLOPs: N ~ C^{slope.value:.2f}{ends}."
             )
-    return said
+    return sentences

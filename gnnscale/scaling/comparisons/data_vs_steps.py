@@ -7,14 +7,11 @@ effect is measured apart from the other, without a law.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from gnnscale.contract.scaling_results import Point
-from gnnscale.scaling.grid import average_seeds
+from gnnscale.scaling.grid import Grid, average_seeds
 from gnnscale.scaling.words import TARGET_NAMES, format_percent
-
-if TYPE_CHECKING:
-    from gnnscale.scaling.grid import Grid
 
 MAX_RATIO_DIFFERENCE = 0.02  # data sizes are in the ratio of epochs to within this share, as 15,900 is to 4,000
 
@@ -37,7 +34,7 @@ def find_tradeoffs(points: list[Point], grid: Grid, target: str = "loss") -> lis
     ]
     at = {(p.width, p.structures, p.epochs): p for p in average_seeds(good, target)}
     lengths = sorted({epochs for _, _, epochs in at})
-    found = []
+    tradeoffs = []
     for (width, size, epochs), base in sorted(at.items()):
         longer = next((e for e in lengths if e > epochs and (width, size, e) in at), None)
         if longer is None:
@@ -50,34 +47,34 @@ def find_tradeoffs(points: list[Point], grid: Grid, target: str = "loss") -> lis
         ]
         if more:
             values = [getattr(p, target) / getattr(base, target) for p in (more[0], at[width, size, longer])]
-            found.append(DataStepsTradeoff(base, factor, *values))
-    return found
+            tradeoffs.append(DataStepsTradeoff(base, factor, *values))
+    return tradeoffs
 
 
 def is_outside(p: Point, grid: Grid) -> bool:
     return p.subset != "random" or (p.model, p.depth, p.learning_rate) != (grid.model, grid.depth, grid.learning_rate)
 
 
-def describe_tradeoffs(found: list[DataStepsTradeoff], target: str) -> list[str]:
+def describe_tradeoffs(tradeoffs: list[DataStepsTradeoff], target: str) -> list[str]:
     """Write one sentence for each factor."""
     sentences = []
-    for factor in sorted({x.factor for x in found}):
-        here = [x for x in found if x.factor == factor]
+    for factor in sorted({each.factor for each in tradeoffs}):
+        alike = [each for each in tradeoffs if each.factor == factor]
         data, epochs = (
-            math.exp(sum(math.log(v) for v in each) / len(here)) - 1
-            for each in ([x.by_data for x in here], [x.by_epochs for x in here])
+            math.exp(sum(map(math.log, ratios)) / len(alike)) - 1
+            for ratios in ([each.by_data for each in alike], [each.by_epochs for each in alike])
         )
         share = math.log1p(epochs) / math.log1p(data) if data < 0 else math.nan
-        widths = sorted({x.base.width for x in here})
+        widths = sorted({each.base.width for each in alike})
         text = (
             f"More data or more steps, {TARGET_NAMES[target]}: {factor:g} times the structures change it by "
             f"{format_percent(data, sign=True)}, {factor:g} times the epochs on the same structures by "
             f"{format_percent(epochs, sign=True)}, at as many steps (means of "
-            f"{len(here)} runs, width {', '.join(map(str, widths))})"
+            f"{len(alike)} runs, width {', '.join(map(str, widths))})"
         )
         if 0 < share < 1:
-            text += f": {format_percent(share)} of what more data seem to bring is brought by their steps alone"
+            text += f": {format_percent(share)} of the apparent effect of more data is that of their steps alone"
         elif share >= 1:
-            text += ": nothing is seen to come of the data themselves"
+            text += ": the data themselves have no visible effect"
         sentences.append(f"{text}.")
     return sentences

@@ -11,7 +11,7 @@ from scipy.stats import t as student
 from gnnscale.contract.scaling_results import Point
 from gnnscale.scaling.grid import average_seeds
 
-MIN_SIZES = 3  # different sizes below which nothing is said of laws
+MIN_SIZES = 3  # different sizes below which no law is fitted or judged
 
 
 class DoublingGains(NamedTuple):
@@ -20,10 +20,11 @@ class DoublingGains(NamedTuple):
     target: str
     corner: dict[str, float | None]  # from the largest model and data to their neighbours; None without a neighbour
     mean: dict[str, float]  # over the grid: the plane of least squares through log L over log N, log D
-    difference: tuple[float, float] | None  # interval of D's mean share less N's, of Student for the plane's residuals
+    difference: tuple[float, float] | None  # Student's interval of D's mean share less N's, from the plane's residuals
 
     @property
     def verdict(self) -> str:
+        """The side whose doublings bring more on average: "data", "model", or "open"."""
         if self.difference is None:
             return "open"
         low, high = self.difference
@@ -31,6 +32,7 @@ class DoublingGains(NamedTuple):
 
 
 def measure_doublings(target: str, runs: tuple[Point, ...], confidence: float) -> DoublingGains:
+    """Measure both doublings at the corner of the largest model and data, and on average over the grid."""
     points = average_seeds(runs, target)
     n, d = (np.log2([getattr(p, name) for p in points]) for name in ("body_parameters", "structures"))
     corner = points[int(np.argmax(np.round((n - n.min()) / (np.ptp(n) or 1) + (d - d.min()) / (np.ptp(d) or 1), 9)))]
@@ -42,8 +44,8 @@ def measure_doublings(target: str, runs: tuple[Point, ...], confidence: float) -
     spare = len(y) - 3
     if spare and min(len(set(n)), len(set(d))) >= MIN_SIZES and np.linalg.matrix_rank(x) == 3:
         covariance = np.linalg.inv(x.T @ x) * ((y - x @ slopes) ** 2).sum() / spare
-        by = math.log(2) * np.array([0, 2 ** slopes[1], -(2 ** slopes[2])])  # of the difference of shares by the slopes
-        reach = student.ppf((1 + confidence) / 2, spare) * math.sqrt(by @ covariance @ by)
+        by_slopes = math.log(2) * np.array([0, 2 ** slopes[1], -(2 ** slopes[2])])  # derivative of the difference
+        reach = student.ppf((1 + confidence) / 2, spare) * math.sqrt(by_slopes @ covariance @ by_slopes)
         difference = (float(mean[2] - mean[1] - reach), float(mean[2] - mean[1] + reach))
     along = {axis: gain_along(points, target, corner, axis) for axis in "ND"}
     return DoublingGains(target, along, {"N": float(mean[1]), "D": float(mean[2])}, difference)

@@ -1,4 +1,4 @@
-"""The optimal size for a compute budget, straight from runs of equal compute, and how it grows with compute.
+"""The optimal size for a compute budget, straight from runs of equal compute, and its growth with compute.
 
 As Porian et al., arXiv 2406.19146: Akima interpolation of log loss over log size for each budget, least squares of
 log n* on log C. No law L(N, D) is assumed, so it is the check on one.
@@ -21,7 +21,7 @@ class BudgetMinimum(NamedTuple):
 
     size: float
     loss: float
-    inside: bool  # whether there are worse runs on both sides; else the best may lie beyond them
+    inside: bool  # true if there are worse runs on both sides; else the best may lie beyond them
 
 
 class Growth(NamedTuple):

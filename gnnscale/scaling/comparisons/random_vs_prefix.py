@@ -1,4 +1,4 @@
-"""Random subsets of the data against prefixes of their files, all else equal: by how much a prefix misleads."""
+"""A comparison of random subsets of the data with prefixes of their files, all else equal: by how much a prefix misleads."""
 
 from __future__ import annotations
 
@@ -30,36 +30,35 @@ class SubsetLine(NamedTuple):
         """Return by which share a prefix is worse than a random subset; means over seeds are geometric."""
         return math.exp(float(np.log(self.prefix[size]).mean() - np.log(self.random[size]).mean())) - 1
 
-    def exponent(self, of: dict[int, list[float]]) -> float:
+    def exponent(self, subset: dict[int, list[float]]) -> float:
         """Return the exponent of the target's fall with D over the shared sizes, by least squares in logarithms."""
         sizes = self.shared
-        return -float(np.polyfit(np.log(sizes), [np.log(of[size]).mean() for size in sizes], 1)[0])
+        return -float(np.polyfit(np.log(sizes), [np.log(subset[size]).mean() for size in sizes], 1)[0])
 
     def scatter(self) -> float:
         """Return the largest ratio of two seeds of one run, less 1."""
-        cells = [cell for of in (self.random, self.prefix) for cell in of.values()]
+        cells = [cell for subset in (self.random, self.prefix) for cell in subset.values()]
         return max(max(cell) / min(cell) for cell in cells) - 1
 
 
 def find_subset_lines(points: list[Point], target: str = "loss") -> list[SubsetLine]:
     """Find every model with both kinds of subsets at two data sizes or more."""
-    found: dict[tuple, dict[str, dict[int, list[float]]]] = defaultdict(
+    by_model: dict[tuple, dict[str, dict[int, list[float]]]] = defaultdict(
         lambda: {"random": defaultdict(list), "prefix": defaultdict(list)}
     )
     for p in points:
         if not p.diverged and 0 < getattr(p, target) < math.inf:
-            found[p.model, p.width, p.depth, p.epochs, p.learning_rate][p.subset][p.structures].append(
-                getattr(p, target)
-            )
-    made = [
+            subsets = by_model[p.model, p.width, p.depth, p.epochs, p.learning_rate]
+            subsets[p.subset][p.structures].append(getattr(p, target))
+    lines = [
         SubsetLine(model, width, depth, epochs, dict(both["random"]), dict(both["prefix"]))
-        for (model, width, depth, epochs, _), both in sorted(found.items())
+        for (model, width, depth, epochs, _), both in sorted(by_model.items())
     ]
-    return [line for line in made if len(line.shared) >= 2]
+    return [line for line in lines if len(line.shared) >= 2]
 
 
 def describe_subset_bias(points: list[Point], targets: tuple[str, ...]) -> list[str]:
-    said = []
+    sentences = []
     for target in targets:
         for line in find_subset_lines(points, target):
             each = join_names(f"{format_percent(line.excess(size), sign=True)} at D = {size:,}" for size in line.shared)
@@ -69,9 +68,9 @@ def describe_subset_bias(points: list[Point], targets: tuple[str, ...]) -> list[
                 if seeds > 1
                 else "one seed for each run"
             )
-            said.append(
+            sentences.append(
                 f"Prefixes of the files in place of random subsets ({line.model}, width {line.width}): "
                 f"{TARGET_NAMES[target]} {each}; {scatter}. As a power of D its exponent would come out as "
                 f"{line.exponent(line.prefix):.2f} in place of {line.exponent(line.random):.2f}."
             )
-    return said
+    return sentences

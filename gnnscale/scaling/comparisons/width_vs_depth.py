@@ -18,7 +18,7 @@ from gnnscale.scaling.grid import select_comparable
 from gnnscale.scaling.words import TARGET_NAMES, format_number, format_percent, join_names
 
 MAX_SIZE_DIFFERENCE = 0.15  # body parameters of a pair differ by at most this share
-PAPER_DEPTH = 3  # layers, past which arXiv 2504.08112 says that width is the better use of parameters
+PAPER_DEPTH = 3  # layers, past which width is the better use of parameters according to arXiv 2504.08112
 MIN_DEPTHS_OF_LINE = 3  # that make a line
 CONFIDENCE = 0.95
 
@@ -87,7 +87,7 @@ class DepthLine(NamedTuple):
         )
         return Estimate(value=math.expm1(change), low=math.expm1(change - reach), high=math.expm1(change + reach))
 
-    def past(self, target: str) -> Estimate | None:
+    def change_past_paper(self, target: str) -> Estimate | None:
         """Return the change from PAPER_DEPTH to the best depth beyond; None where the line is on one side."""
         if min(self.runs) > PAPER_DEPTH or max(self.runs) <= PAPER_DEPTH:
             return None
@@ -96,13 +96,13 @@ class DepthLine(NamedTuple):
     @property
     def verdict(self) -> str:
         """The better use of parameters past PAPER_DEPTH, by the loss: "depth", "width", or "open"."""
-        change = self.past("loss")
+        change = self.change_past_paper("loss")
         if change is None or not change.has_interval:
             return "open"
         low, high = change.interval
         return "width" if low > 0 else "depth" if high < 0 else "open"
 
-    def last(self, field: str) -> dict[int, float]:
+    def last_layer_means(self, field: str) -> dict[int, float]:
         """Return the mean over seeds of a feature after the last layer, for the depths where it is known."""
         known = {d: [v for p in runs if (v := getattr(p, field)) is not None] for d, runs in self.runs.items()}
         return {d: sum(values) / len(values) for d, values in known.items() if values}
@@ -127,7 +127,7 @@ def find_depth_lines(points: list[Point]) -> list[DepthLine]:
     alike = defaultdict(list)
     for p in sorted(select_comparable(points), key=lambda p: (p.body_parameters, p.depth, p.seed, p.run)):
         alike[p.model, p.structures, p.epochs, p.learning_rate].append(p)
-    found = []
+    lines = []
     for (model, structures, epochs, _), members in sorted(alike.items()):
         groups: list[list[Point]] = []
         for p in members:
@@ -138,8 +138,8 @@ def find_depth_lines(points: list[Point]) -> list[DepthLine]:
         for group in groups:
             runs = {d: [p for p in group if p.depth == d] for d in sorted({p.depth for p in group})}
             if len(runs) >= MIN_DEPTHS_OF_LINE:
-                found.append(DepthLine(model, structures, epochs, runs))
-    return found
+                lines.append(DepthLine(model, structures, epochs, runs))
+    return lines
 
 
 def size_difference(a: Point, b: Point) -> float:
@@ -157,23 +157,26 @@ def judge_depth_claim(points: list[Point], targets: tuple[str, ...]) -> list[str
 
 
 def judge_by_lines(lines: list[DepthLine], targets: tuple[str, ...]) -> list[str]:
-    kinds = {kind: [x for x in lines if x.verdict == kind and x.past("loss")] for kind in ("width", "depth", "open")}
+    judged = [line for line in lines if line.change_past_paper("loss")]
+    kinds = {kind: [line for line in judged if line.verdict == kind] for kind in ("width", "depth", "open")}
     words = {"width": "is seen here for", "depth": "is contradicted for", "open": "is open for"}
     parts = [
-        f"{words[kind]} {join_names(dict.fromkeys(x.name for x in found))}" for kind, found in kinds.items() if found
+        f"{words[kind]} {join_names(dict.fromkeys(line.name for line in of_kind))}"
+        for kind, of_kind in kinds.items()
+        if of_kind
     ]
-    said = [f"That width beats depth past {PAPER_DEPTH} layers (arXiv 2504.08112) {', '.join(parts)}."] if parts else []
-    return said + [describe_depth_line(x, targets[0]) for x in lines] + [s for x in lines if (s := describe_features(x))]
+    claim = f"That width beats depth past {PAPER_DEPTH} layers (arXiv 2504.08112) {', '.join(parts)}."
+    features = [sentence for line in lines if (sentence := describe_features(line))]
+    return [claim] * bool(parts) + [describe_depth_line(line, targets[0]) for line in lines] + features
 
 
-def describe_depth_line(x: DepthLine, target: str) -> str:
-    means, best = x.means(target), x.best(target)
-    each = ", ".join(f"{value:.3g} at {depth}" for depth, value in means.items())
-    text = f"{x.name}, D = {x.structures:,}: {TARGET_NAMES[target]} by depth {each}; best at depth {best}"
-    change = x.past(target)
+def describe_depth_line(line: DepthLine, target: str) -> str:
+    each = ", ".join(f"{value:.3g} at {depth}" for depth, value in line.means(target).items())
+    text = f"{line.name}, D = {line.structures:,}: {TARGET_NAMES[target]} by depth {each}; best at depth {line.best(target)}"
+    change = line.change_past_paper(target)
     if change is None:
         return f"{text}."
-    return f"{text}; depth {x.best(target, PAPER_DEPTH)} is {format_change(change)} against depth {x.reference}."
+    return f"{text}; depth {line.best(target, PAPER_DEPTH)} is {format_change(change)} against depth {line.reference}."
 
 
 def format_change(change: Estimate) -> str:
@@ -186,38 +189,38 @@ def format_change(change: Estimate) -> str:
     return f"{text} [{ends[0]:.1f}, {ends[1]:.1f}]".replace("-", "−")
 
 
-def describe_features(x: DepthLine) -> str:
+def describe_features(line: DepthLine) -> str:
     """Describe how unlike the atoms of a structure are after the last layer, from the shallowest to the deepest network."""
-    distance, energy = x.last("cosine_distance"), x.last("dirichlet_energy")
+    distance, energy = line.last_layer_means("cosine_distance"), line.last_layer_means("dirichlet_energy")
     if len(distance) < 2 or distance.keys() != energy.keys():
         return ""
     first, last = min(distance), max(distance)
     near, far = format_number(distance[first]), format_number(distance[last])
     low, high = format_number(energy[first]), format_number(energy[last])
     return (
-        f"{x.name}: after the last layer atoms of a structure are at a mean cosine distance of {near} at depth {first} and "
-        f"{far} at depth {last}, with Dirichlet energies {low} and {high}: {describe_smoothing(x)}."
+        f"{line.name}: after the last layer atoms of a structure are at a mean cosine distance of {near} at depth {first} and "
+        f"{far} at depth {last}, with Dirichlet energies {low} and {high}: {describe_smoothing(line)}."
     )
 
 
-def describe_smoothing(x: DepthLine) -> str:
+def describe_smoothing(line: DepthLine) -> str:
     """Compare both measures of the shallowest and the deepest network; less than a factor of two is not called a trend."""
     falls = []
     for field in ("cosine_distance", "dirichlet_energy"):
-        known = x.last(field)
+        known = line.last_layer_means(field)
         if len(known) < 2:
             return "not measured"
         shallow, deep = known[min(known)], known[max(known)]
         falls.append(deep < shallow / 2)
-    return (
-        "over-smoothing" if all(falls) else "over-smoothing by one measure alone" if any(falls) else "no over-smoothing"
-    )
+    if all(falls):
+        return "over-smoothing"
+    return "over-smoothing by one measure alone" if any(falls) else "no over-smoothing"
 
 
 def judge_by_pairs(pairs: list[WidthDepthPair], targets: tuple[str, ...]) -> list[str]:
-    said, beyond = [], [x for x in pairs if x.wide.depth >= PAPER_DEPTH]
+    sentences, beyond = [], [pair for pair in pairs if pair.wide.depth >= PAPER_DEPTH]
     if beyond:
-        wide, count = sum(x.gain("loss") < 0 for x in beyond), len(beyond)
+        wide, count = sum(pair.gain("loss") < 0 for pair in beyond), len(beyond)
         verdict = "is not seen here" if not wide else "is seen here" if wide == count else "is seen here in part"
         tally = f"of {count} pairs of equal size the deeper network has the lower loss in {count - wide}"
         if count == 1:
@@ -226,33 +229,37 @@ def judge_by_pairs(pairs: list[WidthDepthPair], targets: tuple[str, ...]) -> lis
                 f"in the one pair of equal size the deeper network has a {format_percent(abs(gain), 1)} "
                 f"{'lower' if gain > 0 else 'higher'} loss"
             )
-        said.append(f"That width beats depth past {PAPER_DEPTH} layers (same paper) {verdict}: {tally}.")
-    for x in pairs:
-        size = x.deep.body_parameters / x.wide.body_parameters - 1
-        by = [
-            f"{TARGET_NAMES[t]} {format_percent(abs(x.gain(t)), 1)} {'lower' if x.gain(t) > 0 else 'higher'}"
-            for t in targets
-        ]
-        said.append(
-            f"Depth {x.deep.depth}, width {x.deep.width} against depth {x.wide.depth}, width {x.wide.width} "
-            f"({format_percent(size, 1, sign=True)} parameters, D = {x.deep.structures:,}): {join_names(by)}."
-        )
-    return said
+        sentences.append(f"That width beats depth past {PAPER_DEPTH} layers (same paper) {verdict}: {tally}.")
+    return sentences + [describe_pair(pair, targets) for pair in pairs]
+
+
+def describe_pair(pair: WidthDepthPair, targets: tuple[str, ...]) -> str:
+    wide, deep = pair.wide, pair.deep
+    gains = {target: pair.gain(target) for target in targets}
+    parts = [
+        f"{TARGET_NAMES[target]} {format_percent(abs(gain), 1)} {'lower' if gain > 0 else 'higher'}"
+        for target, gain in gains.items()
+    ]
+    more = format_percent(deep.body_parameters / wide.body_parameters - 1, 1, sign=True)
+    return (
+        f"Depth {deep.depth}, width {deep.width} against depth {wide.depth}, width {wide.width} "
+        f"({more} parameters, D = {deep.structures:,}): {join_names(parts)}."
+    )
 
 
 def describe_depth_limits(points: list[Point]) -> str:
-    """Say what is not known of width against depth; empty where seeds give intervals."""
+    """Describe what is not known of width against depth; empty where seeds give intervals."""
     lines, pairs = find_depth_lines(points), find_pairs(points)
     if lines:
-        if min(x.seeds for x in lines) > 1:
+        if min(line.seeds for line in lines) > 1:
             return ""
         return "An interval for width against depth: some depths were run with one seed."
-    if not [x for x in pairs if x.wide.depth >= PAPER_DEPTH]:
+    if not [pair for pair in pairs if pair.wide.depth >= PAPER_DEPTH]:
         return (
             f"Width against depth: no two runs of different depth, the shallower of at least {PAPER_DEPTH} layers, are "
             f"within {format_percent(MAX_SIZE_DIFFERENCE)} in parameters at equal data."
         )
-    if len({x.deep.seed for x in pairs}) > 1:
+    if len({pair.deep.seed for pair in pairs}) > 1:
         return ""
-    count = len({x.deep.run for x in pairs})
+    count = len({pair.deep.run for pair in pairs})
     return f"An interval for width against depth: {count} deeper {'network' if count == 1 else 'networks'}, one seed."

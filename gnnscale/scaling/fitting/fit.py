@@ -14,16 +14,10 @@ from gnnscale.scaling.fitting.selection import information_criteria, predict_hel
 from gnnscale.scaling.grid import WHERE_D, WHERE_N, group_by_cell
 
 SINGLE_AXIS_LAWS = (("PowerN", WHERE_N), ("PurePowerN", WHERE_N), ("PowerD", WHERE_D), ("PurePowerD", WHERE_D))
-NESTED_LAWS = (
-    "PurePowers",
-    "EqualPowers",
-    "PowerD",
-    "PurePowerD",
-    "PowerN",
-    "PurePowerN",
-)  # in E + A/N^alpha + B/D^beta
+# Parts of E + A/N^alpha + B/D^beta.
+NESTED_LAWS = ("PurePowers", "EqualPowers", "PowerD", "PurePowerD", "PowerN", "PurePowerN")
 MAX_STORED_RESAMPLES = 200  # resampled parameters kept in fit.json: enough for a 95 % band, and a small file
-MIN_FLOOR_SHARE = 0.01  # of the smallest target: a floor whose interval reaches below cannot be told from 0
+MIN_FLOOR_SHARE = 0.01  # of the smallest target: a floor whose interval reaches below cannot be distinguished from 0
 
 
 def choose_law(fitted: list[FittedLaw]) -> list[FittedLaw]:
@@ -34,12 +28,15 @@ def choose_law(fitted: list[FittedLaw]) -> list[FittedLaw]:
 
 
 def mark_chosen(f: FittedLaw) -> FittedLaw:
-    kept = (
-        ()
-        if f.replicas is None
-        else tuple(tuple(round_to_digits(v, 6) for v in row) for row in f.replicas[:MAX_STORED_RESAMPLES])
-    )
-    return f._replace(entry=f.entry.model_copy(update={"chosen": True, "replicas": kept}))
+    chosen = f.entry.model_copy(update={"chosen": True, "replicas": stored_resamples(f.replicas)})
+    return f._replace(entry=chosen)
+
+
+def stored_resamples(replicas: np.ndarray | None) -> tuple[tuple[float, ...], ...]:
+    """Return the resampled parameters that fit.json keeps of a chosen law."""
+    if replicas is None:
+        return ()
+    return tuple(tuple(round_to_digits(value, 6) for value in row) for row in replicas[:MAX_STORED_RESAMPLES])
 
 
 def to_observations(law: Law, points: list[Point], target: str) -> Observations:
@@ -65,50 +62,51 @@ def fit_law(
     settings: ScalingSettings,
     stream: int,
 ) -> FittedLaw:
+    """Fit the law to a target of a study's points; `where` names these points, `stream` the random numbers."""
     data = to_observations(law, points, target)
-    what = "structures seen" if "U" in law.axes else "unique training structures"
+    unit = "structures seen" if "U" in law.axes else "unique training structures"
     n, d = data.at["N"], data.at["D"]
-    entry, found, replicas = fit_data(law, data, settings, stream)
+    entry, optimum, replicas = fit_data(law, data, settings, stream)
     entry = entry.model_copy(
         update={
             "target": target,
-            "where": f"{where}: N = body parameters {format_range(n)}, D = {what} {format_range(d)}",
+            "where": f"{where}: N = body parameters {format_range(n)}, D = {unit} {format_range(d)}",
             "points": tuple(p.run for p in points),
             "excluded": excluded,
         }
     )
-    return FittedLaw(entry, law, found.values, replicas, tuple(points))
+    return FittedLaw(entry, law, optimum.values, replicas, tuple(points))
 
 
 def fit_data(
     law: Law, data: Observations, settings: ScalingSettings, stream: int = 0
 ) -> tuple[LawFit, Optimum, np.ndarray | None]:
-    """Fit the law to these data; the caller says which points they are."""
-    at, loss, places = data.at, data.loss, data.cell.max() + 1
-    found = find_optimum(law, at, loss, weights=data.weights)
-    doubts = design_doubts(law, law.columns(**at)) + shape_doubts(law, found, at, loss)
+    """Fit the law to these data; the caller adds to the entry which points they are."""
+    at, loss, cells = data.at, data.loss, data.cell.max() + 1
+    optimum = find_optimum(law, at, loss, weights=data.weights)
+    doubts = design_doubts(law, law.columns(**at)) + shape_doubts(law, optimum, at, loss)
     # where the points leave a parameter open, resamples of them would give it an interval without meaning
-    replicas, undetermined = (None, 0) if doubts else bootstrap(law, data, found, settings, stream)
-    estimates = {name: Estimate(value=round_to_digits(v)) for name, v in zip(law.parameters, found.values)}
+    replicas, undetermined = (None, 0) if doubts else bootstrap(law, data, optimum, settings, stream)
+    estimates = {name: Estimate(value=round_to_digits(v)) for name, v in zip(law.parameters, optimum.values)}
     if replicas is not None:
         estimates = {
             name: to_estimate(v, column, settings.confidence)
-            for name, v, column in zip(law.parameters, found.values, replicas.T)
+            for name, v, column in zip(law.parameters, optimum.values, replicas.T)
         }
-    estimates |= {name: zero_below(estimates[name], EXPONENT_BOUNDS[0]) for name in law.exponents}
+    estimates |= {name: replace_by_zero(estimates[name], EXPONENT_BOUNDS[0]) for name in law.exponents}
     if law.floor:
-        estimates["E"] = zero_below(estimates["E"], MIN_FLOOR_SHARE * loss.min())
+        estimates["E"] = replace_by_zero(estimates["E"], MIN_FLOOR_SHARE * loss.min())
     doubts += interval_doubts(law, estimates)
     notes = list(doubts)
     if undetermined:
         notes.append(
             f"{undetermined} of {settings.bootstrap} resamples do not determine the parameters, and were left out"
         )
-    if replicas is not None and places < len(law.parameters) + 3:
-        notes.append(f"{places} points for {len(law.parameters)} parameters: the intervals are too narrow")
-    if found.at_optimum < 0.5:
-        notes.append(f"only {found.at_optimum:.0%} of the starts reached the best optimum")
-    aicc, bic = information_criteria(found.objective, places, len(law.parameters))
+    if replicas is not None and cells < len(law.parameters) + 3:
+        notes.append(f"{cells} points for {len(law.parameters)} parameters: the intervals are too narrow")
+    if optimum.at_optimum < 0.5:
+        notes.append(f"only {optimum.at_optimum:.0%} of the starts reached the best optimum")
+    aicc, bic = information_criteria(optimum.objective, cells, len(law.parameters))
     entry = LawFit(
         law=law.name,
         formula=law.formula,
@@ -117,39 +115,39 @@ def fit_data(
         points=(),
         excluded={},
         estimates=estimates,
-        objective=round_to_digits(found.objective),
-        log_rms=round_to_digits(found.log_rms),
-        at_optimum=round_to_digits(found.at_optimum),
+        objective=round_to_digits(optimum.objective),
+        log_rms=round_to_digits(optimum.log_rms),
+        at_optimum=round_to_digits(optimum.at_optimum),
         aicc=None if aicc is None else round_to_digits(aicc, 9),
         bic=None if bic is None else round_to_digits(bic, 9),
         held_out=predict_held_out(law, at, loss, data.weights),
-        allocation=compute_allocation(law, found.values, replicas, settings.confidence),
+        allocation=compute_allocation(law, optimum.values, replicas, settings.confidence),
         identified=not doubts,
         notes=tuple(notes),
     )
-    return entry, found, replicas
+    return entry, optimum, replicas
 
 
 def compute_allocation(law: Law, values: np.ndarray, replicas: np.ndarray | None, confidence: float) -> Estimate | None:
     """Compute a = beta/(alpha + beta) for laws in which the best N goes as C^a for C ~ N D."""
     if law.name not in ("Hoffmann", "OverTraining", "Kaplan", "PurePowers"):
         return None
-    k = [law.parameters.index(name) for name in law.exponents]
-    if len(k) == 1:
+    if len(law.exponents) == 1:
         return Estimate(value=0.5)
-    value = round_to_digits(values[k[1]] / (values[k[0]] + values[k[1]]))
+    alpha, beta = (law.parameters.index(name) for name in law.exponents)
+    value = round_to_digits(values[beta] / (values[alpha] + values[beta]))
     if replicas is None:
         return Estimate(value=value)
-    return to_estimate(value, replicas[:, k[1]] / (replicas[:, k[0]] + replicas[:, k[1]]), confidence)
+    return to_estimate(value, replicas[:, beta] / (replicas[:, alpha] + replicas[:, beta]), confidence)
 
 
 def bootstrap(
-    law: Law, data: Observations, found: Optimum, settings: ScalingSettings, stream: int
+    law: Law, data: Observations, optimum: Optimum, settings: ScalingSettings, stream: int
 ) -> tuple[np.ndarray | None, int]:
     """Fit resamples of the cells, each with all its seeds; return their parameters and how many determine none.
 
-    What seeds scatter is in the means of cells already: drawing within a cell too would count it twice. No interval
-    at all without a cell to spare, or when most resamples fail: what is left would not be a sample of what could have
+    The scatter between seeds is in the means of cells already: drawing within a cell too would count it twice. There is
+    no interval without a cell to spare, nor when most resamples fail: the others would not be a sample of what could have
     been measured.
     """
     count = data.cell.max() + 1
@@ -161,22 +159,28 @@ def bootstrap(
     determined = np.array([not design_doubts(law, x[row > 0]) for row in weights])
     if determined.mean() < 0.5:
         return None, int((~determined).sum())
-    return fit_resamples(law, data.at, data.loss, found, weights[determined]), int((~determined).sum())
+    return fit_resamples(law, data.at, data.loss, optimum, weights[determined]), int((~determined).sum())
 
 
-def zero_below(e: Estimate, least: float) -> Estimate:
-    """Replace by an exact 0 what cannot be told from 0: an interval's end below `least`, or a value that ran off to 1e-50."""
-
-    def kept(v: float | None, least: float) -> float | None:
-        return v if v is None or v >= least else 0.0
-
-    value = kept(e.value, least if e.low is None else 1e-4 * least)
-    return Estimate(value=value, low=kept(e.low, least), high=kept(e.high, 1e-4 * least))
+def replace_by_zero(e: Estimate, least: float) -> Estimate:
+    """Replace by 0 what cannot be distinguished from it: an interval's end below `least`, or a value that ran off to 1e-50."""
+    smallest_value = least if e.low is None else 1e-4 * least
+    return Estimate(
+        value=e.value if e.value >= smallest_value else 0.0,
+        low=None if e.low is None else e.low if e.low >= least else 0.0,
+        high=None if e.high is None else e.high if e.high >= 1e-4 * least else 0.0,
+    )
 
 
 def to_estimate(value: float, sample: np.ndarray, confidence: float) -> Estimate:
-    low, high = np.quantile(sample, [(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = central_interval(sample, confidence)
     return Estimate(value=round_to_digits(value), low=round_to_digits(low), high=round_to_digits(high))
+
+
+def central_interval(sample: np.ndarray, confidence: float) -> tuple[float, float]:
+    """Return the quantiles between which the share `confidence` of a sample lies."""
+    low, high = np.quantile(sample, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
 
 
 def round_to_digits(value: float, digits: int = 12) -> float:

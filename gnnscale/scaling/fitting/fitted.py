@@ -1,4 +1,4 @@
-"""The records that a fit hands on: the observations of a law, and the fitted law with its resamples."""
+"""The records around a fit: the observations of a law, and the fitted law with its resamples."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Observations(NamedTuple):
 
 
 class FittedLaw(NamedTuple):
-    """A law with what its LawFit cannot hold: the function, the values as an array, all resamples."""
+    """A fitted law with what its LawFit cannot hold: the function, the values as an array, all resamples."""
 
     entry: LawFit
     law: Law

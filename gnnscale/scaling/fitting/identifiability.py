@@ -1,4 +1,4 @@
-"""The doubts about a fit: what the places of the points, the residuals and the intervals leave undetermined, in words."""
+"""The doubts about a fit, in words: what the sizes of the points, the residuals and the intervals leave undetermined."""
 
 from __future__ import annotations
 
@@ -11,20 +11,18 @@ from gnnscale.scaling.fitting.laws import MAX_EXPONENT, Law
 from gnnscale.scaling.fitting.optimum import Optimum, Sizes
 from gnnscale.scaling.words import format_estimate
 
-EXPONENT_BOUNDS = (0.01, 0.99 * MAX_EXPONENT)  # an exponent whose interval reaches beyond is not called determined
+EXPONENT_BOUNDS = (0.01, 0.99 * MAX_EXPONENT)  # an exponent whose interval reaches beyond them is not called determined
 MAX_EXPONENT_FACTOR = 3.0  # nor one whose interval spans a larger factor
-MAX_OTHER_FACTOR = 10.0  # the same for what is no exponent
-MAX_RESIDUAL = (
-    0.05  # rms residual of log L above which a law is said not to hold: several times the usual spread of seeds
-)
-MAX_CORRELATION = 0.98  # correlation of log N and log D above which their effects cannot be told apart
+MAX_OTHER_FACTOR = 10.0  # the same for parameters that are no exponents
+MAX_RESIDUAL = 0.05  # rms residual of log L above which a law does not hold: several times the usual spread of seeds
+MAX_CORRELATION = 0.98  # correlation of log N and log D above which their effects cannot be separated
 
 
 def design_doubts(law: Law, x: np.ndarray) -> list[str]:
-    """List what the places of the points alone leave undetermined."""
+    """List what the sizes of the points alone leave undetermined."""
     doubts = []
     distinct = [len(np.unique(column)) for column in x.T]
-    places = len(np.unique(x, axis=0))
+    sizes = len(np.unique(x, axis=0))
     # a sum of powers is known by its differences along each axis: k values of N determine k - 1 of them
     needed = 2 + law.floor
     for axis, k in zip(law.axes, distinct):
@@ -32,32 +30,32 @@ def design_doubts(law: Law, x: np.ndarray) -> list[str]:
             doubts.append(f"{k} values of {axis}, where the law needs {2 if axis == 'U' else needed}")
     if not doubts and sum(distinct) - len(law.axes) + 1 < len(law.parameters) and len(law.axes) == 2:
         doubts.append(f"{' x '.join(map(str, distinct))} values of N x D for {len(law.parameters)} parameters")
-    if not doubts and places < len(law.parameters):
-        doubts.append(f"{places} points for {len(law.parameters)} parameters")
+    if not doubts and sizes < len(law.parameters):
+        doubts.append(f"{sizes} points for {len(law.parameters)} parameters")
     if not doubts and len(law.axes) > 1:
         a, b = (x[:, :2] - x[:, :2].mean(axis=0)).T
         r = float(a @ b / math.sqrt((a @ a) * (b @ b)))
         if abs(r) > MAX_CORRELATION:
             doubts.append(
-                f"N and D vary together (correlation of their logarithms {r:.3f}): no telling which one helps"
+                f"N and D vary together (correlation of their logarithms {r:.3f}): which of them helps is not determined"
             )
     return doubts
 
 
-def shape_doubts(law: Law, found: Optimum, at: Sizes, loss: np.ndarray) -> list[str]:
+def shape_doubts(law: Law, optimum: Optimum, at: Sizes, loss: np.ndarray) -> list[str]:
     """List doubts of the fit: no point to spare, a size that moves the target less than the residuals, or no single optimum."""
     doubts = []
-    places = len(np.unique(law.columns(**at), axis=0))
-    if places == len(law.parameters):
-        doubts.append(f"{places} points for {places} parameters: it passes through them and tests nothing")
-    if found.spread > 0.01:
-        doubts.append(f"the optimum is not unique: exponents that differ by {found.spread:.2g} fit equally well")
+    sizes = len(np.unique(law.columns(**at), axis=0))
+    if sizes == len(law.parameters):
+        doubts.append(f"{sizes} points for {sizes} parameters: it passes through them and tests nothing")
+    if optimum.spread > 0.01:
+        doubts.append(f"the optimum is not unique: exponents that differ by {optimum.spread:.2g} fit equally well")
     for axis in law.axes.replace("U", ""):
-        share = change_along(law, found.values, at, axis) / np.median(loss)
-        if share < max(found.log_rms, 1e-4):
+        share = change_along(law, optimum.values, at, axis) / np.median(loss)
+        if share < max(optimum.log_rms, 1e-4):
             doubts.append(
                 f"over the points {axis} moves the target by {share:.1%}, no more than the residuals "
-                f"({found.log_rms:.1%} rms)"
+                f"({optimum.log_rms:.1%} rms)"
             )
     return doubts
 
@@ -80,7 +78,7 @@ def interval_doubts(law: Law, estimates: dict[str, Estimate]) -> list[str]:
         if high > EXPONENT_BOUNDS[1]:
             doubts.append(f"{name}, {format_estimate(e)}, reaches its bound of {MAX_EXPONENT:g}")
         elif low < EXPONENT_BOUNDS[0]:
-            doubts.append(f"{name} cannot be told from 0")
+            doubts.append(f"{name} cannot be distinguished from 0")
         elif high > MAX_EXPONENT_FACTOR * low:
             doubts.append(f"the interval of {name}, {format_estimate(e)}, spans a factor {high / low:.1f}")
     for name in ("r_D", "r_N", "K", "w"):  # repetitions, place and width of a break
@@ -91,5 +89,5 @@ def interval_doubts(law: Law, estimates: dict[str, Estimate]) -> list[str]:
             text = format_estimate(estimates[name])
             doubts.append(f"the interval of {name}, {text}, spans more than a factor of {MAX_OTHER_FACTOR:g}")
     if law.floor and estimates["E"].interval[0] == 0:
-        doubts.append("the floor E cannot be told from 0")
+        doubts.append("the floor E cannot be distinguished from 0")
     return doubts

@@ -1,7 +1,7 @@
 """Scaling laws, one class for each form: log L with its gradient, where to start a fit, and L itself.
 
 N is body parameters, D training structures (where U is given: those seen, each time they are), U the unique ones; of
-other people's points, whatever they count. In a fit all rows of theta are parameters of one law, for one weighting of
+points of other people, whatever they count. In a fit all rows of theta are parameters of one law, for one weighting of
 the points each, and log-sizes x are taken relative to a centre: that takes the correlation of a coefficient and its
 exponent out, without which BFGS needs several times the steps.
 """
@@ -18,7 +18,7 @@ import numpy as np
 from scipy.optimize import nnls
 from scipy.special import expit, logit
 
-# Exponents lie in (0, LIMIT): steeper, a term is a step at the smallest sizes, and its coefficient has no meaning.
+# Exponents lie in (0, MAX_EXPONENT): steeper, a term is a step at the smallest sizes, and its coefficient has no meaning.
 MAX_EXPONENT = 3.0
 START_EXPONENTS = (0.1, 0.3, 0.7, 1.5)
 MAX_LOG = 700.0  # exp of more overflows

@@ -31,7 +31,7 @@ class Optimum(NamedTuple):
     values: np.ndarray  # in the order of law.parameters
     objective: float  # sum over points of weight x Huber(residual)
     log_rms: float
-    at_optimum: float  # share of the starts that came to within 1e-4 of the best objective
+    at_optimum: float  # share of the starts that came within 1e-4 of the best objective
     spread: float  # range of the exponents among optima as good as the best: Huber's valley may be flat
     theta: np.ndarray  # as fitted, for warm starts
     inverse: np.ndarray  # its inverse Hessian, for the same
@@ -111,7 +111,7 @@ def with_one_weighting(function: Callable) -> Callable:
 
 
 def fit_resamples(
-    law: Law, at: Sizes, loss: np.ndarray, found: Optimum, weights: np.ndarray, residual: Residual = HUBER
+    law: Law, at: Sizes, loss: np.ndarray, optimum: Optimum, weights: np.ndarray, residual: Residual = HUBER
 ) -> np.ndarray:
     """Fit each row of weights (how often a point was drawn), from the optimum and two unlike starts."""
     raw, y = law.columns(**at), np.log(np.asarray(loss, float))
@@ -120,16 +120,19 @@ def fit_resamples(
     every = np.arange(len(weights))
     # 120 steps: a few rows creep along a flat valley, and gain nothing that an interval would show
     quick = partial(minimise, slope=1e-5, gain=1e-8)
-    warm = np.tile(found.theta, (len(weights), 1))
-    theta, value, _ = quick(function, warm, steps=120, inverse=np.tile(found.inverse, (len(weights), 1, 1)))
-    for start in found.others:
-        other, worth, inverse = quick(function, np.tile(start, (len(weights), 1)), steps=20)
-        # only those go on that promise as much from another place: nearly all are on their way to the same optimum
-        on = every[(worth < 1.02 * value + 1e-9) & (np.abs(other - theta).max(axis=1) > 0.1)]
-        if len(on):
+    warm = np.tile(optimum.theta, (len(weights), 1))
+    theta, value, _ = quick(function, warm, steps=120, inverse=np.tile(optimum.inverse, (len(weights), 1, 1)))
+    for start in optimum.others:
+        other, other_value, inverse = quick(function, np.tile(start, (len(weights), 1)), steps=20)
+        # only those continue that promise as much from another place: nearly all are on their way to the same optimum
+        promising = every[(other_value < 1.02 * value + 1e-9) & (np.abs(other - theta).max(axis=1) > 0.1)]
+        if len(promising):
             far, least, _ = quick(
-                lambda t, rows, on=on: function(t, on[rows]), other[on], steps=120, inverse=inverse[on]
+                lambda t, rows, chosen=promising: function(t, chosen[rows]),
+                other[promising],
+                steps=120,
+                inverse=inverse[promising],
             )
-            better = least < value[on]
-            theta[on[better]], value[on[better]] = far[better], least[better]
+            better = least < value[promising]
+            theta[promising[better]], value[promising[better]] = far[better], least[better]
     return law.natural(theta, centre)

@@ -33,7 +33,7 @@ def test_the_planted_share_comes_back():
         and "on the same structures by −24 %, at as many steps" in said
     )
     assert "means of 4 runs, width 32" in said
-    assert "40 % of what more data seem to bring" in said
+    assert "40 % of the apparent effect of more data" in said
 
 
 def test_seeds_are_averaged_and_strangers_left_out():
@@ -52,7 +52,7 @@ def test_seeds_are_averaged_and_strangers_left_out():
 def test_data_that_bring_nothing_are_called_so():
     points = studied(steps=0.3, data=0.0)
     assert (
-        "nothing is seen to come of the data themselves"
+        "the data themselves have no visible effect"
         in data_vs_steps.describe_tradeoffs(data_vs_steps.find_tradeoffs(points, find_main_grid(points)), "loss")[0]
     )
     assert (

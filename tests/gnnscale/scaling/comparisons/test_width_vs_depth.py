@@ -41,7 +41,7 @@ def test_a_verdict_needs_more_than_the_scatter_of_seeds(deep, scatter, verdict, 
     points = line({2: 0.55, 3: 0.5, 6: deep}, scatter)
     (found,) = find_depth_lines(points)
     assert found.verdict == verdict and found.best("loss") == (6 if deep < 0.5 else 3)
-    change = found.past("loss")
+    change = found.change_past_paper("loss")
     # three pairs of seeds: variance 2 s^2 each with one degree of freedom; Student's 97.5 % point of three is 3.1824
     reach = 3.1824 * math.sqrt(2 * scatter**2 * (1 / 2 + 1 / 2))
     assert change.value == pytest.approx(deep / 0.5 - 1)
@@ -83,7 +83,9 @@ def test_smoothing_is_a_fall_of_both_measures(distance, energy, words):
 def test_depths_past_three_are_held_against_three_not_against_the_best():
     """A line that is best at two says nothing of what lies past three, if that is no worse than three."""
     (found,) = find_depth_lines(line({2: 0.4, 3: 0.5, 4: 0.5, 6: 0.52}, 0.002))
-    assert found.reference == 3 and found.past("loss").value == pytest.approx(0) and found.verdict == "open"
+    assert (
+        found.reference == 3 and found.change_past_paper("loss").value == pytest.approx(0) and found.verdict == "open"
+    )
     (found,) = find_depth_lines(line({1: 0.4, 2: 0.5, 6: 0.6}, 0.002))
-    assert found.reference == 2 and found.past("loss").value == pytest.approx(0.2)
+    assert found.reference == 2 and found.change_past_paper("loss").value == pytest.approx(0.2)
     assert "depth 6 is 20 % higher" in judge_depth_claim(line({1: 0.4, 2: 0.5, 6: 0.6}, 0.002), ("loss",))[1]
