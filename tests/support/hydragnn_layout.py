@@ -34,7 +34,7 @@ def make_graph(s: Structure, cutoff: float | None = None) -> Graph:
         "y": np.array([[s.energy]], np.float32),
     }
     if cutoff is not None:
-        receivers, senders, shifts = neighbors.edges(s.positions, s.cell, periodic, cutoff)
+        receivers, senders, shifts = neighbors.find_edges(s.positions, s.cell, periodic, cutoff)
         vectors = s.positions[senders] + shifts @ s.cell - s.positions[receivers]
         made["edge_index"] = np.stack([senders, receivers]).astype(np.int64)
         made["edge_attr"] = np.asarray(vectors, np.float32)

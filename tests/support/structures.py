@@ -10,7 +10,7 @@ import torch
 from hypothesis import strategies as st
 
 from gnnscale.atoms.graph import AtomGraphs
-from gnnscale.atoms.neighbors import edges
+from gnnscale.atoms.neighbors import find_edges
 
 CUTOFF = 3.0  # Angstrom; short, so that small structures have edges that cross it
 ELEMENTS = np.array([1, 6, 8, 29])
@@ -69,7 +69,7 @@ def make_orthogonal(rng: np.random.Generator) -> np.ndarray:
 
 def make_batch(samples: list[Sample], cutoff: float = CUTOFF, dtype: torch.dtype = torch.float64) -> AtomGraphs:
     first = np.cumsum([0] + [len(sample.numbers) for sample in samples])
-    found = [edges(sample.positions, sample.cell, sample.pbc, cutoff) for sample in samples]
+    found = [find_edges(sample.positions, sample.cell, sample.pbc, cutoff) for sample in samples]
     join = lambda parts: torch.from_numpy(np.concatenate(parts))  # noqa: E731
     return AtomGraphs(
         numbers=join([sample.numbers for sample in samples]).long(),

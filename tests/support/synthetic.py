@@ -19,7 +19,7 @@ from gnnscale.stages.memory_levers import measure_tensor_bytes
 from gnnscale.train import deepspeed_engine, process_group
 from gnnscale.train.loss import sum_penalties
 from gnnscale.train.normalisation import Normalisation
-from gnnscale.train.schedule import parameter_groups
+from gnnscale.train.schedule import group_parameters
 from tests.benchmarks.plain import HydraLayer
 
 
@@ -55,7 +55,7 @@ def make_step(
         layers = model.backbone.layers
         for k in range(1, len(layers)):
             layers[k] = HydraLayer(layers[k])
-    under = deepspeed_engine.Engine(model, parameter_groups(model, config.width, optim), optim, runtime)
+    under = deepspeed_engine.Engine(model, group_parameters(model, config.width, optim), optim, runtime)
     graphs, labels = graph
     normalisation = Normalisation(torch.zeros(1, 119, dtype=torch.float64), 1.0, 1.0)
 

@@ -20,7 +20,7 @@ from workflow.advise import advice_text, largest_study
 from workflow.cli import completion, findings_output, live_table, output, plan_output, site_output, status_output
 from workflow.cli.arguments import build_parser
 from workflow.cli.drive import do_run
-from workflow.cli.invocation import Invocation, run_directory, site_settings
+from workflow.cli.invocation import Invocation, named_site, named_study, run_directory, site_settings
 from workflow.config import site_files, study_files
 from workflow.doctor import diagnosis, examine, new_site
 from workflow.images import apptainer, image_file, push_image, verify_image
@@ -33,7 +33,7 @@ WATCH_SECONDS = 1.0  # between two tables of `status --watch`
 
 def named_run_directory(arguments: argparse.Namespace) -> Path:
     """Return the run directory without reading the study, whose file may be gone."""
-    return run_directory(arguments, study_files.study_name(getattr(arguments, "study", "default")))
+    return run_directory(arguments, study_files.study_name(named_study(arguments)))
 
 
 def do_plan(arguments: argparse.Namespace) -> int:
@@ -110,7 +110,7 @@ def do_report(arguments: argparse.Namespace) -> int:
 def do_advise(arguments: argparse.Namespace) -> int:
     named = Path(arguments.finished)
     root = (named if named.is_dir() else runs_folder() / arguments.finished).resolve()
-    name = getattr(arguments, "site", "local")
+    name = named_site(arguments)
     site = site_files.load(name, getattr(arguments, "set", []))
     advice = largest_study.compute_advice(root, site, name, arguments.gpu_hours, arguments.target, arguments.structures)
     print(json.dumps(advice, indent=1) if arguments.json else advice_text.format_advice(advice, root, site, name))
@@ -127,7 +127,7 @@ def check_study(arguments: argparse.Namespace) -> diagnosis.Finding:
 
 
 def do_doctor(arguments: argparse.Namespace) -> int:
-    name, settings = getattr(arguments, "site", "local"), site_settings(arguments)
+    name, settings = named_site(arguments), site_settings(arguments)
     site, findings = site_files.load(name, settings), list[diagnosis.Finding]()
     say = findings_output.progress_writer(sys.stderr)
     if not arguments.json:
@@ -183,7 +183,7 @@ def do_clean(arguments: argparse.Namespace) -> int:
 def do_image(arguments: argparse.Namespace) -> int:
     from workflow.images import build_image
 
-    site = site_files.load(getattr(arguments, "site", "local"), [*site_settings(arguments), "container.use=true"])
+    site = site_files.load(named_site(arguments), [*site_settings(arguments), "container.use=true"])
     if not image_file.has_image_file(site):
         raise UserError(
             f"{site.container.runtime} manages its images itself; `image` is for the image files of Apptainer and Singularity"
@@ -214,7 +214,7 @@ def do_sites(arguments: argparse.Namespace) -> int:
     if action == "new":
         site_output.output_new_site(name, new_site.draft_site_file())
     elif action == "render":
-        arguments.site, arguments.study = name, arguments.render_study or getattr(arguments, "study", "default")
+        arguments.site, arguments.study = name, arguments.render_study or named_study(arguments)
         site_output.output_scripts(Invocation(arguments), arguments.out)
     elif action == "validate" and name and name.endswith((".yaml", ".yml")):
         site_files.load_file(Path(name))

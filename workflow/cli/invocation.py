@@ -14,14 +14,17 @@ from workflow.plan.build import build_stages
 from workflow.plan.stage import FOLDER_OF_KIND
 from workflow.run_directory import status
 
+# The parser sets no defaults: an option may stand before or after the verb, and a default would overwrite it.
+DEFAULT_SITE, DEFAULT_STUDY = "local", "default"
+
 
 class Invocation:
     """The study, the site and the run directory that the command line names."""
 
     def __init__(self, arguments: argparse.Namespace):
-        self.site_name: str = getattr(arguments, "site", "local")
-        self.typed: str = getattr(arguments, "study", "default")
-        self.study_name, self.study = study_files.load(self.typed)
+        self.site_name = named_site(arguments)
+        self.typed_study = named_study(arguments)
+        self.study_name, self.study = study_files.load(self.typed_study)
         self.settings = site_settings(arguments)
         self.max_node_hours: float | None = getattr(arguments, "max_node_hours", None)
         self.site = site_files.load(self.site_name, self.settings)
@@ -38,13 +41,22 @@ class Invocation:
     def command(self, verb: str = "", site: str = "") -> str:
         """Return the command that, typed in the same directory, comes back to this study."""
         words = [*filter(None, [verb]), "--site", site or self.site_name]
-        words += ["--study", self.typed] if self.typed != "default" else []
+        words += ["--study", self.typed_study] if self.typed_study != DEFAULT_STUDY else []
         words += ["--root", str(self.root)] if self.root != runs_folder() / self.study_name else []
         words += [word for text in self.settings for word in ("--set", text)]
         if not verb:
             words += ["--until", self.until] if self.until else []
             words += ["--max-node-hours", f"{self.max_node_hours:.15g}"] if self.max_node_hours is not None else []
         return f"{command_name()} {shlex.join(words)}"
+
+
+def named_site(arguments: argparse.Namespace) -> str:
+    return getattr(arguments, "site", DEFAULT_SITE)
+
+
+def named_study(arguments: argparse.Namespace) -> str:
+    """Return the study as it was typed: a name, or the path of a file."""
+    return getattr(arguments, "study", DEFAULT_STUDY)
 
 
 def run_directory(arguments: argparse.Namespace, name: str) -> Path:

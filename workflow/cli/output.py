@@ -9,7 +9,7 @@ import yaml
 
 from gnnscale.contract import files
 from gnnscale.contract.errors import UserError
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 from workflow.cli.invocation import Invocation
 from workflow.config.field_problems import suggest
 from workflow.config.site import SiteConfig
@@ -46,7 +46,7 @@ def write_resolved(root: Path, study: Study, site: SiteConfig) -> None:
     files.write(root / "site.yaml", to_yaml(site))
 
 
-def to_yaml(settings: Spec) -> str:
+def to_yaml(settings: Record) -> str:
     """Return settings with all defaults as YAML."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, width=120)
 

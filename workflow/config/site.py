@@ -8,18 +8,18 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 from workflow.config.walltime import Walltime, format_walltime, to_seconds
 
 
 # ---------------------------------------------------------------------------------------------------- the scheduler
-class NoScheduler(Spec):
+class NoScheduler(Record):
     """The absence of a scheduler: stages are processes of this machine."""
 
     kind: Literal["none"]
 
 
-class BatchScheduler(Spec):
+class BatchScheduler(Record):
     """Options that Slurm and PBS have in common."""
 
     directives: tuple[str, ...] = Field(
@@ -76,7 +76,7 @@ def require_expression(text: str | None) -> str | None:
 Expression = Annotated[str | None, AfterValidator(require_expression)]
 
 
-class AccountRule(Spec):
+class AccountRule(Record):
     """The form of this site's accounts."""
 
     required: bool = True
@@ -85,7 +85,7 @@ class AccountRule(Spec):
 
 
 # -------------------------------------------------------------------------------------------------------- machines
-class Gpus(Spec):
+class Gpus(Record):
     """GPUs of one node, counted as programs see them: a die that has an address of its own is one."""
 
     count: int = Field(ge=1)
@@ -102,7 +102,7 @@ class Gpus(Spec):
         return names[self.vendor]
 
 
-class Node(Spec):
+class Node(Record):
     """One machine of the site."""
 
     cores: int | None = Field(None, ge=1, description="cores that a job may use; null = all that this process may use")
@@ -115,7 +115,7 @@ class Node(Spec):
     start_seconds: float = Field(4.0, gt=0, description="time that a stage takes to start; for estimates only")
 
 
-class Queue(Spec):
+class Queue(Record):
     """A queue of the scheduler. Size classes of one partition with different limits are separate queues here."""
 
     partition: str | None = Field(
@@ -151,7 +151,7 @@ class Queue(Spec):
 
 
 # ----------------------------------------------------------------------------------------------- how stages are run
-class Launch(Spec):
+class Launch(Record):
     """The command that starts the ranks of a training: one process each, and one per GPU where there are GPUs."""
 
     command: Literal["none", "srun", "mpiexec", "ibrun"] = Field("none", description="none = a single rank")
@@ -176,7 +176,7 @@ class Launch(Spec):
     )
 
 
-class Train(Spec):
+class Train(Record):
     """Limits of the job of a training. The planner takes the fewest nodes that are enough."""
 
     nodes: tuple[int, int] = Field((1, 1), description="fewest and most nodes of one training")
@@ -191,7 +191,7 @@ class Train(Spec):
         return Queue._is_range(nodes)
 
 
-class Serial(Spec):
+class Serial(Record):
     """Jobs for the stages without ranks, which run side by side on the cores of a node.
 
     These are conversions, the audit and evaluations that no training's job does; in a container also scaling and report.
@@ -216,7 +216,7 @@ def require_absolute(text: str) -> str:
     return text
 
 
-class Container(Spec):
+class Container(Record):
     """The container runtime of this site, and options for images."""
 
     runtime: Literal["none", "apptainer", "singularity", "podman-hpc", "shifter", "ce"] = "none"
@@ -254,7 +254,7 @@ class Container(Spec):
     )
 
 
-class Filesystems(Spec):
+class Filesystems(Record):
     """The directory for run directories, and for how long files stay there."""
 
     scratch: str | None = Field(
@@ -263,14 +263,14 @@ class Filesystems(Spec):
     purge_days: int | None = Field(None, ge=1, description="days after which files that nobody has touched are deleted")
 
 
-class ChargeUnit(Spec):
+class ChargeUnit(Record):
     """The unit in which allocations are charged."""
 
     unit: str = "node-hours"
     factor: float = Field(1.0, gt=0, description="units per node-hour")
 
 
-class Quirk(Spec):
+class Quirk(Record):
     """A peculiarity of the site that users must know."""
 
     id: str
@@ -278,7 +278,7 @@ class Quirk(Spec):
     source: str = Field(description="where this is documented")
 
 
-class Verification(Spec):
+class Verification(Record):
     """The degree to which this file has been verified, and the date."""
 
     level: Literal["docs", "dryrun", "live"] = Field(
@@ -288,7 +288,7 @@ class Verification(Spec):
     note: str = ""
 
 
-class SiteConfig(Spec):
+class SiteConfig(Record):
     """A whole site file."""
 
     title: str

@@ -18,14 +18,14 @@ from gnnscale.contract.settings import (
     ScalingSettings,
     TrainSettings,
 )
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 from workflow.config import field_problems
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 MAX_NAME_CHARACTERS = 120  # of a run: directories are named after it, and few file systems take more than 255
 
 
-class DataSource(Spec):
+class DataSource(Record):
     """One data set of a study."""
 
     name: str = Field(pattern=NAME, max_length=MAX_NAME_CHARACTERS, description="name in tables and figures")
@@ -52,7 +52,7 @@ def unchanged_case() -> list[dict[str, Any]]:
     return [{}]
 
 
-class Sweep(Spec):
+class Sweep(Record):
     """Runs with all combinations of `over`, for each of `cases`; names are dotted paths into `train`."""
 
     name: str = Field(pattern=NAME)
@@ -64,7 +64,7 @@ class Sweep(Spec):
     )
 
 
-class Study(Spec):
+class Study(Record):
     """A whole study file."""
 
     title: str

@@ -20,7 +20,7 @@ from workflow.config.walltime import SECONDS_PER_DAY, format_walltime
 from workflow.scheduler.query import parse_slurm_duration
 
 TEST_QUEUE_SECONDS = 1800  # queues with shorter limits are for tests
-SCRATCH_VARIABLES = ("SCRATCH", "PSCRATCH")  # by which sites say where run directories belong
+SCRATCH_VARIABLES = ("SCRATCH", "PSCRATCH")  # in which sites keep the path for run directories
 # name -> (memory in GB, dense TFLOP/s in fp32, in bf16), from the data sheets; None where a name has several sizes
 GPU_DATA_SHEETS: dict[str, tuple[float | None, float, float]] = {
     "gh200": (96, 67, 989),
@@ -107,11 +107,10 @@ def parse_slurm(sinfo: str, scontrol: str) -> list[QueueFacts]:
         if up != "up":
             continue
         count, model = parse_gres(gres)
-        limits_here = limits.get(plain, {})
-        mine = QueueFacts(
+        facts = QueueFacts(
             plain,
             name.endswith("*"),
-            max(1, leading_number(limits_here.get("MinNodes", "1"))),
+            max(1, leading_number(limits.get(plain, {}).get("MinNodes", "1"))),
             leading_number(nodes),
             parse_slurm_duration(limit),
             leading_number(cores),
@@ -121,14 +120,14 @@ def parse_slurm(sinfo: str, scontrol: str) -> list[QueueFacts]:
         )
         if plain in found:  # nodes of another kind in the same partition: what all of them have
             other = found[plain]
-            mine = mine._replace(
-                most=mine.most + other.most,
-                cores=min(mine.cores, other.cores),
-                gpus=min(mine.gpus, other.gpus),
-                memory_gb=min(mine.memory_gb, other.memory_gb),
-                model=other.model or mine.model,
+            facts = facts._replace(
+                most=facts.most + other.most,
+                cores=min(facts.cores, other.cores),
+                gpus=min(facts.gpus, other.gpus),
+                memory_gb=min(facts.memory_gb, other.memory_gb),
+                model=other.model or facts.model,
             )
-        found[plain] = mine
+        found[plain] = facts
     for name, one in found.items():
         most = limits.get(name, {}).get("MaxNodes", "UNLIMITED")
         found[name] = one._replace(most=min(one.most, int(most)) if most.isdigit() else one.most)
@@ -151,10 +150,10 @@ def parse_pbs(nodes: str, queues: str) -> list[QueueFacts]:
     machines = [m for m in parse_json(nodes).get("nodes", {}).values() if "offline" not in m.get("state", "")]
     if not machines:
         return []
-    have = [machine.get("resources_available", {}) for machine in machines]
-    cores = min(int(r.get("ncpus", 1)) for r in have)
-    memory = min(parse_pbs_gigabytes(str(r.get("mem", "0kb"))) for r in have)
-    gpus = min(int(r.get("ngpus", 0)) for r in have)
+    resources = [machine.get("resources_available", {}) for machine in machines]
+    cores = min(int(r.get("ncpus", 1)) for r in resources)
+    memory = min(parse_pbs_gigabytes(str(r.get("mem", "0kb"))) for r in resources)
+    gpus = min(int(r.get("ngpus", 0)) for r in resources)
     found = []
     for name, queue in parse_json(queues).get("Queue", {}).items():
         if queue.get("queue_type") != "Execution" or str(queue.get("enabled")) != "True":
@@ -247,7 +246,7 @@ def head_lines(kind: str, main: QueueFacts) -> list[str]:
 
 
 def scratch_lines() -> list[str]:
-    """Return the line about the scratch file system, if the site names one."""
+    """Return the line about the scratch file system, if one of its variables is set."""
     name = next((name for name in SCRATCH_VARIABLES if os.environ.get(name)), None)
     if name is None:
         return []
@@ -279,14 +278,14 @@ def vendor_of(model: str) -> str:
 
 
 def gpu_lines(main: QueueFacts, devices: Iterable[LocalGPU]) -> list[str]:
-    here = next(iter(devices), None)
-    model = main.model or (here.model if here else "") or "unknown"
+    device = next(iter(devices), None)
+    model = main.model or (device.model if device else "") or "unknown"
     name = next((name for name in GPU_DATA_SHEETS if name in model.lower()), None)
     listed, fp32, bf16 = GPU_DATA_SHEETS[name] if name else (None, 0, 0)
-    memory = here.memory_gb if here else listed
-    vendor = here.vendor if here else vendor_of(model.lower())
+    memory = device.memory_gb if device else listed
+    vendor = device.vendor if device else vendor_of(model.lower())
     rates = ", ".join(f"{k}: {v}" for k, v in (("fp32", fp32 or 10), ("bf16", bf16)) if v)
-    doubt = "" if name and memory and (here or main.model) else "  # ??? from the data sheet"
+    doubt = "" if name and memory and (device or main.model) else "  # ??? from the data sheet"
     return [
         f"  gpus: {{count: {main.gpus}, vendor: {vendor}, model: {quote(model)}, memory_gb: {memory or 16}, "
         f"peak_tflops: {{{rates}}}}}{doubt}"
@@ -295,13 +294,13 @@ def gpu_lines(main: QueueFacts, devices: Iterable[LocalGPU]) -> list[str]:
 
 def queue_line(each: QueueFacts, main: QueueFacts) -> str:
     limit = format_walltime(each.seconds or 7 * SECONDS_PER_DAY)
-    other = "" if (each.cores, each.gpus) == (main.cores, main.gpus) else f", node: {{cores: {each.cores}}}"
-    other += (
+    more = "" if (each.cores, each.gpus) == (main.cores, main.gpus) else f", node: {{cores: {each.cores}}}"
+    more += (
         ", production: false" if each is not main and (each.seconds or SECONDS_PER_DAY) <= TEST_QUEUE_SECONDS else ""
     )
-    known = "" if each.seconds else "  # no limit is reported"
+    comment = "" if each.seconds else "  # no limit is reported"
     nodes = f"[{each.fewest}, {max(each.fewest, each.most)}]"
-    return f'  {quote(each.name)}: {{nodes: {nodes}, max_walltime: "{limit}"{other}}}{known}'
+    return f'  {quote(each.name)}: {{nodes: {nodes}, max_walltime: "{limit}"{more}}}{comment}'
 
 
 def quote(name: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from gnnscale.contract import files
 from gnnscale.contract.errors import BadFile, UserError
 from gnnscale.machine import directory_check
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 from workflow.config.site import Queue, SiteConfig
 from workflow.config.walltime import to_seconds
 from workflow.jobs import launch
@@ -35,12 +35,12 @@ TRIAL_SECONDS = 900  # of walltime, besides the time that the scheduler's early 
 POLL_SECONDS = 0.5
 
 
-class SeenDevice(Spec):
+class SeenDevice(Record):
     name: str
     memory: int
 
 
-class RankReport(Spec):
+class RankReport(Record):
     """The content of ranks/HOST-PID.json, written by gnnscale/stages/rank_report.py; steps not reached leave fields empty."""
 
     step: str

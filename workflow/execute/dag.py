@@ -84,7 +84,7 @@ class Dag:
         self.note("found", stage.id)
 
     def show(self, stage: str, text: str) -> None:
-        """Show the state of a stage's job; without a stage, what the scheduler said instead of answering."""
+        """Show the state of a stage's job; without a stage, why the scheduler does not answer."""
         if stage:
             self.states[stage] = text
         else:
@@ -114,14 +114,14 @@ class Dag:
             future.add_done_callback(lambda future, stage=stage: self.note_end(stage, future))
 
     def note_end(self, stage: Stage, future: Future[StageResult]) -> None:
-        """Note how the stage ended, and let those start that came after it."""
+        """Note how the stage ended, and let the stages after it start."""
         error = future.exception()
         outcome = failed_outcome(error)
         if outcome is not None and outcome.kind == "interrupted":
-            return  # those that come after it stay where they are, or Parsl would start them on its way out
+            return  # `ended` stays open, or Parsl would start the stages after it on its way out
         self.ended[stage.id].set_result(None)
         if error is None:
-            if self.states.get(stage.id) != "done":  # else it was found so
+            if self.states.get(stage.id) != "done":  # else the memoizer has noted it
                 self.note("done", stage.id, seconds=round(future.result().seconds, 3))
         elif outcome is None:
             self.note("blocked", stage.id)

@@ -45,7 +45,7 @@ class LocalProcesses:
         self.gpus = GpuPool(site, self.stopping)
 
     def run(self, stage: Stage) -> StageResult:
-        """Run the stage until it is done, again each time that it stopped itself after keeping its work."""
+        """Run the stage until it is done, again each time that it stops with its work saved."""
         folder = self.root / stage.folder
         ranks = stage.levers.runtime.ranks if stage.levers else 1
         while True:
@@ -91,7 +91,7 @@ class LocalProcesses:
                     process.stdin.close()
 
     def stop(self) -> None:
-        """Send SIGTERM to every group, and SIGKILL to those that are left after a moment."""
+        """Send SIGTERM to every group, and SIGKILL to those that remain after a moment."""
         self.stopping.set()
         signal_all(list(self.running.values()), signal.SIGTERM)
         deadline = time.monotonic() + SECONDS_TO_SIGKILL
@@ -121,17 +121,17 @@ class GpuPool:
         with self.change:
             while len(self.free) < count and not self.stopping.is_set():
                 self.change.wait(0.5)
-            mine, self.free = self.free[:count], self.free[count:]
+            reserved, self.free = self.free[:count], self.free[count:]
         try:
-            yield {self.variable: ",".join(mine)}
+            yield {self.variable: ",".join(reserved)}
         finally:
             with self.change:
-                self.free = mine + self.free
+                self.free = reserved + self.free
                 self.change.notify_all()
 
 
 def judge_process(folder: Path, attempt: Path, code: int, reason_invalid: str) -> AttemptOutcome:
-    """Judge by error.json where the stage could still write it, else by the exit code and the last lines printed."""
+    """Judge a process by error.json if the stage could write it, else by the exit code and the last printed lines."""
     tail = read_last_output(attempt)
     if error := read_stage_error(folder):
         return AttemptOutcome(error.kind, error.message, error.hint, tail if error.kind == "application" else ())
@@ -146,17 +146,17 @@ def judge_process(folder: Path, attempt: Path, code: int, reason_invalid: str) -
 
 
 def kill_with_driver(driver: int) -> Callable[[], None] | None:
-    """Return a function for the child, run before exec, by which a stage dies with its driver however that dies."""
+    """Return a function for the child to call before exec, so that a stage dies with its driver, however that dies."""
     if LIBC is None:
         return None
     libc = LIBC
 
-    def ask_linux() -> None:
+    def request_death_signal() -> None:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # kept through exec
         if os.getppid() != driver:
             os._exit(1)  # the driver died between fork and here
 
-    return ask_linux
+    return request_death_signal
 
 
 def signal_all(processes: list[subprocess.Popen[bytes]], signum: int) -> None:

@@ -17,7 +17,7 @@ from gnnscale.contract.errors import BadFile, UserError
 from gnnscale.contract.files import sha256
 from gnnscale.contract.places import images_folder, source_files, source_name
 from gnnscale.contract.source_code import digest_source
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 from workflow.config.site import SiteConfig
 from workflow.images import runtimes
 from workflow.images.apptainer import inspect_image
@@ -25,7 +25,7 @@ from workflow.images.apptainer import inspect_image
 ACCELERATORS = {"nvidia": "cuda", "amd": "rocm", "intel": "xpu"}
 
 
-class ImageContent(Spec):
+class ImageContent(Record):
     """Content of image.json, which containers/identity.py writes into the image at the end of its build."""
 
     id: str
@@ -42,7 +42,7 @@ class ImageContent(Spec):
     packages: tuple[str, ...]
 
 
-class ImageRecord(Spec):
+class ImageRecord(Record):
     """Record beside the file of an image; everything in it can be read again from the image."""
 
     sha256: str

@@ -10,7 +10,7 @@ from gnnscale.contract import files
 from gnnscale.contract.errors import BadFile, describe_os_error, reason_of
 from gnnscale.contract.results import StageError
 from gnnscale.contract.stage_spec import StageSpec
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 
 TAIL_LINES = 12
 TAIL_BYTES = 8192
@@ -61,7 +61,7 @@ class StageUnfinished(Exception):
         self.outcome = outcome
 
 
-class ExitRecord(Spec):
+class ExitRecord(Record):
     """exit.json of an attempt, as the script of its batch job leaves it."""
 
     code: int

@@ -13,13 +13,13 @@ from gnnscale.contract import errors, files
 from gnnscale.contract.command_name import command_name
 from gnnscale.contract.errors import UserError
 from gnnscale.contract.stage_spec import FORMAT
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 from workflow.plan.stage import FOLDER_OF_KIND, Stage
 from workflow.run_directory import journal
 from workflow.run_directory.attempt import read_stage_error
 
 
-class RecordedStage(Spec):
+class RecordedStage(Record):
     """Stage of the last `run`, as plan.json records it."""
 
     id: str
@@ -30,7 +30,7 @@ class RecordedStage(Spec):
     core_seconds: float = Field(description="estimate")
 
 
-class PlanFile(Spec):
+class PlanFile(Record):
     """plan.json, the stages of the last `run`, for `status` and `logs`."""
 
     format: int = FORMAT
@@ -135,7 +135,7 @@ def read_status(root: Path, stage: RecordedStage, job: journal.RecordedJob | Non
 
 
 def read_job_status(stage: RecordedStage, folder: Path, job: journal.RecordedJob) -> StageStatus:
-    """Return what the scheduler last said of the job, and the progress of the stage if it has begun."""
+    """Return the scheduler's last report of the job, and the progress of the stage if it has begun."""
     state, reason, nodes = job.last_status
     attempt = job.stages[stage.id][1]
     has_begun = state == "RUNNING" and (folder / "attempts" / str(attempt) / "stdout").exists()

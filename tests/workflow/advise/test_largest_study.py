@@ -17,7 +17,7 @@ from gnnscale.contract.errors import UserError
 from gnnscale.contract.results import StageResult
 from gnnscale.contract.settings import OptimSettings, ScalingSettings, TrainSettings
 from gnnscale.contract.stage_spec import StageSpec
-from gnnscale.scaling.analysis import fit
+from gnnscale.scaling.analysis import fit_study
 from gnnscale.scaling.points import to_csv
 from tests.gnnscale.scaling.test_analysis import run
 from tests.support.corpus import ROOT
@@ -69,7 +69,7 @@ def planted(law=lambda n, d: 0.1 + 30 / n**0.4 + 8 / d**0.5, noise: float = 0.00
 
 def written(root, points, bootstrap=40, of=None):
     (root / "points.csv").write_text(to_csv(points))
-    files.write_model(root / "fit.json", fit(points, ScalingSettings(targets=("loss",), bootstrap=bootstrap)))
+    files.write_model(root / "fit.json", fit_study(points, ScalingSettings(targets=("loss",), bootstrap=bootstrap)))
     files.write(root / "study.yaml", output.to_yaml(of or asked()))
     return root
 

@@ -297,7 +297,7 @@ def test_a_terminal_without_the_letters(tmp_path, monkeypatch):
         (OSError(28, "No space left on device"), "gnnscale: no space left on device\n"),
         (OSError("the library's own words"), "gnnscale: the library's own words\n"),
         (OSError(), "gnnscale: OSError\n"),
-        (OSError(5, None), "gnnscale: [Errno 5] None\n"),
+        (OSError(5, None), "gnnscale: input/output error\n"),
         (OSError(9, "Bad file descriptor", 7), "gnnscale: 7: bad file descriptor\n"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 from pydantic import Discriminator, Field, Tag
 
 from gnnscale.contract.errors import UserError
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 from workflow.config import yaml_file
 from workflow.config.site import SiteConfig
 from workflow.config.study import Study
@@ -117,24 +117,24 @@ def test_a_value_that_is_no_yaml_is_text(text):
 
 
 # ---------------------------------------------------------------------------------------------------- tagged unions
-class Circle(Spec):
+class Circle(Record):
     kind: Literal["circle"]
     radius: float
 
 
-class Square(Spec):
+class Square(Record):
     kind: Literal["square"]
     side: float
 
 
-class Turn(Spec):
+class Turn(Record):
     degrees: float
 
 
 Shape = Annotated[Circle | Square, Field(discriminator="kind")]
 
 
-class Drawing(Spec):
+class Drawing(Record):
     shape: Shape
     more: list[Shape] = []
     named: dict[str, Shape | None] = {}

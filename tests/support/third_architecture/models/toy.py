@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from gnnscale.architectures.base import ELEMENTS
 from gnnscale.atoms.graph import AtomGraphs
 from gnnscale.models.backbone import Backbone
-from gnnscale.models.layers import bessel, envelope, linear
+from gnnscale.models.layers import bessel, envelope, make_linear
 
 
 class ToyLayer(nn.Module):
     def __init__(self, config: ToyConfig):
         super().__init__()
         self.filter = nn.Parameter(torch.randn(config.width, config.filters) / math.sqrt(config.filters))
-        self.update = linear(config.width, config.width)
+        self.update = make_linear(config.width, config.width)
 
     def forward(self, h: Tensor, basis: Tensor, i: Tensor, j: Tensor) -> tuple[Tensor]:
         messages = h.index_select(0, j) * F.linear(basis, self.filter)  # (E, W)
@@ -34,8 +34,8 @@ class Toy(Backbone):
         self.cutoff, self.filters = config.cutoff, config.filters
         self.element = nn.Embedding(ELEMENTS, config.width)
         self.layers = nn.ModuleList(ToyLayer(config) for _ in range(config.depth))
-        self.energy = linear(config.width, 1, zero=True)
-        self.force = linear(config.width, 1) if config.forces == "direct" else None
+        self.energy = make_linear(config.width, 1, zero=True)
+        self.force = make_linear(config.width, 1) if config.forces == "direct" else None
         self.register_buffer("scale", torch.tensor(1 / math.sqrt(max(average_degree, 1.0))))
 
     def forward(self, graphs: AtomGraphs, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
