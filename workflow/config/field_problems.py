@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from types import UnionType
@@ -36,9 +37,9 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
 def describe_choice(found: object, known: Sequence[str]) -> str:
     """Describe a value that is none of the known ones."""
     if len(known) == 1:
-        return f"found {found!r}, expected {known[0]!r}"
+        return f"found {format_value(found)}, expected {known[0]!r}"
     question = did_you_mean(str(found), known)
-    return f"found {found!r}, expected one of {', '.join(known)}" + (f"; {question}" if question else "")
+    return f"found {format_value(found)}, expected one of {', '.join(known)}" + (f"; {question}" if question else "")
 
 
 def find_problems(error: ValidationError, kind: type[BaseModel]) -> list[FieldProblem]:
@@ -69,8 +70,15 @@ def describe_problem(details: Any, kind: type[BaseModel]) -> FieldProblem:
             text = f"{at}: {describe_choice(context['tag'], quoted_words(context['expected_tags']))}"
         case _:
             message = details["msg"].removeprefix("Value error, ")
-            text = f"{at}: found {details['input']!r}: {message[0].lower() + message[1:]}" if at else message
+            text = (
+                f"{at}: found {format_value(details['input'])}: {message[0].lower() + message[1:]}" if at else message
+            )
     return FieldProblem(path, text)
+
+
+def format_value(value: object) -> str:
+    """Return a value as it is written in YAML, where null, true and false differ from Python's words."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
 
 
 def quoted_words(text: str) -> list[str]:

@@ -82,7 +82,9 @@ def read_plan(root: Path) -> PlanFile:
             raise UserError(str(error), "`run` writes it anew") from None
         others = sorted(path.parent.name for path in root.parent.glob("*/plan.json"))
         hint = (
-            f"beside it: {', '.join(others)} (name one with --study)" if others else f"start one with: {command_name()}"
+            f"studies in {root.parent}: {', '.join(others)}; choose one with --study"
+            if others
+            else f"start one with: {command_name()}"
         )
         raise UserError(f"{root}: no study has been run here", hint) from None
 
