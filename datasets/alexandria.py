@@ -16,7 +16,7 @@ from pydantic import Field
 from gnnscale.contract.dataset_card import DatasetCard
 from gnnscale.data.formats.pieces import Piece, SkipStructure
 from gnnscale.data.formats.raw_files import Location, find_files, name_below
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
     from gnnscale.atoms.structure import Structure
@@ -26,7 +26,7 @@ STRUCTURES_PER_MATERIAL = {"relaxed": 1, "trajectories": 10}
 BYTES_PER_STRUCTURE = 400  # in bzip2
 
 
-class Options(Spec):
+class Options(Record):
     """Options of this dataset."""
 
     raw: str = Field(description="folder with alexandria_*.json.bz2, relaxed or geo_opt_paths, or one of these files")

@@ -14,7 +14,7 @@ from pydantic import Field
 from gnnscale.contract.dataset_card import DatasetCard
 from gnnscale.data.formats.pieces import Piece, SkipStructure
 from gnnscale.data.formats.raw_files import Location, find_files
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
     import numpy as np
@@ -29,7 +29,7 @@ THEORY = {  # level -> its name, and how many conformations have it
 }
 
 
-class Options(Spec):
+class Options(Record):
     """Options of this dataset."""
 
     raw: str = Field(description="ani1x-release.h5 (figshare collection 4712477, 5.6 GB), or the folder with it")

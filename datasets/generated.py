@@ -14,7 +14,7 @@ from pydantic import Field
 
 from gnnscale.contract.dataset_card import DatasetCard
 from gnnscale.data.formats.pieces import Piece, SkipStructure
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
     import numpy as np
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # the planner imports this file for its card alone, on a logi
 SourceName = Literal["organic", "small", "adsorbate", "oxide", "bulk"]
 
 
-class Options(Spec):
+class Options(Record):
     """Options of this dataset."""
 
     source: SourceName = Field(description="which of the five to generate")
@@ -208,13 +208,13 @@ def _molecules(
     """Yield displaced copies of one molecule. The group is its bond graph, so no molecule is in two splits."""
     from functools import partial
 
-    from gnnscale.data.generate.molecules import Shaker, embed, identity, relax
+    from gnnscale.data.generate.molecules import Shaker, embed, identify, relax
     from gnnscale.data.generate.potentials import Unlabelled, xtb
 
     recipe = MOLECULES[options.source]
     label = partial(xtb, method=recipe.method)
     molecule = _draw_molecule(recipe, rng, is_first_block=position[0] == 0)
-    group = identity(molecule)
+    group = identify(molecule)
     if group in seen:
         skip("molecule drawn before")
         return
@@ -266,16 +266,21 @@ def _relaxations(
     caps: Caps,
 ) -> Iterator[Structure]:
     """Yield the frames of one relaxation, which is a group."""
-    from gnnscale.data.generate.crystals import adsorbate_slab, oxide_slab, relaxation, strained_crystal
+    from gnnscale.data.generate.crystals import (
+        draw_adsorbate_slab,
+        draw_oxide_slab,
+        draw_strained_crystal,
+        follow_relaxation,
+    )
 
     begin, frames, every, step = {  # step in Angstrom^2/eV
-        "adsorbate": (adsorbate_slab, 8, 3, 0.03),
-        "oxide": (oxide_slab, 10, 3, 0.02),
-        "bulk": (strained_crystal, 4, 4, 0.02),
+        "adsorbate": (draw_adsorbate_slab, 8, 3, 0.03),
+        "oxide": (draw_oxide_slab, 10, 3, 0.02),
+        "bulk": (draw_strained_crystal, 4, 4, 0.02),
     }[options.source]
     start = begin(rng)
     group = f"{options.source}-{options.seed}-{position[0]:04d}-{position[1]:03d}"
-    for frame, (atoms, label) in enumerate(relaxation(start, rng, frames, every, step)):
+    for frame, (atoms, label) in enumerate(follow_relaxation(start, rng, frames, every, step)):
         fault = _reason_to_skip(label, caps)
         if fault:
             skip(fault)

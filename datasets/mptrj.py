@@ -15,7 +15,7 @@ from pydantic import Field
 from gnnscale.contract.dataset_card import DatasetCard
 from gnnscale.data.formats.pieces import Piece, SkipStructure
 from gnnscale.data.formats.raw_files import Location, find_files, name_below
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
     from gnnscale.atoms.structure import Structure
@@ -24,7 +24,7 @@ MATERIALS, FRAMES, BYTES_PER_FRAME = 145_923, 1_580_395, 7_000
 DOWNLOAD = "download MPtrj_2022.9_full.json of figshare 23713842"
 
 
-class Options(Spec):
+class Options(Record):
     """Options of this dataset."""
 
     raw: str = Field(description="MPtrj_2022.9_full.json (figshare 23713842, 11 GB), or the folder with it")

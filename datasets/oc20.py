@@ -20,7 +20,7 @@ from gnnscale.contract.dataset_card import DatasetCard
 from gnnscale.data.formats.ocp_splits import UNLABELLED, published_splits
 from gnnscale.data.formats.pieces import Piece, SkipStructure
 from gnnscale.data.formats.raw_files import Location, find_files, name_below
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
     from gnnscale.atoms.structure import Structure
@@ -44,7 +44,7 @@ STRUCTURES = {  # training subsets are nested
 }
 
 
-class Options(Spec):
+class Options(Record):
     """Options of this dataset."""
 
     raw: str = Field(description="folder with *.extxyz.xz and *.txt.xz of s2ef_train_200K.tar or another, or *.lmdb")

@@ -17,7 +17,7 @@ from gnnscale.contract.dataset_card import DatasetCard
 from gnnscale.data.formats.ocp_splits import UNLABELLED, published_splits
 from gnnscale.data.formats.pieces import Piece, SkipStructure
 from gnnscale.data.formats.raw_files import Location, find_files
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
     from gnnscale.atoms.structure import Structure
@@ -26,7 +26,7 @@ FRAMES = 8_225_293  # of the training split
 DOWNLOAD = "download and unpack s2ef_total_train_val_test_lmdbs.tar.gz, named in fairchem's docs/catalysts/datasets"
 
 
-class Options(Spec):
+class Options(Record):
     """Options of this dataset."""
 
     raw: str = Field(description="folder with the *.lmdb of s2ef_total_train_val_test_lmdbs.tar.gz, or one of them")

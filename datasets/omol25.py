@@ -14,7 +14,7 @@ from pydantic import Field
 from gnnscale.contract.dataset_card import DatasetCard
 from gnnscale.data.formats.pieces import Piece, SkipStructure
 from gnnscale.data.formats.raw_files import Location, find_files
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
     from gnnscale.atoms.structure import Structure
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # the planner imports this file for its card alone, on a logi
 SUBSETS = {"train": 101_666_280, "train_4M": 3_986_754, "val": 2_762_021}
 
 
-class Options(Spec):
+class Options(Record):
     """Options of this dataset."""
 
     raw: str = Field(description="folder with *.aselmdb of OMol25 (hugging face: facebook/OMol25, on request)")

@@ -15,7 +15,7 @@ from pydantic import Field
 from gnnscale.contract.dataset_card import DatasetCard
 from gnnscale.data.formats.pieces import Piece, SkipStructure
 from gnnscale.data.formats.raw_files import Location, find_files
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
     from gnnscale.atoms.structure import Structure
@@ -25,7 +25,7 @@ DOWNLOAD = "download 1000.xz to 8000.xz and DupMols.dat of zenodo 4288677, and d
 LABELS = {"PBE0+MBD": ("ePBE0+MBD", "totFOR"), "PBE0": ("ePBE0", "pbe0FOR")}  # energies and their own forces
 
 
-class Options(Spec):
+class Options(Record):
     """Options of this dataset."""
 
     raw: str = Field(description="folder with 1000.hdf5 to 8000.hdf5 (zenodo 4288677, after xz -dc), or one of them")

@@ -15,7 +15,7 @@ from pydantic import Field
 from gnnscale.contract.dataset_card import DatasetCard
 from gnnscale.data.formats.pieces import ROWS_PER_PIECE, Piece, SkipStructure
 from gnnscale.data.formats.raw_files import BEGINNING, Location, find_files, name_below
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
     from gnnscale.atoms.structure import Structure
@@ -26,7 +26,7 @@ DOWNLOAD = "download dsgdb9nsd.xyz.tar.bz2 and uncharacterized.txt of figshare c
 COLUMN_OF_ENERGY = {"U0": 12, "U": 13, "H": 14, "G": 15}
 
 
-class Options(Spec):
+class Options(Record):
     """Options of this dataset."""
 
     raw: str = Field(description="dsgdb9nsd.xyz.tar.bz2 (figshare collection 978904), or a folder with the *.xyz of it")

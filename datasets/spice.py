@@ -16,7 +16,7 @@ from pydantic import Field
 from gnnscale.contract.dataset_card import DatasetCard
 from gnnscale.data.formats.pieces import Piece, SkipStructure
 from gnnscale.data.formats.raw_files import Location, find_files
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
     import h5py
@@ -29,7 +29,7 @@ CHARGED_ATOM = re.compile(
 )  # a charged atom in SMILES: [NH3+], [O-], [Ca+2:7], [Mg++]
 
 
-class Options(Spec):
+class Options(Record):
     """Options of this dataset."""
 
     raw: str = Field(description="SPICE-2.0.1.hdf5 (zenodo 10975225, 37 GB) or another version, or the folder with it")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 
-class Spec(BaseModel):
+class Record(BaseModel):
     """An immutable record that is read from or written to a file. An unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")

@@ -13,13 +13,13 @@ from pydantic import Field
 
 from gnnscale.contract.dataset_card import DatasetCard
 from gnnscale.data.formats.pieces import Piece, SkipStructure
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 
 if TYPE_CHECKING:  # plans import this file for its card alone, so NumPy is imported in the functions that need it
     from gnnscale.atoms.structure import Structure
 
 
-class Options(Spec):
+class Options(Record):
     """The options of this data set in a study."""
 
     raw: str = Field(description="copper.npz as examples/own_data_set/make_data.py writes it, or the folder with it")

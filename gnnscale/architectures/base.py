@@ -9,12 +9,12 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field
 
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 
 ELEMENTS = 119  # rows of tables that are indexed by atomic number
 
 
-class Architecture(Spec):
+class Architecture(Record):
     """The options of one network with its exact counts of parameters, FLOPs and activation memory; no torch.
 
     A subclass lies alone in the file of this package that is called after its `kind`; its network lies in the file of

@@ -16,7 +16,7 @@ C = TypeVar("C")
 DEFAULT_KIND = "egnn"
 
 
-def class_in(module: ModuleType, base: type[C]) -> type[C] | None:
+def find_class(module: ModuleType, base: type[C]) -> type[C] | None:
     """Return the class that a module defines below `base`, or None; two would leave open which of them is meant."""
     found = [
         value
@@ -32,7 +32,7 @@ def find_architectures() -> dict[str, type[Architecture]]:
     found: dict[str, type[Architecture]] = {}
     for file in pkgutil.iter_modules(architectures.__path__):
         name = f"{architectures.__name__}.{file.name}"
-        config = None if name == __name__ else class_in(import_module(name), Architecture)  # type: ignore[type-abstract] # it makes none
+        config = None if name == __name__ else find_class(import_module(name), Architecture)  # type: ignore[type-abstract] # it makes none
         if config:
             kind = config.model_fields["kind"].default
             assert kind == file.name, f"{name}: {config.__name__}.kind is {kind!r}, expected the name of the file"
@@ -40,7 +40,7 @@ def find_architectures() -> dict[str, type[Architecture]]:
     return found
 
 
-def with_kind(value: Any) -> Any:
+def add_default_kind(value: Any) -> Any:
     """Add the default kind to options that name none."""
     return {"kind": DEFAULT_KIND, **value} if isinstance(value, dict) else value
 
@@ -66,7 +66,7 @@ else:
     _any = Union[tuple(ARCHITECTURES.values())]  # noqa: UP007, as its members are known when this runs
     if len(ARCHITECTURES) > 1:  # pydantic wants two for a tagged union
         _any = Annotated[_any, Field(discriminator="kind")]
-    ModelConfig = Annotated[_any, BeforeValidator(with_kind)]
+    ModelConfig = Annotated[_any, BeforeValidator(add_default_kind)]
 
 
 def default_model() -> ModelConfig:

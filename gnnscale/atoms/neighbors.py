@@ -76,7 +76,7 @@ def count_edges(positions: np.ndarray, ptr: np.ndarray, cell: np.ndarray, pbc: n
     return np.diff(_call(library, x, ptr, cell, pbc, cutoff, nothing))
 
 
-def edges(
+def find_edges(
     positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find the edges of one structure: receivers (E,) int32, senders (E,) int32, shifts (E, 3) int16, as in `Edges`."""

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from gnnscale.audit.duplicates import Leakage
 from gnnscale.audit.measure import MeasuredSource
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")  # the gravest first
@@ -35,7 +35,7 @@ CHECK_TITLES = {  # in the order of the page
 }
 
 
-class Example(Spec):
+class Example(Record):
     """One structure that a finding concerns."""
 
     source: str
@@ -43,7 +43,7 @@ class Example(Spec):
     description: str
 
 
-class Finding(Spec):
+class Finding(Record):
     """One kind of defect in one source, or in several together."""
 
     check: str = Field(description="a key of CHECKS")
@@ -56,7 +56,7 @@ class Finding(Spec):
     examples: tuple[Example, ...] = Field((), description="the worst first")
 
 
-class Quarantined(Spec):
+class Quarantined(Record):
     """A structure to leave out, by its origin in the raw files."""
 
     source: str
@@ -65,20 +65,20 @@ class Quarantined(Spec):
     reasons: tuple[str, ...]
 
 
-class Quarantine(Spec):
+class Quarantine(Record):
     """Content of quarantine.json, which the setting `quarantine` of a source names."""
 
     structures: tuple[Quarantined, ...]
 
 
-class Histogram(Spec):
+class Histogram(Record):
     """Numbers of structures in bins; there is one edge more than there are counts."""
 
     edges: tuple[float, ...]
     counts: tuple[int, ...]
 
 
-class SourceSummary(Spec):
+class SourceSummary(Record):
     """The numbers that describe one source."""
 
     structures: int
@@ -94,7 +94,7 @@ class SourceSummary(Spec):
     contacts: Histogram = Field(description="smallest distance of a structure, over the sum of covalent radii")
 
 
-class Audit(Spec):
+class Audit(Record):
     """Content of audit.json."""
 
     format: Literal[1] = 1

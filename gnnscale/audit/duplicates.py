@@ -22,7 +22,7 @@ from gnnscale.data.storage import splits
 from gnnscale.data.storage.manifest import composition
 from gnnscale.data.storage.mapped import Shards
 from gnnscale.data.storage.packed import Packed
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 
 CUTOFF_ANGSTROM = 5.0
 WEIGHT_COUNT, ORDER_COUNT = 2, 3  # ways to weigh a pair by its elements, powers of the cosine of its distance
@@ -45,14 +45,14 @@ class Descriptors(NamedTuple):
     values: np.ndarray  # (S, WEIGHTS * ORDERS) float32
 
 
-class TwinCount(Spec):
+class TwinCount(Record):
     """Numbers of structures that have a twin."""
 
     equal: int = Field(description="structures with an equal twin")
     near: int = Field(description="structures with a near twin; the equal ones are among them")
 
 
-class Twins(Spec):
+class Twins(Record):
     """Structures of one split of one source that have a twin in one split of this or another source."""
 
     source: str
@@ -62,7 +62,7 @@ class Twins(Spec):
     count: TwinCount
 
 
-class Leakage(Spec):
+class Leakage(Record):
     """Numbers of duplicates over any number of sources."""
 
     structures: dict[str, dict[str, int]] = Field(description="source -> split -> number of structures")

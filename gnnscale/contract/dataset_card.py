@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 
 
-class Split(Spec):
+class Split(Record):
     """Shares of the groups that are held out. A group (a molecule, a trajectory, a material) is never divided."""
 
     validation: float = Field(0.05, ge=0, lt=0.5, description="share of groups for validation")
@@ -22,7 +22,7 @@ class Split(Spec):
         return share / (1 - self.validation - self.test)
 
 
-class DatasetCard(Spec):
+class DatasetCard(Record):
     """A dataset as its script in datasets/ declares it: provenance for people, sizes for the planner."""
 
     name: str
@@ -37,7 +37,7 @@ class DatasetCard(Spec):
     seconds_per_structure: float = Field(description="converting one structure on one core; an estimate")
 
 
-class SplitCount(Spec):
+class SplitCount(Record):
     """The size of one split of a converted dataset."""
 
     structures: int
@@ -46,7 +46,7 @@ class SplitCount(Spec):
     edges: int = Field(description="directed, at the cutoff of the conversion")
 
 
-class ShardCard(Spec):
+class ShardCard(Record):
     """card.json beside the shards: what the conversion measured, for normalisation and planning."""
 
     card: DatasetCard

@@ -13,11 +13,22 @@ INTERRUPTED = 130  # Ctrl-C, as a shell reports it
 MEMORY = 137  # out of memory; also the code of a process that the kernel killed for want of it (SIGKILL)
 TERMINATED = 143  # ended by SIGTERM, as a shell reports it
 
-OF_KIND = {"configuration": REFUSED, "data": REFUSED, "disk-full": DISK, "permission": DISK, "out-of-memory": MEMORY}
+CODE_OF_KIND = {
+    "configuration": REFUSED,
+    "data": REFUSED,
+    "disk-full": DISK,
+    "permission": DISK,
+    "out-of-memory": MEMORY,
+}
 
-OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate", "CUDA out of memory", "HIP out of memory", "XPU out of memory")
+OUT_OF_MEMORY_WORDS = (
+    "DefaultCPUAllocator: can't allocate",
+    "CUDA out of memory",
+    "HIP out of memory",
+    "XPU out of memory",
+)
 
 
-def of_process(code: int) -> int:
+def to_exit_code(code: int) -> int:
     """Return the exit code of a process as a shell reports it: 128 + the signal where a signal ended it."""
     return code if code >= 0 else 128 - code

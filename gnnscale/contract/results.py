@@ -14,10 +14,10 @@ from gnnscale.contract.errors import ErrorKind
 from gnnscale.contract.scaling_results import Estimate
 from gnnscale.contract.settings import OptimSettings, Scalar
 from gnnscale.contract.stage_spec import FORMAT, Runtime
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 
 
-class OutputFile(Spec):
+class OutputFile(Record):
     """One output of a stage, by which `verify` notices that it was altered."""
 
     size: int
@@ -25,7 +25,7 @@ class OutputFile(Spec):
     mtime_ns: int = Field(description="when unchanged, the content is not hashed again")
 
 
-class StageResult(Spec):
+class StageResult(Record):
     """result.json, which a stage writes last: the stage is done if its outputs are as listed."""
 
     format: Literal[2] = FORMAT
@@ -43,7 +43,7 @@ class StageResult(Spec):
     provenance: dict[str, Scalar] = Field(default_factory=dict)
 
 
-class StageError(Spec):
+class StageError(Record):
     """error.json: why a stage failed, in words for its user."""
 
     id: str
@@ -52,7 +52,7 @@ class StageError(Spec):
     hint: str = Field("", description="what to do or type next")
 
 
-class Errors(Spec):
+class Errors(Record):
     """Errors over one set of structures, without those whose label is NaN."""
 
     structures: int
@@ -63,7 +63,7 @@ class Errors(Spec):
     force_rmse: float = Field(description="eV/Angstrom per component")
 
 
-class TrainedModel(Spec):
+class TrainedModel(Record):
     """model.json beside model.safetensors: what the weights need to be used, and what their training took."""
 
     model: ModelConfig
@@ -84,7 +84,7 @@ class TrainedModel(Spec):
     optim: OptimSettings
 
 
-class Diverged(Spec):
+class Diverged(Record):
     """diverged.json: the step before which a run ended because its loss or gradient was not finite."""
 
     step: int = Field(description="steps done; the weights are as after the last of them")
@@ -93,7 +93,7 @@ class Diverged(Spec):
     structures: tuple[str, ...] = Field(description="of the batch: index in the training set, source, formula")
 
 
-class MeasuredStep(Spec):
+class MeasuredStep(Record):
     """One way to take the same training step, with its memory and time."""
 
     name: str
@@ -109,7 +109,7 @@ class MeasuredStep(Spec):
     loss: float = Field(description="before the second step, so that a wrong gradient is seen")
 
 
-class LeverComparison(Spec):
+class LeverComparison(Record):
     """levers.json: one training step taken in several ways, the plain way first."""
 
     model: ModelConfig
@@ -122,7 +122,7 @@ class LeverComparison(Spec):
     ways: tuple[MeasuredStep, ...]
 
 
-class LayerFeatures(Spec):
+class LayerFeatures(Record):
     """Differences between the features of atoms at one layer; gnnscale/inference/oversmoothing.py defines them."""
 
     distance: float = Field(description="mean pairwise cosine distance within a structure, averaged over structures")
@@ -130,7 +130,7 @@ class LayerFeatures(Spec):
     dirichlet: float = Field(description="Dirichlet energy over edges, normalised to 0..2, averaged over structures")
 
 
-class Evaluation(Spec):
+class Evaluation(Record):
     """errors.json of the stage `evaluate`: one point of a scaling study, with everything that a law may use."""
 
     run: str
@@ -156,7 +156,7 @@ class Evaluation(Spec):
     layers: tuple[LayerFeatures, ...] = Field(description="before the first layer and after each")
 
 
-class Metrics(Spec):
+class Metrics(Record):
     """A line of metrics.jsonl: one optimizer step."""
 
     step: int

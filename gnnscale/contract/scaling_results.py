@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 
 
-class Estimate(Spec):
+class Estimate(Record):
     """One fitted number; the interval is null where the data do not support one."""
 
     value: float
@@ -26,7 +26,7 @@ class Estimate(Spec):
         return (self.value if self.low is None else self.low, self.value if self.high is None else self.high)
 
 
-class Point(Spec):
+class Point(Record):
     """A row of points.csv: one trained and evaluated model."""
 
     run: str
@@ -57,7 +57,7 @@ class Point(Spec):
         return None if value in ("", "nan") or value != value else value
 
 
-class HeldOut(Spec):
+class HeldOut(Record):
     """The error of a law at the largest points, fitted without them."""
 
     points: int = Field(description="number of points left out")
@@ -66,7 +66,7 @@ class HeldOut(Spec):
     worst: float = Field(description="largest relative error")
 
 
-class LawFit(Spec):
+class LawFit(Record):
     """One law, fitted to one target on some of the points."""
 
     law: str = Field(description="name in LAWS of gnnscale/scaling/fitting/laws.py")
@@ -91,7 +91,7 @@ class LawFit(Spec):
     )
 
 
-class Fit(Spec):
+class Fit(Record):
     """fit.json: all laws, and what they say in sentences."""
 
     format: Literal[1] = 1

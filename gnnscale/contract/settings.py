@@ -8,12 +8,12 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from gnnscale.architectures.registry import ModelConfig, default_model
 from gnnscale.contract.dataset_card import Split
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 
 Scalar = str | int | float | bool | None
 
 
-class ConversionSettings(Spec):
+class ConversionSettings(Record):
     """Settings of a conversion of one dataset into ADIOS2 shards."""
 
     dataset: str = Field(description="a file in datasets/, without .py")
@@ -44,7 +44,7 @@ class PartSettings(ConversionSettings):
     parts: int = Field(ge=1, description="number of all parts")
 
 
-class AuditSettings(Spec):
+class AuditSettings(Record):
     """Settings of the stage `audit`: from which deviation on a structure is reported or left out."""
 
     kind: Literal["audit"] = "audit"
@@ -54,7 +54,7 @@ class AuditSettings(Spec):
     quarantine_above: float = Field(100.0, gt=0, description="robust z-score above which a structure is quarantined")
 
 
-class Compute(Spec):
+class Compute(Record):
     """A length of training, given as its cost, as in an iso-FLOP study."""
 
     flops: float = Field(gt=0, description="of all matrix products, forward and backward; rounded up to whole steps")
@@ -66,7 +66,7 @@ Length = Annotated[
 ]
 
 
-class OptimSettings(Spec):
+class OptimSettings(Record):
     """The training recipe: loss, optimizer and schedule (warm-up, stable, decay)."""
 
     epochs: Length = Field(4.0, description="passes over the training structures, or {flops: F}: as many as F pays for")
@@ -96,7 +96,7 @@ class OptimSettings(Spec):
         return self.epochs.flops / epoch_flops if isinstance(self.epochs, Compute) else self.epochs
 
 
-class TrainSettings(Spec):
+class TrainSettings(Record):
     """Settings of the stage `train`: one run of a sweep."""
 
     kind: Literal["train"] = "train"
@@ -117,7 +117,7 @@ class TrainSettings(Spec):
         return self
 
 
-class LeverSettings(Spec):
+class LeverSettings(Record):
     """Settings of the stage `memory_levers`, which measures what each lever saves and costs on one network and batch."""
 
     kind: Literal["memory_levers"] = "memory_levers"
@@ -126,14 +126,14 @@ class LeverSettings(Spec):
     steps: int = Field(3, ge=1, description="timed in a turn; each lever has three turns")
 
 
-class EvaluateSettings(Spec):
+class EvaluateSettings(Record):
     """Settings of the stage `evaluate`: errors of one trained model on a held-out split."""
 
     kind: Literal["evaluate"] = "evaluate"
     split: Literal["validation", "test"] = "test"
 
 
-class ScalingSettings(Spec):
+class ScalingSettings(Record):
     """Settings of the stage `scaling`: the laws to fit."""
 
     kind: Literal["scaling"] = "scaling"
@@ -144,7 +144,7 @@ class ScalingSettings(Spec):
     drop_highest: int = Field(0, ge=0, description="number of points of largest loss that are left out of the laws")
 
 
-class ReportSettings(Spec):
+class ReportSettings(Record):
     """Settings of the stage `report`."""
 
     kind: Literal["report"] = "report"
@@ -166,6 +166,6 @@ Settings = Annotated[
 ]
 
 # Former names of fields, for the message about a study file that still has them.
-RENAMED_FIELDS: dict[type[Spec], dict[str, str]] = {
+RENAMED_FIELDS: dict[type[Record], dict[str, str]] = {
     AuditSettings: {"outlier": "report_above", "surely": "quarantine_above"}
 }

@@ -16,9 +16,9 @@ from gnnscale.contract.errors import BadFile, UserError
 from gnnscale.contract.results import StageResult
 from gnnscale.contract.settings import Scalar
 from gnnscale.contract.stage_spec import StageSpec
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 
-S = TypeVar("S", bound=Spec)
+S = TypeVar("S", bound=Record)
 
 PROGRESS_SECONDS = 0.5  # between two writes of progress.json
 

@@ -8,12 +8,12 @@ from pydantic import Field
 
 from gnnscale.architectures.memory import MemoryLevers
 from gnnscale.contract.settings import Settings
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 
 FORMAT: Final = 2  # of run directories; raised when an older one can no longer be read
 
 
-class Runtime(Spec):
+class Runtime(Record):
     """Resources and memory levers of a stage. They are never part of a key, so a result is valid on any site."""
 
     ranks: int = Field(1, ge=1)
@@ -42,7 +42,7 @@ class Runtime(Spec):
         return MemoryLevers(self.zero_stage, self.micro_batch_edges, self.edge_chunk, self.activation_checkpointing)
 
 
-class StageSpec(Spec):
+class StageSpec(Record):
     """spec.json of a stage. `key` covers everything but `runtime`."""
 
     format: Literal[2] = FORMAT

@@ -30,14 +30,14 @@ def measure_features(potential: Potential, batches: Iterable[AtomGraphs]) -> tup
     """Measure before the first layer and after each, over all batches; NaN where no structure has two atoms, or an edge."""
     layers: list[_LayerSums] = []
     for graphs in batches:
-        found = layer_features(potential, graphs)
+        found = collect_layer_features(potential, graphs)
         layers = layers or [_LayerSums() for _ in found]
         for sums, h in zip(layers, found, strict=True):
             sums.add(h.double(), graphs)
     return tuple(sums.means() for sums in layers)
 
 
-def layer_features(potential: Potential, graphs: AtomGraphs) -> list[Tensor]:
+def collect_layer_features(potential: Potential, graphs: AtomGraphs) -> list[Tensor]:
     """Return the features of atoms (A, W) before the first layer and after each."""
     found: list[Tensor] = []
     layers = potential.backbone.layers

@@ -168,7 +168,7 @@ class Attempt:
             return
         launcher_code = self.process.poll()
         if launcher_code is not None:
-            self.end_as_launcher(exit_codes.of_process(launcher_code))
+            self.end_as_launcher(exit_codes.to_exit_code(launcher_code))
             return
         now = time.monotonic()
         if now - self.looked < SECONDS_BETWEEN_LOOKS:

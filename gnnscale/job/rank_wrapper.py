@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-from gnnscale.contract.exit_codes import STOPPED, of_process
+from gnnscale.contract.exit_codes import STOPPED, to_exit_code
 from gnnscale.machine.rank_env import read_ranks
 
 SIGNALS_BY_FILE = "GNNSCALE_BY_FILE"  # variable: signals arrive as files of the attempt, named after them
@@ -47,7 +47,7 @@ def main(attempt: Path, stage: str) -> int:
         signal.signal(signum, forward_signal)
     signal.signal(signal.SIGUSR2, lambda *_: print_stacks(child, stacks))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
-    code = of_process(wait_for(child, attempt))
+    code = to_exit_code(wait_for(child, attempt))
     if signalled and code in (128 + signal.SIGUSR1, 128 + signal.SIGTERM):
         code = STOPPED  # signalled before the stage had installed its handler
     if code:

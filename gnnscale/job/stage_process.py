@@ -117,7 +117,7 @@ def report_error(directory: Path, error: BaseException, first: bool) -> int:
         words = StageError(id=stage_id, kind=explained.kind, message=explained.message, hint="; ".join(explained.hints))
         with contextlib.suppress(OSError):  # a full disk cannot hold its own error; the exit code reports it
             files.write_model(directory / "error.json", words)
-    return exit_codes.OF_KIND.get(explained.kind, exit_codes.FAILED)
+    return exit_codes.CODE_OF_KIND.get(explained.kind, exit_codes.FAILED)
 
 
 def explain_error(error: BaseException, directory: Path = Path()) -> UserError:
@@ -128,7 +128,7 @@ def explain_error(error: BaseException, directory: Path = Path()) -> UserError:
         return UserError(error.message, *(error.hints or remake), kind=error.kind)
     if isinstance(error, FileNotFoundError) and error.errno is None:  # a converter's own: it names what to download
         return UserError(words, kind="data")
-    if isinstance(error, MemoryError) or any(pattern in words for pattern in exit_codes.OUT_OF_MEMORY):
+    if isinstance(error, MemoryError) or any(pattern in words for pattern in exit_codes.OUT_OF_MEMORY_WORDS):
         return UserError(words.splitlines()[0], "smaller batch or model, or more ranks", kind="out-of-memory")
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.ENOSPC, errno.EDQUOT) or (directory.is_dir() and files.disk_is_full(directory)):

@@ -17,9 +17,9 @@ from gnnscale.architectures.base import ELEMENTS
 from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.atoms.graph import AtomGraphs
 from gnnscale.models.backbone import Backbone
-from gnnscale.models.kernels.chunked import Chunk, Weights, chunks
+from gnnscale.models.kernels.chunked import Chunk, Weights, split_into_chunks
 from gnnscale.models.kernels.messages import can_fuse, chunked_messages
-from gnnscale.models.layers import Layout, Pattern, bessel, envelope, linear, rms_norm, sparse_product
+from gnnscale.models.layers import Layout, Pattern, bessel, envelope, make_linear, rms_norm, sparse_product
 
 BASE_CHANNELS = 8
 
@@ -45,7 +45,7 @@ def embed_edges(vectors: Tensor, cutoff: float, radial: int, scale: Tensor, grap
     return Edges(bessel(r[:, None], cutoff, radial), torch.cat((w[None], vectors.t() * (w / r))), graph)
 
 
-def patterns(graphs: AtomGraphs) -> Patterns:
+def build_patterns(graphs: AtomGraphs) -> Patterns:
     i, j = graphs.receivers, graphs.senders
     atoms, count = len(graphs.numbers), len(i)
     entry, atom = torch.arange(4 * count, device=i.device), torch.arange(4 * atoms, device=i.device)
@@ -91,12 +91,12 @@ class EGNNLayer(nn.Module):
         super().__init__()
         width, channels = config.width, config.channels
         self.deferred = config.form == "deferred"  # W_2 acts on sums over neighbours: no matrix product per edge
-        self.project = linear(width, 2 * width)  # rows: P_i, Q_j
+        self.project = make_linear(width, 2 * width)  # rows: P_i, Q_j
         self.radial = nn.Parameter(torch.randn(width, config.radial) / math.sqrt(config.radial))
-        self.second = linear(width, width, bias=True)
-        self.mix = linear(width, channels)  # the gates of the vectors, linear in m
-        self.hidden = linear(2 * width + channels, width, bias=True)
-        self.update = linear(width, width)
+        self.second = make_linear(width, width, bias=True)
+        self.mix = make_linear(width, channels)  # the gates of the vectors, linear in m
+        self.hidden = make_linear(2 * width + channels, width, bias=True)
+        self.update = make_linear(width, width)
         self.step = nn.Parameter(torch.full((width,), 1 / math.sqrt(config.depth)))
 
     def forward(self, h: Tensor, vectors: Tensor | None, edges: Edges) -> tuple[Tensor, Tensor]:
@@ -125,16 +125,16 @@ class EGNN(Backbone):
         self.source = nn.Embedding(sources, config.width)
         nn.init.zeros_(self.source.weight)  # all sources begin as one
         self.layers = nn.ModuleList(EGNNLayer(config) for _ in range(config.depth))
-        self.hidden = linear(config.width, config.width, bias=True)
+        self.hidden = make_linear(config.width, config.width, bias=True)
         self.heads = sources if config.source_heads else 1
-        self.readout = linear(config.width, config.outputs * self.heads, zero=True)
+        self.readout = make_linear(config.width, config.outputs * self.heads, zero=True)
         self.register_buffer("scale", torch.tensor(1 / math.sqrt(max(average_degree, 1.0))))
 
     def forward(self, graphs: AtomGraphs, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
         size = self.edge_chunk
         if self.stores_no_edges and can_fuse(vectors):
             size = len(vectors)
-        graph = patterns(graphs) if size is None else chunks(graphs, size)
+        graph = build_patterns(graphs) if size is None else split_into_chunks(graphs, size)
         edges = embed_edges(vectors, self.cutoff, self.radial, self.scale, graph)
         h = self.element(graphs.numbers) + self.source(graphs.source[graphs.structure])  # (A, W)
         v = None

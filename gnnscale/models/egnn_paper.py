@@ -24,7 +24,7 @@ from gnnscale.models.backbone import Backbone
 INPUTS = 4  # Z, x, y, z
 
 
-def uniform(rows: int, columns: int, fan_in: int) -> nn.Parameter:
+def make_uniform(rows: int, columns: int, fan_in: int) -> nn.Parameter:
     """Return a matrix with the initial weights of nn.Linear."""
     return nn.Parameter(torch.empty(rows, columns).uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in)))
 
@@ -36,10 +36,10 @@ class PaperLayer(nn.Module):
         super().__init__()
         fan_in = 2 * inputs + 2
         self.project = (
-            uniform(2 * width, inputs, fan_in) if inputs == INPUTS else nn.Linear(inputs, 2 * width, bias=False)
+            make_uniform(2 * width, inputs, fan_in) if inputs == INPUTS else nn.Linear(inputs, 2 * width, bias=False)
         )
-        self.lengths = uniform(width, 2, fan_in)
-        self.bias = nn.Parameter(uniform(1, width, fan_in).data[0])
+        self.lengths = make_uniform(width, 2, fan_in)
+        self.bias = nn.Parameter(make_uniform(1, width, fan_in).data[0])
         self.second = nn.Linear(width, width)
         self.hidden, self.update = nn.Linear(inputs + width, width), nn.Linear(width, width)
         self.gate = (

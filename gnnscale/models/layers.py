@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def linear(inputs: int, outputs: int, bias: bool = False, zero: bool = False) -> nn.Linear:
+def make_linear(inputs: int, outputs: int, bias: bool = False, zero: bool = False) -> nn.Linear:
     """Make a matrix of variance 1/inputs, or of zeros for a readout, whose first output is then 0 at every width."""
     layer = nn.Linear(inputs, outputs, bias=bias)
     nn.init.zeros_(layer.weight) if zero else nn.init.normal_(layer.weight, std=1 / math.sqrt(inputs))

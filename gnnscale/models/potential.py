@@ -114,7 +114,7 @@ def predict(potential: Potential, graphs: AtomGraphs, stress: bool = False) -> P
     return Properties(energy, forces * potential.force_scale, virial)
 
 
-def hidden_matrices(potential: nn.Module) -> list[Tensor]:
+def find_hidden_matrices(potential: nn.Module) -> list[Tensor]:
     """Return the weights whose fan-in grows with the width, which learn at rate x 64/width: exactly those of nn.Linear.
 
     By agreement, a matrix of constant fan-in (radial functions, embeddings) is a plain parameter or an nn.Embedding.

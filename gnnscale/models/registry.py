@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from gnnscale.architectures.registry import ModelConfig, class_in
+from gnnscale.architectures.registry import ModelConfig, find_class
 from gnnscale.models.backbone import Backbone
 from gnnscale.models.potential import Potential
 
 
 def find_network(name: str) -> type[Backbone]:
     """Return the network in gnnscale/models/NAME.py."""
-    network = class_in(import_module(f"gnnscale.models.{name}"), Backbone)  # type: ignore[type-abstract] # it makes none
+    network = find_class(import_module(f"gnnscale.models.{name}"), Backbone)  # type: ignore[type-abstract] # it makes none
     assert network, f"gnnscale/models/{name}.py defines no class below Backbone"
     return network
 

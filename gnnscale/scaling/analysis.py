@@ -21,7 +21,7 @@ from gnnscale.scaling.grid import (
 )
 
 
-def fit(points: list[Point], settings: ScalingSettings) -> Fit:
+def fit_study(points: list[Point], settings: ScalingSettings) -> Fit:
     """Fit all laws to all targets; the same points and settings give the same Fit, whatever the order of the points."""
     points = sorted(points, key=lambda p: (p.run, p.model_dump_json()))
     grid = find_main_grid(points)

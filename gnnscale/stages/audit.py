@@ -100,7 +100,7 @@ def audit_by_hand(arguments: list[str]) -> int:
         if explained.kind == "application":
             raise
         errors.print_error(explained, f"error ({explained.kind})")
-        return exit_codes.OF_KIND.get(explained.kind, exit_codes.FAILED)
+        return exit_codes.CODE_OF_KIND.get(explained.kind, exit_codes.FAILED)
     for finding in audit.findings:
         if finding.severity != "note":
             print(f"{finding.severity:8} {finding.source}: {finding.sentence}")

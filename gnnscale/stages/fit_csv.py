@@ -43,7 +43,7 @@ from gnnscale.report.law_tables import render_law_comparison
 from gnnscale.report.study_page import render_bullets, render_figure, render_study_page
 from gnnscale.report.study_results import StudyResults
 from gnnscale.report.three_questions import answer_questions
-from gnnscale.scaling.analysis import fit
+from gnnscale.scaling.analysis import fit_study
 from gnnscale.scaling.csv_points import STUDY_MARKERS, CsvPoints, read_csv_points, read_study_points
 from gnnscale.scaling.fitting.laws import LAWS
 from gnnscale.scaling.single_law import find_law, fit_single_law
@@ -134,7 +134,7 @@ def fit_as_study(path: Path, points: list[Point], settings: ScalingSettings, out
     targets = tuple(t for t in settings.targets if any(math.isfinite(getattr(p, t)) for p in points))
     if not targets:
         raise UserError(f"{path}: no row has a loss that is a number")
-    result = fit(points, settings.model_copy(update={"targets": targets}))
+    result = fit_study(points, settings.model_copy(update={"targets": targets}))
     about = ReportSettings(title=path.name, study=path.stem)
     study = StudyResults(about, points, result, evaluations={}, metrics={}, cards={}, results={}, runtimes={})
     drawings = draw_figures(study)

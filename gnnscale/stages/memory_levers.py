@@ -34,7 +34,7 @@ from gnnscale.models.registry import build
 from gnnscale.train import deepspeed_engine, process_group
 from gnnscale.train.loss import compute_local_loss, compute_loss, sum_penalties
 from gnnscale.train.normalisation import pool_normalisation
-from gnnscale.train.schedule import parameter_groups
+from gnnscale.train.schedule import group_parameters
 
 TURNS = 3
 LEARNING_RATE = 1e-4  # small, so that the second loss shows the first gradient and does not diverge
@@ -71,7 +71,7 @@ class Step:
         )
         normalisation = pool_normalisation(corpus.cards)
         model.set_normalisation(*normalisation)
-        groups = parameter_groups(model, task.settings.model.rate_width, self.optim)
+        groups = group_parameters(model, task.settings.model.rate_width, self.optim)
         self.engine, self.number = deepspeed_engine.Engine(model, groups, self.optim, way.runtime), 0
         self.normalisation = normalisation.to(self.engine.device)
 

@@ -6,7 +6,7 @@ from gnnscale.contract import errors, files, stage_run
 from gnnscale.contract.results import Evaluation
 from gnnscale.contract.settings import Scalar, ScalingSettings
 from gnnscale.job import stage_process
-from gnnscale.scaling.analysis import fit
+from gnnscale.scaling.analysis import fit_study
 from gnnscale.scaling.points import to_csv, to_point
 
 
@@ -19,7 +19,7 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
     points = [to_point(files.read_model(path / "errors.json", Evaluation)) for path in evaluations]
     points.sort(key=lambda p: p.run)
     print(f"fitting {len(points)} runs; points.csv and fit.json go to {run.directory}", flush=True)
-    result = fit(points, run.require_settings(ScalingSettings))
+    result = fit_study(points, run.require_settings(ScalingSettings))
     run.write("points.csv", to_csv(points))
     run.write("fit.json", result.model_dump_json(indent=1) + "\n")
     values: dict[str, Scalar] = {"points": len(points), "diverged": sum(p.diverged for p in points)}

@@ -23,7 +23,7 @@ from gnnscale.train import deepspeed_engine, process_group
 from gnnscale.train.loop import Progress, Trainer, count_epochs, count_steps
 from gnnscale.train.loss import PARTS, part_weights
 from gnnscale.train.normalisation import pool_normalisation
-from gnnscale.train.schedule import parameter_groups, steps_before_decay
+from gnnscale.train.schedule import group_parameters, steps_before_decay
 from gnnscale.train.warm_start import find_start
 
 
@@ -73,7 +73,7 @@ def start_engine(run: stage_run.Run, model: Potential, decay: int) -> tuple[deep
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(read(f"{name}|weight"))
-    groups = parameter_groups(model, settings.model.rate_width, settings.optim)
+    groups = group_parameters(model, settings.model.rate_width, settings.optim)
     under = deepspeed_engine.Engine(model, groups, settings.optim, run.spec.runtime)
     if found:
         under.load(read, progress.step)

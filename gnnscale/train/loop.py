@@ -144,7 +144,7 @@ class Trainer:
     def end_diverged(self, what: str, value: float, chosen: np.ndarray) -> Progress:
         """End a run whose next step cannot be taken: a result, with the batch to find out why."""
         corpus, step = self.train, self.progress.step
-        names = tuple(f"{k} {corpus.names[corpus.source[k]]} {formula(corpus, k)}" for k in chosen)
+        names = tuple(f"{k} {corpus.names[corpus.source[k]]} {chemical_formula(corpus, k)}" for k in chosen)
         if self.here.rank == 0:
             report = Diverged(step=step, what=what, value=value, structures=names)
             self.run.write("diverged.json", report.model_dump_json(indent=1) + "\n")
@@ -230,5 +230,5 @@ def count_steps(settings: TrainSettings, train: Corpus) -> int:
     return batch_plan.steps_for(len(train), settings.optim.batch, count_epochs(settings, train))
 
 
-def formula(corpus: Corpus, k: int) -> str:
+def chemical_formula(corpus: Corpus, k: int) -> str:
     return Atoms(corpus.select(np.array([k])).numbers).get_chemical_formula()

@@ -7,7 +7,7 @@ import math
 from torch import nn
 
 from gnnscale.contract.settings import OptimSettings
-from gnnscale.models.potential import hidden_matrices
+from gnnscale.models.potential import find_hidden_matrices
 
 BASE_WIDTH = 64  # at which hidden matrices learn at `learning_rate` itself
 
@@ -24,13 +24,13 @@ def steps_before_decay(steps: int, optim: OptimSettings) -> int:
     return math.floor(steps - optim.cooldown * steps)
 
 
-def parameter_groups(model: nn.Module, width: int, optim: OptimSettings) -> list[dict]:
+def group_parameters(model: nn.Module, width: int, optim: OptimSettings) -> list[dict]:
     """Return two groups: matrices that sum over the width learn at BASE_WIDTH/width of the rate, all else at the rate.
 
     This is Adam's part of muP (Yang et al. 2022, arXiv 2203.03466, table 8). Muon's steps have the right size at every
     width by themselves.
     """
-    summing = hidden_matrices(model)
+    summing = find_hidden_matrices(model)
     known = {id(parameter) for parameter in summing}
     other = [parameter for parameter in model.parameters() if id(parameter) not in known]
     muon = optim.optimizer == "muon"

@@ -12,9 +12,9 @@ from torch import Tensor
 from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.atoms.graph import AtomGraphs, edge_vectors
 from gnnscale.contract.settings import OptimSettings, TrainSettings
-from gnnscale.models.egnn import EGNNLayer, embed_edges, patterns
+from gnnscale.models.egnn import EGNNLayer, build_patterns, embed_edges
 from gnnscale.models.egnn_paper import PaperLayer
-from gnnscale.models.kernels.chunked import chunks
+from gnnscale.models.kernels.chunked import split_into_chunks
 from gnnscale.models.potential import Potential
 from gnnscale.models.registry import build
 from gnnscale.stages.memory_levers import measure_peak_bytes
@@ -136,7 +136,7 @@ def layers(width: int, boxes: int) -> list[dict]:
     h, vectors = torch.randn(len(graphs.numbers), width, requires_grad=True), edge_vectors(graphs)
     moved = vectors.clone().requires_grad_()
     geometry = (moved, vectors.norm(dim=1, keepdim=True), graphs.receivers, graphs.senders)
-    parts = (patterns(graphs), chunks(graphs, max(256, 2**18 // width)))
+    parts = (build_patterns(graphs), split_into_chunks(graphs, max(256, 2**18 // width)))
     whole, cut = (embed_edges(vectors, CUTOFF, config.radial, torch.tensor(0.2), graph) for graph in parts)
     forward = {
         "HydraGNN's layer": lambda: HydraLayer.forward(hydra, h, *geometry),

@@ -56,6 +56,7 @@ def same(one, two) -> bool:
     return all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES)
 def test_fewer_structures_are_the_beginning_of_more(source):
     fewer, _ = make(source, 23)

@@ -57,6 +57,7 @@ def test_fit_your_own_csv_takes_another_file(tmp_path):
     assert re.search(r"α = 0\.(5|499|500)", said) and re.search(r"β = 0\.(4|399|400)", said)
 
 
+@pytest.mark.slow
 def test_own_data_set_needs_no_code(copper, tmp_path):
     text = (copper / "study.yaml").read_text()
     (copper / "study.yaml").write_text(text.replace("examples/own_data_set/", f"{copper}/"))
@@ -121,6 +122,7 @@ def extended(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_custom_model_passes_the_physics_tests_by_being_there(extended):
     said = python(
         "-m",
@@ -135,12 +137,14 @@ def test_custom_model_passes_the_physics_tests_by_being_there(extended):
     assert int(re.search(r"(\d+) passed", said)[1]) >= 8 and "failed" not in said
 
 
+@pytest.mark.slow
 def test_custom_model_counts_exactly(extended):
     said = dict(line.split() for line in python("tests/examples/schnet_counts.py", where=extended).splitlines())
     assert float(said["parameters"]) == 0 and float(said["flops"]) == 0
     assert float(said["memory"]) == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.slow
 def test_custom_model_goes_through_a_study(extended, tmp_path):
     study = extended / "examples" / "custom_model" / "study.yaml"
     python("workflow/run.py", "run", "--study", study, "--root", tmp_path, where=extended)
@@ -149,6 +153,7 @@ def test_custom_model_goes_through_a_study(extended, tmp_path):
     assert "A network of our own" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda p: p.name)
 def test_notebooks_run(path):
     cells = json.loads(path.read_text())["cells"]

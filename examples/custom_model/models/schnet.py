@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gnnscale.architectures.base import ELEMENTS
 from gnnscale.atoms.graph import AtomGraphs
 from gnnscale.models.backbone import Backbone
-from gnnscale.models.layers import bessel, envelope, linear, rms_norm
+from gnnscale.models.layers import bessel, envelope, make_linear, rms_norm
 
 
 class Interaction(nn.Module):
@@ -24,10 +24,10 @@ class Interaction(nn.Module):
     def __init__(self, config: SchNetConfig):
         super().__init__()
         width = config.width
-        self.project = linear(width, width)
+        self.project = make_linear(width, width)
         self.radial = nn.Parameter(torch.randn(width, config.radial) / math.sqrt(config.radial))
-        self.hidden = linear(width, width, bias=True)
-        self.update = linear(width, width)
+        self.hidden = make_linear(width, width, bias=True)
+        self.update = make_linear(width, width)
 
     def forward(self, h: Tensor, basis: Tensor, scale: Tensor, graphs: AtomGraphs) -> tuple[Tensor]:
         """Return the new features in a tuple, as a Backbone's layers may return more than these."""
@@ -47,8 +47,8 @@ class SchNet(Backbone):
         self.source = nn.Embedding(sources, config.width)
         nn.init.zeros_(self.source.weight)  # all sources begin as one
         self.layers = nn.ModuleList(Interaction(config) for _ in range(config.depth))
-        self.hidden = linear(config.width, config.width, bias=True)
-        self.readout = linear(config.width, 1, zero=True)
+        self.hidden = make_linear(config.width, config.width, bias=True)
+        self.readout = make_linear(config.width, 1, zero=True)
         self.register_buffer("scale", torch.tensor(1 / math.sqrt(max(average_degree, 1.0))))
 
     def forward(self, graphs: AtomGraphs, vectors: Tensor) -> tuple[Tensor, None]:

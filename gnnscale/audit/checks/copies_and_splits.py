@@ -233,10 +233,10 @@ def find_elements(source: MeasuredSource, which: np.ndarray) -> set[int]:
 
 def check_reference_energies(source: MeasuredSource, settings: AuditSettings) -> Iterator[Flagged]:
     energies = source.shards.manifest.total.energies
-    sets = reference_energies.undetermined(energies) if energies.structures else []
+    sets = reference_energies.find_undetermined(energies) if energies.structures else []
     if not sets:
         return
-    _, rank = reference_energies.fit(energies)
+    _, rank = reference_energies.fit_references(energies)
     named = ["–".join(chemical_symbols[z] for z in one) for one in sets]
     together = [name for name, one in zip(named, sets) if len(one) > 1]
     absent = [name for name, one in zip(named, sets) if len(one) == 1]

@@ -67,7 +67,7 @@ def make_card(total: ShardSums, conversion: Conversion, skipped: dict[str, int])
                 "ask for more structures, a larger share, or another split seed",
                 kind="data",
             )
-    fitted, rank = reference_energies.fit(total.energies)
+    fitted, rank = reference_energies.fit_references(total.energies)
     return ShardCard(
         card=conversion.card,
         cutoff=conversion.settings.cutoff,

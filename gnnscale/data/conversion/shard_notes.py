@@ -13,7 +13,7 @@ from pydantic import Field
 from gnnscale.contract import errors, files
 from gnnscale.data.storage.manifest import ENTRY, ShardEntry
 from gnnscale.data.storage.mapped import check_shard
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 
 NOTES = "shard_notes"  # folder beside shards/
 
@@ -25,7 +25,7 @@ class Position(NamedTuple):
     number: int = 0
 
 
-class Note(Spec):
+class Note(Record):
     """shard_notes/ITEM-SHARD.json: a shard is whole, or the work item is finished."""
 
     total: int = Field(description="work items of the whole dataset")

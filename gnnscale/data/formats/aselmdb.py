@@ -33,14 +33,14 @@ def read_structures(
 
     With `reduced` Si8O16 counts as SiO2, which is right for crystals: a supercell is the same material.
     """
-    for key, row in lmdbs.rows(location, span):
+    for key, row in lmdbs.read_rows(location, span):
         location.where = f"row {key}"
         data = row.get("data")
         data = data if isinstance(data, dict) else {}
         yield to_structure(location, key, row, data, reduced), data
 
 
-def to_structure(location: Location, key: int, row: lmdbs.Record, data: dict[str, Any], reduced: bool) -> Structure:
+def to_structure(location: Location, key: int, row: lmdbs.RawRecord, data: dict[str, Any], reduced: bool) -> Structure:
     lacking = [name for name in ("numbers", "positions", "cell", "pbc", "energy", "forces") if row.get(name) is None]
     if lacking:
         raise location.fault(f"{', '.join(lacking)} is missing; there is {', '.join(row)[:300]}")

@@ -24,7 +24,7 @@ from numpy._core import multiarray  # type: ignore[import-untyped] # what pickle
 
 from gnnscale.data.formats.raw_files import Location
 
-Record = dict[str, Any]
+RawRecord = dict[str, Any]
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def _length(location: Location, transaction: lmdb.Transaction) -> int:
     return count
 
 
-def records(location: Location, span: tuple[int, int]) -> Iterator[tuple[int, Record]]:
+def read_records(location: Location, span: tuple[int, int]) -> Iterator[tuple[int, RawRecord]]:
     """Yield (key, attributes) of the graphs with these keys; keys are 0, 1, 2, ..."""
     with open_lmdb(location) as transaction:
         count = _length(location, transaction)
@@ -101,7 +101,7 @@ class PickledGraph:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.state = state
 
-    def attributes(self) -> Record:
+    def attributes(self) -> RawRecord:
         """Return the attributes: PyG 2 keeps them in _store._mapping, PyG 1 in the object itself."""
         store = self.state.get("_store")
         return store.state["_mapping"] if isinstance(store, PickledGraph) else self.state
@@ -208,7 +208,7 @@ def _ids(location: Location, transaction: lmdb.Transaction) -> range | list[int]
     return [key for key in range(1, following) if key not in deleted] if deleted else range(1, following)
 
 
-def rows(location: Location, span: tuple[int, int]) -> Iterator[tuple[int, Record]]:
+def read_rows(location: Location, span: tuple[int, int]) -> Iterator[tuple[int, RawRecord]]:
     """Yield (id, row) for a range of the rows of an .aselmdb file, in the order of ids, with NumPy arrays."""
     with open_lmdb(location) as transaction:
         ids = _ids(location, transaction)

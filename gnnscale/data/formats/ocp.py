@@ -27,12 +27,12 @@ def pieces_by_keys(raw: str, paths: list[Path], limit: int | None = None) -> lis
 
 def read_structures(location: Location, span: tuple[int, int]) -> Iterator[Structure]:
     """Yield structures in the order of their keys. The file does not say if energies are total or of adsorption."""
-    for key, graph in lmdbs.records(location, span):
+    for key, graph in lmdbs.read_records(location, span):
         location.where = f"key {key}"
         yield to_structure(location, key, graph)
 
 
-def to_structure(location: Location, key: int, graph: lmdbs.Record) -> Structure:
+def to_structure(location: Location, key: int, graph: lmdbs.RawRecord) -> Structure:
     numbers = atomic_numbers_of(location, graph)
     system = graph.get("sid", f"{location.path.name} {key}")
     return Structure(
@@ -48,7 +48,7 @@ def to_structure(location: Location, key: int, graph: lmdbs.Record) -> Structure
     )
 
 
-def atomic_numbers_of(location: Location, graph: lmdbs.Record) -> np.ndarray:
+def atomic_numbers_of(location: Location, graph: lmdbs.RawRecord) -> np.ndarray:
     stored = np.asarray(get_value(location, graph, ("atomic_numbers",))).reshape(-1)  # floating point in these files
     numbers = np.rint(stored.astype(float)).astype(np.int64)
     if not len(numbers) or np.abs(numbers - stored).max() > 1e-3:
@@ -56,7 +56,7 @@ def atomic_numbers_of(location: Location, graph: lmdbs.Record) -> np.ndarray:
     return numbers
 
 
-def to_array(location: Location, graph: lmdbs.Record, names: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
+def to_array(location: Location, graph: lmdbs.RawRecord, names: tuple[str, ...], shape: tuple[int, ...]) -> np.ndarray:
     stored = np.asarray(get_value(location, graph, names), float)
     if stored.size != np.prod(shape, dtype=int):
         raise location.fault(
@@ -65,7 +65,7 @@ def to_array(location: Location, graph: lmdbs.Record, names: tuple[str, ...], sh
     return stored.reshape(shape)  # a cell is (1, 3, 3), an energy (), (1,) or a plain number
 
 
-def get_value(location: Location, graph: lmdbs.Record, names: tuple[str, ...]) -> object:
+def get_value(location: Location, graph: lmdbs.RawRecord, names: tuple[str, ...]) -> object:
     for name in names:
         if graph.get(name) is not None:
             return graph[name]

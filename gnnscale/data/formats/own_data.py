@@ -10,10 +10,10 @@ from typing import Literal
 from pydantic import Field
 
 from gnnscale.contract.dataset_card import DatasetCard
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 
 
-class OwnDataOptions(Spec):
+class OwnDataOptions(Record):
     """Facts about the user's own data that only the user can state, for its card and for checks."""
 
     title: str = Field("structures of our own", description="one line for tables and figures")

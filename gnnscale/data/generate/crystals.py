@@ -102,7 +102,7 @@ def _lattice_constant(name: str, cations: list[str]) -> float:
     }[name]
 
 
-def oxide(rng: np.random.Generator, prototypes: tuple[str, ...] = tuple(OXIDES)) -> Atoms:
+def draw_oxide(rng: np.random.Generator, prototypes: tuple[str, ...] = tuple(OXIDES)) -> Atoms:
     """Draw a perfect oxide crystal, unrelaxed."""
     name = prototypes[rng.integers(len(prototypes))]
     cations = [str(rng.choice(site)) for site in OXIDES[name]]
@@ -113,9 +113,9 @@ def oxide(rng: np.random.Generator, prototypes: tuple[str, ...] = tuple(OXIDES))
     return atoms
 
 
-def oxide_slab(rng: np.random.Generator) -> RelaxationStart:
+def draw_oxide_slab(rng: np.random.Generator) -> RelaxationStart:
     """Draw a (100) or (110) slab with its lower half fixed; in a third of them one oxygen is displaced, none removed."""
-    solid = oxide(rng, ("rocksalt", "rutile", "perovskite", "corundum", "antifluorite", "fluorite"))
+    solid = draw_oxide(rng, ("rocksalt", "rutile", "perovskite", "corundum", "antifluorite", "fluorite"))
     face = ((1, 0, 0), (1, 1, 0))[rng.integers(2)]
     slab = Atoms(ase.build.surface(solid, face, 1 if len(solid) > 11 else 2, vacuum=6.0))  # Angstrom
     height = slab.positions[:, 2]
@@ -128,7 +128,7 @@ def oxide_slab(rng: np.random.Generator) -> RelaxationStart:
 
 
 # ----------------------------------------------------------------------------------------------------------- adsorbates
-def adsorbate_slab(rng: np.random.Generator) -> RelaxationStart:
+def draw_adsorbate_slab(rng: np.random.Generator) -> RelaxationStart:
     """Draw a small molecule above an fcc metal or alloy slab, whose lower half is fixed."""
     metals = [str(m) for m in rng.choice(list(FCC), 2)]
     share = float(rng.choice([0.0, 0.25, 0.5]))
@@ -161,7 +161,7 @@ def _alloy(rng: np.random.Generator) -> tuple[Atoms, Callable]:
 
 
 def _oxide(rng: np.random.Generator) -> tuple[Atoms, Callable]:
-    return oxide(rng), ionic
+    return draw_oxide(rng), ionic
 
 
 def _halide(rng: np.random.Generator) -> tuple[Atoms, Callable]:
@@ -178,7 +178,7 @@ def _covalent(rng: np.random.Generator) -> tuple[Atoms, Callable]:
     return atoms, tersoff
 
 
-def strained_crystal(rng: np.random.Generator) -> RelaxationStart:
+def draw_strained_crystal(rng: np.random.Generator) -> RelaxationStart:
     """Draw an alloy, oxide, alkali halide or covalent crystal, strained by a few percent and rattled."""
     draw = (_alloy, _oxide, _halide, _covalent)[rng.choice(4, p=[0.35, 0.35, 0.18, 0.12])]
     atoms, label = draw(rng)
@@ -190,7 +190,7 @@ def strained_crystal(rng: np.random.Generator) -> RelaxationStart:
 
 
 # ----------------------------------------------------------------------------------------------------------- relaxation
-def relaxation(
+def follow_relaxation(
     start: RelaxationStart, rng: np.random.Generator, frames: int, every: int, step: float
 ) -> Iterator[tuple[Atoms, Label]]:
     """Yield atoms and label after `every` steps downhill: `step` Angstrom^2/eV along the forces, at most 0.12 Angstrom.

@@ -107,7 +107,7 @@ def bonds_apart(orders: np.ndarray) -> np.ndarray:
     return apart
 
 
-def identity(molecule: Molecule) -> str:
+def identify(molecule: Molecule) -> str:
     """Return formula and Weisfeiler-Lehman hash, which do not depend on the numbering of the atoms.
 
     Two molecules rarely share one; they then count as one, which only loses a molecule.

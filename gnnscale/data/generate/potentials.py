@@ -13,7 +13,7 @@ import numpy as np
 import scipy.special
 from ase import Atoms
 
-from gnnscale.atoms.neighbors import edges
+from gnnscale.atoms.neighbors import find_edges
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
@@ -206,7 +206,7 @@ def _charge(symbol: str, oxide: bool) -> float:
 
 def _pairs(atoms: Atoms, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return every pair once: indices, distance, and the vector from i to j."""
-    i, j, shifts = edges(atoms.positions, atoms.cell.array, atoms.pbc, cutoff)
+    i, j, shifts = find_edges(atoms.positions, atoms.cell.array, atoms.pbc, cutoff)
     ahead = np.sign(shifts) @ (9, 3, 1) > 0  # of an atom and its own two images at S and -S, one
     once = (i < j) | ((i == j) & ahead)
     i, j = i[once].astype(int), j[once].astype(int)

@@ -13,7 +13,7 @@ from gnnscale.contract import errors
 from gnnscale.contract.dataset_card import SplitCount
 from gnnscale.data.storage import reference_energies, splits
 from gnnscale.data.storage.packed import Packed, content_digest, join_digests
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 
 SCHEMA = "gnnscale.shards/2"
 MANIFEST = "manifest.json"
@@ -24,7 +24,7 @@ HOW_TO_REMAKE = (
 OLDER_VERSION = f"made by an older version of gnnscale; {HOW_TO_REMAKE}"
 
 
-class StoredArray(Spec):
+class StoredArray(Record):
     """One variable of a shard in data.0: contiguous, little-endian, in C order."""
 
     offset: int
@@ -33,14 +33,14 @@ class StoredArray(Spec):
     crc32: tuple[int, ...] = Field(description="zlib's CRC-32 of each MiB")
 
 
-class StoredFile(Spec):
+class StoredFile(Record):
     """One of the files that ADIOS2 wrote."""
 
     size: int
     sha256: str
 
 
-class ShardSums(Spec):
+class ShardSums(Record):
     """Sums over structures, for normalisation, load balance and planning; the sums of parts add up to those of the whole."""
 
     structures: int
@@ -59,7 +59,7 @@ class ShardSums(Spec):
     content: str = Field(description="digest of all structures in order, independent of the shards")
 
 
-class Shard(Spec):
+class Shard(Record):
     """A shard as the manifest describes it."""
 
     name: str = Field(description="the BP5 directory, relative to the manifest")
@@ -70,7 +70,7 @@ class Shard(Spec):
     variables: dict[str, StoredArray]
 
 
-class ShardEntry(Spec):
+class ShardEntry(Record):
     """The content of entry.json inside a shard; its attribute `gnnscale` holds the same without the digests of files."""
 
     format: str = SCHEMA
@@ -79,7 +79,7 @@ class ShardEntry(Spec):
     sums: ShardSums
 
 
-class Manifest(Spec):
+class Manifest(Record):
     """The content of manifest.json: the shards of a dataset in order. A shard that is not listed does not count."""
 
     format: str = SCHEMA

@@ -12,10 +12,10 @@ from collections.abc import Iterable
 import numpy as np
 from pydantic import Field
 
-from gnnscale.schema import Spec
+from gnnscale.schema import Record
 
 
-class EnergySums(Spec):
+class EnergySums(Record):
     """Sums over structures that suffice for a fit of reference energies and its residual."""
 
     elements: tuple[int, ...] = Field(description="the E atomic numbers that occur")
@@ -59,7 +59,7 @@ def add_energy_sums(parts: Iterable[EnergySums]) -> EnergySums:
     )
 
 
-def fit(found: EnergySums) -> tuple[dict[int, float], int]:
+def fit_references(found: EnergySums) -> tuple[dict[int, float], int]:
     """Return (atomic number -> eV, rank), by least squares around the mean energy of an atom.
 
     Narrow data leave some energies undetermined (in one oxide the counts of metal and oxygen are proportional). The
@@ -74,7 +74,7 @@ def fit(found: EnergySums) -> tuple[dict[int, float], int]:
     return {z: float(mean + e) for z, e in zip(found.elements, solution)}, int(rank)
 
 
-def undetermined(found: EnergySums) -> list[tuple[int, ...]]:
+def find_undetermined(found: EnergySums) -> list[tuple[int, ...]]:
     """Return sets of atomic numbers whose references cannot be distinguished: one may gain what the others lose."""
     counts = _square(found.total, len(found.elements) + 1)[:, :-1]
     _, sizes, vectors = np.linalg.svd(counts)

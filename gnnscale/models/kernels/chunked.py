@@ -37,7 +37,7 @@ class Chunk(NamedTuple):
     senders: Tensor  # (u,) rows of the table
 
 
-def chunks(graphs: AtomGraphs, size: int) -> list[Chunk]:
+def split_into_chunks(graphs: AtomGraphs, size: int) -> list[Chunk]:
     """Split a batch into chunks of whole atoms and at most `size` edges; once, for all layers and passes."""
     i, j, atoms = graphs.receivers, graphs.senders, len(graphs.numbers)
     starts = torch.searchsorted(i, torch.arange(atoms + 1, device=i.device)).tolist()

@@ -25,7 +25,7 @@ def next_power_of_2(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def blocks(radial: int, width: int) -> dict[str, int]:
+def choose_block_sizes(radial: int, width: int) -> dict[str, int]:
     """Return how many channels are taken at a time, and radial functions rounded up to what a matrix product takes.
 
     With 64 channels, ptxas for sm_90 gives no kernel more registers than there are, but for 8 bytes in one; with 128,
@@ -53,21 +53,21 @@ class Inputs(NamedTuple):
 
     @property
     def tiles(self) -> int:
-        return ceil_divide(self.table.shape[1], blocks(*self.radial_t.shape)["BW"])
+        return ceil_divide(self.table.shape[1], choose_block_sizes(*self.radial_t.shape)["BW"])
 
     @property
     def options(self) -> dict[str, int | bool]:
-        sizes = {"R": len(self.radial_t), "BE": EDGES_AT_ONCE, "BW": blocks(*self.radial_t.shape)["BW"]}
+        sizes = {"R": len(self.radial_t), "BE": EDGES_AT_ONCE, "BW": choose_block_sizes(*self.radial_t.shape)["BW"]}
         return sizes | {"enable_fp_fusion": True}  # the default differs between versions of Triton
 
     @property
     def products(self) -> dict[str, int | str]:
         """Numbers of 16 bits are exact in tf32; AMD has no tf32 before its third generation."""
         exact = self.table.dtype == torch.float32 or torch.version.hip is not None
-        return {"RP": blocks(*self.radial_t.shape)["RP"], "PRECISION": "ieee" if exact else "tf32"}
+        return {"RP": choose_block_sizes(*self.radial_t.shape)["RP"], "PRECISION": "ieee" if exact else "tf32"}
 
 
-def inputs(c: Chunk, table: Tensor, basis: Tensor, scale: Tensor, radial_t: Tensor) -> Inputs:
+def gather_inputs(c: Chunk, table: Tensor, basis: Tensor, scale: Tensor, radial_t: Tensor) -> Inputs:
     """Return the arguments for one chunk; its `four_starts` begins with the first edge of each atom, then n."""
     k = c.atoms.stop - c.atoms.start
     n = c.edges.stop - c.edges.start
@@ -188,7 +188,7 @@ class FusedSums(torch.autograd.Function):
         s = table.new_empty(len(table) // 2, table.shape[1])
         v = table.new_empty(3, len(s), len(w.mix))
         for c in parts:
-            x = inputs(c, table, b, f, radial_t)
+            x = gather_inputs(c, table, b, f, radial_t)
             y = None if w.second is None else F.linear(first_messages(x), w.second, w.bias)
             sums = four_sums(x, y)
             s[c.atoms] = sums[0]
@@ -207,7 +207,7 @@ class FusedSums(torch.autograd.Function):
         )
         g = w.zeros() if learning else None
         for c in ctx.parts:
-            x, g_sums = inputs(c, table, b, f, radial_t), unmix(c, g_s, g_v, w)
+            x, g_sums = gather_inputs(c, table, b, f, radial_t), unmix(c, g_s, g_v, w)
             first = y = g_a = None
             if w.second is not None:
                 first = first_messages(x)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gnnscale.atoms.graph import AtomGraphs
-from gnnscale.models.kernels.chunked import Chunk, Sums, chunks
+from gnnscale.models.kernels.chunked import Chunk, Sums, split_into_chunks
 
 # Neighbours of each atom: none, few, and more than a kernel takes at a time.
 DEGREES = (0, 1, 17, 3, 0, 2, 16, 1, 40, 0)
@@ -75,4 +75,4 @@ def small_graph(device: torch.device, random: torch.Generator) -> list[Chunk]:
     senders = torch.randint(len(DEGREES), receivers.shape, generator=random)
     none = torch.zeros(len(DEGREES), dtype=torch.int64)
     made = AtomGraphs(none, none[:, None], none, none[:1], none[:1], receivers, senders, none[:1])
-    return chunks(AtomGraphs(*(x.to(device) for x in made)), EDGES_PER_CHUNK)
+    return split_into_chunks(AtomGraphs(*(x.to(device) for x in made)), EDGES_PER_CHUNK)

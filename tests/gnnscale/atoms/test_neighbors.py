@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gnnscale.atoms import neighbors
-from gnnscale.atoms.neighbors import edges
+from gnnscale.atoms.neighbors import find_edges
 from tests.support.corpus import ROOT
 from tests.support.structures import brute_force_edges, generators
 
@@ -20,7 +20,7 @@ PERIODIC = st.tuples(st.booleans(), st.booleans(), st.booleans())
 
 
 def listed(positions, cell, pbc, cutoff) -> list[tuple[int, ...]]:
-    i, j, shifts = edges(positions, cell, pbc, cutoff)
+    i, j, shifts = find_edges(positions, cell, pbc, cutoff)
     return [(int(a), int(b), *map(int, s)) for a, b, s in zip(i, j, shifts, strict=True)]
 
 
@@ -80,7 +80,7 @@ def test_a_batch_is_its_structures(rng, kinds):
     join = lambda k, shape: np.concatenate([np.empty((0, *shape))] + [d[k] for d in drew])  # noqa: E731
     positions, cells = join(0, (3,)), np.array([d[1] for d in drew]).reshape(-1, 3, 3)
     pbc = np.array([d[2] for d in drew], bool).reshape(-1, 3)
-    singles = [edges(*d, 3.0) for d in drew]
+    singles = [find_edges(*d, 3.0) for d in drew]
     lengths = [len(i) for i, _, _ in singles]
     for room in (None, 0, sum(lengths), max(0, sum(lengths) - 1)):
         found = neighbors.batch_edges(positions, ptr, cells, pbc, 3.0, room)
@@ -112,15 +112,15 @@ def test_every_edge_has_its_opposite_where_atoms_sit_at_the_cutoff(moved):
     positions = ((grid + np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])) * 3.61).reshape(-1, 3)
     positions = rng.permutation(positions) + moved
     cutoff = float(np.linalg.norm(np.array([0.5, 0.5, 1.0]) * 3.61))
-    i, j, shifts = edges(positions, cell, np.ones(3, bool), cutoff)
+    i, j, shifts = find_edges(positions, cell, np.ones(3, bool), cutoff)
     forth = {(a, b, *s) for a, b, s in zip(i.tolist(), j.tolist(), shifts.tolist())}
     assert forth == {(b, a, *(-x for x in s)) for a, b, s in zip(i.tolist(), j.tolist(), shifts.tolist())}
 
 
 def test_no_edges_and_types():
-    i, j, shifts = edges(np.zeros((1, 3), np.float32), np.zeros((3, 3)), np.zeros(3, bool), 5.0)
+    i, j, shifts = find_edges(np.zeros((1, 3), np.float32), np.zeros((3, 3)), np.zeros(3, bool), 5.0)
     assert (i.shape, j.shape, shifts.shape) == ((0,), (0,), (0, 3))
-    i, j, shifts = edges(np.eye(3, dtype=np.float32), np.zeros((3, 3)), np.zeros(3, bool), 5.0)
+    i, j, shifts = find_edges(np.eye(3, dtype=np.float32), np.zeros((3, 3)), np.zeros(3, bool), 5.0)
     assert (i.dtype, j.dtype, shifts.dtype) == (np.int32, np.int32, np.int16)
 
 
@@ -153,6 +153,7 @@ def test_shapes_that_disagree_are_told():
         neighbors.batch_edges(np.zeros((2, 3)), np.array([0, 3]), np.zeros((1, 3, 3)), np.zeros((1, 3)), 5.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["missing", "stale", "foreign"])
 def test_without_the_compiled_list_vesin_serves_and_says_so_once(tmp_path, damage):
     """Import a copy of the one file beside no library, an old one, or one of another machine."""

@@ -39,7 +39,7 @@ SPLITS = ["train"] * 7 + ["validation", "test", "test"]  # of the groups
 # ------------------------------------------------------------------------------------------------------- clean data
 def labelled(numbers, positions, cell, pbc, group, split):
     """Morse bonds at the sums of covalent radii between free atoms: forces are the slope of the energy."""
-    i, j, shifts = neighbors.edges(positions, cell, pbc, CUTOFF)
+    i, j, shifts = neighbors.find_edges(positions, cell, pbc, CUTOFF)
     vectors = positions[j] + shifts @ cell - positions[i]
     r = np.linalg.norm(vectors, axis=1)
     decay = np.exp(-2 * (r - covalent_radii[numbers[i]] - covalent_radii[numbers[j]]))
@@ -447,8 +447,8 @@ def test_references_that_cannot_be_told_apart():
     counts[2:, [1, 3]] = [[2, 2], [1, 1]]
     counts[:, 4] = [1, 4, 2, 0]
     found = reference_energies.sum_energies(elements, counts, np.arange(4.0))
-    assert reference_energies.undetermined(found) == [(8, 12), (11, 17), (79,)]
-    assert reference_energies.fit(found)[1] == 3
+    assert reference_energies.find_undetermined(found) == [(8, 12), (11, 17), (79,)]
+    assert reference_energies.fit_references(found)[1] == 3
 
 
 # --------------------------------------------------------------------------------------------------- the stage, the page

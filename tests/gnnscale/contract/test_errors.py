@@ -40,7 +40,7 @@ def test_every_error_of_the_system_has_words(error, words, capsys):
 
 
 def test_a_signal_has_the_code_that_a_shell_reports():
-    assert [exit_codes.of_process(code) for code in (0, 64, -9, -15)] == [
+    assert [exit_codes.to_exit_code(code) for code in (0, 64, -9, -15)] == [
         0,
         64,
         exit_codes.MEMORY,

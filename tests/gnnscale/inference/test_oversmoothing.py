@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from gnnscale.atoms.graph import AtomGraphs, edge_vectors
 from gnnscale.contract.results import LayerFeatures
 from gnnscale.inference.oversmoothing import (
+    collect_layer_features,
     cosine_distances,
     directions,
     dirichlet_energies,
-    layer_features,
     measure_features,
 )
 from tests.gnnscale.models.test_physics import CONFIGS, lively
@@ -152,7 +152,7 @@ def test_a_place_for_every_layer_and_nothing_left_behind(name):
     rng = np.random.default_rng(2)
     potential, graphs = lively(name), graph(rng, 4, 6)
     before = potential(graphs)
-    found, net = layer_features(potential, graphs), potential.backbone
+    found, net = collect_layer_features(potential, graphs), potential.backbone
     assert len(found) == len(net.layers) + 1 and not any(h.requires_grad for h in found)
     if name == "paper":
         assert torch.equal(found[0], torch.cat((graphs.numbers[:, None].double(), graphs.positions), dim=1))

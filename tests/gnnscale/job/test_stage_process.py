@@ -25,6 +25,7 @@ def test_a_directory_in_use_is_refused_and_its_holder_named(tmp_path):
     assert "in use by somewhere pid 7" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [None, "", "{", '{"format": 2}', '{"format": 1, "id": "x"}'])
 def test_a_broken_spec_is_reported_in_words(tmp_path, content):
     made = make_stage_directory(tmp_path, "evaluate/x", EvaluateSettings())

@@ -13,7 +13,7 @@ from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.atoms.graph import AtomGraphs, edge_vectors
 from gnnscale.models.egnn_paper import PaperLayer
 from gnnscale.models.layers import Layout, Pattern, sparse_product
-from gnnscale.models.potential import Potential, hidden_matrices, predict
+from gnnscale.models.potential import Potential, find_hidden_matrices, predict
 from gnnscale.models.registry import build
 from tests.benchmarks.plain import HydraLayer
 from tests.support.structures import CUTOFF, Sample, make_batch, make_crystal, make_molecule
@@ -176,7 +176,7 @@ def test_hidden_matrices_are_those_whose_fan_in_grows():
     grows = {p for p in shapes[0] if len(shapes[0][p]) == 2 and shapes[0][p][1] != shapes[1][p][1]}
     grows -= {"backbone.element.weight", "backbone.source.weight"}  # fan-in of a table is the one row that is read
     potential = egnn("edge", "direct")
-    hidden = {id(p) for p in hidden_matrices(potential)}
+    hidden = {id(p) for p in find_hidden_matrices(potential)}
     assert {name for name, p in potential.named_parameters() if id(p) in hidden} == grows
 
 

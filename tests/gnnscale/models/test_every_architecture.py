@@ -13,8 +13,8 @@ from gnnscale.architectures.base import Architecture
 from gnnscale.architectures.registry import ARCHITECTURES, complete_options, default_model
 from gnnscale.atoms.graph import AtomGraphs
 from gnnscale.contract.settings import TrainSettings
-from gnnscale.inference.oversmoothing import layer_features
-from gnnscale.models.potential import hidden_matrices
+from gnnscale.inference.oversmoothing import collect_layer_features
+from gnnscale.models.potential import find_hidden_matrices
 from gnnscale.models.registry import build
 from tests.support.architectures import small_variants
 from tests.support.structures import make_batch, make_crystal, make_molecule
@@ -58,7 +58,7 @@ def test_flops_are_counted_exactly(config: Architecture):
 
 @every_variant
 def test_the_features_of_atoms_are_seen_before_and_after_each_layer(config: Architecture):
-    found = layer_features(build(config, 2, 10.0).double(), mixture())
+    found = collect_layer_features(build(config, 2, 10.0).double(), mixture())
     assert len(found) == config.depth + 1
     assert {len(h) for h in found} == {len(mixture().numbers)} and {h.shape[1] for h in found[1:]} == {config.width}
 
@@ -66,7 +66,7 @@ def test_the_features_of_atoms_are_seen_before_and_after_each_layer(config: Arch
 @every_variant
 def test_matrices_that_learn_at_a_scaled_rate_sum_over_the_width(config: Architecture):
     """But for what is joined to the width: a few more columns in matrices that see several things at once."""
-    fan_in = [matrix.shape[1] for matrix in hidden_matrices(build(config, 2, 10.0))]
+    fan_in = [matrix.shape[1] for matrix in find_hidden_matrices(build(config, 2, 10.0))]
     assert fan_in and all(config.rate_width <= columns <= 3 * config.rate_width for columns in fan_in)
 
 

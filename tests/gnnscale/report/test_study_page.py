@@ -298,6 +298,7 @@ def test_a_stage_without_what_it_needs_refuses(tmp_path):
         report(spec(tmp_path / "report" / "all", ReportSettings(title="t", study="s"), []))
 
 
+@pytest.mark.slow
 def test_drawing_leaves_nothing_behind(tmp_path):
     code = "from gnnscale.report.figures import style; import os; style.plt.figure().savefig('x.png'); os._exit(0)"
     env = {k: v for k, v in os.environ.items() if k != "MPLCONFIGDIR"} | {

@@ -18,7 +18,7 @@ from gnnscale.report.figures.study_figures import draw_figures
 from gnnscale.report.questions.memory_techniques import answer_memory
 from gnnscale.report.study_results import StudyResults
 from gnnscale.report.three_questions import answer_questions
-from gnnscale.scaling.analysis import fit
+from gnnscale.scaling.analysis import fit_study
 from gnnscale.scaling.points import to_csv
 from gnnscale.stages.fit_csv import main
 from tests.gnnscale.scaling.test_analysis import QUICK, run
@@ -96,7 +96,7 @@ def study(points: list[Point], evaluations=None, runtimes=None, settings=QUICK) 
         for k, name in enumerate(runtimes or {})
     }
     about = ReportSettings(title="t", study="s")
-    return StudyResults(about, points, fit(points, settings), evaluations or {}, {}, {}, results, runtimes or {})
+    return StudyResults(about, points, fit_study(points, settings), evaluations or {}, {}, {}, results, runtimes or {})
 
 
 # ---------------------------------------------------------------------------------------------------------- the questions
@@ -201,6 +201,7 @@ def test_memory_is_told_by_what_was_used():
 
 
 # ------------------------------------------------------------------------------------------------------------ from a table
+@pytest.mark.slow
 def test_the_same_from_a_bare_table(tmp_path, capsys):
     """points.csv alone gives the fit and the answers of the stages; of two questions at once."""
     points = [*data_and_model(), *(p for p in deep_and_wide()[0] if p.run.startswith("paper-2"))]
@@ -217,6 +218,7 @@ def test_the_same_from_a_bare_table(tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_a_table_of_others_with_some_of_the_columns(tmp_path):
     """Model, depth and seed by other names, no energies: the same law as of all columns, seeds counted where not given."""
     points = data_and_model()
@@ -228,7 +230,7 @@ def test_a_table_of_others_with_some_of_the_columns(tmp_path):
     assert main([str(tmp_path / "mine.csv"), "--bootstrap", "0", "--out", str(tmp_path / "out")]) == 0
     found = files.read_model(tmp_path / "out" / "fit.json", Fit)
     law = next(law for law in found.laws if law.law == "Hoffmann")
-    own = next(law for law in fit(points, QUICK).laws if law.law == "Hoffmann")
+    own = next(law for law in fit_study(points, QUICK).laws if law.law == "Hoffmann")
     assert {law.target for law in found.laws} == {"loss"} and len(law.points) == 32
     for name, e in own.estimates.items():
         assert law.estimates[name].value == pytest.approx(e.value, rel=1e-6)

@@ -10,7 +10,7 @@ import pytest
 
 from gnnscale.contract.scaling_results import Estimate, Fit, Point
 from gnnscale.contract.settings import ScalingSettings
-from gnnscale.scaling.analysis import fit
+from gnnscale.scaling.analysis import fit_study
 from gnnscale.scaling.comparisons.doublings import measure_doublings
 from gnnscale.scaling.findings import describe_other_units
 from gnnscale.scaling.fitting.fit import bootstrap
@@ -59,7 +59,7 @@ def grid(law=lambda n, d: 0.1 + 30 / n**0.4 + 8 / d**0.5, noise: float = 0.002, 
 @cache
 def fit_clean_grid() -> Fit:
     """Fit the planted grid once for all tests that only compare with it."""
-    return fit(grid(), QUICK)
+    return fit_study(grid(), QUICK)
 
 
 DIAGONAL = [run(round(16 * 2 ** (k / 2)), 250 * 2**k, loss=0.9 * 0.8**k + 0.01 * k) for k in range(7)]
@@ -70,8 +70,9 @@ def law_of(found: Fit, name: str = "Hoffmann", target: str = "loss"):
 
 
 # ----------------------------------------------------------------------------------------------------------------- fit
+@pytest.mark.slow
 def test_fit_recovers_a_study():
-    found = fit(grid(), ScalingSettings(bootstrap=100))
+    found = fit_study(grid(), ScalingSettings(bootstrap=100))
     assert {(law.target, law.law) for law in found.laws} == {
         (t, name) for t in ("loss", "energy_mae", "force_mae") for name in FITTED
     }
@@ -89,12 +90,13 @@ def test_fit_recovers_a_study():
     assert law_of(found, "PowerD").points == tuple(f"w128-d3-n{d}" for d in SIZES)
 
 
+@pytest.mark.slow
 def test_same_points_same_bytes_whatever_their_order():
     points = grid()
-    first = fit(points, QUICK).model_dump_json(indent=1)
-    assert fit(points[::-1], QUICK).model_dump_json(indent=1) == first
+    first = fit_study(points, QUICK).model_dump_json(indent=1)
+    assert fit_study(points[::-1], QUICK).model_dump_json(indent=1) == first
     assert Fit.model_validate_json(first).model_dump_json(indent=1) == first
-    assert fit(points, QUICK.model_copy(update={"seed": 1})).model_dump_json(indent=1) != first
+    assert fit_study(points, QUICK.model_copy(update={"seed": 1})).model_dump_json(indent=1) != first
 
 
 @pytest.mark.slow
@@ -111,7 +113,7 @@ def test_each_exclusion_has_its_name_and_moves_nothing():
         run(80, 500, loss=3.0),
         run(128, 9000, loss=3.0),
     ]
-    law = law_of(fit([*grid(), *bad], QUICK))
+    law = law_of(fit_study([*grid(), *bad], QUICK))
     assert law.excluded == {
         "w48-d3-n500": "diverged",
         "w48-d3-n250": "loss is not finite",
@@ -123,7 +125,7 @@ def test_each_exclusion_has_its_name_and_moves_nothing():
         "w80-d3-n500": "outside the grid: its width is at too few of the grid's data sizes",
         "w128-d3-n9000": "outside the grid: its data size is at too few of the grid's widths",
     }
-    again = fit([*grid(), *bad[:3], *bad[4:]], QUICK)
+    again = fit_study([*grid(), *bad[:3], *bad[4:]], QUICK)
     assert law_of(again).estimates == law_of(clean).estimates
     assert "1 diverged and is in no law: w48-d3-n500" in " ".join(again.findings)
 
@@ -134,16 +136,18 @@ def test_the_grid_is_the_product_that_most_points_form():
     extra, deep = run(45, 1000, loss=0.2), run(32, 1000, depth=6, loss=0.2)
     found = find_main_grid([*grid(), extra, deep])
     assert (found.widths, found.sizes) == (frozenset(WIDTHS), frozenset(SIZES))
-    law = law_of(fit([*grid(), extra, deep], QUICK))
+    law = law_of(fit_study([*grid(), extra, deep], QUICK))
     assert len(law.points) == 16 and law.estimates == law_of(fit_clean_grid()).estimates
     one_failed = [p for p in grid() if p.run != "w64-d3-n500"]
-    assert len(law_of(fit([*one_failed, extra], QUICK)).points) == 15
-    assert find_main_grid(DIAGONAL).widths == frozenset() and len(law_of(fit(DIAGONAL, QUICK)).points) == len(DIAGONAL)
+    assert len(law_of(fit_study([*one_failed, extra], QUICK)).points) == 15
+    assert find_main_grid(DIAGONAL).widths == frozenset() and len(law_of(fit_study(DIAGONAL, QUICK)).points) == len(
+        DIAGONAL
+    )
 
 
 def test_a_run_given_twice_counts_once():
     points = grid()
-    law = law_of(fit([*points, points[3]], QUICK))
+    law = law_of(fit_study([*points, points[3]], QUICK))
     assert len(law.points) == 16 and law.excluded == {f"{points[3].run} (row 2)": f"duplicate of {points[3].run}"}
 
 
@@ -161,7 +165,7 @@ def test_a_run_given_twice_counts_once():
     ids=["flat", "three points", "a diagonal", "no floor", "two widths", "noisy"],
 )
 def test_what_the_points_do_not_determine(points, words):
-    found = fit(points, QUICK)
+    found = fit_study(points, QUICK)
     law = law_of(found)
     assert not law.identified and words in " ".join(law.notes), law.notes
     assert any("compute-optimal split" in s for s in found.unsupported)
@@ -171,7 +175,7 @@ def test_what_the_points_do_not_determine(points, words):
 
 def test_an_exact_fit_has_no_interval():
     corner = [p for p in grid() if p.width == 128 and p.structures > 250]
-    law = law_of(fit(corner, QUICK), "PowerD")
+    law = law_of(fit_study(corner, QUICK), "PowerD")
     assert not law.identified and "tests nothing" in law.notes[0]
     assert all(e.low is None for e in law.estimates.values())
 
@@ -187,7 +191,7 @@ def test_an_exact_fit_has_no_interval():
     ids=["no N", "no floor", "no D"],
 )
 def test_a_runaway_optimum_is_not_the_law_to_go_by(law, chosen):
-    found = fit(grid(law=law, noise=0.002, seed=1), QUICK)
+    found = fit_study(grid(law=law, noise=0.002, seed=1), QUICK)
     joint, picked = law_of(found), [law for law in found.laws if law.chosen]
     assert not joint.identified and [law.formula for law in picked] == [f"L = {chosen}"]
     assert picked[0].identified and picked[0].replicas and not joint.replicas
@@ -213,11 +217,11 @@ def test_estimates_that_cannot_be_told_from_0_are_shown_so():
 # ------------------------------------------------------------------------------------------------------------ findings
 @pytest.mark.slow
 def test_findings_follow_the_data():
-    data = fit(grid(law=lambda n, d: 0.1 + 8 / n**0.4 + 8 / d**0.5), QUICK)
-    model = fit(grid(law=lambda n, d: 0.05 + 60 / n**0.5 + 0.2 / d**0.3), QUICK)
+    data = fit_study(grid(law=lambda n, d: 0.1 + 8 / n**0.4 + 8 / d**0.5), QUICK)
+    model = fit_study(grid(law=lambda n, d: 0.05 + 60 / n**0.5 + 0.2 / d**0.3), QUICK)
     assert "is supported within this grid" in data.findings[1]
     assert "is contradicted within this grid" in model.findings[1]
-    noisy = fit(grid(law=lambda n, d: 0.1 + 0.2 / n**0.3 + 0.2 / d**0.3, noise=0.1), QUICK)
+    noisy = fit_study(grid(law=lambda n, d: 0.1 + 0.2 / n**0.3 + 0.2 / d**0.3, noise=0.1), QUICK)
     assert "neither supported nor contradicted" in noisy.findings[1]
     ends = re.search(
         r"a doubling of parameters takes ([\d.]+) to ([\d.]+) percentage points more off the loss than one of data",
@@ -248,10 +252,10 @@ def test_data_are_not_said_to_beat_the_model_where_both_help_alike():
 @pytest.mark.slow
 def test_doubling_is_measured_between_neighbours():
     """For a product of powers the share of a doubling is the same everywhere: 1 - 2^-0.1, 1 - 2^-0.3."""
-    found = fit(grid(law=lambda n, d: 2 * n**-0.1 * d**-0.3, noise=0), QUICK)
+    found = fit_study(grid(law=lambda n, d: 2 * n**-0.1 * d**-0.3, noise=0), QUICK)
     assert found.findings[0].startswith("Doubling the data lowers the loss by 19 %, doubling the parameters by 6.7 % (")
     assert "averaged over the grid: loss −19 % and −6.7 %." in " ".join(found.findings)
-    worse = fit(grid(law=lambda n, d: 0.01 * n**0.1 / d**0.3, noise=0), QUICK.model_copy(update={"bootstrap": 0}))
+    worse = fit_study(grid(law=lambda n, d: 0.01 * n**0.1 / d**0.3, noise=0), QUICK.model_copy(update={"bootstrap": 0}))
     assert "doubling the parameters raises it by 7.2 %" in worse.findings[0]
 
 
@@ -259,7 +263,7 @@ def test_a_law_that_does_not_hold_is_called_so():
     """Curves that steepen, as when few data are also few steps; no sum of powers does so."""
     good = " ".join(fit_clean_grid().findings)
     assert "describes the runs to within 5 %" in good and "does not hold" not in good and "the best split" in good
-    steep = fit(grid(law=lambda n, d: 2 * np.exp(-d / 900) / n**0.1, noise=0), QUICK)
+    steep = fit_study(grid(law=lambda n, d: 2 * np.exp(-d / 900) / n**0.1, noise=0), QUICK)
     text = " ".join(steep.findings)
     assert "does not hold: rms residuals above 5 %" in text and "largest model: loss from 0.40 to 1.60." in text
     assert "the best split" not in text and any("compute-optimal split" in s for s in steep.unsupported)
@@ -268,21 +272,22 @@ def test_a_law_that_does_not_hold_is_called_so():
 @pytest.mark.slow
 def test_what_is_not_supported_stays_short():
     for points in (DIAGONAL, grid(law=lambda n, d: 8 / d**0.5)):
-        said = fit(points, QUICK.model_copy(update={"bootstrap": 20})).unsupported
+        said = fit_study(points, QUICK.model_copy(update={"bootstrap": 20})).unsupported
         assert 3 < len(said) <= 6 and max(map(len, said)) < 330
 
 
+@pytest.mark.slow
 def test_width_against_depth_needs_a_pair():
     alone = fit_clean_grid()
     assert any("no two runs of different depth" in s for s in alone.unsupported)
     reference = next(p.loss for p in grid() if p.run == "w64-d3-n2000")
     for share, word in ((0.9, "10.0 % lower"), (1.2, "20.0 % higher")):
-        found = fit([*grid(), run(45, 2000, depth=6, loss=share * reference)], QUICK)
+        found = fit_study([*grid(), run(45, 2000, depth=6, loss=share * reference)], QUICK)
         pair = f"Depth 6, width 45 against depth 3, width 64 (−1.1 % parameters, D = 2,000): loss {word}."
         assert pair in found.findings and any("interval for width against depth" in s for s in found.unsupported)
         verdict = "is seen here" if share > 1 else "is not seen here"
         assert f"{verdict}: in the one pair of equal size the deeper network has a {word} loss." in found.findings[2]
-    far = fit([*grid(), run(80, 2000, depth=6)], QUICK)
+    far = fit_study([*grid(), run(80, 2000, depth=6)], QUICK)
     assert any("no two runs of different depth" in s for s in far.unsupported)
 
 
@@ -290,12 +295,12 @@ def test_seeds_and_range_are_said():
     once = fit_clean_grid()
     assert any("every run has one seed" in s for s in once.unsupported)
     assert any("beyond N = 344,064 or D = 2,000" in s and "miss those runs by up to" in s for s in once.unsupported)
-    twice = fit([*grid(), run(64, 1000, run="z", seed=1, loss=0.6)], QUICK)
+    twice = fit_study([*grid(), run(64, 1000, run="z", seed=1, loss=0.6)], QUICK)
     assert any(s.startswith("Seeds: 1 run was repeated") for s in twice.findings)
 
 
 def test_no_usable_point_is_said_not_raised():
-    found = fit([run(diverged=True, loss=float("nan"))], QUICK)
+    found = fit_study([run(diverged=True, loss=float("nan"))], QUICK)
     assert found.laws == () and "no law" in found.findings[0]
 
 
@@ -313,12 +318,13 @@ def test_seeds_of_a_run_count_as_one_and_widen_nothing_by_themselves():
     """Three exact copies with other seeds leave the law where it was; seeds that differ are averaged."""
     points = grid()
     again = [run(p.width, p.structures, run=f"{p.run}-s{s}", seed=s, loss=p.loss) for p in points[:5] for s in (1, 2)]
-    once, thrice = law_of(fit(points, QUICK)), law_of(fit([*points, *again], QUICK))
+    once, thrice = law_of(fit_study(points, QUICK)), law_of(fit_study([*points, *again], QUICK))
     assert len(thrice.points) == 26 and thrice.excluded == {}
     for name, e in once.estimates.items():
         assert thrice.estimates[name].value == pytest.approx(e.value, rel=1e-6), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, 2, 3])
 def test_intervals_are_as_wide_as_refits_scatter_whatever_the_number_of_seeds(seeds):
     """Sixty planted studies: the standard deviation of resamples over that of the fits. Huber's loss makes it up to 1.3;
@@ -347,7 +353,7 @@ def test_repeated_data_is_found_where_epochs_differ():
             at = {"N": p.body_parameters, "D": seen, "U": min(p.structures, seen)}
             loss = law(values, **{axis: np.array([v], float) for axis, v in at.items()})[0, 0]
             points.append(run(p.width, p.structures, run=f"{p.run}-e{epochs:g}", epochs=epochs, loss=loss))
-    found = fit(points, QUICK.model_copy(update={"bootstrap": 20}))
+    found = fit_study(points, QUICK.model_copy(update={"bootstrap": 20}))
     entry = law_of(found, "DataConstrained")
     assert entry.estimates["r_D"].value == pytest.approx(6.0, rel=0.02) and len(entry.points) == 80
     assert any(s.startswith("Repeated data, loss: 80 runs of 0.25 to 64 epochs") for s in found.findings)
@@ -357,9 +363,9 @@ def test_repeated_data_is_found_where_epochs_differ():
 def test_the_largest_losses_are_left_out_by_a_rule_with_a_name():
     points = grid()
     worst = max(points, key=lambda p: p.loss)
-    found = fit(points, QUICK.model_copy(update={"drop_highest": 1}))
+    found = fit_study(points, QUICK.model_copy(update={"drop_highest": 1}))
     assert law_of(found).excluded == {worst.run: "one of the 1 of largest loss"} and found.drop_highest == 1
-    assert law_of(found).estimates == law_of(fit([p for p in points if p is not worst], QUICK)).estimates
+    assert law_of(found).estimates == law_of(fit_study([p for p in points if p is not worst], QUICK)).estimates
     assert "1 of largest loss left out" in " ".join(found.findings)
 
 
@@ -375,6 +381,7 @@ def test_criteria_and_what_is_foretold():
     assert any("AICc prefers Hoffmann's, which also predicts" in s for s in found.findings)
 
 
+@pytest.mark.slow
 def test_every_model_with_a_grid_has_a_law_of_its_own():
     """Planted: another exponent of the data. The main law is what it is without the other model, and no figure's law moves."""
     other = [
@@ -382,14 +389,16 @@ def test_every_model_with_a_grid_has_a_law_of_its_own():
         for p in grid(law=lambda n, d: 0.2 + 30 / n**0.4 + 30 / d**0.8, seed=5)
     ]
     points = [*grid(), *other, run(32, 500, run="few", model="few", loss=1.0)]
-    found, alone = fit(points, QUICK), fit_clean_grid()
+    found, alone = fit_study(points, QUICK), fit_clean_grid()
     assert law_of(found).estimates == law_of(alone).estimates and sum(law.chosen for law in found.laws) == 1
     own, simpler = [law for law in found.laws if law.where.startswith("the grid of other")]
     assert (own.law, simpler.law) == ("Hoffmann", "EqualPowers")
     assert own.identified and own.estimates["beta"].low < 0.8 < own.estimates["beta"].high and len(own.points) == 16
     (said,) = [s for s in found.findings if s.startswith("By model, exponents of the loss: egnn α = ")]
     assert "; other α = " in said and said.endswith("not all intervals overlap.")
-    same = fit([*grid(), *(p.model_copy(update={"run": f"o-{p.run}", "model": "other"}) for p in grid(seed=9))], QUICK)
+    same = fit_study(
+        [*grid(), *(p.model_copy(update={"run": f"o-{p.run}", "model": "other"}) for p in grid(seed=9))], QUICK
+    )
     assert any(s.endswith("the intervals overlap, so the difference is not resolved.") for s in same.findings)
 
 
@@ -402,7 +411,7 @@ def test_models_are_compared_by_the_simpler_law_where_grids_are_too_small_for_th
             p.model_copy(update=more | {"run": f"{seed}-{p.run}"}) for p in law if p.width < 128 and p.structures > 250
         ]
 
-    found = fit([*three(0.4, 3), *three(0.8, 4, model="other")], QUICK).findings
+    found = fit_study([*three(0.4, 3), *three(0.8, 4, model="other")], QUICK).findings
     (said,) = [s for s in found if s.startswith("By model")]
     assert said.startswith("By model, exponents of the loss in A/N^γ + B/D^γ: egnn γ = "), said
     assert "; other γ = " in said and said.endswith("not all intervals overlap."), said
@@ -410,13 +419,16 @@ def test_models_are_compared_by_the_simpler_law_where_grids_are_too_small_for_th
     assert ends[0] < 0.4 < ends[1] < ends[2] < 0.8 < ends[3]
 
 
+@pytest.mark.slow
 def test_models_are_compared_by_intervals_alone_and_with_what_the_law_misses():
     """Without resamples there is no interval to compare; where a law misses by more than 5 % it is said."""
 
     def both(noise, bootstrap):
         law = {"law": lambda n, d: 20 / n**0.4 + 20 / d**0.4, "seed": 3}
         other = [p.model_copy(update={"run": f"o-{p.run}", "model": "other"}) for p in grid(**law, noise=noise)]
-        found = fit([*grid(**law, noise=0.01), *other], QUICK.model_copy(update={"bootstrap": bootstrap})).findings
+        found = fit_study(
+            [*grid(**law, noise=0.01), *other], QUICK.model_copy(update={"bootstrap": bootstrap})
+        ).findings
         return next(s for s in found if s.startswith("By model"))
 
     bare, rough = both(0.01, 0), both(0.08, 40)

@@ -153,6 +153,7 @@ def test_on_two_ranks(undisturbed, raw, tmp_path):
     assert json.loads((made / "progress.json").read_text())["done"] == 570  # read, before atoms are looked at
 
 
+@pytest.mark.slow
 def test_the_first_rank_reports_the_failure_of_another(raw, tmp_path):
     made = make_stage_directory(tmp_path, "convert/mine", asked(tmp_path / "raw"))
     (tmp_path / "raw").mkdir()
@@ -187,6 +188,7 @@ def test_an_error_from_before_the_first_rank_began(raw, tmp_path, monkeypatch):
     finish(other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_at_random_points_it_resumes(undisturbed, raw, tmp_path, seed):
     """Kill it twice, and then alter one shard, as a disk might."""
@@ -213,6 +215,7 @@ def test_killed_at_random_points_it_resumes(undisturbed, raw, tmp_path, seed):
     assert spoiled in again and all(path.parent.name.startswith(item) for path in again)
 
 
+@pytest.mark.slow
 def test_stopped_on_request_it_resumes(undisturbed, raw, tmp_path):
     made = make_stage_directory(tmp_path, "convert/mine", asked(raw))
     process = start(made, HELD, MOST="1")
@@ -223,6 +226,7 @@ def test_stopped_on_request_it_resumes(undisturbed, raw, tmp_path):
     assert outcome(here(made)) == outcome(undisturbed)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_data(tmp_path):
     """Ten times the structures, in one file that cannot be divided, need the memory of one shard."""
     peaks = []
@@ -317,6 +321,7 @@ def test_the_result_lists_every_file_and_what_was_skipped(converted):
     assert done.values["skipped"] == sum(json.loads((made / "card.json").read_text())["skipped"].values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -106,6 +106,7 @@ def test_batches_are_bounded_by_edges_and_by_structures():
     assert [len(each) for each in prediction_errors.split_by_edges(np.ones(150), 10**9)] == [64, 64, 22]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("evaluated", ["egnn-deferred-gradient"], indirect=True)
 def test_gradient_forces_keep_no_second_graph(evaluated, monkeypatch):
     """A training step keeps one, and memory is planned for that."""

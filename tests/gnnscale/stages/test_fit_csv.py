@@ -98,6 +98,7 @@ def test_rows_left_out_are_named_by_line(tmp_path):
     np.testing.assert_allclose([e.value for e in law.estimates.values()], TRUE, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_more_unique_data_than_seen_is_left_out(tmp_path):
     """Rows with more unique data than seen data have no law: repetitions would be negative."""
     rng, law = np.random.default_rng(0), LAWS["DataConstrained"]

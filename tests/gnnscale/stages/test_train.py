@@ -117,6 +117,7 @@ def test_stopped_equals_uninterrupted(converted, tmp_path, runtime, changes):
         assert torch.equal(read_weights(made)[name], tensor), f"{name}: bit for bit"
 
 
+@pytest.mark.slow
 def test_a_run_continues_under_another_zero_stage(converted, undisturbed, tmp_path):
     made = prepare_training(tmp_path, converted)
     for step, stage_of_zero in ((4, 0), (7, 3), (10, 1), (13, 2), (16, 3), (None, 0)):

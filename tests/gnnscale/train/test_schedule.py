@@ -9,7 +9,7 @@ from gnnscale.models.registry import build
 from gnnscale.train.deepspeed_engine import BETAS
 from gnnscale.train.loss import sum_penalties
 from gnnscale.train.normalisation import Normalisation
-from gnnscale.train.schedule import learning_rate, parameter_groups
+from gnnscale.train.schedule import group_parameters, learning_rate
 from tests.support.corpus import TINY
 from tests.support.synthetic import random_graph
 from tests.support.training import change_settings
@@ -27,7 +27,7 @@ def test_the_rate_rises_stays_and_falls():
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_every_parameter_is_in_one_group(optimizer):
     model = build(TINY.model, 2, 12.0)
-    groups = parameter_groups(model, 8, OptimSettings(optimizer=optimizer))
+    groups = group_parameters(model, 8, OptimSettings(optimizer=optimizer))
     assert sorted(id(p) for g in groups for p in g["params"]) == sorted(id(p) for p in model.parameters())
     assert groups[0]["rate_factor"] == (8.0 if optimizer == "adamw" else 1.0)
 
@@ -36,7 +36,7 @@ def change(forces: str, width: int, optim: OptimSettings, seed: int) -> float:
     """Return how far the scalars of the last layer move in a few steps, rms."""
     torch.manual_seed(seed)
     model = build(change_settings(model={"forces": forces, "width": width, "depth": 3}).model, 1, 12.0)
-    optimizer = torch.optim.AdamW(parameter_groups(model, width, optim), betas=BETAS, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(group_parameters(model, width, optim), betas=BETAS, weight_decay=0.0)
     for group in optimizer.param_groups:
         group["lr"] = optim.learning_rate * group["rate_factor"]
     graphs, labels = random_graph(80, 12)

@@ -57,6 +57,7 @@ def call(site_packages, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_what_lies_beside_the_packages(site_packages):
     assert {"gnnscale", "workflow", "bin"} <= {path.name for path in site_packages.iterdir()}
     assert not (site_packages / "datasets").exists(), "it would shadow Hugging Face's package"
@@ -77,6 +78,7 @@ def test_plans_and_sites_from_anywhere(call, tmp_path):
     assert not list((tmp_path / "empty").iterdir()), "plans write nothing"
 
 
+@pytest.mark.slow
 def test_a_stage_runs_in_the_current_directory(call, source, site_packages, tmp_path):
     done = call("--study", "smoke", "--until", "convert")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gnnscale.atoms.neighbors import edges
+from gnnscale.atoms.neighbors import find_edges
 from gnnscale.atoms.structure import Structure
 from gnnscale.data.conversion.overlapping_atoms import MIN_DISTANCE, find_overlapping
 from tests.support.structures import make_orthogonal
@@ -40,7 +40,7 @@ def drawn(rng):
 def test_it_finds_what_the_neighbour_list_finds(seed):
     rng = np.random.default_rng(seed)
     some = [drawn(rng) for _ in range(20)]
-    expected = [len(edges(s.positions, s.cell, s.pbc, MIN_DISTANCE)[0]) > 0 for s in some]
+    expected = [len(find_edges(s.positions, s.cell, s.pbc, MIN_DISTANCE)[0]) > 0 for s in some]
     assert find_overlapping(some).tolist() == expected
     assert [bool(find_overlapping([s])[0]) for s in some] == expected, "each alone"
 

@@ -4,9 +4,16 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from gnnscale.data.generate.crystals import OXIDES, adsorbate_slab, oxide, oxide_slab, relaxation, strained_crystal
+from gnnscale.data.generate.crystals import (
+    OXIDES,
+    draw_adsorbate_slab,
+    draw_oxide,
+    draw_oxide_slab,
+    draw_strained_crystal,
+    follow_relaxation,
+)
 
-STARTS = (adsorbate_slab, oxide_slab, strained_crystal)
+STARTS = (draw_adsorbate_slab, draw_oxide_slab, draw_strained_crystal)
 
 
 def closest(atoms: Atoms) -> float:
@@ -29,7 +36,7 @@ def closest(atoms: Atoms) -> float:
 )
 def test_oxide_prototypes(name, atoms):
     for seed in range(6):  # oxide() itself asserts that charges cancel
-        made = oxide(np.random.default_rng(seed), (name,))
+        made = draw_oxide(np.random.default_rng(seed), (name,))
         assert len(made) == atoms
         assert 1.6 < closest(made) < 2.9
     assert name in OXIDES
@@ -42,7 +49,7 @@ def test_starts_are_sane(begin):
         assert 2 <= len(atoms) <= 60 and name
         assert closest(atoms) > 0.5
         assert atoms.cell.rank == 3 and atoms.cell.volume > 0
-        if begin is strained_crystal:
+        if begin is draw_strained_crystal:
             assert atoms.pbc.all() and free.all()
         else:
             assert atoms.pbc.tolist() == [True, True, False]
@@ -58,7 +65,7 @@ def test_relaxations_go_down_and_hold_fixed_atoms(begin):
     for seed in range(6):
         start = begin(np.random.default_rng(seed))
         before = start.atoms.positions.copy()
-        frames = list(relaxation(start, np.random.default_rng(seed), frames=4, every=4, step=0.02))
+        frames = list(follow_relaxation(start, np.random.default_rng(seed), frames=4, every=4, step=0.02))
         assert len(frames) == 4
         assert (start.atoms.positions == before).all()
         assert (frames[0][0].positions == before).all()
@@ -69,8 +76,8 @@ def test_relaxations_go_down_and_hold_fixed_atoms(begin):
 
 
 def test_crystals_follow_their_stress():
-    start = strained_crystal(np.random.default_rng(3))
+    start = draw_strained_crystal(np.random.default_rng(3))
     start.atoms.set_cell(start.atoms.cell.array * 1.05, scale_atoms=True)
-    first, *_, last = relaxation(start, np.random.default_rng(0), frames=4, every=4, step=0.02)
+    first, *_, last = follow_relaxation(start, np.random.default_rng(0), frames=4, every=4, step=0.02)
     assert last[0].get_volume() < first[0].get_volume()
     assert abs(np.trace(last[1].stress)) < abs(np.trace(first[1].stress))

@@ -15,7 +15,7 @@ from gnnscale.data.generate.molecules import (
     embed,
     grow,
     has_bonds_of,
-    identity,
+    identify,
     relax,
     spring_hessian,
 )
@@ -55,11 +55,11 @@ def test_molecules_vary():
 def test_identity_is_that_of_the_graph():
     for molecule in grown(40):
         order = np.random.default_rng(1).permutation(len(molecule.numbers))
-        assert identity(Molecule(molecule.numbers[order], molecule.orders[np.ix_(order, order)])) == identity(molecule)
+        assert identify(Molecule(molecule.numbers[order], molecule.orders[np.ix_(order, order)])) == identify(molecule)
 
 
 def test_isomers_differ():
-    ethanol, ether = identity(chain(6, 6, 8)), identity(chain(6, 8, 6))
+    ethanol, ether = identify(chain(6, 6, 8)), identify(chain(6, 8, 6))
     assert ethanol != ether
     assert ethanol.split("-")[0] == ether.split("-")[0] == "C2H6O"
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from gnnscale.atoms.graph import edge_vectors
-from gnnscale.atoms.neighbors import edges
+from gnnscale.atoms.neighbors import find_edges
 from gnnscale.contract import errors, files
 from gnnscale.contract.dataset_card import ShardCard
 from gnnscale.data.loading.corpus import load_corpus, make_batch, make_batch_of_share
@@ -49,7 +49,7 @@ def test_a_batch_is_what_adios2_reads(converted):
         for k in np.flatnonzero(packed.split == splits.NAMES.index("validation")):
             atoms = slice(packed.ptr[k], packed.ptr[k + 1])
             graphs, labels = make_batch(corpus, np.array([at]))
-            i, j, shifts = edges(packed.positions[atoms], packed.cell[k], packed.pbc[k], 4.0)
+            i, j, shifts = find_edges(packed.positions[atoms], packed.cell[k], packed.pbc[k], 4.0)
             for mine, theirs in (
                 (graphs.numbers, packed.numbers[atoms]),
                 (graphs.positions, packed.positions[atoms]),

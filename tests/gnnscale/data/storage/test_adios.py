@@ -76,7 +76,9 @@ def test_written_is_read(tmp_path):
         np.testing.assert_array_equal(packed.forces[atoms], s.forces.astype(np.float32))
         np.testing.assert_array_equal(packed.stress[k], s.stress.astype(np.float32))
         np.testing.assert_array_equal(packed.cell[k], s.cell.astype(np.float32))
-        assert packed.nedges[k] == len(neighbors.edges(packed.positions[atoms], packed.cell[k], packed.pbc[k], 3.0)[0])
+        assert packed.nedges[k] == len(
+            neighbors.find_edges(packed.positions[atoms], packed.cell[k], packed.pbc[k], 3.0)[0]
+        )
     for group in np.unique(packed.group):
         assert len(np.unique(packed.split[packed.group == group])) == 1, "a group straddles splits"
 
@@ -272,7 +274,8 @@ def test_sums_are_those_of_the_arrays(tmp_path):
     direct = reference_energies.sum_energies(elements, counts[learnt], packed.energy[learnt])
     assert total.energies.structures == learnt.sum() < len(learnt) and total.energies.elements == direct.elements
     for found, expected in zip(
-        reference_energies.fit(total.energies)[0].values(), reference_energies.fit(direct)[0].values()
+        reference_energies.fit_references(total.energies)[0].values(),
+        reference_energies.fit_references(direct)[0].values(),
     ):
         assert found == pytest.approx(expected, rel=1e-8)
     assert total.forces == np.isfinite(forces).sum()

@@ -34,7 +34,7 @@ def in_parts(counts, energy, cuts):
 @given(st.integers(0, 99), st.lists(st.integers(0, 60), max_size=5))
 def test_parts_give_what_a_direct_fit_gives(seed, cuts):
     counts, energy, _ = data(np.random.default_rng(seed), 60, 5)
-    found, rank = reference_energies.fit(in_parts(counts, energy, sorted(cuts)))
+    found, rank = reference_energies.fit_references(in_parts(counts, energy, sorted(cuts)))
     expected, same = direct(counts, energy)
     np.testing.assert_allclose(list(found.values()), expected, rtol=1e-10)
     assert rank == same == 5
@@ -49,7 +49,7 @@ def test_collinear_and_unseen_elements_stay_near_the_mean():
     pairs = np.repeat(rng.integers(1, 9, (60, 1)), 2, axis=1).astype(float)  # MO: metal and oxygen in step
     counts, energy = np.hstack([pairs, np.zeros((60, 1))]), pairs @ np.array([-5.0, -9.0])
     whole = reference_energies.sum_energies(np.array([8, 12, 99]), counts, energy)
-    found, rank = reference_energies.fit(
+    found, rank = reference_energies.fit_references(
         reference_energies.add_energy_sums(
             [whole, reference_energies.sum_energies(np.array([3]), np.zeros((0, 1)), np.zeros(0))]
         )
@@ -66,7 +66,7 @@ def test_small_residuals_of_large_energies_survive():
     noise = rng.normal(size=500) * 1e-6
     energy = counts @ true + noise * counts.sum(1)
     parts = in_parts(counts, energy, [100, 300])
-    found, _ = reference_energies.fit(parts)
+    found, _ = reference_energies.fit_references(parts)
     assert reference_energies.residual_rms(parts, found) == pytest.approx(1e-6, rel=0.05)
 
 
@@ -74,5 +74,5 @@ def test_no_energy_at_all():
     nothing = reference_energies.add_energy_sums(
         [reference_energies.sum_energies(np.array([1, 8]), np.zeros((0, 2)), np.zeros(0))]
     )
-    assert reference_energies.fit(nothing) == ({1: 0.0, 8: 0.0}, 0)
+    assert reference_energies.fit_references(nothing) == ({1: 0.0, 8: 0.0}, 0)
     assert np.isnan(reference_energies.residual_rms(nothing, {1: 0.0, 8: 0.0}))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.atoms.graph import AtomGraphs
-from gnnscale.models.kernels.chunked import chunks, jet
+from gnnscale.models.kernels.chunked import jet, split_into_chunks
 from gnnscale.models.potential import predict
 from gnnscale.models.registry import build
 from gnnscale.stages.memory_levers import measure_peak_bytes
@@ -85,7 +85,7 @@ def test_a_loss_of_stress(form):
 @given(st.lists(structures, min_size=1, max_size=3), st.integers(1, 60))
 def test_chunks_are_whole_atoms_and_every_edge_once(samples, size):
     graphs = make_batch(samples)
-    parts = chunks(graphs, size)
+    parts = split_into_chunks(graphs, size)
     degree = torch.bincount(graphs.receivers, minlength=len(graphs.numbers)).tolist()
     assert [part.atoms.start for part in parts] == [0, *(part.atoms.stop for part in parts[:-1])]
     assert [part.edges.start for part in parts] == [0, *(part.edges.stop for part in parts[:-1])]
@@ -143,6 +143,7 @@ def test_jet_is_silu_with_its_slopes():
 MEMORY = [(*form, size) for form in FORMS for size in (None, 700)] + [("paper", "direct", None)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form, forces, edge_chunk", MEMORY)
 @pytest.mark.parametrize("half", [False, True])
 def test_memory_is_as_predicted(form, forces, edge_chunk, half):

@@ -21,7 +21,7 @@ from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.atoms.graph import AtomGraphs
 from gnnscale.models import egnn
 from gnnscale.models.kernels import messages, verified
-from gnnscale.models.kernels.chunked import Chunk, Sums, chunks
+from gnnscale.models.kernels.chunked import Chunk, Sums, split_into_chunks
 from gnnscale.models.registry import build
 from tests.support.structures import CUTOFF, Sample, make_batch, make_crystal, make_molecule
 
@@ -85,7 +85,7 @@ def errors(form: str, width: int, radial: int, size: int, dtype=SINGLE, wanted: 
 
     made = random_graph()
     atoms, edges = len(made.numbers), len(made.receivers)
-    parts = on_device(chunks(made, size))
+    parts = on_device(split_into_chunks(made, size))
     return relative(*(outcome(f, parts, atoms, edges, width, radial, form, dtype, wanted) for f in (FusedSums, Sums)))
 
 
@@ -110,6 +110,7 @@ def test_only_what_is_wanted(kernels, form, wanted):
     assert all(error < 1e-5 for error in kernels(errors, form, 24, 8, 20, SINGLE, wanted))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["deferred", "edge"])
 def test_bfloat16_is_as_exact_as_the_chunked_path(kernels, form):
     """But for what they store the kernels round nothing; the interpreter cuts off, where a GPU rounds, so: twice."""
@@ -160,7 +161,7 @@ def rounding(form: str, width: int, name: str) -> list[float]:
     from gnnscale.models.kernels.fused_sums import FusedSums
 
     made = random_graph()
-    shape, parts = (len(made.numbers), len(made.receivers), width, 8, form), on_device(chunks(made, 60))
+    shape, parts = (len(made.numbers), len(made.receivers), width, 8, form), on_device(split_into_chunks(made, 60))
     exact = outcome(Sums, parts, *shape, SINGLE, "all")
     return relative(outcome({"FusedSums": FusedSums, "Sums": Sums}[name], parts, *shape, HALF, "all"), exact)
 
@@ -254,7 +255,7 @@ def compiled_for(target: tuple[str, int | str, int], cache: str) -> list[str]:
         ):
             made = random_graph()
             shape = (len(made.numbers), len(made.receivers), 64, 3, form)
-            outcome(fused_sums.FusedSums, chunks(made, 10**6), *shape, HALF, wanted)
+            outcome(fused_sums.FusedSums, split_into_chunks(made, 10**6), *shape, HALF, wanted)
     for kernel, signature, constants in Recorder.launches.values():
         source = triton.compiler.ASTSource(kernel, signature, constants)
         triton.compile(source, target=GPUTarget(*target))

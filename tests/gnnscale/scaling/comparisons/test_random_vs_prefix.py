@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from gnnscale.scaling.analysis import fit
+from gnnscale.scaling.analysis import fit_study
 from gnnscale.scaling.comparisons import random_vs_prefix
 from tests.gnnscale.scaling.test_analysis import QUICK, SIZES, WIDTHS, grid, law_of, run
 
@@ -47,8 +47,8 @@ def test_laws_are_of_random_subsets():
     prefixes = [
         run(w, d, run=f"p{w}-{d}-{s}", seed=s, loss=3.0, subset="prefix") for w in WIDTHS for d in SIZES for s in (0, 1)
     ]
-    found = fit([*points, *prefixes], QUICK)
-    assert law_of(found).estimates == law_of(fit(points, QUICK)).estimates
+    found = fit_study([*points, *prefixes], QUICK)
+    assert law_of(found).estimates == law_of(fit_study(points, QUICK)).estimates
     assert (
         set(law_of(found).excluded.values()) == {"not a random subset of the structures"}
         and len(law_of(found).excluded) == 32
