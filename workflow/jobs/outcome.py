@@ -23,7 +23,7 @@ RESPONSES: dict[str, tuple[Action, int]] = {
     "stopped": ("continue", 2),  # it kept its work: signalled before the end of its time, or preempted
     "walltime": ("continue", 2),
     "preempted": ("continue", 20),
-    "cancelled": ("again", 2),  # by somebody else
+    "cancelled": ("again", 2),  # not by this driver
     "node": ("avoid", 3),
     "lost": ("again", 2),
     "stalled": ("again", 1),
@@ -94,7 +94,7 @@ def judge_state(exit: ExitRecord | None, job: JobStatus | None, preemptible: boo
     if state == "PREEMPTED" or (state == "CANCELLED" and preemptible):
         return AttemptOutcome("preempted", "preempted")
     if state == "CANCELLED":
-        return AttemptOutcome("cancelled", "cancelled by somebody else")
+        return AttemptOutcome("cancelled", "cancelled by another user or command")
     if exit and exit.code == STOPPED:
         return AttemptOutcome("stopped", "signalled to stop; its work is saved")
     if job and state == "NODE_FAIL":

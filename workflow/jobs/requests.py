@@ -247,7 +247,7 @@ def training_request(name: str, queue: Queue, nodes: int, group: list[Stage], si
 
 
 def walltime_with_margin(expected: float, site: SiteConfig) -> int:
-    """Return the seconds to request for `expected` seconds of work, which must be done before the job is told to stop."""
+    """Return the seconds to request for `expected` seconds of work, which must be done before the job is signalled to stop."""
     needed = max(MIN_WALLTIME_SECONDS, WALLTIME_MARGIN * expected, expected + site.batch_scheduler.signal_seconds)
     return WALLTIME_STEP_SECONDS * math.ceil(needed / WALLTIME_STEP_SECONDS)
 
