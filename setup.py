@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the file that is compiled, and the folders that an installed package carries along."""
+"""The part of the build that pyproject.toml cannot express: the file that is compiled, and the folders that an installed package carries along."""
 
 import hashlib
 import shutil

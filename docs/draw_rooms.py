@@ -88,7 +88,7 @@ def rooms() -> dict[str, Room]:
 
 # ------------------------------------------------------------------------------------------------------------- ordering
 def layers(package: str) -> dict[str, int]:
-    """Number the rooms of a package from the bottom: one that imports nothing of its package is 0."""
+    """Count the rooms of a package from the bottom: one that imports nothing of its package is 0."""
     inside = {name: room for name, room in rooms().items() if room.package == package}
     heights: dict[str, int] = {}
 

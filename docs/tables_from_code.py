@@ -165,7 +165,7 @@ class Sites(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         files = import_module("workflow.config.site_files")
         rows = []
-        for name in files.names():
+        for name in files.list_sites():
             site = files.load_file(files.SITES / f"{name}.yaml")
             kind = {"none": "none", "slurm": "Slurm", "pbs": "PBS"}[site.scheduler.kind]
             runtime = "" if site.container.runtime == "none" else site.container.runtime

@@ -1,6 +1,9 @@
 """Fixtures and settings of all tests. Random examples are the same in every run, but not with HYPOTHESIS_PROFILE=deep."""
 
+import fcntl
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,28 @@ from tests.support import cluster, corpus
 settings.register_profile("fast", max_examples=25, derandomize=True, deadline=None, database=None)
 settings.register_profile("deep", max_examples=500, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+TESTS = Path(__file__).parent
+# Files of a minute and more, the longest first: begun last, one of them would run on alone while all other workers wait.
+LONGEST_FILES = (
+    "integration/test_ranks.py",
+    "integration/test_failures.py",
+    "integration/test_faults.py",
+    "integration/test_pbs.py",
+    "integration/test_apptainer.py",
+    "integration/test_workflow.py",
+    "integration/test_slurm.py",
+    "integration/test_doctor.py",
+    "integration/test_sharing.py",
+    "examples/test_examples.py",
+    "gnnscale/models/kernels/test_triton.py",
+    "gnnscale/stages/test_train.py",
+    "gnnscale/stages/test_memory_levers.py",
+    "integration/test_third_architecture.py",
+    "integration/test_store.py",
+    "gnnscale/scaling/test_analysis.py",
+    "gnnscale/stages/test_convert.py",
+)
 
 torch.set_num_threads(1)
 os.environ["XDG_CONFIG_HOME"] = os.devnull  # sites are as the repository has them, without the layers of the user
@@ -26,9 +51,29 @@ def environment():
 
 
 @pytest.fixture(scope="session")
-def converted(tmp_path_factory):
+def make_once(tmp_path_factory, worker_id):
+    """Return a function that lets the first worker of this session make a folder, which all others then read."""
+
+    def made(name, make):
+        base = tmp_path_factory.getbasetemp()
+        folder = (base if worker_id == "master" else base.parent) / name
+        with open(folder.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (folder / "made").exists():
+                shutil.rmtree(folder, ignore_errors=True)  # another worker may have failed half way
+                folder.mkdir()
+                make(folder)
+                (folder / "made").touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def converted(make_once):
     """Return convert/NAME -> directory, of two small datasets."""
-    return corpus.convert_two_sources(tmp_path_factory.mktemp("corpus"))
+    folder = make_once("corpus", corpus.convert_two_sources)
+    return {f"convert/{name}": folder / "convert" / name for name in ("bulk", "organic")}
 
 
 def pytest_configure(config):
@@ -37,6 +82,21 @@ def pytest_configure(config):
     )
     config.addinivalue_line("markers", "apptainer: in the image that `workflow/run.py image build` makes")
     config.addinivalue_line("markers", "faults: faults of a cluster, each brought about on purpose; some minutes")
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Return three workers more than cores, as the longest files wait most of their time: for jobs, limits and grace periods."""
+    return len(os.sched_getaffinity(0)) + 3
+
+
+def pytest_collection_modifyitems(items):
+    """Order the tests by file, the longest files first: xdist hands the files out in this order."""
+
+    def place(item):
+        name = str(item.path.relative_to(TESTS))
+        return LONGEST_FILES.index(name) if name in LONGEST_FILES else len(LONGEST_FILES)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # plans import this file for its card alone, so NumPy is impo
 
 
 class Options(Spec):
-    """What a study may ask of this data set."""
+    """The options of this data set in a study."""
 
     raw: str = Field(description="copper.npz as examples/own_data_set/make_data.py writes it, or the folder with it")
 

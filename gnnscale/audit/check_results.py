@@ -1,4 +1,4 @@
-"""What an audit finds, as files: audit.json for programs, quarantine.json for a conversion to leave out."""
+"""Results of an audit as files: audit.json, and quarantine.json with the structures that a conversion leaves out."""
 
 from __future__ import annotations
 
@@ -13,31 +13,34 @@ from gnnscale.audit.measure import MeasuredSource
 from gnnscale.schema import Spec
 
 Severity = Literal["error", "warning", "note"]
-MAX_EXAMPLES = 10  # examples of a finding
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")  # the gravest first
+MAX_EXAMPLES = 10  # of one finding
 
 CHECK_TITLES = {  # in the order of the page
     "finite": "Every number is finite",
     "labels": "No label is missing",
-    "energy outliers": "Energies are near those of the same composition",
-    "force outliers": "Forces are of one scale",
+    "energy outliers": "Energies agree with those of the same composition",
+    "force outliers": "Forces have one scale",
     "overlap": "No atoms overlap",
     "isolated": "Every atom has a neighbour within the cutoff",
     "net force": "Forces on a structure add up to zero",
     "periodicity": "Cells and periodicity agree with the atoms",
-    "units": "Lengths, energies and forces are in their units",
-    "slope": "Forces are the slope of the energy",
-    "copies": "No structure comes twice",
-    "leaks": "Nothing held out is trained on",
-    "groups": "No group straddles splits",
-    "splits": "Splits have their shares, and no element is held out alone",
-    "references": "Every element's reference energy is determined",
+    "units": "Lengths, energies and forces have the expected units",
+    "slope": "Forces are minus the gradient of the energy",
+    "copies": "No structure occurs twice",
+    "leaks": "No held-out structure is in a training split",
+    "groups": "No group lies in more than one split",
+    "splits": "Splits have usual shares, and every held-out element is also trained on",
+    "references": "The reference energy of every element is determined",
 }
 
 
 class Example(Spec):
+    """One structure that a finding concerns."""
+
     source: str
-    place: str = Field(description="unit and number, by which it is found in the raw files")
-    said: str
+    origin: str = Field(description="unit and number of the structure in the raw files")
+    description: str
 
 
 class Finding(Spec):
@@ -46,14 +49,16 @@ class Finding(Spec):
     check: str = Field(description="a key of CHECKS")
     severity: Severity
     source: str
-    count: int = Field(description="structures concerned; 0 where it is the source as a whole")
-    of: int = Field(description="structures looked at")
+    count: int = Field(description="structures concerned; 0 if the finding concerns the source as a whole")
+    examined: int = Field(description="structures examined")
     sentence: str
     quarantined: int = Field(0, description="of these, in quarantine.json")
     examples: tuple[Example, ...] = Field((), description="the worst first")
 
 
 class Quarantined(Spec):
+    """A structure to leave out, by its origin in the raw files."""
+
     source: str
     unit: str
     number: int
@@ -61,68 +66,72 @@ class Quarantined(Spec):
 
 
 class Quarantine(Spec):
-    """quarantine.json, as the setting `quarantine` of a source takes it."""
+    """Content of quarantine.json, which the setting `quarantine` of a source names."""
 
     structures: tuple[Quarantined, ...]
 
 
 class Histogram(Spec):
-    """Structures (of elements: atoms) in bins; edges are one more than counts."""
+    """Numbers of structures in bins; there is one edge more than there are counts."""
 
     edges: tuple[float, ...]
     counts: tuple[int, ...]
 
 
 class SourceSummary(Spec):
-    """One source in numbers."""
+    """The numbers that describe one source."""
 
     structures: int
     atoms: int
     groups: int
     splits: dict[str, int] = Field(description="structures")
-    labels: dict[str, int] = Field(description="structures that have it: energy, forces, stress")
+    labels: dict[str, int] = Field(description="structures that have the label: energy, forces, stress")
     periodic: int
     elements: dict[str, int] = Field(description="atoms, by falling number")
     sizes: Histogram = Field(description="atoms of a structure")
-    energies: Histogram | None = Field(description="eV/atom, less what its elements have on the mean")
-    forces: Histogram | None = Field(description="log10 of eV/Angstrom, the largest of a structure")
+    energies: Histogram | None = Field(description="eV/atom, less the mean of its elements")
+    forces: Histogram | None = Field(description="log10 of the largest force of a structure in eV/Angstrom")
     contacts: Histogram = Field(description="smallest distance of a structure, over the sum of covalent radii")
 
 
 class Audit(Spec):
-    """audit.json"""
+    """Content of audit.json."""
 
     format: Literal[1] = 1
     sources: dict[str, SourceSummary]
     findings: tuple[Finding, ...]
     leakage: Leakage
-    quarantined: int = Field(
-        description="structures that would better be left out; those of quarantine.json that are new"
-    )
+    quarantined: int = Field(description="structures to leave out that this audit found; they are in quarantine.json")
     left_out: int = Field(
-        0, description="structures that were quarantined before and are not here; quarantine.json has them"
+        0,
+        description="structures that an earlier audit found and the conversion left out; quarantine.json lists them too",
     )
 
     def verdict(self, check: str) -> Severity | None:
+        """Return the gravest severity among the findings of a check."""
         found = {finding.severity for finding in self.findings if finding.check == check}
-        return next((severity for severity in ("error", "warning", "note") if severity in found), None)
+        return next((severity for severity in SEVERITIES if severity in found), None)
 
-    def said(self) -> str:
-        """In one line."""
+    def summarise(self) -> str:
+        """Summarise the audit in one line."""
         structures = sum(source.structures for source in self.sources.values())
         parts = []
-        for severity, words in (("error", "errors"), ("warning", "doubts")):
+        for severity, words in (("error", "errors"), ("warning", "warnings")):
             checks = [name for name in CHECK_TITLES if self.verdict(name) == severity]
             if checks:
-                parts.append(f"{words} as to {', '.join(checks)}")
-        found = "; ".join(parts) or "nothing is wrong or doubtful"
-        left = f"; {self.quarantined:,} structures are surely wrong, and in quarantine.json" if self.quarantined else ""
+                parts.append(f"{words} in {', '.join(checks)}")
+        found = "; ".join(parts) or "no errors or warnings"
+        left = (
+            f"; {self.quarantined:,} structures are to be left out and listed in quarantine.json"
+            if self.quarantined
+            else ""
+        )
         sources = f"{len(self.sources)} source{'' if len(self.sources) == 1 else 's'}"
         return f"{structures:,} structures of {sources} audited: {found}{left}"
 
 
 class Flagged(NamedTuple):
-    """A finding, and which structures are surely wrong by it."""
+    """A finding with the structures that have to be left out because of it."""
 
     finding: Finding
     source: MeasuredSource | None = None
@@ -136,18 +145,25 @@ def flag_structures(
     source: MeasuredSource,
     which: np.ndarray,
     badness: np.ndarray,
-    said: Callable[[int], str],
+    describe: Callable[[int], str],
     sentence: str,
     wrong: np.ndarray | None = None,
     reason: str = "",
 ) -> Flagged:
-    """`which`: (n,) structures; badness: (n,); said: of a structure; sentence: with {} for the number and its noun."""
+    """Make a finding about some structures of a source, with the worst of them as examples.
+
+    which: (n,) structures; badness: (n,) sorts the examples; describe: text of an example; sentence: {} stands for
+    the number of structures and its noun; wrong: structures to leave out, for `reason`.
+    """
     wrong = np.empty(0, np.int64) if wrong is None else wrong
     worst = np.flatnonzero(
         badness >= np.partition(badness, -min(MAX_EXAMPLES, len(badness)))[-min(MAX_EXAMPLES, len(badness))]
     )
-    order = sorted(worst, key=lambda k: (-badness[k], source.place(which[k])))[:MAX_EXAMPLES]
-    examples = tuple(Example(source=source.name, place=source.place(which[k]), said=said(int(which[k]))) for k in order)
+    order = sorted(worst, key=lambda k: (-badness[k], source.origin(int(which[k]))))[:MAX_EXAMPLES]
+    examples = tuple(
+        Example(source=source.name, origin=source.origin(int(which[k])), description=describe(int(which[k])))
+        for k in order
+    )
     noun = f"{len(which):,} structures"
     if len(which) == 1:
         noun, sentence = "1 structure", sentence.replace("{} have", "{} has").replace("{} are", "{} is")
@@ -156,7 +172,7 @@ def flag_structures(
         severity=severity,
         source=source.name,
         count=len(which),
-        of=len(source.shards),
+        examined=len(source.shards),
         sentence=sentence.replace("{}", noun),
         quarantined=len(wrong),
         examples=examples,
@@ -164,26 +180,33 @@ def flag_structures(
     return Flagged(finding, source, wrong, reason)
 
 
+def describe_all_as(text: str) -> Callable[[int], str]:
+    """Return a description of examples that is the same for all structures."""
+    return lambda structure: text
+
+
 def flag_source(check: str, severity: Severity, source: MeasuredSource, sentence: str) -> Flagged:
     finding = Finding(
-        check=check, severity=severity, source=source.name, count=0, of=len(source.shards), sentence=sentence
+        check=check, severity=severity, source=source.name, count=0, examined=len(source.shards), sentence=sentence
     )
     return Flagged(finding)
 
 
 def collect_quarantine(flagged: Iterable[Flagged]) -> Quarantine:
-    """Each structure once, with all its reasons."""
+    """List each structure to leave out once, with all its reasons."""
     found = []
     for each in flagged:
+        if each.source is None:
+            continue
+        shards = each.source.shards
         for k in each.wrong:
-            shards = each.source.shards
             unit, number = shards.units[shards.unit[k]], int(shards.number[k])
             found.append(Quarantined(source=each.source.name, unit=unit, number=number, reasons=(each.reason,)))
     return merge_quarantined(found)
 
 
 def merge_quarantined(found: Iterable[Quarantined]) -> Quarantine:
-    """In an order that does not depend on that of the shards."""
+    """Merge the reasons of each structure; the order does not depend on that of the shards."""
     reasons: dict[tuple[str, str, int], set[str]] = {}
     for each in found:
         reasons.setdefault((each.source, each.unit, each.number), set()).update(each.reasons)

@@ -1,10 +1,10 @@
-"""Which structures are the same, within and across splits and sources: what no held-out error may be measured on.
+"""Duplicate structures within and across splits and sources, on which no held-out error may be measured.
 
-A structure is described by what no rotation, reflection, translation, order of atoms or choice of supercell changes: its
-composition, and a few means over its atoms of smooth functions of the distances to their neighbours. Two of the same
-composition are *equal* if these agree to the rounding of float32, and *near* if they differ by less than a rattle of some
-thousandths of an Angstrom makes. Mirror images are equal, and what lies more than CUTOFF apart is not seen: to a model
-with that cutoff it is the same as well.
+The descriptors of a structure do not change under rotation, reflection, translation, reordering of atoms or another choice
+of supercell: they are its composition, and a few means over its atoms of smooth functions of the distances to their
+neighbours. Two structures of one composition are *equal* if their descriptors agree to the rounding of float32, and *near*
+if they differ by less than displacements of some thousandths of an Angstrom cause. Mirror images are equal. Distances
+beyond the cutoff do not count: a model with that cutoff does not distinguish such structures either.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from gnnscale.data.storage.mapped import Shards
 from gnnscale.data.storage.packed import Packed
 from gnnscale.schema import Spec
 
-CUTOFF_ANGSTROM = 5.0  # Angstrom
+CUTOFF_ANGSTROM = 5.0
 WEIGHT_COUNT, ORDER_COUNT = 2, 3  # ways to weigh a pair by its elements, powers of the cosine of its distance
 MAX_DIFFERENCE_OF_EQUAL = (
     1e-5  # greatest difference of a value; turned and stored anew, 8000 real structures changed by 2e-6 at most
@@ -32,28 +32,28 @@ MAX_DIFFERENCE_OF_EQUAL = (
 MAX_DIFFERENCE_OF_NEAR = (
     1e-3  # in the median, what a rattle of each coordinate by 0.002 Angstrom does to 3BPA, by 0.007 to MPtrj
 )
-MIN_CONTRADICTION_EV_PER_ATOM = 1e-3  # eV/atom
-ATOMS_PER_PIECE = 8000  # described at a time: what stays in the cache
+MIN_CONTRADICTION_EV_PER_ATOM = 1e-3
+ATOMS_PER_PIECE = 8000  # described together, as they fit into the cache
 STRUCTURES_PER_BLOCK = 8192  # structures read at a time
 ATOMIC_NUMBER_COUNT = 119
 
 
 class Descriptors(NamedTuple):
-    """S structures in 32 bytes each."""
+    """Descriptors of S structures, 32 bytes each."""
 
     composition: np.ndarray  # (S,) uint64; where it is periodic, of the smallest formula
     values: np.ndarray  # (S, WEIGHTS * ORDERS) float32
 
 
 class TwinCount(Spec):
-    """A number of structures that have a twin."""
+    """Numbers of structures that have a twin."""
 
-    equal: int = Field(description="one that is the same")
-    near: int = Field(description="one that is the same, or nearly")
+    equal: int = Field(description="structures with an equal twin")
+    near: int = Field(description="structures with a near twin; the equal ones are among them")
 
 
 class Twins(Spec):
-    """Structures of one split of one source that have a twin in a split of this or another source."""
+    """Structures of one split of one source that have a twin in one split of this or another source."""
 
     source: str
     split: str
@@ -63,22 +63,24 @@ class Twins(Spec):
 
 
 class Leakage(Spec):
-    """Duplicates over any number of sources."""
+    """Numbers of duplicates over any number of sources."""
 
-    structures: dict[str, dict[str, int]] = Field(description="source -> split -> how many there are")
+    structures: dict[str, dict[str, int]] = Field(description="source -> split -> number of structures")
     copies: int = Field(description="structures equal to an earlier one")
-    contradictions: int = Field(description="pairs of equal ones in one source with energies over 1 meV/atom apart")
-    leaked: dict[str, dict[str, TwinCount]] = Field(
-        description="source -> held-out split -> with a twin in any training split"
+    contradictions: int = Field(
+        description="pairs of equal structures of one source whose energies differ by more than 1 meV/atom"
     )
-    twins: tuple[Twins, ...] = Field(description="those that there are, also within one split")
+    leaked: dict[str, dict[str, TwinCount]] = Field(
+        description="source -> held-out split -> structures with a twin in any training split"
+    )
+    twins: tuple[Twins, ...] = Field(description="pairs of splits that have twins, also within one split")
 
 
 def compute_fingerprints(packed: Packed) -> np.ndarray:
-    """(S,) uint64: one number that equal structures have in common, on every machine, and hardly ever others.
+    """Return one number per structure, (S,) uint64, that is the same for equal structures on every machine.
 
-    For sets and joins over more data than `report` can hold. A copy in another frame is rounded to another number in
-    one of a thousand structures, which `report` has no trouble with.
+    It serves sets and joins over more data than `count_duplicates` can hold. For one structure in a thousand, a rotated
+    copy is rounded to another number; `count_duplicates` does not have this error.
     """
     found = describe_structures(packed)
     value = found.composition.copy()
@@ -88,7 +90,10 @@ def compute_fingerprints(packed: Packed) -> np.ndarray:
 
 
 def count_duplicates(sources: Mapping[str, Shards], parts: Sequence[Descriptors] | None = None) -> Leakage:
-    """Every structure against every other. In memory: 60 bytes a structure. `parts`: of each source, where it is known."""
+    """Compare every structure with every other; this takes 60 bytes of memory per structure.
+
+    `parts`: the descriptors of each source, if they are known.
+    """
     if parts is None:
         parts = [describe_structures(packed) for shards in sources.values() for packed in iterate_blocks(shards)]
     described = concatenate_descriptors(parts)
@@ -96,35 +101,30 @@ def count_duplicates(sources: Mapping[str, Shards], parts: Sequence[Descriptors]
     source = np.repeat(np.arange(len(sources)), [len(shards) for shards in sources.values()])
     energy = np.concatenate([shards.energy / shards.natoms for shards in sources.values()])
     place, places = len(splits.NAMES) * source + split, len(splits.NAMES) * len(sources)
-    seen, copies, contradictions = {"equal": [], "near": []}, [], 0
+    codes_of: dict[str, list[np.ndarray]] = {"equal": [], "near": []}
+    copies, contradictions = [], 0
     for a, b, equal in find_near_pairs(described):
         for kind, which in (("equal", equal), ("near", slice(None))):
-            codes = np.concatenate([a[which] * places + place[b[which]], b[which] * places + place[a[which]]])
-            seen[kind].append(np.unique(codes))
+            pair_codes = np.concatenate([a[which] * places + place[b[which]], b[which] * places + place[a[which]]])
+            codes_of[kind].append(np.unique(pair_codes))
         copies.append(np.unique(np.maximum(a, b)[equal]))
         contradictions += int(
             (equal & (source[a] == source[b]) & (abs(energy[a] - energy[b]) > MIN_CONTRADICTION_EV_PER_ATOM)).sum()
         )
-    codes = {kind: np.unique(np.concatenate([np.empty(0, np.int64), *found])) for kind, found in seen.items()}
-    tables = {kind: np.zeros((places, places), np.int64) for kind in codes}
-    leaks = {}
-    for kind, code in codes.items():
-        structure, twin = code // places, code % places
-        np.add.at(tables[kind], (place[structure], twin), 1)
-        trained_on = np.unique(structure[twin % len(splits.NAMES) == 0])
-        leaks[kind] = np.bincount(place[trained_on], minlength=places)
+    codes = {kind: np.unique(np.concatenate([np.empty(0, np.int64), *found])) for kind, found in codes_of.items()}
+    tables = {kind: _count_by_place(code, place, places) for kind, code in codes.items()}
+    leaks = {kind: _count_trained_on(code, place, places) for kind, code in codes.items()}
     named = [(name, part) for name in sources for part in splits.NAMES]
-    sizes, whole = np.bincount(place, minlength=places), {}
+    sizes = np.bincount(place, minlength=places)
+    structures: dict[str, dict[str, int]] = {}
     for k, (name, part) in enumerate(named):
-        whole.setdefault(name, {})[part] = int(sizes[k])
+        structures.setdefault(name, {})[part] = int(sizes[k])
+    held_out = [part for part in splits.NAMES if part != "train"]
     return Leakage(
-        structures=whole,
+        structures=structures,
         copies=len(np.unique(np.concatenate([np.empty(0, np.int64), *copies]))),
         contradictions=contradictions,
-        leaked={
-            name: {part: _count_twins(leaks, named.index((name, part))) for part in splits.NAMES if part != "train"}
-            for name in sources
-        },
+        leaked={name: {part: _count_twins(leaks, named.index((name, part))) for part in held_out} for name in sources},
         twins=tuple(
             Twins(
                 source=named[k][0],
@@ -133,9 +133,22 @@ def count_duplicates(sources: Mapping[str, Shards], parts: Sequence[Descriptors]
                 twin_split=named[t][1],
                 count=_count_twins(tables, (k, t)),
             )
-            for k, t in zip(*np.nonzero(tables["near"]))
+            for k, t in np.argwhere(tables["near"]).tolist()
         ),
     )
+
+
+def _count_by_place(code: np.ndarray, place: np.ndarray, places: int) -> np.ndarray:
+    """Return (places, places): structures by their own place and by that of a twin; a place is a split of a source."""
+    table = np.zeros((places, places), np.int64)
+    np.add.at(table, (place[code // places], code % places), 1)
+    return table
+
+
+def _count_trained_on(code: np.ndarray, place: np.ndarray, places: int) -> np.ndarray:
+    """Return (places,): structures that have a twin in any training split."""
+    trained_on = np.unique((code // places)[code % places % len(splits.NAMES) == 0])
+    return np.bincount(place[trained_on], minlength=places)
 
 
 def _count_twins(tables: dict[str, np.ndarray], place: int | tuple[int, int]) -> TwinCount:
@@ -152,7 +165,10 @@ def iterate_blocks(shards: Shards) -> Iterator[Packed]:
 
 
 def find_near_pairs(described: Descriptors) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(one, other, whether equal) of all pairs that are near, each once: by sorting, then with the next, the one after, ..."""
+    """Yield all near pairs, each once, as (one, other, is_equal).
+
+    Structures are sorted, and each is compared with the next, the one after the next, and so on.
+    """
     first = described.values[:, 0]
     order = np.lexsort((first, described.composition))
     here = np.arange(len(order))
@@ -173,7 +189,11 @@ def find_near_pairs(described: Descriptors) -> Iterator[tuple[np.ndarray, np.nda
 
 # -------------------------------------------------------------------------------------------------- one structure
 def describe_structures(packed: Packed) -> Descriptors:
-    """On a busy core 150 thousand molecules of 8 atoms a second, 26 thousand of 27, 7 thousand dense crystals of 31."""
+    """Compute the descriptors of all structures.
+
+    Measured on a busy core, per second: 150 thousand molecules of 8 atoms, 26 thousand of 27, 7 thousand dense crystals
+    of 31.
+    """
     ptr = packed.ptr
     cuts = np.unique(
         [0, *np.searchsorted(ptr, np.arange(ATOMS_PER_PIECE, ptr[-1], ATOMS_PER_PIECE)), len(packed.natoms)]
@@ -184,7 +204,7 @@ def describe_structures(packed: Packed) -> Descriptors:
 
 
 def _sum_over_pairs(packed: Packed, ptr: np.ndarray, first: int, last: int) -> np.ndarray:
-    """(structures, values), over each pair of neighbours twice"""
+    """Return (structures, values), summed over each pair of neighbours twice."""
     atoms, cell, pbc = slice(ptr[first], ptr[last]), packed.cell[first:last], packed.pbc[first:last]
     x, numbers = packed.positions[atoms], packed.numbers[atoms].astype(np.int64)
     edges = neighbors.batch_edges(x, ptr[first : last + 1] - ptr[first], cell, pbc, CUTOFF_ANGSTROM)
@@ -210,7 +230,7 @@ def _sum_over_pairs(packed: Packed, ptr: np.ndarray, first: int, last: int) -> n
 
 
 def _encode_composition(packed: Packed) -> np.ndarray:
-    """(S,) uint64: a sum of numbers drawn for each element"""
+    """Return (S,) uint64, the sum of one random number per atom that depends on its element."""
     elements, counts = composition(packed)
     counts = counts.astype(np.int64)
     periodic = packed.pbc.any(1)
@@ -221,13 +241,13 @@ def _encode_composition(packed: Packed) -> np.ndarray:
 
 
 def _draw_integers(name: str) -> np.ndarray:
-    """(ELEMENTS,) uint64, the same everywhere and for ever"""
+    """Return (ATOMIC_NUMBER_COUNT,) uint64, the same on every machine and in every version."""
     digests = [hashlib.sha256(f"{name} {z}".encode()).digest()[:8] for z in range(ATOMIC_NUMBER_COUNT)]
     return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
 
 def _mix_bits(values: np.ndarray) -> np.ndarray:
-    """Every bit of the result depends on every bit of the value: two rounds of xor-shift and an odd factor."""
+    """Mix the bits of each value, so that each bit of the result depends on all of them: xor-shift and multiply, twice."""
     for factor in (0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93):
         values = (values ^ (values >> np.uint64(32))) * np.uint64(factor)
     return values ^ (values >> np.uint64(32))

@@ -1,4 +1,4 @@
-"""What the checks need to know of every structure, measured in one pass over the shards; about 90 bytes a structure."""
+"""Measurements of every structure that the checks need, made in one pass over the shards; about 90 bytes a structure."""
 
 from __future__ import annotations
 
@@ -17,58 +17,64 @@ from gnnscale.data.storage.manifest import composition
 from gnnscale.data.storage.mapped import Shards
 from gnnscale.data.storage.packed import Packed
 
-CONTACT_REACH_ANGSTROM = 3.0  # Angstrom: every bond is shorter, and so is half the sum of any two covalent radii
-ATOMS_PER_PIECE = 1 << 13  # whose neighbours are found at a time: what stays in the cache
-FIRST_UNKNOWN_COMPOSITION = np.uint64(1 << 63)  # and on: compositions of those that cannot be described, each its own
-MIN_LATTICE_RANK_ANGSTROM = 1e-3  # Angstrom: lattice vectors nearer to a plane than this have no volume
-EDGES_PER_ATOM_GUESS = 24  # edges of an atom within REACH for which there is room at the first try
+CONTACT_REACH_ANGSTROM = 3.0  # every bond is shorter, and so is half the sum of any two covalent radii
+ATOMS_PER_PIECE = 1 << 13  # whose neighbours are found together, as they fit into the cache
+FIRST_UNKNOWN_COMPOSITION = np.uint64(
+    1 << 63
+)  # structures that cannot be described have compositions from here on, each its own
+MIN_LATTICE_RANK_ANGSTROM = 1e-3  # lattice vectors nearer to a plane than this span no volume
+EDGES_PER_ATOM_GUESS = 24  # edges of an atom within the reach; a list that is too short is made again
 CONTACT_BINS = np.linspace(0, 4, 401)  # of distance / sum of covalent radii
 COVALENT_RADII_ANGSTROM = np.asarray(covalent_radii, np.float32)
 BAD_GEOMETRY, BAD_ENERGY, BAD_FORCES, BAD_STRESS, NO_FORCES = 1, 2, 4, 8, 16
 
 
 class Measurements(NamedTuple):
-    """S structures."""
+    """Measurements of S structures."""
 
     defects: np.ndarray  # (S,) uint8, bits as above
     described: duplicates.Descriptors  # zeros where the geometry is bad
     force: np.ndarray  # (S,) float32, eV/Angstrom, largest on an atom; NaN without forces
     net: np.ndarray  # (S,) float32, eV/Angstrom, |sum of forces| / atoms; NaN without forces
     unmoved: np.ndarray  # (S,) int32, atoms whose force is exactly zero
-    contact: np.ndarray  # (S,) float32, smallest distance / sum of covalent radii; inf if there is none within REACH
+    contact: (
+        np.ndarray
+    )  # (S,) float32, smallest distance / sum of covalent radii; inf if there is none within CONTACT_REACH_ANGSTROM
     isolated: np.ndarray  # (S,) int32, atoms with no neighbour within the cutoff
     gaps: np.ndarray  # (S, 3) float32, Angstrom, widest empty layer along each vector of the cell; NaN without cell
     volume: np.ndarray  # (S,) float32, Angstrom^3 per atom; NaN without cell
 
 
 class MeasuredSource(NamedTuple):
-    """One converted dataset, and all that was measured of it."""
+    """One converted dataset with its measurements."""
 
     name: str
     shards: Shards
-    seen: Measurements
-    nearest: np.ndarray  # (bins,) atoms by distance to the nearest / sum of covalent radii; the last: none within REACH
+    measured: Measurements
+    nearest: (
+        np.ndarray
+    )  # (bins,) atoms by distance to the nearest / sum of covalent radii; the last: none within the reach
     elements: np.ndarray  # (E,) atomic numbers
     formulas: np.ndarray  # (F, E) float32, shares of the elements in each composition that occurs
-    formula: np.ndarray  # (S,) which of them
+    formula: np.ndarray  # (S,) index into formulas
 
     @property
     def per_atom(self) -> np.ndarray:
         return self.shards.energy / self.shards.natoms  # (S,) eV
 
-    def place(self, structure: int) -> str:
+    def origin(self, structure: int) -> str:
         return self.shards.origin(structure)
 
 
 def measure_source(name: str, path: Path, progress: Callable[[int], None] = lambda done: None) -> MeasuredSource:
-    """All of one dataset; `progress` is told how many structures are done."""
+    """Measure all structures of one dataset; `progress` is called with the number of structures of each block."""
     shards = mapped.open_shards(path)
     elements = np.array(sorted(shards.manifest.total.elements), np.int64)
     parts, nearest, rows, keys = [], np.zeros(len(CONTACT_BINS), np.int64), [], []
     for start in range(0, len(shards), duplicates.STRUCTURES_PER_BLOCK):
         chosen = np.arange(start, min(start + duplicates.STRUCTURES_PER_BLOCK, len(shards)))
-        seen, near, key, row = _measure_block(shards, chosen, shards.manifest.cutoff, elements)
-        parts.append(seen)
+        measured, near, key, row = _measure_block(shards, chosen, shards.manifest.cutoff, elements)
+        parts.append(measured)
         nearest += near
         keys.append(key)
         rows.append(row)
@@ -97,19 +103,21 @@ def _measure_block(shards: Shards, chosen: np.ndarray, cutoff: float, elements: 
     contact, isolated, nearest = _measure_contacts(geometry, cutoff)
     force, net, unmoved = _measure_forces(packed, defects)
     gaps, volume = _measure_cells(geometry)
-    seen = Measurements(defects, described, force, net, unmoved, contact, isolated, gaps, volume)
+    measured = Measurements(defects, described, force, net, unmoved, contact, isolated, gaps, volume)
     if not whole:
-        filled = {name: _scatter(getattr(seen, name), sound, len(chosen), empty) for name, empty in _UNMEASURED.items()}
+        filled = {
+            name: _scatter(getattr(measured, name), sound, len(chosen), empty) for name, empty in _UNMEASURED.items()
+        }
         described = duplicates.Descriptors(*(_scatter(array, sound, len(chosen), 0) for array in described))
         described.composition[defects & BAD_GEOMETRY > 0] = FIRST_UNKNOWN_COMPOSITION + chosen[
             defects & BAD_GEOMETRY > 0
         ].astype(np.uint64)
-        seen = seen._replace(described=described, **filled)
+        measured = measured._replace(described=described, **filled)
     present, counts = composition(packed)
     row = np.zeros((len(chosen), len(elements)), np.float32)
     row[:, np.searchsorted(elements, present)] = counts / packed.natoms[:, None]
-    key, first = np.unique(seen.described.composition, return_index=True)
-    return seen, nearest, key, row[first]
+    key, first = np.unique(measured.described.composition, return_index=True)
+    return measured, nearest, key, row[first]
 
 
 _UNMEASURED = {
@@ -127,7 +135,10 @@ def _scatter(values: np.ndarray, where: np.ndarray, length: int, empty: float) -
 
 
 def _find_defects(packed: Packed) -> np.ndarray:
-    """(S,) uint8. A label that is missing is NaN throughout; a part of one, or anything infinite, is a defect."""
+    """Return the defect bits of each structure, (S,) uint8.
+
+    A missing label is NaN throughout. A label that is NaN in part, or infinite, is a defect.
+    """
     ptr, found = packed.ptr, np.zeros(len(packed.natoms), np.uint8)
     bad = ~np.isfinite(packed.cell).all((1, 2)) | _any_atom(~np.isfinite(packed.positions).all(1), ptr)
     repeated = np.where(packed.pbc[:, :, None] & ~bad[:, None, None], packed.cell, 0)  # lattice vectors that count
@@ -160,7 +171,7 @@ def _measure_forces(packed: Packed, defects: np.ndarray) -> tuple[np.ndarray, np
 
 # ------------------------------------------------------------------------------------------------------- neighbours
 def _measure_contacts(packed: Packed, cutoff: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(smallest share of the radii, isolated atoms) of each structure, and a histogram over atoms"""
+    """Return the smallest contact and the isolated atoms of each structure, and a histogram of contacts over atoms."""
     ptr, reach = packed.ptr, min(CONTACT_REACH_ANGSTROM, cutoff)
     contact = np.full(len(packed.natoms), np.inf, np.float32)
     isolated, nearest = np.zeros(len(packed.natoms), np.int32), np.zeros(len(CONTACT_BINS), np.int64)
@@ -168,9 +179,9 @@ def _measure_contacts(packed: Packed, cutoff: float) -> tuple[np.ndarray, np.nda
         share, lonely = _find_nearest(packed, ptr, first, last, reach)
         begin = ptr[first:last] - ptr[first]
         contact[first:last] = np.minimum.reduceat(share, begin)
-        if reach < cutoff:  # only where some atom has nobody within reach is the longer list worth its time
+        if reach < cutoff:  # the longer list takes time, so only structures with an atom that has no neighbour get it
             for k in np.flatnonzero(np.logical_or.reduceat(lonely, begin)) + first:
-                isolated[k] = _find_nearest(packed, ptr, k, k + 1, cutoff)[1].sum()
+                isolated[k] = _find_nearest(packed, ptr, int(k), int(k) + 1, cutoff)[1].sum()
         else:
             isolated[first:last] = np.add.reduceat(lonely.astype(np.int32), begin)
         nearest += np.bincount(
@@ -183,13 +194,13 @@ def _measure_contacts(packed: Packed, cutoff: float) -> tuple[np.ndarray, np.nda
 def _find_nearest(
     packed: Packed, ptr: np.ndarray, first: int, last: int, reach: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(atoms,) distance to the nearest over the sum of radii, inf if there is none; and whether there is none"""
+    """Return per atom the distance to the nearest over the sum of radii (inf if there is none), and if there is none."""
     atoms = slice(int(ptr[first]), int(ptr[last]))
     x, cell = packed.positions[atoms], packed.cell[first:last]
     begin = ptr[first : last + 1] - atoms.start
     edges = neighbors.batch_edges(x, begin, cell, packed.pbc[first:last], reach, capacity=EDGES_PER_ATOM_GUESS * len(x))
     vectors = x[edges.senders] - x[edges.receivers]
-    across = np.flatnonzero(edges.shifts.any(1))  # the few that go through a face
+    across = np.flatnonzero(edges.shifts.any(1))  # the few edges that cross a face of the cell
     box = cell[np.searchsorted(edges.ptr, across, side="right") - 1]
     vectors[across] += np.einsum("ei,eij->ej", edges.shifts[across], box)
     radii = COVALENT_RADII_ANGSTROM[packed.numbers[atoms]]
@@ -209,7 +220,7 @@ def split_by_atoms(ptr: np.ndarray) -> Iterator[tuple[int, int]]:
 
 # --------------------------------------------------------------------------------------------------------------- box
 def _measure_cells(packed: Packed) -> tuple[np.ndarray, np.ndarray]:
-    """Widest layer without the centre of an atom along each vector, and the volume of an atom; NaN where no cell is."""
+    """Return the widest empty layer along each lattice vector, and the volume per atom; NaN without a cell."""
     cell = packed.cell.astype(np.float64)
     volume = np.abs(np.linalg.det(cell))
     has = volume > 1e-3
@@ -228,8 +239,8 @@ def _measure_cells(packed: Packed) -> tuple[np.ndarray, np.ndarray]:
     for axis in range(3):
         along = fractional[:, axis] % 1.0
         along[along >= 1.0] = 0.0
-        order = np.sort(owner + along)  # within each structure; whole parts say which
+        order = np.sort(owner + along)  # the integer part is the structure, so each is sorted by itself
         widths = np.diff(order, append=0.0)
-        widths[ends - 1] = order[begin] + 1 - order[ends - 1]  # round the corner
+        widths[ends - 1] = order[begin] + 1 - order[ends - 1]  # from the last atom to the image of the first
         gaps[has, axis] = np.maximum.reduceat(widths, begin) * heights[:, axis]
     return gaps, per_atom

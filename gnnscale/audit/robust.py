@@ -1,4 +1,4 @@
-"""Medians and deviations that a few wrong values do not move."""
+"""Statistics that a few wrong values do not change: medians by group, spread, a fit of least absolute deviations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ STANDARD_DEVIATIONS_PER_MAD = 1.4826  # of a normal distribution: standard devia
 
 
 def compute_group_medians(values: np.ndarray, group: np.ndarray, groups: int) -> np.ndarray:
-    """(groups,) median of the values of each; NaN where there is none"""
+    """Return (groups,) the median of the values of each group; NaN for a group without values."""
     order = np.lexsort((values, group))
     counts = np.bincount(group, minlength=groups)
     ends = np.cumsum(counts)
@@ -20,9 +20,9 @@ def compute_group_medians(values: np.ndarray, group: np.ndarray, groups: int) ->
 
 
 def estimate_spread(deviations: np.ndarray) -> float:
-    """As a standard deviation: from the median, or where tails are heavier than a normal distribution's from its 95 %.
+    """Estimate a standard deviation from the median, or from the 95 % quantile if the tails are heavier than normal.
 
-    Distortions and relaxations have such tails; up to a twentieth of the values may be wrong without moving it.
+    Distortions and relaxations have such tails. A twentieth of the values may be wrong without changing the estimate.
     """
     if not len(deviations):
         return 0.0
@@ -33,13 +33,13 @@ def estimate_spread(deviations: np.ndarray) -> float:
 
 
 def fit_least_absolute(rows: np.ndarray, values: np.ndarray, weights: np.ndarray, rounds: int = 20) -> np.ndarray:
-    """(columns,) near the minimum of sum w |rows x - values|, by reweighting; of least norm about the mean value."""
-    mean = np.median(values)
-    left, solution = values - mean, np.zeros(rows.shape[1])
+    """Return (columns,) near the minimum of sum w |rows x - values|, by reweighting; of least norm about the median."""
+    middle = np.median(values)
+    left, solution = values - middle, np.zeros(rows.shape[1])
     scale = max(estimate_spread(left), 1e-6)
     strength = weights.astype(np.float64)
     for _ in range(rounds):
         normal = rows.T @ (rows * strength[:, None])
         solution = np.linalg.pinv(normal, rcond=1e-9, hermitian=True) @ (rows.T @ (strength * left))
         strength = weights / np.maximum(np.abs(rows @ solution - left), 1e-3 * scale)
-    return solution + mean  # rows are shares: they sum to one
+    return solution + middle  # rows are shares: they sum to one

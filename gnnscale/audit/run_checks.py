@@ -1,4 +1,4 @@
-"""All checks over all sources: from what was measured to findings, a quarantine and the numbers of the page."""
+"""The run of all checks over all sources: measurements in; findings, a quarantine and a summary of each source out."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ase.data import chemical_symbols
 from gnnscale.audit import duplicates, measure, robust
 from gnnscale.audit.check_results import (
     CHECK_TITLES,
+    SEVERITIES,
     Audit,
     Flagged,
     Histogram,
@@ -42,17 +43,16 @@ CHECKS_OF_ONE_SOURCE = (
 )
 CHECKS_OF_ALL_SOURCES = (label_units.check_units_between_sources, copies_and_splits.check_unseen_elements)
 CHECKS_OF_TWINS = (copies_and_splits.check_copies, copies_and_splits.check_leaks)
-MAX_DRAWN_CONTACT = 1.5  # of the covalent radii: contacts beyond are drawn there
-SEVERITIES = ("error", "warning", "note")
+MAX_DRAWN_CONTACT = 1.5  # over the sum of covalent radii; longer contacts are drawn there
 
 
-def run_checks(sources: Sequence[MeasuredSource], asked: AuditSettings) -> tuple[Audit, Quarantine]:
+def run_checks(sources: Sequence[MeasuredSource], settings: AuditSettings) -> tuple[Audit, Quarantine]:
     flagged: list[Flagged] = [
-        found for source in sources for check in CHECKS_OF_ONE_SOURCE for found in check(source, asked)
+        found for source in sources for check in CHECKS_OF_ONE_SOURCE for found in check(source, settings)
     ]
-    flagged += [found for check in CHECKS_OF_ALL_SOURCES for found in check(sources, asked)]
+    flagged += [found for check in CHECKS_OF_ALL_SOURCES for found in check(sources, settings)]
     table = copies_and_splits.AllStructures(sources)
-    flagged += [found for check in CHECKS_OF_TWINS for found in check(table, asked)]
+    flagged += [found for check in CHECKS_OF_TWINS for found in check(table, settings)]
     order = list(CHECK_TITLES)
     flagged.sort(
         key=lambda f: (
@@ -63,7 +63,7 @@ def run_checks(sources: Sequence[MeasuredSource], asked: AuditSettings) -> tuple
         )
     )
     left_out = collect_quarantine(flagged)
-    leaks = duplicates.count_duplicates({s.name: s.shards for s in sources}, [s.seen.described for s in sources])
+    leaks = duplicates.count_duplicates({s.name: s.shards for s in sources}, [s.measured.described for s in sources])
     audit = Audit(
         sources={source.name: summarise_source(source) for source in sources},
         findings=tuple(f.finding for f in flagged),
@@ -74,12 +74,12 @@ def run_checks(sources: Sequence[MeasuredSource], asked: AuditSettings) -> tuple
 
 
 def summarise_source(source: MeasuredSource) -> SourceSummary:
-    shards, seen = source.shards, source.seen
+    shards, measured = source.shards, source.measured
     counts = np.bincount(shards.split, minlength=len(splits.NAMES))
     elements = Counter({chemical_symbols[z]: n for z, n in shards.manifest.total.elements.items()})
     labels = {
         "energy": int(np.isfinite(shards.energy).sum()),
-        "forces": int((seen.defects & measure.NO_FORCES == 0).sum()),
+        "forces": int((measured.defects & measure.NO_FORCES == 0).sum()),
         "stress": int((shards.flags & HAS_STRESS > 0).sum()),
     }
     return SourceSummary(
@@ -92,28 +92,31 @@ def summarise_source(source: MeasuredSource) -> SourceSummary:
         elements=dict(sorted(elements.items(), key=lambda e: (-e[1], e[0]))),
         sizes=make_histogram(shards.natoms, whole=True),
         energies=make_histogram(compute_energy_residuals(source)),
-        forces=make_histogram(np.log10(np.maximum(seen.force, 1e-4))),
-        contacts=make_histogram(np.minimum(seen.contact, MAX_DRAWN_CONTACT)),
+        forces=make_histogram(np.log10(np.maximum(measured.force, 1e-4))),
+        contacts=make_histogram(np.minimum(measured.contact, MAX_DRAWN_CONTACT)),
     )
 
 
 def compute_energy_residuals(source: MeasuredSource) -> np.ndarray:
-    """(S,) eV/atom, less what its elements have on the mean; NaN where unknown"""
+    """Return (S,) the energy in eV/atom less the mean of its elements; NaN where unknown."""
     values = np.where(np.isfinite(source.shards.energy), source.per_atom, np.nan)
     known = np.isfinite(values)
     middle = robust.compute_group_medians(values[known], source.formula[known], len(source.formulas))
-    seen = np.flatnonzero(np.isfinite(middle))
-    if not len(seen):
+    present = np.flatnonzero(np.isfinite(middle))
+    if not len(present):
         return values
-    counts = np.bincount(source.formula[known], minlength=len(source.formulas))[seen].astype(np.float64)
+    counts = np.bincount(source.formula[known], minlength=len(source.formulas))[present].astype(np.float64)
     taken = source.formulas.astype(np.float64) @ robust.fit_least_absolute(
-        source.formulas[seen].astype(np.float64), middle[seen], counts
+        source.formulas[present].astype(np.float64), middle[present], counts
     )
     return values - taken[source.formula]
 
 
 def make_histogram(values: np.ndarray, whole: bool = False, bins: int = 32) -> Histogram | None:
-    """Of what is finite. The ends are those of all but 1 in 1000 at either side, and what lies beyond is in the end bins."""
+    """Count the finite values in bins, or return None if there are none.
+
+    The ends leave out 1 value in 1000 at either side; values beyond are counted in the first and the last bin.
+    """
     values = np.asarray(values, np.float64)[np.isfinite(values)]
     if not len(values):
         return None
@@ -122,7 +125,7 @@ def make_histogram(values: np.ndarray, whole: bool = False, bins: int = 32) -> H
         low, high = (
             values.min() - 0.5,
             max(values.max(), values.min() + 7) + 0.5,
-        )  # one size alone is a bar, not a block
+        )  # a single size is drawn as a bar and not as a block
         step = np.ceil((high - low) / bins)
         bins = int(np.ceil((high - low) / step))
         high = low + bins * step

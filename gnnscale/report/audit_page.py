@@ -1,4 +1,4 @@
-"""audit.html: what was looked for and what was found, first as a table, then each finding, then the data in pictures."""
+"""The page audit.html: a table of checks, then each finding, then histograms of the data."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from html import escape
 from gnnscale.audit.check_results import CHECK_TITLES, Audit, Finding, Histogram, SourceSummary
 from gnnscale.report.html import RawHtml, render_document, render_section, render_table
 
-VERDICT_WORDS = {"error": "wrong", "warning": "doubtful", "note": "to know", None: "in order"}
+VERDICT_WORDS = {"error": "error", "warning": "warning", "note": "note", None: "passed"}
 VERDICT_COLOURS = {"error": "#d55e00", "warning": "#e69f00", "note": "#0072b2", None: "#009e73"}
-PLOT_WIDTH, PLOT_HEIGHT = 240, 64  # of a histogram
-MAX_ELEMENTS = 16  # elements shown
+PLOT_WIDTH, PLOT_HEIGHT = 240, 64  # units of the SVG
+MAX_ELEMENTS = 16  # the most frequent ones are shown
 PLOTS_NOTE = (
-    "Below, structures by size; by energy per atom less what their elements have on the mean; by the largest force on an "
-    "atom, on a logarithmic scale; by the shortest distance over the sum of the two covalent radii. The first and the "
-    "last bar hold also what lies beyond."
+    "The histograms show the structures by size, by energy per atom less the mean of their elements, by the largest force "
+    "on an atom (logarithmic scale), and by the shortest distance over the sum of the two covalent radii. The first and "
+    "the last bar include all values beyond."
 )
 AUDIT_CSS = """
 .verdict { white-space: nowrap; font-weight: 600; }
@@ -23,7 +23,7 @@ AUDIT_CSS = """
   margin-right: .5em; background: var(--mark); }
 .finding { margin: 0 0 1.1rem; } .finding .verdict { margin-right: .5rem; }
 .finding p { margin: .2rem 0; } h3 { font-size: 1rem; margin: 1.8rem 0 .4rem; }
-td.told { white-space: normal; } .checks td { white-space: normal; }
+.checks td { white-space: normal; }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(175px, 1fr)); gap: .8rem 1.4rem; }
 .plots figure { margin: 0; } .plots svg { background: none; overflow: visible; } .plots rect { fill: var(--bar); }
 .plots text { fill: var(--soft); font-size: 7.5px; text-anchor: middle; }
@@ -39,39 +39,34 @@ def render_audit_page(audit: Audit) -> str:
     drawn = "".join(render_plots(name, source) for name, source in audit.sources.items())
     body = [
         f"<style>{AUDIT_CSS}</style>",
-        "<h1>Is the data beyond doubt?</h1>",
+        "<h1>Audit of the data</h1>",
         f'<p class="soft">{structures:,} structures with {atoms:,} atoms: {escape(", ".join(audit.sources))}.</p>',
         f'<p class="lead">{escape(summarise_verdicts(audit))}</p>',
-        render_section("What was looked for", render_checks(audit)),
+        render_section("Checks", render_checks(audit)),
         render_section(
-            "What was found",
-            render_findings(audit, ("error", "warning")) or "<p>Nothing that is wrong or doubtful.</p>",
+            "Errors and warnings",
+            render_findings(audit, ("error", "warning")) or "<p>No errors and no warnings.</p>",
         ),
-        render_section("What to do", render_remedy(audit)),
-        render_section("Good to know", render_findings(audit, ("note",))),
+        render_section("Structures to leave out", render_remedy(audit)),
+        render_section("Notes", render_findings(audit, ("note",))),
         render_section("The data", render_sources(audit) + f'<p class="note">{PLOTS_NOTE}</p>' + drawn),
-        render_section("The same structure in several places", render_twins(audit)),
+        render_section("Duplicates", render_twins(audit)),
     ]
     return render_document("Audit of the data", body)
 
 
 def summarise_verdicts(audit: Audit) -> str:
-    counts = {
-        severity: sum(audit.verdict(check) == severity for check in CHECK_TITLES) for severity in (*VERDICT_WORDS,)
-    }
-    parts = [
-        f"{counts[severity]} {'is' if counts[severity] == 1 else 'are'} {VERDICT_WORDS[severity]}"
-        for severity in ("error", "warning")
-        if counts[severity]
-    ]
-    said = (
-        f"Of {len(CHECK_TITLES)} checks, {' and '.join(parts)}."
-        if parts
-        else f"All {len(CHECK_TITLES)} checks are passed."
+    parts = []
+    for severity in ("error", "warning"):
+        count = sum(audit.verdict(check) == severity for check in CHECK_TITLES)
+        if count:
+            parts.append(f"{count} {'ends' if count == 1 else 'end'} with {VERDICT_WORDS[severity]}s")
+    checks = (
+        f"Of {len(CHECK_TITLES)} checks, {' and '.join(parts)}" if parts else f"All {len(CHECK_TITLES)} checks passed"
     )
     left = audit.quarantined
-    verb = "structure is" if left == 1 else "structures are"
-    return f"{said} {f'{left:,} {verb} surely wrong or a copy' if left else 'Nothing is surely wrong'}."
+    noun = "1 structure has" if left == 1 else f"{left:,} structures have"
+    return f"{checks}. {noun if left else 'No structure has'} to be left out."
 
 
 def render_checks(audit: Audit) -> str:
@@ -83,7 +78,7 @@ def render_checks(audit: Audit) -> str:
         where = ", ".join(dict.fromkeys(finding.source for finding in grave or mine))
         rows.append([title, RawHtml(render_verdict(audit.verdict(check))), where, f"{count:,}" if count else ""])
     return (
-        f'<div class="checks">{render_table(["check", "verdict", "where", "structures"], rows, numbers_from=3)}</div>'
+        f'<div class="checks">{render_table(["check", "verdict", "sources", "structures"], rows, numbers_from=3)}</div>'
     )
 
 
@@ -101,7 +96,7 @@ def render_findings(audit: Audit, severities: tuple[str, ...]) -> str:
 
 
 def render_finding(finding: Finding) -> str:
-    share = f" {format_share(finding.count, finding.of)} of the source." if finding.count else ""
+    share = f" {format_share(finding.count, finding.examined)} of the source." if finding.count else ""
     kept = (
         f" In quarantine.json: {format_share(finding.quarantined, finding.count)} of them."
         if finding.quarantined
@@ -111,23 +106,23 @@ def render_finding(finding: Finding) -> str:
     more = ""
     if finding.examples:
         rows = [
-            [example.place, RawHtml(f'<div class="wide-text">{escape(example.said)}</div>')]
+            [example.origin, RawHtml(f'<div class="wide-text">{escape(example.description)}</div>')]
             for example in finding.examples
         ]
-        few = "all of them" if finding.count == len(rows) else f"{len(rows)} of them, the worst first"
-        listed = render_table(["place in the raw files", "what"], rows, numbers_from=9)
+        few = "all of them" if finding.count == len(rows) else f"the worst {len(rows)} of them"
+        listed = render_table(["place in the raw files", "description"], rows, numbers_from=9)
         more = f'<details class="note"><summary>{few}</summary>{listed}</details>'
     return f'<div class="finding"><p>{text}<span class="soft">{share}{kept}</span></p>{more}</div>'
 
 
 def render_remedy(audit: Audit) -> str:
-    before = f" {audit.left_out:,} were left out already, and stay on the list." if audit.left_out else ""
+    before = f" {audit.left_out:,} were left out already and stay on the list." if audit.left_out else ""
     if not audit.quarantined:
-        return f"<p>No structure of these has to be left out.{before}</p>"
+        return f"<p>No structure has to be left out.{before}</p>"
     noun = "1 structure" if audit.quarantined == 1 else f"{audit.quarantined:,} structures"
     return (
-        f"<p>quarantine.json lists {noun} with reasons. None of them has been left out: to do so, give the list to the "
-        f"sources of the study, and run it again.{before}</p>"
+        f"<p>quarantine.json lists {noun} to leave out, with reasons. The study still contains them. To leave them out, name "
+        f"this file in the sources of the study, as below, and run the study again.{before}</p>"
         "<pre class='scroll'>data:\n  - {name: ..., dataset: ..., quarantine: runs/.../quarantine.json}</pre>"
     )
 
@@ -164,16 +159,18 @@ def render_sources(audit: Audit) -> str:
 
 
 def format_share(count: int, of: int) -> str:
-    """Rounded, but never to what it is not."""
+    """Format a share, rounded, but never to all or none."""
     return "all" if count == of else "none" if not count else f"{min(99.9, 100 * count / of):.2g} %"
 
 
 def render_plots(name: str, source: SourceSummary) -> str:
     total = sum(source.elements.values())
-    told = ", ".join(f"{symbol} {format_share(n, total)}" for symbol, n in list(source.elements.items())[:MAX_ELEMENTS])
+    shares = ", ".join(
+        f"{symbol} {format_share(n, total)}" for symbol, n in list(source.elements.items())[:MAX_ELEMENTS]
+    )
     others = len(source.elements) - MAX_ELEMENTS
     if others > 0:
-        told += f", and {others} more element{'' if others == 1 else 's'}"
+        shares += f", and {others} more element{'' if others == 1 else 's'}"
     plots = [
         draw_elements(source),
         draw_histogram(source.sizes, "atoms of a structure", whole=True),
@@ -181,11 +178,12 @@ def render_plots(name: str, source: SourceSummary) -> str:
         draw_histogram(source.forces, "largest force, eV/Å", powers=True),
         draw_histogram(source.contacts, "shortest contact / radii"),
     ]
-    return f'<h3>{escape(name)}</h3><p class="note">Of the atoms: {escape(told)}.</p><div class="plots">{"".join(plots)}</div>'
+    note = f'<p class="note">Atoms by element: {escape(shares)}.</p>'
+    return f'<h3>{escape(name)}</h3>{note}<div class="plots">{"".join(plots)}</div>'
 
 
 def draw_elements(source: SourceSummary) -> str:
-    """Of the most frequent elements"""
+    """Draw the numbers of atoms of the most frequent elements."""
     most = list(source.elements.items())[:MAX_ELEMENTS]
     wide, top = PLOT_WIDTH / MAX_ELEMENTS, most[0][1]
     drawn = draw_bars([n / top for _, n in most], wide)
@@ -200,7 +198,7 @@ def draw_histogram(found: Histogram | None, what: str, powers: bool = False, who
         return ""
     top = max(found.counts)
     ends = [found.edges[0], (found.edges[0] + found.edges[-1]) / 2, found.edges[-1]]
-    if whole:  # the bins are about whole numbers
+    if whole:  # bins are centred at whole numbers
         ends = [ends[0] + 0.5, ends[1], ends[2] - 0.5]
     labels = "".join(f"<span>{f'{10**e:.2g}' if powers else f'{e:.3g}'}</span>" for e in ends)
     drawn = draw_bars([n / top for n in found.counts], PLOT_WIDTH / len(found.counts))
@@ -209,7 +207,8 @@ def draw_histogram(found: Histogram | None, what: str, powers: bool = False, who
 
 def draw_bars(shares: list[float], wide: float) -> str:
     return "".join(
-        f'<rect x="{k * wide:.1f}" y="{PLOT_HEIGHT * (1 - share):.1f}" width="{0.9 * wide:.1f}" height="{PLOT_HEIGHT * share:.1f}"/>'
+        f'<rect x="{k * wide:.1f}" y="{PLOT_HEIGHT * (1 - share):.1f}" width="{0.9 * wide:.1f}" '
+        f'height="{PLOT_HEIGHT * share:.1f}"/>'
         for k, share in enumerate(shares)
         if share
     )
@@ -231,9 +230,9 @@ def render_twins(audit: Audit) -> str:
         ]
         for t in audit.leakage.twins
     ]
-    note = '<p class="note">Structures of the first that have a twin in the second, equal or nearly.</p>'
+    note = '<p class="note">Structures of the first split with an equal or nearly equal structure in the second.</p>'
     return (
-        note + render_table(["structures of", "with a twin in", "equal", "nearly"], list(rows), numbers_from=2)
+        note + render_table(["structures of", "with a twin in", "equal", "nearly equal"], list(rows), numbers_from=2)
         if rows
         else ""
     )

@@ -1,8 +1,9 @@
-"""How every page looks: one file of HTML that needs nothing else, built of plain strings. What is not Raw is escaped."""
+"""The HTML of all pages: style sheet, document, section and table; text is escaped unless it is RawHtml."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from html import escape
 
 PAGE_CSS = """
@@ -48,7 +49,7 @@ tr.chosen td { font-weight: 600; } summary { cursor: pointer; margin-top: .6rem;
 
 
 class RawHtml(str):
-    """A string that is HTML already."""
+    """A string that already is HTML."""
 
 
 def render_document(title: str, body: list[str]) -> str:
@@ -66,9 +67,9 @@ def render_section(heading: str, content: str) -> str:
 
 
 def render_table(
-    heads: list[str], rows: list[list[str]], classes: list[str] | None = None, numbers_from: int = 1
+    heads: Sequence[str], rows: Sequence[Sequence[str]], classes: list[str] | None = None, numbers_from: int = 1
 ) -> str:
-    """Cells are text, and escaped, unless Raw; columns from `numbers_from` on are aligned as numbers."""
+    """Render a table; cells that are not RawHtml are escaped, columns from `numbers_from` on are aligned as numbers."""
     if not rows:
         return ""
 
@@ -89,7 +90,7 @@ def render_table(
 
 
 def render_prose(text: str) -> str:
-    """Our own sentences: exponents raised, no line that begins with a percent sign."""
+    """Escape a sentence, raise its exponents, and let no line begin with a percent sign."""
     return re.sub(r"\^([\w.]*\w)", r"<sup>\1</sup>", escape(text)).replace(" %", "\u00a0%")
 
 

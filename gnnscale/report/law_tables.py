@@ -1,4 +1,4 @@
-"""TODO: say what a reader finds here."""
+"""Tables of fitted laws: exponents by target, and the joint laws of the loss compared."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GRID_PART_NAMES = {"the whole grid": "grid", "the largest data size": "largest D
 
 
 def render_laws(study: StudyResults) -> str:
-    """For each target the joint law, the one to go by, and one along each axis; the others that were tried are in fit.json."""
+    """Render for each target the joint law, the selected law, and one law along each axis; fit.json has all others."""
     fit, rows, classes, notes, last = study.fit, [], [], defaultdict(list), ""
     for law in [law for target in TARGETS for law in select_tabulated_laws(fit.laws, target)]:
         name, unit, factor = TARGETS[law.target]
@@ -49,9 +49,10 @@ def render_laws(study: StudyResults) -> str:
     heads = ["target L", "law", "runs", "E", "exponent of N", "exponent of D", "rms residual", "determined"]
     intro = (
         f'<p class="note">N: body parameters, D: unique training structures. Huber loss (10⁻³) of the logarithm, '
-        f"exponents bounded to (0, {MAX_EXPONENT:g}]. Brackets: {format_percent(fit.confidence)} intervals from {fit.bootstrap:,} "
-        f"resamplings of the runs (seed {fit.seed}). Grey: not every parameter is determined. Where the joint law is "
-        "not, figures go by its part of least AICc among the determined ones. A, B and every law tried are in fit.json.</p>"
+        f"exponents bounded to (0, {MAX_EXPONENT:g}]. Brackets: {format_percent(fit.confidence)} intervals from "
+        f"{fit.bootstrap:,} resamplings of the runs (seed {fit.seed}). Grey: not every parameter is determined. If the joint "
+        "law is not determined, figures show its determined part of least AICc. A, B and all laws that were tried are in "
+        "fit.json.</p>"
     )
     reasons = "".join(f"<li>{escape(', '.join(names))}: {render_formula(text)}</li>" for text, names in notes.items())
     more = f'<details class="note"><summary>Why a law is not determined, and other notes</summary><ul>{reasons}</ul></details>'
@@ -61,7 +62,7 @@ def render_laws(study: StudyResults) -> str:
 def select_tabulated_laws(laws: tuple[LawFit, ...], target: str) -> list[LawFit]:
     mine = [law for law in laws if law.target == target and not law.where.startswith(WHERE_MODEL)]
     whole = [law for law in mine if law.law == "Hoffmann" or law.chosen]
-    for axis in "ND":  # with its floor where that is determined, else without
+    for axis in "ND":  # the law with a floor if that is determined, otherwise the one without
         along = [law for law in mine if law.law in (f"Power{axis}", f"PurePower{axis}") and "largest" in law.where]
         whole += along[:1] if along and along[0].identified else along[1:2]
     return whole
@@ -85,7 +86,7 @@ def keep_on_one_line(html: str) -> RawHtml:
 
 
 def render_law_comparison(laws: Iterable[LawFit]) -> str:
-    """One row a law: on the same points, so that the criteria can be compared."""
+    """Render one row per law, all fitted to the same points, so that the criteria can be compared."""
 
     def plain(value: float | None) -> str:
         return "–" if value is None else f"{value:,.1f}"
@@ -103,10 +104,10 @@ def render_law_comparison(laws: Iterable[LawFit]) -> str:
                 "yes" if law.identified else "no",
             ]
         )
-    heads = ["law", "rms residual", "AICc", "BIC", "largest points missed by, mean", "at worst", "determined"]
+    heads = ["law", "rms residual", "AICc", "BIC", "mean error at the largest points", "worst", "determined"]
     return render_table(heads, rows)
 
 
 def render_formula(formula: str) -> str:
-    """E + A/N^alpha -> E + A/N<sup>α</sup>"""
+    """Turn `E + A/N^alpha` into `E + A/N<sup>α</sup>`."""
     return re.sub(r"\^(\w+)", r"<sup>\1</sup>", escape(with_greek_letters(formula)))

@@ -1,8 +1,9 @@
-"""report.html: one file that needs nothing else, built of plain strings. Whatever came from a file is escaped."""
+"""The page report.html: a single file that loads nothing else; all text that comes from files is escaped."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from html import escape
 
 from gnnscale.report import lever_words
@@ -21,20 +22,21 @@ from gnnscale.report.study_tables import (
 )
 from gnnscale.report.three_questions import answer_questions
 
-SENTENCES_OF_SUMMARY = 3  # sentences of the findings that make the summary
+SENTENCES_OF_SUMMARY = 3  # the first findings form the summary
 
 
 def render_study_page(study: StudyResults, figures: list[DrawnFigure]) -> str:
-    s, findings, asked = study.settings, study.fit.findings, answer_questions(study)
-    said = {text for a in asked for text in (*a.evidence, *a.unsupported)}
+    s, findings, questions = study.settings, study.fit.findings, answer_questions(study)
+    in_answers = {text for a in questions for text in (*a.evidence, *a.unsupported)}
     body = [
         f"<h1>{escape(s.title)}</h1>",
         f'<p class="soft">Study {escape(s.study)}. {escape(s.description)}</p>',
         f'<p class="lead">{render_prose(" ".join(findings[:SENTENCES_OF_SUMMARY]))}</p>',
         render_key_numbers(study),
-        render_section("The three questions", render_answers(asked, render_prose)),
+        render_section("The three questions", render_answers(questions, render_prose)),
         render_section(
-            "Findings", render_bullets(tuple(text for text in findings[SENTENCES_OF_SUMMARY:] if text not in said))
+            "Findings",
+            render_bullets(tuple(text for text in findings[SENTENCES_OF_SUMMARY:] if text not in in_answers)),
         ),
         render_section(
             "What the data do not support", f'<div class="limits">{render_bullets(study.fit.unsupported)}</div>'
@@ -45,7 +47,7 @@ def render_study_page(study: StudyResults, figures: list[DrawnFigure]) -> str:
         render_section("Runs", render_runs(study)),
         render_section("Errors by source", render_source_errors(study)),
         render_section("Sources", render_audit_line(study) + render_dataset_cards(study)),
-        render_section("Levers for memory", lever_words.render_levers(study)),
+        render_section("Memory levers", lever_words.render_levers(study)),
         render_section("Time and memory", render_timings(study)),
         render_section("Provenance", render_provenance(study)),
     ]
@@ -61,7 +63,7 @@ def render_key_numbers(study: StudyResults) -> str:
             ("body parameters", format_range([p.body_parameters for p in study.points])),
             ("training structures", format_range([p.structures for p in study.points])),
         ]
-    if all(p.epochs for p in study.points):  # of others' points, some do not say
+    if all(p.epochs for p in study.points):  # points of other projects may have no epochs
         facts.append(("epochs", format_range([p.epochs for p in study.points])))
     if trained:
         facts.append(("training time, all runs", format_duration(sum(r.seconds for r in trained))))
@@ -71,7 +73,7 @@ def render_key_numbers(study: StudyResults) -> str:
     return f'<dl class="keys">{items}</dl>'
 
 
-def format_range(values: list[float]) -> str:
+def format_range(values: Sequence[float]) -> str:
     low, high = (f"{v:,.9g}" for v in (min(values), max(values)))
     return low if low == high else f"{low} – {high}"
 
@@ -81,10 +83,10 @@ def render_bullets(sentences: tuple[str, ...]) -> str:
 
 
 def render_figure(f: DrawnFigure) -> str:
-    """Inline; ids get the figure's name in front, as two figures may use the same."""
+    """Render a figure inline; its ids begin with the name of the figure, as two figures may use the same ids."""
     svg = f.svg[f.svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)  # HTML knows them
+    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)  # HTML defines these prefixes
     svg = re.sub(r'\bid="', f'id="{f.name}-', svg)
     svg = re.sub(r'href="#', f'href="#{f.name}-', svg).replace("url(#", f"url(#{f.name}-")
     label = escape(f.caption, quote=True)

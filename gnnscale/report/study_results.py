@@ -1,4 +1,4 @@
-"""Everything that a report is made of, read from the directories of the stages that it was given."""
+"""The results of a study that a report needs, read from the directories of its stages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gnnscale.contract.results import Evaluation, LeverComparison, Metrics, Stag
 from gnnscale.contract.scaling_results import Fit, LawFit, Point
 from gnnscale.contract.settings import ReportSettings
 from gnnscale.contract.stage_spec import Runtime, StageSpec
-from gnnscale.scaling import points as rows
+from gnnscale.scaling.points import read_points
 
 TARGETS = {  # field of Point -> (name, unit, factor from the field's unit)
     "loss": ("Loss", "dimensionless", 1.0),
@@ -24,7 +24,7 @@ TARGETS = {  # field of Point -> (name, unit, factor from the field's unit)
 
 
 class StudyResults(NamedTuple):
-    """Runs that failed are simply not here; runs are known by the name after the stage's slash."""
+    """All results of a study; failed runs are absent, and a run has the name after the slash of its stage."""
 
     settings: ReportSettings
     points: list[Point]
@@ -38,29 +38,29 @@ class StudyResults(NamedTuple):
 
     @property
     def spent(self) -> dict[str, float]:
-        """Seconds of a training times its ranks, each of which has a GPU where there are GPUs, by run."""
+        """Seconds of each training times its ranks, by run; a rank has one GPU if there are GPUs."""
         return {run: how.ranks * self.results[f"train/{run}"].seconds for run, how in self.runtimes.items()}
 
-    def joint(self, target: str) -> LawFit | None:
+    def joint_law(self, target: str) -> LawFit | None:
         return next((law for law in self.fit.laws if law.law == "Hoffmann" and law.target == target), None)
 
-    def chosen(self, target: str) -> LawFit | None:
-        """The law to draw: the joint one, a part of it, or none where the points determine none."""
+    def chosen_law(self, target: str) -> LawFit | None:
+        """Return the selected law: the joint one, a part of it, or none if the points determine none."""
         return next((law for law in self.fit.laws if law.chosen and law.target == target), None)
 
     def targets(self) -> list[str]:
-        return [t for t in TARGETS if self.joint(t)] or list(TARGETS)
+        return [t for t in TARGETS if self.joint_law(t)] or list(TARGETS)
 
-    def replicas(self) -> list[Point]:
-        """The points that the joint law was fitted to, of all seeds."""
-        law = self.joint("loss") or next((law for law in self.fit.laws if law.law == "Hoffmann"), None)
+    def grid_runs(self) -> list[Point]:
+        """Return the points that the joint law was fitted to, of all seeds."""
+        law = self.joint_law("loss") or next((law for law in self.fit.laws if law.law == "Hoffmann"), None)
         runs = set(law.points) if law else set()
         return [p for p in self.points if p.run in runs and is_drawable(p)]
 
-    def grid(self) -> list[Point]:
-        """Of these one for each (N, D): the geometric mean over seeds, under the name of the first."""
+    def grid_points(self) -> list[Point]:
+        """Return one point for each (N, D) of the grid: the geometric mean over seeds, named after the first."""
         cells: dict[tuple[int, int], list[Point]] = defaultdict(list)
-        for p in sorted(self.replicas(), key=lambda p: p.seed):
+        for p in sorted(self.grid_runs(), key=lambda p: p.seed):
             cells[p.body_parameters, p.structures].append(p)
         return [average_points(cells[cell]) for cell in sorted(cells)]
 
@@ -73,7 +73,7 @@ def average_points(points: list[Point]) -> Point:
 
 
 def is_drawable(p: Point) -> bool:
-    """Whether a run can be drawn on logarithmic axes; what is not known of others' points is not a number."""
+    """Return whether logarithmic axes can show a run; an unknown target is NaN and does not count."""
     return (
         not p.diverged
         and p.loss == p.loss
@@ -104,7 +104,7 @@ def read_study(needs: dict[str, Path], settings: ReportSettings) -> StudyResults
             runtimes[name] = files.read_model(spec, StageSpec).runtime if spec.exists() else Runtime()
     return StudyResults(
         settings=settings,
-        points=rows.read_points(scaling / "points.csv"),
+        points=read_points(scaling / "points.csv"),
         fit=files.read_model(scaling / "fit.json", Fit),
         evaluations=evaluations,
         metrics=metrics,
@@ -116,5 +116,5 @@ def read_study(needs: dict[str, Path], settings: ReportSettings) -> StudyResults
 
 
 def run_name(name: str) -> str:
-    """The name of a run, whether or not it came with its stage."""
+    """Return the name of a run without its stage."""
     return name.split("/", 1)[-1]

@@ -1,4 +1,4 @@
-"""TODO: say what a reader finds here."""
+"""Tables of runs, errors, sources, stages and provenance."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def render_runs(study: StudyResults) -> str:
 
 
 def render_source_errors(study: StudyResults) -> str:
-    """Of the best run on each source, and of the run with the lowest loss."""
+    """Render the errors of the three best runs on each source."""
     by_source: dict[str, list] = defaultdict(list)
     for e in study.evaluations.values():
         for name, errors in e.sources.items():
@@ -82,7 +82,7 @@ def render_source_errors(study: StudyResults) -> str:
 
 
 def render_audit_line(study: StudyResults) -> str:
-    """The audit in a line, as its stage says it."""
+    """Render the one-line summary that the audit stage wrote."""
     found = next((result.values["found"] for need, result in study.results.items() if need.startswith("audit/")), None)
     where = "More in <code>audit.html</code> at the top of the run directory."
     return f"<p>{escape(str(found))}. {where}</p>" if found else ""
@@ -93,7 +93,7 @@ def render_dataset_cards(study: StudyResults) -> str:
     for name, c in study.cards.items():
         what = f"<b>{escape(name)}</b>: {escape(c.card.title)}"
         if c.card.mirrors:
-            what += f"; in place of {escape(c.card.mirrors)}"
+            what += f"; replaces {escape(c.card.mirrors)}"
         origin = escape(f"{c.card.theory}. {c.card.citation}. Licence: {c.card.licence}.".replace("..", "."))
         what += f'<br><span class="soft">{origin}</span>'
         skipped = ", ".join(f"{n:,} {reason}" for reason, n in sorted(c.skipped.items())) or "none"
@@ -154,7 +154,7 @@ def render_timings(study: StudyResults) -> str:
 
 
 def render_provenance(study: StudyResults) -> str:
-    """Each fact once, with how many stages it holds for where they differ."""
+    """Render each fact once, with the number of stages if they differ."""
     facts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for result in study.results.values():
         for name, value in result.provenance.items():

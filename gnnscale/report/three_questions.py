@@ -1,5 +1,4 @@
-"""The three questions of arXiv 2504.08112, each answered in words with the evidence beside it, and what the evidence does
-not support; and the laws that were weighed against each other."""
+"""The three questions of arXiv 2504.08112: data or parameters, width or depth, and what memory techniques bring."""
 
 from __future__ import annotations
 
@@ -11,6 +10,7 @@ from gnnscale.report.study_results import StudyResults, is_drawable
 
 
 def answer_questions(study: StudyResults) -> list[Answer]:
+    """Answer all questions, or none if the study has no usable point."""
     if not any(map(is_drawable, study.points)):
         return []
     return [answer_data_or_parameters(study), answer_width_or_depth(study), answer_memory(study)]

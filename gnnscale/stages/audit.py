@@ -31,10 +31,10 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
         raise errors.UserError(f"{run.spec.id} needs converted data, and was given {', '.join(run.needs) or 'nothing'}")
     audit, left_out = audit_sources(folders, run.require_settings(AuditSettings), run.report_progress)
     write_audit(run.directory, audit, left_out)
-    print(audit.said(), flush=True)
+    print(audit.summarise(), flush=True)
     severities = [finding.severity for finding in audit.findings]
     values: dict[str, Scalar] = {
-        "found": audit.said(),
+        "found": audit.summarise(),
         "structures": sum(source.structures for source in audit.sources.values()),
         "errors": severities.count("error"),
         "warnings": severities.count("warning"),
@@ -104,7 +104,7 @@ def audit_by_hand(arguments: list[str]) -> int:
     for finding in audit.findings:
         if finding.severity != "note":
             print(f"{finding.severity:8} {finding.source}: {finding.sentence}")
-    print(f"{audit.said()}\n{options.out / 'audit.html'}")
+    print(f"{audit.summarise()}\n{options.out / 'audit.html'}")
     return exit_codes.DONE
 
 

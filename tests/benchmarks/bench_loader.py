@@ -152,7 +152,7 @@ def consume(made: Iterator) -> None:
 
 
 def waiting(corpus: Corpus, workers: int) -> dict:
-    """Of the time of a training step, that in which it waits for its batch; the first step, which has no before, apart."""
+    """Measure how long a training step waits for its batch; the first step, which has none before it, counts apart."""
     torch.manual_seed(0)
     model = build(MODEL, 1, corpus.edges / corpus.atoms)
     plan = ((step, [batch_plan.global_batch(step, STRUCTURES, BATCH, 0)]) for step in range(STEPS))

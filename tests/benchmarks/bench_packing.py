@@ -76,7 +76,7 @@ def fixed(costs: np.ndarray, atoms: np.ndarray, ranks: int) -> np.ndarray:
 
 
 def most_atoms(costs: np.ndarray, atoms: np.ndarray, ranks: int) -> np.ndarray:
-    """Filled with structures as they come until the next one would exceed the atoms that a rank may have."""
+    """Fill ranks with structures as they come, until the next one would exceed the atoms that a rank may have."""
     loads, limit, held = [0.0], atoms.sum() / ranks, 0
     for cost, size in zip(costs.tolist(), atoms.tolist()):
         if held + size > limit and held:

@@ -29,7 +29,7 @@ RAW = ("numbers", "positions", "forces", "energy", "cell", "pbc")
 
 
 def molecules(count: int, seed: int = 0) -> list[Structure]:
-    """Of 10 to 30 atoms, 20 in the mean, about as dense as organic ones are."""
+    """Make molecules of 10 to 30 atoms, 20 in the mean, about as dense as organic ones are."""
     rng, made = np.random.default_rng(seed), []
     for k in range(count):
         atoms = int(rng.integers(10, 31))

@@ -122,14 +122,14 @@ def steps(forces: str, width: int, boxes: int, rates: dict[bool, float]) -> list
 
 
 def extra_flops(config: EGNNConfig, edges: int) -> float:
-    """What chunks make again: each edge's forward pass once, or five times its matrix for gradient forces."""
+    """Return the FLOPs that chunks repeat: each edge's forward pass once, or five times its matrix for gradient forces."""
     second = config.width**2 if config.form == "edge" else 0
     times = 1 if config.forces == "direct" else 5
     return 2 * config.depth * edges * times * (second + config.radial * config.width)
 
 
 def layers(width: int, boxes: int) -> list[dict]:
-    """Of one layer between others: HydraGNN's, the same function with its first matrix split, and ours."""
+    """Measure one layer between others: HydraGNN's, the same function with its first matrix split, and ours."""
     graphs, config = liquid(boxes), EGNNConfig(form="edge", width=width)
     torch.manual_seed(0)
     ours, theirs = EGNNLayer(config), PaperLayer(width, width, moves=True)

@@ -1,4 +1,4 @@
-"""What the workflow itself costs: to plan, to find everything done, and over the sum of its stages."""
+"""The time that the workflow itself takes: to plan, to find everything done, and over the sum of its stages."""
 
 from __future__ import annotations
 

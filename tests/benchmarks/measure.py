@@ -1,4 +1,4 @@
-"""How all benchmarks measure: candidates in turn within one process, medians, ratios with their range, peak bytes."""
+"""The measurements of all benchmarks: candidates in turn within one process, medians, ratios with their range, peak bytes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MALLOC = {  # as sites/local.yaml: fresh pages cost eager PyTorch a fifth of its
 
 
 class Table(NamedTuple):
-    """What the `main() -> Table` of every bench_*.py returns: one sentence, and rows with the same keys."""
+    """A table as `main()` of every bench_*.py returns it: one sentence, and rows with the same keys."""
 
     title: str
     rows: list[dict[str, Any]]
@@ -78,7 +78,7 @@ def _spread(values: list[float]) -> Spread:
 
 
 def with_tuned_allocator() -> None:
-    """Starts this program again if its environment lacks MALLOC."""
+    """Start this program again if its environment lacks MALLOC."""
     if any(os.environ.get(key) != value for key, value in MALLOC.items()):
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **MALLOC})
 

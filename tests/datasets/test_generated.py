@@ -142,6 +142,7 @@ def above_half(values) -> float:
     return float((ordered[middle - 1] + ordered[middle]) / 2)
 
 
+@pytest.mark.slow
 def test_what_is_above_a_cap_is_left_out_and_counted(monkeypatch):
     """The caps are chosen from what was generated.
 
@@ -178,6 +179,7 @@ def test_each_structure_that_is_left_out_is_counted_once():
     assert len(structures) + skipped.total() == begun * frames + last + 1
 
 
+@pytest.mark.slow
 def test_a_molecule_without_a_density_is_skipped(monkeypatch):
     hot = script().MOLECULES["small"]._replace(frames=3, temperatures=(1e7, 1e7))  # K: atoms fly apart
     monkeypatch.setitem(script().MOLECULES, "small", hot)

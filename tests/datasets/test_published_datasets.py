@@ -316,6 +316,7 @@ def test_energies_and_forces_are_of_one_level(tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------- by its own path
+@pytest.mark.slow
 def test_a_script_runs_by_path(tmp_path):
     layouts.write_extxyz(tmp_path, layouts.make_crystals() * 5)
     command = [sys.executable, str(ROOT / "datasets" / "extxyz.py"), str(tmp_path), str(tmp_path / "out")]
@@ -327,6 +328,7 @@ def test_a_script_runs_by_path(tmp_path):
     assert (tmp_path / "out" / "card.json").exists() and (tmp_path / "out" / "shards" / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_a_script_on_two_ranks_and_again(tmp_path):
     """The second rank may be faster. The same command is refused when all is done, or was begun with other options."""
     for k in range(4):

@@ -70,12 +70,12 @@ def test_commands_parse(page, command):
     placeholders = {"VERB", "NAME", "RUN", "STAGE", "FILE", "DIR"} & set(words)
     asked = build_parser().parse_args(["run" if word == "VERB" else word for word in words])
     site, named = getattr(asked, "site", "local"), getattr(asked, "study", "default")
-    assert site in site_files.names() or site in INVENTED or placeholders, f"{page}: no site {site}"
-    assert named in study_files.names() or named.endswith(".yaml") or placeholders, f"{page}: no study {named}"
+    assert site in site_files.list_sites() or site in INVENTED or placeholders, f"{page}: no site {site}"
+    assert named in study_files.list_studies() or named.endswith(".yaml") or placeholders, f"{page}: no study {named}"
     if words[:2] in (["sites", "show"], ["sites", "render"]) and not placeholders:
         _, action, *named = words
-        assert not named or named[0] in site_files.names(), f"{page}: {command}"
-        assert action == "show" or not named[1:] or named[1] in study_files.names(), f"{page}: {command}"
+        assert not named or named[0] in site_files.list_sites(), f"{page}: {command}"
+        assert action == "show" or not named[1:] or named[1] in study_files.list_studies(), f"{page}: {command}"
     if words[0] == "fit":
         fit_csv.build_parser().parse_args(words[1:])
 
@@ -104,7 +104,7 @@ def test_every_verb_is_shown_with_a_command():
 
 # ----------------------------------------------------------------------------------------------------- links and names
 def slug(heading):
-    """The anchor of a heading, as GitHub and MyST make it."""
+    """Return the anchor of a heading, as GitHub and MyST make it."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 

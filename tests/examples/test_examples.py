@@ -31,7 +31,7 @@ def python(*words, where=ROOT):
 
 @pytest.fixture(scope="module")
 def copper(tmp_path_factory):
-    """The folder own_data_set with the files that its script makes."""
+    """Return the folder own_data_set with the files that its script makes."""
     folder = tmp_path_factory.mktemp("examples") / "own_data_set"
     shutil.copytree(EXAMPLES / "own_data_set", folder)
     assert "160 frames" in python(folder / "make_data.py")
@@ -87,7 +87,7 @@ def test_own_data_set_script(copper, tmp_path, monkeypatch):
 
 
 def test_both_files_hold_the_same_structures(copper, monkeypatch, tmp_path):
-    """What the script yields is what the extended-XYZ file holds."""
+    """The script yields the structures that the extended-XYZ file holds."""
     shutil.copy(copper / "npz.py", tmp_path)
     monkeypatch.setattr("gnnscale.contract.datasets.DATASETS", tmp_path)
     npz = datasets.load_script("npz")
@@ -109,7 +109,7 @@ def test_both_files_hold_the_same_structures(copper, monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory):
-    """A copy of this checkout in which the two files of the custom model lie where they belong."""
+    """Return a copy of this checkout in which the two files of the custom model lie where they belong."""
     root = tmp_path_factory.mktemp("checkout")
     for folder in ("gnnscale", "workflow", "datasets", "sites", "tests", "examples"):
         shutil.copytree(

@@ -5,13 +5,16 @@ import pytest
 from tests.support.cluster import BEFORE_TRAINING, SHORT, SOME, Cluster, Run, explain_missing, require
 
 
-@pytest.fixture(scope="module")
-def data(slurm, tmp_path_factory):
+@pytest.fixture(scope="session")
+def data(slurm, make_once):
     """Return a run directory in which a job has converted the data."""
-    run = Run(slurm, tmp_path_factory.mktemp("data"), SHORT)
-    run.start("--until", BEFORE_TRAINING[-1])
-    run.end()
-    return run.root
+
+    def convert(folder):
+        run = Run(slurm, folder, SHORT)
+        run.start("--until", BEFORE_TRAINING[-1])
+        run.end()
+
+    return make_once("converted_by_a_job", convert) / "run"
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ class Choice(NamedTuple):
     loss: float
 
 
-class Job(NamedTuple):
+class TrainingJob(NamedTuple):
     """Ranks and time of a training, and how it fits into memory."""
 
     ranks: int
@@ -91,10 +91,10 @@ def allowed_ranks(known: AdviceBasis) -> list[int]:
     return [few, *(ranks for ranks in more if ranks <= known.settings.optim.batch)]
 
 
-def plan_job(model: ModelConfig, d: float, known: AdviceBasis) -> Job:
+def plan_job(model: ModelConfig, d: float, known: AdviceBasis) -> TrainingJob:
     """Return the job on the fewest ranks on which the training fits and ends in time, as the planner chooses them."""
     for ranks in allowed_ranks(known):
-        job = Job(ranks, training_seconds(model, d, ranks, known), fit_into_memory(model, ranks, known))
+        job = TrainingJob(ranks, training_seconds(model, d, ranks, known), fit_into_memory(model, ranks, known))
         if not job.memory.refusal and job.seconds <= 3600 * known.site.train.hours:
             break
     return job
@@ -236,7 +236,7 @@ def describe_training(best: Choice, most: float | None, known: AdviceBasis) -> d
     }
 
 
-def describe_job(job: Job, flops: float, known: AdviceBasis) -> dict[str, Any]:
+def describe_job(job: TrainingJob, flops: float, known: AdviceBasis) -> dict[str, Any]:
     """Return the nodes and hours of a training, its speed, and the share of its time that no FLOPs fill."""
     return {
         "flops": flops,

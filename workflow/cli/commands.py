@@ -206,7 +206,7 @@ def print_line(line: str) -> None:
 def do_sites(arguments: argparse.Namespace) -> int:
     action, name, settings = arguments.action, arguments.name, getattr(arguments, "set", [])
     if action in ("show", "render") and not name:
-        raise UserError(f"sites {action}: no site is given; known: {', '.join(site_files.names())}")
+        raise UserError(f"sites {action}: no site is given; known: {', '.join(site_files.list_sites())}")
     if action == "new":
         site_output.output_new_site(name, new_site.draft_site_file())
     elif action == "render":
@@ -216,7 +216,7 @@ def do_sites(arguments: argparse.Namespace) -> int:
         site_files.load_file(Path(name))
         print(f"{name}: valid")
     else:
-        for each in [name] if name else site_files.names():
+        for each in [name] if name else site_files.list_sites():
             site_output.print_site(each, site_files.load(each, settings), action)
     return DONE
 
@@ -232,7 +232,7 @@ def do_fit(arguments: argparse.Namespace) -> NoReturn:
 
 
 def do_completion(arguments: argparse.Namespace) -> int:
-    print(completion.script(arguments.shell, build_parser()), end="")
+    print(completion.completion_script(arguments.shell, build_parser()), end="")
     return DONE
 
 

@@ -41,7 +41,7 @@ class Verb(NamedTuple):
     positionals: tuple[str, ...]  # as Option.value
 
 
-def script(shell: str, parser: argparse.ArgumentParser) -> str:
+def completion_script(shell: str, parser: argparse.ArgumentParser) -> str:
     """Return the completion script of a shell."""
     return {"bash": bash_script, "zsh": zsh_script, "fish": fish_script}[shell](list_verbs(parser))
 
@@ -164,11 +164,14 @@ def fish_script(verbs: list[Verb]) -> str:
     lines = [
         "# Completion of gnnscale, written by `gnnscale completion fish`.",
         "complete -c gnnscale -f",
-        *(f"complete -c gnnscale -n __fish_use_subcommand -a {each.name} -d {fish(each.text)}" for each in verbs[1:]),
+        *(
+            f"complete -c gnnscale -n __fish_use_subcommand -a {each.name} -d {quote_for_fish(each.text)}"
+            for each in verbs[1:]
+        ),
         *(fish_option("__fish_use_subcommand", option) for option in verbs[0].options),
     ]
     for verb in verbs[1:]:
-        condition = fish(f"__fish_seen_subcommand_from {verb.name}")
+        condition = quote_for_fish(f"__fish_seen_subcommand_from {verb.name}")
         lines += [fish_option(condition, option) for option in verb.options]
         lines += [f"complete -c gnnscale -n {condition} {fish_value(value)}" for value in verb.positionals if value]
     return "\n".join(lines) + "\n"
@@ -177,22 +180,22 @@ def fish_script(verbs: list[Verb]) -> str:
 def fish_option(condition: str, option: Option) -> str:
     flags = " ".join(f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}" for flag in option.flags)
     value = f" {fish_value(option.value) if option.value else '-x'}" if option.takes_value else ""
-    return f"complete -c gnnscale -n {condition} {flags}{value} -d {fish(option.text)}"
+    return f"complete -c gnnscale -n {condition} {flags}{value} -d {quote_for_fish(option.text)}"
 
 
 def fish_value(value: str) -> str:
     folders = {SITES: places.SITES, STUDIES: places.STUDIES}
     if value in folders:
-        return f"-x -a {fish(fish_names(folders[value]))}"
+        return f"-x -a {quote_for_fish(fish_names(folders[value]))}"
     if value == FILES:
         return "-r -F"
-    return "-x -a '(__fish_complete_directories)'" if value == FOLDERS else f"-x -a {fish(value)}"
+    return "-x -a '(__fish_complete_directories)'" if value == FOLDERS else f"-x -a {quote_for_fish(value)}"
 
 
 def fish_names(folder: Path) -> str:
-    return f"(for file in {fish(str(folder))}/*.yaml; string replace -r '.*/(.*)\\.yaml$' '$1' $file; end)"
+    return f"(for file in {quote_for_fish(str(folder))}/*.yaml; string replace -r '.*/(.*)\\.yaml$' '$1' $file; end)"
 
 
-def fish(text: str) -> str:
+def quote_for_fish(text: str) -> str:
     """Quote a word for fish, where a backslash escapes within single quotes."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

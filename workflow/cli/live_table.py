@@ -70,7 +70,7 @@ class ProgressDisplay:
         else:
             self.print_changes(rows)
 
-    def row(self, stage: status.PlannedStage, state: str) -> StageStatus:
+    def row(self, stage: status.RecordedStage, state: str) -> StageStatus:
         """Return the row of a stage; its file is read now and then, as it lies on a shared file system."""
         if state != "running":
             return StageStatus(stage.id, stage.kind, state, stage.folder)

@@ -8,14 +8,13 @@ from typing import Any
 from gnnscale.contract.errors import UserError
 from workflow.cli.output import format_duration
 from workflow.run_directory import status
+from workflow.run_directory.lease import LeaseHolder
 from workflow.run_directory.status import PlanFile, StageStatus
 
 CLEAR_SCREEN = "\033[H\033[J"
 
 
-def print_status(
-    root: Path, plan: PlanFile, rows: list[StageStatus], driver: dict[str, Any] | None, clear: bool
-) -> None:
+def print_status(root: Path, plan: PlanFile, rows: list[StageStatus], driver: LeaseHolder | None, clear: bool) -> None:
     """Print the counts of stages, and a line for each that runs, waits in the queue or has failed."""
     if clear:
         print(CLEAR_SCREEN, end="")
@@ -51,7 +50,7 @@ def describe_job(row: StageStatus) -> str:
     return f"job {row.job}{' on ' + row.nodes if row.nodes else ''}{again}"
 
 
-def encode_status(rows: list[StageStatus], driver: dict[str, Any] | None) -> dict[str, Any]:
+def encode_status(rows: list[StageStatus], driver: LeaseHolder | None) -> dict[str, Any]:
     """Return the status as JSON has it."""
     return {"driver": driver, "stages": [row._asdict() for row in rows]}
 

@@ -27,7 +27,7 @@ class Layer(NamedTuple):
     locate: Callable[[FieldPath], str]  # path of a field -> the file and line, or the option, that sets it
 
 
-def names() -> list[str]:
+def list_sites() -> list[str]:
     """Return the sites in sites/ and those for which the user has a file of their own."""
     return sorted({path.stem for folder in (SITES, user_folder()) for path in folder.glob("*.yaml")})
 
@@ -48,8 +48,8 @@ def load(name: str, settings: Sequence[str] = ()) -> SiteConfig:
 
 
 def layers_of(name: str, settings: Sequence[str]) -> list[Layer]:
-    if name not in names():
-        raise UserError(f"no site {name!r} in sites/; {field_problems.suggest(name, names())}")
+    if name not in list_sites():
+        raise UserError(f"no site {name!r} in sites/; {field_problems.suggest(name, list_sites())}")
     path = SITES / f"{name}.yaml"
     layers = [layer_from_file(path, f"sites/{name}.yaml")] if path.exists() else []
     if user_file(name).exists() and not yaml_file.is_blank(user_file(name)):

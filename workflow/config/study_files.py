@@ -9,10 +9,10 @@ from gnnscale.contract import errors
 from gnnscale.contract.places import STUDIES
 from workflow.config import field_problems, yaml_file
 from workflow.config.study import NAME, Study
-from workflow.config.sweeps import apply_changes, combinations
+from workflow.config.sweeps import apply_changes, expand_combinations
 
 
-def names() -> list[str]:
+def list_studies() -> list[str]:
     return sorted(path.stem for path in STUDIES.glob("*.yaml"))
 
 
@@ -27,7 +27,7 @@ def load(typed: str) -> tuple[str, Study]:
     study = yaml_file.load(path, Study, shown)
     for number, sweep in enumerate(study.sweeps):
         try:
-            for changes in combinations(sweep):
+            for changes in expand_combinations(sweep):
                 apply_changes(study.train, changes, sweep.name)
         except errors.UserError as problem:
             line = yaml_file.line_in(path, ["sweeps", number])
@@ -46,9 +46,9 @@ def find_file(typed: str) -> tuple[str, Path, str]:
                 f"{typed}: directories are named after a study's file, so its name has letters, digits, '_', '.', '-'"
             )
         return name, Path(typed), typed
-    if typed in names():
+    if typed in list_studies():
         return name, STUDIES / f"{name}.yaml", f"workflow/studies/{name}.yaml"
     raise errors.UserError(
-        f"no study {typed!r} in workflow/studies/; {field_problems.suggest(typed, names())}",
+        f"no study {typed!r} in workflow/studies/; {field_problems.suggest(typed, list_studies())}",
         "or give the path of a YAML file",
     )

@@ -31,7 +31,7 @@ def expand_runs(study: Study) -> list[RunSettings]:
     """List the runs of all sweeps; a run that is in several sweeps is listed once."""
     found: dict[str, RunSettings] = {}
     for sweep in study.sweeps:
-        for changes in combinations(sweep):
+        for changes in expand_combinations(sweep):
             settings = apply_changes(study.train, changes, sweep.name)
             identity = settings.model_dump_json()
             before = found.get(identity)
@@ -44,7 +44,7 @@ def expand_runs(study: Study) -> list[RunSettings]:
     return [run._replace(name=names[identity]) for identity, run in found.items()]
 
 
-def combinations(sweep: Sweep) -> list[dict[str, Any]]:
+def expand_combinations(sweep: Sweep) -> list[dict[str, Any]]:
     rows = itertools.product(*sweep.over.values())
     product = [dict(zip(sweep.over, row)) for row in rows]
     return [case | row for case in sweep.cases for row in product]
@@ -62,7 +62,7 @@ def apply_changes(settings: TrainSettings, changes: dict[str, Any], sweep: str) 
             mapping = value_at(values, outer)
             mapping[last]
         except (KeyError, TypeError):
-            known = dotted_paths(settings.model_dump())
+            known = list_paths(settings.model_dump())
             raise errors.UserError(
                 f"sweep {sweep!r}: no setting is called {path!r}; {field_problems.suggest(path, known)}"
             ) from None
@@ -70,7 +70,7 @@ def apply_changes(settings: TrainSettings, changes: dict[str, Any], sweep: str) 
         if path in ("model", "model.kind"):
             values["model"] = complete_options(values["model"])
     parameters = pop_target_parameters(values["model"], sweep)
-    made = validate(values, f"sweep {sweep!r} with {changes}")
+    made = validate_settings(values, f"sweep {sweep!r} with {changes}")
     if parameters is None:
         return made
     return made.model_copy(update={"model": made.model.for_parameters(parameters)})
@@ -89,21 +89,21 @@ def pop_target_parameters(model: Any, sweep: str) -> float | None:
     return number
 
 
-def validate(values: dict[str, Any], where: str) -> TrainSettings:
+def validate_settings(values: dict[str, Any], where: str) -> TrainSettings:
     """Return checked settings; `where` begins the message about what is wrong."""
     try:
         made = TrainSettings.model_validate(values)
     except ValidationError as error:
         raise errors.UserError("\n".join(yaml_file.describe_problems(error, TrainSettings, where))) from None
-    for path, value in leaves(made.model_dump()):
+    for path, value in flatten(made.model_dump()):
         if isinstance(value, float) and not math.isfinite(value):
             raise errors.UserError(f"{where}: {path}: found {value}, expected a finite number")
     return made
 
 
 # ------------------------------------------------------------------------------------------------------ dotted paths
-def dotted_paths(values: dict[str, Any]) -> list[str]:
-    return [path for path, _ in leaves(values)]
+def list_paths(values: dict[str, Any]) -> list[str]:
+    return [path for path, _ in flatten(values)]
 
 
 def value_at(values: dict[str, Any], names: Sequence[str]) -> Any:
@@ -113,12 +113,12 @@ def value_at(values: dict[str, Any], names: Sequence[str]) -> Any:
     return found
 
 
-def leaves(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """List (dotted path, value) of all that is no mapping."""
     return [
         leaf
         for key, value in values.items()
-        for leaf in (leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)])
+        for leaf in (flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)])
     ]
 
 
@@ -131,8 +131,8 @@ def run_name(settings: TrainSettings, common: TrainSettings) -> str:
     if model.kind != common.model.kind:
         name = f"{model.kind}-{name}"
         usual["model"] = complete_options(usual["model"] | {"kind": model.kind})
-    usual_values = dict(leaves(usual))
-    for path, value in leaves(settings.model_dump()):
+    usual_values = dict(flatten(usual))
+    for path, value in flatten(settings.model_dump()):
         if path not in named and value != usual_values.get(path):
             name += f"-{path.split('.')[-1]}{f'{value:g}'.replace('e+', 'e') if isinstance(value, float) else value}"
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name)

@@ -13,7 +13,7 @@ from workflow.config import site_files
 from workflow.config.site import Gpus, SiteConfig
 from workflow.doctor.trial_job import RankReport, SeenDevice, TrialResult
 
-State = Literal["ok", "bad", "not checked"]
+FindingState = Literal["ok", "bad", "not checked"]
 # Synchronized machines are within milliseconds of each other; files are judged by their age in tens of seconds.
 MAX_CLOCK_SKEW_SECONDS = 5.0
 # Characters of a temporary directory: the path of a socket may have 107, and libraries append names of their own.
@@ -34,7 +34,7 @@ class Finding(NamedTuple):
     """One checked subject: its state, what was seen, and what to do if it is bad."""
 
     what: str
-    state: State
+    state: FindingState
     said: str
     fix: str = ""
 
@@ -72,117 +72,123 @@ def describe_long_path(text: str) -> str:
     return f"{text} has {len(text)} characters; the path of a socket in it may be too long (107 are allowed)"
 
 
-def judge(at: ChosenSite, done: TrialResult) -> Iterator[Finding]:
+def judge(chosen: ChosenSite, trial: TrialResult) -> Iterator[Finding]:
     """Yield the findings of a trial job, whether or not it started."""
-    job = f"job {done.job} in {done.queue}" if done.queue else f"{done.ranks} ranks on this machine"
-    if done.fault:
-        yield bad("job", done.fault, done.hint)
-    elif done.status is not None and done.status.is_hopeless:
+    job = f"job {trial.job} in {trial.queue}" if trial.queue else f"{trial.ranks} ranks on this machine"
+    if trial.fault:
+        yield bad("job", trial.fault, trial.hint)
+    elif trial.status is not None and trial.status.is_hopeless:
         yield bad(
-            "job", f"{job} would never start: {done.status.reason}", f"{at.line('queues', done.queue)}: its limits"
+            "job",
+            f"{job} would never start: {trial.status.reason}",
+            f"{chosen.line('queues', trial.queue)}: its limits",
         )
-    elif not done.started:
-        reason = f" ({done.status.reason})" if done.status and done.status.reason not in ("", "None") else ""
+    elif not trial.started:
+        reason = f" ({trial.status.reason})" if trial.status and trial.status.reason not in ("", "None") else ""
         yield not_checked(
             "compute nodes",
-            f"{job} had not started after {done.waited:.0f} s{reason} and was cancelled: {CHECKED_BY_JOB}",
-            f"a longer --wait, or --queue with one of: {', '.join(at.site.queues)}",
+            f"{job} had not started after {trial.waited:.0f} s{reason} and was cancelled: {CHECKED_BY_JOB}",
+            f"a longer --wait, or --queue with one of: {', '.join(chosen.site.queues)}",
         )
     else:
-        yield from judge_ended(at, done, job)
+        yield from judge_ended(chosen, trial, job)
 
 
-def judge_ended(at: ChosenSite, done: TrialResult, job: str) -> Iterator[Finding]:
+def judge_ended(chosen: ChosenSite, trial: TrialResult, job: str) -> Iterator[Finding]:
     """Yield the findings of a job that ran."""
-    reports = done.reports
-    where = f" on {format_hosts(done)}" if format_hosts(done) else ""
-    right = len(reports) == done.ranks and all(rank.step == "done" for rank in reports)
-    last = done.output_tail[-1] if done.output_tail else ""
-    if right:
-        yield ok("job", f"{job}{where}, finished after {done.waited:.0f} s")
-    elif not reports and not done.output_tail and done.exit is None:
+    reports = trial.reports
+    where = f" on {format_hosts(trial)}" if format_hosts(trial) else ""
+    all_finished = len(reports) == trial.ranks and all(rank.step == "done" for rank in reports)
+    last_line = trial.output_tail[-1] if trial.output_tail else ""
+    if all_finished:
+        yield ok("job", f"{job}{where}, finished after {trial.waited:.0f} s")
+    elif not reports and not trial.output_tail and trial.exit is None:
         yield bad(
             "shared files",
-            f"{job} ended{where} ({final_state(done)}) and wrote nothing in {done.folder}",
+            f"{job} ended{where} ({final_state(trial)}) and wrote nothing in {trial.folder}",
             "choose a run directory that compute nodes can write: --root DIR on a shared file system",
         )
         return
     elif not reports:
-        yield bad("job", f"{job}{where} started no rank: {last or final_state(done)}", suggest_start_fix(at, last))
-        return
-    else:
-        came = sum(rank.step == "done" for rank in reports)
         yield bad(
             "job",
-            f"{job}{where}: {len(reports)} of {done.ranks} ranks started, {came} finished",
-            f"read what they printed: {done.folder}/attempts/1",
+            f"{job}{where} started no rank: {last_line or final_state(trial)}",
+            suggest_start_fix(chosen, last_line),
         )
-    yield from judge_nodes(at, done)
-    if len(reports) >= done.ranks:
-        yield from judge_collective(at, done)
+        return
+    else:
+        finished = sum(rank.step == "done" for rank in reports)
+        yield bad(
+            "job",
+            f"{job}{where}: {len(reports)} of {trial.ranks} ranks started, {finished} finished",
+            f"read what they printed: {trial.folder}/attempts/1",
+        )
+    yield from judge_nodes(chosen, trial)
+    if len(reports) >= trial.ranks:
+        yield from judge_collective(chosen, trial)
 
 
-def format_hosts(done: TrialResult) -> str:
-    named = sorted({rank.host for rank in done.reports}) or list(done.exit.hosts if done.exit else ())
-    if not named and done.status is not None:
-        return done.status.nodes
+def format_hosts(trial: TrialResult) -> str:
+    named = sorted({rank.host for rank in trial.reports}) or list(trial.exit.hosts if trial.exit else ())
+    if not named and trial.status is not None:
+        return trial.status.nodes
     return ", ".join(named[:4]) + (", ..." if len(named) > 4 else "")
 
 
-def final_state(done: TrialResult) -> str:
-    return done.status.state.lower() if done.status else "no end recorded"
+def final_state(trial: TrialResult) -> str:
+    return trial.status.state.lower() if trial.status else "no end recorded"
 
 
-def suggest_start_fix(at: ChosenSite, last: str) -> str:
-    low = last.lower()
-    if "no such file" in low or "not found" in low or "no module named" in low:
-        python = at.site.python or sys.executable
+def suggest_start_fix(chosen: ChosenSite, last_line: str) -> str:
+    lowered = last_line.lower()
+    if "no such file" in lowered or "not found" in lowered or "no module named" in lowered:
+        python = chosen.site.python or sys.executable
         return f"{python} must exist on compute nodes too; or name theirs: --set python=PATH"
-    if "module" in low:
-        return f"{at.line('modules')}: modules"
-    return f"{at.line('launch')}: launch"
+    if "module" in lowered:
+        return f"{chosen.line('modules')}: modules"
+    return f"{chosen.line('launch')}: launch"
 
 
 def group_by_host(reports: Sequence[RankReport]) -> dict[str, list[RankReport]]:
-    found: dict[str, list[RankReport]] = {}
+    by_host: dict[str, list[RankReport]] = {}
     for rank in reports:
-        found.setdefault(rank.host, []).append(rank)
-    return found
+        by_host.setdefault(rank.host, []).append(rank)
+    return by_host
 
 
-def judge_nodes(at: ChosenSite, done: TrialResult) -> Iterator[Finding]:
+def judge_nodes(chosen: ChosenSite, trial: TrialResult) -> Iterator[Finding]:
     """Yield a finding for each property of the nodes; the first host with a fault stands for all."""
-    reports, site = done.reports, at.site
-    foreign = [rank.host for rank in reports if rank.token != done.token]
+    reports, site = trial.reports, chosen.site
+    elsewhere = [rank.host for rank in reports if rank.token != trial.token]
     faults = [f"{rank.host}: {rank.fault}" for rank in reports if rank.fault]
-    if foreign or faults:
+    if elsewhere or faults:
         yield bad(
             "shared files",
-            faults[0] if faults else f"{foreign[0]} sees another directory at {done.folder}",
+            faults[0] if faults else f"{elsewhere[0]} sees another directory at {trial.folder}",
             "--root DIR, shared",
         )
     elif site.has_scheduler:
         yield ok("shared files", "written on the nodes, read here")
-    mine = platform.machine()
-    if other := [rank for rank in reports if rank.arch != (site.arch or mine)]:
+    expected_arch = site.arch or platform.machine()
+    if other := [rank for rank in reports if rank.arch != expected_arch]:
         yield bad(
             "nodes",
-            f"{other[0].host} is {other[0].arch}, the site's file has {site.arch or mine}",
-            f"{at.line('arch')}: arch",
+            f"{other[0].host} is {other[0].arch}, the site's file has {expected_arch}",
+            f"{chosen.line('arch')}: arch",
         )
     if site.container.use:
-        yield judge_image(at, reports)
+        yield judge_image(chosen, reports)
     yield judge_packages(reports)
     if site.modules:
-        yield judge_modules(at, reports)
+        yield judge_modules(chosen, reports)
     if site.launch.interface is not None:
-        yield judge_interface(at, reports)
-    yield judge_cores(at, reports)
-    yield judge_memory(at, reports)
+        yield judge_interface(chosen, reports)
+    yield judge_cores(chosen, reports)
+    yield judge_memory(chosen, reports)
     if site.node.gpus is not None or any(rank.devices for rank in reports):
-        yield judge_gpus(at, reports)
+        yield judge_gpus(chosen, reports)
     if site.has_scheduler:
-        yield judge_clocks(reports, done.clock_lead)
+        yield judge_clocks(reports, trial.clock_lead)
     if long := [rank for rank in reports if len(rank.temporary) > MAX_TEMPORARY_LENGTH]:
         yield bad(
             "temporary files",
@@ -191,18 +197,18 @@ def judge_nodes(at: ChosenSite, done: TrialResult) -> Iterator[Finding]:
         )
 
 
-def judge_image(at: ChosenSite, reports: Sequence[RankReport]) -> Finding:
-    wanted = at.site.container.digest or ""
+def judge_image(chosen: ChosenSite, reports: Sequence[RankReport]) -> Finding:
+    expected = chosen.site.container.digest or ""
     if early := [rank for rank in reports if rank.step == "look around"]:
         return not_checked("image", f"rank {early[0].rank} ended before this was checked")
-    if other := [rank for rank in reports if rank.image != wanted]:
+    if other := [rank for rank in reports if rank.image != expected]:
         found = f"in image {other[0].image[:12]}" if other[0].image else "outside any image"
         return bad(
             "image",
-            f"rank {other[0].rank} on {other[0].host} runs {found}, not in {wanted[:12]}",
-            f"{at.line('container')}: container",
+            f"rank {other[0].rank} on {other[0].host} runs {found}, not in {expected[:12]}",
+            f"{chosen.line('container')}: container",
         )
-    return ok("image", f"{wanted[:12]} on all nodes")
+    return ok("image", f"{expected[:12]} on all nodes")
 
 
 def judge_packages(reports: Sequence[RankReport]) -> Finding:
@@ -231,89 +237,89 @@ def judge_packages(reports: Sequence[RankReport]) -> Finding:
     )
 
 
-def judge_modules(at: ChosenSite, reports: Sequence[RankReport]) -> Finding:
+def judge_modules(chosen: ChosenSite, reports: Sequence[RankReport]) -> Finding:
     loaded = reports[0].modules
-    absent = [
-        name for name in at.site.modules if not any(each == name or each.startswith(f"{name}/") for each in loaded)
+    not_loaded = [
+        name for name in chosen.site.modules if not any(each == name or each.startswith(f"{name}/") for each in loaded)
     ]
-    if absent and reports[0].image:
+    if not_loaded and reports[0].image:
         return not_checked("modules", "modules loaded outside an image are not visible in it")
-    if absent:
+    if not_loaded:
         return bad(
             "modules",
-            f"{reports[0].host}: {', '.join(absent)} not loaded",
-            f"{at.line('modules')}: see `module spider {absent[0]}`",
+            f"{reports[0].host}: {', '.join(not_loaded)} not loaded",
+            f"{chosen.line('modules')}: see `module spider {not_loaded[0]}`",
         )
-    return ok("modules", ", ".join(at.site.modules))
+    return ok("modules", ", ".join(chosen.site.modules))
 
 
-def judge_interface(at: ChosenSite, reports: Sequence[RankReport]) -> Finding:
-    name = at.site.launch.interface or ""
+def judge_interface(chosen: ChosenSite, reports: Sequence[RankReport]) -> Finding:
+    name = chosen.site.launch.interface or ""
     for rank in reports:
         if name not in rank.interfaces and rank.step != "look around":
-            there = (
+            present = (
                 ", ".join(n for n, address in rank.interfaces.items() if address and n != "lo")
                 or "none with an address"
             )
             return bad(
                 "interface",
-                f"{rank.host} has no {name}; it has {there}",
-                f"{at.line('launch', 'interface')}: interface",
+                f"{rank.host} has no {name}; it has {present}",
+                f"{chosen.line('launch', 'interface')}: interface",
             )
         if not rank.interfaces.get(name):
             return bad(
                 "interface",
                 f"{name} of {rank.host} has no IPv4 address",
-                f"{at.line('launch', 'interface')}: interface",
+                f"{chosen.line('launch', 'interface')}: interface",
             )
     return ok("interface", f"{name}: {', '.join(sorted({rank.interfaces[name] for rank in reports})[:4])}")
 
 
-def judge_cores(at: ChosenSite, reports: Sequence[RankReport]) -> Finding:
+def judge_cores(chosen: ChosenSite, reports: Sequence[RankReport]) -> Finding:
     """Compare the threads of a rank with the cores that it may use."""
-    threads, fewest = at.site.launch.threads_per_rank, min(reports, key=lambda rank: rank.cores)
+    threads, fewest = chosen.site.launch.threads_per_rank, min(reports, key=lambda rank: rank.cores)
     if not fewest.cores:
         return not_checked("cores", "every rank ended before this was checked")
     if fewest.cores < threads:
         return bad(
             "cores",
             f"rank {fewest.rank} on {fewest.host} starts {threads} threads on {fewest.cores} core(s)",
-            f"{at.line('launch', 'threads_per_rank')}: threads_per_rank, or how launch.flags bind",
+            f"{chosen.line('launch', 'threads_per_rank')}: threads_per_rank, or how launch.flags bind",
         )
     return ok("cores", f"{fewest.cores} or more per rank, {threads} threads")
 
 
-def judge_memory(at: ChosenSite, reports: Sequence[RankReport]) -> Finding:
+def judge_memory(chosen: ChosenSite, reports: Sequence[RankReport]) -> Finding:
     """Compare the memory of a job on a node with the memory that plans assume; with GPUs they assume none."""
     least = min(reports, key=lambda rank: rank.memory)
     if not least.memory:
         return not_checked("memory", "every rank ended before this was checked")
     planned = (
         0.0
-        if at.site.node.gpus
-        else at.site.rank_bytes * at.site.ranks_per_node
-        if at.site.has_scheduler
-        else at.site.rank_bytes
+        if chosen.site.node.gpus
+        else chosen.site.rank_bytes * chosen.site.ranks_per_node
+        if chosen.site.has_scheduler
+        else chosen.site.rank_bytes
     )
     if least.memory < MIN_MEMORY_SHARE * planned:
         return bad(
             "memory",
             f"a job has {least.memory / 1e9:,.1f} GB on {least.host}, plans assume {planned / 1e9:,.1f}",
-            f"{at.line('node', 'memory_gb')}: node.memory_gb, or request more: scheduler.directives",
+            f"{chosen.line('node', 'memory_gb')}: node.memory_gb, or request more: scheduler.directives",
         )
     return ok("memory", f"{least.memory / 1e9:,.0f} GB per node")
 
 
-def judge_gpus(at: ChosenSite, reports: Sequence[RankReport]) -> Finding:
+def judge_gpus(chosen: ChosenSite, reports: Sequence[RankReport]) -> Finding:
     """Check the kind and number of GPUs on each node, and that no two ranks share one."""
-    stated = at.site.node.gpus
+    stated = chosen.site.node.gpus
     if not any(rank.accelerator for rank in reports):
         return not_checked("GPUs", "every rank ended before this was checked")
     first = next(iter(group_by_host(reports).values()))
     if stated is None:
-        return judge_unstated_gpus(at, first)
+        return judge_unstated_gpus(chosen, first)
     for ranks in group_by_host(reports).values():
-        if fault := gpu_fault(at, stated, ranks):
+        if fault := gpu_fault(chosen, stated, ranks):
             return fault
     seen = devices_of(first)
     return ok("GPUs", f"{stated.count} x {seen[0].name}, {seen[0].memory / 1e9:.0f} GB")
@@ -329,18 +335,20 @@ def count_gpus(ranks: Sequence[RankReport]) -> int:
     return max(len(devices_of(ranks)), len({rank.device for rank in ranks if rank.device}))
 
 
-def judge_unstated_gpus(at: ChosenSite, ranks: Sequence[RankReport]) -> Finding:
+def judge_unstated_gpus(chosen: ChosenSite, ranks: Sequence[RankReport]) -> Finding:
     """Return the finding for a node with GPUs of which the site's file has none."""
     found = f"{count_gpus(ranks)} x {devices_of(ranks)[0].name}"
-    if at.site.has_scheduler:
-        return bad("GPUs", f"{ranks[0].host} has {found}, the site's file has none", f"{at.line('node')}: node.gpus")
+    if chosen.site.has_scheduler:
+        return bad(
+            "GPUs", f"{ranks[0].host} has {found}, the site's file has none", f"{chosen.line('node')}: node.gpus"
+        )
     return ok("GPUs", f"{found}; none in the site's file, so trainings share the first, and estimates are for cores")
 
 
-def gpu_fault(at: ChosenSite, stated: Gpus, ranks: Sequence[RankReport]) -> Finding | None:
+def gpu_fault(chosen: ChosenSite, stated: Gpus, ranks: Sequence[RankReport]) -> Finding | None:
     """Return what is wrong with the GPUs of one node, or None."""
     host, seen, count = ranks[0].host, devices_of(ranks), count_gpus(ranks)
-    node_line, launch_line = f"{at.line('node', 'gpus')}: node.gpus", f"{at.line('launch')}: flags, before_rank"
+    node_line, launch_line = f"{chosen.line('node', 'gpus')}: node.gpus", f"{chosen.line('launch')}: flags, before_rank"
     if count == 0:
         build = f", and its torch ({ranks[0].packages.get('torch') or '?'}) may be built for none"
         return bad("GPUs", f"{host} shows none, the site's file has {stated.count} x {stated.model}{build}", node_line)
@@ -367,54 +375,56 @@ def is_same_gpu(stated: str, found: str) -> bool:
 
 def judge_clocks(reports: Sequence[RankReport], lead_here: float) -> Finding:
     """Compare the clocks of nodes with this machine's, both relative to the file server's, whenever they were read."""
-    far = max(reports, key=lambda rank: abs(rank.clock_lead - lead_here))
-    by = far.clock_lead - lead_here
-    if abs(by) > MAX_CLOCK_SKEW_SECONDS:
-        return bad("clock of nodes", f"{far.host} is {by:+.0f} s from this machine", "report it to the administrators")
-    return ok("clock of nodes", f"within {max(0.1, abs(by)):.1f} s of this machine's")
+    farthest = max(reports, key=lambda rank: abs(rank.clock_lead - lead_here))
+    skew = farthest.clock_lead - lead_here
+    if abs(skew) > MAX_CLOCK_SKEW_SECONDS:
+        return bad(
+            "clock of nodes", f"{farthest.host} is {skew:+.0f} s from this machine", "report it to the administrators"
+        )
+    return ok("clock of nodes", f"within {max(0.1, abs(skew)):.1f} s of this machine's")
 
 
-def judge_collective(at: ChosenSite, done: TrialResult) -> Iterator[Finding]:
+def judge_collective(chosen: ChosenSite, trial: TrialResult) -> Iterator[Finding]:
     """Check that the ranks found each other and that their sum is right."""
-    reports = done.reports
-    if alone := next((rank for rank in reports if rank.size != done.ranks), None):
+    reports = trial.reports
+    if alone := next((rank for rank in reports if rank.size != trial.ranks), None):
         yield bad(
             "collective",
-            f"{len(reports)} processes were started, and each believes to be one of {alone.size} "
+            f"{len(reports)} processes were started, and each believes it is one of {alone.size} "
             f"(launcher: {alone.launcher})",
-            f"{at.line('launch', 'command')}: launch.command",
+            f"{chosen.line('launch', 'command')}: launch.command",
         )
-    elif done.ranks < 2:
+    elif trial.ranks < 2:
         yield not_checked("collective", "trainings have one rank here")
     elif unfinished := [rank for rank in reports if rank.step != "done"]:
-        yield judge_unfinished(at, done, unfinished)
+        yield judge_unfinished(chosen, trial, unfinished)
     elif not all(rank.sum_is_right for rank in reports):
         yield bad(
             "collective",
-            f"{reports[0].backend}: the sum over {done.ranks} ranks is wrong",
-            "do not train here; report it to the site",
+            f"{reports[0].backend}: the sum over {trial.ranks} ranks is wrong",
+            "do not train here; report it to the administrators",
         )
     else:
-        yield ok("collective", describe_speed(done))
+        yield ok("collective", describe_speed(trial))
 
 
-def judge_unfinished(at: ChosenSite, done: TrialResult, unfinished: Sequence[RankReport]) -> Finding:
+def judge_unfinished(chosen: ChosenSite, trial: TrialResult, unfinished: Sequence[RankReport]) -> Finding:
     """Return the finding for ranks that ended early; one that did not reach the sum explains the others."""
-    one = next((rank for rank in unfinished if rank.step != "reduce"), unfinished[0])
-    why = one.error or (done.output_tail[-1] if done.output_tail else "no output")
+    rank = next((rank for rank in unfinished if rank.step != "reduce"), unfinished[0])
+    why = rank.error or (trial.output_tail[-1] if trial.output_tail else "no output")
     return bad(
         "collective",
-        f"rank {one.rank} on {one.host} ended {WORDS_OF_STEP.get(one.step, 'in the sum over ranks')}: {why[:160]}",
-        f"{at.line('launch', 'interface')}: interface, and the network's settings in env",
+        f"rank {rank.rank} on {rank.host} ended {WORDS_OF_STEP.get(rank.step, 'in the sum over ranks')}: {why[:160]}",
+        f"{chosen.line('launch', 'interface')}: interface, and the network's settings in env",
     )
 
 
-def describe_speed(done: TrialResult) -> str:
+def describe_speed(trial: TrialResult) -> str:
     """Return how long the sum over ranks took."""
-    first, nodes = done.reports[0], len(group_by_host(done.reports))
-    slowest = max(rank.seconds or 0.0 for rank in done.reports)
-    sent_bytes = first.mebibytes * 2**20 * 2 * (done.ranks - 1) / done.ranks  # by each rank of a ring
+    first, nodes = trial.reports[0], len(group_by_host(trial.reports))
+    slowest = max(rank.seconds or 0.0 for rank in trial.reports)
+    sent_bytes = first.mebibytes * 2**20 * 2 * (trial.ranks - 1) / trial.ranks  # by each rank of a ring
     return (
-        f"{first.backend}, {done.ranks} ranks on {nodes} node{'s' if nodes > 1 else ''}: "
+        f"{first.backend}, {trial.ranks} ranks on {nodes} node{'s' if nodes > 1 else ''}: "
         f"{first.mebibytes} MiB in {slowest * 1000:.1f} ms, {sent_bytes / slowest / 1e9:.2f} GB/s each"
     )

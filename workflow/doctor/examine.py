@@ -36,7 +36,7 @@ from workflow.doctor.diagnosis import (
     ok,
 )
 from workflow.images import checks, image_file
-from workflow.jobs import requests as queueing
+from workflow.jobs.requests import schedule, total_node_hours
 from workflow.plan.stage import PlannedStage
 from workflow.scheduler import limits, query
 
@@ -44,52 +44,53 @@ from workflow.scheduler import limits, query
 MIN_FREE_BYTES = 5e9
 MIN_FREE_FILES = 10_000
 SLOW_ANSWER_SECONDS = 10.0  # of one query to the scheduler, worth a hint
-# If one of these is bad, a job would reveal nothing more.
+# Subjects without which a job would reveal nothing more.
 REQUIRED_FOR_JOB = ("host", "architecture", "scheduler", "account", "run directory", "container")
 
 
 def examine(
-    at: ChosenSite, root: Path, ask: bool, queue: str | None, wait: float, say: Callable[[str], None]
+    chosen: ChosenSite, root: Path, may_start_job: bool, queue: str | None, wait: float, say: Callable[[str], None]
 ) -> Iterator[Finding]:
-    """Yield each finding as soon as it is known. `ask`: a job may be submitted, or processes started."""
-    wrong, absent = set(), [path for path in (root, *root.parents) if not path.exists()]
-    at, missing = with_image(at)
+    """Yield each finding as soon as it is known. `may_start_job` also allows processes on this machine."""
+    bad_subjects: set[str] = set()
+    new_folders = [path for path in (root, *root.parents) if not path.exists()]  # that the checks will make
+    chosen, missing = find_image(chosen)
     try:
-        for found in itertools.chain(examine_from_here(at, root), missing or examine_container(at)):
-            wrong |= {found.what} if found.state == "bad" else set()
-            yield found
-        if not ask:
+        for finding in itertools.chain(examine_from_here(chosen, root), missing or examine_container(chosen)):
+            bad_subjects |= {finding.what} if finding.state == "bad" else set()
+            yield finding
+        if not may_start_job:
             yield not_checked("compute nodes", f"{CHECKED_BY_JOB}: no job was requested")
-        elif first := next((what for what in REQUIRED_FOR_JOB if what in wrong), None):
+        elif first := next((what for what in REQUIRED_FOR_JOB if what in bad_subjects), None):
             yield not_checked("compute nodes", f"{CHECKED_BY_JOB}: no job until this is fixed: {first}")
         else:
-            yield from examine_compute_nodes(at, root, queue, wait, say, wrong)
+            yield from examine_compute_nodes(chosen, root, queue, wait, say, bad_subjects)
     finally:
-        for path in absent:  # nothing is left behind, except files that show a fault
+        for path in new_folders:  # removed again, unless files in them show a fault
             try:
                 path.rmdir()
             except OSError:
                 break
 
 
-def examine_from_here(at: ChosenSite, root: Path) -> Iterator[Finding]:
+def examine_from_here(chosen: ChosenSite, root: Path) -> Iterator[Finding]:
     """Check what can be checked without a job."""
-    yield from examine_host(at)
-    if at.site.has_scheduler:
-        found, known = examine_scheduler(at)
-        yield found
-        if known is not None:
-            yield examine_account(at, known)
-            yield from examine_queues(at, known)
-    yield from examine_run_directory(at, root)
+    yield from examine_host(chosen)
+    if chosen.site.has_scheduler:
+        finding, reported = examine_scheduler(chosen)
+        yield finding
+        if reported is not None:
+            yield examine_account(chosen, reported)
+            yield from examine_queues(chosen, reported)
+    yield from examine_run_directory(chosen, root)
 
 
 # ------------------------------------------------------------------------------------------------------ from this host
-def examine_host(at: ChosenSite) -> Iterator[Finding]:
+def examine_host(chosen: ChosenSite) -> Iterator[Finding]:
     """Check that this machine is one of the site's, and its directory for temporary files."""
     for what, check in (("host", site_files.check_host), ("architecture", site_files.check_arch)):
         try:
-            check(at.name, at.site, at.settings)
+            check(chosen.name, chosen.site, chosen.settings)
         except UserError as error:
             yield bad_as(what, error)
         else:
@@ -99,82 +100,86 @@ def examine_host(at: ChosenSite) -> Iterator[Finding]:
         yield bad("temporary files", describe_long_path(text), "export TMPDIR=/tmp")
 
 
-def examine_scheduler(at: ChosenSite) -> tuple[Finding, limits.SchedulerLimits | None]:
+def examine_scheduler(chosen: ChosenSite) -> tuple[Finding, limits.SchedulerLimits | None]:
     """Query the scheduler; return the finding and, if it answered, its limits."""
-    kind, timeout = at.site.batch_scheduler.kind, at.site.batch_scheduler.command_timeout
+    kind, timeout = chosen.site.batch_scheduler.kind, chosen.site.batch_scheduler.command_timeout
     program = "scontrol" if kind == "slurm" else "qstat"
     began = time.monotonic()
     try:
         version = query.command_output([program, "--version"], timeout).strip().splitlines()
         query.SCHEDULERS[kind].find_by_id(["0"] if kind == "slurm" else [], timeout)
         took = time.monotonic() - began
-        known = limits.QUERIES[kind](timeout)
+        reported = limits.QUERIES[kind](timeout)
     except query.SchedulerUnreachable as error:
         words = re.sub(r"^(\w+): \1: ", r"\1: ", str(error))
-        again = re.search("not answered|not be read", words)
-        fix = "try again" if again else f"run this on a login node, where `{program}` works"
+        is_transient = re.search("not answered|not be read", words)
+        fix = "try again" if is_transient else f"run this on a login node, where `{program}` works"
         return bad("scheduler", words, fix), None
-    reported = (version or [kind])[0].removeprefix("pbs_version = ")
+    release = (version or [kind])[0].removeprefix("pbs_version = ")
     slow = (
-        f"; that is slow, {at.line('scheduler', 'poll_seconds')}: poll_seconds may be higher"
+        f"; that is slow, {chosen.line('scheduler', 'poll_seconds')}: poll_seconds may be higher"
         if took > SLOW_ANSWER_SECONDS
         else ""
     )
-    return ok("scheduler", f"{reported}, answered in {took:.2f} s{slow}"), known
+    return ok("scheduler", f"{release}, answered in {took:.2f} s{slow}"), reported
 
 
-def examine_account(at: ChosenSite, known: limits.SchedulerLimits) -> Finding:
+def examine_account(chosen: ChosenSite, reported: limits.SchedulerLimits) -> Finding:
     """Check the account against the accounts that the scheduler has for this user."""
-    rule = at.site.account_rule
-    good, found, fix = limits.check_account(at.site.account, rule.required, known)
-    if good is None and at.site.account is None and rule.required:
+    rule = chosen.site.account_rule
+    is_valid, text, fix = limits.check_account(chosen.site.account, rule.required, reported)
+    if is_valid is None and chosen.site.account is None and rule.required:
         return bad("account", "no account is given", f"--set account={rule.example or 'ACCOUNT'}")
-    if good is None:
-        return not_checked("account", found)
-    given = f"{at.line('account')}: " if at.site.account else ""
-    return ok("account", found) if good else bad("account", found, given + fix)
+    if is_valid is None:
+        return not_checked("account", text)
+    line = f"{chosen.line('account')}: " if chosen.site.account else ""
+    return ok("account", text) if is_valid else bad("account", text, line + fix)
 
 
-def examine_queues(at: ChosenSite, known: limits.SchedulerLimits) -> Iterator[Finding]:
+def examine_queues(chosen: ChosenSite, reported: limits.SchedulerLimits) -> Iterator[Finding]:
     """Check each queue against the scheduler's limits, and ask when its longest job would start."""
-    for name, queue in at.site.queues.items():
-        if found := limits.find_mismatches(name, queue, at.site.account, known):
-            lines = dict.fromkeys(at.line("queues", name, *filter(None, [each.field])) for each in found)
+    for name, queue in chosen.site.queues.items():
+        if mismatches := limits.find_mismatches(name, queue, chosen.site.account, reported):
+            lines = dict.fromkeys(chosen.line("queues", name, *filter(None, [each.field])) for each in mismatches)
             yield bad(
                 f"queue {name}",
-                "; ".join(each.found for each in found),
-                f"{', '.join(lines)}: {', '.join(each.fix for each in found)}",
+                "; ".join(each.found for each in mismatches),
+                f"{', '.join(lines)}: {', '.join(each.fix for each in mismatches)}",
             )
         else:
             yield rehearse_longest_job(
-                at, name, f"{capacity.format_node_range(queue)}, {queue.max_walltime}{describe_use(at.site, name)}"
+                chosen,
+                name,
+                f"{capacity.format_node_range(queue)}, {queue.max_walltime}{describe_use(chosen.site, name)}",
             )
 
 
-def rehearse_longest_job(at: ChosenSite, name: str, text: str) -> Finding:
+def rehearse_longest_job(chosen: ChosenSite, name: str, text: str) -> Finding:
     """Let Slurm judge the smallest, longest job of the queue without submitting it; it says when the job would start."""
     from workflow.jobs import parsl_provider  # Parsl takes half a second to import
 
-    if at.site.batch_scheduler.kind != "slurm":
+    if chosen.site.batch_scheduler.kind != "slurm":
         return ok(f"queue {name}", text)
-    queue = at.site.queues[name]
+    queue = chosen.site.queues[name]
     least, longest = queue.nodes[0], to_seconds(queue.max_walltime)
-    request = trial_job.trial_request(at.site, name)._replace(nodes=least, nodes_each=least, seconds=longest)
+    request = trial_job.trial_request(chosen.site, name)._replace(nodes=least, nodes_each=least, seconds=longest)
     with tempfile.TemporaryDirectory(prefix="gnnscale-doctor-") as folder:
         script = Path(folder) / "job.sh"
         script.write_text(
             parsl_provider.render_script(
-                parsl_provider.JobScript(request, "gnnscale-doctor", Path(folder), "true"), at.site
+                parsl_provider.JobScript(request, "gnnscale-doctor", Path(folder), "true"), chosen.site
             )
         )
         try:
-            done = query.run_command(["sbatch", "--test-only", str(script)], at.site.batch_scheduler.command_timeout)
+            done = query.run_command(
+                ["sbatch", "--test-only", str(script)], chosen.site.batch_scheduler.command_timeout
+            )
         except query.SchedulerUnreachable as error:
             return not_checked(f"queue {name}", str(error))
     if done.returncode:
-        why = parsl_provider.submission_error(at.site, done.stderr + done.stdout)
+        why = parsl_provider.submission_error(chosen.site, done.stderr + done.stdout)
         if isinstance(why, parsl_provider.JobRefused):
-            return bad(f"queue {name}", str(why), f"{at.line('queues', name)}: {why.hint}")
+            return bad(f"queue {name}", str(why), f"{chosen.line('queues', name)}: {why.hint}")
         return not_checked(f"queue {name}", str(why))
     start = re.search(r"to start at (\d{4}-\d\d-\d\d)T(\d\d:\d\d)", done.stderr + done.stdout)
     return ok(f"queue {name}", f"{text}; the longest would start {format_start(*start.groups())}" if start else text)
@@ -201,19 +206,15 @@ def examine_study(planned: dict[str, PlannedStage], site: SiteConfig) -> Finding
     if refused := [each for each in left if each.state == "refused"]:
         return bad("study", f"{refused[0].stage.id} {refused[0].reason}", "`plan` lists all of them")
     try:
-        requests = queueing.schedule([each.stage for each in left], site)
+        requests = schedule([each.stage for each in left], site)
     except UserError as error:
         return bad("study", error.message, "choose another queue, or another study")
-    jobs = (
-        f" in {len(set(requests.values()))} jobs, {queueing.total_node_hours(requests):,.1f} node-hours"
-        if requests
-        else ""
-    )
+    jobs = f" in {len(set(requests.values()))} jobs, {total_node_hours(requests):,.1f} node-hours" if requests else ""
     return ok("study", f"{len(left)} of {len(planned)} stages to do{jobs}")
 
 
 # ---------------------------------------------------------------------------------------------------- the run directory
-def examine_run_directory(at: ChosenSite, root: Path) -> Iterator[Finding]:
+def examine_run_directory(chosen: ChosenSite, root: Path) -> Iterator[Finding]:
     """Check that the run directory can be used, its space, its quota, its file server's clock, and when it is purged."""
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -223,15 +224,15 @@ def examine_run_directory(at: ChosenSite, root: Path) -> Iterator[Finding]:
     if fault:
         yield bad("run directory", f"{root}: {fault}", "choose another one: --root DIR")
         return
-    above = scratch_lifetime.scratch_directory(at.site)
-    aside = (
-        f"; not below {above}, where this site wants run directories"
-        if above and not root.is_relative_to(above.resolve())
+    scratch = scratch_lifetime.scratch_directory(chosen.site)
+    remark = (
+        f"; not below {scratch}, where this site wants run directories"
+        if scratch and not root.is_relative_to(scratch.resolve())
         else ""
     )
-    yield ok("run directory", f"{root}{aside}")
+    yield ok("run directory", f"{root}{remark}")
     yield examine_space(root)
-    if finding := examine_quota(root, at.site):
+    if finding := examine_quota(root, chosen.site):
         yield finding
     lead = directory_check.measure_clock_lead(root)
     if abs(lead) > MAX_CLOCK_SKEW_SECONDS:
@@ -242,16 +243,17 @@ def examine_run_directory(at: ChosenSite, root: Path) -> Iterator[Finding]:
         )
     else:
         yield ok("clock", f"within {max(0.1, abs(lead)):.1f} s of the file server's")
-    yield from examine_purge(at, root)
+    yield from examine_purge(chosen, root)
 
 
 def examine_space(root: Path) -> Finding:
     """Check the free space of the file system."""
-    found = directory_check.measure_free_space(root)
-    free = f"{found.bytes / 1e9:,.0f} GB" + (f", {found.files:,} files" if found.files is not None else "")
-    if found.bytes < MIN_FREE_BYTES or (found.files is not None and found.files < MIN_FREE_FILES):
-        return bad("space", f"only {free} free", "free some space, or choose another place: --root DIR")
-    return ok("space", free)
+    free_space = directory_check.measure_free_space(root)
+    text = f"{free_space.bytes / 1e9:,.0f} GB"
+    text += f", {free_space.files:,} files" if free_space.files is not None else ""
+    if free_space.bytes < MIN_FREE_BYTES or (free_space.files is not None and free_space.files < MIN_FREE_FILES):
+        return bad("space", f"only {text} free", "free some space, or choose another place: --root DIR")
+    return ok("space", text)
 
 
 def examine_quota(root: Path, site: SiteConfig) -> Finding | None:
@@ -260,8 +262,8 @@ def examine_quota(root: Path, site: SiteConfig) -> Finding | None:
         mounted = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     except OSError:
         return None
-    above = [words for words in mounted if root.is_relative_to(words[1])]
-    if not above or max(above, key=lambda words: len(words[1]))[2] != "lustre":
+    mounts_above = [words for words in mounted if root.is_relative_to(words[1])]
+    if not mounts_above or max(mounts_above, key=lambda words: len(words[1]))[2] != "lustre":
         return None
     try:
         output = query.command_output(["lfs", "quota", "-q", "-u", query.user_name(), str(root)], 20)
@@ -281,72 +283,74 @@ def judge_lustre_quota(output: str) -> Finding:
     most, most_files = (hard or soft) * 1024, files_hard or files_soft
     text = f"{used * 1024 / 1e9:,.0f} GB of {most / 1e9:,.0f}" if most else "no limit on bytes"
     text += f", {files:,} files of {most_files:,}" if most_files else ""
-    full = (most and most - used * 1024 < MIN_FREE_BYTES) or (most_files and most_files - files < MIN_FREE_FILES)
-    if full or "*" in words[1] or "*" in words[5]:
+    is_full = (most and most - used * 1024 < MIN_FREE_BYTES) or (most_files and most_files - files < MIN_FREE_FILES)
+    if is_full or "*" in words[1] or "*" in words[5]:
         return bad("quota", text, "free some space, or choose another place: --root DIR")
     return ok("quota", text)
 
 
-def examine_purge(at: ChosenSite, root: Path) -> Iterator[Finding]:
+def examine_purge(chosen: ChosenSite, root: Path) -> Iterator[Finding]:
     """Check whether the site will soon delete results because nobody used them."""
-    days = scratch_lifetime.days_until_purge(root, at.site)
+    days = scratch_lifetime.days_until_purge(root, chosen.site)
     if days is None:
         return
     folders = [path.parent for path in root.glob("*/*/result.json")]
     paths = [path for folder in folders for path in folder.iterdir() if path.is_file() and path.name != "result.json"]
-    if warned := scratch_lifetime.purge_warnings(paths, root, at.site):
+    if warnings := scratch_lifetime.purge_warnings(paths, root, chosen.site):
         yield bad(
             "purge",
-            warned[0].split(". ")[0],
+            warnings[0].split(". ")[0],
             "copy the run directory to a place that is not purged; it can be continued there",
         )
     else:
-        found = scratch_lifetime.find_oldest(paths, time.time())
+        oldest = scratch_lifetime.find_oldest(paths, time.time())
         yield ok(
-            "purge", f"after {days} days" + (f"; the oldest result was used {found.days:.0f} days ago" if found else "")
+            "purge",
+            f"after {days} days" + (f"; the oldest result was used {oldest.days:.0f} days ago" if oldest else ""),
         )
 
 
-def examine_container(at: ChosenSite) -> Iterator[Finding]:
+def examine_container(chosen: ChosenSite) -> Iterator[Finding]:
     """Check that the image exists, is whole, is for these processors and can be run."""
-    box = at.site.container
-    if not box.use:
-        yield ok("container", f"none, but the environment of {at.site.python or sys.executable}")
+    container = chosen.site.container
+    if not container.use:
+        yield ok("container", f"not used; stages run in the environment of {chosen.site.python or sys.executable}")
         return
-    found = list(checks.find_faults(at.site))
-    yield from (bad("container", fault.message, fault.hint) for fault in found)
-    if not found:
-        yield ok("container", f"{box.runtime}, {box.image}" + (f", {box.digest[:12]}" if box.digest else ""))
+    faults = list(checks.find_faults(chosen.site))
+    yield from (bad("container", fault.message, fault.hint) for fault in faults)
+    if not faults:
+        digest = f", {container.digest[:12]}" if container.digest else ""
+        yield ok("container", f"{container.runtime}, {container.image}{digest}")
 
 
-def with_image(at: ChosenSite) -> tuple[ChosenSite, list[Finding]]:
+def find_image(chosen: ChosenSite) -> tuple[ChosenSite, list[Finding]]:
     """Return the site with its image found, if stages run in one, or with the finding that there is none."""
-    if not at.site.container.use:
-        return at, []
+    if not chosen.site.container.use:
+        return chosen, []
     try:
-        return at._replace(site=image_file.with_image(at.site, [])), []
+        return chosen._replace(site=image_file.with_image(chosen.site, [])), []
     except UserError as error:
-        return at, [bad_as("container", error)]
+        return chosen, [bad_as("container", error)]
 
 
 # ------------------------------------------------------------------------------------------------- on the compute nodes
 def examine_compute_nodes(
-    at: ChosenSite, root: Path, queue: str | None, wait: float, say: Callable[[str], None], wrong: set[str]
+    chosen: ChosenSite, root: Path, queue: str | None, wait: float, say: Callable[[str], None], bad_subjects: set[str]
 ) -> Iterator[Finding]:
-    if at.site.has_scheduler:
-        if queue is not None and queue not in at.site.queues:
-            yield bad("job", f"no queue {queue!r}", suggest(queue, list(at.site.queues)))
+    if chosen.site.has_scheduler:
+        if queue is not None and queue not in chosen.site.queues:
+            yield bad("job", f"no queue {queue!r}", suggest(queue, list(chosen.site.queues)))
             return
-        able = [name for name in trial_job.suitable_queues(at.site) if f"queue {name}" not in wrong]
-        if not able and queue is None:
+        passed = [name for name in trial_job.suitable_queues(chosen.site) if f"queue {name}" not in bad_subjects]
+        if not passed and queue is None:
             yield not_checked("compute nodes", f"{CHECKED_BY_JOB}: no queue passed its check")
             return
-        done = trial_job.run_in_queue(at.site, queue or able[0], root, wait, say)
+        trial = trial_job.run_in_queue(chosen.site, queue or passed[0], root, wait, say)
     else:
-        done = trial_job.run_here(at.site, root, say)
-    found = list(judge(at, done))
-    if all(each.state == "ok" for each in found) or not done.started:
-        trial_job.remove_folder(done)
-    yield from found
-    if done.folder.exists():
-        yield not_checked("files of the job", f"kept: {done.folder}")
+        trial = trial_job.run_here(chosen.site, root, say)
+    findings = list(judge(chosen, trial))
+    if all(each.state == "ok" for each in findings) or not trial.started:
+        trial_job.remove_folder(trial)
+    yield from findings
+    if trial.folder.exists():
+        yield not_checked("files of the job", f"kept: {trial.folder}")

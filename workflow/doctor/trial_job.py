@@ -15,23 +15,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from gnnscale.contract import errors, files
-from gnnscale.contract.errors import UserError
+from gnnscale.contract import files
+from gnnscale.contract.errors import BadFile, UserError
 from gnnscale.machine import directory_check
 from gnnscale.schema import Spec
 from workflow.config.site import Queue, SiteConfig
 from workflow.config.walltime import to_seconds
 from workflow.jobs import launch
 from workflow.jobs.requests import Request
-from workflow.run_directory.attempt import ExitRecord, read_tail
+from workflow.run_directory.attempt import ExitRecord, read_exit_record, read_last_output
 from workflow.scheduler import query
 from workflow.scheduler.query import JobStatus
 
-MEETING_SECONDS = (
-    120.0  # s for ranks to find each other; NCCL's first meeting on a thousand-node machine takes tens of them
-)
+# For ranks to connect: NCCL's first connection on a machine of a thousand nodes takes tens of seconds.
+CONNECT_SECONDS = 120.0
 TRIAL_SECONDS = 900  # of walltime, besides the time that the scheduler's early signal takes
 POLL_SECONDS = 0.5
 
@@ -75,7 +74,7 @@ class RankReport(Spec):
 
 
 class TrialResult(NamedTuple):
-    """Everything that is known after a trial job."""
+    """Everything that is known about a trial job after its end."""
 
     queue: str  # "" where there is no scheduler
     job: str
@@ -98,10 +97,13 @@ class TrialResult(NamedTuple):
 def suitable_queues(site: SiteConfig) -> list[str]:
     """Return the queues that accept the job, the one where it is likely to wait least first: few nodes, short jobs."""
     notice = site.batch_scheduler.signal_seconds  # a job that is signalled at once is of no use
-    own = {
+    usable = {
         n: queue for n, queue in site.queues.items() if queue.node is None and to_seconds(queue.max_walltime) > notice
     }
-    return sorted(own, key=lambda name: (own[name].nodes[0], own[name].preemptible, to_seconds(own[name].max_walltime)))
+    return sorted(
+        usable,
+        key=lambda name: (usable[name].nodes[0], usable[name].preemptible, to_seconds(usable[name].max_walltime)),
+    )
 
 
 def trial_request(site: SiteConfig, name: str) -> Request:
@@ -123,13 +125,13 @@ def trial_request(site: SiteConfig, name: str) -> Request:
     )
 
 
-def make_folder(root: Path, threads: int) -> tuple[Path, str]:
+def make_trial_folder(root: Path, threads: int) -> tuple[Path, str]:
     """Make the job's directory, as deep in the run directory as a stage's; return it and a token that identifies it."""
     token = secrets.token_hex(8)
     folder = root / "doctor" / token[:8]
     (folder / "ranks").mkdir(parents=True)
     files.write(
-        folder / "request.json", json.dumps({"token": token, "patience": MEETING_SECONDS, "threads": threads}) + "\n"
+        folder / "request.json", json.dumps({"token": token, "patience": CONNECT_SECONDS, "threads": threads}) + "\n"
     )
     return folder, token
 
@@ -139,12 +141,12 @@ def run_in_queue(site: SiteConfig, name: str, root: Path, wait: float, say: Call
     """Submit the job and follow it to its end; cancel it if it has not started after `wait` seconds, or on any error."""
     from workflow.jobs import parsl_provider  # Parsl takes half a second to import
 
-    request, (folder, token) = trial_request(site, name), make_folder(root, site.launch.threads_per_rank)
-    attempts = folder / "attempts" / "1"
-    attempts.mkdir(parents=True)
-    attempt = launch.StageAttempt("doctor", "rank_report", folder, 1)
+    request, (folder, token) = trial_request(site, name), make_trial_folder(root, site.launch.threads_per_rank)
+    attempt = folder / "attempts" / "1"
+    attempt.mkdir(parents=True)
+    stage_attempt = launch.StageAttempt("doctor", "rank_report", folder, 1)
     job = parsl_provider.JobScript(
-        request, f"gnnscale-doctor-{token[:8]}", attempts, launch.render_job_body(request, [attempt], site)
+        request, f"gnnscale-doctor-{token[:8]}", attempt, launch.render_job_body(request, [stage_attempt], site)
     )
     empty = TrialResult(name, "", request.nodes, request.ranks, folder, token, None, 0.0, False, (), None, ())
     with deferred_interrupt() as interrupted:
@@ -163,10 +165,10 @@ def run_in_queue(site: SiteConfig, name: str, root: Path, wait: float, say: Call
     if not ended.started:
         return ended
     say(f"job {ended.job} has ended; waiting for its files")
-    late = time.monotonic() + site.batch_scheduler.late_seconds
-    while not (attempts / "exit.json").exists() and time.monotonic() < late:  # files may appear late here
+    deadline = time.monotonic() + site.batch_scheduler.late_seconds
+    while not (attempt / "exit.json").exists() and time.monotonic() < deadline:  # files may appear late here
         time.sleep(POLL_SECONDS)
-    return ended._replace(**read_results(folder, attempts))
+    return ended._replace(**read_results(folder, attempt))
 
 
 @contextlib.contextmanager
@@ -189,15 +191,14 @@ def wait_for_end(
     interrupted: threading.Event,
 ) -> TrialResult:
     """Poll the scheduler until the job has ended, or until waiting is pointless."""
-    asked_of, timeout = query.SCHEDULERS[site.batch_scheduler.kind], site.batch_scheduler.command_timeout
+    scheduler, timeout = query.SCHEDULERS[site.batch_scheduler.kind], site.batch_scheduler.command_timeout
     began, running, seen, id = time.monotonic(), False, None, trial.job
     while True:
         elapsed = time.monotonic() - began
         with contextlib.suppress(query.SchedulerUnreachable):
-            found = asked_of.find_by_id([id], timeout).jobs.get(id)
-            seen = found or (
-                seen._replace(state="COMPLETED") if seen else None
-            )  # the scheduler has forgotten it already
+            found = scheduler.find_by_id([id], timeout).jobs.get(id)
+            # A job that the scheduler no longer knows has ended.
+            seen = found or (seen._replace(state="COMPLETED") if seen else None)
         running = running or (seen is not None and seen.state == "RUNNING")
         say(
             f"job {id} in {trial.queue}: {(seen.state if seen else 'submitted').lower()}"
@@ -209,9 +210,8 @@ def wait_for_end(
         if (seen is not None and seen.is_hopeless) or (not running and elapsed > wait):
             fault = try_to_cancel(site, id)
             return trial._replace(status=seen, waited=elapsed, fault=fault, hint=cancel_by_hand(site, id))
-        if (
-            elapsed > wait + request.seconds + site.batch_scheduler.late_seconds
-        ):  # and the scheduler does not report its end
+        # It must have ended by then, even if the scheduler does not report it.
+        if elapsed > wait + request.seconds + site.batch_scheduler.late_seconds:
             break
         if interrupted.wait(min(5.0, max(POLL_SECONDS, site.batch_scheduler.poll_seconds))):
             raise KeyboardInterrupt
@@ -232,21 +232,16 @@ def cancel_by_hand(site: SiteConfig, id: str) -> str:
     return f"end it: {'scancel' if site.batch_scheduler.kind == 'slurm' else 'qdel'} {id}"
 
 
-def read_results(folder: Path, attempt: Path) -> dict:
+def read_results(folder: Path, attempt: Path) -> dict[str, Any]:
     """Return the fields of TrialResult that the job's directory holds."""
     reports = []
     for path in sorted((folder / "ranks").glob("[!.]*.json")):
-        with contextlib.suppress(errors.BadFile):
+        with contextlib.suppress(BadFile):
             reports.append(files.read_model(path, RankReport))
-    try:
-        exit = files.read_model(attempt / "exit.json", ExitRecord)
-    except errors.BadFile:
-        exit = None
-    printed = next(filter(None, (read_tail(attempt / name) for name in ("stderr", "stdout", "job.out"))), ())
     return {
         "reports": tuple(sorted(reports, key=lambda rank: (rank.rank, rank.host))),
-        "exit": exit,
-        "output_tail": tuple(printed),
+        "exit": read_exit_record(attempt),
+        "output_tail": read_last_output(attempt),
         "clock_lead": directory_check.measure_clock_lead(folder),
     }
 
@@ -254,26 +249,26 @@ def read_results(folder: Path, attempt: Path) -> dict:
 # ---------------------------------------------------------------------------------------------------- on this machine
 def run_here(site: SiteConfig, root: Path, say: Callable[[str], None], ranks: int = 2) -> TrialResult:
     """Run the ranks on this machine with the interpreter and the environment of a stage."""
-    folder, token = make_folder(root, site.launch.threads_per_rank)
-    attempts = folder / "attempts" / "1"
-    attempts.mkdir(parents=True)
+    folder, token = make_trial_folder(root, site.launch.threads_per_rank)
+    attempt = folder / "attempts" / "1"
+    attempt.mkdir(parents=True)
     script = folder / "command.sh"
     files.write(
         script, launch.render_command(launch.StageAttempt("doctor", "rank_report", folder, 1), site, ranks=ranks)
     )
     began = time.monotonic()
     say(f"{ranks} ranks on this machine")
-    with open(attempts / "stdout", "wb") as out, open(attempts / "stderr", "wb") as err:
+    with open(attempt / "stdout", "wb") as out, open(attempt / "stderr", "wb") as err:
         process = subprocess.Popen(["sh", script], cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
         try:
-            process.wait(timeout=2 * MEETING_SECONDS)
+            process.wait(timeout=2 * CONNECT_SECONDS)
         except subprocess.TimeoutExpired:
             pass
         finally:
             process.kill()  # which ends all ranks
             process.wait()
     return TrialResult(
-        "", "", 1, ranks, folder, token, None, time.monotonic() - began, True, **read_results(folder, attempts)
+        "", "", 1, ranks, folder, token, None, time.monotonic() - began, True, **read_results(folder, attempt)
     )
 
 

@@ -36,9 +36,9 @@ def machine_base(folder: Path, log: CommandLog) -> Path:
         tree = Path(work) / "root"
         words = ["--quiet", "--variant=minbase", f"--include={BASE_PACKAGES}", suite, str(tree), *package_sources()]
         log.run(["mmdebstrap", *words], f"base: Debian {suite}, of the packages that this machine uses")
-        empty(tree / "dev")  # unsquashfs makes no devices
-        empty(tree / "var/cache/apt")
-        empty(tree / "var/lib/apt/lists")
+        empty_folder(tree / "dev")  # unsquashfs makes no devices
+        empty_folder(tree / "var/cache/apt")
+        empty_folder(tree / "var/lib/apt/lists")
         command = ["apptainer", "build", "--force", f"{target}.part", str(tree)]
         log.run(command, "base: packed", env=build_environment(folder))
     os.replace(f"{target}.part", target)
@@ -55,7 +55,7 @@ def package_sources() -> list[str]:
     ]
 
 
-def empty(folder: Path) -> None:
+def empty_folder(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

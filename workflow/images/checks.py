@@ -19,8 +19,8 @@ from workflow.images.environment import IMAGE_HOME, IMAGE_PYTHON
 from workflow.images.image_file import architecture, build_command, has_image_file, locate_image, read_record
 
 # The header of a SIF says that it is one, and for which processors.
-MAGIC, MAGIC_AT, ARCH_AT = b"SIF_MAGIC", 32, 45
-ARCHITECTURES = {b"02": "x86_64", b"04": "aarch64"}
+SIF_MAGIC, MAGIC_OFFSET, ARCH_OFFSET = b"SIF_MAGIC", 32, 45
+ARCH_OF_CODE = {b"02": "x86_64", b"04": "aarch64"}
 
 
 class Fault(NamedTuple):
@@ -71,10 +71,10 @@ def find_file_faults(file: Path, wanted: str, deep: bool) -> Iterator[Fault]:
     except OSError as error:
         yield Fault(f"{file}: {reason_of(error)}", f"make one: {build_command()}")
         return
-    if head[MAGIC_AT : MAGIC_AT + len(MAGIC)] != MAGIC:
+    if head[MAGIC_OFFSET : MAGIC_OFFSET + len(SIF_MAGIC)] != SIF_MAGIC:
         yield Fault(f"{file}: not an image of Apptainer", f"remove it, and make one: {build_command()}")
         return
-    arch = ARCHITECTURES.get(head[ARCH_AT : ARCH_AT + 2], "another architecture")
+    arch = ARCH_OF_CODE.get(head[ARCH_OFFSET : ARCH_OFFSET + 2], "another architecture")
     if arch != wanted:
         yield Fault(
             f"{file}: made for {arch}, and nodes here are {wanted}", f"make one on such a machine: {build_command()}"

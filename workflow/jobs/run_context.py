@@ -6,11 +6,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from gnnscale.contract import files
-from gnnscale.contract.errors import BadFile
 from workflow.config.site import SiteConfig
 from workflow.plan.stage import Stage
-from workflow.run_directory.attempt import INTERRUPTED, AttemptOutcome, ExitRecord, StageUnfinished
+from workflow.run_directory.attempt import INTERRUPTED, AttemptOutcome, ExitRecord, StageUnfinished, read_exit_record
 from workflow.run_directory.journal import Journal, RecordedJob
 from workflow.scheduler import query
 from workflow.scheduler.query import JobStatus
@@ -28,17 +26,14 @@ class RunContext:
         self.scheduler = query.SCHEDULERS[self.settings.kind]
         self.stopping = threading.Event()
         self.submitting = threading.Lock()  # one command at a time of those that must not overlap
-        self.is_unreachable = False  # the scheduler, when it was last asked
+        self.is_unreachable = False  # the scheduler, at the last query
 
     def attempt_folder(self, job: RecordedJob, id: str) -> Path:
         folder, number = job.stages[id]
         return self.root / folder / "attempts" / str(number)
 
     def read_exit(self, job: RecordedJob, id: str) -> ExitRecord | None:
-        try:
-            return files.read_model(self.attempt_folder(job, id) / "exit.json", ExitRecord)
-        except BadFile:
-            return None
+        return read_exit_record(self.attempt_folder(job, id))
 
     def close_attempts(self, job: RecordedJob, *ids: str) -> None:
         """Mark attempts as closed, all of the job by default: if the job begins one of them later, it ends at once."""
@@ -88,6 +83,6 @@ class RunContext:
 
 
 def saved_progress(folder: Path) -> float:
-    """Return what cannot be lost any more: the last step of a training, or the number of shards of a conversion."""
+    """Return the progress that is saved on disk: the last step of a training, or the number of shards of a conversion."""
     steps = (int(p.name[5:]) for p in (folder / "checkpoints").glob("step-*") if p.name[5:].isdigit())
     return max(steps, default=sum(1 for _ in (folder / "shard_notes").glob("*.json")))

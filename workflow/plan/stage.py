@@ -20,7 +20,7 @@ FOLDER_OF_KIND = {  # in the order of the work
     "scaling": "scaling",
     "report": "report",
 }
-State = Literal["done", "run", "resume", "check", "refused"]
+StageState = Literal["done", "run", "resume", "check", "refused"]
 
 
 class Stage(NamedTuple):
@@ -62,6 +62,6 @@ class PlannedStage(NamedTuple):
     """A stage, whether it is done, and if not, why it runs or cannot."""
 
     stage: Stage
-    state: State
+    state: StageState
     reason: str
     result: StageResult | None

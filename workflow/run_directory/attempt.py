@@ -77,7 +77,7 @@ class ExitRecord(Spec):
 
 
 def prepare_attempt(folder: Path, spec: StageSpec, command: str) -> Path:
-    """Make the directory of the next attempt, and clear the stage's directory of what an earlier one said."""
+    """Make the directory of the next attempt, and remove error.json and progress.json of an earlier one."""
     number = 1 + max((int(p.name) for p in (folder / "attempts").glob("[0-9]*")), default=0)
     attempt = folder / "attempts" / str(number)
     attempt.mkdir(parents=True)
@@ -96,8 +96,16 @@ def read_stage_error(folder: Path) -> StageError | None:
         return None
 
 
+def read_exit_record(attempt: Path) -> ExitRecord | None:
+    """Read exit.json of an attempt, if its job could still write it."""
+    try:
+        return files.read_model(attempt / "exit.json", ExitRecord)
+    except BadFile:
+        return None
+
+
 def disk_error_outcome(error: OSError) -> AttemptOutcome:
-    """Tell a full disk from a directory that cannot be written to."""
+    """Return the outcome for a full disk, or for a directory that cannot be written to."""
     if is_disk_full(error):
         return DISK_FULL._replace(message=reason_of(error))
     return AttemptOutcome("permission", describe_os_error(error), "make it writable")

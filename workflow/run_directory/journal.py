@@ -5,6 +5,7 @@ From it a driver that was killed learns which jobs it was about to submit, and w
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -40,7 +41,7 @@ class Journal:
             text = b"\n" + text if self.torn else text
             self.torn = True  # until all of it is written
             if os.write(handle, text) != len(text):
-                raise OSError(28, "no space left on device", str(self.path))
+                raise OSError(errno.ENOSPC, "no space left on device", str(self.path))
             if durable:
                 os.fsync(handle)
             self.torn = False
@@ -98,7 +99,7 @@ class RecordedJob(NamedTuple):
 
 
 def collect_jobs(events: list[dict[str, Any]]) -> dict[str, RecordedJob]:
-    """Collect the jobs that the events speak of, by name."""
+    """Collect the jobs that the events record, by name."""
     jobs: dict[str, RecordedJob] = {}
     for event in events:
         name = event.get("name", "")
@@ -122,5 +123,5 @@ def unfinished_jobs(root: Path) -> list[RecordedJob]:
 
 
 def job_name(root: Path, keys: list[str], attempt: int) -> str:
-    """Name a job: the same for every driver of this directory, another in a copy of it, short enough for any scheduler."""
+    """Name a job: the same for every driver of this directory, different in a copy of it, short enough for any scheduler."""
     return f"gs{files.digest([str(root), sorted(keys)])[:8]}-{attempt}"

@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from gnnscale.contract import files
 from gnnscale.contract.errors import UserError
@@ -17,13 +17,21 @@ STALE_SECONDS = 60.0  # a driver on another host touches its lease every few sec
 RENEW_SECONDS = 5.0
 
 
+class LeaseHolder(TypedDict):
+    """Content of driver.lease: the process that holds the lease, or held it last."""
+
+    host: str
+    pid: int
+    since: float  # time.time()
+
+
 class Lease:
     """Lease of a run directory, held from `take` to `release`, or to the death of the process."""
 
     def __init__(self, root: Path):
         self.path = root / "driver.lease"
         self.renewed = 0.0
-        self.mine = {"host": platform.node(), "pid": os.getpid(), "since": time.time()}
+        self.this_driver: LeaseHolder = {"host": platform.node(), "pid": os.getpid(), "since": time.time()}
 
     def take(self) -> None:
         self.file = open(self.path, "a+")
@@ -33,27 +41,29 @@ class Lease:
             self.file.close()
             raise
         self.file.truncate(0)
-        self.file.write(json.dumps(self.mine))
+        self.file.write(json.dumps(self.this_driver))
         self.file.flush()
         os.fsync(self.file.fileno())  # for other hosts
 
     def claim(self) -> None:
         """Raise if another driver holds the lease.
 
-        A lock that is held is the holder's, however silent: it may be suspended. A free lock says nothing about a driver on
-        another host where locks do not reach over the file system; the file's time does.
+        A held lock belongs to its holder, however long it has been silent: the process may be suspended. A free lock says
+        nothing about a driver on another host where locks do not reach over the file system; the file's time does.
         """
         free = files.try_lock(self.file)
         holder, silent = read_holder(self.path), seconds_silent(self.path)
         if free and not (is_elsewhere(holder) and silent <= STALE_SECONDS):
             return
-        held = holder or {"host": "?", "pid": "?", "since": time.time()}
-        since = time.strftime("%H:%M:%S", time.localtime(held["since"]))
-        lost = is_elsewhere(holder) and silent > STALE_SECONDS
+        who = ""
+        if holder is not None:
+            since = time.strftime("%H:%M:%S", time.localtime(holder["since"]))
+            who = f", on host {holder['host']}, pid {holder['pid']}, since {since}"
+        is_stale = is_elsewhere(holder) and silent > STALE_SECONDS
         raise UserError(
-            f"{self.path.parent}: another driver is at work here, on host {held['host']}, pid {held['pid']}, since {since}",
+            f"{self.path.parent}: another driver is running here{who}",
             "wait for it, or stop it with Ctrl-C there; `status` shows how far it is",
-            *([f"it has been silent for {silent:.0f} s: if that host is gone, remove {self.path}"] if lost else []),
+            *([f"it has been silent for {silent:.0f} s: if that host is gone, remove {self.path}"] if is_stale else []),
         )
 
     def renew(self) -> None:
@@ -62,7 +72,7 @@ class Lease:
             return
         self.renewed = time.monotonic()
         holder = read_holder(self.path)
-        if holder not in (None, self.mine):
+        if holder is not None and holder != self.this_driver:
             raise UserError(
                 f"{self.path.parent}: another driver has taken over, on host {holder['host']}, pid {holder['pid']}: this one "
                 f"was silent for more than {STALE_SECONDS:.0f} s"
@@ -72,12 +82,12 @@ class Lease:
 
     def release(self) -> None:
         with contextlib.suppress(OSError):
-            if read_holder(self.path) == self.mine:
+            if read_holder(self.path) == self.this_driver:
                 self.file.truncate(0)  # and not unlinked: another driver may have it open and be waiting
             self.file.close()
 
 
-def read_holder(path: Path) -> dict[str, Any] | None:
+def read_holder(path: Path) -> LeaseHolder | None:
     """Read who holds or held the lease."""
     try:
         return json.loads(path.read_text())
@@ -85,7 +95,7 @@ def read_holder(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def is_elsewhere(holder: dict[str, Any] | None) -> bool:
+def is_elsewhere(holder: LeaseHolder | None) -> bool:
     return holder is not None and holder["host"] != platform.node()
 
 
@@ -94,11 +104,11 @@ def seconds_silent(path: Path) -> float:
     return time.time() - path.stat().st_mtime
 
 
-def live_driver(root: Path) -> dict[str, Any] | None:
-    """Return the driver at work in this run directory, if there is one, by the same rule as `take`."""
+def live_driver(root: Path) -> LeaseHolder | None:
+    """Return the driver that runs in this run directory, if there is one, by the same rule as `take`."""
     path = root / "driver.lease"
     holder = read_holder(path)
     if holder is None:
         return None
-    at_work = files.is_locked(path) or (is_elsewhere(holder) and seconds_silent(path) <= STALE_SECONDS)
-    return holder if at_work else None
+    is_live = files.is_locked(path) or (is_elsewhere(holder) and seconds_silent(path) <= STALE_SECONDS)
+    return holder if is_live else None

@@ -19,7 +19,9 @@ from workflow.run_directory import journal
 from workflow.run_directory.attempt import read_stage_error
 
 
-class PlannedStage(Spec):
+class RecordedStage(Spec):
+    """Stage of the last `run`, as plan.json records it."""
+
     id: str
     kind: str
     key: str
@@ -34,7 +36,7 @@ class PlanFile(Spec):
     format: int = FORMAT
     study: str
     site: str
-    stages: tuple[PlannedStage, ...]
+    stages: tuple[RecordedStage, ...]
 
 
 class StageStatus(NamedTuple):
@@ -57,10 +59,18 @@ class StageStatus(NamedTuple):
 
 
 def write_plan(root: Path, study: str, site: str, stages: dict[str, Stage]) -> None:
-    kept = tuple(
-        PlannedStage(**{name: getattr(s, name) for name in PlannedStage.model_fields}) for s in stages.values()
+    recorded = tuple(
+        RecordedStage(
+            id=stage.id,
+            kind=stage.kind,
+            key=stage.key,
+            folder=stage.folder,
+            needs=stage.needs,
+            core_seconds=stage.core_seconds,
+        )
+        for stage in stages.values()
     )
-    files.write_model(root / "plan.json", PlanFile(study=study, site=site, stages=kept))
+    files.write_model(root / "plan.json", PlanFile(study=study, site=site, stages=recorded))
 
 
 def read_plan(root: Path) -> PlanFile:
@@ -70,9 +80,11 @@ def read_plan(root: Path) -> PlanFile:
     except errors.BadFile as error:
         if (root / "plan.json").exists():
             raise UserError(str(error), "`run` writes it anew") from None
-        known = sorted(p.parent.name for p in root.parent.glob("*/plan.json"))
-        there = f"there is: {', '.join(known)} (--study)" if known else f"start one with: {command_name()}"
-        raise UserError(f"{root}: no study has been run here; {there}") from None
+        others = sorted(path.parent.name for path in root.parent.glob("*/plan.json"))
+        hint = (
+            f"beside it: {', '.join(others)} (name one with --study)" if others else f"start one with: {command_name()}"
+        )
+        raise UserError(f"{root}: no study has been run here", hint) from None
 
 
 def check_format(root: Path) -> None:
@@ -105,7 +117,7 @@ def failure_messages(events: list[dict[str, Any]]) -> dict[str, str]:
     return messages
 
 
-def read_status(root: Path, stage: PlannedStage, job: journal.RecordedJob | None, failure: str | None) -> StageStatus:
+def read_status(root: Path, stage: RecordedStage, job: journal.RecordedJob | None, failure: str | None) -> StageStatus:
     """Read the state of one stage. `failure`: its message in the journal, for a stage that could not write error.json."""
     folder = root / stage.folder
     status = StageStatus(stage.id, stage.kind, "waiting", stage.folder)
@@ -122,7 +134,7 @@ def read_status(root: Path, stage: PlannedStage, job: journal.RecordedJob | None
     return status if failure is None else status._replace(state="failed", message=failure)
 
 
-def read_job_status(stage: PlannedStage, folder: Path, job: journal.RecordedJob) -> StageStatus:
+def read_job_status(stage: RecordedStage, folder: Path, job: journal.RecordedJob) -> StageStatus:
     """Return what the scheduler last said of the job, and the progress of the stage if it has begun."""
     state, reason, nodes = job.last_status
     attempt = job.stages[stage.id][1]
@@ -142,7 +154,7 @@ def is_fully_withdrawn(root: Path, job: journal.RecordedJob) -> bool:
     return all(is_withdrawn(root, job, id) for id in job.stages.keys() - job.ended)
 
 
-def read_running(stage: PlannedStage, folder: Path) -> StageStatus:
+def read_running(stage: RecordedStage, folder: Path) -> StageStatus:
     """Read the progress of a running stage, if it has written any yet."""
     status = StageStatus(stage.id, stage.kind, "running", stage.folder)
     try:
@@ -161,7 +173,7 @@ def read_running(stage: PlannedStage, folder: Path) -> StageStatus:
 def count_done(statuses: list[StageStatus]) -> dict[str, tuple[int, int]]:
     """Count (done, all) stages of each kind, in the order of the work."""
     return {
-        kind: (sum(status.state == "done" for status in mine), len(mine))
+        kind: (sum(status.state == "done" for status in of_kind), len(of_kind))
         for kind in FOLDER_OF_KIND
-        if (mine := [status for status in statuses if status.kind == kind])
+        if (of_kind := [status for status in statuses if status.kind == kind])
     }

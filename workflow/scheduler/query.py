@@ -160,21 +160,27 @@ def command_output(command: list[str], seconds: float) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------ Slurm
-SQUEUE = ["squeue", "--me", "--noheader", "--states=all", "--format=%i|%T|%r|%N|%j"]
-SACCT = ["sacct", "--allocations", "--noheader", "--parsable2", "--format=JobID,State,Reason,ExitCode,NodeList,JobName"]
+SQUEUE_COMMAND = ["squeue", "--me", "--noheader", "--states=all", "--format=%i|%T|%r|%N|%j"]
+SACCT_COMMAND = [
+    "sacct",
+    "--allocations",
+    "--noheader",
+    "--parsable2",
+    "--format=JobID,State,Reason,ExitCode,NodeList,JobName",
+]
 
 
 def slurm_find_by_id(ids: Iterable[str], seconds: float) -> Snapshot:
     """Ask squeue, which knows all active jobs, and sacct for jobs that squeue has forgotten."""
     began, wanted = time.time(), set(ids)
-    jobs = {job.id: job for job in parse_squeue(command_output(SQUEUE, seconds)) if job.id in wanted}
+    jobs = {job.id: job for job in parse_squeue(command_output(SQUEUE_COMMAND, seconds)) if job.id in wanted}
     if gone := sorted(wanted - jobs.keys()):
         jobs |= {job.id: job for job in ask_accounting(["--jobs", ",".join(gone)], seconds) if job.id in gone}
     return Snapshot(began, jobs)
 
 
 def slurm_find_by_name(names: set[str], seconds: float) -> list[JobStatus]:
-    found = [job for job in parse_squeue(command_output(SQUEUE, seconds)) if job.name in names]
+    found = [job for job in parse_squeue(command_output(SQUEUE_COMMAND, seconds)) if job.name in names]
     if missing := names - {job.name for job in found}:
         found += ask_accounting(["--starttime", "now-7days", "--name", ",".join(sorted(missing))], seconds)
     return found
@@ -183,7 +189,7 @@ def slurm_find_by_name(names: set[str], seconds: float) -> list[JobStatus]:
 def ask_accounting(options: list[str], seconds: float) -> list[JobStatus]:
     """Ask sacct for ended jobs. Accounting may be off; and the jobs that it calls active squeue has just denied."""
     try:
-        return [job for job in parse_sacct(command_output([*SACCT, *options], seconds)) if not job.is_active]
+        return [job for job in parse_sacct(command_output([*SACCT_COMMAND, *options], seconds)) if not job.is_active]
     except SchedulerUnreachable:
         return []
 

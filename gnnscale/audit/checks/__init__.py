@@ -1,1 +1,1 @@
-"""One file for each kind of check."""
+"""The checks of an audit, one file for each kind."""

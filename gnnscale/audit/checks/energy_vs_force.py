@@ -1,6 +1,6 @@
-"""Whether forces are the slope of the energy: between two near structures of a group, energy must fall by their work.
+"""Comparison of energies and forces: between two near structures the energy falls by the work of the forces.
 
-A unit of one of the two that is wrong shows as its factor, gradients that were taken for forces as a sign.
+A wrong unit of one of the two shows as a factor, gradients stored as forces show as a negative sign.
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ import numpy as np
 from gnnscale.audit.measure import MeasuredSource
 from gnnscale.data.storage.packed import Packed
 
-MAX_PAIRS = 2048  # of a source, evenly over all that there are
-MAX_STEP_ANGSTROM = 0.5  # Angstrom, of one atom: beyond it the mean of two forces says little of the way between
-MIN_WORK_EV = 0.01  # eV: less is rounding
-MAX_STRAIN_ANGSTROM = 1e-4  # Angstrom of a lattice vector: the work of a stress is not counted here
+MAX_PAIRS = 2048  # of one source, spread evenly over all pairs
+MAX_STEP_ANGSTROM = 0.5  # of one atom; over longer steps the mean of two forces is a poor estimate
+MIN_WORK_EV = 0.01  # smaller values are rounding
+MAX_STRAIN_ANGSTROM = 1e-4  # of a lattice vector: the work of a stress is not counted here
 
 
 class Slope(NamedTuple):
-    value: float  # energy over work; 1 where all is well
+    """Change of energy over work of the forces, from pairs of near structures."""
+
+    value: float  # energy over work; 1 if forces are minus the gradient of the energy
     quartiles: tuple[float, float]
     pairs: int
 
 
 def measure_slope(source: MeasuredSource) -> Slope | None:
-    """None where fewer than ten pairs are near enough."""
+    """Measure the change of energy over the work of the forces, or return None with fewer than ten usable pairs."""
     one, two = find_candidate_pairs(source)
     if not len(one):
         return None
@@ -39,9 +41,9 @@ def measure_slope(source: MeasuredSource) -> Slope | None:
 
 
 def find_candidate_pairs(source: MeasuredSource) -> tuple[np.ndarray, np.ndarray]:
-    """Neighbours of one group and composition in the order of the raw files, whatever that of the shards."""
-    shards, seen = source.shards, source.seen
-    usable = np.flatnonzero((seen.defects == 0) & np.isfinite(shards.energy) & np.isfinite(seen.force))
+    """Return pairs of one group and composition that are neighbours in the raw files, whatever the order of the shards."""
+    shards, measured = source.shards, source.measured
+    usable = np.flatnonzero((measured.defects == 0) & np.isfinite(shards.energy) & np.isfinite(measured.force))
     named = np.argsort(np.argsort(np.array(shards.units)))[shards.unit] if shards.units else shards.unit
     keys = (shards.number, named, shards.natoms, source.formula, shards.group)
     order = usable[np.lexsort([key[usable] for key in keys])]
@@ -52,7 +54,7 @@ def find_candidate_pairs(source: MeasuredSource) -> tuple[np.ndarray, np.ndarray
 
 
 def compute_ratios(a: Packed, b: Packed) -> np.ndarray:
-    """(pairs that can be used,) difference of energies over minus the work of the mean force"""
+    """Return (usable pairs,) the change of energy over minus the work of the mean force."""
     ptr = a.ptr
     moved = b.positions.astype(np.float64) - a.positions
     pbc = a.pbc.astype(bool)

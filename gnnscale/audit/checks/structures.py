@@ -8,47 +8,49 @@ from typing import NamedTuple
 import numpy as np
 
 from gnnscale.audit import measure, robust
-from gnnscale.audit.check_results import Flagged, flag_source, flag_structures
+from gnnscale.audit.check_results import Flagged, Severity, describe_all_as, flag_source, flag_structures
 from gnnscale.audit.measure import MeasuredSource
 from gnnscale.contract.settings import AuditSettings
 from gnnscale.data.storage.packed import HAS_CELL, HAS_STRESS
 
 ARTICLES = {"energy": "an ", "forces": "", "stress": "a "}
-MIN_STRUCTURES_OF_COMPOSITION = 8  # structures of a composition, from which on they are compared with each other
-MIN_VALUES_FOR_SPREAD = 20  # values, below which nothing is said of how they scatter
-MIN_ENERGY_SPREAD, MIN_FORCE_SPREAD = 1e-3, 1e-2  # eV/atom, eV/Angstrom: deviations below it are nobody's mistake
-CLOSE_CONTACT, OVERLAPPING_CONTACT = (
-    0.5,
-    0.35,
-)  # of the sum of covalent radii. Least in MAD's random structures 0.44, elsewhere 0.57
-MAX_NET_FORCE = (
-    5e-3  # eV/Angstrom per atom. Published sets are below 1e-4, SPICE at 1e-3, those with a known defect above 1e-2
-)
-MIN_VACUUM_ANGSTROM, MAX_FILLED_GAP_ANGSTROM = 8.0, 3.0  # Angstrom without the centre of an atom
+MIN_STRUCTURES_OF_COMPOSITION = 8  # a composition with fewer structures is compared by elements
+MIN_VALUES_FOR_SPREAD = 20  # fewer values do not determine a spread
+MIN_ENERGY_SPREAD, MIN_FORCE_SPREAD = 1e-3, 1e-2  # eV/atom, eV/Angstrom: smaller deviations are no defect
+# Of the sum of covalent radii. The smallest in the random structures of MAD is 0.44, in other sets 0.57.
+CLOSE_CONTACT, OVERLAPPING_CONTACT = 0.5, 0.35
+# eV/Angstrom per atom. Published sets are below 1e-4, SPICE at 1e-3, those with a known defect above 1e-2.
+MAX_NET_FORCE = 5e-3
+MIN_VACUUM_ANGSTROM, MAX_FILLED_GAP_ANGSTROM = 8.0, 3.0  # layers without the centre of an atom
 CRYSTAL_VOLUMES = (3.0, 60.0)  # Angstrom^3 per atom of a crystal
+NOT_PERIODIC = "{} are labelled as not periodic, but the atoms fill the cell: is this a crystal with the wrong pbc?"
+NOT_PERIODIC_IN_ONE_DIRECTION = (
+    "{} are labelled as not periodic in a direction in which the atoms fill the cell: is this a bulk crystal labelled "
+    "as a slab?"
+)
 
 
-def check_finite(source: MeasuredSource, asked: AuditSettings) -> Iterator[Flagged]:
+def check_finite(source: MeasuredSource, settings: AuditSettings) -> Iterator[Flagged]:
     for bit, what in (
         (measure.BAD_GEOMETRY, "positions or lattice vectors are not finite, or span no volume"),
         (measure.BAD_ENERGY, "the energy is infinite"),
         (measure.BAD_FORCES, "some components of the forces are not finite"),
         (measure.BAD_STRESS, "some components of the stress are not finite"),
     ):
-        which = np.flatnonzero(source.seen.defects & bit)
+        which = np.flatnonzero(source.measured.defects & bit)
         if len(which):
-            sentence = f"In {{}} {what}."
+            sentence = f"In {{}}, {what}."
             yield flag_structures(
-                "finite", "error", source, which, np.ones(len(which)), lambda k, what=what: what, sentence, which, what
+                "finite", "error", source, which, np.ones(len(which)), describe_all_as(what), sentence, which, what
             )
 
 
-def check_labels(source: MeasuredSource, asked: AuditSettings) -> Iterator[Flagged]:
-    shards, seen = source.shards, source.seen
+def check_labels(source: MeasuredSource, settings: AuditSettings) -> Iterator[Flagged]:
+    shards, measured = source.shards, source.measured
     periodic = shards.pbc.any(1)
     lacking = {
         "energy": np.isnan(shards.energy),
-        "forces": seen.defects & measure.NO_FORCES > 0,
+        "forces": measured.defects & measure.NO_FORCES > 0,
         "stress": (shards.flags & HAS_STRESS == 0) & periodic,
     }
     for label, without in lacking.items():
@@ -59,13 +61,13 @@ def check_labels(source: MeasuredSource, asked: AuditSettings) -> Iterator[Flagg
             yield flag_source("labels", "note", source, f"No {kind} has {ARTICLES[label]}{label}.")
         elif len(which):
             verb = "has" if len(which) == 1 else "have"
-            sentence = f"{{}} of {among:,} {verb} no {label}, though others do."
+            sentence = f"{{}} of {among:,} {verb} no {label}, but others do."
             yield flag_structures(
-                "labels", "warning", source, which, np.zeros(len(which)), lambda k, label=label: f"no {label}", sentence
+                "labels", "warning", source, which, np.zeros(len(which)), describe_all_as(f"no {label}"), sentence
             )
-    still = np.flatnonzero((seen.unmoved == shards.natoms) & (shards.natoms > 1) & ~periodic)
+    still = np.flatnonzero((measured.unmoved == shards.natoms) & (shards.natoms > 1) & ~periodic)
     if len(still):
-        sentence = "In {}, none of them periodic, every force is exactly zero, as where they were not computed."
+        sentence = "In {}, none of them periodic, every force is exactly zero; perhaps forces were not computed."
         yield flag_structures(
             "labels", "warning", source, still, shards.natoms[still], lambda k: "all forces are 0", sentence
         )
@@ -73,15 +75,15 @@ def check_labels(source: MeasuredSource, asked: AuditSettings) -> Iterator[Flagg
 
 # --------------------------------------------------------------------------------------------------------- outliers
 class Deviations(NamedTuple):
-    """From the middle of their kind, in robust standard deviations; NaN where nothing can be said."""
+    """Deviations from the median of comparable structures in robust standard deviations; NaN if too few are comparable."""
 
     z: np.ndarray  # (S,)
-    kind: np.ndarray  # (S,) bool: compared with the same composition; else by elements
-    whole: np.ndarray  # (formulas,) of the median of a composition, against what its elements have on the mean
+    kind: np.ndarray  # (S,) bool: compared with the same composition; otherwise by elements
+    whole: np.ndarray  # (formulas,) deviation of the median of a composition from the mean of its elements
 
 
 def compute_deviations(values: np.ndarray, source: MeasuredSource) -> Deviations:
-    """Within a composition that is frequent enough; else what is left when each element has taken its share."""
+    """Compute deviations within each frequent composition; for the others, from a fit of one value per element."""
     known, formula, formulas = np.isfinite(values), source.formula, len(source.formulas)
     counts = np.bincount(formula[known], minlength=formulas)
     middle = robust.compute_group_medians(values[known], formula[known], formulas)
@@ -90,39 +92,39 @@ def compute_deviations(values: np.ndarray, source: MeasuredSource) -> Deviations
     away = np.where(known, values - middle[formula], np.nan)
     pooled = robust.estimate_spread(
         away[same]
-    )  # that of all: a relaxation's own is small, as most of its frames are its end
+    )  # over all compositions: the spread of one relaxation is small, as most of its frames are near its end
     own = robust.STANDARD_DEVIATIONS_PER_MAD * robust.compute_group_medians(
         np.abs(away[known]), formula[known], formulas
     )
     within = np.maximum(np.hypot(own, pooled), MIN_ENERGY_SPREAD)
     z = np.where(same & (same.sum() >= MIN_VALUES_FOR_SPREAD), away / within[formula], np.nan)
-    whole, seen = np.full(formulas, np.nan), np.flatnonzero(counts)
-    if len(seen) >= MIN_VALUES_FOR_SPREAD:
-        rows = source.formulas[seen].astype(np.float64)
-        taken = rows @ robust.fit_least_absolute(rows, middle[seen], counts[seen].astype(np.float64))
-        left = middle[seen] - taken
+    whole, present = np.full(formulas, np.nan), np.flatnonzero(counts)
+    if len(present) >= MIN_VALUES_FOR_SPREAD:
+        rows = source.formulas[present].astype(np.float64)
+        taken = rows @ robust.fit_least_absolute(rows, middle[present], counts[present].astype(np.float64))
+        left = middle[present] - taken
         between = max(robust.estimate_spread(left), pooled, MIN_ENERGY_SPREAD)
-        whole[seen] = left / between
+        whole[present] = left / between
         rest, base = known & ~same, np.zeros(formulas)
-        base[seen] = taken
+        base[present] = taken
         z[rest] = (values[rest] - base[formula[rest]]) / between
     return Deviations(z, same, np.where(frequent, whole, np.nan))
 
 
-def check_energy_outliers(source: MeasuredSource, asked: AuditSettings) -> Iterator[Flagged]:
+def check_energy_outliers(source: MeasuredSource, settings: AuditSettings) -> Iterator[Flagged]:
     values = np.where(np.isfinite(source.shards.energy), source.per_atom, np.nan)
     found = compute_deviations(values, source)
-    which = np.flatnonzero(np.abs(found.z) > asked.report_above)
+    which = np.flatnonzero(np.abs(found.z) > settings.report_above)
     if len(which):
-        wrong = np.flatnonzero(np.abs(found.z) > asked.quarantine_above)
+        wrong = np.flatnonzero(np.abs(found.z) > settings.quarantine_above)
 
-        def said(k: int) -> str:
-            among = "in its composition" if found.kind[k] else "by elements"
+        def describe(k: int) -> str:
+            among = "within its composition" if found.kind[k] else "from the mean of its elements"
             return f"{values[k]:.5g} eV/atom, z = {found.z[k]:+.0f} {among}"
 
         sentence = (
-            f"The energy of {{}} lies more than {asked.report_above:g} robust standard deviations from others of its "
-            f"composition, or from what its elements have on the mean; {_count_quarantined(wrong, asked)}."
+            f"The energy of {{}} is more than {settings.report_above:g} robust standard deviations away from others of the "
+            f"same composition, or from the mean of its elements; {_count_quarantined(wrong, settings)}."
         )
         yield flag_structures(
             "energy outliers",
@@ -130,45 +132,51 @@ def check_energy_outliers(source: MeasuredSource, asked: AuditSettings) -> Itera
             source,
             which,
             np.abs(found.z[which]),
-            said,
+            describe,
             sentence,
             wrong,
             "energy outlier",
         )
-    odd = np.flatnonzero(np.abs(found.whole) > asked.report_above)
+    odd = np.flatnonzero(np.abs(found.whole) > settings.report_above)
     if len(odd):
         which = np.flatnonzero(np.isin(source.formula, odd) & np.isfinite(values))
 
-        def of_whole(k: int) -> str:
-            return f"{values[k]:.5g} eV/atom, z = {found.whole[source.formula[k]]:+.0f} of its composition"
+        def describe_formula(k: int) -> str:
+            return f"{values[k]:.5g} eV/atom, z = {found.whole[source.formula[k]]:+.0f} for its composition"
 
         sentence = (
-            "{} are of compositions that as a whole lie far from what their elements have on the mean: another "
-            "reference, unit or level of theory?"
+            "{} have compositions whose median energy is far from the mean of their elements: another reference, unit "
+            "or level of theory?"
         )
         yield flag_structures(
-            "energy outliers", "warning", source, which, np.abs(found.whole[source.formula[which]]), of_whole, sentence
+            "energy outliers",
+            "warning",
+            source,
+            which,
+            np.abs(found.whole[source.formula[which]]),
+            describe_formula,
+            sentence,
         )
 
 
-def check_force_outliers(source: MeasuredSource, asked: AuditSettings) -> Iterator[Flagged]:
-    force = source.seen.force.astype(np.float64)
+def check_force_outliers(source: MeasuredSource, settings: AuditSettings) -> Iterator[Flagged]:
+    force = source.measured.force.astype(np.float64)
     known = np.isfinite(force)
     if known.sum() < MIN_VALUES_FOR_SPREAD:
         return
     middle = float(np.median(force[known]))
     spread = max(robust.estimate_spread(force[known] - middle), MIN_FORCE_SPREAD)
     z = (force - middle) / spread
-    which, wrong = np.flatnonzero(z > asked.report_above), np.flatnonzero(z > asked.quarantine_above)
+    which, wrong = np.flatnonzero(z > settings.report_above), np.flatnonzero(z > settings.quarantine_above)
     if len(which):
 
-        def said(k: int) -> str:
+        def describe(k: int) -> str:
             return f"{force[k]:.4g} eV/Å on an atom, z = {z[k]:.0f}"
 
         sentence = (
-            f"The largest force of {{}} exceeds {middle + spread * asked.report_above:.3g} eV/Å, which is "
-            f"{asked.report_above:g} robust standard deviations above the median of {middle:.3g}; "
-            f"{_count_quarantined(wrong, asked)}."
+            f"The largest force of {{}} exceeds {middle + spread * settings.report_above:.3g} eV/Å, which is "
+            f"{settings.report_above:g} robust standard deviations above the median, {middle:.3g} eV/Å; "
+            f"{_count_quarantined(wrong, settings)}."
         )
         yield flag_structures(
             "force outliers",
@@ -176,29 +184,29 @@ def check_force_outliers(source: MeasuredSource, asked: AuditSettings) -> Iterat
             source,
             which,
             z[which],
-            said,
+            describe,
             sentence,
             wrong,
             "force outlier",
         )
 
 
-def _count_quarantined(wrong: np.ndarray, asked: AuditSettings) -> str:
-    return f"{len(wrong) or 'none'} more than {asked.quarantine_above:g}"
+def _count_quarantined(wrong: np.ndarray, settings: AuditSettings) -> str:
+    return f"for {len(wrong) or 'none'} it is more than {settings.quarantine_above:g}"
 
 
 # -------------------------------------------------------------------------------------------------------- geometry
-def check_overlap(source: MeasuredSource, asked: AuditSettings) -> Iterator[Flagged]:
-    contact = source.seen.contact
+def check_overlap(source: MeasuredSource, settings: AuditSettings) -> Iterator[Flagged]:
+    contact = source.measured.contact
     which, wrong = np.flatnonzero(contact < CLOSE_CONTACT), np.flatnonzero(contact < OVERLAPPING_CONTACT)
     if len(which):
 
-        def said(k: int) -> str:
-            return f"two atoms at {contact[k]:.2f} of their covalent radii"
+        def describe(k: int) -> str:
+            return f"two atoms at {contact[k]:.2f} times the sum of their covalent radii"
 
         sentence = (
-            f"In {{}} two atoms are nearer than {CLOSE_CONTACT:g} of the sum of their covalent radii; in "
-            f"{len(wrong) or 'none'} nearer than {OVERLAPPING_CONTACT:g}, which no calculation survives."
+            f"In {{}}, two atoms are closer than {CLOSE_CONTACT:g} times the sum of their covalent radii; in "
+            f"{len(wrong) or 'none'}, closer than {OVERLAPPING_CONTACT:g} times, which is no valid input for a calculation."
         )
         yield flag_structures(
             "overlap",
@@ -206,96 +214,84 @@ def check_overlap(source: MeasuredSource, asked: AuditSettings) -> Iterator[Flag
             source,
             which,
             -contact[which],
-            said,
+            describe,
             sentence,
             wrong,
             "overlapping atoms",
         )
 
 
-def check_isolated(source: MeasuredSource, asked: AuditSettings) -> Iterator[Flagged]:
-    lonely = source.seen.isolated
+def check_isolated(source: MeasuredSource, settings: AuditSettings) -> Iterator[Flagged]:
+    lonely = source.measured.isolated
     which = np.flatnonzero(lonely)
     if len(which):
 
-        def said(k: int) -> str:
-            return f"{lonely[k]} of {source.shards.natoms[k]} atoms"
+        def describe(k: int) -> str:
+            return f"{lonely[k]} of {source.shards.natoms[k]} atoms are isolated"
 
         cutoff = source.shards.manifest.cutoff
-        sentence = f"{{}} have atoms without a neighbour within {cutoff:g} Å: a model learns nothing from these."
-        yield flag_structures("isolated", "warning", source, which, lonely[which], said, sentence)
+        sentence = f"{{}} have atoms without a neighbour within {cutoff:g} Å: a model does not learn from these."
+        yield flag_structures("isolated", "warning", source, which, lonely[which], describe, sentence)
 
 
-def check_net_force(source: MeasuredSource, asked: AuditSettings) -> Iterator[Flagged]:
-    net = source.seen.net
+def check_net_force(source: MeasuredSource, settings: AuditSettings) -> Iterator[Flagged]:
+    net = source.measured.net
     which = np.flatnonzero(net > MAX_NET_FORCE)
     if len(which):
-        zeroed = int((source.seen.unmoved[which] > 0).sum())
+        zeroed = int((source.measured.unmoved[which] > 0).sum())
         why = (
-            "; in most of them some forces are exactly zero, as where those of fixed atoms were left out"
+            "; in most of them some forces are exactly zero, as if those of fixed atoms were left out"
             if 2 * zeroed > len(which)
             else ""
         )
 
-        def said(k: int) -> str:
+        def describe(k: int) -> str:
             return f"{1e3 * net[k]:.3g} meV/Å per atom"
 
         sentence = (
-            f"Forces of {{}} add up to more than {1e3 * MAX_NET_FORCE:g} meV/Å per atom (median of the source "
-            f"{1e3 * float(np.nanmedian(net)):.2g}): not the gradient of an energy{why}."
+            f"The forces of {{}} add up to more than {1e3 * MAX_NET_FORCE:g} meV/Å per atom (median of the source "
+            f"{1e3 * float(np.nanmedian(net)):.2g}): they are not the gradient of an energy{why}."
         )
-        yield flag_structures("net force", "warning", source, which, net[which], said, sentence)
+        yield flag_structures("net force", "warning", source, which, net[which], describe, sentence)
 
 
-def check_periodicity(source: MeasuredSource, asked: AuditSettings) -> Iterator[Flagged]:
-    seen, pbc, natoms = source.seen, source.shards.pbc.astype(bool), source.shards.natoms
-    gaps, has = seen.gaps, (source.shards.flags & HAS_CELL > 0) & np.isfinite(seen.volume)
-    dense = has & (seen.volume > CRYSTAL_VOLUMES[0]) & (seen.volume < CRYSTAL_VOLUMES[1])
+def check_periodicity(source: MeasuredSource, settings: AuditSettings) -> Iterator[Flagged]:
+    measured, pbc, natoms = source.measured, source.shards.pbc.astype(bool), source.shards.natoms
+    gaps, has = measured.gaps, (source.shards.flags & HAS_CELL > 0) & np.isfinite(measured.volume)
+    dense = has & (measured.volume > CRYSTAL_VOLUMES[0]) & (measured.volume < CRYSTAL_VOLUMES[1])
     filled = dense[:, None] & (gaps < MAX_FILLED_GAP_ANGSTROM)
     empty = has[:, None] & (gaps > MIN_VACUUM_ANGSTROM)
     bulk = ~pbc.any(1) & filled.all(1) & (natoms > 1)
     slab = pbc.any(1) & (~pbc & filled).any(1)
     layers = (pbc & empty).sum(1)
 
-    def said(k: int) -> str:
+    def describe(k: int) -> str:
         widest = " ".join(f"{gap:.1f}" for gap in gaps[k])
-        return f"pbc {''.join('FT'[int(p)] for p in pbc[k])}, widest gaps {widest} Å, {seen.volume[k]:.0f} Å³ per atom"
+        return (
+            f"pbc {''.join('FT'[int(p)] for p in pbc[k])}, widest gaps {widest} Å, {measured.volume[k]:.0f} Å³ per atom"
+        )
 
-    for which, severity, sentence, worst in (
-        (
-            bulk,
-            "warning",
-            "{} are said not to be periodic, but have a cell that their atoms fill: crystals without their images?",
-            -seen.volume,
-        ),
-        (
-            slab,
-            "warning",
-            "{} are said not to be periodic in a direction in which their atoms fill the cell: bulk "
-            "labelled as a slab?",
-            -seen.volume,
-        ),
+    vacuum = f"{{}} are periodic in three directions with more than {MIN_VACUUM_ANGSTROM:g} Å of vacuum in"
+    kinds: tuple[tuple[np.ndarray, Severity, str, np.ndarray], ...] = (
+        (bulk, "warning", NOT_PERIODIC, -measured.volume),
+        (slab, "warning", NOT_PERIODIC_IN_ONE_DIRECTION, -measured.volume),
         (
             pbc.all(1) & (layers == 1),
             "note",
-            f"{{}} are periodic in three directions with more than {MIN_VACUUM_ANGSTROM:g} Å of "
-            "vacuum in one: slabs, as plane-wave codes have them.",
+            f"{vacuum} one: slabs, as plane-wave codes represent them.",
             gaps.max(1),
         ),
         (
             pbc.all(1) & (layers == 2),
             "note",
-            f"{{}} are periodic in three directions with more than {MIN_VACUUM_ANGSTROM:g} Å of "
-            "vacuum in two: chains, or molecules that fill a box one way.",
+            f"{vacuum} two: chains, or molecules as long as their box.",
             gaps.max(1),
         ),
-        (
-            pbc.all(1) & (layers == 3),
-            "note",
-            f"{{}} are periodic in three directions with more than {MIN_VACUUM_ANGSTROM:g} Å of vacuum in each: molecules in a box.",
-            gaps.max(1),
-        ),
-    ):
-        which = np.flatnonzero(which)
+        (pbc.all(1) & (layers == 3), "note", f"{vacuum} each: molecules in a box.", gaps.max(1)),
+    )
+    for mask, severity, sentence, worst in kinds:
+        which = np.flatnonzero(mask)
         if len(which):
-            yield flag_structures("periodicity", severity, source, which, np.nan_to_num(worst[which]), said, sentence)
+            yield flag_structures(
+                "periodicity", severity, source, which, np.nan_to_num(worst[which]), describe, sentence
+            )

@@ -1,4 +1,4 @@
-"""Figures of comparisons: loss against size at equal compute, loss against learning rate for each width."""
+"""Figures of comparisons: loss at equal compute, learning rates, random subsets against prefixes, errors by source."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gnnscale.scaling.comparisons.contrasts import LineMinimum
 
 
 def draw_equal_compute(study: StudyResults) -> tuple[Figure, str] | None:
-    """A panel for each target, a colour for each model, a line for each budget."""
+    """Draw errors against size at equal compute: a panel for each target, a colour for each model, a line per budget."""
     if not contrasts.group_by_compute(study.points):
         return None
     figure, axes = make_panels(len(study.targets()), height=2.9)
@@ -44,13 +44,13 @@ def draw_equal_compute(study: StudyResults) -> tuple[Figure, str] | None:
     figure.legend(loc="outside upper right", ncols=4, frameon=False, fontsize=7)
     budgets = ", ".join(f"{b.flops:.1e}" for b in contrasts.group_by_compute(study.points))
     return figure, (
-        f"Held-out error against model size at equal compute ({budgets} FLOPs, the lower lines the larger ones). Rings: "
+        f"Held-out error against model size at equal compute ({budgets} FLOPs; lower lines have more). Rings: "
         "the best size of each, from a parabola through its runs."
     )
 
 
 def draw_learning_rates(study: StudyResults) -> tuple[Figure, str] | None:
-    """A panel for each model, a line for each width."""
+    """Draw the loss against learning rate: a panel for each model, a line for each width."""
     found = contrasts.find_best_rates(study.points)
     if not found:
         return None
@@ -61,7 +61,7 @@ def draw_learning_rates(study: StudyResults) -> tuple[Figure, str] | None:
             draw_minimum(ax, b, "learning_rate", "loss", colour, "o")
             ends.append((b.points[-1].learning_rate, in_figure_unit(b.points[-1], "loss"), f"W = {width}", colour))
         set_logarithmic(ax, xs=[p.learning_rate for b in one.widths.values() for p in b.points])
-        ax.set_xlabel("learning rate, as at width 64")
+        ax.set_xlabel("learning rate at width 64")
         ax.set_title(one.model)
         label_ends(ax, ends)
     axes[0].set_ylabel(TARGETS["loss"][0])
@@ -69,7 +69,7 @@ def draw_learning_rates(study: StudyResults) -> tuple[Figure, str] | None:
 
 
 def draw_subset_bias(study: StudyResults) -> tuple[Figure, str] | None:
-    """A panel for each target, a colour for each width; random subsets full, prefixes dashed."""
+    """Draw random subsets (solid) and prefixes (dashed): a panel for each target, a colour for each width."""
     if not random_vs_prefix.find_subset_lines(study.points):
         return None
     figure, axes = make_panels(len(study.targets()), height=2.7)
@@ -107,8 +107,8 @@ def draw_subset_bias(study: StudyResults) -> tuple[Figure, str] | None:
         axes[0].plot([], [], color=INK_COLOUR, linestyle=style, marker="o", markerfacecolor=fill, label=how)
     figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=7)
     return figure, (
-        "Held-out error of models trained on random subsets (full) and on prefixes of the files (dashed, hollow). Small: each "
-        "seed; lines: their geometric mean."
+        "Held-out error of models trained on random subsets (solid) and on prefixes of the files (dashed, hollow). Small "
+        "markers: each seed; lines: their geometric mean."
     )
 
 
@@ -121,8 +121,8 @@ def draw_minimum(ax: Axes, b: LineMinimum, along: str, target: str, colour: obje
 
 
 def draw_sources(study: StudyResults) -> tuple[Figure, str] | None:
-    """Errors per source of the largest model of the grid, against the data."""
-    grid = {p.run: p for p in study.grid()}
+    """Draw the errors of the largest model on each source, against the data size."""
+    grid = {p.run: p for p in study.grid_points()}
     largest = max((p.body_parameters for p in grid.values()), default=0)
     chosen = [e for e in study.evaluations.values() if e.run in grid and grid[e.run].body_parameters == largest]
     chosen.sort(key=lambda e: e.structures)
@@ -145,5 +145,5 @@ def draw_sources(study: StudyResults) -> tuple[Figure, str] | None:
         label_ends(ax, ends)
     return (
         figure,
-        f"Held-out errors on each source, of the largest model (N = {largest:,}). D counts all sources together.",
+        f"Held-out errors of the largest model (N = {largest:,}) on each source. D counts all sources together.",
     )

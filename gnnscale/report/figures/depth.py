@@ -1,4 +1,4 @@
-"""Figures of width against depth: errors against depth at equal size, and how alike features become from layer to layer."""
+"""Figures of width against depth: errors at equal size, and the similarity of features from layer to layer."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from gnnscale.report.figures.style import (
 from gnnscale.report.study_results import TARGETS, StudyResults, is_drawable, run_name
 from gnnscale.scaling.comparisons.width_vs_depth import PAPER_DEPTH, DepthLine, find_depth_lines, find_pairs
 
-SMALLEST_DRAWN = 1e-8  # below it features are equal to the last bits of float32
+SMALLEST_DRAWN = 1e-8  # smaller values are rounding of float32
 DISSIMILARITY_NAMES = {"distance": "cosine distance in a structure", "dirichlet": "Dirichlet energy"}
 
 
 def draw_depths(study: StudyResults) -> tuple[Figure, str] | None:
-    """A panel for each target, a colour for each model, a line for each size."""
+    """Draw errors against depth: a panel for each target, a colour for each model, a line for each size."""
     lines = find_depth_lines(study.points)
     if not lines:
         return None
@@ -68,7 +68,10 @@ def draw_depths(study: StudyResults) -> tuple[Figure, str] | None:
 
 
 def draw_layers(study: StudyResults) -> tuple[Figure, str] | None:
-    """A row for each measure, a column for each model, a line for each depth: of the largest size that has several."""
+    """Draw the dissimilarity of features: a row for each measure, a column for each model, a line for each depth.
+
+    Each model is shown at the largest size that has several depths.
+    """
     largest: dict[str, DepthLine] = {}
     for x in find_depth_lines(study.points):
         largest[x.model] = max(x, largest.get(x.model, x), key=lambda line: line.size)
@@ -91,9 +94,9 @@ def draw_layers(study: StudyResults) -> tuple[Figure, str] | None:
             if column == 0:
                 ax.set_ylabel(words)
     return figure, (
-        "How unlike the features of atoms are after each layer of the trained networks, by depth: mean pairwise cosine distance "
-        "within a structure, and Dirichlet energy over edges, normalised (0: all alike, 1: unrelated); means over held-out "
-        f"structures and seeds. Values below {SMALLEST_DRAWN:g} are drawn there."
+        "Dissimilarity of the features of atoms after each layer of the trained networks, by depth: mean pairwise cosine "
+        "distance within a structure, and Dirichlet energy over edges, normalised (0: identical, 1: unrelated); "
+        f"means over held-out structures and seeds. Smaller values are drawn at {SMALLEST_DRAWN:g}."
     )
 
 
@@ -124,14 +127,14 @@ def draw_dissimilarity(ax: Axes, line: DepthLine, field: str, known: dict) -> No
 
 
 def set_depth_ticks(ax: Axes, values: list[int]) -> None:
-    """Ticks at the depths themselves."""
+    """Set ticks at the depths."""
     ax.xaxis.set_major_locator(FixedLocator(values))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     ax.xaxis.set_minor_locator(NullLocator())
 
 
 def draw_width_against_depth(study: StudyResults) -> tuple[Figure, str] | None:
-    """Target against size for each depth, at the largest data size with more than one; lines of depths have `depths`."""
+    """Draw targets against size for each depth, at the largest data size with several; `draw_depths` draws depth lines."""
     if find_depth_lines(study.points):
         return None
     size, points = select_near_depths([p for p in study.points if is_drawable(p) and p.subset == "random"])
@@ -156,7 +159,7 @@ def draw_width_against_depth(study: StudyResults) -> tuple[Figure, str] | None:
                 fontsize=7,
                 color=colour,
             )
-        for pair in find_pairs(points):  # an arrow from the wide to the deep one
+        for pair in find_pairs(points):  # an arrow from the wide to the deep network
             (x, y), end = ((p.body_parameters, in_figure_unit(p, target)) for p in pair)
             arrow = {"arrowstyle": "->", "color": FAINT_COLOUR, "linewidth": 0.8, "shrinkA": 4, "shrinkB": 4}
             ax.annotate("", end, (x, y), arrowprops=arrow)

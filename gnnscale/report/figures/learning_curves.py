@@ -1,4 +1,4 @@
-"""TODO: say what a reader finds here."""
+"""The figure of learning curves: the objective over epochs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from gnnscale.report.study_results import StudyResults, run_name
 
 
 def draw_learning_curves(study: StudyResults) -> tuple[Figure, str] | None:
-    """Objective while training: one panel for each data size, up to four, a colour for each model size."""
-    by_run = {run_name(p.run): p for p in study.grid()}
+    """Draw the objective over epochs: one panel for each data size, up to four, and a colour for each model size."""
+    by_run = {run_name(p.run): p for p in study.grid_points()}
     have = {run_name(name): lines for name, lines in study.metrics.items() if lines and run_name(name) in by_run}
     sizes = sorted({by_run[name].structures for name in have})
     if not sizes:
@@ -59,4 +59,7 @@ def draw_learning_curves(study: StudyResults) -> tuple[Figure, str] | None:
             label_ends(ax, ends)
     axes[0].set_ylabel("objective (dimensionless)")
     words = "points: on the validation split; pale lines: on the training batches, smoothed"
-    return figure, f"Learning curves ({words}). Every panel has as many epochs, so the right ones have more steps."
+    return (
+        figure,
+        f"Learning curves ({words}). All panels have the same number of epochs, so the right ones have more steps.",
+    )

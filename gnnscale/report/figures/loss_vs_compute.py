@@ -1,4 +1,4 @@
-"""TODO: say what a reader finds here."""
+"""The figure of loss against compute: exact FLOPs, and measured time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gnnscale.report.study_results import StudyResults, is_drawable, run_name
 
 
 def draw_compute(study: StudyResults) -> tuple[Figure, str] | None:
-    """Loss against exact FLOPs, and against the time of accelerators, each with its lower envelope."""
+    """Draw the loss against exact FLOPs and against accelerator time, each with its lower envelope."""
     points = [p for p in study.points if is_drawable(p) and p.flops > 0]
     if not points:
         return None
@@ -33,17 +33,20 @@ def draw_compute(study: StudyResults) -> tuple[Figure, str] | None:
         draw_frontier(ax, study, points, cost)
         ax.set_xlabel(words)
         set_title(ax, "loss")
-    runs = {p.run for p in study.replicas()}
-    hollow = " Hollow: runs outside the grid." if any(p.run not in runs for p in points) else ""
-    time = " Right: wall time times GPUs, or processes where there are none, as measured." if len(costs) > 1 else ""
+    runs = {p.run for p in study.grid_runs()}
+    hollow = " Hollow markers: runs outside the grid." if any(p.run not in runs for p in points) else ""
+    time = (
+        " Right: measured wall time times GPUs, or times processes where there are no GPUs." if len(costs) > 1 else ""
+    )
     return (
         figure,
-        f"Measured loss against compute, counted exactly per atom and edge.{time} Broad grey: the lower envelope.{hollow}",
+        f"Measured loss against compute, counted exactly per atom and edge.{time} Broad grey line: the lower "
+        f"envelope.{hollow}",
     )
 
 
 def draw_frontier(ax: Axes, study: StudyResults, points: list[Point], cost: dict[str, float]) -> None:
-    grid, runs, ends = study.grid(), {p.run for p in study.replicas()}, []
+    grid, runs, ends = study.grid_points(), {p.run for p in study.grid_runs()}, []
     groups = sorted({p.body_parameters for p in grid})
     for value, colour in zip(groups, sequential_colours(len(groups))):
         members = sorted((p for p in grid if p.body_parameters == value), key=lambda p: cost[p.run])

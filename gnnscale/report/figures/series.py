@@ -1,4 +1,4 @@
-"""What figures are drawn of: numbers in the units of a figure, smoothed curves, envelopes, short labels."""
+"""The data of figures: numbers in the units of a figure, smoothed curves, frontiers, short labels."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ def predict_target(law: LawFit, n: np.ndarray, d: np.ndarray) -> np.ndarray:
 
 
 def is_accurate(law: LawFit | None) -> bool:
+    """Return whether the law describes the runs to within MAX_RESIDUAL."""
     return law is not None and law.log_rms <= MAX_RESIDUAL
 
 
 def find_frontier(points: list[Point], cost: dict[str, float]) -> list[Point]:
-    """Runs that no cheaper run beats; `cost` by run."""
+    """Return the runs that no cheaper run beats; `cost` is by run."""
     best: list[Point] = []
     for p in sorted(points, key=lambda p: (cost[p.run], p.loss)):
         if not best or p.loss < best[-1].loss:
@@ -35,7 +36,7 @@ def find_frontier(points: list[Point], cost: dict[str, float]) -> list[Point]:
 
 
 def smooth(x: np.ndarray, y: np.ndarray, width: float = 0.06, count: int = 60) -> tuple[np.ndarray, np.ndarray]:
-    """Geometric means under a Gaussian window, as wide as this share of the range: single batches scatter much."""
+    """Smooth the scatter of batches by geometric means under a Gaussian window of `width`, a share of the range."""
     good = np.isfinite(y) & (y > 0)
     x, y = x[good], y[good]
     if len(x) < 2:
@@ -46,7 +47,7 @@ def smooth(x: np.ndarray, y: np.ndarray, width: float = 0.06, count: int = 60) -
 
 
 def tabulate_grid(points: list[Point], target: str) -> tuple[list[int], list[int], np.ndarray]:
-    """Model sizes, data sizes and the target of each pair of them, NaN where there is no run  # (sizes, models)"""
+    """Return model sizes, data sizes, and the target of each pair, (sizes, models), NaN without a run."""
     models, sizes = (sorted({getattr(p, name) for p in points}) for name in ("body_parameters", "structures"))
     values = np.full((len(sizes), len(models)), np.nan)
     for p in points:
@@ -55,7 +56,7 @@ def tabulate_grid(points: list[Point], target: str) -> tuple[list[int], list[int
 
 
 def select_near_depths(points: list[Point]) -> tuple[int, list[Point]]:
-    """The largest data size with more than one depth, and its runs near in size to those of the rarer depths."""
+    """Return the largest data size with several depths, and its runs near in size to those of the rarer depths."""
     depths = defaultdict(set)
     for p in points:
         depths[p.structures].add(p.depth)
@@ -67,7 +68,7 @@ def select_near_depths(points: list[Point]) -> tuple[int, list[Point]]:
 
 
 def format_si(value: float, digits: int = 3) -> str:
-    """1500 -> 1.5k: short enough for a tick."""
+    """Format a number for a tick: 1500 becomes 1.5k."""
     if value >= 1e10 or value < 1e-3:
         mantissa, exponent = f"{value:.0e}".split("e")
         return f"$10^{{{int(exponent)}}}$" if mantissa == "1" else f"${mantissa}{{\\cdot}}10^{{{int(exponent)}}}$"
@@ -82,5 +83,5 @@ def format_size(name: str, value: float) -> str:
 
 
 def escape_dollars(name: str) -> str:
-    """A name from a file is text: a dollar in it starts no formula."""
+    """Escape the dollars of a name, which would start a formula."""
     return name.replace("$", r"\$")

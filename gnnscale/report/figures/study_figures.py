@@ -1,4 +1,4 @@
-"""The figures of a study, fit for a paper."""
+"""All figures of a study in the order of the page, in a size for papers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gnnscale.report.study_results import StudyResults
 
 
 def draw_figures(study: StudyResults) -> list[DrawnFigure]:
-    """All figures that the study has data for."""
+    """Draw all figures that the study has data for."""
     wanted: list[tuple[str, bool, Callable[[StudyResults], tuple[Figure, str] | None]]] = [
         ("loss_data", True, lambda s: draw_loss_curves(s, "structures", "body_parameters")),
         ("loss_parameters", True, lambda s: draw_loss_curves(s, "body_parameters", "structures")),

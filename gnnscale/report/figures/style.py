@@ -1,4 +1,4 @@
-"""How every figure looks: type, colours, axes, labels; vector and bitmap, always the same bytes. The only door to matplotlib."""
+"""The style of all figures: fonts, colours, axes, labels, reproducible SVG and PNG. Only this file imports matplotlib."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
 
-if (
-    "MPLCONFIGDIR" not in os.environ
-):  # while it is imported, matplotlib writes its list of fonts: not into the user's home
+# On import matplotlib writes its list of fonts, which must not go into the home directory.
+if "MPLCONFIGDIR" not in os.environ:
     os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="gnnscale-matplotlib-")
 
 import matplotlib
@@ -21,23 +20,22 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, XAxis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.typing import ColorType
 
 from gnnscale.report.figures.series import format_si
 from gnnscale.report.study_results import TARGETS
 
 if "gnnscale-matplotlib-" in os.environ["MPLCONFIGDIR"]:
-    shutil.rmtree(
-        os.environ["MPLCONFIGDIR"], ignore_errors=True
-    )  # now: stages end without the end of Python (os._exit)
+    shutil.rmtree(os.environ["MPLCONFIGDIR"], ignore_errors=True)  # now, because stages end with os._exit
 
-WIDE_INCHES, HALF_INCHES = 7.0, 3.4  # inches: two columns and one of a journal
+WIDE_INCHES, HALF_INCHES = 7.0, 3.4  # two columns and one column of a journal
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "osD^vP*"
 INK_COLOUR, FAINT_COLOUR = "#222222", "#8a8a8a"
-MATPLOTLIB_STYLE = {
+MATPLOTLIB_STYLE: Any = {  # the stubs of rc_context list its keys, and a dictionary of strings does not match
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
     "font.size": 8,
     "axes.titlesize": 8.5,
@@ -60,6 +58,8 @@ MATPLOTLIB_STYLE = {
 
 
 class DrawnFigure(NamedTuple):
+    """A figure as SVG and PNG, with its caption."""
+
     name: str
     caption: str
     wide: bool
@@ -74,7 +74,7 @@ def close_figure(figure: Figure) -> None:
 def export_figure(figure: Figure) -> tuple[str, bytes]:
     svg, png = io.StringIO(), io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    figure.set_layout_engine("none")  # found once, kept for the bitmap
+    figure.set_layout_engine("none")  # the layout of the SVG is kept for the bitmap
     figure.savefig(png, format="png", dpi=220, metadata={"Software": None})
     return svg.getvalue(), png.getvalue()
 
@@ -83,9 +83,9 @@ AXIS_LABELS = {"structures": "unique training structures D", "body_parameters": 
 
 
 def make_panels(
-    count: int, width: float = WIDE_INCHES, height: float = 2.45, sharey: bool | str = False, rows: int = 1
+    count: int, width: float = WIDE_INCHES, height: float = 2.45, sharey: bool | Literal["row"] = False, rows: int = 1
 ) -> tuple[Figure, list[Axes]]:
-    """`count` in each row, row after row."""
+    """Make `count` panels in each row; they are listed row after row."""
     figure, axes = plt.subplots(
         rows, count, figsize=(width, height), layout="constrained", squeeze=False, sharey=sharey
     )
@@ -97,18 +97,18 @@ def set_title(ax: Axes, target: str) -> None:
     ax.set_title(f"{name} ({unit})" if unit else name)
 
 
-def sequential_colours(count: int) -> list[tuple]:
-    """For sizes: dark is large; the palest end of viridis does not print."""
+def sequential_colours(count: int) -> list[ColorType]:
+    """Return colours for sizes, dark for large; the palest end of viridis is left out, as it does not print."""
     return [matplotlib.colormaps["viridis"](v) for v in np.linspace(0.82, 0.05, count)]
 
 
-def label_ends(ax: Axes, ends: list[tuple[float, float, str, tuple]]) -> None:
-    """Direct labels at the right, pushed apart where lines end close together."""
+def label_ends(ax: Axes, ends: Sequence[tuple[float, float, str, ColorType]]) -> None:
+    """Label lines at their right ends, and push labels apart where lines end close together."""
     low, high = np.log(ax.get_ylim())
     order = sorted(range(len(ends)), key=lambda i: ends[i][1])
     at = [(np.log(ends[i][1]) - low) / (high - low) for i in order]
     gap = min(0.075, 0.95 / max(len(at), 1))
-    up, down = list(at), list(at)  # pushed only up, only down; the mean keeps the gaps and moves both ways
+    up, down = list(at), list(at)  # pushed only up, and only down; their mean keeps the gaps
     for k in range(1, len(at)):
         up[k] = max(up[k], up[k - 1] + gap)
     for k in reversed(range(len(at) - 1)):
@@ -131,7 +131,7 @@ def label_ends(ax: Axes, ends: list[tuple[float, float, str, tuple]]) -> None:
 def set_logarithmic(
     ax: Axes, xs: Iterable[float], ys: Iterable[float] = (), exact: bool = False, exact_y: bool = False
 ) -> None:
-    """Both axes logarithmic, with labels that can be read also when an axis spans less than a decade."""
+    """Make both axes logarithmic, with readable labels even if an axis spans less than a decade."""
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.margins(x=0.08, y=0.1)
@@ -140,18 +140,18 @@ def set_logarithmic(
 
 
 def set_ticks(axis: Axis, values: list[float] | None) -> None:
-    """The densest of some habits that leaves room for the labels; below a decade evenly spaced numbers read better."""
+    """Set the densest ticks that leave room for labels; below a decade they are evenly spaced."""
     low, high = sorted(axis.get_view_interval())
     axis.set_minor_locator(NullLocator())
     if values is None:
-        most = 4 if axis.axis_name == "x" else 6
+        most = 4 if isinstance(axis, XAxis) else 6
         powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
 
         def inside(steps: Iterable[float]) -> list[float]:
             return [s * 10.0**p for p in powers for s in steps if low <= s * 10.0**p <= high]
 
-        habits = [inside(steps) for steps in ((1, 2, 5), (1, 3), (1,))] + [inside((1,))[::k] for k in (2, 3, 4)]
-        values = next((v for v in habits if len(v) <= most), habits[-1])
+        choices = [inside(steps) for steps in ((1, 2, 5), (1, 3), (1,))] + [inside((1,))[::k] for k in (2, 3, 4)]
+        values = next((v for v in choices if len(v) <= most), choices[-1])
         if high / low < 8:
             values = [v for v in MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high) if low <= v <= high]
         axis.set_minor_locator(FixedLocator(inside(range(1, 10))))

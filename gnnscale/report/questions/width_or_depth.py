@@ -1,4 +1,4 @@
-"""TODO: say what a reader finds here."""
+"""The second question of the report, whether width or depth is the better use of equal parameters."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from gnnscale.report.study_results import StudyResults
 from gnnscale.scaling.comparisons.width_vs_depth import (
     PAPER_DEPTH,
     DepthLine,
+    WidthDepthPair,
+    describe_depth_line,
     describe_features,
     describe_smoothing,
     find_depth_lines,
     find_pairs,
-    said_line,
 )
 from gnnscale.scaling.words import format_number, format_percent, join_names
+
+NO_PAIR = "no two runs of different depth have nearly equal size"
 
 
 def answer_width_or_depth(study: StudyResults) -> Answer:
@@ -23,12 +26,14 @@ def answer_width_or_depth(study: StudyResults) -> Answer:
     lines, pairs = find_depth_lines(study.points), find_pairs(study.points)
     if lines:
         lead = " ".join(map(state_verdict, group_by_model(lines)))
-        evidence = [said_line(x, "loss") for x in lines] + [s for x in lines if (s := describe_features(x))]
+        evidence = [describe_depth_line(x, "loss") for x in lines] + [s for x in lines if (s := describe_features(x))]
         return Answer(question, lead, tuple(evidence), tuple(list_limits(lines)))
     if not pairs:
-        return Answer(
-            question, "Not asked by this study: no two runs of different depth are of nearly equal size.", (), ()
-        )
+        return Answer(question, f"This study does not answer the question: {NO_PAIR}.")
+    return answer_from_pairs(question, pairs)
+
+
+def answer_from_pairs(question: str, pairs: list[WidthDepthPair]) -> Answer:
     beyond = [x for x in pairs if x.wide.depth >= PAPER_DEPTH]
     deep = sum(x.gain("loss") > 0 for x in beyond)
     lead = f"The deeper network has the lower loss in {deep} of {len(beyond)} pairs of nearly equal size."
@@ -39,9 +44,9 @@ def answer_width_or_depth(study: StudyResults) -> Answer:
     ]
     return Answer(
         question,
-        lead if beyond else f"No pair is past {PAPER_DEPTH} layers.",
+        lead if beyond else f"No pair has more than {PAPER_DEPTH} layers.",
         tuple(each),
-        ("An interval, or which depth is best: there are pairs and no line of depths.",),
+        ("An interval, or the best depth: there are pairs only, and no series of depths.",),
     )
 
 
@@ -53,26 +58,29 @@ def group_by_model(lines: list[DepthLine]) -> list[list[DepthLine]]:
 
 
 def state_verdict(lines: list[DepthLine]) -> str:
-    """Of one model, all its sizes: which is the better use, the best depths, and whether features become alike."""
+    """State for one model over all its sizes: the better use of parameters, the best depths, and over-smoothing."""
     verdicts, model = {x.verdict for x in lines}, lines[0].model
-    words = {"depth": "depth", "width": "width", "open": "no difference that the seeds would let through"}
+    words = {"depth": "depth", "width": "width", "open": "no difference beyond the scatter of the seeds"}
     what = words[verdicts.pop()] if len(verdicts) == 1 else "it depends on the size"
     best = join_names(f"{x.best('loss')} at N ≈ {format_number(float(f'{x.size:.2g}'))}" for x in lines)
     trends = {describe_smoothing(x) for x in lines} - {"not measured"}
-    return f"For {model}: {what}; the best depth is {best}" + (
-        f", with {join_names(sorted(trends))}." if trends else "."
-    )
+    smoothing = f", with {join_names(sorted(trends))}" if trends else ""
+    return f"For {model}: {what}; the best depth is {best}{smoothing}."
 
 
 def list_limits(lines: list[DepthLine]) -> list[str]:
-    said = []
+    sentences = []
     if all(p.learning_rate for x in lines for runs in x.runs.values() for p in runs):
-        said.append("Another learning rate for other depths: one was used for all of a form.")
+        sentences.append("Other learning rates for other depths: one rate was used for all depths of a model.")
     if min(x.seeds for x in lines) < 2:
-        said.append("An interval: some depths were run with one seed.")
+        sentences.append("An interval: some depths have one seed only.")
     ends = [x.name for x in lines if x.best("loss") == max(x.runs)]
     if ends:
-        said.append(f"The best depth of {join_names(ends)}: it is the deepest tried.")
+        sentences.append(
+            f"The best depth of {join_names(ends)}: it is the deepest tried, so a larger one may be better."
+        )
     if any(describe_smoothing(x) != "not measured" for x in lines):
-        said.append("That over-smoothing causes what the loss does: the two are measured side by side.")
-    return said
+        sentences.append(
+            "Over-smoothing as the cause of a change in loss: both are measured, but nothing separates them."
+        )
+    return sentences

@@ -163,10 +163,10 @@ def judge_by_lines(lines: list[DepthLine], targets: tuple[str, ...]) -> list[str
         f"{words[kind]} {join_names(dict.fromkeys(x.name for x in found))}" for kind, found in kinds.items() if found
     ]
     said = [f"That width beats depth past {PAPER_DEPTH} layers (arXiv 2504.08112) {', '.join(parts)}."] if parts else []
-    return said + [said_line(x, targets[0]) for x in lines] + [s for x in lines if (s := describe_features(x))]
+    return said + [describe_depth_line(x, targets[0]) for x in lines] + [s for x in lines if (s := describe_features(x))]
 
 
-def said_line(x: DepthLine, target: str) -> str:
+def describe_depth_line(x: DepthLine, target: str) -> str:
     means, best = x.means(target), x.best(target)
     each = ", ".join(f"{value:.3g} at {depth}" for depth, value in means.items())
     text = f"{x.name}, D = {x.structures:,}: {TARGET_NAMES[target]} by depth {each}; best at depth {best}"

@@ -26,6 +26,7 @@ def measure(config, atoms, runtime, ranks):
     return max(each["kept"] for each in found), max(each["peak"] for each in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "atoms", "runtime", "ranks", "within"),
     [

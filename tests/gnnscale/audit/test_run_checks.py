@@ -87,8 +87,8 @@ def grave(audit):
 
 def test_clean_data_are_clean(clean, tmp_path):
     audit, left_out = look(tmp_path, **clean)
-    assert not grave(audit), audit.said()
-    assert not left_out.structures and audit.said().endswith("nothing is wrong or doubtful")
+    assert not grave(audit), audit.summarise()
+    assert not left_out.structures and audit.summarise().endswith("no errors or warnings")
     molecules = audit.sources["molecules"]
     assert molecules.structures == FRAMES * GROUPS and molecules.groups == GROUPS and molecules.periodic == 0
     assert molecules.labels == {"energy": 250, "forces": 250, "stress": 0}
@@ -290,7 +290,7 @@ SAID = {
     "energies in Hartree": ("Hartree", "energies in Hartree"),
     "energies in kcal/mol": ("kcal/mol", "energies in kcal/mol"),
     "forces in Hartree/Bohr": ("forces in Hartree/Bohr",),
-    "gradients": ("gradients taken for forces",),
+    "gradients": ("gradients stored as forces",),
 }
 
 
@@ -299,14 +299,14 @@ def test_what_is_planted_is_found_and_nothing_else(plant, clean, tmp_path):
     kind, change, expected, wrong = PLANTS[plant]
     audit, left_out = look(tmp_path, one=change(clean[kind]))
     found = {(check, severity): count for check, severity, _, count in grave(audit)}
-    assert found == expected, audit.said()
+    assert found == expected, audit.summarise()
     assert [(q.source, q.unit, q.number) for q in left_out.structures] == [("one", "", k) for k in wrong]
     assert audit.quarantined == len(wrong) == len([q for q in left_out.structures if q.reasons])
     told = " ".join(f.sentence for f in audit.findings)
     assert all(words in told for words in SAID.get(plant, ()))
     if 3 in expected.values():
         (finding,) = (f for f in audit.findings if f.severity != "note")
-        assert sorted(int(e.place.removeprefix("number ")) for e in finding.examples) == list(W)
+        assert sorted(int(e.origin.removeprefix("number ")) for e in finding.examples) == list(W)
 
 
 def test_a_geometry_that_cannot_be(clean, tmp_path):
@@ -354,7 +354,7 @@ def test_a_source_without_labels_and_one_of_a_single_structure(clean, tmp_path):
     told = {f.sentence for f in audit.findings if (f.check, f.source) == ("labels", "bare")}
     assert told == {"No structure has an energy.", "No structure has forces.", "No periodic structure has a stress."}
     assert audit.sources["bare"].energies is None and audit.sources["bare"].forces is None
-    assert "in order" in render_audit_page(audit)
+    assert "passed" in render_audit_page(audit)
 
 
 # -------------------------------------------------------------------------------------------------------- properties
@@ -373,7 +373,7 @@ def test_what_is_measured_is_what_brute_force_finds(tmp_path_factory, seed):
     path = tmp_path_factory.mktemp("brute")
     adios.write(path, known, Split(), CUTOFF)
     source = measure.measure_source("one", path)
-    seen, ratios = source.seen, []
+    seen, ratios = source.measured, []
     for k, s in enumerate(known):
         images = np.stack(np.meshgrid(*[np.arange(-4, 5) if p else [0] for p in s.pbc]), -1).reshape(-1, 3) @ s.cell
         r = np.linalg.norm(s.positions[None, :, None] + images - s.positions[:, None, None], axis=-1)  # (A, A, images)
@@ -549,10 +549,10 @@ def test_the_page_says_everything_and_needs_nothing(loop, clean, tmp_path):
     assert not shown.outside and {"script", "img", "link"}.isdisjoint(shown.tags)
     for finding in audit.findings:
         assert finding.sentence in shown.text
-        assert all(e.place in shown.text and e.said in shown.text for e in finding.examples)
+        assert all(e.origin in shown.text and e.description in shown.text for e in finding.examples)
     assert all(title in shown.text for title in CHECK_TITLES.values())
     rows = re.findall(r'class="verdict" style="--mark: #\w+">([\w ]+)</span></td>', render_audit_page(audit))
-    assert rows.count("in order") == sum(audit.verdict(check) is None for check in CHECK_TITLES) and len(rows) == len(
+    assert rows.count("passed") == sum(audit.verdict(check) is None for check in CHECK_TITLES) and len(rows) == len(
         CHECK_TITLES
     )
     odd, _ = look(tmp_path / "<b>", **{"<i>&": each(clean["molecules"], W, away)})

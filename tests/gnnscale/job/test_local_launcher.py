@@ -104,6 +104,7 @@ def test_no_rank_outlives_the_launcher(begin):
     wait_until(lambda: all(map(gone, begin.pids().values())), "both ranks to end")
 
 
+@pytest.mark.slow
 def test_two_ranks_train_as_one(converted, tmp_path):
     one, two = (
         training.prepare_training(tmp_path, converted, name, {"ranks": k}) for k, name in ((1, "one"), (2, "two"))
@@ -114,6 +115,7 @@ def test_two_ranks_train_as_one(converted, tmp_path):
     training.assert_equal(one, two)
 
 
+@pytest.mark.slow
 def test_the_driver_starts_as_many_ranks_as_were_planned(tmp_path):
     study = {"title": "Two ranks", "data": SHORT["data"], "train": SHORT["train"], "sweeps": SHORT["sweeps"]}
     (tmp_path / "two.yaml").write_text(json.dumps(study))

@@ -13,6 +13,7 @@ from gnnscale.machine import accelerator, rank_env
 from tests.support.corpus import make_stage_directory, run_stage
 
 
+@pytest.mark.slow
 def test_a_directory_in_use_is_refused_and_its_holder_named(tmp_path):
     made = make_stage_directory(tmp_path, "evaluate/x", EvaluateSettings())
     with open(made / "lock", "w") as lock:
@@ -50,6 +51,7 @@ def test_settings_of_another_stage_are_refused(tmp_path):
         run.require_settings(ReportSettings)
 
 
+@pytest.mark.slow
 def test_usage_is_shown_for_no_directory(tmp_path):
     done = run_stage(tmp_path, module="evaluate")
     assert done.returncode == 64 and "spec.json" in done.stderr

@@ -254,6 +254,7 @@ def test_the_three_questions_are_answered_with_evidence(study):
     assert "unique atoms, and 60,000 to 480,000 force components seen" in text
 
 
+@pytest.mark.slow
 def test_same_input_same_bytes(study, tmp_path):
     directory, outputs = study
     run = stage_run.Run(directory)
@@ -262,6 +263,7 @@ def test_same_input_same_bytes(study, tmp_path):
     assert {name: (directory / name).read_bytes() for name in outputs.files} == before
 
 
+@pytest.mark.slow
 def test_partial_studies(tmp_path):
     """Failed runs are absent; without trainings, cards or depths there is a shorter report, not a traceback."""
     failed = tuple(f"w{w}-d3-n{d}" for w in WIDTHS for d in SIZES if w > 16 and d > 250) + (

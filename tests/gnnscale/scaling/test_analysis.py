@@ -90,6 +90,7 @@ def test_same_points_same_bytes_whatever_their_order():
     assert fit(points, QUICK.model_copy(update={"seed": 1})).model_dump_json(indent=1) != first
 
 
+@pytest.mark.slow
 def test_each_exclusion_has_its_name_and_moves_nothing():
     clean = fit(grid(), QUICK)
     bad = [
@@ -120,6 +121,7 @@ def test_each_exclusion_has_its_name_and_moves_nothing():
     assert "1 diverged and is in no law: w48-d3-n500" in " ".join(again.findings)
 
 
+@pytest.mark.slow
 def test_the_grid_is_the_product_that_most_points_form():
     """The width of a depth sweep stays out, a row with one failure stays in, and a scatter has no product."""
     extra, deep = run(45, 1000, loss=0.2), run(32, 1000, depth=6, loss=0.2)
@@ -138,6 +140,7 @@ def test_a_run_given_twice_counts_once():
     assert len(law.points) == 16 and law.excluded == {f"{points[3].run} (row 2)": f"duplicate of {points[3].run}"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("points", "words"),
     [
@@ -166,6 +169,7 @@ def test_an_exact_fit_has_no_interval():
     assert all(e.low is None for e in law.estimates.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("law", "chosen"),
     [
@@ -200,6 +204,7 @@ def test_estimates_that_cannot_be_told_from_0_are_shown_so():
 
 
 # ------------------------------------------------------------------------------------------------------------ findings
+@pytest.mark.slow
 def test_findings_follow_the_data():
     data = fit(grid(law=lambda n, d: 0.1 + 8 / n**0.4 + 8 / d**0.5), QUICK)
     model = fit(grid(law=lambda n, d: 0.05 + 60 / n**0.5 + 0.2 / d**0.3), QUICK)
@@ -233,6 +238,7 @@ def test_data_are_not_said_to_beat_the_model_where_both_help_alike():
     assert measure_doublings("loss", three, 0.95).difference is None  # a plane passes through them
 
 
+@pytest.mark.slow
 def test_doubling_is_measured_between_neighbours():
     """For a product of powers the share of a doubling is the same everywhere: 1 - 2^-0.1, 1 - 2^-0.3."""
     found = fit(grid(law=lambda n, d: 2 * n**-0.1 * d**-0.3, noise=0), QUICK)
@@ -252,6 +258,7 @@ def test_a_law_that_does_not_hold_is_called_so():
     assert "the best split" not in text and any("compute-optimal split" in s for s in steep.unsupported)
 
 
+@pytest.mark.slow
 def test_what_is_not_supported_stays_short():
     for points in (DIAGONAL, grid(law=lambda n, d: 8 / d**0.5)):
         said = fit(points, QUICK.model_copy(update={"bootstrap": 20})).unsupported

@@ -142,6 +142,7 @@ def test_more_parts_than_work_items_and_a_part_that_is_missing(undisturbed, raw,
         here(make_stage_directory(tmp_path, "convert/less", asked(raw), needs))
 
 
+@pytest.mark.slow
 def test_on_two_ranks(undisturbed, raw, tmp_path):
     made = make_stage_directory(tmp_path, "convert/mine", asked(raw))
     both = [start(made, RANK=str(r), LOCAL_RANK=str(r), WORLD_SIZE="2") for r in range(2)]
@@ -167,6 +168,7 @@ def test_the_first_rank_reports_the_failure_of_another(raw, tmp_path):
     assert read_result(here(made)).values["structures"] == 552
 
 
+@pytest.mark.slow
 def test_an_error_from_before_the_first_rank_began(raw, tmp_path, monkeypatch):
     """An old error counts, unless its rank overwrites it as its next attempt begins."""
     made = make_stage_directory(tmp_path, "convert/mine", asked(raw))

@@ -136,6 +136,7 @@ def test_layers_are_those_of_one_large_batch(evaluated):
     assert row.subset == "prefix"
 
 
+@pytest.mark.slow
 def test_energies_alone_have_a_loss(tmp_path):
     """Forces that are not trained may be missing; the loss is that of the energies."""
     lines = [f'2\nenergy={-30 - 0.01 * k} pbc="F F F"\nO 0 0 0\nO 0 0 {1.2 + 0.01 * k}\n' for k in range(60)]

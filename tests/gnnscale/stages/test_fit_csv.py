@@ -49,6 +49,7 @@ def test_a_planted_law_comes_back_with_figure_and_page(tmp_path, capsys):
     assert (tmp_path / "out" / "law.svg").exists() and (tmp_path / "out" / "law.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_same_points_same_fit_by_other_names_and_from_flops(tmp_path):
     one = fitted(tmp_path, written(tmp_path / "a.csv", 0.003), "--bootstrap", "20")
     two = fitted(
@@ -116,6 +117,7 @@ def test_more_unique_data_than_seen_is_left_out(tmp_path):
     assert again.estimates["r_D"].value == pytest.approx(found.estimates["r_D"].value, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -181,6 +183,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, argv, text, words):
     assert words in said and said.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_as_a_command(tmp_path):
     command = [sys.executable, "-m", "gnnscale.stages.fit_csv", tmp_path / "nothing.csv"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

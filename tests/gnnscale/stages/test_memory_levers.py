@@ -61,6 +61,7 @@ def test_each_lever_saves_memory_as_the_planner_predicts(table):
         assert abs(way.peak_bytes / foretold - 1) < 0.15, (way.name, way.peak_bytes, foretold)
 
 
+@pytest.mark.slow
 def test_two_ranks_take_the_step_of_one(table, converted, tmp_path):
     made = make_stage_directory(tmp_path, "memory_levers/all", ASKED, converted, edge_chunk=512, ranks=2)
     done = run_stage(made, ranks=2, timeout=400)
@@ -165,11 +166,16 @@ def test_the_answer_gives_the_least_memory_of_each_kind():
     points = data_and_model()[:4]
     answer = answer_memory(study(points)._replace(levers=TABLE))
     assert answer.answer == (
-        "Against the plain step, all that lives in memory included: with edges in chunks of 9, 20 % of its memory at 50 % "
+        "Relative to the plain step, over everything in memory: with edges in chunks of 9, 20 % of its memory at 50 % "
         "[45, 55] of its time; with each layer checkpointed, ZeRO 1, 40 % of its memory at 140 % [126, 154] of its time."
     )
     text = " ".join(answer.evidence)
-    assert "equal within 1e-06" in text and "in bf16 it differs by 0.01" in text and "27 %" in text and "133 %" in text
+    assert (
+        "equal within 1e-06" in text
+        and "in bf16 the loss differs by 0.01" in text
+        and "27 %" in text
+        and "133 %" in text
+    )
     assert not any("ZeRO" in s for s in answer.unsupported)
     alone = answer_memory(study(points)._replace(levers=TABLE.model_copy(update={"ranks": 1})))
     assert any("ZeRO" in s for s in alone.unsupported)

@@ -71,6 +71,7 @@ def test_training_learns_and_records_its_cost(undisturbed):
     assert learnt == trained.parameters
 
 
+@pytest.mark.slow
 def test_killed_and_torn_equals_uninterrupted(converted, undisturbed, tmp_path):
     made = prepare_training(tmp_path, converted, runtime={"checkpoint_seconds": 0.001})
     command = [sys.executable, "-c", LONG_STEPS + HELD, str(made)]
@@ -93,6 +94,7 @@ def test_killed_and_torn_equals_uninterrupted(converted, undisturbed, tmp_path):
     assert read_result(made).attempts == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("runtime", "changes"),
     [
@@ -125,6 +127,7 @@ def test_a_run_continues_under_another_zero_stage(converted, undisturbed, tmp_pa
     assert_equal(undisturbed, made)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, STRESS], ids=["direct", "stress"])
 @pytest.mark.parametrize(
     "runtime",
@@ -154,6 +157,7 @@ class Products(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, GRADIENT], ids=["direct", "gradient"])
 def test_bf16_multiplies_in_bf16_and_learns_alike(converted, tmp_path, changes):
     fp32, bf16 = (
@@ -224,6 +228,7 @@ def test_a_diverged_run_is_a_result(converted, tmp_path):
     assert said.step == files.read_model(made / "model.json", TrainedModel).steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_a_gradient_that_is_not_finite_changes_nothing(converted, tmp_path, zero):
     before = train_here(prepare_training(tmp_path, converted, "before", {"zero_stage": zero}), stop_at=5)
@@ -299,6 +304,7 @@ def test_impossible_settings_are_refused_in_words(converted, tmp_path, change, c
     assert refusal.value.hints
 
 
+@pytest.mark.slow
 def test_an_undone_need_is_named(tmp_path, converted):
     done = run_stage(prepare_training(tmp_path, {"convert/x": tmp_path / "convert" / "x"}))
     assert done.returncode == 64

@@ -50,15 +50,17 @@ def change(forces: str, width: int, optim: OptimSettings, seed: int) -> float:
 
 
 def slope(forces: str, optim: OptimSettings) -> float:
-    """d log(change) / d log(width), which is 0 where a rate serves all widths."""
+    """Return d log(change) / d log(width), which is 0 where a rate serves all widths."""
     changes = [np.mean([change(forces, width, optim, seed) for seed in range(2)]) for width in WIDTHS]
     return float(np.polyfit(np.log(WIDTHS), np.log(changes), 1)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forces", ["gradient", "direct"])
 def test_all_widths_move_alike_at_one_rate(forces):
     assert abs(slope(forces, OptimSettings())) < 0.1
 
 
+@pytest.mark.slow
 def test_without_scaled_rates_wide_networks_move_more():
     assert slope("gradient", OptimSettings(scale_rate=False)) > 0.4

@@ -269,6 +269,7 @@ def test_the_speed_of_half_a_training_is_not_used(finished):
     assert advised(made, 3.0)["speed"] == "assumed by the site's file"
 
 
+@pytest.mark.slow
 def test_what_the_runs_do_not_determine_is_refused(tmp_path):
     written(tmp_path, planted(law=lambda n, d: 8 / d**0.5, seed=1))
     with pytest.raises(
@@ -292,6 +293,7 @@ def test_mistakes_are_reported_in_a_line(root, tmp_path):
             largest_study.compute_advice(root, PERLMUTTER, "perlmutter", 1.0, "loss", most)
 
 
+@pytest.mark.slow
 def test_the_command(root):
     command = [
         sys.executable,

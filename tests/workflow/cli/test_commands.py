@@ -17,7 +17,7 @@ from workflow.cli.drive import report_error
 from workflow.cli.invocation import Invocation
 from workflow.run_directory.journal import WITHDRAWN_MARKER, Journal
 from workflow.run_directory.lease import Lease
-from workflow.run_directory.status import PlanFile, PlannedStage
+from workflow.run_directory.status import PlanFile, RecordedStage
 
 STUDY = """title: t
 data: [{name: a, dataset: generated, options: {source: bulk, structures: 10}}]
@@ -218,6 +218,7 @@ def test_a_reader_who_has_had_enough_of_a_run(tmp_path):
     assert not list((tmp_path / "run").rglob("result.json"))
 
 
+@pytest.mark.slow
 def test_a_driver_that_was_taken_for_dead_stops(tmp_path):
     process, path = begun(tmp_path), tmp_path / "run" / "driver.lease"
     while "running" not in process.stdout.readline():
@@ -233,7 +234,7 @@ def test_a_driver_that_was_taken_for_dead_stops(tmp_path):
 @pytest.fixture
 def planned(tmp_path):
     """Make a run directory with one training, as if it had been started."""
-    stage = PlannedStage(
+    stage = RecordedStage(
         id="train/a", kind="train", key="0123abcd", folder="train/a-0123abcd", needs=(), core_seconds=1.0
     )
     files.write_model(tmp_path / "plan.json", PlanFile(study="s", site="local", stages=(stage,)))
@@ -265,6 +266,7 @@ def test_ctrl_c_while_somebody_watches(planned):
     assert process.returncode == 130 and said == ""
 
 
+@pytest.mark.slow
 def test_nothing_is_removed_under_a_job(planned):
     log = Journal(planned / "events.jsonl")
     log.note("intend", name="gs1", root=str(planned), site="slurm", stages={"train/a": ("train/a-0123abcd", 1)})

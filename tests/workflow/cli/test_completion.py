@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from workflow.cli.arguments import SHELLS, build_parser
-from workflow.cli.completion import list_verbs, script
+from workflow.cli.completion import completion_script, list_verbs
 from workflow.config import site_files, study_files
 
 ASK = """
@@ -21,7 +21,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 def scripts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("completion")
     for shell in SHELLS:
-        (folder / shell).write_text(script(shell, build_parser()))
+        (folder / shell).write_text(completion_script(shell, build_parser()))
     return folder
 
 
@@ -50,10 +50,10 @@ def test_verbs(complete):
 
 
 def test_names_of_sites_and_studies(complete):
-    assert complete("plan --site ''") == site_files.names()
+    assert complete("plan --site ''") == site_files.list_sites()
     assert complete("--site pol") == ["polaris"] and complete("--site = pol") == ["polaris"]
     assert complete("plan --study sm") == ["smoke"]
-    assert set(complete("--study ''")) == {*study_files.names(), "elsewhere", "mine.yaml", "points.csv"}
+    assert set(complete("--study ''")) == {*study_files.list_studies(), "elsewhere", "mine.yaml", "points.csv"}
     assert complete("sites show lu") == ["lumi"] and complete("sites render lumi sm") == ["smoke"]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from workflow.cli import live_table
 from workflow.run_directory import status
-from workflow.run_directory.status import PlanFile, PlannedStage, StageStatus
+from workflow.run_directory.status import PlanFile, RecordedStage, StageStatus
 
 
 class Terminal(io.StringIO):
@@ -34,7 +34,7 @@ def test_what_a_terminal_can_do(monkeypatch, environ, live, coloured):
 
 def test_progress_is_read_now_and_then(tmp_path, monkeypatch):
     """A driver looks ten times a second at hundreds of trainings; their files lie on a shared file system."""
-    stage = PlannedStage(id="train/a", kind="train", key="k", folder="train/a-k", needs=(), core_seconds=1.0)
+    stage = RecordedStage(id="train/a", kind="train", key="k", folder="train/a-k", needs=(), core_seconds=1.0)
     reads, clock = [], [100.0]
 
     def running(stage, folder):

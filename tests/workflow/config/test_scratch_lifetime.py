@@ -51,6 +51,7 @@ def test_a_study_that_lasts_longer_than_its_results(tmp_path):
     assert "45 days" in said and "50" in said
 
 
+@pytest.mark.slow
 def test_plan_tells_of_it(tmp_path):
     words = ("plan", "--site", "slurm", "--study", "smoke", "--root", str(tmp_path / "run"))
     assert "warning" not in call(*words, "--set", "filesystems.purge_days=30").stdout

@@ -21,7 +21,7 @@ from workflow.jobs import launch, render
 from workflow.jobs import requests as queueing
 
 STORED = ROOT / "tests" / "stored" / "jobs"
-BATCH = [name for name in site_files.names() if site_files.load(name).has_scheduler]
+BATCH = [name for name in site_files.list_sites() if site_files.load(name).has_scheduler]
 CLUSTERS = [name for name in BATCH if name not in ("slurm", "pbs")]
 GOOD = """title: t
 host: ^login
@@ -50,7 +50,7 @@ def nobodys_settings(monkeypatch, tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------- the files in sites/
-@pytest.mark.parametrize("name", site_files.names())
+@pytest.mark.parametrize("name", site_files.list_sites())
 def test_no_more_is_claimed_than_was_done(name):
     site = site_files.load(name)
     assert site.verified.level == ("live" if name == "local" else "docs")
@@ -393,6 +393,7 @@ def test_the_doctors_job_is_one_that_a_queue_takes(name, tmp_path):
     assert trial_job.trial_request(site, trial_job.suitable_queues(site)[0]).nodes <= 2, "and it is a small one"
 
 
+@pytest.mark.slow
 def test_a_budget_is_kept(tmp_path):
     words = ["run", "--site", "slurm", "--study", "smoke", "--root", str(tmp_path), "--max-node-hours"]
     for odd in ("nan", "-1", "many"):
@@ -403,6 +404,7 @@ def test_a_budget_is_kept(tmp_path):
     assert done.returncode == 2 and "--max-node-hours allows 0.0; nothing was submitted" in done.stderr
 
 
+@pytest.mark.slow
 def test_render_writes_the_scripts_of_a_study(tmp_path):
     done = call("sites", "render", "frontier", "smoke", "--out", str(tmp_path / "out"), "--root", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr

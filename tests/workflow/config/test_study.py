@@ -78,7 +78,7 @@ def test_a_wrong_sweep_is_reported_in_words(changes, message):
         expand_runs(of({"name": "s", "over": changes}))
 
 
-@pytest.mark.parametrize("name", study_files.names())
+@pytest.mark.parametrize("name", study_files.list_studies())
 def test_every_study_in_the_folder_expands(name):
     _, asked = study_files.load(name)
     runs = expand_runs(asked)

@@ -132,7 +132,7 @@ def test_all_is_well(tmp_path):
             "collective",
             "ended while the ranks connected: RuntimeError: no route",
         ),
-        ({"size": 1, "launcher": "none"}, "collective", "each believes to be one of 1 (launcher: none)"),
+        ({"size": 1, "launcher": "none"}, "collective", "each believes it is one of 1 (launcher: none)"),
     ],
 )
 def test_each_thing_that_is_wrong_on_a_node(tmp_path, changed, what, words):

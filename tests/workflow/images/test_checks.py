@@ -34,7 +34,7 @@ def content(**changes):
 @pytest.fixture
 def sif(tmp_path):
     """Return a file with the header of an image and its record; nothing can run in it."""
-    arch = {value: key for key, value in checks.ARCHITECTURES.items()}[os.uname().machine]
+    arch = {value: key for key, value in checks.ARCH_OF_CODE.items()}[os.uname().machine]
     file = tmp_path / "x.sif"
     file.write_bytes(
         b"#!/usr/bin/env run-singularity\n".ljust(32, b"\0") + b"SIF_MAGIC\x0001\0" + arch + b"\0" + bytes(5000)

@@ -29,7 +29,7 @@ from workflow.plan import build
 from workflow.plan.done import describe_difference
 
 STORED = ROOT / "tests" / "stored" / "containers"
-WITH_IMAGES = [name for name in site_files.names() if site_files.load(name).container.runtime != "none"]
+WITH_IMAGES = [name for name in site_files.list_sites() if site_files.load(name).container.runtime != "none"]
 ID = "5" * 64
 SAYS = f"""#!{sys.executable}
 import json, os, sys
@@ -77,7 +77,7 @@ def test_no_stored_words_are_of_a_site_that_is_no_more():
     assert {path.stem for path in STORED.glob("*.txt")} == set(WITH_IMAGES)
 
 
-@pytest.mark.parametrize("name", [name for name in site_files.names() if name != "local"])
+@pytest.mark.parametrize("name", [name for name in site_files.list_sites() if name != "local"])
 def test_without_an_image_nothing_changes(name):
     """Scripts and keys do not depend on a site's container settings until containers are used."""
     site = site_files.load(name)

@@ -14,11 +14,10 @@ from tests.support.cluster import PATIENCE, SHORT
 from tests.support.corpus import TINY
 from workflow.config import site_files, study_files
 from workflow.jobs import batch, outcome, parsl_provider
-from workflow.jobs import requests as job_requests
 from workflow.jobs.batch import BatchJobs
 from workflow.jobs.follow import JobFollower
 from workflow.jobs.outcome import RetryBudget, classify
-from workflow.jobs.requests import Request
+from workflow.jobs.requests import Request, serial_requests
 from workflow.jobs.run_context import RunContext
 from workflow.jobs.submit import JobSubmitter
 from workflow.plan import build, memory_fit
@@ -335,7 +334,7 @@ def sharing(tmp_path, monkeypatch):
     """Jobs of three conversions, which are recorded and not submitted; `begin` starts the thread of one."""
     stages = {f"convert/{name}": sweeps.make_stage("convert", name, 60.0) for name in "abc"}
     site, sent, begun, results = site_files.load("slurm", [*QUICK, "node.cores=2"]), [], [], {}
-    requests = {id: job_requests.serial_requests([stage], site)[0] for id, stage in stages.items()}
+    requests = {id: serial_requests([stage], site)[0] for id, stage in stages.items()}
     log = journal.Journal(tmp_path / "events.jsonl")
     jobs = BatchJobs(tmp_path, site, "slurm", stages, requests, log, lambda *told: None, lambda: set(jobs.ready))
     jobs.ready, jobs.sent, jobs.results = set(stages), sent, results
@@ -392,7 +391,7 @@ def test_a_job_waits_for_no_other(sharing, monkeypatch):
 
 @pytest.fixture
 def shared(sharing):
-    """The job of all three conversions, once it is recorded."""
+    """Return the job of all three conversions, once it is recorded."""
     for name in "abc":
         sharing.begin(name)
     sharing.finish()

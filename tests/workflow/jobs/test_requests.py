@@ -13,7 +13,7 @@ from workflow.config.walltime import to_seconds
 from workflow.jobs import requests
 from workflow.plan import build, cost
 
-BATCH = [name for name in site_files.names() if site_files.load_file(places.SITES / f"{name}.yaml").has_scheduler]
+BATCH = [name for name in site_files.list_sites() if site_files.load_file(places.SITES / f"{name}.yaml").has_scheduler]
 SITES = {name: site_files.load_file(places.SITES / f"{name}.yaml") for name in BATCH}
 
 

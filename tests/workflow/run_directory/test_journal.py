@@ -23,6 +23,7 @@ def written(path, facts):
     return path.read_bytes()
 
 
+@pytest.mark.slow
 @given(st.lists(FACTS, min_size=1, max_size=5), st.floats(0, 1))
 def test_cut_anywhere(tmp_path_factory, facts, share):
     path = tmp_path_factory.mktemp("journal") / "events.jsonl"

@@ -91,6 +91,7 @@ def test_what_is_wrong_is_told(written, tmp_path):
         read(tmp_path / "b.bp")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("file", "share"), [("data.0", 0.9), ("data.0", 0.0), ("md.0", 0.5), ("md.idx", 0.5)])
 def test_a_truncated_file_is_told_and_not_waited_for(written, tmp_path, file, share):

@@ -64,6 +64,7 @@ def test_isomers_differ():
     assert ethanol.split("-")[0] == ether.split("-")[0] == "C2H6O"
 
 
+@pytest.mark.slow
 def test_geometries_have_the_bonds_of_the_graph():
     failed = 0
     for seed, molecule in enumerate(grown(40)):

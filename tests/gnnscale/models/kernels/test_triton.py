@@ -97,6 +97,7 @@ def relative(got: list[torch.Tensor], expected: list[torch.Tensor]) -> list[floa
     return [float((a - b).norm() / b.norm()) for a, b in zip(got, expected, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["deferred", "edge"])
 @pytest.mark.parametrize("width, radial, size", [(8, 8, 10**6), (24, 5, 20), (64, 3, 1), (200, 3, 10**6)])
 def test_values_and_gradients_are_those_of_the_chunked_path(kernels, form, width, radial, size):
@@ -138,6 +139,7 @@ def judged(how: str) -> str:
     return verified.reason_not_to_use(Wrong if how else FusedSums, torch.device(DEVICE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "said"),
     [
@@ -184,6 +186,7 @@ def network(form: str, forces: str, edge_chunk: int | None, fused: bool) -> torc
     return torch.cat([x.detach().double().cpu().reshape(-1) / max(1, x.numel()) ** 0.5 for x in found])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "form, forces, edge_chunk",
     [("deferred", "direct", None), ("edge", "direct", 20), ("deferred", "gradient", 20)],
@@ -194,6 +197,7 @@ def test_a_network_is_the_same_with_kernels(kernels, form, forces, edge_chunk):
     assert float((fused - plain).norm() / plain.norm()) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_training_on_a_cpu_never_imports_triton():
     program = """
 import sys, torch
@@ -258,6 +262,7 @@ def compiled_for(target: tuple[str, int | str, int], cache: str) -> list[str]:
     return list(Recorder.launches)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [("cuda", 90, 32), ("hip", "gfx90a", 64)], ids=["H200", "MI250X"])
 def test_kernels_compile_without_a_gpu(target, tmp_path):
     """To machine code, by the compiler that Triton brings."""

@@ -135,6 +135,7 @@ def test_a_weight_is_as_good_as_a_repetition():
     np.testing.assert_allclose(weighted.values, twice.values, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
     """200 planted studies of 36 runs with 0.5 % noise, 100 resamples each; of 95 % at least 88, as a pairs bootstrap of
     few points is somewhat too narrow."""
