@@ -115,12 +115,12 @@ def to_structure(
     from gnnscale.data.formats import crystaljson
 
     made = crystaljson.to_crystal(location, structure)
+    stress_kbar = crystaljson.to_array(location, stress, (3, 3), "stress")
     return Structure(
         **made._asdict(),
         energy=float("nan") if energy is None else float(energy),
         forces=crystaljson.to_array(location, forces, made.positions.shape, "forces"),
-        stress=-units.KBAR
-        * crystaljson.to_array(location, stress, (3, 3), "stress"),  # VASP: kbar, compression positive
+        stress=-units.KBAR * stress_kbar,  # VASP: positive in compression
         group=material,
         label=label,
     )

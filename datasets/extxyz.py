@@ -54,9 +54,9 @@ def pieces(options: Options) -> list[Piece]:
     from gnnscale.data.formats import extxyz
 
     return [
-        unit
+        piece
         for path in input_files(options)
-        for unit in extxyz.pieces_by_bytes(options.raw, path, whole=options.limit is not None)
+        for piece in extxyz.pieces_by_bytes(options.raw, path, whole=options.limit is not None)
     ]
 
 

@@ -99,14 +99,14 @@ def pieces(options: Options) -> list[Piece]:
         if left == 0:
             break
         if path.suffix == ".lmdb":
-            mine = ocp.pieces_by_keys(options.raw, [path], left)
+            of_file = ocp.pieces_by_keys(options.raw, [path], left)
         elif left is None:
-            mine = [Piece(name_below(options.raw, path), FRAMES_PER_FILE, path)]
+            of_file = [Piece(name_below(options.raw, path), FRAMES_PER_FILE, path)]
         else:
             last = min(left, count_frames(path))
-            mine = [Piece(name_below(options.raw, path), last, path, span=(0, last))]
-        listed += mine
-        left = left and left - sum(piece.bounds[1] - piece.bounds[0] for piece in mine)
+            of_file = [Piece(name_below(options.raw, path), last, path, span=(0, last))]
+        listed += of_file
+        left = left and left - sum(piece.bounds[1] - piece.bounds[0] for piece in of_file)
     return listed + ocp.pieces_by_keys(
         options.raw, [path for path in split_of_file if split_of_file[path] == UNLABELLED]
     )

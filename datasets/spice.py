@@ -24,9 +24,8 @@ if TYPE_CHECKING:  # the planner imports this file for its card alone, on a logi
     from gnnscale.atoms.structure import Structure
 
 MOLECULES, CONFORMATIONS = 113_999, 2_008_628
-CHARGED_ATOM = re.compile(
-    r"\[[^\]]*?([+-]+)(\d*)(?::\d+)?\]"
-)  # a charged atom in SMILES: [NH3+], [O-], [Ca+2:7], [Mg++]
+# A charged atom in SMILES: [NH3+], [O-], [Ca+2:7], [Mg++].
+CHARGED_ATOM = re.compile(r"\[[^\]]*?([+-]+)(\d*)(?::\d+)?\]")
 
 
 class Options(Record):

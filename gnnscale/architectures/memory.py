@@ -10,9 +10,7 @@ from typing import NamedTuple
 
 from gnnscale.architectures.base import Architecture
 
-BYTES_PER_NUMBER = (
-    4  # weights, gradients and moments are fp32 always; `precision` is of what is kept for the backward pass
-)
+BYTES_PER_NUMBER = 4  # weights, gradients and moments are always fp32; `precision` is that of kept activations
 BUCKET_NUMBERS = 50_000_000  # numbers that ZeRO reduces at a time; DeepSpeed's own 5e8 is a buffer of 2 GB
 
 

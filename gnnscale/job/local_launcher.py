@@ -82,9 +82,9 @@ def end_ranks(ranks: Sequence[Process]) -> None:
 
 
 def find_free_port() -> int:
-    with socket.socket() as here:
-        here.bind(("127.0.0.1", 0))
-        port: int = here.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
         return port
 
 

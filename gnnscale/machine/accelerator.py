@@ -58,30 +58,30 @@ def device_index(local_rank: int) -> int:
 
 def take_device(local_rank: int) -> torch.device:
     """Make the device of this rank the current one, and return it."""
-    here = detect_kind()
+    kind = detect_kind()
     # DeepSpeed chooses by what is installed, and might choose another kind than torch.
-    os.environ.setdefault("DS_ACCELERATOR", here)
-    if here == "cpu":
+    os.environ.setdefault("DS_ACCELERATOR", kind)
+    if kind == "cpu":
         return torch.device("cpu")
-    mine = torch.device(here, device_index(local_rank))
-    torch_module(here).set_device(mine)
-    return mine
+    device = torch.device(kind, device_index(local_rank))
+    torch_module(kind).set_device(device)
+    return device
 
 
 def list_devices() -> list[Gpu]:
-    here = detect_kind()
-    found = [torch_module(here).get_device_properties(k) for k in range(count_devices())]
-    return [Gpu(each.name, each.total_memory) for each in found]
+    kind = detect_kind()
+    properties = [torch_module(kind).get_device_properties(k) for k in range(count_devices())]
+    return [Gpu(each.name, each.total_memory) for each in properties]
 
 
 def identify_device(local_rank: int) -> str:
     """Return an identity of this rank's GPU which no other GPU has; "" if it uses none."""
-    here = detect_kind()
-    if here == "cpu":
+    kind = detect_kind()
+    if kind == "cpu":
         return ""
-    mine = device_index(local_rank)
-    unique = getattr(torch_module(here).get_device_properties(mine), "uuid", None)
-    return str(unique) if unique else f"{os.environ.get('ZE_AFFINITY_MASK', '')}#{mine}"
+    index = device_index(local_rank)
+    unique = getattr(torch_module(kind).get_device_properties(index), "uuid", None)
+    return str(unique) if unique else f"{os.environ.get('ZE_AFFINITY_MASK', '')}#{index}"
 
 
 def synchronize() -> None:

@@ -68,22 +68,22 @@ def convert_on_ranks(
     conversion: Conversion, items: Sequence[WorkItem], folder: Path, expected: float, report_progress: ReportProgress
 ) -> None:
     """Convert this rank's share of the work items; the first rank returns when all of them are finished."""
-    here = read_ranks()
-    mine = share_of_rank(items, here)
-    with Heartbeat(folder, here, mine, expected, report_progress) as heartbeat:
-        convert_items(conversion, mine, folder, heartbeat.count_read)
-    if here.rank == 0:
-        wait_for_ranks(items, folder, here, heartbeat)
+    ranks = read_ranks()
+    own_items = share_of_rank(items, ranks)
+    with Heartbeat(folder, ranks, own_items, expected, report_progress) as heartbeat:
+        convert_items(conversion, own_items, folder, heartbeat.count_read)
+    if ranks.rank == 0:
+        wait_for_ranks(items, folder, ranks, heartbeat)
 
 
-def expect_structures(conversion: Conversion, mine: Sequence[WorkItem], items: Sequence[WorkItem]) -> float:
-    """Return how many structures `mine`, of all `items`, are expected to hold, and print it on the first rank."""
-    expected = sum(item.structures for item in mine)
-    if len(mine) == len(items) and "raw" not in conversion.settings.options:
+def expect_structures(conversion: Conversion, chosen: Sequence[WorkItem], items: Sequence[WorkItem]) -> float:
+    """Return how many structures the chosen ones of all `items` are expected to hold, and print it on the first rank."""
+    expected = sum(item.structures for item in chosen)
+    if len(chosen) == len(items) and "raw" not in conversion.settings.options:
         expected = conversion.card.structures
     if not read_ranks().rank:
         name = conversion.settings.name
-        print(f"{name}: about {expected:,.0f} structures in {len(mine)} of {len(items)} work items", flush=True)
+        print(f"{name}: about {expected:,.0f} structures in {len(chosen)} of {len(items)} work items", flush=True)
     return expected
 
 

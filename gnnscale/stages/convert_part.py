@@ -19,13 +19,15 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
     settings = run.require_settings(PartSettings)
     conversion = prepare_conversion(settings)
     items = split_work(conversion)
-    mine = take_share(items, settings.part, settings.parts)
-    convert_on_ranks(conversion, mine, run.directory, expect_structures(conversion, mine, items), run.report_progress)
+    own_items = take_share(items, settings.part, settings.parts)
+    convert_on_ranks(
+        conversion, own_items, run.directory, expect_structures(conversion, own_items, items), run.report_progress
+    )
     if read_ranks().rank:
         return stage_run.Outputs([], {})  # the first rank's are taken
     for folder in ("shards", NOTES):
         (run.directory / folder).mkdir(exist_ok=True)  # a part may be empty
-    notes = [note for item in mine for note in read_notes(run.directory, item.number)]
+    notes = [note for item in own_items for note in read_notes(run.directory, item.number)]
     values: dict[str, Scalar] = {
         "structures": sum(note.kept for note in notes if note.done),
         "atoms": sum(note.entry.shard.atoms for note in notes if note.entry),

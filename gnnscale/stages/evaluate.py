@@ -73,8 +73,8 @@ def make_evaluation(
     loss = sum(weight * mae / float(scale) for weight, mae, scale in parts if weight > 0)  # an unused part may be NaN
     by_source = {}
     for index, source in enumerate(corpus.names):
-        mine = corpus.source == index
-        by_source[source] = measure_statistics(energy[mine], forces[np.repeat(mine, corpus.natoms)])
+        of_source = corpus.source == index
+        by_source[source] = measure_statistics(energy[of_source], forces[np.repeat(of_source, corpus.natoms)])
     shared = (set(Evaluation.model_fields) & set(TrainedModel.model_fields)) - {"sources"}  # names there, errors here
     return Evaluation(
         run=name.removeprefix("evaluate/"),

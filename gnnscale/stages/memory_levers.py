@@ -87,23 +87,23 @@ class Step:
 
 
 def main(run: stage_run.Run) -> stage_run.Outputs:
-    here = process_group.join_ranks(run.spec.runtime.threads)
-    task, chosen = prepare_task(run, here.size, here.rank)
+    ranks = process_group.join_ranks(run.spec.runtime.threads)
+    task, chosen = prepare_task(run, ranks.size, ranks.rank)
     ways = list_ways(run.spec.runtime, task.settings, int(task.graphs.senders.numel()))
-    print(f"{run.spec.id}: {len(ways)} ways to take one step; {here.size} rank(s)", flush=True)
-    found = LeverComparison(
+    print(f"{run.spec.id}: {len(ways)} ways to take one step; {ranks.size} rank(s)", flush=True)
+    comparison = LeverComparison(
         model=task.settings.model,
         parameters=task.settings.model.parameters(len(task.corpus.names)),
-        ranks=here.size,
+        ranks=ranks.size,
         device=device_name(),
         structures=len(chosen),
         atoms=int(task.corpus.natoms[chosen].sum()),
         edges=int(task.corpus.nedges[chosen].sum(dtype=np.int64)),
-        ways=measure_ways(run, task, ways, here.rank),
+        ways=measure_ways(run, task, ways, ranks.rank),
     )
-    if here.rank == 0:
-        run.write("levers.json", found.model_dump_json(indent=1) + "\n")
-    return stage_run.Outputs(files=["levers.json"], values={"ways": len(ways), "ranks": here.size})
+    if ranks.rank == 0:
+        run.write("levers.json", comparison.model_dump_json(indent=1) + "\n")
+    return stage_run.Outputs(files=["levers.json"], values={"ways": len(ways), "ranks": ranks.size})
 
 
 def measure_ways(run: stage_run.Run, task: Task, ways: list[Way], rank: int) -> tuple[MeasuredStep, ...]:
@@ -125,8 +125,8 @@ def measure_ways(run: stage_run.Run, task: Task, ways: list[Way], rank: int) -> 
         report_way(way)
     seconds: list[list[float]] = [[] for _ in ways]
     for _ in range(TURNS):
-        for way, mine in zip(ways, seconds, strict=True):
-            mine.append(max(process_group.gather(time_step(task, way))))
+        for way, turns in zip(ways, seconds, strict=True):
+            turns.append(max(process_group.gather(time_step(task, way))))
             report_way(way)
     return tuple(
         MeasuredStep(
@@ -135,10 +135,10 @@ def measure_ways(run: stage_run.Run, task: Task, ways: list[Way], rank: int) -> 
             precision=way.precision,
             peak_bytes=peak,
             loss=loss,
-            seconds=statistics.median(mine),
-            relative=compare_seconds(mine, seconds[0]),
+            seconds=statistics.median(turns),
+            relative=compare_seconds(turns, seconds[0]),
         )
-        for way, peak, loss, mine in zip(ways, peaks, losses, seconds, strict=True)
+        for way, peak, loss, turns in zip(ways, peaks, losses, seconds, strict=True)
     )
 
 
@@ -154,8 +154,8 @@ def prepare_task(run: stage_run.Run, size: int, rank: int) -> tuple[Task, np.nda
             kind="data",
         )
     chosen = batch_plan.global_batch(0, len(corpus), settings.batch, 0)
-    mine = batch_plan.divide_batch(corpus.costs(chosen), size)[rank]
-    graphs, labels = make_batch_of_share(corpus, chosen[mine])
+    own_part = batch_plan.divide_batch(corpus.costs(chosen), size)[rank]
+    graphs, labels = make_batch_of_share(corpus, chosen[own_part])
     counts = corpus.labels[chosen].sum(0, dtype=np.int64)
     return Task(settings, corpus, graphs, labels, counts, size), chosen
 
@@ -166,17 +166,17 @@ def list_ways(runtime: Runtime, settings: LeverSettings, edges: int) -> list[Way
     chunk = min(runtime.edge_chunk or edges, max(1, edges // 8))  # in a small batch too there are several
     chunked = plain.model_copy(update={"edge_chunk": chunk})
     layers = plain.model_copy(update={"activation_checkpointing": True})
-    found = [Way("plain", plain)]
+    ways = [Way("plain", plain)]
     for name, base in (("each layer checkpointed", layers), (f"edges in chunks of {chunk:,}", chunked)):
         if base is layers and not settings.model.can_checkpoint_layers:
             continue
         if base is chunked and not settings.model.can_chunk_edges:
             continue
-        found.append(Way(name, base))
+        ways.append(Way(name, base))
         for zero in (1, 2) if runtime.ranks > 1 else ():
-            found.append(Way(f"{name}, ZeRO {zero}", base.model_copy(update={"zero_stage": zero})))
-    last = found[-1]
-    return [*found, Way(f"{last.name}, bf16", last.runtime, "bf16")]
+            ways.append(Way(f"{name}, ZeRO {zero}", base.model_copy(update={"zero_stage": zero})))
+    last = ways[-1]
+    return [*ways, Way(f"{last.name}, bf16", last.runtime, "bf16")]
 
 
 # ---------------------------------------------------------------------------------------------------------- one way
@@ -193,17 +193,17 @@ def measure_peak(task: Task, way: Way) -> tuple[int, float]:
 
 def time_step(task: Task, way: Way) -> float:
     """Return the median seconds of a step, after one that is not counted."""
-    step, found = Step(task, way), []
+    step, seconds = Step(task, way), []
     step()
     for _ in range(task.settings.steps):
         accelerator.synchronize()
         began = time.perf_counter()
         step()
         accelerator.synchronize()
-        found.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - began)
     del step
     gc.collect()
-    return statistics.median(found)
+    return statistics.median(seconds)
 
 
 def measure_peak_bytes(run: Callable[[], object]) -> int:
@@ -243,10 +243,10 @@ def _measure_on_host(run: Callable[[], object]) -> TensorBytes:
         run()
         gc.collect()
     tree = profiler.profiler.kineto_results.experimental_event_tree()
-    found = sorted(find_allocations(tree), key=lambda allocation: allocation.time)
-    if not found:
+    allocations = sorted(find_allocations(tree), key=lambda allocation: allocation.time)
+    if not allocations:
         return TensorBytes(0, 0)
-    before, levels = found[0].level - found[0].change, [allocation.level for allocation in found]
+    before, levels = allocations[0].level - allocations[0].change, [allocation.level for allocation in allocations]
     return TensorBytes(levels[-1] - before, max(0, max(levels) - before))
 
 
@@ -283,14 +283,14 @@ def count_every_thread() -> Iterator[None]:
         flag.value = before
 
 
-def compare_seconds(mine: list[float], plain: list[float]) -> Estimate:
-    ratios = [a / b for a, b in zip(mine, plain, strict=True)]
+def compare_seconds(turns: list[float], plain: list[float]) -> Estimate:
+    ratios = [a / b for a, b in zip(turns, plain, strict=True)]
     return Estimate(value=statistics.median(ratios), low=min(ratios), high=max(ratios))
 
 
 def device_name() -> str:
-    found = accelerator.list_devices()
-    return found[0].name if found else stage_process.read_processor_name()
+    devices = accelerator.list_devices()
+    return devices[0].name if devices else stage_process.read_processor_name()
 
 
 if __name__ == "__main__":

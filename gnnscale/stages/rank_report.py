@@ -69,14 +69,14 @@ def main(directory: Path) -> int:
 
 
 def describe_process() -> dict[str, Any]:
-    here = read_ranks()
+    ranks = read_ranks()
     return {
         "host": platform.node(),
         "arch": platform.machine(),
-        "rank": here.rank,
-        "local_rank": here.local_rank,
-        "size": here.size,
-        "launcher": here.launcher,
+        "rank": ranks.rank,
+        "local_rank": ranks.local_rank,
+        "size": ranks.size,
+        "launcher": ranks.launcher,
         "python": sys.executable,
         "began": time.time(),
     }
@@ -133,12 +133,12 @@ def join_ranks(threads: int) -> dict[str, Any]:
     from gnnscale.machine import accelerator
     from gnnscale.train import process_group
 
-    here = process_group.join_ranks(threads)
+    ranks = process_group.join_ranks(threads)
     hosts = process_group.gather(platform.node())
     return {
         "backend": accelerator.choose_backend(),
         "met": hosts,
-        "device": accelerator.identify_device(here.local_rank),
+        "device": accelerator.identify_device(ranks.local_rank),
     }
 
 

@@ -32,33 +32,33 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
     run.can_checkpoint = read_ranks().size > 1  # ranks stop together: one that left alone would keep the others waiting
     sources = {need.removeprefix("convert/"): path for need, path in run.needs.items() if need.startswith("convert/")}
     cutoff = settings.model.cutoff
-    where, threads = run.spec.runtime.data, run.spec.runtime.threads
+    backend, threads = run.spec.runtime.data, run.spec.runtime.threads
     training = corpus.load_corpus(
-        sources, "train", cutoff, settings.structures, settings.subset_seed, where, threads, settings.subset
+        sources, "train", cutoff, settings.structures, settings.subset_seed, backend, threads, settings.subset
     )
-    validation = corpus.load_corpus(sources, "validation", cutoff, backend=where, threads=threads)
+    validation = corpus.load_corpus(sources, "validation", cutoff, backend=backend, threads=threads)
     check_data(settings, training, validation)
     check_runtime(settings, run.spec.runtime)
     normalisation, degree = pool_normalisation(training.cards), training.edges / max(1, training.atoms)
-    here = process_group.join_ranks(run.spec.runtime.threads)
+    ranks = process_group.join_ranks(run.spec.runtime.threads)
     check_ranks(run)
     torch.manual_seed(settings.seed)
     model = build(settings.model, len(sources), degree, run.spec.runtime.edge_chunk)
     model.set_normalisation(*normalisation)
-    under, progress = start_engine(run, model, steps_before_decay(count_steps(settings, training), settings.optim))
+    engine, progress = start_engine(run, model, steps_before_decay(count_steps(settings, training), settings.optim))
     print(
         f"{run.spec.id}: {settings.model.parameters(len(sources)):,} parameters, {len(training):,} structures "
-        f"with {training.atoms:,} atoms, {degree:.1f} neighbours; {here.size} rank(s)",
+        f"with {training.atoms:,} atoms, {degree:.1f} neighbours; {ranks.size} rank(s)",
         flush=True,
     )
-    trainer = Trainer(run, under, normalisation, training, validation, here, progress)
+    trainer = Trainer(run, engine, normalisation, training, validation, ranks, progress)
     run.can_checkpoint = True
     try:
         progress = trainer.fit()
     except stage_run.Stopped:  # as all ranks are, together
         corpus.close_corpora(training, validation)
         raise
-    outputs = write_model(run, trainer, progress, degree, here)
+    outputs = write_model(run, trainer, progress, degree, ranks)
     run.can_checkpoint = False
     corpus.close_corpora(training, validation)
     return outputs
@@ -69,14 +69,14 @@ def start_engine(run: stage_run.Run, model: Potential, decay: int) -> tuple[deep
     settings, progress = run.require_settings(TrainSettings), Progress()
     found = find_start(run, decay)
     if found:
-        read, progress = found.reader(), Progress(**found.progress)
+        read, progress = found.open_reader(), Progress(**found.progress)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(read(f"{name}|weight"))
     groups = group_parameters(model, settings.model.rate_width, settings.optim)
-    under = deepspeed_engine.Engine(model, groups, settings.optim, run.spec.runtime)
+    engine = deepspeed_engine.Engine(model, groups, settings.optim, run.spec.runtime)
     if found:
-        under.load(read, progress.step)
+        engine.load(read, progress.step)
     if found and found.key == run.spec.key:
         progress = progress._replace(attempts=progress.attempts + 1)
         run.earlier_seconds, run.earlier_attempts = progress.seconds, progress.attempts
@@ -84,7 +84,7 @@ def start_engine(run: stage_run.Run, model: Potential, decay: int) -> tuple[deep
         progress = progress._replace(attempts=0, seconds=0.0)
         if read_ranks().rank == 0:
             run.write("metrics.jsonl", (found.directory.parent.parent / "metrics.jsonl").read_bytes())
-    return under, progress
+    return engine, progress
 
 
 def check_data(settings: TrainSettings, train: corpus.Corpus, validation: corpus.Corpus) -> None:
@@ -132,8 +132,8 @@ def check_runtime(settings: TrainSettings, runtime: Runtime) -> None:
 
 def check_ranks(run: stage_run.Run) -> None:
     """Raise a UserError if ranks read different specs: they would wait for each other for ever, or train nonsense."""
-    mine = files.sha256(run.directory / "spec.json")
-    specs = process_group.gather((mine, run.spec.id, platform.node()))
+    own_digest = files.sha256(run.directory / "spec.json")
+    specs = process_group.gather((own_digest, run.spec.id, platform.node()))
     first_digest, first_id, first_node = specs[0]
     for rank, (digest, spec_id, node) in enumerate(specs):
         if digest != first_digest:
@@ -145,7 +145,7 @@ def check_ranks(run: stage_run.Run) -> None:
 
 
 def write_model(
-    run: stage_run.Run, trainer: Trainer, progress: Progress, degree: float, here: Ranks
+    run: stage_run.Run, trainer: Trainer, progress: Progress, degree: float, ranks: Ranks
 ) -> stage_run.Outputs:
     """Write the weights, as a file that needs no unpickling, and the settings with which the model is rebuilt."""
     settings, sources = trainer.settings, trainer.train.names
@@ -169,7 +169,7 @@ def write_model(
     )
     with trainer.engine.averaged():
         state = trainer.engine.weights()
-        if here.rank == 0:
+        if ranks.rank == 0:
             run.write("model.safetensors", save({name: tensor.contiguous() for name, tensor in state.items()}))
             run.write("model.json", trained.model_dump_json(indent=1) + "\n")
     values = {

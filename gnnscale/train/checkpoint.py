@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -30,15 +30,16 @@ class Checkpoint(NamedTuple):
 
     directory: Path
     key: str
-    progress: dict
+    progress: dict[str, Any]  # fields of loop.Progress
 
-    def reader(self) -> Callable[[str], Tensor]:
+    def open_reader(self) -> Callable[[str], Tensor]:
+        """Open the files, and return the function that reads a tensor by its name."""
         opened = [safe_open(path, "pt") for path in sorted(self.directory.glob("*.safetensors"))]
-        where = {name: part for part in opened for name in part.keys()}  # noqa: SIM118, not a dict
-        return lambda name: where[name].get_tensor(name)
+        file_of = {name: file for file in opened for name in file.keys()}  # noqa: SIM118, not a dict
+        return lambda name: file_of[name].get_tensor(name)
 
 
-def save(directory: Path, key: str, progress: dict, layout: TensorShapes, tensors: Iterable[Tensor]) -> None:
+def save(directory: Path, key: str, progress: dict[str, Any], layout: TensorShapes, tensors: Iterable[Tensor]) -> None:
     """Write a checkpoint and rename it into place. Every rank calls this, as making a tensor whole may need all of them."""
     rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
     beside = directory.with_name(f".{directory.name}.tmp")
@@ -47,14 +48,14 @@ def save(directory: Path, key: str, progress: dict, layout: TensorShapes, tensor
         beside.mkdir(parents=True)
     torch.distributed.barrier()
     part = f"{rank:05}.safetensors"
-    mine = (tensor for k, tensor in enumerate(tensors) if k % size == rank)
-    written = {part: write_part(beside / part, layout[rank::size], mine)} if layout[rank::size] else {}
-    for _ in mine:
+    own_tensors = (tensor for k, tensor in enumerate(tensors) if k % size == rank)
+    written = {part: write_part(beside / part, layout[rank::size], own_tensors)} if layout[rank::size] else {}
+    for _ in own_tensors:
         pass  # take part in the gathering of what others write
-    of_all: list[dict] = [{}] * size
-    torch.distributed.all_gather_object(of_all, written)
+    of_ranks: list[dict[str, str]] = [{}] * size
+    torch.distributed.all_gather_object(of_ranks, written)
     if rank == 0:
-        listed = {name: digest for each in of_all for name, digest in each.items()}
+        listed = {name: digest for each in of_ranks for name, digest in each.items()}
         files.write(beside / MANIFEST, json.dumps({"key": key, "progress": progress, "files": listed}))
         shutil.rmtree(directory, ignore_errors=True)
         os.replace(beside, directory)
@@ -96,8 +97,8 @@ def list_checkpoints(root: Path, pinned: bool = False) -> list[Path]:
 
 def pin(directory: Path) -> None:
     """Give a checkpoint a second name; on a file system without hard links, copy it."""
-    there = directory.with_name(f"{PINNED_PREFIX}{directory.name}")
-    beside = directory.with_name(f".{there.name}.tmp")
+    pinned = directory.with_name(f"{PINNED_PREFIX}{directory.name}")
+    beside = directory.with_name(f".{pinned.name}.tmp")
     shutil.rmtree(beside, ignore_errors=True)
     try:
         shutil.copytree(directory, beside, copy_function=os.link)
@@ -105,9 +106,9 @@ def pin(directory: Path) -> None:
         shutil.rmtree(beside, ignore_errors=True)
         shutil.copytree(directory, beside)
         files.sync_tree(beside)
-    shutil.rmtree(there, ignore_errors=True)
-    os.replace(beside, there)
-    files.sync_directory(there.parent)
+    shutil.rmtree(pinned, ignore_errors=True)
+    os.replace(beside, pinned)
+    files.sync_directory(pinned.parent)
 
 
 def remove_older(root: Path, count: int) -> None:
@@ -123,10 +124,10 @@ def find_newest(root: Path, pinned: bool = False) -> Checkpoint | None:
         for torn in root.glob(".*.tmp"):
             shutil.rmtree(torn)
     for directory in reversed(list_checkpoints(root, pinned)):
-        of_all: list[Checkpoint | None] = [None] * size
-        torch.distributed.all_gather_object(of_all, read_if_whole(directory, rank, size))
-        if all(of_all):
-            return of_all[0]
+        of_ranks: list[Checkpoint | None] = [None] * size
+        torch.distributed.all_gather_object(of_ranks, read_if_whole(directory, rank, size))
+        if all(of_ranks):
+            return of_ranks[0]
         print(f"{directory.name} is torn; trying the one before it", flush=True)
     return None
 
@@ -135,8 +136,8 @@ def read_if_whole(directory: Path, rank: int = 0, size: int = 1) -> Checkpoint |
     """Read a checkpoint if it is as its manifest says. Each rank hashes a share of the files."""
     try:
         manifest = json.loads((directory / MANIFEST).read_text())
-        mine = sorted(manifest["files"].items())[rank::size]
-        if all(files.sha256(directory / name) == digest for name, digest in mine):
+        own_files = sorted(manifest["files"].items())[rank::size]
+        if all(files.sha256(directory / name) == digest for name, digest in own_files):
             return Checkpoint(directory, manifest["key"], manifest["progress"])
     except (OSError, ValueError, KeyError):
         pass

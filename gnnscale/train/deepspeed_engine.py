@@ -146,8 +146,8 @@ class Engine:
         if self.stage == 0 or key == "weight":
             return p.detach() if key == "weight" else self.optimizer.state[p][key]
         whole = torch.zeros_like(p)
-        for mine, place in self._piece(p, key):
-            whole.view(-1)[place] = mine
+        for own, place in self._piece(p, key):
+            whole.view(-1)[place] = own
         return reduce_sum(whole)
 
     def _piece(self, p: Tensor, key: str) -> list[tuple[Tensor, slice]]:
@@ -158,9 +158,9 @@ class Engine:
         """
         if (piece := p._hp_mapping) is None:  # type: ignore[attr-defined] # DeepSpeed sets it
             return []
-        there, here = piece.hp_fragment_address, piece.lp_fragment_address
+        stored, place = piece.hp_fragment_address, piece.lp_fragment_address
         state = self.optimizer.optimizer.state[self._flat()[piece.param_group_index]]
-        return [(state[key][there.start : there.start + there.numel], slice(here.start, here.start + here.numel))]
+        return [(state[key][stored.start : stored.start + stored.numel], slice(place.start, place.start + place.numel))]
 
     def load(self, read: Callable[[str], Tensor], steps: int) -> None:
         """Load what `tensors` gave after `steps` steps; the model must have had the weights when the engine was made."""
@@ -195,5 +195,5 @@ class Engine:
             begin = size * torch.distributed.get_rank()
             utils.safe_set_local_optimizer_state(p, padded[begin : begin + size], key)
         else:
-            for mine, place in self._piece(p, key):
-                mine.copy_(value.view(-1)[place])
+            for own, place in self._piece(p, key):
+                own.copy_(value.view(-1)[place])

@@ -49,7 +49,7 @@ class Agreement(NamedTuple):
     """Sums and decisions that all ranks share after the one small collective of a step."""
 
     sums: np.ndarray  # (3,) over the global batch
-    stop: bool  # a rank was asked to; the scheduler's signal may reach only one of them
+    stop: bool  # a rank has got the signal to stop; the scheduler's may reach only one of them
     save: bool  # by the first rank's clock
 
 
@@ -63,31 +63,32 @@ class Trainer:
         normalisation: Normalisation,
         train: Corpus,
         validation: Corpus,
-        here: Ranks,
+        ranks: Ranks,
         progress: Progress,
     ):
-        self.run, self.engine, self.normalisation, self.here = run, engine, normalisation.to(engine.device), here
+        self.run, self.engine, self.normalisation, self.ranks = run, engine, normalisation.to(engine.device), ranks
         self.settings = run.require_settings(TrainSettings)
         self.train, self.validation, self.progress = train, validation, progress
         self.steps = count_steps(self.settings, train)
         self.decay = steps_before_decay(self.steps, self.settings.optim)
-        self.make = partial(make_batch_of_share, pin=engine.device.type != "cpu")
-        self.saved, self.pause = time.monotonic(), run.spec.runtime.checkpoint_seconds
+        self.make_batch = partial(make_batch_of_share, pin=engine.device.type != "cpu")
+        self.saved_at, self.save_interval = time.monotonic(), run.spec.runtime.checkpoint_seconds
 
     def fit(self) -> Progress:
         """Train from the last whole checkpoint to the last step, or to a request to stop."""
         optim, log_every = self.settings.optim, max(1, self.steps // MIN_LOG_LINES)
         validate_every = max(1, self.steps // MIN_VALIDATIONS)
-        if self.here.rank == 0:
+        if self.ranks.rank == 0:
             self.truncate_metrics()
         started = time.monotonic() - self.progress.seconds
         for chosen, micro in self.make_batches(self.progress.step):
             step, counts = self.progress.step, self.train.labels[chosen].sum(0, dtype=np.int64)
             sums = torch.zeros(len(PARTS), dtype=torch.float64, device=self.engine.device)
             for part in micro:
-                mine = self.penalties(*part())
-                self.engine.backward(compute_local_loss(mine, counts, optim, self.here.size), last=part is micro[-1])
-                sums += mine.detach()
+                penalties = self.compute_penalties(*part())
+                local_loss = compute_local_loss(penalties, counts, optim, self.ranks.size)
+                self.engine.backward(local_loss, last=part is micro[-1])
+                sums += penalties.detach()
             agreed = self.agree(sums)
             loss, parts = compute_loss(agreed.sums, counts, optim)
             if not math.isfinite(loss):
@@ -95,10 +96,10 @@ class Trainer:
             gradient = self.engine.step(learning_rate(step, self.steps, optim), step + 1)
             if not math.isfinite(gradient):
                 return self.end_diverged("gradient", gradient, chosen)
-            self.progress = self.progress_after(chosen, time.monotonic() - started)
+            self.progress = self.advance_progress(chosen, time.monotonic() - started)
             last = self.progress.step == self.steps
             validated = self.validate() if self.progress.step % validate_every == 0 or last else None
-            if self.here.rank == 0:
+            if self.ranks.rank == 0:
                 if self.progress.step % log_every == 0 or validated is not None:
                     self.log_metrics(loss, parts, learning_rate(step, self.steps, optim), gradient, validated)
                 self.run.report_progress(self.progress.step, self.steps, loss=loss)
@@ -106,53 +107,51 @@ class Trainer:
             if last or agreed.stop or agreed.save or decaying:
                 self.save_checkpoint(pinned=decaying and not last)
             if agreed.stop and not last:
-                raise stage_run.Stopped(
-                    f"checkpoint at step {self.progress.step} of {self.steps}; run it again to go on"
-                )
+                step = self.progress.step
+                raise stage_run.Stopped(f"checkpoint at step {step} of {self.steps}; run it again to continue")
         return self.progress
 
     def make_batches(self, first: int) -> Iterator[tuple[np.ndarray, list[Callable]]]:
         """Make every global batch from step `first`, and this rank's share of it in micro-batches, ahead of its use."""
-        return make_ahead(
-            self.choose_batches(first), partial(self.make, self.train), self.run.spec.runtime.loader_workers
-        )
+        make = partial(self.make_batch, self.train)
+        return make_ahead(self.choose_batches(first), make, self.run.spec.runtime.loader_workers)
 
     def choose_batches(self, first: int) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
         """Choose the structures of these batches; every rank chooses alike, without exchange."""
         optim, budget = self.settings.optim, self.run.spec.runtime.micro_batch_edges
         for step in range(first, self.steps):
-            whole = batch_plan.global_batch(step, len(self.train), optim.batch, self.settings.seed)
-            yield whole, self.split_share(self.train, whole, budget)
+            batch = batch_plan.global_batch(step, len(self.train), optim.batch, self.settings.seed)
+            yield batch, self.split_share(self.train, batch, budget)
 
-    def split_share(self, corpus: Corpus, whole: np.ndarray, budget: int | None) -> list[np.ndarray]:
+    def split_share(self, corpus: Corpus, batch: np.ndarray, budget: int | None) -> list[np.ndarray]:
         """Return this rank's share of a global batch, in micro-batches."""
-        shares = batch_plan.divide_batch(corpus.costs(whole), self.here.size)
-        edges = corpus.nedges[whole].astype(np.int64)
-        return [whole[part] for part in batch_plan.micro_batches(edges, shares, budget, self.here.rank)]
+        shares = batch_plan.divide_batch(corpus.costs(batch), self.ranks.size)
+        edges = corpus.nedges[batch].astype(np.int64)
+        return [batch[part] for part in batch_plan.micro_batches(edges, shares, budget, self.ranks.rank)]
 
-    def penalties(self, graphs: AtomGraphs, labels: Properties) -> Tensor:
+    def compute_penalties(self, graphs: AtomGraphs, labels: Properties) -> Tensor:
         device, optim = self.engine.device, self.settings.optim
         graphs, labels = to_device(graphs, device), to_device(labels, device)
         return sum_penalties(self.engine, self.normalisation, graphs, labels, optim)
 
     def agree(self, sums: Tensor) -> Agreement:
-        due = self.here.rank == 0 and time.monotonic() - self.saved > self.pause
+        due = self.ranks.rank == 0 and time.monotonic() - self.saved_at > self.save_interval
         requests = torch.tensor([self.run.stop_requested, due], dtype=sums.dtype, device=sums.device)
         total = reduce_sum(torch.cat((sums, requests))).cpu().numpy()
         return Agreement(total[: len(PARTS)], bool(total[-2]), bool(total[-1]))
 
-    def end_diverged(self, what: str, value: float, chosen: np.ndarray) -> Progress:
+    def end_diverged(self, quantity: str, value: float, chosen: np.ndarray) -> Progress:
         """End a run whose next step cannot be taken: a result, with the batch to find out why."""
         corpus, step = self.train, self.progress.step
         names = tuple(f"{k} {corpus.names[corpus.source[k]]} {chemical_formula(corpus, k)}" for k in chosen)
-        if self.here.rank == 0:
-            report = Diverged(step=step, what=what, value=value, structures=names)
+        if self.ranks.rank == 0:
+            report = Diverged(step=step, what=quantity, value=value, structures=names)
             self.run.write("diverged.json", report.model_dump_json(indent=1) + "\n")
-        print(f"step {step}: the {what} is {value}; the run has diverged, see diverged.json", flush=True)
+        print(f"step {step}: the {quantity} is {value}; the run has diverged, see diverged.json", flush=True)
         self.progress = self.progress._replace(diverged=True)
         return self.progress
 
-    def progress_after(self, chosen: np.ndarray, seconds: float) -> Progress:
+    def advance_progress(self, chosen: np.ndarray, seconds: float) -> Progress:
         before = self.progress
         return before._replace(
             step=before.step + 1,
@@ -164,17 +163,16 @@ class Trainer:
 
     def validate(self) -> float:
         """Return the loss on the validation split; all ranks make equally many forward passes, which ZeRO 3 needs."""
-        corpus, size, budget = self.validation, self.here.size, self.run.spec.runtime.micro_batch_edges
+        corpus, size, budget = self.validation, self.ranks.size, self.run.spec.runtime.micro_batch_edges
         sums = torch.zeros(len(PARTS), dtype=torch.float64, device=self.engine.device)
-        at_once = min(
-            size * MAX_VALIDATION_BATCH, max(size, self.settings.optim.batch)
-        )  # never more memory than a step
-        chosen = (np.arange(k, min(k + at_once, len(corpus))) for k in range(0, len(corpus), at_once))
-        plan = ((None, self.split_share(corpus, whole, budget)) for whole in chosen)
+        # never more memory than a step
+        at_once = min(size * MAX_VALIDATION_BATCH, max(size, self.settings.optim.batch))
+        batches = (np.arange(k, min(k + at_once, len(corpus))) for k in range(0, len(corpus), at_once))
+        plan = ((None, self.split_share(corpus, batch, budget)) for batch in batches)
         with torch.no_grad(), self.engine.averaged():
-            for _, micro in make_ahead(plan, partial(self.make, corpus), self.run.spec.runtime.loader_workers):
+            for _, micro in make_ahead(plan, partial(self.make_batch, corpus), self.run.spec.runtime.loader_workers):
                 for part in micro:
-                    sums += self.penalties(*part())
+                    sums += self.compute_penalties(*part())
         total = reduce_sum(sums).cpu().numpy()
         return compute_loss(total, corpus.labels.sum(0, dtype=np.int64), self.settings.optim)[0]
 
@@ -199,14 +197,16 @@ class Trainer:
     def save_checkpoint(self, pinned: bool) -> None:
         """Save a checkpoint; from a pinned one a longer training may begin."""
         began, root = time.monotonic(), self.run.directory / "checkpoints"
-        there = root / f"step-{self.progress.step:09d}"
-        checkpoint.save(there, self.run.spec.key, self.progress._asdict(), self.engine.layout(), self.engine.tensors())
-        if self.here.rank == 0:
+        directory = root / f"step-{self.progress.step:09d}"
+        checkpoint.save(
+            directory, self.run.spec.key, self.progress._asdict(), self.engine.layout(), self.engine.tensors()
+        )
+        if self.ranks.rank == 0:
             if pinned:
-                checkpoint.pin(there)
+                checkpoint.pin(directory)
             checkpoint.remove_older(root, KEPT_CHECKPOINTS)
-        self.saved = time.monotonic()  # a large checkpoint on a slow disk must not be all that a run does
-        self.pause = max(self.run.spec.runtime.checkpoint_seconds, 9 * (self.saved - began))
+        self.saved_at = time.monotonic()  # a large checkpoint on a slow disk must not be all that a run does
+        self.save_interval = max(self.run.spec.runtime.checkpoint_seconds, 9 * (self.saved_at - began))
 
     def truncate_metrics(self) -> None:
         """Drop the lines beyond the checkpoint and a last one that was cut off: those steps are taken again."""

@@ -16,9 +16,8 @@ from gnnscale.models.potential import Normalised
 from gnnscale.train.normalisation import Normalisation
 
 PARTS = ("energy", "forces", "stress")  # the order of every vector (3,) here
-HUBER_BEND = (
-    0.01  # of "huber", in units of the labels' rms: quadratic below, |error| - BEND/2 above, so weights mean the same
-)
+# Of "huber", in units of the labels' rms: quadratic below, |error| - HUBER_BEND/2 above, so that weights mean the same.
+HUBER_BEND = 0.01
 PENALTIES: dict[str, Callable[..., Tensor]] = {
     "mae": F.l1_loss,
     "huber": partial(F.smooth_l1_loss, beta=HUBER_BEND),
@@ -49,9 +48,8 @@ def sum_penalties(
         pairs.append((predicted.virial * per_atom[:, None, None], wanted.virial * per_atom[:, None, None]))
     sums = [torch.zeros((), dtype=torch.float64, device=natoms.device)] * len(PARTS)
     for k, (predicted_part, true) in enumerate(pairs):
-        true = torch.where(
-            true.isfinite(), true.to(predicted_part.dtype), predicted_part.detach()
-        )  # no error, and no gradient
+        # a label that is NaN gives no error and no gradient
+        true = torch.where(true.isfinite(), true.to(predicted_part.dtype), predicted_part.detach())
         sums[k] = PENALTIES[optim.loss](predicted_part, true, reduction="sum").double()
     return torch.stack(sums)
 

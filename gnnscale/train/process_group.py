@@ -16,21 +16,21 @@ from gnnscale.machine.rank_env import Ranks, read_ranks
 
 def join_ranks(threads: int) -> Ranks:
     """Join the ranks of this job into one process group, once; a job of one rank is a group too."""
-    here = read_ranks()
+    ranks = read_ranks()
     # DeepSpeed takes the local rank for the number of a device, which it is not where each rank is shown a GPU of its own.
-    device = str(accelerator.device_index(here.local_rank))
-    os.environ |= {"RANK": str(here.rank), "LOCAL_RANK": device, "WORLD_SIZE": str(here.size)}
+    device = str(accelerator.device_index(ranks.local_rank))
+    os.environ |= {"RANK": str(ranks.rank), "LOCAL_RANK": device, "WORLD_SIZE": str(ranks.size)}
     if "OMPI_COMM_WORLD_LOCAL_RANK" in os.environ:  # or DeepSpeed finds the two in conflict
         os.environ["OMPI_COMM_WORLD_LOCAL_RANK"] = device
     if torch.distributed.is_initialized():
-        return here
-    if here.size > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        return ranks
+    if ranks.size > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         raise errors.UserError(
-            f"{here.size} ranks do not know where to meet",
+            f"{ranks.size} ranks do not know where to meet",
             "set MASTER_ADDR (the host of rank 0) and MASTER_PORT, or on one machine use python -m gnnscale.job.local_launcher",
         )
     torch.set_num_threads(threads)
-    accelerator.take_device(here.local_rank)
+    accelerator.take_device(ranks.local_rank)
     warnings.filterwarnings("ignore", category=FutureWarning)
     import deepspeed
 
@@ -38,12 +38,12 @@ def join_ranks(threads: int) -> Ranks:
     # The shared-memory collectives would be compiled by g++ at the first start, for minutes, into the home directory;
     # they were measured no faster here than gloo.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    if here.size == 1:
+    if ranks.size == 1:
         # A store in memory needs no port, so any number of runs fit on one machine.
         store = torch.distributed.HashStore()
         torch.distributed.init_process_group(accelerator.choose_backend(), store=store, rank=0, world_size=1)
     deepspeed.init_distributed(dist_backend=accelerator.choose_backend(), auto_mpi_discovery=False, verbose=False)
-    return here
+    return ranks
 
 
 def gather(value: object) -> list:

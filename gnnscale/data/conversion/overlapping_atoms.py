@@ -15,7 +15,7 @@ HASH_PRIMES = np.array([73856093, 19349663, 83492791], np.int64)
 
 
 def find_overlapping(structures: Sequence[Structure]) -> np.ndarray:
-    """Tell for each structure whether two atoms, or an atom and an image, are nearer than MIN_DISTANCE: (S,) bool."""
+    """Mark the structures in which two atoms, or an atom and an image, are nearer than MIN_DISTANCE: (S,) bool."""
     found = np.zeros(len(structures), bool)
     if not len(structures):
         return found
@@ -43,7 +43,9 @@ def with_images(
         cells[k] = complete_cell(cells[k], pbc[k])
     cells[~pbc.any(1)] = np.eye(3)
     inverse = np.linalg.inv(cells)
-    within = MIN_DISTANCE * np.linalg.norm(inverse, axis=1)  # (S, 3) the distance NEAREST from a face, fractional
+    within = MIN_DISTANCE * np.linalg.norm(
+        inverse, axis=1
+    )  # (S, 3) MIN_DISTANCE from a face, in fractional coordinates
     fractional = np.einsum("ai,aij->aj", positions, inverse[owner])
     fractional -= np.floor(fractional) * pbc[owner]
     for axis in range(3):

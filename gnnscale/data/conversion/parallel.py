@@ -36,11 +36,16 @@ class Heartbeat:
     """
 
     def __init__(
-        self, folder: Path, here: Ranks, mine: Sequence[WorkItem], expected: float, report_progress: ReportProgress
+        self,
+        folder: Path,
+        ranks: Ranks,
+        own_items: Sequence[WorkItem],
+        expected: float,
+        report_progress: ReportProgress,
     ):
-        self.folder, self.here, self.expected, self.report_progress = folder, here, expected, report_progress
+        self.folder, self.ranks, self.expected, self.report_progress = folder, ranks, expected, report_progress
         self.began = self.written = self.printed = time.time()
-        notes = [read_last_note(folder, item.number) for item in mine]
+        notes = [read_last_note(folder, item.number) for item in own_items]
         self.done_before = sum(note.kept for note in notes if note)  # structures, by earlier attempts of this rank
         self.done = 0  # structures, by this attempt of this rank
         self.all_at_first = 0  # structures, by all ranks as this attempt began
@@ -60,16 +65,16 @@ class Heartbeat:
 
     def write(self, **more: str) -> None:
         self.written = time.time()
-        path = heartbeat_path(self.folder, self.here.rank)
+        path = heartbeat_path(self.folder, self.ranks.rank)
         beside = path.with_suffix(".tmp")
         beside.write_text(json.dumps({"done": self.done + self.done_before, "time": self.written} | more))
         os.replace(beside, path)
-        if self.here.rank == 0:
+        if self.ranks.rank == 0:
             self.report()
 
     def report(self) -> None:
         """Report the progress of all ranks, and print a line now and then."""
-        done = sum(read_heartbeat(self.folder, rank).get("done", 0) for rank in range(self.here.size))
+        done = sum(read_heartbeat(self.folder, rank).get("done", 0) for rank in range(self.ranks.size))
         self.all_at_first = self.all_at_first or done
         rate = max(0, done - self.all_at_first) / max(self.written - self.began, 1e-3)
         left = max(0.0, self.expected - done) / rate if rate else None
@@ -91,16 +96,16 @@ def read_heartbeat(folder: Path, rank: int) -> dict[str, Any]:
         return {}
 
 
-def wait_for_ranks(items: Sequence[WorkItem], folder: Path, here: Ranks, heartbeat: Heartbeat) -> None:
+def wait_for_ranks(items: Sequence[WorkItem], folder: Path, ranks: Ranks, heartbeat: Heartbeat) -> None:
     """Wait until the other ranks have finished their work items, then remove all heartbeats."""
     changes: dict[int, tuple[dict[str, Any], float]] = {}  # rank -> its last heartbeat, and when that was first seen
     waiting = [item.number for item in items]
     while waiting := [number for number in waiting if not is_finished(folder, number)]:
-        for rank in range(1, here.size):
+        for rank in range(1, ranks.size):
             check_rank(folder, rank, waiting[0], heartbeat.began, changes)
         time.sleep(0.5)
         heartbeat.write()
-    for rank in range(here.size):
+    for rank in range(ranks.size):
         heartbeat_path(folder, rank).unlink(missing_ok=True)
 
 

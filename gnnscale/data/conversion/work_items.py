@@ -64,13 +64,13 @@ def group_pieces(pieces: Sequence[Piece], card: DatasetCard) -> list[WorkItem]:
     ]
 
 
-def take_share(items: Sequence[WorkItem], number: int, of: int) -> list[WorkItem]:
-    """Return the items of part `number` where the work is divided into `of` parts."""
-    return [items[k] for k in divide([item.structures for item in items], of)[number]]
+def take_share(items: Sequence[WorkItem], number: int, parts: int) -> list[WorkItem]:
+    """Return the items of part `number` where the work is divided into `parts` parts."""
+    return [items[k] for k in divide([item.structures for item in items], parts)[number]]
 
 
-def share_of_rank(items: Sequence[WorkItem], here: Ranks) -> list[WorkItem]:
-    return take_share(items, here.rank, here.size)
+def share_of_rank(items: Sequence[WorkItem], ranks: Ranks) -> list[WorkItem]:
+    return take_share(items, ranks.rank, ranks.size)
 
 
 def divide(sizes: Sequence[float], parts: int) -> list[range]:

@@ -56,11 +56,11 @@ def assign_ranks(costs: np.ndarray, ranks: int) -> np.ndarray:
     owner, loads, done = np.empty(len(costs), np.int64), np.zeros(ranks), 0
     while done < len(order):
         least = np.argsort(loads, kind="stable")[: len(order) - done]
-        mine = order[done : done + len(least)]
-        after = loads[least] + costs[mine]
+        following = order[done : done + len(least)]
+        after = loads[least] + costs[following]
         late = loads[least[1:]] >= np.minimum.accumulate(after)[:-1]
         served = 1 + int(late.argmax()) if late.any() else len(least)
-        owner[mine[:served]] = least[:served]
+        owner[following[:served]] = least[:served]
         loads[least[:served]] = after[:served]
         done += served
     return owner
@@ -74,7 +74,7 @@ def micro_batches(edges: np.ndarray, shares: list[np.ndarray], budget: int | Non
     """
     if budget is None:
         return [shares[rank]]
-    sizes = np.array([len(mine) for mine in shares])
+    sizes = np.array([len(share) for share in shares])
     longest = max(1, int(sizes.max()))
     ranks, owner, every = np.arange(len(shares)), np.repeat(np.arange(len(shares)), sizes), np.concatenate(shares)
     within = np.arange(len(every)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -90,5 +90,5 @@ def micro_batches(edges: np.ndarray, shares: list[np.ndarray], budget: int | Non
             held[ranks[has_more], part[has_more, k]] += 1
         if ((held <= 1) | (loads <= budget)).all():
             break
-    mine, part_of_mine = every[falling][owner == rank], part[rank, : sizes[rank]]
-    return [np.sort(mine[part_of_mine == number]) for number in range(count)]
+    own, part_of_own = every[falling][owner == rank], part[rank, : sizes[rank]]
+    return [np.sort(own[part_of_own == number]) for number in range(count)]

@@ -59,45 +59,45 @@ def add_energy_sums(parts: Iterable[EnergySums]) -> EnergySums:
     )
 
 
-def fit_references(found: EnergySums) -> tuple[dict[int, float], int]:
+def fit_references(sums: EnergySums) -> tuple[dict[int, float], int]:
     """Return (atomic number -> eV, rank), by least squares around the mean energy of an atom.
 
     Narrow data leave some energies undetermined (in one oxide the counts of metal and oxygen are proportional). The
     solution of least norm *about the mean* keeps every energy near a real one, also of an element not in training.
     """
-    if not found.structures:
-        return dict.fromkeys(found.elements, 0.0), 0  # a source without energies
-    triangle = _square(found.total, len(found.elements) + 1)
+    if not sums.structures:
+        return dict.fromkeys(sums.elements, 0.0), 0  # a source without energies
+    triangle = _square(sums.total, len(sums.elements) + 1)
     counts, energy = triangle[:, :-1], triangle[:, -1]
-    mean = found.energy / found.atoms
+    mean = sums.energy / sums.atoms
     solution, _, rank, _ = np.linalg.lstsq(counts, energy - mean * counts.sum(1), rcond=1e-10)
-    return {z: float(mean + e) for z, e in zip(found.elements, solution)}, int(rank)
+    return {z: float(mean + e) for z, e in zip(sums.elements, solution)}, int(rank)
 
 
-def find_undetermined(found: EnergySums) -> list[tuple[int, ...]]:
+def find_undetermined(sums: EnergySums) -> list[tuple[int, ...]]:
     """Return sets of atomic numbers whose references cannot be distinguished: one may gain what the others lose."""
-    counts = _square(found.total, len(found.elements) + 1)[:, :-1]
+    counts = _square(sums.total, len(sums.elements) + 1)[:, :-1]
     _, sizes, vectors = np.linalg.svd(counts)
     free = vectors[sizes <= 1e-10 * max(sizes.max(initial=0), 1e-300)]  # (directions, E)
     coupled = np.abs(free.T @ free) > 1e-6
     sets, left = [], set(np.flatnonzero(coupled.diagonal()))
     while left:
-        mine, waiting = set(), [min(left)]
+        reached, waiting = set(), [min(left)]
         while waiting:
-            mine.add(now := waiting.pop())
-            waiting += set(np.flatnonzero(coupled[now])) - mine
-        sets.append(tuple(found.elements[k] for k in sorted(mine)))
-        left -= mine
+            reached.add(now := waiting.pop())
+            waiting += set(np.flatnonzero(coupled[now])) - reached
+        sets.append(tuple(sums.elements[k] for k in sorted(reached)))
+        left -= reached
     return sets
 
 
-def residual_rms(found: EnergySums, references: dict[int, float]) -> float:
+def residual_rms(sums: EnergySums, references: dict[int, float]) -> float:
     """Return the RMS of the energy per atom after subtracting the references; NaN without energies: eV/atom."""
-    if not found.structures:
+    if not sums.structures:
         return float("nan")
-    taken = np.array([-references[z] for z in found.elements] + [1.0])
-    left = _square(found.per_atom, len(taken)) @ taken
-    return float(np.sqrt(left @ left / found.structures))
+    taken = np.array([-references[z] for z in sums.elements] + [1.0])
+    left = _square(sums.per_atom, len(taken)) @ taken
+    return float(np.sqrt(left @ left / sums.structures))
 
 
 def _factor(rows: np.ndarray) -> np.ndarray:

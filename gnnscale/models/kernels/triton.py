@@ -30,9 +30,9 @@ def own_cache_folder() -> str:
     """Return a folder on this node for its user alone: Triton would keep kernels in the home, and runs what it finds there."""
     path = Path(tempfile.gettempdir()) / f"gnnscale-triton-{os.getuid()}"
     path.mkdir(mode=0o700, exist_ok=True)
-    found = path.lstat()
-    mine = found.st_uid == os.getuid() and not found.st_mode & 0o077 and not path.is_symlink()
-    return str(path) if mine else tempfile.mkdtemp(prefix="gnnscale-triton-")
+    state = path.lstat()
+    is_private = state.st_uid == os.getuid() and not state.st_mode & 0o077 and not path.is_symlink()
+    return str(path) if is_private else tempfile.mkdtemp(prefix="gnnscale-triton-")
 
 
 os.environ.setdefault("TRITON_CACHE_DIR", own_cache_folder())

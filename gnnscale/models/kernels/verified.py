@@ -37,8 +37,8 @@ def reason_not_to_use(function: type[torch.autograd.Function], device: torch.dev
 
 def relative_error(a: Tensor, b: Tensor) -> float:
     """Return |a - b| / |b|; NaN counts as infinite."""
-    found = float((a - b).norm() / b.norm())
-    return found if found == found else float("inf")
+    error = float((a - b).norm() / b.norm())
+    return error if error == error else float("inf")
 
 
 def run_once(

@@ -208,13 +208,13 @@ def test_a_running_mean_is_what_is_validated_and_saved(converted, tmp_path, monk
 
 def test_validation_is_not_the_fullest_moment(converted, tmp_path, monkeypatch):
     """A step needs the most memory, and memory is planned for that."""
-    steps, validations, real = [], [], loop.Trainer.penalties
+    steps, validations, real = [], [], loop.Trainer.compute_penalties
 
     def penalties(self, graphs, labels):
         (steps if torch.is_grad_enabled() else validations).append(len(graphs.source))
         return real(self, graphs, labels)
 
-    monkeypatch.setattr(loop.Trainer, "penalties", penalties)
+    monkeypatch.setattr(loop.Trainer, "compute_penalties", penalties)
     train_here(prepare_training(tmp_path, converted, optim={"batch": 3}))
     assert max(validations) == max(steps) == 3
 
@@ -245,7 +245,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(converted, tmp_path, zero
         train_here(made)
     said = files.read_model(made / "diverged.json", Diverged)
     assert (said.what, said.step) == ("gradient", 5)
-    read = checkpoint.read_if_whole(checkpoint.list_checkpoints(before / "checkpoints")[-1]).reader()
+    read = checkpoint.read_if_whole(checkpoint.list_checkpoints(before / "checkpoints")[-1]).open_reader()
     for name, tensor in read_weights(made).items():
         if name.startswith("backbone.") and not name.endswith(".scale"):
             assert torch.equal(tensor, read(f"{name}|weight")), name
