@@ -89,13 +89,17 @@ def pytest_xdist_auto_num_workers(config):
     return len(os.sched_getaffinity(0)) + 3
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m does not name
 def pytest_collection_modifyitems(items):
-    """Order the tests by file, the longest files first: xdist hands the files out in this order."""
+    """Mark integration tests as slow, and order files, the longest first: xdist hands them out in this order."""
 
     def place(item):
         name = str(item.path.relative_to(TESTS))
         return LONGEST_FILES.index(name) if name in LONGEST_FILES else len(LONGEST_FILES)
 
+    for item in items:
+        if item.path.parent == TESTS / "integration":
+            item.add_marker(pytest.mark.slow)
     items.sort(key=place)
 
 

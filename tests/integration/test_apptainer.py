@@ -30,7 +30,7 @@ SMOKE = yaml.safe_load((ROOT / "workflow" / "studies" / "smoke.yaml").read_text(
 TOKEN = "do-not-tell-2f1c"
 # Where these choose among OpenBLAS's kernels, sums are rounded otherwise; the image does not see the environment of this machine.
 BLAS = {name: value for name, value in os.environ.items() if name.startswith("OPENBLAS_")}
-SAME_BLAS = [word for name, value in BLAS.items() for word in ("--set", f'env.{name}="{value}"')]
+SAME_BLAS = [word for name, value in BLAS.items() for word in ("--set", f"env.{name}={value}")]
 
 
 @pytest.fixture(scope="module")

@@ -58,6 +58,7 @@ def test_same_as_brute_force(rng, count, pbc, missing, spread, cutoff):
     assert listed(positions, cell, pbc, cutoff) == brute_force_edges(positions, cell, pbc, cutoff)
 
 
+@pytest.mark.slow
 @given(generators, st.integers(60, 400), PERIODIC, st.sampled_from((2.0, 3.0, 5.0)), st.sampled_from((0.02, 0.1)))
 def test_large_structures_are_as_vesin_has_them(rng, count, pbc, cutoff, density):
     """The compiled list sorts large structures into bins; some cells are thinner than the cutoff in one direction."""

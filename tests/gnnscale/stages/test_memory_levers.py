@@ -22,6 +22,7 @@ from workflow.jobs import requests as queueing
 from workflow.plan import build
 from workflow.plan.memory_fit import fit_lever_comparison
 
+pytestmark = pytest.mark.slow
 MODEL = {"kind": "egnn", "form": "edge", "width": 32, "depth": 3, "cutoff": 4.0}
 ASKED = LeverSettings(model=MODEL, batch=48, steps=1)
 
@@ -61,7 +62,6 @@ def test_each_lever_saves_memory_as_the_planner_predicts(table):
         assert abs(way.peak_bytes / foretold - 1) < 0.15, (way.name, way.peak_bytes, foretold)
 
 
-@pytest.mark.slow
 def test_two_ranks_take_the_step_of_one(table, converted, tmp_path):
     made = make_stage_directory(tmp_path, "memory_levers/all", ASKED, converted, edge_chunk=512, ranks=2)
     done = run_stage(made, ranks=2, timeout=400)
