@@ -170,7 +170,7 @@ def test_without_the_compiled_list_vesin_serves_and_says_so_once(tmp_path, damag
             source.write("// changed\n")
     program = (
         "import numpy as np; from gnnscale.atoms import neighbors\n"
-        "for _ in range(2): print(len(neighbors.edges(np.eye(3), np.zeros((3, 3)), np.zeros(3, bool), 5.0)[0]))"
+        "for _ in range(2): print(len(neighbors.find_edges(np.eye(3), np.zeros((3, 3)), np.zeros(3, bool), 5.0)[0]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
