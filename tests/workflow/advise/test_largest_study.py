@@ -283,7 +283,7 @@ def test_mistakes_are_reported_in_a_line(root, tmp_path):
         largest_study.compute_advice(tmp_path, PERLMUTTER, "perlmutter", 1.0, "loss", None)
     with pytest.raises(UserError, match="expected more than 0"):
         largest_study.compute_advice(root, PERLMUTTER, "perlmutter", -1.0, "loss", None)
-    with pytest.raises(UserError, match="not enough to train even the smallest model .* for one batch"):
+    with pytest.raises(UserError, match=r"not enough to train even the smallest model .* for one batch"):
         largest_study.compute_advice(root, PERLMUTTER, "perlmutter", 1e-18, "loss", None)
     for hours in (1e300, math.inf, math.nan):
         with pytest.raises(UserError, match=r"--gpu-hours: found .* less than"):

@@ -1,4 +1,4 @@
-"""Options of a continuous-filter convolution after SchNet, small enough to be counted by eye: the third architecture of a test."""
+"""Options of a continuous-filter convolution after SchNet, small enough to be counted by eye: the toy architecture."""
 
 from __future__ import annotations
 
