@@ -1,6 +1,7 @@
 """The house rules: which room may import which, one door for each heavy library, and a light command line."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -170,6 +171,19 @@ def test_the_hash_of_the_code_sees_every_import(path):
         assert not (isinstance(node, ast.ImportFrom) and node.level), f"line {node.lineno}: a relative import"
         name = getattr(node, "id", getattr(node, "attr", ""))
         assert name not in ("import_module", "__import__"), f"line {node.lineno}: {name}"
+
+
+FRAGMENT = re.compile(r"(Of|What|Whether|Who|That|How|Which)\b")
+
+
+def test_docstrings_are_sentences_and_no_fragments():
+    """Ruff checks their form; a verb or a noun at their beginning it cannot know."""
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                first = (ast.get_docstring(node) or "").partition("\n")[0]
+                assert not FRAGMENT.match(first), f"{path.relative_to(ROOT)}: {first}"
+                assert "TODO" not in first, path
 
 
 VERBS = ["--help", "plan", "plan --site polaris", "status", "sites list", "explain report/all", "doctor --no-job"]

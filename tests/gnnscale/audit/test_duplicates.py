@@ -38,7 +38,7 @@ def structure(numbers, positions, cell, pbc, energy=0.0, split="train"):
 
 
 def disguised(rng, one):
-    """The same structure: turned or reflected, moved, its atoms in another order; if periodic, also wrapped and repeated."""
+    """Return the same structure: turned or reflected, moved, reordered; if periodic, also wrapped and repeated."""
     positions, numbers, cell = one.positions, one.numbers, one.cell
     if one.pbc.any():
         times = rng.integers(1, 3, 3)

@@ -454,7 +454,7 @@ def test_references_that_cannot_be_told_apart():
 # --------------------------------------------------------------------------------------------------- the stage, the page
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory):
-    """A study's round: converted, audited, converted without what is quarantined, audited again."""
+    """Convert and audit a study, then convert it without what is quarantined and audit it again."""
     root = tmp_path_factory.mktemp("loop")
     known = frames(np.random.default_rng(2), "crystals", 12)
     known = [*each(known, (5,), lambda s: s._replace(energy=s.energy + 900.0)), turned(known[30]), turned(known[100])]

@@ -130,7 +130,10 @@ def convert(root: Path, name: str) -> None:
 
 
 def make(root: Path, failed: tuple[str, ...] = (), bootstrap: int = 40) -> list[str]:
-    """A study's stages up to scaling; those in `failed` were trained and have no evaluation. -> ids for the report"""
+    """Make a study's stages up to scaling and return the ids that the report needs.
+
+    Those in `failed` were trained and have no evaluation.
+    """
     rng = np.random.default_rng(0)
     runs = [(w, 3, d) for w in WIDTHS for d in SIZES] + [(w, depth, 2000) for w, depth in DEEP]
     for width, depth, d in runs:

@@ -29,7 +29,7 @@ WIDTHS, SIZES, DEPTHS = (12, 20, 36, 64), (500, 1000, 2000, 4000), (2, 3, 4, 6, 
 def data_and_model(
     law=lambda n, d: 0.05 + 30 / n**0.5 + 6 / d**0.45, noise: float = 0.004, repeats=False
 ) -> list[Point]:
-    """A grid with two seeds, and on request other numbers of epochs at one width, where steps bring less than data."""
+    """Make a grid with two seeds, and on request other numbers of epochs at one width, where steps bring less than data."""
     rng, points = np.random.default_rng(0), []
     for width in WIDTHS:
         n = EGNNConfig(width=width).body_parameters()

@@ -327,8 +327,10 @@ def test_seeds_of_a_run_count_as_one_and_widen_nothing_by_themselves():
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [1, 2, 3])
 def test_intervals_are_as_wide_as_refits_scatter_whatever_the_number_of_seeds(seeds):
-    """Sixty planted studies: the standard deviation of resamples over that of the fits. Huber's loss makes it up to 1.3;
-    drawing seeds within the cells drawn, 1.6 to 1.7."""
+    """Compare the standard deviation of resamples with that of the fits of sixty planted studies.
+
+    Huber's loss makes the ratio up to 1.3; drawing seeds within the cells drawn, 1.6 to 1.7.
+    """
     law, rng, found, drawn = LAWS["PurePowers"], np.random.default_rng(0), [], []
     n, d = (np.repeat(c.ravel(), seeds) for c in np.meshgrid(3e3 * 3.0 ** np.arange(6), 500 * 2.0 ** np.arange(6)))
     cell = np.repeat(np.arange(36), seeds)

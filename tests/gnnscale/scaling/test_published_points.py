@@ -20,8 +20,10 @@ MUENNIGHOFF = (np.exp(0.6254804), np.exp(6.255414), 0.3526596, np.exp(7.3049974)
 
 
 def test_chinchilla():
-    """Besiroglu et al. publish alpha .3478, beta .3658 at 1.0186e-3; the optimum is a little lower. Their standard
-    errors, of 4,000 resamples, come back."""
+    """Reproduce alpha .3478, beta .3658 at 1.0186e-3 of Besiroglu et al.; the optimum is a little lower.
+
+    Their standard errors, of 4,000 resamples, are reproduced too.
+    """
     at, loss = read_chinchilla(dropped=5)
     assert len(loss) == 240
     found = find_optimum(HOFFMANN, at, loss)
@@ -84,7 +86,7 @@ def test_chinchilla_prefers_the_sum_of_powers_to_kaplans():
     ],
 )
 def test_gadre_over_training(data, law):
-    """arXiv 2403.08540: least squares of the loss on five small runs foretell 1.4B at 640 tokens a parameter and 7B."""
+    """Predict 1.4B at 640 tokens a parameter and 7B from least squares on five small runs (arXiv 2403.08540)."""
     found = [row for row in read_rows("gadre2024_overtraining/models_losses.csv") if row["dataset"] == data]
 
     def taken(row: dict[str, str]) -> bool:
@@ -105,7 +107,7 @@ def test_gadre_over_training(data, law):
 
 
 def test_muennighoff_data_constrained():
-    """arXiv 2305.16264: the law at its published parameters."""
+    """Evaluate the law of arXiv 2305.16264 at its published parameters."""
     values = np.array(MUENNIGHOFF)
     at = {"N": np.array([6.34e9, 8.67e9]), "D": np.array([242e9, 178e9]), "U": np.array([25e9, 25e9])}
     published = [2.2256440889984477, 2.2269634075087867]
@@ -113,8 +115,11 @@ def test_muennighoff_data_constrained():
 
 
 def test_muennighoff_repetition_is_worth_less_than_new_data():
-    """All seven parameters at once, on runs of up to 60 epochs that are not far too large for their data: repetitions
-    lose their worth over tens of epochs (15 as published, from fits in two steps on fewer runs), neither at once nor never."""
+    """Fit all seven parameters at once, on runs of up to 60 epochs that are not far too large for their data.
+
+    Repetitions lose their worth over tens of epochs (15 as published, from fits in two steps on fewer runs), neither at
+    once nor never.
+    """
     found = read_rows("muennighoff2023_dataconstrained/runs.csv")
     n, d, u, loss = take_columns(found, "params", "tokens", "unique_tokens", "val_loss")
     keep = (d / u <= 60) & (n > 5e7) & (d > 1e9) & (n / u < 3)
@@ -139,7 +144,7 @@ def test_muennighoff_runs_would_tell_the_published_law():
 
 @pytest.mark.parametrize("index", range(15))
 def test_porian_exponents(index):
-    """arXiv 2406.19146: log-log least squares of their optimal sizes, plain and weighted."""
+    """Reproduce the log-log least squares of the optimal sizes of arXiv 2406.19146, plain and weighted."""
     published = read_content("porian2024/fit_results.json")[index]
     names = ("dataset", "hparams", "warmup", "decay", "param_count", "val", "file", "exp")
     pairs = [
@@ -165,7 +170,7 @@ def test_porian_from_raw_points(exp, exponent):
 
 
 def test_olmo_ladder_predicts_what_it_published():
-    """arXiv 2412.04403: sixteen small runs, mean of the last five evaluations, to 13B parameters and 5T tokens."""
+    """Predict 13B parameters and 5T tokens from sixteen small runs of arXiv 2412.04403, mean of the last five evaluations."""
     configs = read_content("olmo_ladder/final.json")
     for column, task, table in (
         ("eval/c4_en-validation/CrossEntropyLoss", "hellaswag_val_5shot", "step1_c4_main"),

@@ -13,7 +13,7 @@ NAMES = {"loss": "loss"}
 
 
 def valley(model, flops, best, loss, sizes, **changes):
-    """Runs of equal compute whose log loss is a parabola of log N."""
+    """Make runs of equal compute whose log loss is a parabola of log N."""
     return [
         run(
             round(math.sqrt(n)),

@@ -27,7 +27,7 @@ TRUE = {
 
 
 def mesh(name: str) -> dict[str, np.ndarray]:
-    """A grid that determines the law: N x D, along one axis, or N x U x epochs."""
+    """Return a grid that determines the law: N x D, along one axis, or N x U x epochs."""
     if name.startswith("Broken"):
         return {axis: np.geomspace(1e3, 1e6 if axis == "N" else 5e4, 24) for axis in LAWS[name].axes}
     if name == "DataConstrained":
@@ -62,7 +62,7 @@ def test_formula_and_call_agree(name):
 
 @pytest.mark.parametrize("name", LAWS)
 def test_what_is_fitted_is_what_is_called(name):
-    """log L of the free parameters, centred, against L of the natural ones: two ways to write every law."""
+    """Compare log L of the free parameters, centred, with L of the natural ones: two ways to write every law."""
     law, (at, loss) = LAWS[name], planted(name)
     raw = law.columns(**at)
     centre = law.centre(raw)
@@ -137,14 +137,16 @@ def test_a_weight_is_as_good_as_a_repetition():
 
 @pytest.mark.slow
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
-    """200 planted studies of 36 runs with 0.5 % noise, 100 resamples each; of 95 % at least 88, as a pairs bootstrap of
-    few points is somewhat too narrow."""
+    """Plant 200 studies of 36 runs with 0.5 % noise, 100 resamples each.
+
+    Of 95 % intervals at least 88 % must cover the truth: a pairs bootstrap of few points is somewhat too narrow.
+    """
     law, rng, inside = LAWS["Hoffmann"], np.random.default_rng(3), []
     n, d = (c.ravel() for c in np.meshgrid(np.geomspace(5e3, 1e6, 6), np.geomspace(250, 8e3, 6)))
     exact = np.array(TRUE["Hoffmann"])
 
     def asked(values: np.ndarray) -> np.ndarray:
-        """E, alpha, beta, and of the optimal allocation its exponent a and, at N D = 2e8, log N  # (5, rows)"""
+        """Return E, alpha, beta, and of the optimal allocation its exponent a and log N at N D = 2e8  # (5, rows)."""
         e, a, alpha, b, beta = values.T
         best = (np.log(alpha * a / (beta * b)) + beta * np.log(2e8)) / (alpha + beta)
         return np.stack([e, alpha, beta, beta / (alpha + beta), best])
