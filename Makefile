@@ -1,7 +1,7 @@
 # make run    the default study on this machine, start to end; again: goes on where it was, or has nothing to do
 # make lint   style, format and types, without a test
 # make test   the same, and all tests that this machine can run: a quarter of an hour on two cores
-# make test-fast   tests that need neither a scheduler nor an image nor seconds: a minute
+# make test-fast  the tests that need neither a scheduler nor an image nor seconds each: a minute
 # make docs   the documentation, into build/docs; warnings are errors
 # make bench  the benchmarks; prints tables, writes tests/benchmarks/results/
 # make clean  the environment, caches and results of this checkout
@@ -10,7 +10,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --no-cache-dir install --quiet -c constraints.txt
-PYTEST := $(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+PYTEST := $(VENV)/bin/python -m pytest --dist loadfile --no-loadscope-reorder
 SITE ?= local
 STUDY ?= default
 
@@ -24,10 +24,10 @@ lint: $(VENV)/ready
 	$(VENV)/bin/python -m mypy
 
 test: lint
-	$(PYTEST)
+	$(PYTEST) -n auto
 
 test-fast: $(VENV)/ready
-	$(PYTEST) -m "not slow and not slurm and not apptainer and not faults"
+	$(PYTEST) -n logical -m "not slow and not slurm and not apptainer and not faults"
 
 docs: $(VENV)/ready
 	@$(VENV)/bin/python -c "import furo, myst_parser, sphinx" 2>/dev/null || DS_BUILD_OPS=0 $(PIP) -e ".[docs]"

@@ -85,8 +85,8 @@ def pytest_configure(config):
 
 
 def pytest_xdist_auto_num_workers(config):
-    """Return three workers more than cores, as the longest files wait most of their time: for jobs, limits and grace periods."""
-    return len(os.sched_getaffinity(0)) + 3
+    """Return a worker for each core, and with `-n auto` three more, as the longest files wait most of their time."""
+    return len(os.sched_getaffinity(0)) + (3 if config.option.numprocesses == "auto" else 0)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m does not name

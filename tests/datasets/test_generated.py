@@ -86,6 +86,7 @@ def test_another_seed_is_another_stream():
     assert {s.group for s in other}.isdisjoint(s.group for s in made("oxide")[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES)
 def test_structures_are_well_formed(source):
     from vesin import NeighborList
@@ -124,6 +125,7 @@ def test_labels_are_not_cut_for_fixed_atoms():
     assert all((np.abs(s.forces) > 1e-6).any(1).all() for s in made("adsorbate")[0])
 
 
+@pytest.mark.slow
 def test_a_molecule_is_one_group(monkeypatch):
     tiny = script().MOLECULES["organic"]._replace(heavy=2, frames=4)  # few molecules, so some are drawn again
     monkeypatch.setitem(script().MOLECULES, "organic", tiny)

@@ -113,6 +113,7 @@ def trained(made, device, move):
     return training.read_losses(made), model
 
 
+@pytest.mark.slow
 def test_the_loop_is_that_of_the_cpu(converted, tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "save_checkpoint", lambda self, pinned: None)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)

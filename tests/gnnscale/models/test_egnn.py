@@ -248,6 +248,7 @@ def test_float32_and_bfloat16_stay_near_float64(form, forces):
         assert (getattr(half, field) - exact).norm() < 0.1 * exact.norm()
 
 
+@pytest.mark.slow
 @every_form
 def test_overfits_four_structures_of_two_sources(form, forces):
     """The last two have the same atoms, and labels that contradict each other, from two sources."""

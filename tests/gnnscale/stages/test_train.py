@@ -55,6 +55,7 @@ def undisturbed(converted, tmp_path_factory):
     return train_here(prepare_training(tmp_path_factory.mktemp("train"), converted, "undisturbed"))
 
 
+@pytest.mark.slow
 def test_training_learns_and_records_its_cost(undisturbed):
     trained = files.read_model(undisturbed / "model.json", TrainedModel)
     lines = read_metrics(undisturbed)

@@ -104,6 +104,7 @@ def test_values_and_gradients_are_those_of_the_chunked_path(kernels, form, width
     assert all(error < 1e-5 for error in kernels(errors, form, width, radial, size))  # nor nan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["deferred", "edge"])
 @pytest.mark.parametrize("wanted", ["learning", "geometry"])
 def test_only_what_is_wanted(kernels, form, wanted):
