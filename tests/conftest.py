@@ -85,8 +85,11 @@ def pytest_configure(config):
 
 
 def pytest_xdist_auto_num_workers(config):
-    """Return a worker for each core, and with `-n auto` three more, as the longest files wait most of their time."""
-    return len(os.sched_getaffinity(0)) + (3 if config.option.numprocesses == "auto" else 0)
+    """Return a worker for each of up to eight cores, and with `-n auto` three more, as the longest files mostly wait.
+
+    With more than eight, the longest file alone would take longer than all others.
+    """
+    return min(len(os.sched_getaffinity(0)), 8) + (3 if config.option.numprocesses == "auto" else 0)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m does not name
