@@ -56,10 +56,10 @@ def peak_bytes(
     mean = weights if ema else 0
     if zero == 0:
         found = Memory(weights, weights, 2 * weights + mean, activations, weights)
-    elif zero == 1:
-        found = Memory(weights, weights, 3 * part + mean, activations, bucket)
+    elif zero == 1:  # the bucket is there from the beginning of the backward pass, beside all activations
+        found = Memory(weights, weights, 3 * part + mean, activations + bucket, bucket)
     elif zero == 2:
-        found = Memory(weights, waiting, 3 * part + mean, activations, bucket)
+        found = Memory(weights, waiting, 3 * part + mean, activations + bucket, bucket)
     else:  # keeps its bucket and the reduced gradients between steps, and gathers the weights
         found = Memory(part, waiting, 4 * part + bucket, activations + weights + waiting, weights)
     if levers.micro_batch_edges is not None:  # gradients of one are there while the activations of the next are

@@ -32,12 +32,13 @@ def measure(config, atoms, runtime, ranks):
     [
         (LARGE, 600, {}, 1, 0.01),
         (LARGE | {"forces": "gradient", "width": 128}, 300, {}, 1, 0.01),
+        (LARGE, 200, {"zero_stage": 1}, 1, 0.02),
         (WIDE, 20, {"zero_stage": 2}, 1, 0.01),
         (LARGE, 20, {"zero_stage": 2}, 2, 0.01),
         (LARGE | {"depth": 6}, 300, {"activation_checkpointing": True}, 1, 0.08),
         (LARGE, 600, {"edge_chunk": 1024}, 1, 0.02),
     ],
-    ids=["activations", "gradient-forces", "zero2", "zero2-ranks", "checkpointing", "edge-chunk"],
+    ids=["activations", "gradient-forces", "zero1", "zero2", "zero2-ranks", "checkpointing", "edge-chunk"],
 )
 def test_planned_is_measured(config, atoms, runtime, ranks, within):
     levers = Runtime(**runtime).memory_levers
