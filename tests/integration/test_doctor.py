@@ -151,7 +151,11 @@ def test_accounts(accounted, tmp_path):
     found = examined(run.call("doctor", "--json", "--no-job"))
     assert found["account"][0] == "ok" and "yours by default" in found["account"][1]
     found = examined(run.call("doctor", "--json", "--set", "account=scienze"))
-    assert found["account"] == ("bad", "scienze is not one of your accounts", "--set account=scienze: did you mean 'science'?")
+    assert found["account"] == (
+        "bad",
+        "scienze is not one of your accounts",
+        "--set account=scienze: did you mean 'science'?",
+    )
     assert (
         "Invalid account" in found["queue default"][1]
         and "no job until this is fixed: account" in found["compute nodes"][1]
