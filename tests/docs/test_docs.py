@@ -85,7 +85,7 @@ def test_other_commands_name_what_exists(page, command):
     words = [word for word in shlex.split(command) if word not in (".venv/bin/python",)]
     words = words if words[0] in ("make", "python", "pip", "source", ".ci/run") else ["python", *words]
     if words[0] == "make":
-        targets = re.findall(r"^([\w./]+):", (ROOT / "Makefile").read_text().replace("$(VENV)", ".venv"), re.M)
+        targets = re.findall(r"^([\w./-]+):", (ROOT / "Makefile").read_text().replace("$(VENV)", ".venv"), re.M)
         assert words[1] in targets, f"{page}: make {words[1]}"
     elif words[1] == "-m" and words[2] not in ("pip", "pytest"):
         assert importlib.util.find_spec(words[2]), f"{page}: no module {words[2]}"
