@@ -85,8 +85,8 @@ def test_a_signal_ends_it_at_once():
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})  # whatever an earlier test has left
     threads, before = threading.active_count(), signal.signal(signal.SIGUSR1, stop)
     try:
-        with pytest.raises(Stopped):
-            for _, parts in make_ahead(plan(50), make, 1):
+        with pytest.raises(Stopped), closing(make_ahead(plan(50), make, 1)) as batches:
+            for _, parts in batches:
                 for part in parts:
                     part()
     finally:
