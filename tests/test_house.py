@@ -9,6 +9,7 @@ from collections import defaultdict
 import pytest
 
 from tests.support.corpus import ROOT
+from tests.support.drawing import drawing
 
 # The drawing of docs/architecture.md. A room may import itself and what stands here, and nothing else.
 ARROWS = {
@@ -69,21 +70,8 @@ def room_of(module):
 
 def imports(path):
     """Yield every module that a file imports, also inside functions, but not for types alone."""
-    tree = ast.parse(path.read_text())
-    for_types = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING"
-        for inner in ast.walk(node)
-    }
-    for node in ast.walk(tree):
-        if id(node) in for_types:
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            named = [f"{node.module}.{alias.name}" for alias in node.names]
-            yield from (name if name in MODULES else node.module for name in named)
+    for name in drawing().imported(path):
+        yield name if name in MODULES else name.rpartition(".")[0] or name
 
 
 def allowed_from(room):

@@ -6,7 +6,6 @@ import importlib.util
 import re
 import shlex
 import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import yaml
 
 from gnnscale import __version__
 from gnnscale.stages import fit_csv
+from tests.support.drawing import drawing
 from workflow.cli.arguments import build_parser
 from workflow.config import site_files, study_files, sweeps
 
@@ -195,14 +195,6 @@ def test_directives_name_what_exists():
 
 
 # ------------------------------------------------------------------------------------------------------ the architecture
-@cache
-def drawing():
-    spec = importlib.util.spec_from_file_location("draw_rooms", ROOT / "docs" / "draw_rooms.py")
-    module = sys.modules["draw_rooms"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_drawing_is_the_present_one():
     assert drawing().DRAWING.read_text() == drawing().drawing(), "run: python docs/draw_rooms.py"
 
