@@ -41,15 +41,16 @@ def make_ahead(
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="batches")
     planner = threading.Thread(target=draw_up, args=(pool,), name="plan", daemon=True)
-    planner.start()
-    try:
+    try:  # a signal may arrive already while the thread is started
+        planner.start()
         while (item := waiting.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
             yield item
     finally:  # also when the caller stops early
         over.set()
-        planner.join()
+        if planner.is_alive():
+            planner.join()
         pool.shutdown(wait=True, cancel_futures=True)
 
 

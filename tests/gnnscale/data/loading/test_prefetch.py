@@ -7,6 +7,7 @@ from contextlib import closing
 
 import pytest
 
+from gnnscale.data.loading import prefetch
 from gnnscale.data.loading.prefetch import make_ahead
 from tests.support.cluster import wait_until
 
@@ -93,3 +94,17 @@ def test_a_signal_ends_it_at_once():
         signal.signal(signal.SIGUSR1, before)
     assert begun[:2] == [0, 10] and len(begun) < 25, "the batches made ahead are waited for, and not all 150"
     wait_until(lambda: threading.active_count() <= threads, "its threads to end")
+
+
+def test_a_signal_at_the_very_start_leaves_no_thread(monkeypatch):
+    class Started(threading.Thread):
+        def start(self):
+            super().start()
+            if self.name == "plan":
+                raise KeyboardInterrupt  # as a signal handler does that runs before start() has returned
+
+    before = threading.active_count()
+    monkeypatch.setattr(prefetch.threading, "Thread", Started)
+    with pytest.raises(KeyboardInterrupt), closing(make_ahead(plan(50), lambda job: job, 1)) as batches:
+        next(batches)
+    assert threading.active_count() <= before
