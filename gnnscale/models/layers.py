@@ -7,11 +7,36 @@ index_add and broadcasting, and deterministic. As it cannot be differentiated tw
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+BASE_CHANNELS = 8
+
+
+class StandIn(ABC):
+    """A stand-in for a tensor, with which gnnscale/native/recording.py learns what a network computes."""
+
+    @abstractmethod
+    def record_call(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        """Record a call of a function on stand-ins, and return the stand-in for its result."""
+
+
+def block(function: Function) -> Function:
+    """Make a function known by its name to those that record a network: what it does inside, they do in their own way."""
+
+    @wraps(function)
+    def call(*arguments: Any) -> Any:
+        stand_in = next((each for each in arguments if isinstance(each, StandIn)), None)
+        return function(*arguments) if stand_in is None else stand_in.record_call(call, arguments)
+
+    return call  # type: ignore[return-value] # its arguments have no keywords, as Callable cannot say
 
 
 def make_linear(inputs: int, outputs: int, bias: bool = False, zero: bool = False) -> nn.Linear:
@@ -23,9 +48,37 @@ def make_linear(inputs: int, outputs: int, bias: bool = False, zero: bool = Fals
     return layer
 
 
+@block
 def rms_norm(x: Tensor) -> Tensor:
     """Scale each row to unit rms; without a gain, as a matrix follows every use."""
     return F.rms_norm(x, x.shape[-1:], eps=1e-6)
+
+
+@block
+def vector_lengths(vectors: Tensor) -> Tensor:
+    """Return sqrt(|V_ik|^2 + 1), which is smooth at 0: from (3, A, K) to (A, K)."""
+    return torch.sqrt(vectors.square().sum(0) + 1)
+
+
+@block
+def linear_by_source(x: Tensor, weight: Tensor, source: Tensor, sources: int) -> Tensor:
+    """Multiply each atom's x with the matrix of its source (A,); all matrices lie one above the other in `weight`."""
+    heads = weight.view(sources, -1, x.shape[1])
+    out = x.new_zeros(len(x), heads.shape[1])
+    for index, head in enumerate(heads):
+        mine = torch.nonzero(source == index)[:, 0]
+        out = out.index_add(0, mine, F.linear(x.index_select(0, mine), head).to(out.dtype))
+    return out
+
+
+@block
+def read_atoms(out: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return energies (A,) and forces (A, 3) from energies and gates (A, 1 + K) and the vectors (3, A, K) that they gate.
+
+    A mean over channels, times those at width 64: so that widths move alike at one rate, which
+    tests/gnnscale/train/test_schedule.py shows.
+    """
+    return out[:, 0], (vectors * out[:, 1:]).mean(2).t() * BASE_CHANNELS
 
 
 def bessel(r: Tensor, cutoff: float, count: int) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor
 from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.atoms.graph import AtomGraphs, edge_vectors
 from gnnscale.contract.settings import OptimSettings, TrainSettings
-from gnnscale.models.egnn import EGNNLayer, build_patterns, embed_edges
+from gnnscale.models.edges import build_patterns, embed_edges
+from gnnscale.models.egnn import EGNNLayer
 from gnnscale.models.egnn_paper import PaperLayer
 from gnnscale.models.kernels.chunked import split_into_chunks
 from gnnscale.models.potential import Potential

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gnnscale.atoms.graph import AtomGraphs
-from gnnscale.models.egnn import BASE_CHANNELS, EGNN
+from gnnscale.models.egnn import EGNN
 from gnnscale.models.egnn_paper import PaperLayer
-from gnnscale.models.layers import bessel, envelope, rms_norm
+from gnnscale.models.layers import BASE_CHANNELS, bessel, envelope, rms_norm
 
 
 class PlainLayer(nn.Module):

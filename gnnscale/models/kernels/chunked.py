@@ -2,7 +2,7 @@
 
 A chunk is all edges of some consecutive receivers. `Sums` keeps only its inputs and knows its derivative; `Tangents`
 carries a tangent along, for the derivative of forces that are derivatives themselves (gnnscale/models/force_gradients.py).
-Names are those of edge_messages in egnn.py; g_y stands for dL/dy and t_y for the tangent of y.
+Names are those of edge_messages in edges.py; g_y stands for dL/dy and t_y for the tangent of y.
 """
 
 from __future__ import annotations
