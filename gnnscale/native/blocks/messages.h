@@ -1,0 +1,259 @@
+// Messages m_ij = SiLU(a_ij), a_ij = P_i + Q_j + W_r b(r_ij), and their four sums over the neighbours j of an atom i:
+// s_i = sum w_ij m_ij, and three components of v_i = sum w_ij u_ij m_ij. Nothing of the size edges x width is stored.
+//
+// tangent: t_m = SiLU'(a) t_a with t_a = t_P + t_Q + W_r b' t_r; t_s = sum w t_m + t_w m.
+// reverse to geometry: h_m = sum over the four of scale h_S; h_a = h_m SiLU'; by r: h_a.(W_r b') + w' h_0.m; by z v: h_c.m.
+// reverse: g_a = g_m SiLU' + h_m SiLU'' t_a with g_m = sum of scale g_S + t_scale h_S; dL/dW_r = g_a b + h_a b' t_r.
+//
+// The loop over channels is the outer one: one vector of channels of W_r stays in registers while all edges pass.
+#pragma once
+
+#include "../tape.h"
+
+namespace gnnscale {
+
+// W_r of one vector of channels, for R radial functions; R = 0: as many as there are, from memory.
+template <int R>
+struct Radial {
+    Vector w[R ? R : 1];
+    const real* at;
+    int64_t row;
+    int count;
+
+    Radial(const real* weights, int64_t width, int64_t channel, int radial)
+        : at(weights + channel), row(width), count(R ? R : radial) {
+        if constexpr (R > 0)
+            for (int n = 0; n < R; n++) w[n] = load(at + n * row);
+    }
+    Vector operator[](int n) const {
+        if constexpr (R > 0) return w[n];
+        return load(at + n * row);
+    }
+    // a + W_r b, in two chains that do not wait for each other
+    Vector times(Vector a, const real* b) const {
+        Vector other = (*this)[0] * b[0];
+        if constexpr (R > 0) {
+            for (int n = 1; n < R; n += 2) {
+                a += w[n] * b[n];
+                if (n + 1 < R) other += w[n + 1] * b[n + 1];
+            }
+        } else {
+            for (int n = 1; n < count; n++) a += (*this)[n] * b[n];
+        }
+        return a + other;
+    }
+};
+
+// Sums of gradients of W_r; in registers where their number is known.
+template <int R>
+struct RadialGradient {
+    Vector sum[R ? R : 1];
+    real* at;
+    int64_t row;
+    int count;
+
+    RadialGradient(real* gradient, int64_t width, int64_t channel, int radial)
+        : at(gradient + channel), row(width), count(R ? R : radial) {
+        for (auto& s : sum) s = Vector{};
+    }
+    void add(Vector g, const real* b) {
+        if constexpr (R > 0)
+            for (int n = 0; n < R; n++) sum[n] += g * b[n];
+        else
+            for (int n = 0; n < count; n++) add_to(at + n * row, g * b[n]);
+    }
+    ~RadialGradient() {
+        if constexpr (R > 0)
+            for (int n = 0; n < R; n++) add_to(at + n * row, sum[n]);
+    }
+};
+
+// The four sums of an atom: the first in rows of their own, the others as three components.
+struct FourSums {
+    real *s, *v;
+    int64_t s_row, v_row, next;  // next: from component to component
+
+    real* at(int k, int64_t i, int64_t c) const { return k ? v + (k - 1) * next + i * v_row + c : s + i * s_row + c; }
+};
+
+static inline FourSums four_sums(const Array& sums, const Array& moments, real* Array::*part) {
+    return {sums.*part, moments.*part, sums.row, moments.row, sums.rows * moments.row};
+}
+
+struct Four {
+    Vector of[4] = {};
+
+    Four() = default;
+    Four(const FourSums& sums, int64_t i, int64_t c) {
+        for (int k = 0; k < 4; k++) of[k] = load(sums.at(k, i, c));
+    }
+    void put(const FourSums& sums, int64_t i, int64_t c) const {
+        for (int k = 0; k < 4; k++) store(sums.at(k, i, c), of[k]);
+    }
+    void add(Vector m, const real* scale, int64_t edges) {
+        for (int k = 0; k < 4; k++) of[k] += m * scale[k * edges];
+    }
+    Vector times(const real* scale, int64_t edges) const {
+        return (of[0] * scale[0] + of[1] * scale[edges]) + (of[2] * scale[2 * edges] + of[3] * scale[3 * edges]);
+    }
+};
+
+struct Messages : Block {
+    Input table;
+    Output sums, moments;
+    int64_t radial;
+
+    Messages(int64_t table, int64_t sums, int64_t moments, int64_t radial)
+        : table{table}, sums{sums}, moments{moments}, radial(radial) {}
+    std::vector<Input*> inputs() override { return {&table}; }
+    std::vector<Output> outputs() const override { return {sums, moments}; }
+    bool sees_geometry() const override { return true; }
+    void prepare(const std::vector<Variable>& variables) override { table_moves = variables[table.var].moves; }
+
+    void value(Run& run) override { run.geometry.radial == 8 ? values<8>(run) : values<0>(run); }
+    void tangent(Run& run) override {
+        if (table_moves)
+            run.geometry.radial == 8 ? tangents<8, true>(run) : tangents<0, true>(run);
+        else
+            run.geometry.radial == 8 ? tangents<8, false>(run) : tangents<0, false>(run);
+    }
+    void reverse(Run& run, Pass pass) override { run.geometry.radial == 8 ? reversed<8>(run, pass) : reversed<0>(run, pass); }
+
+   private:
+    bool table_moves = false;
+
+    template <int R>
+    void values(Run& run) const {
+        const Geometry& g = run.geometry;
+        const Array t = table(run);
+        const int64_t width = sums(run).cols, edges = g.edges;
+        const FourSums out = four_sums(sums(run), moments(run), &Array::y);
+        for (int64_t c = 0; c < width; c += LANES) {
+            const Radial<R> w(run.parameters + radial, width, c, g.radial);
+            for (int64_t i = 0; i < g.atoms; i++) {
+                const Vector p = load(t.y + i * t.row + c);
+                Four sum;
+                for (int64_t e = g.row[i]; e < g.row[i + 1]; e++) {
+                    const Vector a = w.times(p + load(t.y + g.sender[e] * t.row + width + c), &g.basis[e * g.radial]);
+                    sum.add(a * sigmoid(a), &g.scale[e], edges);
+                }
+                sum.put(out, i, c);
+            }
+        }
+    }
+
+    template <int R, bool TABLE>
+    void tangents(Run& run) const {
+        const Geometry& g = run.geometry;
+        const Array t = table(run);
+        const int64_t width = sums(run).cols, edges = g.edges;
+        const FourSums out = four_sums(sums(run), moments(run), &Array::t);
+        for (int64_t c = 0; c < width; c += LANES) {
+            const Radial<R> w(run.parameters + radial, width, c, g.radial);
+            for (int64_t i = 0; i < g.atoms; i++) {
+                const Vector p = load(t.y + i * t.row + c), p_tangent = TABLE ? load(t.t + i * t.row + c) : Vector{};
+                Four sum;
+                for (int64_t e = g.row[i]; e < g.row[i + 1]; e++) {
+                    const int64_t j = g.sender[e] * t.row + width + c;
+                    const Vector a = w.times(p + load(t.y + j), &g.basis[e * g.radial]), s = sigmoid(a);
+                    Vector moved = w.times(Vector{}, &g.basis_slope[e * g.radial]) * g.r_tangent[e];
+                    if (TABLE) moved += p_tangent + load(t.t + j);
+                    sum.add(moved * silu_slope(a, s), &g.scale[e], edges);
+                    sum.add(a * s, &g.scale_tangent[e], edges);
+                }
+                sum.put(out, i, c);
+            }
+        }
+    }
+
+    template <int R>
+    void reversed(Run& run, Pass pass) const {
+        const Array t = table(run);
+        if (table.sets && (pass != Pass::slopes || table_moves)) clear_rows(t.rows, t.cols, t.by(pass), t.row);
+        if (pass == Pass::slopes)
+            table_moves ? to_geometry<R, true>(run) : to_geometry<R, false>(run);
+        else if (pass == Pass::learn)
+            to_weights<R, 0>(run);
+        else
+            table_moves ? to_weights<R, 2>(run) : to_weights<R, 1>(run);
+    }
+
+    template <int R, bool TABLE>
+    void to_geometry(Run& run) const {
+        Geometry& g = run.geometry;
+        const Array t = table(run);
+        const int64_t width = sums(run).cols, edges = g.edges;
+        const FourSums by = four_sums(sums(run), moments(run), &Array::h);
+        for (int64_t i = 0; i < g.atoms; i++)
+            for (int64_t e = g.row[i]; e < g.row[i + 1]; e++) {
+                const int64_t j = g.sender[e] * t.row + width;
+                const real *b = &g.basis[e * g.radial], *slope = &g.basis_slope[e * g.radial];
+                Vector by_r{}, by_x{}, by_y{}, by_z{};
+                for (int64_t c = 0; c < width; c += LANES) {
+                    const real* weights = run.parameters + radial + c;
+                    Vector a = load(t.y + i * t.row + c) + load(t.y + j + c), along{};
+                    for (int n = 0; n < (R ? R : g.radial); n++) {
+                        const Vector w = load(weights + n * width);
+                        a += w * b[n];
+                        along += w * slope[n];
+                    }
+                    const Vector s = sigmoid(a), m = a * s;
+                    const Four h(by, i, c);
+                    const Vector by_a = h.times(&g.scale[e], edges) * (s + m * (1 - s));
+                    by_r += by_a * along + h.of[0] * m * g.envelope_slope[e];
+                    by_x += h.of[1] * m;
+                    by_y += h.of[2] * m;
+                    by_z += h.of[3] * m;
+                    if (TABLE) {
+                        add_to(t.h + i * t.row + c, by_a);
+                        add_to(t.h + j + c, by_a);
+                    }
+                }
+                add_lane_sums(by_r, by_x, by_y, by_z, &g.by_edge[4 * e]);
+            }
+    }
+
+    // TANGENTS 0: through values alone; 1: and tangents, which come from geometry; 2: and from the table too.
+    template <int R, int TANGENTS>
+    void to_weights(Run& run) const {
+        const Geometry& g = run.geometry;
+        const Array t = table(run);
+        const int64_t width = sums(run).cols, edges = g.edges;
+        const FourSums by_g = four_sums(sums(run), moments(run), &Array::g);
+        const FourSums by_h = four_sums(sums(run), moments(run), &Array::h);
+        for (int64_t c = 0; c < width; c += LANES) {
+            const Radial<R> w(run.parameters + radial, width, c, g.radial);
+            RadialGradient<R> gradient(run.gradient + radial, width, c, g.radial);
+            for (int64_t i = 0; i < g.atoms; i++) {
+                const int64_t k = i * t.row + c;
+                const Vector p = load(t.y + k), p_tangent = TANGENTS > 1 ? load(t.t + k) : Vector{};
+                const Four by(by_g, i, c);
+                Four h;
+                if (TANGENTS) h = Four(by_h, i, c);
+                Vector by_p{};
+                for (int64_t e = g.row[i]; e < g.row[i + 1]; e++) {
+                    const int64_t j = g.sender[e] * t.row + width + c;
+                    const real *b = &g.basis[e * g.radial], *slope = TANGENTS ? &g.basis_slope[e * g.radial] : nullptr;
+                    const Vector a = w.times(p + load(t.y + j), b);
+                    Vector by_a = by.times(&g.scale[e], edges);
+                    if (!TANGENTS) {
+                        by_a *= silu_slope(a, sigmoid(a));
+                    } else {
+                        Vector moved = w.times(Vector{}, slope) * g.r_tangent[e];
+                        if (TANGENTS > 1) moved += p_tangent + load(t.t + j);
+                        const Jet f = silu_jet(a);
+                        const Vector by_m = h.times(&g.scale[e], edges);
+                        by_a = (by_a + h.times(&g.scale_tangent[e], edges)) * f.slope + by_m * f.curvature * moved;
+                        gradient.add(by_m * f.slope * g.r_tangent[e], slope);
+                    }
+                    gradient.add(by_a, b);
+                    by_p += by_a;
+                    add_to(t.g + j, by_a);
+                }
+                add_to(t.g + k, by_p);
+            }
+        }
+    }
+};
+
+}  // namespace gnnscale

@@ -1,0 +1,112 @@
+// Products of row-major matrices: by a BLAS that the caller hands over, or by the kernel of this file.
+#pragma once
+
+#include <vector>
+
+#include "simd.h"
+
+namespace gnnscale {
+
+// The Fortran interface of BLAS, column-major: what it takes for A is the transpose of a row-major A.
+using Gemm = void (*)(const char*, const char*, const int*, const int*, const int*, const real*, const real*, const int*,
+                      const real*, const int*, const real*, real*, const int*);
+inline Gemm blas = nullptr;
+
+struct Matrix {
+    const real* at;
+    int64_t row, column;  // the distance from an element to the next below it, and to the next beside it
+};
+
+constexpr int TILE_ROWS = VECTOR_BYTES == 64 ? 8 : 4, TILE_VECTORS = VECTOR_BYTES == 64 ? 3 : 2;
+
+// C[ROWS, VECTORS] = A[ROWS, k] B[k, VECTORS] (+ C if `add`); B's rows lie `b_row` apart, the last vector may be cut.
+template <int ROWS, int VECTORS>
+static inline void product_tile(int64_t k, Matrix A, const real* B, int64_t b_row, bool add, real* C, int64_t c_row,
+                                int64_t columns) {
+    Vector sum[ROWS][VECTORS] = {};
+    for (int64_t l = 0; l < k; l++) {
+        Vector b[VECTORS];
+        for (int v = 0; v < VECTORS; v++) b[v] = load(B + l * b_row + v * LANES);
+        for (int i = 0; i < ROWS; i++)
+            for (int v = 0; v < VECTORS; v++) sum[i][v] += b[v] * A.at[i * A.row + l * A.column];
+    }
+    for (int i = 0; i < ROWS; i++)
+        for (int v = 0; v < VECTORS; v++) {
+            real* c = C + i * c_row + v * LANES;
+            const int64_t rest = columns - v * LANES;
+            if (rest >= LANES) {
+                store(c, add ? sum[i][v] + load(c) : sum[i][v]);
+            } else {
+                for (int64_t q = 0; q < rest; q++) c[q] = sum[i][v][q] + (add ? c[q] : 0);
+            }
+        }
+}
+
+template <int VECTORS>
+static void product_columns(int64_t m, int64_t k, Matrix A, const real* B, int64_t b_row, bool add, real* C,
+                            int64_t c_row, int64_t columns) {
+    int64_t i = 0;
+    const auto rows = [&](auto tile, int64_t count) {
+        for (; i + count <= m; i += count) tile(Matrix{A.at + i * A.row, A.row, A.column}, C + i * c_row);
+    };
+    rows([&](Matrix a, real* c) { product_tile<TILE_ROWS, VECTORS>(k, a, B, b_row, add, c, c_row, columns); }, TILE_ROWS);
+    rows([&](Matrix a, real* c) { product_tile<2, VECTORS>(k, a, B, b_row, add, c, c_row, columns); }, 2);
+    rows([&](Matrix a, real* c) { product_tile<1, VECTORS>(k, a, B, b_row, add, c, c_row, columns); }, 1);
+}
+
+// C (m, n) = A B (+ C). A strip of columns of B is copied where its elements do not lie side by side, or its last vector
+// would reach beyond it.
+static void own_product(int64_t m, int64_t n, int64_t k, Matrix A, Matrix B, bool add, real* C, int64_t c_row) {
+    constexpr int64_t STRIP = TILE_VECTORS * LANES;
+    static thread_local std::vector<real> copy;
+    for (int64_t j = 0; j < n; j += STRIP) {
+        const int64_t columns = n - j < STRIP ? n - j : STRIP, vectors = (columns + LANES - 1) / LANES;
+        const real* strip = B.at + j * B.column;
+        int64_t b_row = B.row;
+        if (B.column != 1 || columns % LANES) {
+            copy.assign(k * vectors * LANES, 0);
+            for (int64_t l = 0; l < k; l++)
+                for (int64_t q = 0; q < columns; q++) copy[l * vectors * LANES + q] = strip[l * B.row + q * B.column];
+            strip = copy.data();
+            b_row = vectors * LANES;
+        }
+        if (vectors == 1)
+            product_columns<1>(m, k, A, strip, b_row, add, C + j, c_row, columns);
+        else if (vectors == 2)
+            product_columns<2>(m, k, A, strip, b_row, add, C + j, c_row, columns);
+        else
+            product_columns<3>(m, k, A, strip, b_row, add, C + j, c_row, columns);
+    }
+}
+
+// C (m, n) = A (m, k) B (n, k)^T (+ C); a, b, c are the distances from row to row.
+static void product_nt(int64_t m, int64_t n, int64_t k, const real* A, int64_t a, const real* B, int64_t b, bool add,
+                       real* C, int64_t c) {
+    if (!m || !n) return;
+    if (!blas) return own_product(m, n, k, {A, a, 1}, {B, 1, b}, add, C, c);
+    const int M = m, N = n, K = k, la = a, lb = b, lc = c;
+    const real one = 1, beta = add;
+    blas("T", "N", &N, &M, &K, &one, B, &lb, A, &la, &beta, C, &lc);
+}
+
+// C (m, n) = A (m, k) B (k, n) (+ C)
+static void product_nn(int64_t m, int64_t n, int64_t k, const real* A, int64_t a, const real* B, int64_t b, bool add,
+                       real* C, int64_t c) {
+    if (!m || !n) return;
+    if (!blas) return own_product(m, n, k, {A, a, 1}, {B, b, 1}, add, C, c);
+    const int M = m, N = n, K = k, la = a, lb = b, lc = c;
+    const real one = 1, beta = add;
+    blas("N", "N", &N, &M, &K, &one, B, &lb, A, &la, &beta, C, &lc);
+}
+
+// C (m, n) = A (k, m)^T B (k, n) (+ C)
+static void product_tn(int64_t m, int64_t n, int64_t k, const real* A, int64_t a, const real* B, int64_t b, bool add,
+                       real* C, int64_t c) {
+    if (!m || !n) return;
+    if (!blas) return own_product(m, n, k, {A, 1, a}, {B, b, 1}, add, C, c);
+    const int M = m, N = n, K = k, la = a, lb = b, lc = c;
+    const real one = 1, beta = add;
+    blas("N", "T", &N, &M, &K, &one, B, &lb, A, &la, &beta, C, &lc);
+}
+
+}  // namespace gnnscale
