@@ -146,12 +146,12 @@ class Reader {
 
 }  // namespace
 
+#pragma GCC visibility push(default)  // of all that is compiled, these functions alone
 extern "C" {
 
 const char* native_digest() { return SOURCE_DIGEST; }
 int64_t native_real_bytes() { return sizeof(real); }
 int64_t native_vector_bytes() { return VECTOR_BYTES; }
-void native_use_gemm(void* fortran_gemm) { blas = reinterpret_cast<Gemm>(fortran_gemm); }
 
 void* native_program_new(const int64_t* code, int64_t n, double cutoff, double scale) {
     return Reader(code, n).read(cutoff, scale).release();
@@ -200,3 +200,4 @@ void native_lerp(real* mean, const real* x, int64_t n, double share) {
 }
 
 }  // extern "C"
+#pragma GCC visibility pop
