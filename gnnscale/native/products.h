@@ -13,7 +13,7 @@ struct Matrix {
     int64_t row, column;  // the distance from an element to the next below it, and to the next beside it
 };
 
-constexpr int TILE_ROWS = VECTOR_BYTES == 64 ? 8 : 4, TILE_VECTORS = VECTOR_BYTES == 64 ? 3 : 2;
+constexpr int TILE_ROWS = 6, TILE_VECTORS = VECTOR_BYTES == 64 ? 4 : 2;  // as many sums as there are registers for
 
 // C[ROWS, VECTORS] = A[ROWS, k] B[k, VECTORS] (+ C if `add`); B's rows lie `b_row` apart, the last vector may be cut.
 template <int ROWS, int VECTORS>
@@ -46,6 +46,7 @@ static void product_columns(int64_t m, int64_t k, Matrix A, const real* B, int64
         for (; i + count <= m; i += count) tile(Matrix{A.at + i * A.row, A.row, A.column}, C + i * c_row);
     };
     rows([&](Matrix a, real* c) { product_tile<TILE_ROWS, VECTORS>(k, a, B, b_row, add, c, c_row, columns); }, TILE_ROWS);
+    rows([&](Matrix a, real* c) { product_tile<4, VECTORS>(k, a, B, b_row, add, c, c_row, columns); }, 4);
     rows([&](Matrix a, real* c) { product_tile<2, VECTORS>(k, a, B, b_row, add, c, c_row, columns); }, 2);
     rows([&](Matrix a, real* c) { product_tile<1, VECTORS>(k, a, B, b_row, add, c, c_row, columns); }, 1);
 }
@@ -70,8 +71,10 @@ static void product(int64_t m, int64_t n, int64_t k, Matrix A, Matrix B, bool ad
             product_columns<1>(m, k, A, strip, b_row, add, C + j, c_row, columns);
         else if (vectors == 2)
             product_columns<2>(m, k, A, strip, b_row, add, C + j, c_row, columns);
-        else
+        else if (vectors == 3)
             product_columns<3>(m, k, A, strip, b_row, add, C + j, c_row, columns);
+        else
+            product_columns<4>(m, k, A, strip, b_row, add, C + j, c_row, columns);
     }
 }
 
