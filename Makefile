@@ -13,6 +13,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --no-cache-dir inst
 PYTEST := $(VENV)/bin/python -m pytest --dist loadfile --no-loadscope-reorder
 SITE ?= local
 STUDY ?= default
+COMPILED := gnnscale/atoms/neighbors.cpp $(shell find gnnscale/native -name '*.cpp' -o -name '*.h')
 
 .PHONY: run lint test test-fast docs bench clean
 run: $(VENV)/ready
@@ -38,13 +39,13 @@ bench: $(VENV)/ready
 	$(VENV)/bin/python -m tests.benchmarks
 
 clean:
-	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis runs build *.egg-info gnnscale/atoms/*.so
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis runs build *.egg-info gnnscale/atoms/*.so gnnscale/native/*.so
 
-$(VENV)/ready: pyproject.toml constraints.txt setup.py gnnscale/atoms/neighbors.cpp
+$(VENV)/ready: pyproject.toml constraints.txt setup.py $(COMPILED)
 	@echo "[1/3] a virtual environment in $(VENV)"
 	$(PYTHON) -m venv $(VENV)
 	@echo "[2/3] PyTorch: a download of some 200 MB, half a minute to a few minutes"
 	$(PIP) torch==2.13.0
-	@echo "[3/3] Parsl, DeepSpeed, ADIOS2, tblite, ASE and others: about a minute; one file is compiled, if g++ is there"
+	@echo "[3/3] Parsl, DeepSpeed, ADIOS2, tblite, ASE and others: about a minute; two files are compiled, if g++ is there"
 	DS_BUILD_OPS=0 $(PIP) -e ".[test]"
 	touch $@

@@ -16,6 +16,7 @@ from typing import Any
 
 import gnnscale
 from gnnscale.atoms import neighbors
+from gnnscale.machine.native_build import open_fastest
 
 ACCELERATOR, HOME = sys.argv[1], Path(__file__).parent.parent
 BUILT_IN = {"cuda": "cuda", "rocm": "hip", "xpu": "xpu"}  # attribute of torch.version that is set for this accelerator
@@ -36,14 +37,17 @@ def import_everything() -> None:
         if name.split(".")[0] not in (*absent, "gnnscale"):
             importlib.import_module(name)
     for module in pkgutil.walk_packages(gnnscale.__path__, "gnnscale."):
-        if module.name.endswith("._neighbors"):
-            continue  # a plain library, which neighbors.py loads
+        if module.name.rpartition(".")[2].startswith(("_neighbors", "_native")):
+            continue  # a plain library, which another module loads
         try:
             importlib.import_module(module.name)
         except ModuleNotFoundError as error:
             if error.name not in absent:
                 raise
     assert neighbors.compiled_library() is not None, "the compiled neighbour list cannot be loaded"
+    for precision in ("float", "double"):
+        build = open_fastest(precision)
+        assert build.library is not None, f"the native library ({precision}) cannot be used: {build.reason}"
 
 
 def run_stage(folder: Path, kind: str, settings: dict[str, Any], needs: dict[str, str], ranks: int = 1) -> None:

@@ -14,7 +14,7 @@ step() { echo "gnnscale: step $*"; }
 
 step "1/6 system packages"
 needed="ca-certificates libgomp1 python3 python3-venv"
-compilers="g++ libc6-dev binutils" # to compile one file; removed in step 5
+compilers="g++ libc6-dev binutils" # to compile two files; removed in step 5
 if [ "$accelerator" != cpu ]; then # Triton compiles a launcher for each kernel: it needs a compiler and Python.h
     needed="$needed gcc libc6-dev libpython3-dev"
     compilers="g++"
@@ -30,7 +30,7 @@ step "2/6 Python packages pinned by constraints.txt"
 python3 -m venv /opt/venv
 $python -m pip install --quiet --no-index --find-links /mnt -c "$home/constraints.txt" -r "$home/requirements.txt"
 
-step "3/6 the compiled neighbour list"
+step "3/6 the compiled libraries"
 (cd "$home" && $python setup.py --quiet build_ext --inplace 2>/dev/null && rm -rf build *.egg-info)
 
 # DeepSpeed's own C++ and CUDA are not built: training uses torch's optimisers and collectives (gnnscale/train/deepspeed_engine.py).

@@ -9,7 +9,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from tests.support import cluster, corpus
+from gnnscale.machine import native_build
+from tests.support import cluster, corpus, native_builds
 
 settings.register_profile("fast", max_examples=25, derandomize=True, deadline=None, database=None)
 settings.register_profile("deep", max_examples=500, deadline=None)
@@ -48,6 +49,13 @@ def environment():
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(params=native_builds.compiled_sets())
+def instruction_set(request, monkeypatch):
+    """Run the test with every build of the native library that this processor can run, one after another."""
+    monkeypatch.setenv(native_build.VARIABLE, request.param)
+    return request.param
 
 
 @pytest.fixture(scope="session")

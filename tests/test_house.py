@@ -32,6 +32,7 @@ ARROWS = {
     "gnnscale.data": "atoms machine contract schema",
     "gnnscale.scaling": "contract schema",
     "gnnscale.models": "atoms architectures schema",
+    "gnnscale.native": "machine",
     "gnnscale.job": "machine contract schema",
     "gnnscale.contract": "architectures schema",
     "gnnscale.machine": "contract schema",

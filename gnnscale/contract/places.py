@@ -51,6 +51,6 @@ def source_name(path: Path) -> str:
 
 def source_files() -> list[Path]:
     """Return all source files that stages may run, in the order of their paths."""
-    package = [path for path in (ROOT / "gnnscale").rglob("*") if path.suffix in (".py", ".cpp")]
+    package = [path for path in (ROOT / "gnnscale").rglob("*") if path.suffix in (".py", ".cpp", ".h")]
     own = [path for path in package if not path.is_relative_to(ROOT / SHARE)]
     return sorted(path for path in [*own, *DATASETS.glob("*.py")] if path.is_file())

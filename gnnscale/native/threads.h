@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <mutex>
+#include <pthread.h>
 #include <thread>
 #include <unistd.h>
 #include <vector>
@@ -25,7 +26,7 @@ class Threads {
         if (count > 1) wake.notify_all();
         work(0);
         std::unique_lock<std::mutex> hold(mutex);
-        done.wait(hold, [&] { return left == 0; });
+        while (left > 0) wait(done, hold);
     }
 
     static Threads& of_this_process() {  // those of a parent are not there after a fork
@@ -45,6 +46,11 @@ class Threads {
     const std::function<void(int64_t)>* job = nullptr;
     int64_t left = 0, made = 0;
 
+    // condition_variable::wait of a recent compiler is not in the libstdc++ of many a system.
+    static void wait(std::condition_variable& condition, std::unique_lock<std::mutex>& hold) {
+        pthread_cond_wait(condition.native_handle(), hold.mutex()->native_handle());
+    }
+
     void grow(int64_t count) {
         for (; made < count; made++) std::thread([this] { serve(); }).detach();
     }
@@ -52,7 +58,7 @@ class Threads {
     void serve() {
         std::unique_lock<std::mutex> hold(mutex);
         while (true) {
-            wake.wait(hold, [&] { return !todo.empty(); });
+            while (todo.empty()) wait(wake, hold);
             const int64_t k = todo.back();
             todo.pop_back();
             const auto* work = job;

@@ -36,12 +36,14 @@ def is_hashed(name: str) -> bool:
 
 
 def files_of_module(module: str) -> list[Path]:
-    """Return a module's file, the C++ beside it and the packages around it; nothing for other packages."""
+    """Return a module's file, the C++ beside it with its headers, and the packages around it; nothing for other packages."""
     parts = module.split(".")
     if parts[0] != "gnnscale":
         return []
     base = ROOT.joinpath(*parts)
     own = [path for path in (base.with_suffix(".py"), base.with_suffix(".cpp"), base / "__init__.py") if path.exists()]
+    if base.with_suffix(".cpp") in own:
+        own += sorted(base.parent.rglob("*.h"))
     around = [ROOT.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts))]
     return [*own, *(path for path in around if path.exists())] if own else []
 
