@@ -49,6 +49,7 @@ class Run:
         self.stop_requested = False
         self.earlier_seconds = 0.0  # of attempts whose work this one continues; set when a checkpoint is restored
         self.earlier_attempts = 0
+        self.facts: dict[str, Scalar] = {}  # about how this attempt computed, for the provenance of its result
         self._last_progress = 0.0
         self._began: dict[str, float] = {}
 

@@ -85,7 +85,7 @@ def run_and_record(this: Run, main: Callable[[Run], Outputs], first: bool) -> No
         cpu_seconds=usage.ru_utime + usage.ru_stime + children.ru_utime + children.ru_stime,
         peak_bytes=usage.ru_maxrss * 1024,
         attempts=this.earlier_attempts + 1,
-        provenance=collect_provenance(),
+        provenance=collect_provenance() | this.facts,
     )
     files.write_model(this.directory / "result.json", result)
 

@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from gnnscale.atoms.graph import AtomGraphs, Properties, to_device
+from gnnscale.atoms.graph import AtomGraphs, Properties
 from gnnscale.contract import errors, stage_run
 from gnnscale.contract.results import LeverComparison, MeasuredStep
 from gnnscale.contract.scaling_results import Estimate
@@ -31,8 +31,9 @@ from gnnscale.data.loading.corpus import Corpus, load_corpus, make_batch_of_shar
 from gnnscale.job import stage_process
 from gnnscale.machine import accelerator
 from gnnscale.models.registry import build
-from gnnscale.train import deepspeed_engine, process_group
-from gnnscale.train.loss import compute_local_loss, compute_loss, sum_penalties
+from gnnscale.train import process_group
+from gnnscale.train.deepspeed_engine import DeepSpeedEngine
+from gnnscale.train.loss import compute_loss
 from gnnscale.train.normalisation import pool_normalisation
 from gnnscale.train.schedule import group_parameters
 
@@ -56,7 +57,6 @@ class Task(NamedTuple):
     graphs: AtomGraphs
     labels: Properties
     counts: np.ndarray  # (3,) labels of the whole batch
-    ranks: int
 
 
 class Step:
@@ -69,25 +69,22 @@ class Step:
         model = build(
             task.settings.model, len(corpus.names), corpus.edges / max(1, corpus.atoms), way.runtime.edge_chunk
         )
-        normalisation = pool_normalisation(corpus.cards)
-        model.set_normalisation(*normalisation)
+        model.set_normalisation(*pool_normalisation(corpus.cards))
         groups = group_parameters(model, task.settings.model.rate_width, self.optim)
-        self.engine, self.number = deepspeed_engine.Engine(model, groups, self.optim, way.runtime), 0
-        self.normalisation = normalisation.to(self.engine.device)
+        self.engine, self.number = DeepSpeedEngine(model, groups, self.optim, way.runtime), 0
 
     def __call__(self) -> float:
         """Take a step, and return the loss over the whole batch before it."""
-        device, task, self.number = self.engine.device, self.task, self.number + 1
-        graphs, labels = to_device(task.graphs, device), to_device(task.labels, device)
-        sums = sum_penalties(self.engine, self.normalisation, graphs, labels, self.optim)
-        self.engine.backward(compute_local_loss(sums, task.counts, self.optim, task.ranks), last=True)
-        whole = process_group.reduce_sum(sums.detach()).cpu().numpy()
+        task, self.number = self.task, self.number + 1
+        sums = self.engine.learn([lambda: (task.graphs, task.labels)], task.counts)
+        whole = process_group.reduce_sum(sums).cpu().numpy()
         self.engine.step(LEARNING_RATE, self.number)
         return compute_loss(whole, task.counts, self.optim)[0]
 
 
 def main(run: stage_run.Run) -> stage_run.Outputs:
     ranks = process_group.join_ranks(run.spec.runtime.threads)
+    process_group.start_deepspeed()  # before memory is measured
     task, chosen = prepare_task(run, ranks.size, ranks.rank)
     ways = list_ways(run.spec.runtime, task.settings, int(task.graphs.senders.numel()))
     print(f"{run.spec.id}: {len(ways)} ways to take one step; {ranks.size} rank(s)", flush=True)
@@ -157,7 +154,7 @@ def prepare_task(run: stage_run.Run, size: int, rank: int) -> tuple[Task, np.nda
     own_part = batch_plan.divide_batch(corpus.costs(chosen), size)[rank]
     graphs, labels = make_batch_of_share(corpus, chosen[own_part])
     counts = corpus.labels[chosen].sum(0, dtype=np.int64)
-    return Task(settings, corpus, graphs, labels, counts, size), chosen
+    return Task(settings, corpus, graphs, labels, counts), chosen
 
 
 def list_ways(runtime: Runtime, settings: LeverSettings, edges: int) -> list[Way]:

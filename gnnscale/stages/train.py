@@ -1,4 +1,4 @@
-"""The stage `train`: one model on one subset of the data, under DeepSpeed, on any number of ranks.
+"""The stage `train`: one model on one subset of the data, on any number of ranks.
 
 python -m gnnscale.stages.train DIRECTORY, alone or through srun or mpiexec. Leaves model.safetensors and model.json.
 """
@@ -19,7 +19,9 @@ from gnnscale.job import stage_process
 from gnnscale.machine.rank_env import Ranks, read_ranks
 from gnnscale.models.potential import Potential
 from gnnscale.models.registry import build
-from gnnscale.train import deepspeed_engine, process_group
+from gnnscale.train import process_group
+from gnnscale.train.engine import Engine
+from gnnscale.train.engine_choice import make_engine
 from gnnscale.train.loop import Progress, Trainer, count_epochs, count_steps
 from gnnscale.train.loss import PARTS, part_weights
 from gnnscale.train.normalisation import pool_normalisation
@@ -39,19 +41,19 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
     validation = corpus.load_corpus(sources, "validation", cutoff, backend=backend, threads=threads)
     check_data(settings, training, validation)
     check_runtime(settings, run.spec.runtime)
-    normalisation, degree = pool_normalisation(training.cards), training.edges / max(1, training.atoms)
+    degree = training.edges / max(1, training.atoms)
     ranks = process_group.join_ranks(run.spec.runtime.threads)
     check_ranks(run)
     torch.manual_seed(settings.seed)
     model = build(settings.model, len(sources), degree, run.spec.runtime.edge_chunk)
-    model.set_normalisation(*normalisation)
+    model.set_normalisation(*pool_normalisation(training.cards))
     engine, progress = start_engine(run, model, steps_before_decay(count_steps(settings, training), settings.optim))
     print(
         f"{run.spec.id}: {settings.model.parameters(len(sources)):,} parameters, {len(training):,} structures "
         f"with {training.atoms:,} atoms, {degree:.1f} neighbours; {ranks.size} rank(s)",
         flush=True,
     )
-    trainer = Trainer(run, engine, normalisation, training, validation, ranks, progress)
+    trainer = Trainer(run, engine, training, validation, ranks, progress)
     run.can_checkpoint = True
     try:
         progress = trainer.fit()
@@ -64,8 +66,8 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
     return outputs
 
 
-def start_engine(run: stage_run.Run, model: Potential, decay: int) -> tuple[deepspeed_engine.Engine, Progress]:
-    """Return the model under DeepSpeed, in the state of the checkpoint from which it may begin, and its progress."""
+def start_engine(run: stage_run.Run, model: Potential, decay: int) -> tuple[Engine, Progress]:
+    """Return what takes the steps, in the state of the checkpoint from which it may begin, and the progress until there."""
     settings, progress = run.require_settings(TrainSettings), Progress()
     found = find_start(run, decay)
     if found:
@@ -74,9 +76,13 @@ def start_engine(run: stage_run.Run, model: Potential, decay: int) -> tuple[deep
             for name, parameter in model.named_parameters():
                 parameter.copy_(read(f"{name}|weight"))
     groups = group_parameters(model, settings.model.rate_width, settings.optim)
-    engine = deepspeed_engine.Engine(model, groups, settings.optim, run.spec.runtime)
+    engine, words = make_engine(model, groups, settings.optim, run.spec.runtime)
+    run.facts["step"] = words
+    print(f"steps are taken by {words}", flush=True)
     if found:
         engine.load(read, progress.step)
+        if progress.engine not in ("", engine.name):
+            print(f"the steps until here were taken by {progress.engine}: the same up to rounding", flush=True)
     if found and found.key == run.spec.key:
         progress = progress._replace(attempts=progress.attempts + 1)
         run.earlier_seconds, run.earlier_attempts = progress.seconds, progress.attempts

@@ -7,32 +7,38 @@ and a stage that refuses its input should not wait a second for it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from gnnscale.architectures.memory import BUCKET_NUMBERS
+from gnnscale.atoms.graph import AtomGraphs, Properties, to_device
 from gnnscale.contract.settings import OptimSettings
 from gnnscale.contract.stage_spec import Runtime
 from gnnscale.machine import accelerator
 from gnnscale.models.potential import Normalised, Potential
 from gnnscale.train.checkpoint import TensorShapes
-from gnnscale.train.muon import Muon
-from gnnscale.train.process_group import reduce_sum
+from gnnscale.train.engine import Engine, MicroBatch, running_mean_share
+from gnnscale.train.loss import PARTS, compute_local_loss, sum_penalties
+from gnnscale.train.muon import BETAS, Muon
+from gnnscale.train.normalisation import Normalisation
+from gnnscale.train.process_group import reduce_sum, start_deepspeed
 
-BETAS = (0.9, 0.95)
 
-
-class Engine:
+class DeepSpeedEngine(Engine):
     """A model with its optimiser under DeepSpeed: ZeRO, clipping, gradient reduction, and its state by name."""
 
+    name = "DeepSpeed"
+
     def __init__(self, model: Potential, groups: list[dict], optim: OptimSettings, runtime: Runtime):
+        start_deepspeed()
         import deepspeed
 
-        self.stage, self.clip, self.decay = runtime.zero_stage, optim.clip, optim.ema
+        self.optim, self.stage, self.clip, self.decay = optim, runtime.zero_stage, optim.clip, optim.ema
         self.named = dict(model.named_parameters())
         self.hidden = {id(p) for group in groups for p in group["params"] if group.get("muon")}
         parameters = sum(p.numel() for p in self.named.values())
@@ -62,15 +68,30 @@ class Engine:
             "steps_per_print": 1_000_000_000,
         }
         if optim.optimizer == "muon":
-            optimizer: torch.optim.Optimizer = Muon(groups, BETAS, optim.weight_decay)
+            optimizer: torch.optim.Optimizer = Muon(groups, optim.weight_decay)
         else:  # AdamW of torch and not DeepSpeed's, whose C++ would be compiled at the first start
             optimizer = torch.optim.AdamW(groups, betas=BETAS, weight_decay=optim.weight_decay, fused=True)
         self.engine, self.optimizer, _, _ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
         self.device = self.engine.device  # where the weights are from here on
+        self.normalisation = Normalisation(model.references, float(model.energy_scale), float(model.force_scale))
         self.mean = {name: p.detach().clone() for name, p in self.named.items()} if self.decay else {}
 
     def __call__(self, *inputs: object) -> Normalised:
         return self.engine(*inputs)
+
+    def learn(self, micro: Sequence[MicroBatch], counts: np.ndarray) -> Tensor:
+        sums = torch.zeros(len(PARTS), dtype=torch.float64, device=self.device)
+        for part in micro:
+            penalties = self.penalties(*part())
+            loss = compute_local_loss(penalties, counts, self.optim, torch.distributed.get_world_size())
+            self.backward(loss, last=part is micro[-1])
+            sums += penalties.detach()
+        return sums
+
+    def penalties(self, graphs: AtomGraphs, labels: Properties) -> Tensor:
+        """Return the sums of penalties (3,) of a batch, with a graph where gradients are wanted."""
+        graphs, labels = to_device(graphs, self.device), to_device(labels, self.device)
+        return sum_penalties(self, self.normalisation, graphs, labels, self.optim)
 
     def backward(self, loss: Tensor, last: bool) -> None:
         """Add to the gradient, which is averaged over the ranks when the `last` micro-batch of a step is done."""
@@ -78,7 +99,6 @@ class Engine:
         self.engine.backward(loss)
 
     def step(self, rate: float, number: int) -> float:
-        """Clip, update for the `number`-th time, and return the norm before clipping; if not finite, nothing was changed."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["rate_factor"]
         if self.stage:
@@ -91,14 +111,13 @@ class Engine:
                 return float(norm)
             torch.nn.utils.clip_grads_with_norm_(learning, self.clip, norm)
             self.engine.step()
-        if self.decay:  # the first steps count less: the mean of t steps has no older ones to remember
-            share = 1 - min(self.decay, number / (number + 9))
+        if self.decay:
+            share = running_mean_share(self.decay, number)
             torch._foreach_lerp_(list(self.mean.values()), [p.detach() for p in self.named.values()], share)
         return float(norm)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Put the running mean, if there is one, in the place of the weights while the context lasts."""
         self._swap()
         try:
             yield
@@ -114,7 +133,6 @@ class Engine:
             mean.copy_(held)
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the content of the model's file, whole on every rank; inside `averaged`, the mean."""
         state = self.engine.module.state_dict()
         return {name: self._whole(self.named[name]) if name in self.named else t for name, t in state.items()}
 
@@ -133,7 +151,6 @@ class Engine:
         return ("weight", *self.slots(p), *(("mean",) if self.decay else ()))
 
     def tensors(self) -> Iterator[Tensor]:
-        """Yield every tensor of `layout`; all ranks must take all of them."""
         for name, p in self.named.items():
             for key in self._keys(p):
                 yield self.mean[name] if key == "mean" else self._whole(p, key)
@@ -163,7 +180,6 @@ class Engine:
         return [(state[key][stored.start : stored.start + stored.numel], slice(place.start, place.start + place.numel))]
 
     def load(self, read: Callable[[str], Tensor], steps: int) -> None:
-        """Load what `tensors` gave after `steps` steps; the model must have had the weights when the engine was made."""
         torch_state = self.optimizer.optimizer.state if self.stage else self.optimizer.state
         for flat in self._flat():
             new = {key: torch.zeros_like(flat) for key in self.slots(flat)}

@@ -13,7 +13,6 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
-from gnnscale.atoms.graph import AtomGraphs, Properties, to_device
 from gnnscale.contract import stage_run
 from gnnscale.contract.results import Diverged, Metrics
 from gnnscale.contract.settings import TrainSettings
@@ -22,9 +21,8 @@ from gnnscale.data.loading.corpus import Corpus, make_batch_of_share
 from gnnscale.data.loading.prefetch import make_ahead
 from gnnscale.machine.rank_env import Ranks
 from gnnscale.train import checkpoint
-from gnnscale.train.deepspeed_engine import Engine
-from gnnscale.train.loss import PARTS, compute_local_loss, compute_loss, sum_penalties
-from gnnscale.train.normalisation import Normalisation
+from gnnscale.train.engine import Engine
+from gnnscale.train.loss import PARTS, compute_loss
 from gnnscale.train.process_group import reduce_sum
 from gnnscale.train.schedule import learning_rate, steps_before_decay
 
@@ -43,6 +41,7 @@ class Progress(NamedTuple):
     seconds: float = 0.0
     attempts: int = 0
     diverged: bool = False
+    engine: str = ""  # the name of the one that took the last step
 
 
 class Agreement(NamedTuple):
@@ -60,13 +59,12 @@ class Trainer:
         self,
         run: stage_run.Run,
         engine: Engine,
-        normalisation: Normalisation,
         train: Corpus,
         validation: Corpus,
         ranks: Ranks,
         progress: Progress,
     ):
-        self.run, self.engine, self.normalisation, self.ranks = run, engine, normalisation.to(engine.device), ranks
+        self.run, self.engine, self.ranks = run, engine, ranks
         self.settings = run.require_settings(TrainSettings)
         self.train, self.validation, self.progress = train, validation, progress
         self.steps = count_steps(self.settings, train)
@@ -83,13 +81,7 @@ class Trainer:
         started = time.monotonic() - self.progress.seconds
         for chosen, micro in self.make_batches(self.progress.step):
             step, counts = self.progress.step, self.train.labels[chosen].sum(0, dtype=np.int64)
-            sums = torch.zeros(len(PARTS), dtype=torch.float64, device=self.engine.device)
-            for part in micro:
-                penalties = self.compute_penalties(*part())
-                local_loss = compute_local_loss(penalties, counts, optim, self.ranks.size)
-                self.engine.backward(local_loss, last=part is micro[-1])
-                sums += penalties.detach()
-            agreed = self.agree(sums)
+            agreed = self.agree(self.engine.learn(micro, counts))
             loss, parts = compute_loss(agreed.sums, counts, optim)
             if not math.isfinite(loss):
                 return self.end_diverged("loss", loss, chosen)
@@ -129,11 +121,6 @@ class Trainer:
         edges = corpus.nedges[batch].astype(np.int64)
         return [batch[part] for part in batch_plan.micro_batches(edges, shares, budget, self.ranks.rank)]
 
-    def compute_penalties(self, graphs: AtomGraphs, labels: Properties) -> Tensor:
-        device, optim = self.engine.device, self.settings.optim
-        graphs, labels = to_device(graphs, device), to_device(labels, device)
-        return sum_penalties(self.engine, self.normalisation, graphs, labels, optim)
-
     def agree(self, sums: Tensor) -> Agreement:
         due = self.ranks.rank == 0 and time.monotonic() - self.saved_at > self.save_interval
         requests = torch.tensor([self.run.stop_requested, due], dtype=sums.dtype, device=sums.device)
@@ -159,6 +146,7 @@ class Trainer:
             atoms_seen=before.atoms_seen + int(self.train.natoms[chosen].sum()),
             edges_seen=before.edges_seen + int(self.train.nedges[chosen].sum(dtype=np.int64)),
             seconds=seconds,
+            engine=self.engine.name,
         )
 
     def validate(self) -> float:
@@ -172,7 +160,7 @@ class Trainer:
         with torch.no_grad(), self.engine.averaged():
             for _, micro in make_ahead(plan, partial(self.make_batch, corpus), self.run.spec.runtime.loader_workers):
                 for part in micro:
-                    sums += self.compute_penalties(*part())
+                    sums += self.engine.penalties(*part())
         total = reduce_sum(sums).cpu().numpy()
         return compute_loss(total, corpus.labels.sum(0, dtype=np.int64), self.settings.optim)[0]
 

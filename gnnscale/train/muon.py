@@ -17,6 +17,7 @@ MOMENTUM = 0.95
 # A step of the size that Adam's has at width 64: rms 0.2 of its elements (Liu et al. 2025, arXiv 2502.16982, section 2.2),
 # so that learning_rate and weight_decay keep their meaning. Elements of an orthogonal matrix have rms 1/sqrt(width).
 UPDATE_SCALE = 0.2 * math.sqrt(64)
+BETAS = (0.9, 0.95)  # of AdamW, in all trainings
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
@@ -29,27 +30,32 @@ def orthogonal(matrix: Tensor) -> Tensor:
     return x.T if matrix.shape[0] > matrix.shape[1] else x
 
 
+def update_matrix(matrix: Tensor, grad: Tensor, momentum: Tensor, rate: float, weight_decay: float) -> None:
+    """Take a step of one matrix, and of its momentum, in place."""
+    momentum.lerp_(grad, 1 - MOMENTUM)
+    ahead = grad.lerp(momentum, MOMENTUM)  # Nesterov
+    update = orthogonal(ahead) * (UPDATE_SCALE * math.sqrt(max(1.0, matrix.shape[0] / matrix.shape[1])))
+    matrix.mul_(1 - rate * weight_decay).add_(update, alpha=-rate)
+
+
 class Muon(torch.optim.Optimizer):
     """The optimiser: groups with `muon` set hold matrices; AdamW with the betas of all trainings updates the others."""
 
-    def __init__(self, groups: list[dict], betas: tuple[float, float], weight_decay: float):
-        super().__init__(groups, {"lr": 0.0, "weight_decay": weight_decay, "betas": betas, "eps": 1e-8, "muon": False})
+    def __init__(self, groups: list[dict], weight_decay: float):
+        super().__init__(groups, {"lr": 0.0, "weight_decay": weight_decay, "betas": BETAS, "eps": 1e-8, "muon": False})
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override] # nobody here passes a closure
         for group in self.param_groups:
-            update = self._orthogonal if group["muon"] else self._adam
             for p in group["params"]:
-                if p.grad is not None:
+                if p.grad is None:
+                    continue
+                if group["muon"]:
+                    momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                    update_matrix(p, p.grad, momentum, group["lr"], group["weight_decay"])
+                else:
                     p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(update(p, p.grad, group), alpha=-group["lr"])
-
-    def _orthogonal(self, p: Tensor, grad: Tensor, group: dict) -> Tensor:
-        state = self.state[p]
-        momentum = state.setdefault("momentum", torch.zeros_like(p))
-        momentum.lerp_(grad, 1 - MOMENTUM)
-        ahead = grad.lerp(momentum, MOMENTUM)  # Nesterov
-        return orthogonal(ahead) * (UPDATE_SCALE * math.sqrt(max(1.0, p.shape[0] / p.shape[1])))
+                    p.add_(self._adam(p, p.grad, group), alpha=-group["lr"])
 
     def _adam(self, p: Tensor, grad: Tensor, group: dict) -> Tensor:
         state, (b1, b2) = self.state[p], group["betas"]

@@ -1,10 +1,11 @@
-"""The process group of a job's ranks, as DeepSpeed starts it, and what ranks exchange outside of its engine."""
+"""The process group of a job's ranks, and what ranks exchange outside of an engine."""
 
 from __future__ import annotations
 
 import logging
 import os
 import warnings
+from datetime import timedelta
 
 import torch
 from torch import Tensor
@@ -12,6 +13,8 @@ from torch import Tensor
 from gnnscale.contract import errors
 from gnnscale.machine import accelerator
 from gnnscale.machine.rank_env import Ranks, read_ranks
+
+PATIENCE = timedelta(minutes=30)  # of a rank that waits for the others; DeepSpeed has the same
 
 
 def join_ranks(threads: int) -> Ranks:
@@ -32,18 +35,27 @@ def join_ranks(threads: int) -> Ranks:
     torch.set_num_threads(threads)
     accelerator.take_device(ranks.local_rank)
     warnings.filterwarnings("ignore", category=FutureWarning)
+    backend = accelerator.choose_backend()
+    if ranks.size == 1:
+        # A store in memory needs no port, so any number of runs fit on one machine.
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+    elif accelerator.detect_kind() == "cpu":
+        torch.distributed.init_process_group(backend, timeout=PATIENCE)
+    else:
+        start_deepspeed()  # which tells the group of each rank's GPU
+    return ranks
+
+
+def start_deepspeed() -> None:
+    """Bring DeepSpeed into the group of ranks. A training that does without it must not wait for its import."""
     import deepspeed
 
     deepspeed.utils.logger.setLevel(logging.WARNING)
     # The shared-memory collectives would be compiled by g++ at the first start, for minutes, into the home directory;
     # they were measured no faster here than gloo.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    if ranks.size == 1:
-        # A store in memory needs no port, so any number of runs fit on one machine.
-        store = torch.distributed.HashStore()
-        torch.distributed.init_process_group(accelerator.choose_backend(), store=store, rank=0, world_size=1)
     deepspeed.init_distributed(dist_backend=accelerator.choose_backend(), auto_mpi_discovery=False, verbose=False)
-    return ranks
 
 
 def gather(value: object) -> list:

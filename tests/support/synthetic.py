@@ -16,7 +16,8 @@ from gnnscale.contract.settings import OptimSettings
 from gnnscale.contract.stage_spec import Runtime
 from gnnscale.models.registry import build
 from gnnscale.stages.memory_levers import measure_tensor_bytes
-from gnnscale.train import deepspeed_engine, process_group
+from gnnscale.train import process_group
+from gnnscale.train.deepspeed_engine import DeepSpeedEngine
 from gnnscale.train.loss import sum_penalties
 from gnnscale.train.normalisation import Normalisation
 from gnnscale.train.schedule import group_parameters
@@ -57,7 +58,7 @@ def make_step(
         layers = model.backbone.layers
         for k in range(1, len(layers)):
             layers[k] = HydraLayer(layers[k])
-    under = deepspeed_engine.Engine(model, group_parameters(model, config.width, optim), optim, runtime)
+    under = DeepSpeedEngine(model, group_parameters(model, config.width, optim), optim, runtime)
     graphs, labels = graph
     normalisation = Normalisation(torch.zeros(1, 119, dtype=torch.float64), 1.0, 1.0)
 
@@ -83,6 +84,7 @@ def measure_step(
     The peak is the least of several steps: on a busy machine the threads of gloo let go late of what they have reduced.
     """
     counted = COUNTED_STEPS[process_group.join_ranks(runtime.threads).size > 1]
+    process_group.start_deepspeed()
     graph, made = random_graph(atoms, degree), []
 
     def take_first_step() -> None:

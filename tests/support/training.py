@@ -17,6 +17,7 @@ from gnnscale.contract.results import Metrics
 from gnnscale.stages import train
 from tests.support.corpus import ENV, ROOT, TINY, make_stage_directory
 
+DEEPSPEED = {"GNNSCALE_NATIVE": "0"}  # in the environment: steps by PyTorch and DeepSpeed, also where the library could
 LINEAR = torch.nn.functional.linear  # ZeRO 3 puts its own there, for good, which cannot be differentiated twice
 
 # Trains in each directory of the command line in turn; DIRECTORY@7 is asked to stop during its seventh step.
@@ -37,17 +38,17 @@ HELD = """
 import os, sys, time
 from gnnscale.job import stage_process
 from gnnscale.stages.train import main
-from gnnscale.train import deepspeed_engine
+from gnnscale.train.loop import Trainer
 
 taken = []
 
-def step(*words, fast=deepspeed_engine.Engine.step):
+def agree(*words, fast=Trainer.agree):
     while len(taken) == 5 and not os.path.exists(sys.argv[1] + "/go"):
         time.sleep(0.01)
     taken.append(1)
     return fast(*words)
 
-deepspeed_engine.Engine.step = step
+Trainer.agree = agree
 stage_process.run(main)
 """
 

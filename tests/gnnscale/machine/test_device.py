@@ -1,7 +1,5 @@
 """On a device that holds its own tensors everything comes out as on the CPU, and nothing is left behind there."""
 
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 import torch
@@ -16,7 +14,8 @@ from gnnscale.inference import oversmoothing, prediction_errors
 from gnnscale.machine.rank_env import read_ranks
 from gnnscale.models.registry import build
 from gnnscale.stages import evaluate, memory_levers
-from gnnscale.train import deepspeed_engine, process_group
+from gnnscale.train import process_group
+from gnnscale.train.deepspeed_engine import DeepSpeedEngine
 from gnnscale.train.loop import Progress, Trainer
 from gnnscale.train.loss import compute_local_loss, sum_penalties
 from gnnscale.train.normalisation import Normalisation, pool_normalisation
@@ -73,11 +72,12 @@ def test_what_is_left_behind_is_found():
             gradients(network("edge"), normalisation.to(device), *there)
 
 
-class Descent:
-    """A stand-in for DeepSpeed's engine, with a network on any device."""
+class Descent(DeepSpeedEngine):
+    """DeepSpeed's engine without DeepSpeed, with a network on any device."""
 
     def __init__(self, model, device):
-        self.model, self.device = model, torch.device(device)
+        self.model, self.device, self.optim, self.mean = model, torch.device(device), TINY.optim, {}
+        self.normalisation = Normalisation(model.references, float(model.energy_scale), float(model.force_scale))
 
     def __call__(self, *inputs):
         return self.model(*inputs)
@@ -94,10 +94,6 @@ class Descent:
                     p.grad = None
         return float(norm)
 
-    @contextmanager
-    def averaged(self):
-        yield
-
 
 def trained(made, device, move):
     """Losses and weights of the loop itself."""
@@ -105,11 +101,10 @@ def trained(made, device, move):
     process_group.join_ranks(1)
     sources = {need.removeprefix("convert/"): path for need, path in run.needs.items()}
     train, validation = (load_corpus(sources, split, TINY.model.cutoff) for split in ("train", "validation"))
-    normalisation = pool_normalisation(train.cards)
     torch.manual_seed(0)
     model = build(TINY.model, len(sources), 10.0)
-    model.set_normalisation(*normalisation)
-    Trainer(run, Descent(move(model), device), normalisation, train, validation, read_ranks(), Progress()).fit()
+    model.set_normalisation(*pool_normalisation(train.cards))
+    Trainer(run, Descent(move(model), device), train, validation, read_ranks(), Progress()).fit()
     return training.read_losses(made), model
 
 
@@ -154,10 +149,12 @@ def test_the_step_of_a_lever_is_that_of_the_cpu(converted, tmp_path, monkeypatch
     run = stage_run.Run(make_stage_directory(tmp_path, "memory_levers/x", asked, converted))
     process_group.join_ranks(1)
     task, _ = memory_levers.prepare_task(run, 1, 0)
-    monkeypatch.setattr(deepspeed_engine, "Engine", lambda model, *_: Descent(model, "cpu"))
+    monkeypatch.setattr(memory_levers, "DeepSpeedEngine", lambda model, *_: Descent(model, "cpu"))
     expected = memory_levers.Step(task, memory_levers.Way("plain", Runtime()))
     losses = expected(), expected()
     with pretend.pretend_device() as device:
-        monkeypatch.setattr(deepspeed_engine, "Engine", lambda model, *_: Descent(pretend.move_model(model), device))
+        monkeypatch.setattr(
+            memory_levers, "DeepSpeedEngine", lambda model, *_: Descent(pretend.move_model(model), device)
+        )
         found = memory_levers.Step(task, memory_levers.Way("plain", Runtime()))
         assert (found(), found()) == pytest.approx(losses, rel=1e-6)

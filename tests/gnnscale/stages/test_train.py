@@ -23,7 +23,8 @@ from gnnscale.data.loading.corpus import load_corpus, make_batch
 from gnnscale.data.storage import adios, mapped
 from gnnscale.inference import prediction_errors
 from gnnscale.models.registry import build
-from gnnscale.train import checkpoint, deepspeed_engine, loop
+from gnnscale.native.library import open_library, reason_not_available
+from gnnscale.train import checkpoint, deepspeed_engine, loop, native_engine
 from gnnscale.train import loss as train_loss
 from gnnscale.train import normalisation as train_normalisation
 from gnnscale.train.loss import compute_loss, sum_penalties
@@ -31,6 +32,7 @@ from gnnscale.train.muon import Muon, orthogonal
 from gnnscale.train.normalisation import Normalisation
 from tests.support.corpus import ENV, TINY, read_result, run_stage
 from tests.support.training import (
+    DEEPSPEED,
     HELD,
     assert_equal,
     change_settings,
@@ -48,6 +50,17 @@ import time
 taken, clock = [], time.monotonic
 time.monotonic = lambda: clock() + 1000 * len(taken)
 """  # before HELD: by this clock, so that each step leaves a checkpoint
+
+
+@pytest.fixture(params=["library", "deepspeed"])
+def engine(request, monkeypatch):
+    """Take the steps by the compiled library, where there is one, and once more by DeepSpeed; return the engine's class."""
+    if request.param == "deepspeed":
+        monkeypatch.setenv(*next(iter(DEEPSPEED.items())))
+        return deepspeed_engine.DeepSpeedEngine
+    if open_library(torch.float32) is None:
+        pytest.skip(reason_not_available())
+    return native_engine.NativeEngine
 
 
 @pytest.fixture(scope="module")
@@ -100,14 +113,26 @@ def test_killed_and_torn_equals_uninterrupted(converted, undisturbed, tmp_path):
     ("runtime", "changes"),
     [
         ({}, {"optim": {"ema": 0.9, "precision": "bf16", "loss": "huber"}}),
-        ({}, {"optim": {"optimizer": "muon"}}),
-        ({"micro_batch_edges": 200}, STRESS),
         ({"zero_stage": 2}, GRADIENT | {"optim": {"ema": 0.9}}),
         ({"zero_stage": 3, "activation_checkpointing": True}, {}),
     ],
-    ids=["ema-bf16", "muon", "micro-stress", "zero2-ema", "zero3"],
+    ids=["ema-bf16", "zero2-ema", "zero3"],
 )
 def test_stopped_equals_uninterrupted(converted, tmp_path, runtime, changes):
+    assert_stopping_changes_no_bit(converted, tmp_path, runtime, changes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("runtime", "changes"),
+    [({}, {"optim": {"optimizer": "muon", "ema": 0.9}}), ({"micro_batch_edges": 200, "threads": 2}, STRESS)],
+    ids=["muon-ema", "micro-stress"],
+)
+def test_stopped_equals_uninterrupted_in_both_engines(converted, tmp_path, engine, runtime, changes):
+    assert_stopping_changes_no_bit(converted, tmp_path, runtime, changes)
+
+
+def assert_stopping_changes_no_bit(converted, tmp_path, runtime, changes):
     whole = train_here(prepare_training(tmp_path, converted, "whole", runtime, **changes))
     made = prepare_training(tmp_path, converted, "stopped", runtime, **changes)
     train_here(made, stop_at=7)
@@ -141,7 +166,7 @@ def test_a_run_continues_under_another_zero_stage(converted, undisturbed, tmp_pa
     ],
     ids=["one-by-one", "zero2", "checkpointing", "edge-chunk"],
 )
-def test_saving_memory_changes_nothing(converted, undisturbed, tmp_path, changes, runtime):
+def test_saving_memory_changes_nothing(converted, undisturbed, tmp_path, engine, changes, runtime):
     whole = train_here(prepare_training(tmp_path, converted, "whole", **changes)) if changes else undisturbed
     assert_equal(whole, train_here(prepare_training(tmp_path, converted, "saving", runtime, **changes)))
 
@@ -181,16 +206,20 @@ def test_bf16_multiplies_in_bf16_and_learns_alike(converted, tmp_path, changes):
     assert {kind for _, kind in products.types} == {torch.bfloat16}, products.types
 
 
-def test_a_running_mean_is_what_is_validated_and_saved(converted, tmp_path, monkeypatch):
-    seen, engine_step = [], deepspeed_engine.Engine.step
+def test_a_running_mean_is_what_is_validated_and_saved(converted, tmp_path, monkeypatch, engine):
+    seen, engine_step = [], engine.step
+
+    def learnt(self):
+        names = {name.partition("|")[0] for name, _ in self.layout()}
+        return {name: tensor.detach().clone() for name, tensor in self.weights().items() if name in names}
 
     def step(self, rate, number):
-        seen.extend([] if seen else [{name: p.detach().clone() for name, p in self.named.items()}])
+        seen.extend([] if seen else [learnt(self)])
         norm = engine_step(self, rate, number)
-        seen.append({name: p.detach().clone() for name, p in self.named.items()})
+        seen.append(learnt(self))
         return norm
 
-    monkeypatch.setattr(deepspeed_engine.Engine, "step", step)
+    monkeypatch.setattr(engine, "step", step)
     made = train_here(prepare_training(tmp_path, converted, optim={"ema": 0.8}))
     saved = read_weights(made)
     for name, mean in seen[0].items():
@@ -209,19 +238,20 @@ def test_a_running_mean_is_what_is_validated_and_saved(converted, tmp_path, monk
 
 def test_validation_is_not_the_fullest_moment(converted, tmp_path, monkeypatch):
     """A step needs the most memory, and memory is planned for that."""
-    steps, validations, real = [], [], loop.Trainer.compute_penalties
+    steps, validations, real = [], [], loop.Trainer.split_share
 
-    def penalties(self, graphs, labels):
-        (steps if torch.is_grad_enabled() else validations).append(len(graphs.source))
-        return real(self, graphs, labels)
+    def split_share(self, corpus, batch, budget):
+        parts = real(self, corpus, batch, budget)
+        (steps if corpus is self.train else validations).extend(map(len, parts))
+        return parts
 
-    monkeypatch.setattr(loop.Trainer, "compute_penalties", penalties)
+    monkeypatch.setattr(loop.Trainer, "split_share", split_share)
     train_here(prepare_training(tmp_path, converted, optim={"batch": 3}))
     assert max(validations) == max(steps) == 3
 
 
 # ---------------------------------------------------------------------------------------------------- failures
-def test_a_diverged_run_is_a_result(converted, tmp_path):
+def test_a_diverged_run_is_a_result(converted, tmp_path, engine):
     made = train_here(prepare_training(tmp_path, converted, optim={"learning_rate": 1e30, "epochs": 8.0}))
     assert files.read_model(made / "model.json", TrainedModel).diverged
     said = files.read_model(made / "diverged.json", Diverged)
@@ -232,7 +262,8 @@ def test_a_diverged_run_is_a_result(converted, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
-def test_a_gradient_that_is_not_finite_changes_nothing(converted, tmp_path, zero):
+def test_a_gradient_that_is_not_finite_changes_nothing(converted, tmp_path, monkeypatch, zero):
+    monkeypatch.setenv(*next(iter(DEEPSPEED.items())))
     before = train_here(prepare_training(tmp_path, converted, "before", {"zero_stage": zero}), stop_at=5)
     made = prepare_training(tmp_path, converted, "made", {"zero_stage": zero})
     steps, share = iter(range(100)), train_loss.compute_local_loss
@@ -242,8 +273,32 @@ def test_a_gradient_that_is_not_finite_changes_nothing(converted, tmp_path, zero
         return share(sums, *others) + (bad if next(steps) == 5 else 0)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "compute_local_loss", poisoned)
+        patch.setattr(deepspeed_engine, "compute_local_loss", poisoned)
         train_here(made)
+    assert_no_sixth_step(before, made)
+
+
+def test_the_library_takes_no_step_along_a_gradient_that_is_not_finite(converted, tmp_path, monkeypatch):
+    if open_library(torch.float32) is None:
+        pytest.skip(reason_not_available())
+    before = train_here(prepare_training(tmp_path, converted, "before"), stop_at=5)
+    made, steps, learn = (
+        prepare_training(tmp_path, converted, "made"),
+        iter(range(100)),
+        native_engine.NativeEngine.learn,
+    )
+
+    def poisoned(self, micro, counts):
+        sums = learn(self, micro, counts)
+        self.gradient[7] = torch.inf if next(steps) == 5 else self.gradient[7]
+        return sums
+
+    monkeypatch.setattr(native_engine.NativeEngine, "learn", poisoned)
+    train_here(made)
+    assert_no_sixth_step(before, made)
+
+
+def assert_no_sixth_step(before, made):
     said = files.read_model(made / "diverged.json", Diverged)
     assert (said.what, said.step) == ("gradient", 5)
     read = checkpoint.read_if_whole(checkpoint.list_checkpoints(before / "checkpoints")[-1]).open_reader()
@@ -410,7 +465,7 @@ def test_muon_is_torchs_with_our_size_and_adamw_elsewhere():
     generator = torch.Generator().manual_seed(1)
     start = [torch.randn(16, 8, generator=generator), torch.randn(5, generator=generator)]
     ours, theirs = ([torch.nn.Parameter(t.clone()) for t in start] for _ in range(2))
-    muon = Muon([{"params": ours[:1], "muon": True}, {"params": ours[1:]}], (0.9, 0.95), 0.1)
+    muon = Muon([{"params": ours[:1], "muon": True}, {"params": ours[1:]}], 0.1)
     size = 0.2 * 8 * 2**0.5
     matrix = torch.optim.Muon(theirs[:1], lr=0.01 * size, weight_decay=0.1 / size, adjust_lr_fn="original")
     matrix.param_groups[0]["lr"] = 0.01 * size / 2**0.5  # torch multiplies by sqrt(16/8) itself

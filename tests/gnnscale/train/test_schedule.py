@@ -6,8 +6,8 @@ import torch
 
 from gnnscale.contract.settings import OptimSettings
 from gnnscale.models.registry import build
-from gnnscale.train.deepspeed_engine import BETAS
 from gnnscale.train.loss import sum_penalties
+from gnnscale.train.muon import BETAS
 from gnnscale.train.normalisation import Normalisation
 from gnnscale.train.schedule import group_parameters, learning_rate
 from tests.support.corpus import TINY
