@@ -116,16 +116,18 @@ class BuildLibraries(build_ext):
         return f"{fullname.replace('.', '/')}.so"
 
     def copy_extensions_to_source(self) -> None:
-        """Remove what earlier versions have left under a name with the version of Python, as it would be found first."""
+        """Copy whatever the times say, and remove files named after a version of Python, which would be found first."""
+        self.force = True
         super().copy_extensions_to_source()
         for ext in self.extensions:
             for old in HERE.glob(f"{ext.name.replace('.', '/')}.*-*.so"):
                 old.unlink()
 
     def build_extension(self, ext: Extension) -> None:
-        """Compile in a folder of its own, as one source file becomes several libraries; also if only times say it is new."""
+        """Compile in a folder of its own, as one source file becomes several libraries, and whatever the times say."""
         alone, made = copy.copy(self), Path(self.get_ext_fullpath(ext.name))
-        alone.force = self.force or not (made.exists() and ext.digest.encode() in made.read_bytes())
+        if made.exists() and ext.digest.encode() not in made.read_bytes():
+            made.unlink()
         alone.build_temp = str(Path(self.build_temp) / ext.name)
         super(BuildLibraries, alone).build_extension(ext)
 

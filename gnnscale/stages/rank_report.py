@@ -23,6 +23,7 @@ from typing import Any
 from gnnscale.contract import files
 from gnnscale.job import container
 from gnnscale.machine import directory_check
+from gnnscale.machine.native_build import open_fastest
 from gnnscale.machine.rank_env import read_ranks
 
 PACKAGES = ("torch", "deepspeed", "adios2")
@@ -83,7 +84,7 @@ def describe_process() -> dict[str, Any]:
 
 
 def describe_node(directory: Path) -> dict[str, Any]:
-    record = container.read_image_record()
+    record, build = container.read_image_record(), open_fastest()
     return {
         "fault": directory_check.find_fault(directory),
         "clock_lead": directory_check.measure_clock_lead(directory),
@@ -93,6 +94,9 @@ def describe_node(directory: Path) -> dict[str, Any]:
         "interfaces": list_networks(),
         "modules": [name for name in os.environ.get("LOADEDMODULES", "").split(":") if name],
         "image": record["id"] if record else "",
+        "native": build.instruction_set,
+        "native_reason": build.reason,
+        "native_hint": build.hint,
     }
 
 

@@ -10,6 +10,7 @@ import pytest
 from gnnscale.machine import native_build
 
 INTERFACE = """
+#pragma GCC visibility push(default)
 extern "C" const char* native_digest() { return SOURCE_DIGEST; }
 extern "C" long long native_real_bytes() { return sizeof(REAL); }
 """

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gnnscale.contract.settings import ConversionSettings, PartSettings, TrainSettings
+from gnnscale.machine.native_build import open_fastest
 from workflow.cli.output import format_duration
 from workflow.config import scratch_lifetime
 from workflow.config.site import SiteConfig
@@ -44,10 +45,18 @@ def print_warnings(planned: dict[str, PlannedStage], site: SiteConfig, root: Pat
     """Print what may be lost or go wrong, before it does."""
     if not site.has_scheduler and len(tempfile.gettempdir()) > diagnosis.MAX_TEMPORARY_LENGTH:
         print(f"warning: {diagnosis.describe_long_path(tempfile.gettempdir())}; export TMPDIR=/tmp")
+    if any(each.stage.kind == "train" and each.state != "done" for each in planned.values()):
+        print_native_warning(site)
     if site.filesystems.purge_days is not None:
         outputs, seconds = done.finished_outputs(planned, root), done.remaining_seconds(planned, site)
         for line in scratch_lifetime.purge_warnings(outputs, root, site, seconds):
             print(f"warning: {line}")
+
+
+def print_native_warning(site: SiteConfig) -> None:
+    """Print a warning if trainings on this machine would have to do without the native library."""
+    if diagnosis.trains_in_this_environment(site) and (build := open_fastest()).is_missed:
+        print(f"warning: trainings will be several times slower without the native library: {build.explanation}")
 
 
 # ------------------------------------------------------------------------------------------------------------- jobs

@@ -12,6 +12,7 @@ from gnnscale.contract.errors import UserError
 from workflow.config import site_files
 from workflow.config.site import Gpus, SiteConfig
 from workflow.doctor.trial_job import RankReport, SeenDevice, TrialResult
+from workflow.images.image_file import build_command
 
 FindingState = Literal["ok", "bad", "not checked"]
 # Synchronized machines are within milliseconds of each other; files are judged by their age in tens of seconds.
@@ -179,6 +180,8 @@ def judge_nodes(chosen: ChosenSite, trial: TrialResult) -> Iterator[Finding]:
     if site.container.use:
         yield judge_image(chosen, reports)
     yield judge_packages(reports)
+    if site.node.gpus is None and not trains_in_this_environment(site):
+        yield judge_native_library(site, reports)
     if site.modules:
         yield judge_modules(chosen, reports)
     if site.launch.interface is not None:
@@ -235,6 +238,29 @@ def judge_packages(reports: Sequence[RankReport]) -> Finding:
         if listed
         else not_checked("Python", "every rank ended before this was checked")
     )
+
+
+def trains_in_this_environment(site: SiteConfig) -> bool:
+    """Return whether trainings use the CPUs of this machine and the interpreter that runs this program."""
+    has_own_python = site.python is not None and site.python != sys.executable
+    return site.node.gpus is None and not (site.has_scheduler or site.container.use or has_own_python)
+
+
+def judge_native_library(site: SiteConfig, reports: Sequence[RankReport]) -> Finding:
+    """Name the instruction set that the first rank trains with, or the reason of a rank that has no native library."""
+    rank = next((rank for rank in reports if rank.native_hint), reports[0])
+    hint = f"build the image with this code: {build_command()}" if site.container.use else rank.native_hint
+    where = f"{rank.host}: " if site.has_scheduler else ""
+    return find_native_library(rank.native, f"{where}{rank.native_reason}", hint if rank.native_hint else "")
+
+
+def find_native_library(instruction_set: str, reason: str, hint: str) -> Finding:
+    """Return the finding for a machine that has the native library, has switched it off, or misses it."""
+    if instruction_set:
+        return ok("native library", f"for {instruction_set}")
+    if not hint:
+        return ok("native library", f"{reason}; PyTorch trains instead")
+    return bad("native library", f"{reason}; PyTorch trains instead, several times slower", hint)
 
 
 def judge_modules(chosen: ChosenSite, reports: Sequence[RankReport]) -> Finding:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from gnnscale.contract.errors import UserError, describe_os_error
 from gnnscale.machine import directory_check
+from gnnscale.machine.native_build import open_fastest
 from workflow.config import capacity, scratch_lifetime, site_files
 from workflow.config.field_problems import suggest
 from workflow.config.site import SiteConfig
@@ -31,9 +32,11 @@ from workflow.doctor.diagnosis import (
     bad,
     bad_as,
     describe_long_path,
+    find_native_library,
     judge,
     not_checked,
     ok,
+    trains_in_this_environment,
 )
 from workflow.images import checks, image_file
 from workflow.jobs.requests import schedule, total_node_hours
@@ -83,6 +86,8 @@ def examine_from_here(chosen: ChosenSite, root: Path) -> Iterator[Finding]:
             yield examine_account(chosen, reported)
             yield from examine_queues(chosen, reported)
     yield from examine_run_directory(chosen, root)
+    if trains_in_this_environment(chosen.site):
+        yield examine_native_library()
 
 
 # ------------------------------------------------------------------------------------------------------ from this host
@@ -98,6 +103,15 @@ def examine_host(chosen: ChosenSite) -> Iterator[Finding]:
     text = tempfile.gettempdir()
     if len(text) > MAX_TEMPORARY_LENGTH:
         yield bad("temporary files", describe_long_path(text), "export TMPDIR=/tmp")
+
+
+def examine_native_library() -> Finding:
+    """Check that trainings on this machine have the native library."""
+    try:
+        build = open_fastest()
+    except UserError as error:
+        return bad_as("native library", error)
+    return find_native_library(build.instruction_set, build.reason, build.hint)
 
 
 def examine_scheduler(chosen: ChosenSite) -> tuple[Finding, limits.SchedulerLimits | None]:

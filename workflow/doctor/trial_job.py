@@ -61,6 +61,9 @@ class RankReport(Record):
     interfaces: dict[str, str] = {}
     modules: tuple[str, ...] = ()
     image: str = ""  # its id
+    native: str = ""  # instruction set of the native library; "" if there is none
+    native_reason: str = ""
+    native_hint: str = ""  # "" if nobody misses it
     packages: dict[str, str] = {}
     accelerator: str = ""
     devices: tuple[SeenDevice, ...] = ()

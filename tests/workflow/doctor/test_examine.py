@@ -9,8 +9,9 @@ import time
 import pytest
 
 from gnnscale.contract.errors import UserError
+from gnnscale.machine.native_build import NativeBuild
 from tests.workflow.cli.test_commands import call
-from workflow.cli import findings_output
+from workflow.cli import findings_output, plan_output
 from workflow.config import site_files
 from workflow.doctor import diagnosis, examine
 from workflow.doctor.diagnosis import ChosenSite
@@ -54,6 +55,7 @@ def rank(number=0, **said):
         "sum_is_right": True,
         "seconds": 0.01 + 0.001 * number,
         "mebibytes": 64,
+        "native": "avx512",
     }
     return RankReport(**usual | said)
 
@@ -260,6 +262,63 @@ def test_what_can_be_said_here_without_a_job(tmp_path):
     assert len({line.index(" ok ") for line in lines if " ok " in line}) == 1, "in columns"
     found = json.loads(call("doctor", "--no-job", "--json", "--root", str(tmp_path / "run")).stdout)
     assert found["ready"] and [f["what"] for f in found["findings"]][:2] == ["host", "architecture"]
+
+
+NOT_COMPILED = {"native": "", "native_reason": "it was not compiled", "native_hint": "type: pip install -e ."}
+SWITCHED_OFF = {"native": "", "native_reason": "it is switched off by GNNSCALE_NATIVE=0"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "changed", "state", "words", "fix"),
+    [
+        ((), {}, "ok", "for avx512", ""),
+        ((), {"native": "avx2"}, "ok", "for avx512", ""),
+        ((), NOT_COMPILED, "bad", "n2: it was not compiled; PyTorch trains instead, several times slower", "type: pip"),
+        ((), SWITCHED_OFF, "ok", "for avx512", ""),
+        (
+            ("container.use=true", "container.image=/x.sif"),
+            NOT_COMPILED,
+            "bad",
+            "n2: it was not compiled; ",
+            "image build",
+        ),
+    ],
+)
+def test_the_native_library_of_the_nodes_is_told_in_a_line(tmp_path, settings, changed, state, words, fix):
+    said = found(at(*settings), trial(tmp_path, [rank(0), rank(1), rank(2, **changed), rank(3)]))["native library"]
+    assert said.state == state and said.said.startswith(words) and fix in said.fix
+    assert "native library" not in found(at(GPUS), trial(tmp_path)), "GPUs do without"
+
+
+def test_the_native_library_of_this_machine_is_told_without_a_job(monkeypatch, tmp_path):
+    """And a study says on its first screen that it is missing; where somebody has switched it off, it says nothing."""
+    command = ("--root", str(tmp_path / "run"))
+    monkeypatch.setenv("GNNSCALE_NATIVE", "0")
+    assert "native library   ok           it is switched off by " in call("doctor", "--no-job", *command).stdout
+    assert "native library" not in call("plan", "--study", "smoke", *command).stdout
+    monkeypatch.setenv("GNNSCALE_NATIVE", "mmx")
+    done = call("doctor", "--no-job", *command)
+    assert done.returncode == 1 and "bad          GNNSCALE_NATIVE=mmx: no such instruction set\n" in done.stdout
+    assert call("plan", "--study", "smoke", *command).stderr.startswith("gnnscale: GNNSCALE_NATIVE=mmx: no such")
+    monkeypatch.delenv("GNNSCALE_NATIVE")
+    monkeypatch.setattr(examine, "open_fastest", lambda: NativeBuild(None, reason="it is gone", hint="type: this"))
+    finding = examine.examine_native_library()
+    assert finding == (
+        "native library",
+        "bad",
+        "it is gone; PyTorch trains instead, several times slower",
+        "type: this",
+    )
+
+
+def test_a_study_warns_where_the_native_library_is_missing(monkeypatch, capsys):
+    monkeypatch.setattr(plan_output, "open_fastest", lambda: NativeBuild(None, reason="it is gone", hint="type: this"))
+    plan_output.print_native_warning(site_files.load("local"))
+    expected = "warning: trainings will be several times slower without the native library: it is gone; type: this\n"
+    assert capsys.readouterr().out == expected
+    for other in (site_files.load("slurm"), site_files.load("local", [GPUS])):
+        plan_output.print_native_warning(other)
+    assert capsys.readouterr().out == "", "the doctor asks their nodes"
 
 
 def test_an_image_that_is_not_there(tmp_path):

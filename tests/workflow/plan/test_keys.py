@@ -6,12 +6,12 @@ import os
 import pytest
 
 from gnnscale.contract import source_code
-from gnnscale.contract.places import ROOT, source_file
+from gnnscale.contract.places import ROOT, source_file, source_files, source_name
 from gnnscale.contract.source_code import analyse_cpp, analyse_python, digest_source
 from tests.support.corpus import ROOT as CHECKOUT
 from workflow.config import study_files
 from workflow.plan.build import DATASETS_CODE
-from workflow.plan.keys import digest_code, digest_raw
+from workflow.plan.keys import digest_code, digest_raw, files_of_module
 from workflow.plan.stage import FOLDER_OF_KIND
 
 CONVERT = (DATASETS_CODE, "datasets/generated.py")
@@ -37,6 +37,15 @@ def test_imports_are_followed_and_nothing_else():
     convert = digest_code("convert", *CONVERT)
     assert {*CONVERT, "gnnscale/data/generate/molecules.py", "gnnscale/data/generate/potentials.py"} <= set(convert)
     assert not any("train" in name for name in convert)
+
+
+def test_the_headers_of_a_library_are_in_the_key_with_it():
+    """The mathematics of a training is in them."""
+    found = set(map(source_name, files_of_module("gnnscale.native.library")))
+    native = {path for path in (ROOT / "gnnscale" / "native").rglob("*") if path.suffix in (".cpp", ".h")}
+    assert len(native) > 5 and set(map(source_name, native)) < found
+    assert not [name for name in map(source_name, files_of_module("gnnscale.native.packing")) if name.endswith(".h")]
+    assert native <= set(source_files()), "which go into an image"
 
 
 def test_rooms_without_results_are_not_hashed_unless_they_are_named():
