@@ -52,28 +52,21 @@ static inline Vector reciprocal(Vector x) {
     return 1 / x;
 }
 
-// e^x for |x| <= 87: a power of two, set in the exponent's bits, times a polynomial of the rest (Cephes' expf).
-static inline Vector exponential(Vector x) {
-    const real round = 12582912.f;  // 1.5 x 2^23: adding it leaves the nearest whole number in the lowest bits
-    const Vector t = x * (real)1.44269504 + round, n = t - round;
-    Vector r = x - n * (real)0.693359375;
-    r = r + n * (real)2.12194440e-4;
-    Vector p = broadcast((real)1.9875691500e-4);
-    p = p * r + (real)1.3981999507e-3;
-    p = p * r + (real)8.3334519073e-3;
-    p = p * r + (real)4.1665795894e-2;
-    p = p * r + (real)1.6666665459e-1;
-    p = p * r + (real)5.0000001201e-1;
-    p = p * (r * r) + (r + 1);
-    return (Vector)((IntVector)p + ((IntVector)t << 23));
-}
-
+// 1/(1 + e^-a) with e^-a = 2^t: a power of two, set in the exponent's bits, times a polynomial of the rest.
 static inline Vector sigmoid(Vector a) {
     if constexpr (SINGLE) {
-        Vector x = -a;
-        x = x > broadcast(87) ? broadcast(87) : x;  // a NaN stays one
-        x = x < broadcast(-87) ? broadcast(-87) : x;
-        return reciprocal(exponential(x) + 1);
+        a = a > broadcast(87) ? broadcast(87) : a;  // a NaN stays one
+        a = a < broadcast(-87) ? broadcast(-87) : a;
+        const real log2_e = (real)-1.44269504, round = 12582912.f;  // 1.5 x 2^23: adding it leaves the nearest whole number
+        const Vector t = a * log2_e + round, r = a * log2_e - (t - round);
+        Vector p = broadcast((real)1.546144472e-04);
+        p = p * r + (real)1.340042818e-03;
+        p = p * r + (real)9.618056678e-03;
+        p = p * r + (real)5.550327227e-02;
+        p = p * r + (real)2.402265092e-01;
+        p = p * r + (real)6.931472067e-01;
+        p = p * r + 1;
+        return reciprocal((Vector)((IntVector)p + ((IntVector)t << 23)) + 1);
     } else {
         Vector y;
         for (int k = 0; k < LANES; k++) y[k] = 1 / (1 + std::exp(-a[k]));

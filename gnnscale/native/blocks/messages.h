@@ -122,15 +122,23 @@ struct Messages : Block {
    private:
     bool table_moves = false;
 
+    static constexpr int64_t BLOCK = 32;
+    // Calls f(first atom, end, channel): a vector of channels for some atoms, whose edges stay in the cache for the next.
+    template <class F>
+    static void each_block(const Geometry& g, int64_t width, F f) {
+        for (int64_t first = 0; first < g.atoms; first += BLOCK)
+            for (int64_t c = 0; c < width; c += LANES) f(first, first + BLOCK < g.atoms ? first + BLOCK : g.atoms, c);
+    }
+
     template <int R>
     void values(Run& run) const {
         const Geometry& g = run.geometry;
         const Array t = table(run);
         const int64_t width = sums(run).cols, edges = g.edges;
         const FourSums out = four_sums(sums(run), moments(run), &Array::y);
-        for (int64_t c = 0; c < width; c += LANES) {
+        each_block(g, width, [&](int64_t first, int64_t end, int64_t c) {
             const Radial<R> w(run.parameters + radial, width, c, g.radial);
-            for (int64_t i = 0; i < g.atoms; i++) {
+            for (int64_t i = first; i < end; i++) {
                 const Vector p = load(t.y + i * t.row + c);
                 Four sum;
                 for (int64_t e = g.row[i]; e < g.row[i + 1]; e++) {
@@ -139,7 +147,7 @@ struct Messages : Block {
                 }
                 sum.put(out, i, c);
             }
-        }
+        });
     }
 
     template <int R, bool TABLE>
