@@ -1,7 +1,8 @@
 // Energies, forces and virials of a batch by any tape, the penalties of their errors, and gradients by the parameters.
 //
-// A batch is cut into lanes of whole structures, by its atoms alone: each lane goes through all blocks by itself, so that
-// its arrays stay in a core's cache, and results are the same bits for any number of threads.
+// A batch is cut into lanes of whole structures, by its atoms alone. Each lane goes through all blocks by itself, so that
+// its arrays stay in a core's cache. Lanes take turns in a few groups, each with a gradient of its own, which threads
+// share out: so results are the same bits for any number of threads.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +12,7 @@
 
 namespace gnnscale {
 
-constexpr int64_t LANE_ATOMS = 96, MOST_LANES = 8, ELEMENTS = 119;
+constexpr int64_t LANE_ATOMS = 96, MOST_GROUPS = 8, ELEMENTS = 119;
 
 struct Labels {
     const double* energy;                           // (B) eV
@@ -40,8 +41,8 @@ struct Network {
     int64_t parameters = 0, hidden = 0;
     int radial = 0;
     double cutoff = 0, scale = 0;
-    std::vector<std::unique_ptr<Run>> runs;            // of each thread
-    std::vector<std::vector<real>> lane_gradients;     // of each lane but the first
+    std::vector<std::unique_ptr<Run>> runs;        // of each thread
+    std::vector<std::vector<real>> gradients;      // of each group of lanes but the first
 
     bool direct() const { return tape.forces >= 0; }
 };
@@ -50,10 +51,9 @@ struct Lane {
     int64_t first_structure, end_structure, first_atom, end_atom, first_edge, end_edge;
 };
 
-// Lanes of about as many atoms and edges; a network with many parameters has fewer, as each has a gradient of its own.
-inline std::vector<Lane> cut_into_lanes(const Batch& batch, int64_t parameters) {
-    const int64_t most = parameters > (1 << 22) ? 2 : MOST_LANES;
-    const int64_t count = std::max<int64_t>(1, std::min({most, batch.atoms / LANE_ATOMS, batch.structures}));
+// Lanes of about as many atoms.
+inline std::vector<Lane> cut_into_lanes(const Batch& batch) {
+    const int64_t count = std::max<int64_t>(1, std::min(batch.atoms / LANE_ATOMS, batch.structures));
     std::vector<Lane> lanes;
     int64_t atom = 0, edge = 0, structure = 0;
     for (int64_t k = 1; k <= count && structure < batch.structures; k++) {
@@ -71,17 +71,21 @@ inline std::vector<Lane> cut_into_lanes(const Batch& batch, int64_t parameters) 
     return lanes;
 }
 
-// Calls work(run, lane, its number) for all lanes of a batch in threads.
+// A network with many parameters has fewer groups, as each has a gradient of its own.
+inline int64_t count_groups(const Network& network, const std::vector<Lane>& lanes) {
+    return std::min<int64_t>(network.parameters > (1 << 22) ? 2 : MOST_GROUPS, lanes.size());
+}
+
+// Calls work(run, lane, its number, its group) for all lanes of a batch; those of a group come one after the other.
 template <class F>
 static void each_lane(Network& network, const Batch& batch, const std::vector<Lane>& lanes, int64_t threads, F work) {
-    const int64_t count = std::max<int64_t>(1, std::min<int64_t>(threads, lanes.size()));
+    const int64_t groups = count_groups(network, lanes), count = std::max<int64_t>(1, std::min(threads, groups));
     while ((int64_t)network.runs.size() < count) network.runs.emplace_back(new Run);
     Threads::of_this_process().run(count, [&](int64_t thread) {
         Run& run = *network.runs[thread];
-        for (size_t k = thread; k < lanes.size(); k += count) {
-            run.batch = &batch;
-            work(run, lanes[k], (int64_t)k);
-        }
+        run.batch = &batch;
+        for (int64_t group = thread; group < groups; group += count)
+            for (size_t k = group; k < lanes.size(); k += groups) work(run, lanes[k], k, group);
     });
 }
 
@@ -176,21 +180,21 @@ inline void compare_lane(Run& run, const Lane& lane, const Labels& labels, const
     }
 }
 
-// Adds up in the order of the lanes what each has gathered: the first in `gradient` itself, the others beside.
+// Adds up in their order what groups of lanes have gathered: the first in `gradient` itself, the others beside.
 template <class F>
 static void gather_gradients(Network& network, const std::vector<Lane>& lanes, real* gradient, F all_lanes) {
-    const int64_t beside = lanes.size() > 1 ? lanes.size() - 1 : 0;
-    if ((int64_t)network.lane_gradients.size() < beside) network.lane_gradients.resize(beside);
-    for (int64_t k = 0; k < beside; k++) network.lane_gradients[k].assign(network.parameters, 0);
-    all_lanes([&](int64_t lane) { return lane ? network.lane_gradients[lane - 1].data() : gradient; });
-    for (int64_t k = 0; k < beside; k++) put_rows(1, network.parameters, network.lane_gradients[k].data(), 0, gradient, 0, false);
+    const int64_t beside = std::max<int64_t>(0, count_groups(network, lanes) - 1);
+    if ((int64_t)network.gradients.size() < beside) network.gradients.resize(beside);
+    for (int64_t k = 0; k < beside; k++) network.gradients[k].assign(network.parameters, 0);
+    all_lanes([&](int64_t group) { return group ? network.gradients[group - 1].data() : gradient; });
+    for (int64_t k = 0; k < beside; k++) put_rows(1, network.parameters, network.gradients[k].data(), 0, gradient, 0, false);
 }
 
 inline void evaluate(Network& network, const real* parameters, const Batch& batch, double force_factor, int64_t threads,
                      real* energy, real* forces, real* virial) {
     if (virial) std::fill_n(virial, 9 * batch.structures, 0);
-    const auto lanes = cut_into_lanes(batch, network.parameters);
-    each_lane(network, batch, lanes, threads, [&](Run& run, const Lane& lane, int64_t) {
+    const auto lanes = cut_into_lanes(batch);
+    each_lane(network, batch, lanes, threads, [&](Run& run, const Lane& lane, size_t, int64_t) {
         evaluate_lane(network, run, parameters, lane, force_factor, forces || virial, virial);
         std::copy_n(run.energies.data(), run.atoms(), energy + lane.first_atom);
         if (forces) std::copy_n(run.forces.data(), 3 * run.atoms(), forces + 3 * lane.first_atom);
@@ -204,14 +208,14 @@ inline void differentiate(Network& network, const real* parameters, real* gradie
                           double force_factor, int64_t threads, const real* by_energy, const real* by_forces,
                           const real* by_virial) {
     std::fill_n(gradient, network.parameters, 0);
-    const auto lanes = cut_into_lanes(batch, network.parameters);
+    const auto lanes = cut_into_lanes(batch);
     gather_gradients(network, lanes, gradient, [&](auto gradient_of) {
-        each_lane(network, batch, lanes, threads, [&](Run& run, const Lane& lane, int64_t k) {
+        each_lane(network, batch, lanes, threads, [&](Run& run, const Lane& lane, size_t, int64_t group) {
             evaluate_lane(network, run, parameters, lane, force_factor, true, false);
             run.by_energy.assign(by_energy + lane.first_atom, by_energy + lane.end_atom);
             run.by_forces.assign(by_forces + 3 * lane.first_atom, by_forces + 3 * lane.end_atom);
             if (by_virial) run.by_virial.assign(by_virial, by_virial + 9 * batch.structures);
-            differentiate_lane(network, run, gradient_of(k), force_factor, by_virial);
+            differentiate_lane(network, run, gradient_of(group), force_factor, by_virial);
         });
     });
 }
@@ -220,13 +224,13 @@ inline void learn(Network& network, const real* parameters, real* gradient, bool
                   const Labels& labels, const Loss& loss, int64_t threads, double* penalties) {
     const double force_factor = labels.energy_scale / labels.force_scale;
     const bool virial = loss.factor[2] != 0;
-    const auto lanes = cut_into_lanes(batch, network.parameters);
+    const auto lanes = cut_into_lanes(batch);
     std::vector<double> sums(3 * lanes.size(), 0);
     const auto all = [&](auto gradient_of) {
-        each_lane(network, batch, lanes, threads, [&](Run& run, const Lane& lane, int64_t k) {
+        each_lane(network, batch, lanes, threads, [&](Run& run, const Lane& lane, size_t k, int64_t group) {
             evaluate_lane(network, run, parameters, lane, force_factor, true, virial);
             compare_lane(run, lane, labels, loss, &sums[3 * k]);
-            if (gradient) differentiate_lane(network, run, gradient_of(k), force_factor, virial);
+            if (gradient) differentiate_lane(network, run, gradient_of(group), force_factor, virial);
         });
     };
     if (gradient) {
