@@ -15,7 +15,7 @@ from gnnscale.contract import stage_run
 from gnnscale.contract.results import TrainedModel
 from gnnscale.data.loading.corpus import Corpus, make_batch_of_share
 from gnnscale.data.loading.prefetch import make_ahead
-from gnnscale.models.potential import Potential, predict
+from gnnscale.models.potential import Potential, Predictor, predict
 from gnnscale.models.registry import build
 
 MAX_STRUCTURES, MAX_MESSAGE_NUMBERS = 64, 2**26  # of a batch; numbers of the messages along all of its edges
@@ -33,9 +33,9 @@ def restore(directory: Path, trained: TrainedModel) -> Potential:
     return model
 
 
-def measure_errors(model: Potential, corpus: Corpus, edges: int, run: stage_run.Run) -> tuple[np.ndarray, np.ndarray]:
+def measure_errors(model: Predictor, corpus: Corpus, edges: int, run: stage_run.Run) -> tuple[np.ndarray, np.ndarray]:
     """Return signed errors: energy per atom (S,) in eV, force components (A, 3) in eV/Angstrom."""
-    device, energy, forces = next(model.parameters()).device, [], []
+    device, energy, forces = model.references.device, [], []
     make = partial(make_batch_of_share, corpus, pin=device.type != "cpu")
     plan = ((chosen, [chosen]) for chosen in split_by_edges(corpus.nedges, edges))
     for chosen, (made,) in make_ahead(plan, make, run.spec.runtime.loader_workers):

@@ -6,7 +6,7 @@ dE/dv_ij gives both exact forces and the stress. (But for the paper's own networ
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,16 @@ class Normalised(NamedTuple):
     energy: Tensor  # (B,) float64
     forces: Tensor  # (A, 3)
     virial: Tensor | None = None  # (B, 3, 3) dE/d(strain) / energy_scale, on request
+
+
+class Predictor(Protocol):
+    """A potential that only predicts: a `Potential`, or one whose network something else than PyTorch computes."""
+
+    references: Tensor  # (sources, elements) eV
+    energy_scale: Tensor  # eV per atom
+    force_scale: Tensor  # eV/Angstrom
+
+    def __call__(self, graphs: AtomGraphs, stress: bool = False) -> Normalised: ...
 
 
 class Potential(nn.Module):
@@ -103,7 +113,7 @@ def sum_by_structure(energies: Tensor, graphs: AtomGraphs) -> Tensor:
     return total.index_add(0, graphs.structure, energies.double())
 
 
-def predict(potential: Potential, graphs: AtomGraphs, stress: bool = False) -> Properties:
+def predict(potential: Predictor, graphs: AtomGraphs, stress: bool = False) -> Properties:
     """Predict in physical units; stress is NaN where a structure has no volume."""
     energy, forces, virial = potential(graphs, stress)
     references = potential.references[graphs.source[graphs.structure], graphs.numbers]  # (A,) eV, float64

@@ -66,7 +66,7 @@ class Program(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """What is common to all messages of a network."""
+    """The numbers that all messages of a network have in common."""
 
     cutoff: float
     radial: int

@@ -17,6 +17,7 @@ from gnnscale.contract.results import Errors, Evaluation, LayerFeatures, Trained
 from gnnscale.contract.settings import EvaluateSettings, TrainSettings
 from gnnscale.data.loading.corpus import Corpus, load_corpus, make_batch
 from gnnscale.inference import oversmoothing
+from gnnscale.inference.native_potential import use_library
 from gnnscale.inference.prediction_errors import MAX_MESSAGE_NUMBERS, MAX_STRUCTURES, measure_errors, restore
 from gnnscale.job import stage_process
 from gnnscale.machine import accelerator
@@ -34,7 +35,10 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
     model = restore(trained_in, trained).to(device)
     sources = {name: run.needs[f"convert/{name}"] for name in trained.sources}
     corpus = load_corpus(sources, settings.split, trained.model.cutoff)
-    energy, forces = measure_errors(model, corpus, MAX_MESSAGE_NUMBERS // trained.model.message_width, run)
+    predictor, words = use_library(model, run.spec.runtime.threads)
+    run.facts["predictions"] = words
+    print(f"predictions are made by {words}", flush=True)
+    energy, forces = measure_errors(predictor, corpus, MAX_MESSAGE_NUMBERS // trained.model.message_width, run)
     layers = oversmoothing.measure_features(model, (to_device(graphs, device) for graphs in sample_batches(corpus)))
     subset = stage_run.Run(trained_in).require_settings(TrainSettings).subset
     evaluation = make_evaluation(run.spec.id, trained, subset, settings, corpus, energy, forces, model, layers)
