@@ -38,6 +38,7 @@ class StageResult(Record):
     started: float = Field(description="seconds since the epoch, first attempt")
     seconds: float = Field(description="wall time of all attempts, this stage alone")
     cpu_seconds: float
+    start_cpu_seconds: float = Field(0.0, description="those before the stage began its work: interpreter and imports")
     peak_bytes: int = Field(description="resident, of one rank")
     attempts: int = 1
     provenance: dict[str, Scalar] = Field(default_factory=dict)

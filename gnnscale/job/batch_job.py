@@ -28,7 +28,8 @@ from pathlib import Path
 from gnnscale.contract import exit_codes
 from gnnscale.contract.errors import describe_os_error
 from gnnscale.contract.job_plan import JobPlan, StagePlan
-from gnnscale.job.rank_wrapper import SIGNALS_BY_FILE, tie_to_parent
+from gnnscale.job.rank_wrapper import SIGNALS_BY_FILE, Process, tie_to_parent
+from gnnscale.machine.warm_parent import FORKED_KINDS, WarmParent
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 CHECK_SECONDS = 30.0  # within which every node must have answered that it is fit
@@ -37,6 +38,7 @@ SECONDS_TO_SIGKILL = 30.0  # from SIGTERM to SIGKILL
 POLL_SECONDS = 0.1
 SECONDS_BETWEEN_LOOKS = 2.0  # for a rank that has failed: they load a file system that many jobs share
 LAUNCHER_KILLED_CODES = (128 + signal.SIGUSR1, 128 + signal.SIGTERM, 255)  # of launchers that do not forward signals
+RANK_WORDS = 3  # of the command of one rank that nothing launches: PYTHON -m gnnscale.job.rank_wrapper ATTEMPT KIND
 FIRST_PORT, PORTS = 10000, 20000  # by the number of the job, so that two jobs on a node rarely meet
 
 
@@ -81,7 +83,16 @@ class NodeCheck:
 class Attempt:
     """One attempt of a stage: its node check, then the process of its launcher, then its exit code."""
 
-    def __init__(self, plan: StagePlan, job: str, hosts: list[str], address: str, port: int):
+    def __init__(
+        self,
+        plan: StagePlan,
+        job: str,
+        hosts: list[str],
+        address: str,
+        port: int,
+        warm_parent: WarmParent | None = None,
+    ):
+        self.warm_parent = warm_parent  # of a job whose stages are forked where they can be
         self.job, self.hosts = job, hosts[plan["first"] :][: plan["nodes"]]
         self.folder, self.after, self.ranks_per_node = Path(plan["folder"]), plan["after"], plan["per_node"]
         self.attempt_folder = self.folder / "attempts" / str(plan["number"])
@@ -89,7 +100,7 @@ class Attempt:
         self.environ = os.environ | {"MASTER_ADDR": master, "MASTER_PORT": str(port)}
         self.command, self.check_command = self.split(plan["command"]), self.split(plan["check"] or "")
         self.check: NodeCheck | None = None
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Process | None = None
         self.code: int | None = None
         self.signalled = False
         self.signals_sent = 0  # to a launcher whose ranks wait for one that failed: 1 = SIGTERM, 2 = SIGKILL
@@ -101,6 +112,11 @@ class Attempt:
 
     def split(self, command: str) -> list[str]:
         return [word.replace("{hosts}", ",".join(self.hosts)) for word in shlex.split(command)]
+
+    @property
+    def must_wait(self) -> bool:
+        """True while the process from which this stage is to be forked loads its libraries."""
+        return self.warm_parent is not None and is_forkable(self.command) and self.warm_parent.is_starting()
 
     @property
     def has_begun(self) -> bool:
@@ -132,7 +148,10 @@ class Attempt:
                 open(self.attempt_folder / "stdout", "wb") as out,
                 open(self.attempt_folder / "stderr", "wb") as err,
             ):
-                self.process = subprocess.Popen(
+                if self.warm_parent is not None and is_forkable(self.command):
+                    words = self.command[RANK_WORDS:]
+                    self.process = self.warm_parent.fork("rank", words, self.folder, self.environ, out, err)
+                self.process = self.process or subprocess.Popen(
                     self.command,
                     cwd=self.folder,
                     env=self.environ,
@@ -272,7 +291,7 @@ class Work:
                 attempt.code = exit_codes.DONE
             elif self.signalled:
                 attempt.end(exit_codes.STOPPED, begun=False)
-            elif len(self.list_running()) < self.slots:
+            elif len(self.list_running()) < self.slots and not attempt.must_wait:
                 attempt.environ |= self.choose_gpu()
                 attempt.start()
             else:
@@ -306,7 +325,9 @@ def main() -> int:
     job, hosts = describe_allocation(plan["scheduler"])
     port = FIRST_PORT + int(re.sub(r"\D", "", job.split(".")[0]) or 0) % PORTS
     address = find_address(plan["interface"]) or hosts[0]
-    attempts = [Attempt(stage, job, hosts, address, port + i) for i, stage in enumerate(plan["stages"])]
+    forkable = sum(is_forkable(shlex.split(stage["command"])) for stage in plan["stages"])
+    warm_parent = WarmParent(os.environ, own_session=False) if forkable > 1 else None
+    attempts = [Attempt(stage, job, hosts, address, port + i, warm_parent) for i, stage in enumerate(plan["stages"])]
     work = Work(attempts, plan["slots"], plan.get("gpus"))
     signals = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGALRM)
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # until there are attempts to forward them to
@@ -320,7 +341,15 @@ def main() -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # no signal comes between a start and its place in the list
         for attempt in work.list_running():
             attempt.poll()
+    if warm_parent is not None:
+        warm_parent.close()
     return work.exit_code()
+
+
+def is_forkable(command: list[str]) -> bool:
+    """Return whether a command is that of a single rank on this very interpreter, of a stage that may be forked."""
+    head, rest = command[:RANK_WORDS], command[RANK_WORDS:]
+    return head == [sys.executable, "-m", "gnnscale.job.rank_wrapper"] and len(rest) == 2 and rest[1] in FORKED_KINDS
 
 
 def describe_allocation(scheduler: str) -> tuple[str, list[str]]:

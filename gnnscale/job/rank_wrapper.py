@@ -9,7 +9,6 @@ On SIGUSR2 it prints the stacks of its stage, `[rank 1 on n2] ` before every lin
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import signal
@@ -17,20 +16,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 from gnnscale.contract.exit_codes import STOPPED, to_exit_code
+from gnnscale.job import fork_server, stack_dump
+from gnnscale.machine.process_ties import die_with_parent
 from gnnscale.machine.rank_env import read_ranks
+from gnnscale.machine.warm_parent import ForkedProcess
 
 SIGNALS_BY_FILE = "GNNSCALE_BY_FILE"  # variable: signals arrive as files of the attempt, named after them
 POLL_SECONDS = 1.0  # between two looks for such files
 STACK_SECONDS = 2.0  # within which a process that is not stopped, or stuck in the kernel, writes its stacks
-PR_SET_PDEATHSIG = 1
-LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+Process = subprocess.Popen[bytes] | ForkedProcess
 
 
-def main(attempt: Path, stage: str) -> int:
+def main(attempt: Path, stage: str, run_stage: Callable[[], object] | None = None) -> int:
+    """Run the stage of this rank, in a fresh process or, where `run_stage` runs it without an import, in a forked one."""
     signalled, stacks = False, tempfile.TemporaryFile()
 
     def forward_signal(*_: object) -> None:
@@ -40,9 +44,7 @@ def main(attempt: Path, stage: str) -> int:
 
     signals = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # until there is a process to forward them to
-    handle = str(stacks.fileno())
-    command = [sys.executable, "-m", "gnnscale.job.stack_dump", handle, f"gnnscale.stages.{stage}", "."]
-    child = subprocess.Popen(command, preexec_fn=prepare_stage, pass_fds=[stacks.fileno()])
+    child = start_stage(stage, stacks.fileno()) if run_stage is None else fork_stage(run_stage, stacks.fileno())
     for signum in signals:
         signal.signal(signum, forward_signal)
     signal.signal(signal.SIGUSR2, lambda *_: print_stacks(child, stacks))
@@ -55,7 +57,24 @@ def main(attempt: Path, stage: str) -> int:
     return 0 if code == STOPPED else code
 
 
-def wait_for(child: subprocess.Popen[bytes], attempt: Path) -> int:
+def start_stage(stage: str, stacks: int) -> Process:
+    command = [sys.executable, "-m", "gnnscale.job.stack_dump", str(stacks), f"gnnscale.stages.{stage}", "."]
+    return subprocess.Popen(command, preexec_fn=prepare_stage, pass_fds=[stacks])
+
+
+def fork_stage(run_stage: Callable[[], object], stacks: int) -> Process:
+    """Run a stage in a fork of this process, which a warm parent has forked for this rank."""
+    if pid := os.fork():
+        return ForkedProcess(pid)
+    try:
+        prepare_stage()
+        stack_dump.print_on_signal(stacks)
+        fork_server.run_to_end(run_stage)
+    finally:
+        os._exit(1)  # never back into the process that waits for this one
+
+
+def wait_for(child: Process, attempt: Path) -> int:
     """Return the exit code of the stage; meanwhile deliver, once each, the signals that arrive as files."""
     delivered: set[str] = set()
     while SIGNALS_BY_FILE in os.environ:
@@ -72,8 +91,7 @@ def wait_for(child: subprocess.Popen[bytes], attempt: Path) -> int:
 def tie_to_parent() -> None:
     """Unblock all signals, and let the kernel kill this process when its parent ends."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    if LIBC is not None:
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # kept through exec
+    die_with_parent()
 
 
 def prepare_stage() -> None:
@@ -81,7 +99,7 @@ def prepare_stage() -> None:
     tie_to_parent()
 
 
-def print_stacks(child: subprocess.Popen[bytes], stacks: IO[bytes]) -> None:
+def print_stacks(child: Process, stacks: IO[bytes]) -> None:
     """Print the stacks that the stage writes into `stacks`, or its process state if it writes none."""
     before = length = os.fstat(stacks.fileno()).st_size
     child.send_signal(signal.SIGUSR2)

@@ -12,8 +12,14 @@ import runpy
 import signal
 import sys
 
+
+def print_on_signal(handle: int) -> None:
+    """Print the stacks of all threads into an open file, at each SIGUSR2."""
+    faulthandler.register(signal.SIGUSR2, file=handle, all_threads=True)
+    os.environ["GNNSCALE_STACKS"] = str(handle)
+
+
 if __name__ == "__main__":
-    faulthandler.register(signal.SIGUSR2, file=int(sys.argv[1]), all_threads=True)
-    os.environ["GNNSCALE_STACKS"] = sys.argv[1]
+    print_on_signal(int(sys.argv[1]))
     del sys.argv[:2]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -34,8 +34,11 @@ from gnnscale.machine.rank_env import read_ranks
 PACKAGES = ("torch", "deepspeed", "adios2", "parsl", "numpy", "ase", "tblite")
 
 
-def run(main: Callable[[Run], Outputs]) -> None:
-    """Run a stage from its command line, and exit."""
+def run(main: Callable[[Run], Outputs], shared_cpu_seconds: float = 0.0) -> None:
+    """Run a stage from its command line, and exit.
+
+    shared_cpu_seconds: of a warm parent since its last child, so that the sum over all stages counts them once
+    """
     if len(sys.argv) != 2 or sys.argv[1] in ("-h", "--help"):
         print(f"usage: python -m {main.__module__} DIRECTORY   (which holds spec.json)", file=sys.stderr)
         sys.exit(exit_codes.DONE if "-h" in sys.argv or "--help" in sys.argv else exit_codes.REFUSED)
@@ -49,7 +52,7 @@ def run(main: Callable[[Run], Outputs]) -> None:
         _lock = lock_directory(this.directory) if first else None  # held until the process ends
         for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(signum, this.stop)
-        run_and_record(this, main, first)
+        run_and_record(this, main, first, shared_cpu_seconds)
     except Stopped as stop:
         print(f"stopped: {stop}")
         code = exit_codes.STOPPED
@@ -60,19 +63,17 @@ def run(main: Callable[[Run], Outputs]) -> None:
     os._exit(code)  # gloo's threads were seen to abort a process that ended by sys.exit, with its work done
 
 
-def run_and_record(this: Run, main: Callable[[Run], Outputs], first: bool) -> None:
+def run_and_record(this: Run, main: Callable[[Run], Outputs], first: bool, shared_cpu_seconds: float) -> None:
     """Run the stage and, on the first rank, write its result with its cost and provenance."""
     if first:
         for stale in ("result.json", "error.json"):
             (this.directory / stale).unlink(missing_ok=True)
     inputs = this.read_inputs()
-    started, clock = time.time(), time.monotonic()
+    started, clock, start_cpu_seconds = time.time(), time.monotonic(), shared_cpu_seconds + measure_cpu_seconds()
     outputs = main(this)
     if not first:
         return
     listed = files.describe_outputs(this.directory, outputs.files)
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = StageResult(
         id=this.spec.id,
         key=this.spec.key,
@@ -82,12 +83,19 @@ def run_and_record(this: Run, main: Callable[[Run], Outputs], first: bool) -> No
         values=outputs.values,
         started=started,
         seconds=this.earlier_seconds + time.monotonic() - clock,
-        cpu_seconds=usage.ru_utime + usage.ru_stime + children.ru_utime + children.ru_stime,
-        peak_bytes=usage.ru_maxrss * 1024,
+        cpu_seconds=shared_cpu_seconds + measure_cpu_seconds(),
+        start_cpu_seconds=start_cpu_seconds,
+        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         attempts=this.earlier_attempts + 1,
         provenance=collect_provenance() | this.facts,
     )
     files.write_model(this.directory / "result.json", result)
+
+
+def measure_cpu_seconds() -> float:
+    """Return the CPU time of this process and of those that it has waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def lock_directory(directory: Path) -> IO[str]:

@@ -146,6 +146,7 @@ class Dag:
 
     def close(self) -> None:
         self.note("end")
+        self.processes.close()
         # Parsl tries to start what comes after an interrupted stage, and logs tracebacks of the attempts.
         logging.getLogger("concurrent.futures").disabled = True
         closing = threading.Thread(target=self.kernel.cleanup, daemon=True)

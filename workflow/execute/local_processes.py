@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from gnnscale.contract import exit_codes, files
 from gnnscale.contract.results import StageResult
+from gnnscale.machine.process_ties import die_with_parent
+from gnnscale.machine.warm_parent import FORKED_KINDS, ForkedProcess, WarmParent
 from workflow.config.site import SiteConfig
 from workflow.images import runtimes
 from workflow.jobs import launch
@@ -31,8 +32,8 @@ from workflow.run_directory.attempt import (
 )
 
 SECONDS_TO_SIGKILL = 1.3  # after SIGTERM; a training writes its checkpoint in this time, or falls back on its last
-LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded here, not between fork and exec
-PR_SET_PDEATHSIG = 1  # of prctl(2)
+
+Process = subprocess.Popen[bytes] | ForkedProcess
 
 
 class LocalProcesses:
@@ -41,8 +42,10 @@ class LocalProcesses:
     def __init__(self, root: Path, site: SiteConfig, stages: dict[str, Stage]):
         self.root, self.site, self.stages = root, site, stages
         self.stopping = threading.Event()
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.running: dict[str, Process] = {}
         self.gpus = GpuPool(site, self.stopping)
+        self.environ = os.environ | launch.stage_variables(site)
+        self.warm_parent = WarmParent(self.environ)
 
     def run(self, stage: Stage) -> StageResult:
         """Run the stage until it is done, again each time that it stops with its work saved."""
@@ -72,23 +75,36 @@ class LocalProcesses:
 
     def execute(self, stage: Stage, folder: Path, attempt: Path, visible: dict[str, str]) -> int:
         with open(attempt / "stdout", "wb") as out, open(attempt / "stderr", "wb") as err:
-            lifeline = {runtimes.LIFELINE_VARIABLE: "1"} if stage.image else {}
-            process = subprocess.Popen(
-                ["sh", str(folder / "command.sh")],
-                env=os.environ | visible | lifeline,
-                stdout=out,
-                stderr=err,
-                stdin=subprocess.PIPE if lifeline else subprocess.DEVNULL,
-                start_new_session=True,
-                preexec_fn=kill_with_driver(os.getpid()),
-            )
+            process = self.fork(stage, folder, visible, out, err) or self.spawn(stage, folder, visible, out, err)
             self.running[stage.id] = process
             try:
                 return process.wait()
             finally:
                 self.running.pop(stage.id, None)
-                if process.stdin is not None:
+                if isinstance(process, subprocess.Popen) and process.stdin is not None:
                     process.stdin.close()
+
+    def fork(
+        self, stage: Stage, folder: Path, visible: dict[str, str], out: IO[bytes], err: IO[bytes]
+    ) -> ForkedProcess | None:
+        """Run a stage of one rank in a process that has its libraries already; None where command.sh must start it."""
+        if stage.kind not in FORKED_KINDS or stage.image or (stage.levers and stage.levers.runtime.ranks > 1):
+            return None
+        environ = self.environ | visible | {"PWD": str(folder)}
+        return self.warm_parent.fork(stage.kind, ["."], folder, environ, out, err)
+
+    def spawn(self, stage: Stage, folder: Path, visible: dict[str, str], out: IO[bytes], err: IO[bytes]) -> Process:
+        """Run command.sh of a stage in a process group of its own."""
+        lifeline = {runtimes.LIFELINE_VARIABLE: "1"} if stage.image else {}
+        return subprocess.Popen(
+            ["sh", str(folder / "command.sh")],
+            env=os.environ | visible | lifeline,
+            stdout=out,
+            stderr=err,
+            stdin=subprocess.PIPE if lifeline else subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=kill_with_driver(os.getpid()),
+        )
 
     def stop(self) -> None:
         """Send SIGTERM to every group, and SIGKILL to those that remain after a moment."""
@@ -98,6 +114,10 @@ class LocalProcesses:
         while self.running and time.monotonic() < deadline:
             time.sleep(0.02)
         signal_all(list(self.running.values()), signal.SIGKILL)
+
+    def close(self) -> None:
+        """End the process from which stages are forked; they do not need it any more."""
+        self.warm_parent.close()
 
 
 class GpuPool:
@@ -145,21 +165,18 @@ def judge_process(folder: Path, attempt: Path, code: int, reason_invalid: str) -
     return AttemptOutcome("application", message, tail=tail)
 
 
-def kill_with_driver(driver: int) -> Callable[[], None] | None:
+def kill_with_driver(driver: int) -> Callable[[], None]:
     """Return a function for the child to call before exec, so that a stage dies with its driver, however that dies."""
-    if LIBC is None:
-        return None
-    libc = LIBC
 
     def request_death_signal() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # kept through exec
+        die_with_parent()
         if os.getppid() != driver:
             os._exit(1)  # the driver died between fork and here
 
     return request_death_signal
 
 
-def signal_all(processes: list[subprocess.Popen[bytes]], signum: int) -> None:
+def signal_all(processes: list[Process], signum: int) -> None:
     for process in processes:
         try:
             os.killpg(process.pid, signum)

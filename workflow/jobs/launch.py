@@ -54,11 +54,7 @@ def render_command(
         *runtimes.wrap_stage(site, stage.kind, root / stage.folder, code).prefix,
         runtimes.stage_interpreter(site, python),
     ]
-    env = {
-        "OMP_NUM_THREADS": str(site.launch.threads_per_rank),
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONPATH": str(code),
-    } | site.env
+    env = stage_variables(site, code)
     module = f"stages.{stage.kind}" if ranks == 1 else f"job.local_launcher {ranks} {stage.kind}"
     exports = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in env.items())
     return f"""#!/bin/sh
@@ -68,6 +64,16 @@ cd "$(dirname "$0")"
 {exports}
 exec {shlex.join(words)} -m gnnscale.{module} .
 """
+
+
+def stage_variables(site: SiteConfig, code: Path = ROOT) -> dict[str, str]:
+    """Return the variables that command.sh sets, in addition to those of the driver."""
+    env = {
+        "OMP_NUM_THREADS": str(site.launch.threads_per_rank),
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": str(code),
+    }
+    return env | site.env
 
 
 # ------------------------------------------------------------------------------------------------------- batch jobs

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import platform
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 from gnnscale.job import batch_job
 from tests.support import corpus
 from tests.support.cluster import PATIENCE, wait_until
+from tests.support.warm import list_processes, make_programs
 
 
 def planned(folder, line="", **more):
@@ -31,7 +34,7 @@ def planned(folder, line="", **more):
 class Started:
     """A running batch job, in an allocation as PBS describes one."""
 
-    def __init__(self, place, stages, env=None, **more):
+    def __init__(self, place, stages, env=None, start_new_session=False, **more):
         plan = {"scheduler": "pbs", "interface": None, "seconds": None, "slots": None, "stages": stages} | more
         (place / "plan").write_text(json.dumps(plan))
         (place / "nodes").write_text("n1\n")
@@ -44,6 +47,7 @@ class Started:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=start_new_session,
         )
 
     def wait(self, *names):
@@ -103,6 +107,72 @@ def test_stages_side_by_side_see_a_gpu_each(tmp_path, given, first, second):
         (tmp_path / name / "go").touch()
     started.end(0)
     assert [(tmp_path / name / "gpu").read_text().strip() for name in "abc"] == [first, second, second]
+
+
+# --------------------------------------------------------------------------- stages forked from a process that is warm
+def forked(folder, behave, kind="evaluate", **more):
+    """Return the plan of a stage whose only rank nothing launches; see tests/support/warm.py."""
+    made = planned(folder, **more)
+    (folder / "behave").write_text(behave)
+    return made | {"command": shlex.join([sys.executable, "-m", "gnnscale.job.rank_wrapper", "attempts/1", kind])}
+
+
+def read(folder, name):
+    return (folder / "attempts" / "1" / name).read_text()
+
+
+def test_stages_without_a_launcher_are_forked(tmp_path):
+    """Each has its own directory, variables and files, and ends as it would alone."""
+    stages = [
+        forked(tmp_path / name, behave) for name, behave in (("a", "describe"), ("b", "end 64"), ("c", "describe"))
+    ]
+    Started(tmp_path, stages, make_programs(tmp_path)).end(64)
+    told = {name: json.loads(read(tmp_path / name, "stdout")) for name in "ac"}
+    for name, found in told.items():
+        assert found["cwd"] == found["path"][0] == str(tmp_path / name) and found["environ"]["GNNSCALE_STACKS"]
+    assert {int(told[name]["environ"]["MASTER_PORT"]) for name in "ac"} == {10007, 10009}
+    assert [code(tmp_path / name) for name in "abc"] == [0, 64, 0]
+    assert (
+        read(tmp_path / "b", "failed") == f"64 0 {platform.node()}\n"
+        and read(tmp_path / "a", "stderr") == "a warning\n"
+    )
+
+
+def test_a_forked_stage_is_told_to_stop_and_where_it_is(tmp_path):
+    """Signals go to the whole group, as some schedulers send them: the process from which stages are forked stays."""
+    stages = [forked(tmp_path / name, "wait") for name in "ab"]
+    started = Started(tmp_path, stages, make_programs(tmp_path), start_new_session=True)
+    started.wait("a/began", "b/began")
+    started.process.send_signal(signal.SIGUSR2)
+    for name in "ab":
+        wait_until(lambda name=name: "in wait" in read(tmp_path / name, "stderr"), "its stack")
+    os.killpg(started.process.pid, signal.SIGUSR1)
+    started.end(75)
+    assert [code(tmp_path / name) for name in "ab"] == [75, 75]
+
+
+def test_a_job_ends_with_all_that_it_forked(tmp_path):
+    stages = [forked(tmp_path / name, "wait") for name in "ab"]
+    started = Started(tmp_path, stages, make_programs(tmp_path))
+    started.wait("a/began", "b/began")
+    assert len(list_processes(tmp_path)) == 6, "the job, the process from which all are forked, and two for each stage"
+    started.process.kill()
+    started.process.communicate()
+    wait_until(lambda: not list_processes(tmp_path), "all to end")
+
+
+@pytest.mark.parametrize(
+    ("kind", "before"),
+    [("convert", ""), ("evaluate", "raise ImportError\n")],
+    ids=["it is light", "none can be forked"],
+)
+def test_other_stages_are_fresh_processes(tmp_path, kind, before):
+    stages = [forked(tmp_path / name, "describe", kind) for name in "ab"]
+    environ = make_programs(tmp_path, before)
+    module = tmp_path / "overlay" / "gnnscale" / "stages" / f"{kind}.py"
+    module.write_text("from gnnscale.stages.programs import run_stage\nrun_stage([])\n")
+    Started(tmp_path, stages, environ).end(0)
+    assert all(json.loads(read(tmp_path / name, "stdout"))["cwd"] == str(tmp_path / name) for name in "ab")
 
 
 class Endless:
