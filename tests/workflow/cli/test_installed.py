@@ -1,6 +1,7 @@
 """The installed package: the command `gnnscale` in an empty directory, without the checkout."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from gnnscale.contract import places
 from gnnscale.contract.command_name import command_name
+from gnnscale.machine.native_build import instruction_sets
 from tests.support.corpus import ROOT
 
 SOURCES = ("gnnscale", "workflow", "datasets", "sites", "containers")
@@ -30,12 +32,34 @@ def source(tmp_path_factory):
     return source
 
 
+def pip(*words, **variables):
+    """Call pip without network, and without what the package depends on, which is here already."""
+    command = [sys.executable, "-m", "pip", *words, "--quiet", "--no-build-isolation", "--no-deps", "--no-index"]
+    subprocess.run(command, check=True, timeout=600, env=os.environ | variables)
+
+
 @pytest.fixture(scope="module")
 def site_packages(source, tmp_path_factory):
-    """Install the copy, without network and without what it depends on, which is here already."""
+    """Install the copy as where there is no compiler, which would take half a minute."""
     target = tmp_path_factory.mktemp("site-packages")
-    install = ["-m", "pip", "install", "--quiet", "--no-build-isolation", "--no-deps", "--no-index", "--target", target]
-    subprocess.run([sys.executable, *install, source], check=True, timeout=300)
+    pip("install", "--target", target, source, CC="/bin/false", CXX="/bin/false")
+    return target
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory):
+    if not shutil.which("g++"):
+        pytest.skip("needs g++")
+    folder = tmp_path_factory.mktemp("wheel")
+    pip("wheel", "--wheel-dir", folder, source)
+    return next(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def from_wheel(wheel, tmp_path_factory):
+    """Install the wheel."""
+    target = tmp_path_factory.mktemp("from-wheel")
+    pip("install", "--target", target, wheel)
     return target
 
 
@@ -66,8 +90,49 @@ def test_the_wheel_holds_what_lies_beside_the_packages(site_packages):
         files = {path.name for path in (ROOT / folder).iterdir() if path.is_file()}
         assert {path.name for path in (share / folder).iterdir() if path.is_file()} == files
     assert not (site_packages / "gnnscale" / "moved_since.py").exists()
-    if shutil.which("g++"):
-        assert list((site_packages / "gnnscale" / "atoms").glob("_neighbors.*so"))
+
+
+ASK = """
+import torch
+from gnnscale.atoms import neighbors
+from gnnscale.machine.native_build import open_fastest
+from gnnscale.native.library import open_library
+assert neighbors.compiled_library() and open_fastest("double").library and open_library(torch.float32), open_fastest()
+print(open_fastest().instruction_set)
+"""
+
+
+@pytest.mark.slow
+def test_one_wheel_brings_the_libraries_to_every_python_of_machines_without_a_compiler(wheel, from_wheel, tmp_path):
+    assert re.fullmatch(r"gnnscale-[\d.]+-py3-none-linux_\w+\.whl", wheel.name)
+    env = {"PYTHONPATH": str(from_wheel), "PATH": "/nonexistent"}
+    done = subprocess.run(
+        [sys.executable, "-c", ASK], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0 and done.stdout.strip() == instruction_sets()[0], done.stderr
+
+
+@pytest.mark.slow
+def test_the_native_libraries_need_no_recent_system(from_wheel):
+    """Every library of GCC 6 or later will do, as will a glibc of 2019."""
+    made = sorted((from_wheel / "gnnscale" / "native").glob("*.so"))
+    assert len(made) == (6 if os.uname().machine == "x86_64" else 2)
+    for path in made:
+        content = path.read_bytes()
+        for name, newest in ((b"GLIBCXX", (3, 4, 22)), (b"GLIBC", (2, 29))):
+            found = {tuple(map(int, each.split(b"."))) for each in re.findall(rb"\b%s_([\d.]+)" % name, content)}
+            assert found and max(found) <= newest, (path.name, name, max(found))
+        needed = {each.decode() for each in re.findall(rb"lib[\w+]+\.so\.\d+", content)}
+        assert needed <= {"libstdc++.so.6", "libm.so.6", "libgcc_s.so.1", "libc.so.6", "libpthread.so.0"}, path.name
+
+
+@pytest.mark.slow
+def test_without_a_compiler_trainings_are_pytorchs(call, site_packages):
+    assert not list(site_packages.rglob("*.so"))
+    planned = call("plan", "--study", "smoke")
+    warning = "trainings will be several times slower without the native library: it was not compiled when gnnscale was"
+    assert planned.returncode == 0 and planned.stdout.count(warning) == 1
+    assert "bad          it was not compiled" in (said := call("doctor", "--no-job").stdout), said
 
 
 def test_plans_and_sites_from_anywhere(call, tmp_path):
