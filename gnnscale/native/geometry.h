@@ -10,11 +10,7 @@
 
 namespace gnnscale {
 
-struct Batch {
-    int64_t atoms, edges, structures;
-    const int64_t *numbers, *structure, *source, *receivers, *senders;  // edges ascend by receiver, atoms by structure
-    const real *positions, *shifts, *cell;
-};
+using Batch = NativeBatch;
 
 // The edges of a lane; atoms are counted from its first.
 struct Geometry {

@@ -1,4 +1,4 @@
-// The plain C interface of the native network: programs, batches, gradients and the optimiser; no Python.h, no torch.
+// The functions of interface.h, and the reader of programs.
 //
 // A program is a list of whole numbers that gnnscale/native/recording.py records from a network's own forward pass.
 

@@ -14,12 +14,7 @@ namespace gnnscale {
 
 constexpr int64_t LANE_ATOMS = 96, MOST_GROUPS = 8, ELEMENTS = 119;
 
-struct Labels {
-    const double* energy;                           // (B) eV
-    const real *forces, *stress;                    // (A, 3) eV/Angstrom; (B, 3, 3) eV/Angstrom^3 or null; NaN: no label
-    const double* references;                       // (sources, ELEMENTS) eV
-    double energy_scale, force_scale;
-};
+using Labels = NativeLabels;
 
 struct Loss {
     int64_t kind;      // 0: |x|; 1: smooth below BEND; 2: x^2

@@ -14,10 +14,11 @@
 #ifndef REAL
 #define REAL float
 #endif
+#include "interface.h"
 
 namespace gnnscale {
 
-using real = REAL;
+using real = native_real;
 
 #if defined(__AVX512F__)
 constexpr int VECTOR_BYTES = 64;
