@@ -22,7 +22,6 @@ from gnnscale.train.checkpoint import TensorShapes
 from gnnscale.train.engine import Engine, MicroBatch, running_mean_share
 from gnnscale.train.loss import part_weights
 from gnnscale.train.muon import BETAS, update_matrix
-from gnnscale.train.process_group import reduce_sum
 
 CLIP_EPSILON = 1e-6  # as torch.nn.utils has it
 
@@ -50,7 +49,8 @@ class NativeEngine(Engine):
             sums += self.compiled.learn(
                 self.flat, self.gradient, part(), self.scales, self.optim.loss, factors, add=k > 0
             )
-        self.gradient = reduce_sum(self.gradient)
+        if torch.distributed.get_world_size() > 1:
+            torch.distributed.all_reduce(self.gradient)
         return torch.from_numpy(sums)
 
     def penalties(self, graphs: AtomGraphs, labels: Properties) -> Tensor:

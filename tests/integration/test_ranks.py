@@ -14,6 +14,7 @@ from tests.support.training import (
     prepare_training,
     read_losses,
     read_weights,
+    run_on_ranks,
     start_on_ranks,
     train_here,
     train_several,
@@ -49,6 +50,24 @@ def test_two_ranks_equal_one(converted, tmp_path, changes, more):
     train_several(2, *made)
     for directory in made:
         assert_equal(alone, directory)
+
+
+def test_ranks_choose_one_engine(converted, tmp_path):
+    """If one of them has no library, none uses it, or they would wait for each other for ever."""
+    made = prepare_training(tmp_path, converted)
+    program = f"""
+import os
+if os.environ["RANK"] == "1":
+    os.environ["GNNSCALE_NATIVE"] = "0"
+from pathlib import Path
+from tests.support.training import train_here
+train_here(Path({str(made)!r}), 3)
+os.sys.stdout.flush()
+os._exit(0)
+"""
+    for code, said in run_on_ranks(2, "-c", program):
+        assert code == 0, said
+        assert "steps are taken by DeepSpeed and PyTorch (no native library" in said
 
 
 def test_a_batch_smaller_than_the_ranks(converted, tmp_path):
