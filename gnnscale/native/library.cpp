@@ -201,3 +201,5 @@ void native_lerp(real* mean, const real* x, int64_t n, double share) {
 
 }  // extern "C"
 #pragma GCC visibility pop
+
+#include "operators.h"

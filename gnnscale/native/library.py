@@ -43,8 +43,23 @@ ARGUMENTS = {
     "native_norm": [ARRAY, WHOLE],
     "native_adamw": [WHOLE, WHOLE, *[ARRAY] * 4, *[REAL] * 6, WHOLE],
     "native_lerp": [ARRAY, ARRAY, WHOLE, REAL],
+    "native_op_message_sums": [ARRAY] * 3,
+    "native_op_message_sums_backward": [ARRAY] * 4,
+    "native_op_message_sums_double_backward": [ARRAY] * 6,
+    "native_op_edge_geometry": [WHOLE, WHOLE, REAL, REAL, *[ARRAY] * 3],
+    "native_op_edge_geometry_backward": [WHOLE, WHOLE, REAL, REAL, *[ARRAY] * 4],
+    "native_op_edge_geometry_double_backward": [WHOLE, WHOLE, REAL, REAL, *[ARRAY] * 7],
+    **{f"native_op_{name}": [WHOLE, WHOLE, *[ARRAY] * 2] for name in ("silu", "rms_norm")},
+    **{f"native_op_{name}_backward": [WHOLE, WHOLE, *[ARRAY] * 3] for name in ("silu", "rms_norm")},
+    **{f"native_op_{name}_double_backward": [WHOLE, WHOLE, *[ARRAY] * 5] for name in ("silu", "rms_norm")},
+    "native_op_sum_rows": [WHOLE, WHOLE, WHOLE, *[ARRAY] * 3],
 }
-RESULTS = {"native_program_new": ARRAY, "native_norm": REAL}
+RESULTS = {
+    "native_program_new": ARRAY,
+    "native_norm": REAL,
+    **{f"native_op_message_sums{order}": WHOLE for order in ("", "_backward", "_double_backward")},
+    "native_op_sum_rows": WHOLE,
+}
 
 
 def open_library(dtype: torch.dtype) -> ctypes.CDLL | None:
