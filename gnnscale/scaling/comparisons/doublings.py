@@ -6,7 +6,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit  # quantiles of Student's t; scipy.stats would take a third of a second to import
 
 from gnnscale.contract.scaling_results import Point
 from gnnscale.scaling.grid import average_seeds
@@ -45,7 +45,7 @@ def measure_doublings(target: str, runs: tuple[Point, ...], confidence: float) -
     if spare and min(len(set(n)), len(set(d))) >= MIN_SIZES and np.linalg.matrix_rank(x) == 3:
         covariance = np.linalg.inv(x.T @ x) * ((y - x @ slopes) ** 2).sum() / spare
         by_slopes = math.log(2) * np.array([0, 2 ** slopes[1], -(2 ** slopes[2])])  # derivative of the difference
-        reach = student.ppf((1 + confidence) / 2, spare) * math.sqrt(by_slopes @ covariance @ by_slopes)
+        reach = stdtrit(spare, (1 + confidence) / 2) * math.sqrt(by_slopes @ covariance @ by_slopes)
         difference = (float(mean[2] - mean[1] - reach), float(mean[2] - mean[1] + reach))
     along = {axis: gain_along(points, target, corner, axis) for axis in "ND"}
     return DoublingGains(target, along, {"N": float(mean[1]), "D": float(mean[2])}, difference)

@@ -11,7 +11,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit  # quantiles of Student's t
 
 from gnnscale.contract.scaling_results import Estimate, Point
 from gnnscale.scaling.grid import select_comparable
@@ -82,7 +82,7 @@ class DepthLine(NamedTuple):
         if not spare:
             return Estimate(value=math.expm1(change))
         variance = sum(((y - y.mean()) ** 2).sum() for y in logs.values()) / spare
-        reach = student.ppf((1 + CONFIDENCE) / 2, spare) * math.sqrt(
+        reach = stdtrit(spare, (1 + CONFIDENCE) / 2) * math.sqrt(
             variance * (1 / len(logs[deep]) + 1 / len(logs[shallow]))
         )
         return Estimate(value=math.expm1(change), low=math.expm1(change - reach), high=math.expm1(change + reach))

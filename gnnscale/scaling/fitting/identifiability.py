@@ -21,8 +21,8 @@ MAX_CORRELATION = 0.98  # correlation of log N and log D above which their effec
 def design_doubts(law: Law, x: np.ndarray) -> list[str]:
     """List what the sizes of the points alone leave undetermined."""
     doubts = []
-    distinct = [len(np.unique(column)) for column in x.T]
-    sizes = len(np.unique(x, axis=0))
+    distinct = [len(set(column)) for column in x.T.tolist()]  # a study asks thousands of times: np.unique takes longer
+    sizes = len(set(map(tuple, x.tolist())))
     # a sum of powers is known by its differences along each axis: k values of N determine k - 1 of them
     needed = 2 + law.floor
     for axis, k in zip(law.axes, distinct):
