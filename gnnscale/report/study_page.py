@@ -14,6 +14,7 @@ from gnnscale.report.questions.answer import render_answers
 from gnnscale.report.study_results import StudyResults
 from gnnscale.report.study_tables import (
     render_audit_line,
+    render_cpu_shares,
     render_dataset_cards,
     render_provenance,
     render_runs,
@@ -48,7 +49,7 @@ def render_study_page(study: StudyResults, figures: list[DrawnFigure]) -> str:
         render_section("Errors by source", render_source_errors(study)),
         render_section("Sources", render_audit_line(study) + render_dataset_cards(study)),
         render_section("Memory levers", lever_words.render_levers(study)),
-        render_section("Time and memory", render_timings(study)),
+        render_section("Time and memory", render_timings(study) + render_cpu_shares(study)),
         render_section("Provenance", render_provenance(study)),
     ]
     return render_document(s.title, body)

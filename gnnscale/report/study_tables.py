@@ -6,6 +6,7 @@ from collections import defaultdict
 from html import escape
 from statistics import median
 
+from gnnscale.contract.results import StageResult
 from gnnscale.report.html import RawHtml, format_duration, render_table
 from gnnscale.report.study_results import StudyResults, run_name
 from gnnscale.scaling.words import format_number
@@ -124,16 +125,19 @@ def render_dataset_cards(study: StudyResults) -> str:
     return note + render_table(heads, rows) if rows else ""
 
 
-def render_timings(study: StudyResults) -> str:
+def group_by_kind(study: StudyResults) -> dict[str, list[StageResult]]:
+    """Return the results of each kind of stage, in the order of their work."""
     kinds = defaultdict(list)
     for need, result in study.results.items():
         kinds[need.split("/")[0]].append(result)
-    order = [k for k in ("convert", "train", "evaluate", "scaling") if k in kinds] + sorted(
-        set(kinds) - {"convert", "train", "evaluate", "scaling"}
-    )
+    order = [k for k in ("convert", "train", "evaluate", "scaling") if k in kinds]
+    return {kind: kinds[kind] for kind in [*order, *sorted(set(kinds) - set(order))]}
+
+
+def render_timings(study: StudyResults) -> str:
     rows = []
-    for kind in order:
-        seconds = [r.seconds for r in kinds[kind]]
+    for kind, found in group_by_kind(study).items():
+        seconds = [r.seconds for r in found]
         rows.append(
             [
                 kind,
@@ -143,14 +147,28 @@ def render_timings(study: StudyResults) -> str:
                 format_duration(max(seconds)),
             ]
             + [
-                format_duration(sum(r.cpu_seconds for r in kinds[kind])),
-                f"{max(r.peak_bytes for r in kinds[kind]) / 2**30:.2f} GiB",
+                format_duration(sum(r.cpu_seconds for r in found)),
+                f"{max(r.peak_bytes for r in found) / 2**30:.2f} GiB",
             ]
-            + [str(sum(r.attempts for r in kinds[kind]))]
+            + [str(sum(r.attempts for r in found))]
         )
     return render_table(
         ["stage", "count", "total", "median", "longest", "CPU time", "peak memory of a rank", "attempts"], rows
     )
+
+
+def render_cpu_shares(study: StudyResults) -> str:
+    """Render where the CPU time went: into the work of each kind of stage, and into starting them all."""
+    kinds = group_by_kind(study)
+    spent = {kind: sum(r.cpu_seconds - r.start_cpu_seconds for r in found) for kind, found in kinds.items()}
+    spent["start of all stages"] = sum(r.start_cpu_seconds for found in kinds.values() for r in found)
+    total = sum(spent.values())
+    rows = [[name, format_duration(seconds), f"{seconds / total:.1%}"] for name, seconds in spent.items() if total]
+    note = (
+        '<p class="note">The start of a stage is its interpreter and its imports. Not counted are this report and the '
+        "driver.</p>"
+    )
+    return f"<h3>Where the CPU time went</h3>{note}{render_table(['work', 'CPU time', 'share'], rows)}" if rows else ""
 
 
 def render_provenance(study: StudyResults) -> str:

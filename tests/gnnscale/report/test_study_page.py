@@ -41,7 +41,7 @@ def spec(directory: Path, settings: Settings, needs: list[str]) -> stage_run.Run
 
 def result(root: Path, name: str, seconds: float) -> None:
     facts = {"python": "3.11", "host": f"node-{len(name) % 2}", "commit": "0123abcd", "processor": EVIL, "cores": 2}
-    usage = {"seconds": seconds, "cpu_seconds": 1.9 * seconds, "peak_bytes": 3 * 2**29}
+    usage = {"seconds": seconds, "cpu_seconds": 1.9 * seconds, "start_cpu_seconds": 0.4, "peak_bytes": 3 * 2**29}
     r = StageResult(id=name, key="k", outputs={}, digest="d", inputs={}, started=1e9, provenance=facts, **usage)
     files.write_model(root / name / "result.json", r)
 
@@ -235,6 +235,19 @@ def test_numbers_and_units(study):
     row = next(line for line in (study[0] / "report.html").read_text().splitlines() if "<td>w64-d3-n1000</td>" in line)
     evaluation = files.read_model(study[0] / "../../evaluate/w64-d3-n1000/errors.json", Evaluation)
     assert f">{1000 * evaluation.all.force_mae:.3g}<" in row and f">{1000 * evaluation.all.energy_mae:.3g}<" in row
+
+
+def test_the_shares_of_the_cpu_time_add_up(study):
+    """Each second is counted once: in the work of a kind, or in the start of all stages."""
+    table = (study[0] / "report.html").read_text().partition("Where the CPU time went")[2].partition("</table>")[0]
+    rows = re.findall(r'<td>([\w ]+)</td><td class="number">([\d.]+ \w+)</td><td class="number">([\d.]+)%</td>', table)
+    runs = len(WIDTHS) * len(SIZES) + len(DEEP)
+    found = {name: spent for name, spent, _ in rows}
+    assert {"convert", "train", "evaluate", "scaling"} <= found.keys() and found[
+        "evaluate"
+    ] == f"{runs * (3.8 - 0.4):.3g} s"
+    assert rows[-1][:2] == ("start of all stages", f"{(2 * runs + 3) * 0.4:.3g} s")
+    assert abs(sum(float(share) for *_, share in rows) - 100) < 0.05 * len(rows)
 
 
 def test_the_three_questions_are_answered_with_evidence(study):
