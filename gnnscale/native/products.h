@@ -2,8 +2,6 @@
 // torch carries along (tests/benchmarks/bench_native.py), its sums have the same order everywhere, and nobody links one.
 #pragma once
 
-#include <vector>
-
 #include "simd.h"
 
 namespace gnnscale {
@@ -51,30 +49,45 @@ static void product_columns(int64_t m, int64_t k, Matrix A, const real* B, int64
     rows([&](Matrix a, real* c) { product_tile<1, VECTORS>(k, a, B, b_row, add, c, c_row, columns); }, 1);
 }
 
-// C (m, n) = A B (+ C). A strip of columns of B is copied where its elements do not lie side by side, or its last vector
-// would reach beyond it.
+// Copies columns of B side by side; rows of the copy are whole vectors.
+static inline void copy_strip(int64_t k, int64_t columns, Matrix B, real* copy, int64_t row) {
+    const int64_t rest = row - columns;
+    if (B.column == 1) {
+        for (int64_t l = 0; l < k; l++) std::memcpy(copy + l * row, B.at + l * B.row, sizeof(real) * columns);
+    } else {
+        for (int64_t l = 0; l < k; l++)
+            for (int64_t q = 0; q < columns; q++) copy[l * row + q] = B.at[l * B.row + q * B.column];
+    }
+    for (int64_t l = 0; rest && l < k; l++) std::memset(copy + l * row + columns, 0, sizeof(real) * rest);
+}
+
+// C (m, n) = A B (+ C), for as many terms of each sum at a time as keep a strip of B in the first cache. A strip of columns
+// is copied where its elements do not lie side by side, or where its last vector would reach beyond it.
 static void product(int64_t m, int64_t n, int64_t k, Matrix A, Matrix B, bool add, real* C, int64_t c_row) {
-    constexpr int64_t STRIP = TILE_VECTORS * LANES;
-    static thread_local std::vector<real> copy;
-    for (int64_t j = 0; j < n; j += STRIP) {
-        const int64_t columns = n - j < STRIP ? n - j : STRIP, vectors = (columns + LANES - 1) / LANES;
-        const real* strip = B.at + j * B.column;
-        int64_t b_row = B.row;
-        if (B.column != 1 || columns % LANES) {
-            copy.assign(k * vectors * LANES, 0);
-            for (int64_t l = 0; l < k; l++)
-                for (int64_t q = 0; q < columns; q++) copy[l * vectors * LANES + q] = strip[l * B.row + q * B.column];
-            strip = copy.data();
-            b_row = vectors * LANES;
+    constexpr int64_t STRIP = TILE_VECTORS * LANES, TERMS = 256;
+    alignas(64) real copy[TERMS * STRIP];
+    for (int64_t l = 0; l < k || l == 0; l += TERMS) {
+        const int64_t terms = k - l < TERMS ? k - l : TERMS;
+        const Matrix a{A.at + l * A.column, A.row, A.column};
+        for (int64_t j = 0; j < n; j += STRIP) {
+            const int64_t columns = n - j < STRIP ? n - j : STRIP, vectors = (columns + LANES - 1) / LANES;
+            const real* strip = B.at + l * B.row + j * B.column;
+            int64_t b_row = B.row;
+            if (B.column != 1 || columns % LANES) {
+                b_row = vectors * LANES;
+                copy_strip(terms, columns, {strip, B.row, B.column}, copy, b_row);
+                strip = copy;
+            }
+            const bool sum = add || l > 0;
+            if (vectors == 1)
+                product_columns<1>(m, terms, a, strip, b_row, sum, C + j, c_row, columns);
+            else if (vectors == 2)
+                product_columns<2>(m, terms, a, strip, b_row, sum, C + j, c_row, columns);
+            else if (vectors == 3)
+                product_columns<3>(m, terms, a, strip, b_row, sum, C + j, c_row, columns);
+            else
+                product_columns<4>(m, terms, a, strip, b_row, sum, C + j, c_row, columns);
         }
-        if (vectors == 1)
-            product_columns<1>(m, k, A, strip, b_row, add, C + j, c_row, columns);
-        else if (vectors == 2)
-            product_columns<2>(m, k, A, strip, b_row, add, C + j, c_row, columns);
-        else if (vectors == 3)
-            product_columns<3>(m, k, A, strip, b_row, add, C + j, c_row, columns);
-        else
-            product_columns<4>(m, k, A, strip, b_row, add, C + j, c_row, columns);
     }
 }
 
