@@ -23,6 +23,7 @@ using namespace gnnscale;
 namespace {
 
 constexpr int64_t FORMAT = 1, HEADER = 10, MOST_RADIAL = 1024;
+constexpr int64_t MOST = 1 << 20;  // of columns, rows and sources: products of three are no overflow
 
 // Reads a program; what it says is checked, as it may come from a file.
 class Reader {
@@ -40,19 +41,19 @@ class Reader {
         network->cutoff = cutoff;
         network->scale = scale;
         if (variables < 1 || blocks < 1 || variables > end || blocks > end || parameters < 0 || code[7] < 1 ||
-            code[7] > MOST_RADIAL)
+            code[7] > MOST_RADIAL || sources < 1 || sources > MOST)
             return nullptr;
         at = HEADER;
         tape = &network->tape;
         if (end - at < 4 * variables) return nullptr;
         for (int64_t k = 0; k < variables; k++, at += 4) {
             Variable v{code[at], code[at + 1], code[at + 2] < 0 ? k : code[at + 2], code[at + 3]};
-            if ((v.m != 1 && v.m != 3) || v.cols < 1 || v.root >= variables) return nullptr;
+            if ((v.m != 1 && v.m != 3) || v.cols < 1 || v.cols > MOST || v.root >= variables) return nullptr;
             tape->variables.push_back(v);
         }
         for (auto& v : tape->variables) {
             const auto& root = tape->variables[v.root];
-            if (root.root != v.root || v.m != root.m || v.from < 0 || v.from + v.cols > root.cols) return nullptr;
+            if (root.root != v.root || v.m != root.m || v.from < 0 || v.from > root.cols - v.cols) return nullptr;
         }
         for (int64_t k = 0; k < blocks; k++)
             if (!read_block()) return nullptr;
@@ -74,7 +75,7 @@ class Reader {
     int64_t cols(int64_t k) const { return tape->variables[k].cols; }
     int64_t m(int64_t k) const { return tape->variables[k].m; }
     bool is_vectors(int64_t k) const { return cols(k) % PAD == 0; }  // loops over whole vectors pass it
-    bool fits(int64_t offset, int64_t numbers) const { return offset >= 0 && numbers >= 0 && offset + numbers <= parameters; }
+    bool fits(int64_t offset, int64_t numbers) const { return offset >= 0 && offset <= parameters - numbers; }
 
     template <class B, class... X>
     bool add(X... operands) {
@@ -100,7 +101,7 @@ class Reader {
         switch (kind) {
             case 0:
                 return (o[1] == 0 || o[1] == 1) && m(o[0]) == 1 && base_is_good(o[4], o[0]) &&
-                       o[2] >= (o[1] ? sources : ELEMENTS) && fits(o[3], o[2] * cols(o[0])) &&
+                       o[2] >= (o[1] ? sources : ELEMENTS) && o[2] <= MOST && fits(o[3], o[2] * cols(o[0])) &&
                        add<Embedding>(o[0], o[1] == 1, o[3], o[4]);
             case 1:
                 return m(o[0]) == m(o[1]) && base_is_good(o[4], o[1]) && fits(o[2], cols(o[0]) * cols(o[1])) &&
@@ -125,7 +126,7 @@ class Reader {
                 return m(o[0]) == 3 && cols(o[0]) >= o[4] && o[4] >= 1 && cols(o[1]) >= 1 + o[4] && is_whole(o[2], 1) &&
                        is_whole(o[3], 3) && m(o[1]) == 1 && add<DirectForces>(o[0], o[1], o[2], o[3], o[4]);
             case 9:
-                return m(o[0]) == 1 && m(o[1]) == 1 && o[3] >= sources && o[3] >= 1 &&
+                return m(o[0]) == 1 && m(o[1]) == 1 && o[3] >= sources && o[3] <= MOST &&
                        fits(o[2], o[3] * cols(o[0]) * cols(o[1])) && add<SourceLinear>(o[0], o[1], o[2]);
             case 10:
                 return alike(o[0], o[2]) && alike(o[1], o[2]) && add<Sum>(o[0], o[1], o[2]);

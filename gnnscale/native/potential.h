@@ -101,6 +101,7 @@ inline void evaluate_lane(Network& network, Run& run, const real* parameters, co
     run.energies.resize(run.atoms());
     for (int64_t i = 0; i < run.atoms(); i++) run.energies[i] = energy.y[i * energy.row];
     run.forces.resize(3 * run.atoms());
+    if (virial) run.virial.assign(9 * batch.structures, network.direct() ? NAN : 0);  // without slopes there are none
     if (network.direct()) {
         std::copy_n(run.arrays[tape.forces].y, 3 * run.atoms(), run.forces.data());
         return;
@@ -109,7 +110,6 @@ inline void evaluate_lane(Network& network, Run& run, const real* parameters, co
     for (int64_t i = 0; i < run.atoms(); i++) energy.h[i * energy.row] = 1;
     std::fill(run.geometry.by_edge.begin(), run.geometry.by_edge.end(), 0);
     tape.reverse(run, Pass::slopes);
-    if (virial) run.virial.assign(9 * batch.structures, 0);
     run.geometry.reverse(batch, lane.first_atom, force_factor, run.forces.data(), virial ? run.virial.data() : nullptr);
 }
 

@@ -31,11 +31,13 @@ constexpr int LANES = VECTOR_BYTES / sizeof(real);
 constexpr int PAD = 16;  // widths are padded with zeros to multiples of it, so that no loop over channels has a rest
 constexpr bool SINGLE = sizeof(real) == 4;
 
-typedef real Vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
-typedef int32_t IntVector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(int32_t)), may_alias));
+typedef real Vector __attribute__((vector_size(VECTOR_BYTES), may_alias));
+typedef int32_t IntVector __attribute__((vector_size(VECTOR_BYTES), may_alias));
+// In arrays, a vector begins at any number. Only here: `auto&` and templates would forget it and expect whole vectors.
+typedef real VectorAnywhere __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(real)), may_alias));
 
-static inline Vector load(const real* p) { return *reinterpret_cast<const Vector*>(p); }
-static inline void store(real* p, Vector v) { *reinterpret_cast<Vector*>(p) = v; }
+static inline Vector load(const real* p) { return *reinterpret_cast<const VectorAnywhere*>(p); }
+static inline void store(real* p, Vector v) { *reinterpret_cast<VectorAnywhere*>(p) = v; }
 static inline void add_to(real* p, Vector v) { store(p, load(p) + v); }
 static inline Vector broadcast(real x) { return Vector{} + x; }
 
