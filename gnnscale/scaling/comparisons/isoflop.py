@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.interpolate import Akima1DInterpolator
 
 from gnnscale.contract.scaling_results import Estimate
 
@@ -40,6 +39,8 @@ def find_minimum(sizes: np.ndarray, losses: np.ndarray) -> BudgetMinimum:
     best = int(np.argmin(y))
     if len(x) < 3 or not 0 < best < len(x) - 1:
         return BudgetMinimum(float(np.exp(x[best])), float(np.exp(y[best])), False)
+    from scipy.interpolate import Akima1DInterpolator  # it imports scipy.optimize, as in fitting/laws.py
+
     fine = np.linspace(x[0], x[-1], INTERPOLATED_SIZES)
     curve = Akima1DInterpolator(x, y)(fine)
     best = int(np.argmin(curve))

@@ -15,7 +15,6 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import nnls
 from scipy.special import expit, logit
 
 # Exponents lie in (0, MAX_EXPONENT): steeper, a term is a step at the smallest sizes, and its coefficient has no meaning.
@@ -58,6 +57,8 @@ def fit_log_coefficients(columns: list[np.ndarray], y: np.ndarray) -> np.ndarray
     None starts near zero, where it would hardly grow again.
     """
     loss = np.exp(y)
+    from scipy.optimize import nnls  # a third of a second, which the report need not spend
+
     found = nnls(np.stack(columns, axis=1) / loss[:, None], np.ones(len(loss)))[0]
     return np.log(np.maximum(found, 0.1 * loss.min()))
 
