@@ -36,9 +36,17 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
     cutoff = settings.model.cutoff
     backend, threads = run.spec.runtime.data, run.spec.runtime.threads
     training = corpus.load_corpus(
-        sources, "train", cutoff, settings.structures, settings.subset_seed, backend, threads, settings.subset
+        sources,
+        "train",
+        cutoff,
+        settings.structures,
+        settings.subset_seed,
+        backend,
+        threads,
+        settings.subset,
+        hold=True,
     )
-    validation = corpus.load_corpus(sources, "validation", cutoff, backend=backend, threads=threads)
+    validation = corpus.load_corpus(sources, "validation", cutoff, backend=backend, threads=threads, hold=True)
     check_data(settings, training, validation)
     check_runtime(settings, run.spec.runtime)
     degree = training.edges / max(1, training.atoms)

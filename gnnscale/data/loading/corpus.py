@@ -1,7 +1,8 @@
 """Structures of several sources by number, and any selection of them as one batch of tensors with its neighbours.
 
 Only a few numbers of each structure are held. When a batch is made, atoms are gathered from where they are stored (see
-STORAGE_BACKENDS) and edges are searched, which is faster than reading them.
+STORAGE_BACKENDS) and edges are searched, which is faster than reading them. A training of several epochs keeps both, if
+they are small enough (see held.py).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from gnnscale.atoms.graph import AtomGraphs, Properties
 from gnnscale.contract import errors, files
 from gnnscale.contract.dataset_card import ShardCard
 from gnnscale.contract.results import StageResult
+from gnnscale.data.loading.held import MOST_BYTES, HeldStructures, count_bytes
 from gnnscale.data.storage import mapped, splits
 from gnnscale.data.storage.packed import HAS_STRESS, PER_ATOM, Packed, concatenate, concatenate_ranges, narrow
 from gnnscale.machine.rank_env import read_ranks
@@ -46,7 +48,7 @@ class LoadedSource(NamedTuple):
 
 
 class Corpus(NamedTuple):
-    """S structures of one split or a subset of it, numbered through all sources; it holds some 20 bytes of each."""
+    """S structures of one split or a subset of it, numbered through all sources; it has some 20 bytes of each."""
 
     readers: tuple[StructureReader, ...]  # one per source
     row: np.ndarray  # (S,) number of the structure in its reader; this and the next are as narrow as their values allow
@@ -57,6 +59,7 @@ class Corpus(NamedTuple):
     natoms: np.ndarray  # (S,) int32
     nedges: np.ndarray  # (S,) uint32, at this cutoff
     labels: np.ndarray  # (S, 3) unsigned: number of known values of energy, forces, stress
+    held: HeldStructures | None = None  # batches are kept here
 
     def __len__(self) -> int:
         return len(self.source)
@@ -95,8 +98,9 @@ def load_corpus(
     backend: StorageBackend = "map",
     threads: int = 1,
     subset: Literal["random", "prefix"] = "random",
+    hold: bool = False,
 ) -> Corpus:
-    """Load one split of several converted datasets, or a nested subset of it."""
+    """Load one split of several converted datasets, or a nested subset of it; `hold` it in memory if it is small enough."""
     names, cards, found, rows = tuple(directories), list[ShardCard](), list[mapped.Shards](), list[np.ndarray]()
     for directory in directories.values():
         cards.append(files.read_model(directory / "card.json", ShardCard))
@@ -117,7 +121,15 @@ def load_corpus(
         new_rows.append(row if backend == "map" else np.arange(len(row)))
     natoms, nedges, labels = (np.concatenate(column) for column in zip(*columns))
     row, source, labels = narrow(np.concatenate(new_rows)), narrow(source), narrow(labels)
-    return Corpus(tuple(readers), row, source, names, tuple(cards), cutoff, natoms, nedges, labels)
+    corpus = Corpus(tuple(readers), row, source, names, tuple(cards), cutoff, natoms, nedges, labels)
+    return hold_structures(corpus) if hold and count_bytes(natoms, nedges) <= MOST_BYTES else corpus
+
+
+def hold_structures(corpus: Corpus) -> Corpus:
+    """Return the corpus with all its structures and edges in the memory of this rank."""
+    held = HeldStructures(corpus.natoms, corpus.nedges, corpus.source)
+    held.fill(partial(read_batch, corpus))
+    return Corpus(*corpus[:-1], held)
 
 
 def _spread_over_nodes(shards: mapped.Shards, row: np.ndarray) -> StructureReader:
@@ -205,6 +217,11 @@ def select_structures(packed: Packed, chosen: np.ndarray, ptr: np.ndarray | None
 
 def make_batch(corpus: Corpus, chosen: np.ndarray) -> tuple[AtomGraphs, Properties]:
     """Return the chosen structures as one graph, with labels in physical units (energy float64, the rest float32)."""
+    return read_batch(corpus, chosen) if corpus.held is None else corpus.held.make_batch(chosen)
+
+
+def read_batch(corpus: Corpus, chosen: np.ndarray) -> tuple[AtomGraphs, Properties]:
+    """Gather the chosen structures from where they are stored, and search their edges."""
     packed, capacity = corpus.select(chosen), int(corpus.nedges[chosen].sum(dtype=np.int64))
     found = neighbors.batch_edges(packed.positions, packed.ptr, packed.cell, packed.pbc, corpus.cutoff, capacity)
     graphs = AtomGraphs(

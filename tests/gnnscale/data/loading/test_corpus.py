@@ -8,6 +8,7 @@ from gnnscale.atoms.graph import edge_vectors
 from gnnscale.atoms.neighbors import find_edges
 from gnnscale.contract import errors, files
 from gnnscale.contract.dataset_card import ShardCard
+from gnnscale.data.loading import held
 from gnnscale.data.loading.corpus import load_corpus, make_batch, make_batch_of_share
 from gnnscale.data.storage import adios, splits
 from gnnscale.data.storage.mapped import open_shards
@@ -74,6 +75,38 @@ def test_data_in_memory_are_those_on_disk(converted, structures):
     for one, other in zip(make_batch(mapped, chosen), make_batch(held, chosen)):
         for a, b in zip(one, other):
             np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def assert_same_bits(one, other):
+    for made, expected in zip(one, other, strict=True):
+        for name, a, b in zip(made._fields, made, expected, strict=True):
+            assert (a.dtype, a.shape, a.numpy().tobytes()) == (b.dtype, b.shape, b.numpy().tobytes()), name
+
+
+@pytest.mark.parametrize("backend", ["map", "memory"])
+@pytest.mark.parametrize("structures", [None, 30])
+def test_batches_of_held_structures_are_the_same_bits(converted, structures, backend, monkeypatch):
+    monkeypatch.setattr(held, "BLOCK", 7)  # which divides nothing
+    read, kept = (
+        load_corpus(sources(converted), "train", 4.0, structures, backend=backend, hold=hold) for hold in (False, True)
+    )
+    assert read.held is None and kept.held is not None
+    draw = np.random.default_rng(0)
+    for size in (1, 5, 40):  # with repetitions, as across two epochs
+        chosen = draw.integers(0, len(read), size)
+        assert_same_bits(make_batch(kept, chosen), make_batch(read, chosen))
+    everything_of_it = np.arange(len(read))
+    assert_same_bits(make_batch(kept, everything_of_it), make_batch(read, everything_of_it))
+
+
+def test_structures_are_held_up_to_a_limit(converted, monkeypatch):
+    corpus = load_corpus(sources(converted), "train", 4.0, hold=True)
+    arrays = [value for value in vars(corpus.held).values() if isinstance(value, np.ndarray)]
+    counted = held.count_bytes(corpus.natoms, corpus.nedges)
+    assert sum(array.nbytes for array in arrays) == counted
+    for limit, is_held in ((counted, True), (counted - 1, False)):
+        monkeypatch.setattr("gnnscale.data.loading.corpus.MOST_BYTES", limit)
+        assert (load_corpus(sources(converted), "train", 4.0, hold=True).held is not None) == is_held
 
 
 def test_edges_are_sorted_and_within_the_cutoff(converted):
