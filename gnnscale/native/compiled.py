@@ -16,6 +16,7 @@ from gnnscale.native.library import Batch, Labels, open_library, reason_not_avai
 from gnnscale.native.packing import Packing
 from gnnscale.native.recording import Program, record
 
+REAL_FIELDS = ("positions", "cell", "shifts")  # of AtomGraphs; the others are whole numbers
 LOSSES = {"mae": 0, "huber": 1, "l2": 2}  # as the library numbers them
 
 
@@ -112,18 +113,19 @@ def address(tensor: Tensor | None) -> int | None:
     """Return where the numbers of a tensor lie, which must be kept alive by the caller."""
     if tensor is None:
         return None
-    assert tensor.is_contiguous() and tensor.device.type == "cpu"
+    assert tensor.is_contiguous() and tensor.is_cpu
     return tensor.data_ptr()
 
 
 def convert(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Return a tensor itself if it is already as the library wants it."""
+    if tensor.dtype == dtype and tensor.is_cpu and tensor.is_contiguous():
+        return tensor
     return tensor.detach().to("cpu", dtype).contiguous()
 
 
 def convert_graphs(graphs: AtomGraphs, dtype: torch.dtype) -> AtomGraphs:
-    real = ("positions", "cell", "shifts")
-    return AtomGraphs(*(convert(t, dtype if n in real else torch.int64) for n, t in graphs._asdict().items()))
+    return AtomGraphs(*(convert(t, dtype if n in REAL_FIELDS else torch.int64) for n, t in zip(graphs._fields, graphs)))
 
 
 def convert_labels(labels: Properties, dtype: torch.dtype) -> Properties:
@@ -132,5 +134,7 @@ def convert_labels(labels: Properties, dtype: torch.dtype) -> Properties:
 
 
 def describe_batch(graphs: AtomGraphs) -> Batch:
-    counts = len(graphs.numbers), len(graphs.receivers), len(graphs.cell)
-    return Batch(*counts, **{name: address(tensor) for name, tensor in graphs._asdict().items()})
+    g = graphs
+    sizes = g.numbers.shape[0], g.receivers.shape[0], g.cell.shape[0]
+    whole, real = (g.numbers, g.structure, g.source, g.receivers, g.senders), (g.positions, g.shifts, g.cell)
+    return Batch(*sizes, *map(address, whole + real))

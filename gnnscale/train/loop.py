@@ -123,6 +123,8 @@ class Trainer:
 
     def agree(self, sums: Tensor) -> Agreement:
         due = self.ranks.rank == 0 and time.monotonic() - self.saved_at > self.save_interval
+        if self.ranks.size == 1:
+            return Agreement(sums.cpu().numpy(), self.run.stop_requested, due)
         requests = torch.tensor([self.run.stop_requested, due], dtype=sums.dtype, device=sums.device)
         total = reduce_sum(torch.cat((sums, requests))).cpu().numpy()
         return Agreement(total[: len(PARTS)], bool(total[-2]), bool(total[-1]))

@@ -61,9 +61,9 @@ def part_weights(optim: OptimSettings) -> np.ndarray:
 
 def compute_loss(sums: np.ndarray, counts: np.ndarray, optim: OptimSettings) -> tuple[float, np.ndarray]:
     """Return the loss and its three parts before weighting: means over what was summed."""
-    parts = np.asarray(sums) / np.maximum(counts, 1)
-    used = part_weights(optim) > 0  # an unused part may be anything
-    return float((part_weights(optim) * parts)[used].sum()), parts
+    parts, weights = np.asarray(sums) / np.maximum(counts, 1), part_weights(optim)
+    used = weights > 0  # an unused part may be anything
+    return float((weights * parts)[used].sum()), parts
 
 
 def compute_local_loss(sums: Tensor, counts: np.ndarray, optim: OptimSettings, ranks: int) -> Tensor:

@@ -40,6 +40,8 @@ def permutation(structures: int, seed: int, epoch: int) -> np.ndarray:
 
 def divide_batch(costs: np.ndarray, ranks: int) -> list[np.ndarray]:
     """Return the positions in a batch for each rank, the longest first to the least loaded: equal work, not equal counts."""
+    if ranks == 1:
+        return [np.arange(len(costs))]
     owner = assign_ranks(np.asarray(costs, float), ranks)
     order = np.argsort(owner, kind="stable")
     ends = np.searchsorted(owner[order], np.arange(ranks + 1)).tolist()
