@@ -8,6 +8,7 @@
 ```{checks}                                                what an audit looks for
 ```{laws}                                                  the forms of scaling laws
 ```{rooms} gnnscale                                        the packages of the drawing, and what each imports
+```{program}                                               the blocks that a small network is recorded as
 """
 
 from __future__ import annotations
@@ -208,6 +209,43 @@ class Laws(SphinxDirective):
         return [table(["--law", "form", "sizes"], rows, [22, 60, 18], "settings")]
 
 
+class Program(SphinxDirective):
+    """List the blocks of a network of one layer as they are recorded: what each reads and writes, and its parameters."""
+
+    OPERANDS = (
+        ("EMBED", "out . . parameter base"),
+        ("LINEAR", "in out parameter parameter base"),
+        ("SILU", "in out"),
+        ("NORM", "in out . ."),
+        ("LENGTH", "in out"),
+        ("SCALE", "in out parameter base"),
+        ("MESSAGES", "in out out parameter"),
+        ("EDGE_MESSAGES", "in out out parameter parameter parameter"),
+        ("DIRECT", "in in out out ."),
+    )
+
+    def run(self) -> list[nodes.Node]:
+        recording, registry = (import_module(f"gnnscale.{name}") for name in ("native.recording", "models.registry"))
+        config = found("gnnscale.architectures.egnn.EGNNConfig")(width=64, depth=1)
+        program = recording.record(registry.build(config, 2, 20.0))
+        variables, blocks = recording.read_code(program.code)
+        names = {place.offset: place.name for place in program.packing.places}
+        labels = [
+            f"v{k}" if v.root < 0 else f"v{v.root}[{v.first}:{v.first + v.columns}]" for k, v in enumerate(variables)
+        ]
+        rows, operands_of = [], dict(self.OPERANDS)
+        for op, operands in blocks:
+            by_role: dict[str, list[str]] = {"in": [], "out": [], "base": [], "parameter": [], ".": []}
+            for role, operand in zip(operands_of[op.name].split(), operands, strict=True):
+                if operand >= 0:
+                    by_role[role].append(names.get(operand, "") if role == "parameter" else labels[operand])
+            read = ", ".join(by_role["in"]) + "".join(f" + {base}" for base in by_role["base"])
+            parameters = ", ".join(name.removeprefix("backbone.") for name in by_role["parameter"])
+            cells = (op.name.lower().replace("_", " "), read.removeprefix(" + "), ", ".join(by_role["out"]), parameters)
+            rows.append([code(cell) for cell in cells])
+        return [table(["block", "reads", "writes", "parameters"], rows, [18, 16, 16, 50], "settings")]
+
+
 class Rooms(SphinxDirective):
     """List the rooms of one package from top to bottom: what each holds and which rooms it imports."""
 
@@ -278,6 +316,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
         "checks": Checks,
         "laws": Laws,
         "rooms": Rooms,
+        "program": Program,
     }.items():
         app.add_directive(name, directive)
     app.connect("autodoc-process-docstring", with_fields)

@@ -24,7 +24,7 @@ from gnnscale.models.layers import StandIn, linear_by_source, read_atoms, rms_no
 from gnnscale.models.potential import Potential, find_hidden_matrices
 from gnnscale.native.packing import PAD, Packing, Place, Span
 
-FORMAT = 1
+FORMAT, HEADER = 1, 10  # of a program; numbers before its variables
 ABSENT = -1
 ROWS = -1  # the number of atoms, which a program does not know
 
@@ -365,6 +365,28 @@ def write_code(recorder: Recorder, energy: Value, forces: Value | None, packing:
     )
     blocks = [(node.op, len(node.operands), *map(encode, node.operands)) for node in nodes]
     return np.array([word for words in (header, *described, *blocks) for word in words], np.int64)
+
+
+class Variable(NamedTuple):
+    """A variable of a program: rows of atoms, or three components of them, with the columns as they are stored."""
+
+    components: int
+    columns: int
+    root: int  # the variable of which it is a view, or ABSENT
+    first: int  # its first column there
+
+
+def read_code(code: np.ndarray) -> tuple[list[Variable], list[tuple[Op, list[int]]]]:
+    """Return the variables of a program, and its blocks with their operands."""
+    _, variables, blocks = code[:3].tolist()
+    at = HEADER + 4 * variables
+    found = [Variable(*map(int, row)) for row in code[HEADER:at].reshape(-1, 4)]
+    read: list[tuple[Op, list[int]]] = []
+    for _ in range(blocks):
+        op, count = code[at : at + 2].tolist()
+        read.append((Op(op), code[at + 2 : at + 2 + count].tolist()))
+        at += 2 + count
+    return found, read
 
 
 def fold_sums(nodes: list[Node], ends: list[Value]) -> list[Node]:

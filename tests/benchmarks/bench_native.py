@@ -7,7 +7,10 @@ DeepSpeed, as on a GPU; "native" the compiled library. A step is gradient, clipp
 from __future__ import annotations
 
 import itertools
+import subprocess
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +23,7 @@ from gnnscale.inference.native_potential import use_library
 from gnnscale.models.potential import predict
 from gnnscale.native.compiled import compile_network
 from gnnscale.native.library import instruction_set
+from gnnscale.native.recording import Op, Program, read_code
 from gnnscale.train import process_group
 from gnnscale.train.deepspeed_engine import DeepSpeedEngine
 from gnnscale.train.engine import Engine
@@ -83,6 +87,34 @@ def step_of_plain(config: EGNNConfig, batch: tuple[AtomGraphs, Properties]) -> C
     return repeat(step)
 
 
+def measure_roof() -> tuple[float, float]:
+    """Return what one core can do: GFLOP/s of multiply-adds in registers, GB/s from its second cache."""
+    source = Path(__file__).with_name("roof.cpp")
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "roof"
+        subprocess.run(["g++", "-O3", "-march=native", "-mprefer-vector-width=512", "-o", program, source], check=True)
+        rate, bandwidth = subprocess.run([program], check=True, capture_output=True, text=True).stdout.split()
+    return float(rate), float(bandwidth)
+
+
+def bytes_moved(program: Program, atoms: int, edges: int) -> float:
+    """Return the bytes that the blocks of a step read and write, if each array that a pass needs is moved once.
+
+    A block with i numbers in and o numbers out moves i + o for its value and 2 i + o for the reverse of that; gradient
+    forces add 2 i + o for slopes and 2 i + o for tangents, and the reverse needs another i + o. A message also reads its
+    geometry and Q_j on every edge in each pass.
+    """
+    variables, blocks = read_code(program.code)
+    passes, radial, numbers = 4 if program.gradient else 2, int(program.code[7]), 0.0
+    for op, operands in blocks:
+        known = [variables[k] for k in operands[: 3 if op in (Op.MESSAGES, Op.EDGE_MESSAGES) else 2] if k >= 0]
+        arrays = sum(v.components * v.columns for v in known) * atoms
+        numbers += arrays * (8 if program.gradient else 2.5)
+        if op in (Op.MESSAGES, Op.EDGE_MESSAGES):
+            numbers += edges * (radial + 4 + known[1].columns) * passes
+    return 4 * numbers
+
+
 def steps(form: str, forces: str, width: int, rate: float) -> list[dict]:
     batch, config = small_boxes(), EGNNConfig(form=form, forces=forces, width=width)
     models = [potential(config) for _ in range(2)]
@@ -102,6 +134,7 @@ def steps(form: str, forces: str, width: int, rate: float) -> list[dict]:
         | {"ms": seconds.median / STEPS_IN_A_TURN * 1e3, "PyTorch/this": ours / seconds.median}
         | {"GFLOP/s": config.flops(atoms, edges) * STEPS_IN_A_TURN / seconds.median / 1e9}
         | {"of GEMM rate": config.flops(atoms, edges) * STEPS_IN_A_TURN / seconds.median / rate}
+        | {"FLOP/byte": config.flops(atoms, edges) / bytes_moved(compiled.program, atoms, edges)}
         for name, (seconds, _) in timings.items()
     ]
 
@@ -151,4 +184,6 @@ def main() -> Table:
     rows = [row for form, forces in KINDS for width in WIDTHS for row in steps(form, forces, width, rate)]
     for graphs in (copper(), liquid(1)):
         rows += [row for form, forces in KINDS for row in predictions(form, forces, graphs, rate)]
+    peak, bandwidth = measure_roof()
+    rows.append({"what": "one core", "way": "at most", "GFLOP/s": peak, "GB/s": bandwidth})
     return Table(f"depth 3, one thread, {instruction_set()}; PyTorch's products reach {rate / 1e9:.0f} GFLOP/s", rows)
