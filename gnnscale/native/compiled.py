@@ -43,6 +43,11 @@ class Compiled:
     def packing(self) -> Packing:
         return self.program.packing
 
+    @property
+    def bytes(self) -> int:
+        """Return the memory that the library holds for batches as large as those it has seen."""
+        return self.library.native_program_bytes(self.handle)
+
     def evaluate(self, parameters: Tensor, graphs: AtomGraphs, force_factor: float, stress: bool = False) -> Normalised:
         """Predict as `Potential.forward` does; `force_factor` is energy scale / force scale."""
         graphs = convert_graphs(graphs, self.dtype)

@@ -12,6 +12,11 @@ namespace gnnscale {
 
 using Batch = NativeBatch;
 
+template <class T>
+int64_t held(const std::vector<T>& numbers) {
+    return numbers.capacity() * sizeof(T);
+}
+
 // The edges of a lane; atoms are counted from its first.
 struct Geometry {
     int64_t atoms = 0, edges = 0;
@@ -24,6 +29,13 @@ struct Geometry {
     std::vector<real> r_tangent, scale_tangent;   // (E), (4, E)
     std::vector<real> by_edge;                    // (E, 4) derivatives by r, through b and w, and by z v
 
+    int64_t bytes() const {
+        int64_t sum = held(row) + held(receiver) + held(sender);
+        for (auto* each : {&v, &r, &basis, &basis_slope, &scale, &envelope_slope, &ratio_slope, &r_tangent,
+                           &scale_tangent, &by_edge})
+            sum += held(*each);
+        return sum;
+    }
     void prepare(const Batch& batch, int64_t first_atom, int64_t end_atom, int64_t first_edge, int64_t end_edge,
                  int radial_functions, bool slopes);
     void values(const Batch& batch, int64_t first_atom, int64_t first_edge, real cutoff, real factor);

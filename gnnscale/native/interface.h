@@ -58,6 +58,7 @@ int64_t native_vector_bytes(void);
 /* NULL if the code is no program. `scale` is 1/sqrt(average number of neighbours) of the network. */
 void* native_program_new(const int64_t* code, int64_t length, double cutoff, double scale);
 void native_program_free(void* program);
+int64_t native_program_bytes(const void* program);  /* that it holds for batches as large as it has seen */
 
 /* Energies of atoms (A,) in units of energy_scale and without references; forces (A, 3), times force_factor where they are
  * slopes of the energy (energy_scale/force_scale: then in units of force_scale; energy_scale: in eV/Angstrom); virials

@@ -158,6 +158,7 @@ void* native_program_new(const int64_t* code, int64_t n, double cutoff, double s
     return Reader(code, n).read(cutoff, scale).release();
 }
 void native_program_free(void* program) { delete static_cast<Network*>(program); }
+int64_t native_program_bytes(const void* program) { return static_cast<const Network*>(program)->bytes(); }
 
 void native_evaluate(void* program, const real* parameters, const Batch* batch, double force_factor, int64_t threads,
                      real* energy, real* forces, real* virial) {

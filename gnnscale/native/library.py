@@ -37,6 +37,7 @@ BATCH, LABELS = ctypes.POINTER(Batch), ctypes.POINTER(Labels)
 ARGUMENTS = {
     "native_program_new": [ARRAY, WHOLE, REAL, REAL],
     "native_program_free": [ARRAY],
+    "native_program_bytes": [ARRAY],
     "native_evaluate": [ARRAY, ARRAY, BATCH, REAL, WHOLE, ARRAY, ARRAY, ARRAY],
     "native_gradient": [ARRAY, ARRAY, ARRAY, BATCH, REAL, WHOLE, ARRAY, ARRAY, ARRAY],
     "native_learn": [ARRAY, ARRAY, ARRAY, WHOLE, BATCH, LABELS, WHOLE, ARRAY, WHOLE, ARRAY],
@@ -56,6 +57,7 @@ ARGUMENTS = {
 }
 RESULTS = {
     "native_program_new": ARRAY,
+    "native_program_bytes": WHOLE,
     "native_norm": REAL,
     **{f"native_op_message_sums{order}": WHOLE for order in ("", "_backward", "_double_backward")},
     "native_op_sum_rows": WHOLE,

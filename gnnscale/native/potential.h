@@ -40,6 +40,12 @@ struct Network {
     std::vector<std::vector<real>> gradients;      // of each group of lanes but the first
 
     bool direct() const { return tape.forces >= 0; }
+    int64_t bytes() const {
+        int64_t sum = 0;
+        for (auto& run : runs) sum += run->bytes();
+        for (auto& gradient : gradients) sum += held(gradient);
+        return sum;
+    }
 };
 
 struct Lane {

@@ -45,6 +45,11 @@ struct Run {
     std::vector<real> energies, forces, virial, by_energy, by_forces, by_virial;  // of this lane
 
     int64_t atoms() const { return geometry.atoms; }
+    int64_t bytes() const {
+        int64_t sum = geometry.bytes() + held(store) + held(scratch) + held(arrays);
+        for (auto* each : {&energies, &forces, &virial, &by_energy, &by_forces, &by_virial}) sum += held(*each);
+        return sum;
+    }
     real* room(int64_t numbers) {  // memory for the block at work, aligned
         if ((int64_t)scratch.size() < numbers + PAD) scratch.resize(numbers + PAD);
         return scratch.data() + (64 - ((uintptr_t)scratch.data() & 63)) % 64 / sizeof(real);

@@ -227,3 +227,29 @@ def test_a_batch_of_nothing_but_missing_labels_teaches_nothing():
     scales = Scales(potential.references, 1.0, 1.0)
     sums = network_.learn(flat, gradient, (graphs, labels), scales, "mae", np.ones(3))
     assert not sums.any() and not gradient.any()
+
+
+@pytest.mark.parametrize("forces", ["direct", "gradient"])
+@pytest.mark.parametrize("form", ["deferred", "edge"])
+def test_memory_grows_with_atoms_times_width_and_never_with_edges_times_width(form, forces):
+    """Of an edge, the library holds its geometry alone: as many numbers at every width."""
+    rng = np.random.default_rng(0)
+    samples = [make_crystal(rng, 12) for _ in range(8)]
+
+    def held(width: int, cutoff: float) -> tuple[int, int]:
+        potential = build(EGNNConfig(width=width, form=form, forces=forces), 1, 12.0)
+        compiled = compile_network(potential, torch.float32)
+        assert isinstance(compiled, Compiled)
+        graphs = make_batch(samples, cutoff, torch.float32)
+        atoms = len(graphs.numbers)
+        by = torch.randn(atoms), torch.randn(atoms, 3)
+        compiled.differentiate(
+            compiled.packing.pack(dict(potential.named_parameters()), torch.float32), graphs, 1.0, *by
+        )
+        return compiled.bytes, len(graphs.receivers)
+
+    (narrow, edges), (wide, _) = held(16, 4.0), held(128, 4.0)
+    (narrow_dense, more), (wide_dense, _) = held(16, 8.0), held(128, 8.0)
+    assert more > 5 * edges
+    assert wide > 3 * narrow, "arrays over atoms grow with the width"
+    assert wide_dense - wide == narrow_dense - narrow <= 300 * (more - edges), "those over edges do not"
