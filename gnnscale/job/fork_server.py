@@ -18,9 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from gnnscale.machine.process_ties import die_with_parent
-from gnnscale.machine.warm_parent import Request
-
-MAX_REQUEST = 2**20  # bytes
+from gnnscale.machine.warm_parent import MAX_REQUEST_BYTES, Request
 
 # A program takes its arguments, and the CPU seconds that its warm parent has spent since the last child.
 Program = Callable[[Sequence[str], float], None]
@@ -37,7 +35,7 @@ def serve(programs: Mapping[str, Program]) -> int:
     channel.send(b"ready")
     counted = 0.0
     while True:
-        message, handles, _, _ = socket.recv_fds(channel, MAX_REQUEST, 3)
+        message, handles, _, _ = socket.recv_fds(channel, MAX_REQUEST_BYTES, 3)
         if not message:
             return 0
         used = measure_cpu_seconds()

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -35,6 +34,7 @@ LATE_VARIABLES = ("PWD", "OLDPWD", "CUDA_VISIBLE_DEVICES", "MASTER_ADDR", "MASTE
 BLOCKED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGHUP)
 START_SECONDS = 300.0  # within which the libraries are loaded, from a shared file system too
 ANSWER_SECONDS = 30.0  # within which a child reports itself
+MAX_REQUEST_BYTES = 2**17  # which a socket takes as one message; a larger environment goes to a fresh process
 
 SourceState = frozenset[tuple[str, int, int]]
 
@@ -119,13 +119,17 @@ class WarmParent:
         """Fork a child that runs a program of gnnscale/stages/preloaded.py; None = start a fresh process instead."""
         if not self.serves(environ):
             return None
-        request = Request(program, arguments, str(folder), dict(environ), os.getpid(), self.own_session)
+        message = json.dumps(
+            Request(program, arguments, str(folder), dict(environ), os.getpid(), self.own_session)
+        ).encode()
+        if len(message) > MAX_REQUEST_BYTES:
+            return None
         with self.guard:
             for _ in range(2):  # the one that was ready before may have died
                 if not (self._is_current() and self._is_ready(START_SECONDS)) or self.server is None:
                     return None
                 try:
-                    return self.server.send(request, out, err)
+                    return self.server.send(message, out, err)
                 except OSError:
                     self._close()
         return None
@@ -187,14 +191,20 @@ class Server:
 
     def wait_until_ready(self, seconds: float) -> bool | None:
         """Return True once its libraries are loaded, False if it cannot serve, and None if it needs more time."""
-        if not self.is_ready and select.select([self.channel], [], [], seconds)[0]:
+        if self.is_ready:
+            return True
+        self.channel.settimeout(seconds)
+        try:
             self.is_ready = self.channel.recv(16) == b"ready"
             return self.is_ready
-        if not self.is_ready and time.monotonic() - self.began > START_SECONDS:
+        except (TimeoutError, BlockingIOError):
+            return False if time.monotonic() - self.began > START_SECONDS else None
+        except OSError:
             return False
-        return self.is_ready or None
+        finally:
+            self.channel.settimeout(None)
 
-    def send(self, request: Request, out: IO[bytes], err: IO[bytes]) -> ForkedProcess:
+    def send(self, message: bytes, out: IO[bytes], err: IO[bytes]) -> ForkedProcess:
         """Let it fork a child; an OSError says that there is none."""
         if not adopt_orphans(True):
             raise OSError("this system has no subreapers")
@@ -203,7 +213,7 @@ class Server:
             try:
                 with theirs:
                     handles = [out.fileno(), err.fileno(), theirs.fileno()]
-                    socket.send_fds(self.channel, [json.dumps(request).encode()], handles)
+                    socket.send_fds(self.channel, [message], handles)
                 ours.settimeout(ANSWER_SECONDS)
                 pid = ours.recv(16)
             finally:

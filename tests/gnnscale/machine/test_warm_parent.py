@@ -128,6 +128,15 @@ def test_it_says_when_it_is_ready(warm):
     assert warm.run("describe")[0] == 0
 
 
+def test_an_environment_as_large_as_modules_make_it(warm):
+    """One that is too large for a message goes to a fresh process, and the warm parent stays."""
+    large, too_large = {"MASTER_ADDR": "x" * 100_000}, {"MASTER_ADDR": "x" * 131_000}
+    assert json.loads(warm.run("describe", **large)[1])["environ"]["MASTER_ADDR"] == "x" * 100_000
+    server = warm.parent.server.process.pid
+    assert warm.fork("describe", **too_large) is None
+    assert warm.run("describe")[0] == 0 and warm.parent.server.process.pid == server
+
+
 def test_a_system_without_subreapers_has_fresh_processes(warm, monkeypatch):
     monkeypatch.setattr(warm_parent, "adopt_orphans", lambda wanted: False)
     assert warm.fork("describe") is None
