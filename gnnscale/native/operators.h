@@ -91,11 +91,15 @@ class MessageSums {
     real* of_receiver(real* table, int64_t i) const { return table + i * 2 * width; }
     real* of_sender(real* table, int64_t e) const { return table + g.senders[e] * 2 * width + width; }
 
+    static real* aligned_room(int64_t numbers) {  // of this thread, kept for its next call
+        static thread_local std::vector<real> room;
+        room.resize(numbers + PAD);
+        return room.data() + (64 - ((uintptr_t)room.data() & 63)) % 64 / sizeof(real);
+    }
+
     template <class F>
     void each_tile(F f) const {
-        static thread_local std::vector<real> scratch;
-        scratch.resize(7 * TILE * width + PAD);
-        real* at = scratch.data() + (64 - ((uintptr_t)scratch.data() & 63)) % 64 / sizeof(real);
+        real* at = aligned_room(7 * TILE * width);
         for (int64_t begin = 0, n = TILE * width; begin < edges; begin += TILE)
             f(Tile{begin, begin + TILE < edges ? begin + TILE : edges, at, at + 2 * n, at + 4 * n, at + 5 * n, at + 6 * n});
     }

@@ -68,31 +68,23 @@ class Operator:
         self.backward.register_autograd(self.differentiate_twice, setup_context=remember)
         self.double_backward.register_autograd(self.refuse, setup_context=remember)
 
-    def split(self, arguments: Sequence[Any], *counts: int) -> list[list[Any]]:
-        """Cut arguments into lists of these lengths and the rest."""
-        parts, rest = [], list(arguments)
-        for count in counts:
-            parts.append(rest[:count])
-            rest = rest[count:]
-        return [*parts, rest]
-
     # --------------------------------------------------------------------------------------------- what the operators do
     def values(self, *arguments: Any) -> Tensor | tuple[Tensor, ...]:
-        operands, others = self.split(arguments, self.operands)
+        operands, others = split(arguments, self.operands)
         library = find_library(operands)
         if library is None:
             return join(as_list(self.formula(*arguments)))
         return join(self.kernels.values(library, contiguous(operands), contiguous(others)))
 
     def reverse(self, *arguments: Any) -> Tensor | tuple[Tensor, ...]:
-        by, operands, (*others, wanted) = self.split(arguments, self.results, self.operands)
+        by, operands, (*others, wanted) = split(arguments, self.results, self.operands)
         library = find_library([*by, *operands])
         if library is None:
             return join(keep_wanted(self.reverse_formula(by, operands, others), wanted))
         return join(self.kernels.reverse(library, contiguous(by), contiguous(operands), contiguous(others), wanted))
 
     def second_reverse(self, *arguments: Any) -> Tensor | tuple[Tensor, ...]:
-        u, by, operands, (*others, wanted) = self.split(arguments, self.operands, self.results, self.operands)
+        u, by, operands, (*others, wanted) = split(arguments, self.operands, self.results, self.operands)
         # nothing came back for a derivative that was not wanted
         u = [torch.zeros_like(x) if t.shape != x.shape else t for t, x in zip(u, operands, strict=True)]
         library = find_library([*u, *by, *operands])
@@ -123,24 +115,24 @@ class Operator:
         return join(keep_wanted(empty_like(operands), arguments[-1]))
 
     def second_reverse_of_fakes(self, *arguments: Any) -> Tensor | tuple[Tensor, ...]:
-        _, by, operands, rest = self.split(arguments, self.operands, self.results, self.operands)
+        _, by, operands, rest = split(arguments, self.operands, self.results, self.operands)
         return join([*empty_like(by), *keep_wanted(empty_like(operands), rest[-1])])
 
     # --------------------------------------------------------------------------------------------------------- derivatives
-    def differentiate(self, context: Any, *by: Tensor) -> tuple[Tensor | None, ...]:
-        arguments = recall(context)
-        wanted = list(context.needs_input_grad[: self.operands])
+    def differentiate(self, ctx: Any, *by: Tensor) -> tuple[Tensor | None, ...]:
+        arguments = recall(ctx)
+        wanted = list(ctx.needs_input_grad[: self.operands])
         made = as_list(self.backward(*by, *arguments, wanted))
         return only_wanted(made, wanted) + (None,) * (len(arguments) - self.operands)
 
-    def differentiate_twice(self, context: Any, *u: Tensor) -> tuple[Tensor | None, ...]:
-        arguments = recall(context)
+    def differentiate_twice(self, ctx: Any, *u: Tensor) -> tuple[Tensor | None, ...]:
+        arguments = recall(ctx)
         count = self.results + self.operands
-        wanted = list(context.needs_input_grad[:count])
+        wanted = list(ctx.needs_input_grad[:count])
         made = as_list(self.double_backward(*u, *arguments[:-1], wanted[self.results :]))
         return only_wanted(made, wanted) + (None,) * (len(arguments) - count)
 
-    def refuse(self, context: Any, *by: Tensor) -> None:
+    def refuse(self, ctx: Any, *by: Tensor) -> None:
         raise NotImplementedError(f"{self.formula.__name__} can be differentiated twice, not three times")
 
 
@@ -167,15 +159,24 @@ def define(name: str, function: Callable[..., Any], arguments: list[str], result
     return custom_op(name, function, mutates_args=(), schema=f"({', '.join(arguments)}) -> {returned}")
 
 
+def split(arguments: Sequence[Any], *counts: int) -> list[list[Any]]:
+    """Cut arguments into lists of these lengths and the rest."""
+    parts, rest = [], list(arguments)
+    for count in counts:
+        parts.append(rest[:count])
+        rest = rest[count:]
+    return [*parts, rest]
+
+
 def remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(*(x for x in inputs if isinstance(x, Tensor)))
     ctx.others = [None if isinstance(x, Tensor) else x for x in inputs]
 
 
-def recall(context: Any) -> list[Any]:
+def recall(ctx: Any) -> list[Any]:
     """Return all arguments of the call that a derivative belongs to."""
-    saved = iter(context.saved_tensors)
-    return [next(saved) if x is None else x for x in context.others]
+    saved = iter(ctx.saved_tensors)
+    return [next(saved) if x is None else x for x in ctx.others]
 
 
 def as_list(results: Any) -> Tensors:
@@ -477,8 +478,8 @@ def _(x: Tensor, index: Tensor, count: int) -> Tensor:
     return x.new_empty(count, *x.shape[1:])
 
 
-def take_rows(context: Any, by: Tensor) -> tuple[Tensor, None, None]:
-    index = recall(context)[1]
+def take_rows(ctx: Any, by: Tensor) -> tuple[Tensor, None, None]:
+    index = recall(ctx)[1]
     return by.index_select(0, index), None, None
 
 

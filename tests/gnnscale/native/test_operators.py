@@ -229,6 +229,16 @@ def test_the_same_call_gives_the_same_bits(instruction_set, function):
 
 
 @pytest.mark.parametrize("function", MESSAGES, ids=lambda f: f.__name__)
+def test_nothing_of_edges_and_channels_is_kept_for_the_derivatives(instruction_set, function):
+    operands, others = message_operands(function, "many edges", 64)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        made = function(*operands, *others)
+        torch.autograd.grad(made.square().sum(), operands, create_graph=True)
+    assert kept and max(kept) <= max(x.numel() for x in (*operands, made)) < 500 * 64
+
+
+@pytest.mark.parametrize("function", MESSAGES, ids=lambda f: f.__name__)
 def test_what_would_read_beyond_an_array_is_refused(instruction_set, function):
     operands, (receivers, senders) = message_operands(function, "few edges", 5)
     for i, j in (
