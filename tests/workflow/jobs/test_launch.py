@@ -371,6 +371,21 @@ def test_a_real_stage(tmp_path, converted):
     assert files.read_model(made / "result.json", StageResult).id == "train/x"
 
 
+@pytest.mark.slow
+def test_real_stages_that_share_a_job(tmp_path, converted):
+    """They are forked from one process, and leave what one that runs alone leaves."""
+    made = [corpus.make_stage_directory(tmp_path, f"train/{name}", corpus.TINY, converted) for name in ("x", "y")]
+    attempts = [launch.StageAttempt(f"train/{folder.name}", "train", folder, 1) for folder in made]
+    left = Job(attempts, python=sys.executable, hosts=(NODE, NODE), slots=2).end(0)
+    assert [each["code"] for each in left] == [0, 0]
+    alone = corpus.make_stage_directory(tmp_path, "train/alone", corpus.TINY, converted)
+    assert corpus.run_stage(alone).returncode == 0
+    results = [files.read_model(folder / "result.json", StageResult) for folder in (*made, alone)]
+    assert len({each.digest for each in results}) == 1
+    forked = [each.start_cpu_seconds < results[-1].start_cpu_seconds for each in results[:2]]
+    assert any(forked), "the libraries were imported once"
+
+
 # ------------------------------------------------------------------------------- ranks, by a real mpiexec where one is
 MPIEXEC = shutil.which("mpiexec") or shutil.which("mpiexec", path=Path(sys.executable).parent)
 mpi = pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec here")
