@@ -24,7 +24,12 @@ class Runtime(Record):
     )
     edge_chunk: int | None = Field(None, ge=1, description="memory: edges whose messages exist at a time; null = all")
     activation_checkpointing: bool = Field(False, description="memory: compute each layer again in the backward pass")
-    loader_workers: int = Field(1, ge=0, description="threads of a rank that make batches in advance; 0 = none")
+    loader_workers: int | None = Field(
+        None,
+        ge=0,
+        description="threads of a rank that make batches in advance; 0 = none; null = 1, or 0 where a training on "
+        "CPUs copies its batches from memory",
+    )
     data: Literal["map", "memory", "store"] = Field(
         "map", description="structures: on disk, mapped; in each rank's memory; once in all nodes' memory (needs MPI)"
     )

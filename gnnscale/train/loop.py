@@ -106,7 +106,12 @@ class Trainer:
     def make_batches(self, first: int) -> Iterator[tuple[np.ndarray, list[Callable]]]:
         """Make every global batch from step `first`, and this rank's share of it in micro-batches, ahead of its use."""
         make = partial(self.make_batch, self.train)
-        return make_ahead(self.choose_batches(first), make, self.run.spec.runtime.loader_workers)
+        return make_ahead(self.choose_batches(first), make, self.count_workers(self.train))
+
+    def count_workers(self, corpus: Corpus) -> int | None:
+        """Return the threads that make batches: none where they would take more of the CPUs' time than they hide."""
+        wanted = self.run.spec.runtime.loader_workers
+        return 0 if wanted is None and corpus.held and self.engine.device.type == "cpu" else wanted
 
     def choose_batches(self, first: int) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
         """Choose the structures of these batches; every rank chooses alike, without exchange."""
@@ -160,7 +165,7 @@ class Trainer:
         batches = (np.arange(k, min(k + at_once, len(corpus))) for k in range(0, len(corpus), at_once))
         plan = ((None, self.split_share(corpus, batch, budget)) for batch in batches)
         with torch.no_grad(), self.engine.averaged():
-            for _, micro in make_ahead(plan, partial(self.make_batch, corpus), self.run.spec.runtime.loader_workers):
+            for _, micro in make_ahead(plan, partial(self.make_batch, corpus), self.count_workers(corpus)):
                 for part in micro:
                     sums += self.engine.penalties(*part())
         total = reduce_sum(sums).cpu().numpy()

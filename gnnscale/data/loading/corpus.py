@@ -80,7 +80,7 @@ class Corpus(NamedTuple):
         chosen = np.asarray(chosen, np.int64)
         order = np.argsort(self.source[chosen], kind="stable")
         source, row = self.source[chosen][order], self.row[chosen][order].astype(np.int64)
-        present = np.unique(source)
+        present = np.flatnonzero(np.bincount(source))  # np.unique would import numpy.ma, for 20 ms
         found = [self.readers[index].select(row[source == index]) for index in present]
         if len(found) <= 1:
             return found[0] if found else self.readers[0].select(row)

@@ -15,14 +15,15 @@ Made = TypeVar("Made")
 
 
 def make_ahead(
-    plan: Iterable[tuple[Key, list[Task]]], make: Callable[[Task], Made], workers: int, depth: int = 2
+    plan: Iterable[tuple[Key, list[Task]]], make: Callable[[Task], Made], workers: int | None, depth: int = 2
 ) -> Iterator[tuple[Key, list[Callable[[], Made]]]]:
     """Yield, for every (key, tasks) of the plan, (key, functions that return what was made of the tasks).
 
     Threads suffice, as making a batch is spent in NumPy's gathers and in the compiled neighbour list, which release the
     GIL. At most `depth` steps of the plan are made ahead. An error in a thread is raised where its result is requested.
-    Without workers everything is made when it is requested.
+    With 0 workers everything is made when it is requested; None is one worker.
     """
+    workers = 1 if workers is None else workers
     if not workers:
         for key, tasks in plan:
             yield key, [partial(make, task) for task in tasks]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from gnnscale.contract.dataset_card import ShardCard
 from gnnscale.contract.errors import UserError
 from gnnscale.contract.results import Diverged, TrainedModel
 from gnnscale.contract.settings import OptimSettings
+from gnnscale.contract.stage_spec import Runtime
 from gnnscale.data.loading.corpus import load_corpus, make_batch
 from gnnscale.data.storage import adios, mapped
 from gnnscale.inference import prediction_errors
@@ -106,6 +108,35 @@ def test_killed_and_torn_equals_uninterrupted(converted, undisturbed, tmp_path):
     assert (made / "model.safetensors").read_bytes() == (undisturbed / "model.safetensors").read_bytes()
     assert read_losses(made) == read_losses(undisturbed)
     assert read_result(made).attempts == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_held", [True, False])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_way_batches_are_made_changes_nothing(converted, undisturbed, tmp_path, monkeypatch, is_held, workers):
+    if not is_held:
+        monkeypatch.setattr("gnnscale.data.loading.corpus.MOST_BYTES", 0)
+    made = train_here(prepare_training(tmp_path, converted, runtime={"loader_workers": workers}))
+    assert (made / "model.safetensors").read_bytes() == (undisturbed / "model.safetensors").read_bytes()
+    assert read_losses(made) == read_losses(undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "is_held", "device", "expected"),
+    [
+        (None, True, "cpu", 0),
+        (None, False, "cpu", None),
+        (None, True, "cuda", None),
+        (2, True, "cpu", 2),
+        (0, False, "cpu", 0),
+    ],
+)
+def test_a_thread_makes_batches_unless_it_only_takes_the_cpus_time(wanted, is_held, device, expected):
+    runtime = Runtime(loader_workers=wanted)
+    trainer = SimpleNamespace(
+        run=SimpleNamespace(spec=SimpleNamespace(runtime=runtime)), engine=SimpleNamespace(device=torch.device(device))
+    )
+    assert loop.Trainer.count_workers(trainer, SimpleNamespace(held=object() if is_held else None)) == expected
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ def plan(steps, most=5):
     return ((step, [10 * step + k for k in range(1 + step % most)]) for step in range(steps))
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2, 5])
+@pytest.mark.parametrize("workers", [None, 0, 1, 2, 5])
 def test_all_comes_in_order_whatever_the_number_of_workers(workers):
     def make(job):
         time.sleep(0.002 * (job % 3))  # so that threads finish out of turn
