@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
 #include <vector>
 
 #include "interface.h"
@@ -81,16 +82,14 @@ struct Case {
         for (const real* last : {(const real*)nullptr, by_virial.data()})
             native_gradient(program, parameters.data(), r.gradient.data(), &batch, 1.5, threads, by_energy.data(),
                             by_forces.data(), last);
-        for (bool has_stress : {false, true}) {
+        for (int64_t loss = 0; loss < 3; loss++) {
+            const bool has_stress = loss > 0;
             const NativeLabels labels{energy.data(), forces.data(), has_stress ? stress.data() : nullptr,
                                       references.data(), 1.7, 0.6};
             const double factors[3] = {1, .5, has_stress ? .1 : 0};
-            for (int64_t loss = 0; loss < 3; loss++) {
-                native_learn(program, parameters.data(), nullptr, 0, &batch, &labels, loss, factors, threads,
+            for (real* gradient : {(real*)nullptr, r.learned.data()})
+                native_learn(program, parameters.data(), gradient, loss > 0, &batch, &labels, loss, factors, threads,
                              r.penalties.data());
-                native_learn(program, parameters.data(), r.learned.data(), loss > 0, &batch, &labels, loss, factors,
-                             threads, r.penalties.data());
-            }
         }
         return r;
     }
@@ -129,7 +128,8 @@ int main(int, char** arguments) {
         const auto parameters = file.take<real>(file.whole());
         read_wrong_programs(code, numbers[0], numbers[1]);
         void* program = native_program_new(code.data(), code.size(), numbers[0], numbers[1]);
-        check(program, "the program is accepted");
+        void* other = native_program_new(code.data(), code.size(), numbers[0], numbers[1]);
+        check(program && other, "the program is accepted");
         for (int64_t cases = file.whole(); cases > 0; cases--) {
             const Case given(file);
             const Results one = given.run(program, parameters, 1);
@@ -137,10 +137,15 @@ int main(int, char** arguments) {
             const bool is_direct = code[4] >= 0;  // a network without slopes has no virial
             check(given.structures == 0 || are_finite(one.virial) != is_direct, "virials are finite");
             check(are_finite(one.gradient) && are_finite(one.learned), "gradients are finite");
-            check(one == given.run(program, parameters, 3), "three threads give the same bits as one");
+            Results there;
+            std::thread beside([&] { there = given.run(other, parameters, 2); });
+            const Results here = given.run(program, parameters, 3);
+            beside.join();
+            check(one == here && one == there, "more threads, and another program beside, give the same bits");
             take_step(code[6], parameters, one.learned);
         }
         native_program_free(program);
+        native_program_free(other);
     }
     std::fclose(file.handle);
     std::puts("all is well");

@@ -17,19 +17,21 @@ from tests.support.corpus import ROOT
 from tests.support.structures import CUTOFF, make_batch, make_crystal, make_molecule
 
 SOURCES = 3
+COPIES_FOR_THREADS = 13  # of four structures: threads share no smaller batch
 FLAGS_OF_SET = {
     "baseline": (),
     "avx2": ("-mavx2", "-mfma"),
     "avx512": ("-mavx2", "-mfma", *(f"-mavx512{part}" for part in ("f", "bw", "cd", "dq", "vl"))),
 }
-WATCHED = ("-std=c++17", "-g1", "-pthread", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+WATCHED = ("-std=c++17", "-Og", "-g1", "-pthread", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 
-def batches():
-    """Yield graphs: several structures, one, an atom alone, no edge at all, one edge, and many atoms that have one sender."""
+def batches(copies):
+    """Yield graphs: many structures, one, an atom alone, no edge at all, one edge, and many atoms that have one sender."""
     rng = np.random.default_rng(0)
     molecules, crystal = [make_molecule(rng, size) for size in (7, 1, 12)], make_crystal(rng, 4)
-    yield make_batch([each._replace(source=k % SOURCES) for k, each in enumerate([*molecules, crystal, *molecules])])
+    many = [*molecules, crystal] * copies
+    yield make_batch([each._replace(source=k % SOURCES) for k, each in enumerate(many)])
     yield make_batch([crystal])
     alone = make_batch([molecules[1]])
     yield alone
@@ -77,7 +79,7 @@ def write_networks(path, dtype: torch.dtype) -> None:
             file.write(np.array([len(program.code), *program.code], np.int64).tobytes())
             file.write(np.array([program.cutoff, program.scale]).tobytes())
             file.write(np.array([len(parameters)], np.int64).tobytes() + parameters.numpy().tobytes())
-            cases = list(batches())
+            cases = list(batches(COPIES_FOR_THREADS if kind in (kinds[0], kinds[3]) else 1))
             file.write(np.array([len(cases)], np.int64).tobytes())
             for graphs in cases:
                 write_case(file, graphs, dtype)
