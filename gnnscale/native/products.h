@@ -17,21 +17,31 @@ constexpr int TILE_ROWS = 6, TILE_VECTORS = VECTOR_BYTES == 64 ? 4 : 2;  // as m
 template <int ROWS, int VECTORS>
 static inline void product_tile(int64_t k, Matrix A, const real* B, int64_t b_row, bool add, real* C, int64_t c_row,
                                 int64_t columns) {
-    Vector sum[ROWS][VECTORS] = {};
+    Vector sum[ROWS][VECTORS];  // in registers, as all loops over them are unrolled
+#pragma GCC unroll 8
+    for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 8
+        for (int v = 0; v < VECTORS; v++) sum[i][v] = Vector{};
     for (int64_t l = 0; l < k; l++) {
         Vector b[VECTORS];
+#pragma GCC unroll 8
         for (int v = 0; v < VECTORS; v++) b[v] = load(B + l * b_row + v * LANES);
+#pragma GCC unroll 8
         for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 8
             for (int v = 0; v < VECTORS; v++) sum[i][v] += b[v] * A.at[i * A.row + l * A.column];
     }
+    const int64_t rest = columns - (VECTORS - 1) * LANES;  // columns of the last vector
+#pragma GCC unroll 8
     for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 8
         for (int v = 0; v < VECTORS; v++) {
             real* c = C + i * c_row + v * LANES;
-            const int64_t rest = columns - v * LANES;
-            if (rest >= LANES) {
+            if (v < VECTORS - 1 || rest >= LANES) {
                 store(c, add ? sum[i][v] + load(c) : sum[i][v]);
             } else {
-                for (int64_t q = 0; q < rest; q++) c[q] = sum[i][v][q] + (add ? c[q] : 0);
+                const Vector last = sum[i][v];
+                for (int64_t q = 0; q < rest; q++) c[q] = last[q] + (add ? c[q] : 0);
             }
         }
 }

@@ -50,6 +50,13 @@ struct EdgeMessages : Block {
         }
     }
 
+    // W_2^T, once for all tiles: its rows then lie as a product reads them.
+    const real* turn_second(const Run& run, int64_t width, real* to) const {
+        for (int64_t i = 0; i < width; i++)
+            for (int64_t c = 0; c < width; c++) to[c * width + i] = run.parameters[second + i * width + c];
+        return to;
+    }
+
     void clear_sums(const Run& run, real* Array::*part) const {
         clear_rows(sums(run).rows, sums(run).cols, sums(run).*part, sums(run).row);
         clear_rows(moments(run).rows, moments(run).cols, moments(run).*part, moments(run).row);
@@ -61,7 +68,8 @@ struct EdgeMessages : Block {
         const Array t = table(run);
         const int64_t width = sums(run).cols, edges = g.edges;
         const FourSums out = four_sums(sums(run), moments(run), &Array::y);
-        real *x = run.room(2 * TILE * width), *y = x + TILE * width;
+        real *x = run.room(2 * TILE * width + width * width), *y = x + TILE * width;
+        const real* turned = turn_second(run, width, y + TILE * width);
         clear_sums(run, &Array::y);
         each_tile(g, [&](int64_t begin, int64_t end) {
             for (int64_t c = 0; c < width; c += LANES) {
@@ -74,7 +82,7 @@ struct EdgeMessages : Block {
                     }
                 });
             }
-            product_nt(end - begin, width, width, x, width, run.parameters + second, width, false, y, width);
+            product_nn(end - begin, width, width, x, width, turned, width, false, y, width);
             for (int64_t c = 0; c < width; c += LANES) {
                 const Vector b = load(run.parameters + bias + c);
                 each_atom(g, begin, end, [&](int64_t i, int64_t first, int64_t last) {
@@ -95,7 +103,8 @@ struct EdgeMessages : Block {
         const Array t = table(run);
         const int64_t width = sums(run).cols, edges = g.edges;
         const FourSums out = four_sums(sums(run), moments(run), &Array::t);
-        real *x = run.room(4 * TILE * width), *y = x + 2 * TILE * width;
+        real *x = run.room(4 * TILE * width + width * width), *y = x + 2 * TILE * width;
+        const real* turned = turn_second(run, width, y + 2 * TILE * width);
         clear_sums(run, &Array::t);
         each_tile(g, [&](int64_t begin, int64_t end) {
             const int64_t tangent = (end - begin) * width;  // from a value to its tangent
@@ -114,7 +123,7 @@ struct EdgeMessages : Block {
                     }
                 });
             }
-            product_nt(2 * (end - begin), width, width, x, width, run.parameters + second, width, false, y, width);
+            product_nn(2 * (end - begin), width, width, x, width, turned, width, false, y, width);
             for (int64_t c = 0; c < width; c += LANES) {
                 const Vector b = load(run.parameters + bias + c);
                 each_atom(g, begin, end, [&](int64_t i, int64_t first, int64_t last) {
@@ -149,8 +158,9 @@ struct EdgeMessages : Block {
         const Array t = table(run);
         const int64_t width = sums(run).cols, edges = g.edges, tile = TILE * width;
         const FourSums by = four_sums(sums(run), moments(run), &Array::h);
-        real *x = run.room(4 * tile + 4 * LANES * TILE), *y = x + tile, *slope = y + tile, *by_x = slope + tile;
+        real *x = run.room(4 * tile + 4 * LANES * TILE + width * width), *y = x + tile, *slope = y + tile, *by_x = slope + tile;
         real* dots = by_x + tile;  // four vectors of an edge, summed over their lanes at the end
+        const real* turned = turn_second(run, width, dots + 4 * LANES * TILE);
         each_tile(g, [&](int64_t begin, int64_t end) {
             std::memset(dots, 0, sizeof(real) * 4 * LANES * (end - begin));
             for (int64_t c = 0; c < width; c += LANES) {
@@ -165,7 +175,7 @@ struct EdgeMessages : Block {
                     }
                 });
             }
-            product_nt(end - begin, width, width, x, width, run.parameters + second, width, false, y, width);
+            product_nn(end - begin, width, width, x, width, turned, width, false, y, width);
             for (int64_t c = 0; c < width; c += LANES) {
                 const Vector b = load(run.parameters + bias + c);
                 each_atom(g, begin, end, [&](int64_t i, int64_t first, int64_t last) {
@@ -211,7 +221,9 @@ struct EdgeMessages : Block {
         const int64_t width = sums(run).cols, edges = g.edges, tile = TILE * width, passes = TANGENTS ? 2 : 1;
         const FourSums by_g = four_sums(sums(run), moments(run), &Array::g);
         const FourSums by_h = four_sums(sums(run), moments(run), &Array::h);
-        real *x = run.room(8 * tile), *y = x + 2 * tile, *by_x = y + 2 * tile, *slope = by_x + 2 * tile, *bend = slope + tile;
+        real *x = run.room(8 * tile + width * width), *y = x + 2 * tile, *by_x = y + 2 * tile, *slope = by_x + 2 * tile;
+        real* bend = slope + tile;
+        const real* turned = turn_second(run, width, bend + tile);
         each_tile(g, [&](int64_t begin, int64_t end) {
             const int64_t tangent = (end - begin) * width;  // from a value to its tangent, and from g to h
             for (int64_t c = 0; c < width; c += LANES) {
@@ -233,7 +245,7 @@ struct EdgeMessages : Block {
                     }
                 });
             }
-            product_nt(passes * (end - begin), width, width, x, width, run.parameters + second, width, false, y, width);
+            product_nn(passes * (end - begin), width, width, x, width, turned, width, false, y, width);
             for (int64_t c = 0; c < width; c += LANES) {
                 const Vector b = load(run.parameters + bias + c);
                 Vector by_bias{};
