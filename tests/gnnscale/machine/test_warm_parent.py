@@ -21,7 +21,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux give
 
 
 @pytest.fixture
-def warm(tmp_path):
+def warm(tmp_path, monkeypatch):
+    """Return a warm parent that looks at the sources of the test, whatever somebody changes in the real ones."""
+    monkeypatch.setattr(warm_parent, "ROOT", tmp_path / "overlay")
     made = Warm(tmp_path)
     yield made
     made.parent.close()
@@ -91,9 +93,7 @@ def test_a_warm_parent_that_dies_is_started_again_and_its_children_live_on(warm)
     assert process.wait(timeout=PATIENCE) == 0
 
 
-def test_changed_code_is_seen(warm, monkeypatch):
-    """The source files that count are those of the package, here those of the test."""
-    monkeypatch.setattr(warm_parent, "ROOT", warm.place / "overlay")
+def test_changed_code_is_seen(warm):
     assert json.loads(warm.run("describe")[1])["arguments"] == []
     first, program = warm.parent.server.process.pid, warm.place / "overlay" / "gnnscale" / "stages" / "programs.py"
     assert warm.run("describe")[0] == 0 and warm.parent.server.process.pid == first
@@ -116,6 +116,7 @@ def test_another_environment_needs_a_fresh_process(warm, name):
     ids=["it cannot import", "it has threads"],
 )
 def test_a_warm_parent_that_cannot_serve_is_not_tried_again(tmp_path, before, monkeypatch):
+    monkeypatch.setattr(warm_parent, "ROOT", tmp_path / "overlay")
     warm = Warm(tmp_path, before)
     assert warm.fork("describe") is None and not warm.parent.is_starting()
     monkeypatch.setattr(warm_parent, "Server", None)

@@ -10,6 +10,7 @@ import pytest
 
 from gnnscale.contract import exit_codes
 from gnnscale.contract.settings import EvaluateSettings
+from gnnscale.machine import warm_parent
 from gnnscale.machine.warm_parent import FORKED_KINDS, WarmParent
 from tests.support import training
 from tests.support.cluster import PATIENCE, wait_until
@@ -116,8 +117,9 @@ def test_a_forked_stage_has_the_errors_of_a_fresh_one(parent, environ, tmp_path)
 
 
 @pytest.mark.slow
-def test_the_start_of_the_parent_is_counted_once(environ, converted, tmp_path):
+def test_the_start_of_the_parent_is_counted_once(environ, converted, tmp_path, monkeypatch):
     """The first stage carries it, as if it had been a fresh process."""
+    monkeypatch.setattr(warm_parent, "ROOT", tmp_path)  # no change of the sources starts another parent in between
     parent = WarmParent(environ)
     try:
         made = [training.prepare_training(tmp_path, converted, name) for name in ("first", "second")]
