@@ -225,7 +225,7 @@ class Program(SphinxDirective):
     )
 
     def run(self) -> list[nodes.Node]:
-        recording, registry = (import_module(f"gnnscale.{name}") for name in ("native.recording", "models.registry"))
+        recording, registry = (import_module(f"gnnscale.{name}") for name in ("models.recording", "models.registry"))
         config = found("gnnscale.architectures.egnn.EGNNConfig")(width=64, depth=1)
         program = recording.record(registry.build(config, 2, 20.0))
         variables, blocks = recording.read_code(program.code)

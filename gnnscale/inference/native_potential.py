@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from gnnscale.atoms.graph import AtomGraphs
+from gnnscale.models.compiled import Compiled, compile_network
 from gnnscale.models.potential import Normalised, Potential, Predictor
-from gnnscale.native.compiled import Compiled, compile_network
 from gnnscale.native.library import instruction_set
 
 

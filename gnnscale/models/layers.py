@@ -21,7 +21,7 @@ BASE_CHANNELS = 8
 
 
 class StandIn(ABC):
-    """A stand-in for a tensor, with which gnnscale/native/recording.py learns what a network computes."""
+    """A stand-in for a tensor, with which gnnscale/models/recording.py learns what a network computes."""
 
     @abstractmethod
     def record_call(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

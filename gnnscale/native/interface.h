@@ -7,7 +7,7 @@
  *     native_evaluate(network, parameters, &batch, force_factor, threads, energy, forces, NULL);
  *     native_program_free(network);
  *
- * A program, its parameters and the two numbers come from gnnscale.native.recording and gnnscale.native.packing. Arrays are
+ * A program, its parameters and the two numbers come from gnnscale.models.recording and gnnscale.native.packing. Arrays are
  * contiguous and row-major; the caller owns them. A program may be used by one call at a time; different ones at once.
  * Results are the same bits for any number of threads.
  */

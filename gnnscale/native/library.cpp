@@ -1,6 +1,6 @@
 // The functions of interface.h, and the reader of programs.
 //
-// A program is a list of whole numbers that gnnscale/native/recording.py records from a network's own forward pass.
+// A program is a list of whole numbers that gnnscale/models/recording.py records from a network's own forward pass.
 
 #include "blocks/direct_forces.h"
 #include "blocks/edge_messages.h"

@@ -7,8 +7,8 @@ import torch
 from gnnscale.contract.settings import OptimSettings
 from gnnscale.contract.stage_spec import Runtime
 from gnnscale.machine import accelerator
+from gnnscale.models.compiled import Compiled, compile_network
 from gnnscale.models.potential import Potential
-from gnnscale.native.compiled import Compiled, compile_network
 from gnnscale.native.library import instruction_set
 from gnnscale.train.deepspeed_engine import DeepSpeedEngine
 from gnnscale.train.engine import Engine

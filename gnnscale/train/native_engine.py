@@ -15,8 +15,8 @@ from torch import Tensor
 
 from gnnscale.atoms.graph import AtomGraphs, Properties
 from gnnscale.contract.settings import OptimSettings
+from gnnscale.models.compiled import Compiled, Scales, address
 from gnnscale.models.potential import Potential
-from gnnscale.native.compiled import Compiled, Scales, address
 from gnnscale.native.packing import Place
 from gnnscale.train.checkpoint import TensorShapes
 from gnnscale.train.engine import Engine, MicroBatch, running_mean_share

@@ -20,10 +20,10 @@ from gnnscale.atoms.graph import AtomGraphs, Properties
 from gnnscale.contract.settings import OptimSettings
 from gnnscale.contract.stage_spec import Runtime
 from gnnscale.inference.native_potential import use_library
+from gnnscale.models.compiled import compile_network
 from gnnscale.models.potential import predict
-from gnnscale.native.compiled import compile_network
+from gnnscale.models.recording import Op, Program, read_code
 from gnnscale.native.library import instruction_set
-from gnnscale.native.recording import Op, Program, read_code
 from gnnscale.train import process_group
 from gnnscale.train.deepspeed_engine import DeepSpeedEngine
 from gnnscale.train.engine import Engine

@@ -6,7 +6,7 @@ import torch
 from gnnscale.inference.native_potential import NativePotential, use_library
 from gnnscale.models.potential import Potential, predict
 from gnnscale.native.library import open_library, reason_not_available
-from tests.gnnscale.native.test_compiled import every_network, mixture, network
+from tests.gnnscale.models.test_compiled import every_network, mixture, network
 
 needs_library = pytest.mark.skipif(open_library(torch.float64) is None, reason=reason_not_available())
 

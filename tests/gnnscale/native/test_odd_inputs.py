@@ -11,8 +11,8 @@ import torch
 from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.atoms.graph import AtomGraphs
 from gnnscale.machine import native_build
+from gnnscale.models.recording import record
 from gnnscale.models.registry import build
-from gnnscale.native.recording import record
 from tests.support.corpus import ROOT
 from tests.support.structures import CUTOFF, make_batch, make_crystal, make_molecule
 

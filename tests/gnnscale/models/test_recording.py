@@ -9,9 +9,9 @@ from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.models.egnn import EGNNLayer
 from gnnscale.models.layers import rms_norm
 from gnnscale.models.potential import find_hidden_matrices
+from gnnscale.models.recording import Op, Program, record
 from gnnscale.models.registry import build
 from gnnscale.native.packing import PAD, Packing, Place, Span
-from gnnscale.native.recording import Op, Program, record
 from tests.support.structures import CUTOFF
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from gnnscale.atoms.graph import AtomGraphs, Properties
 from gnnscale.models.potential import Normalised, Potential, sum_by_structure
+from gnnscale.models.recording import Program, record
 from gnnscale.native.library import Batch, Labels, open_library, reason_not_available
 from gnnscale.native.packing import Packing
-from gnnscale.native.recording import Program, record
 
 REAL_FIELDS = ("positions", "cell", "shifts")  # of AtomGraphs; the others are whole numbers
 LOSSES = {"mae": 0, "huber": 1, "l2": 2}  # as the library numbers them

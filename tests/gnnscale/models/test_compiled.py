@@ -9,8 +9,8 @@ import torch
 from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.atoms.graph import AtomGraphs, Properties
 from gnnscale.contract.settings import OptimSettings
+from gnnscale.models.compiled import Compiled, Scales, compile_network
 from gnnscale.models.registry import build
-from gnnscale.native.compiled import Compiled, Scales, compile_network
 from gnnscale.native.library import open_library, reason_not_available
 from gnnscale.train.loss import part_weights, sum_penalties
 from gnnscale.train.normalisation import Normalisation
