@@ -95,7 +95,7 @@ def test_energies_forces_and_stress(options, dtype):
 
 @every_network
 @every_precision
-def test_gradients_of_a_smooth_loss(options, dtype):
+def test_gradients_of_a_smooth_loss(instruction_set, options, dtype):
     """The loss is a random linear function, which is as general as any: a loss enters by its derivatives."""
     potential, graphs, random = network(options), mixture(), torch.Generator().manual_seed(2)
     with_stress = options["forces"] == "gradient"
@@ -115,6 +115,33 @@ def test_gradients_of_a_smooth_loss(options, dtype):
         flat, mixture(dtype), factor_of(potential), by_energy[graphs.structure], by_forces, by_virial
     )
     assert_same_gradient(network_, gradient, potential, 1e-11 if dtype == torch.float64 else 2e-5)
+
+
+@every_network
+def test_gradients_are_finite_differences(options):
+    """Without PyTorch: forces are slopes of the energy, and the gradient is that of energies and forces together."""
+    potential, graphs = network(options), mixture()
+    network_, flat = compiled(potential, torch.float64)
+    random, factor, step = torch.Generator().manual_seed(3), factor_of(potential), 1e-5
+    moved = torch.randn(graphs.positions.shape, generator=random, dtype=torch.float64)
+    by_energy, by_forces = torch.randn(len(graphs.cell), generator=random, dtype=torch.float64), torch.randn_like(moved)
+    changed = network_.packing.pack(
+        {n: torch.randn(p.shape, generator=random).double() for n, p in potential.named_parameters()}, torch.float64
+    )
+
+    def evaluate(parameters, shift=0.0):
+        return network_.evaluate(parameters, graphs._replace(positions=graphs.positions + shift * moved), factor)
+
+    def loss(parameters):
+        found = evaluate(parameters)
+        return float((found.energy * by_energy).sum() + (found.forces * by_forces).sum())
+
+    gradient = network_.differentiate(flat, graphs, factor, by_energy[graphs.structure], by_forces)
+    slope = (loss(flat + step * changed) - loss(flat - step * changed)) / (2 * step)
+    assert slope == pytest.approx(float(gradient @ changed), rel=1e-7)
+    if potential.gradient:
+        work = float((evaluate(flat, step).energy - evaluate(flat, -step).energy).sum()) / (2 * step)
+        assert work == pytest.approx(-float((evaluate(flat).forces * moved).sum()) / factor, rel=1e-7)
 
 
 def assert_same_gradient(network_: Compiled, flat: torch.Tensor, potential, enough: float) -> None:
