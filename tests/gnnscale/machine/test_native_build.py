@@ -45,7 +45,7 @@ def one_line(build):
     return build.explanation
 
 
-ALL_FEATURES = " ".join(native_build.AVX512)
+ALL_FEATURES = " ".join(sorted(native_build.AVX512))
 
 
 @pytest.mark.parametrize(
