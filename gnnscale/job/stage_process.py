@@ -63,7 +63,7 @@ def run(main: Callable[[Run], Outputs], shared_cpu_seconds: float = 0.0) -> None
     os._exit(code)  # gloo's threads were seen to abort a process that ended by sys.exit, with its work done
 
 
-def run_and_record(this: Run, main: Callable[[Run], Outputs], first: bool, shared_cpu_seconds: float) -> None:
+def run_and_record(this: Run, main: Callable[[Run], Outputs], first: bool, shared_cpu_seconds: float = 0.0) -> None:
     """Run the stage and, on the first rank, write its result with its cost and provenance."""
     if first:
         for stale in ("result.json", "error.json"):

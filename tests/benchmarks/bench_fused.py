@@ -11,6 +11,7 @@ import torch
 
 from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.atoms.graph import AtomGraphs
+from gnnscale.models import edges
 from gnnscale.models.kernels import messages
 from tests.benchmarks.bench_step import HALF, liquid, plain, potential
 from tests.benchmarks.measure import Table
@@ -23,11 +24,11 @@ CHUNK = 2**24  # numbers of a chunk: 32 MB in bfloat16, which the L2 cache of an
 def eager():
     """Run without kernels."""
     kept = messages.can_fuse
-    messages.can_fuse = messages.can_fuse = lambda x: False
+    messages.can_fuse = edges.can_fuse = lambda x: False
     try:
         yield
     finally:
-        messages.can_fuse = messages.can_fuse = kept
+        messages.can_fuse = edges.can_fuse = kept
 
 
 def step(model: torch.nn.Module, graphs: AtomGraphs, half: bool, kernels: bool) -> Callable[[], None]:

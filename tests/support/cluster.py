@@ -26,6 +26,8 @@ QUICK = {
     "late_seconds": 3.0,
     "signal_seconds": 60,
 }  # for a scheduler on this machine
+# Trainings take long enough for something to happen to their jobs, and DeepSpeed's ranks meet under real schedulers.
+BY_DEEPSPEED = {"GNNSCALE_NATIVE": "0"}
 PATIENCE = 900.0  # seconds: a test fails after them, whatever else a machine has to do
 BEFORE_TRAINING = list(stage.FOLDER_OF_KIND)[: list(stage.FOLDER_OF_KIND).index("audit") + 1]
 
@@ -206,7 +208,8 @@ class Run:
         path = Path(self.env["XDG_CONFIG_HOME"]) / "gnnscale" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         asked = {"kind": name} | QUICK | said.pop("scheduler", {})
-        path.write_text(json.dumps(said | {"scheduler": asked}))  # JSON is YAML whose times are quoted
+        said = {"env": BY_DEEPSPEED} | said | {"scheduler": asked}
+        path.write_text(json.dumps(said))  # JSON is YAML whose times are quoted
 
     def command(self, *words: str, site: str = "") -> list[str]:
         return [*RUN, *words, "--site", site or self.cluster.kind, "--study", str(self.study), "--root", str(self.root)]

@@ -24,9 +24,12 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux give
 def warm(tmp_path, monkeypatch):
     """Return a warm parent that looks at the sources of the test, whatever somebody changes in the real ones."""
     monkeypatch.setattr(warm_parent, "ROOT", tmp_path / "overlay")
+    # A suite in the background has SIGINT ignored, and so would all that it starts.
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     made = Warm(tmp_path)
     yield made
     made.parent.close()
+    signal.signal(signal.SIGINT, interrupt)
 
 
 def gone(pid):

@@ -19,7 +19,7 @@ import torch
 
 from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.atoms.graph import AtomGraphs
-from gnnscale.models import egnn
+from gnnscale.models import edges
 from gnnscale.models.kernels import messages, verified
 from gnnscale.models.kernels.chunked import Chunk, Sums, split_into_chunks
 from gnnscale.models.registry import build
@@ -177,7 +177,7 @@ def network(form: str, forces: str, edge_chunk: int | None, fused: bool) -> torc
     made = make_batch([alone, make_molecule(rng, 5), make_crystal(rng, 1), alone], CUTOFF, SINGLE)
     potential, made = potential.to(DEVICE), AtomGraphs(*(x.to(DEVICE) for x in made))
     with pytest.MonkeyPatch.context() as patch:
-        for module in (messages, egnn):  # without a GPU, Triton's interpreter takes its place
+        for module in (messages, edges):  # without a GPU, Triton's interpreter takes its place
             patch.setattr(module, "can_fuse", lambda x: fused)
         if fused:
             patch.setattr(messages, "Sums", None)  # not to be used
