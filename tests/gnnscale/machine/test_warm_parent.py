@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -178,7 +179,14 @@ def test_a_closed_warm_parent_leaves_its_children(warm):
 
 def test_a_child_that_nobody_knows_does_not_begin(warm, monkeypatch):
     """Its answer comes too late, so that a fresh process has been started in its place."""
-    monkeypatch.setattr(warm_parent, "ANSWER_SECONDS", 1e-6)
+    receive = socket.socket.recv
+
+    def receive_late(channel, count):
+        if channel.gettimeout() == warm_parent.ANSWER_SECONDS:
+            raise TimeoutError
+        return receive(channel, count)
+
+    monkeypatch.setattr(socket.socket, "recv", receive_late)
     assert warm.fork("wait") is None
     warm.parent.close()
     wait_until(lambda: not list_processes(warm.place), "it to end")
