@@ -171,7 +171,9 @@ def test_requeued(begin, slurm, tmp_path):
     (tmp_path / "go").touch()
     slurm.call("scontrol", "update", f"JobId={job}", "StartTime=now", check=False)  # else it waits two minutes
     run.end()
-    assert run.submitted() == [job] and [e["kind"] for e in run.events("ended")] == ["done"]
+    kinds = [e["kind"] for e in run.events("ended")]
+    # Where the scheduler does not show the job between its two starts, it has ended and its work goes on in another.
+    assert (run.submitted() == [job] and kinds == ["done"]) or kinds == ["stopped", "done"]
 
 
 def test_the_scheduler_is_away(begin, slurm, tmp_path):
