@@ -154,10 +154,12 @@ if '"micro_batch_edges":null' in open("spec.json").read().replace(" ", ""):
     print("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", file=sys.stderr, flush=True)
     os._exit(1)
 """
-    run = begin(SHORT, setup=spoil_module(tmp_path, full))
+    run = begin(SHORT, setup=hold_training(tmp_path, full))
     run.wait(lambda: len(run.submitted()) == 2, "the second job")
     run.kill()
     run.start("--until", "train")
+    run.wait(lambda: run.events("adopt"), "the driver to find it")
+    (tmp_path / "go").touch()
     run.end()
     assert [e["kind"] for e in run.events("ended")] == ["out-of-memory", "done"]
     assert json.loads((run.folder() / "spec.json").read_text())["runtime"]["micro_batch_edges"] > 100

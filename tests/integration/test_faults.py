@@ -112,15 +112,17 @@ def test_cancelled_under_a_driver_it_is_not_tried_again(begin, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["before-submit", "after-submit"])
-def test_killed_while_it_submits(begin, slurm, place):
+def test_killed_while_it_submits(begin, slurm, tmp_path, place):
     """The driver's shell sets another name for all jobs, which sbatch prefers to the script's."""
-    run = begin(SHORT, {"GNNSCALE_DIE_AT": place, "SBATCH_JOB_NAME": "mine"})
+    run = begin(SHORT, {"GNNSCALE_DIE_AT": place, "SBATCH_JOB_NAME": "mine"}, setup=hold_training(tmp_path))
     run.driver.communicate(timeout=PATIENCE)
     assert run.driver.returncode == -signal.SIGKILL and not run.submitted()
     name = run.events("intend")[-1]["name"]
     there = [id for id, called, _ in slurm.jobs() if called == name]
     assert len(there) == (place == "after-submit")
     run.start("--until", "train")
+    run.wait(run.submitted, "the driver to know its job")
+    (tmp_path / "go").touch()
     run.end()
     assert len(run.submitted()) == 1 and run.submitted()[0] in (there or run.submitted())
     assert len([1 for _, called, _ in slurm.jobs() if called == name]) == (place == "after-submit")

@@ -58,8 +58,11 @@ def spoil_module(place: Path, program: str, module: str = "gnnscale.stages.train
     return [f"export PYTHONPATH={folder}"]
 
 
-def hold_training(place: Path) -> list[str]:
-    """Return lines for the head of a job whose training waits, after a step, to be told to stop or for a file `go`."""
+def hold_training(place: Path, first: str = "") -> list[str]:
+    """Return lines for the head of a job whose training waits, after a step, to be told to stop or for a file `go`.
+
+    Before that it runs another program, `first`.
+    """
     program = f"""
 import signal
 told, listen, replace = [], signal.signal, os.replace
@@ -71,7 +74,7 @@ def hold(source, target):
         time.sleep(0.05)
 signal.signal, os.replace = hear, hold
 """
-    return spoil_module(place, program)
+    return spoil_module(place, first + program)
 
 
 def find_processes(word: str) -> list[tuple[int, str]]:
