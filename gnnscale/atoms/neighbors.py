@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import threading
 import warnings
 from functools import cache
 from pathlib import Path
@@ -162,7 +163,8 @@ def _call(
 
 # --------------------------------------------------------------------------------------------------------- vesin
 @cache
-def _vesin(cutoff: float) -> NeighborList:
+def _vesin(cutoff: float, thread: int) -> NeighborList:
+    """Return a list for one thread: its results lie in memory that the next call on it uses again."""
     from vesin import NeighborList
 
     return NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=1)
@@ -173,7 +175,7 @@ def _by_vesin(x: np.ndarray, ptr: np.ndarray, cell: np.ndarray, pbc: np.ndarray,
     for k in range(len(ptr) - 1):
         atoms = slice(int(ptr[k]), int(ptr[k + 1]))
         box, periodic = np.asarray(cell[k], dtype=np.float64), np.asarray(pbc[k], dtype=bool)
-        pairs, shifts = _vesin(float(cutoff)).compute(x[atoms], box, periodic, "PS", copy=False)
+        pairs, shifts = _vesin(float(cutoff), threading.get_ident()).compute(x[atoms], box, periodic, "PS", copy=False)
         i, j = pairs[:, 0].astype(np.int64), pairs[:, 1].astype(np.int64)
         span = 2 * int(np.abs(shifts).max(initial=0)) + 1
         rank = ((i * (atoms.stop - atoms.start) + j) * span + shifts[:, 0]) * span + shifts[:, 1]

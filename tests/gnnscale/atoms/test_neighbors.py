@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -182,3 +183,22 @@ def test_without_the_compiled_list_vesin_serves_and_says_so_once(tmp_path, damag
     assert done.stdout.split() == ["6", "6"], done.stderr
     assert done.stderr.count("UserWarning") == 1 and "vesin is used instead" in done.stderr
     assert "install gnnscale again" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("find", [neighbors.batch_edges, neighbors._by_vesin])
+def test_threads_find_their_own_edges(find):
+    """Batches are made in threads, those of the training and of the validation at once."""
+    rng = np.random.default_rng(0)
+
+    def crowd(count: int):
+        ptr = np.arange(0, 12 * count + 1, 12)
+        x, cells = rng.uniform(0, 6, (ptr[-1], 3)), np.tile(np.eye(3) * 6.5, (count, 1, 1))
+        return x, ptr, cells, np.ones((count, 3), bool), 5.0
+
+    cases = [crowd(count) for count in (3, 5, 8)]
+    expected = [find(*case) for case in cases]
+    with ThreadPoolExecutor(3) as pool:
+        found = [pool.map(lambda _, case=case: find(*case), range(60)) for case in cases]
+        for edges, there in zip(expected, found, strict=True):
+            for mine in there:
+                assert all(map(np.array_equal, mine, edges))
