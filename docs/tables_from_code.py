@@ -8,7 +8,7 @@
 ```{checks}                                                what an audit looks for
 ```{laws}                                                  the forms of scaling laws
 ```{rooms} gnnscale                                        the packages of the drawing, and what each imports
-```{program}                                               the blocks that a small network is recorded as
+```{recorded-program}                                      the blocks that a small network is recorded as
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ class Laws(SphinxDirective):
         return [table(["--law", "form", "sizes"], rows, [22, 60, 18], "settings")]
 
 
-class Program(SphinxDirective):
+class RecordedProgram(SphinxDirective):
     """List the blocks of a network of one layer as they are recorded: what each reads and writes, and its parameters."""
 
     OPERANDS = (
@@ -235,9 +235,9 @@ class Program(SphinxDirective):
         ]
         rows, operands_of = [], dict(self.OPERANDS)
         for op, operands in blocks:
-            by_role: dict[str, list[str]] = {"in": [], "out": [], "base": [], "parameter": [], ".": []}
+            by_role: dict[str, list[str]] = {"in": [], "out": [], "base": [], "parameter": []}
             for role, operand in zip(operands_of[op.name].split(), operands, strict=True):
-                if operand >= 0:
+                if operand >= 0 and role != ".":
                     by_role[role].append(names.get(operand, "") if role == "parameter" else labels[operand])
             read = ", ".join(by_role["in"]) + "".join(f" + {base}" for base in by_role["base"])
             parameters = ", ".join(name.removeprefix("backbone.") for name in by_role["parameter"])
@@ -316,7 +316,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
         "checks": Checks,
         "laws": Laws,
         "rooms": Rooms,
-        "program": Program,
+        "recorded-program": RecordedProgram,
     }.items():
         app.add_directive(name, directive)
     app.connect("autodoc-process-docstring", with_fields)
