@@ -53,7 +53,6 @@ extern "C" {
 
 const char* native_digest(void);    /* of the sources, by which an outdated build is detected */
 int64_t native_real_bytes(void);
-int64_t native_vector_bytes(void);
 
 /* NULL if the code is no program. `scale` is 1/sqrt(average number of neighbours) of the network. */
 void* native_program_new(const int64_t* code, int64_t length, double cutoff, double scale);

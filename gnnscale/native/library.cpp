@@ -35,7 +35,6 @@ class Reader {
         auto network = std::make_unique<Network>();
         const int64_t variables = code[1], blocks = code[2];
         parameters = network->parameters = code[5];
-        network->hidden = code[6];
         network->radial = code[7];
         sources = code[8];
         network->cutoff = cutoff;
@@ -152,7 +151,6 @@ extern "C" {
 
 const char* native_digest() { return SOURCE_DIGEST; }
 int64_t native_real_bytes() { return sizeof(real); }
-int64_t native_vector_bytes() { return VECTOR_BYTES; }
 
 void* native_program_new(const int64_t* code, int64_t n, double cutoff, double scale) {
     return Reader(code, n).read(cutoff, scale).release();

@@ -33,7 +33,7 @@ struct Loss {
 
 struct Network {
     Tape tape;
-    int64_t parameters = 0, hidden = 0;
+    int64_t parameters = 0;
     int radial = 0;
     double cutoff = 0, scale = 0;
     std::vector<std::unique_ptr<Run>> runs;        // of each thread

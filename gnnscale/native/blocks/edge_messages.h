@@ -8,31 +8,13 @@
 
 namespace gnnscale {
 
-struct EdgeMessages : Block {
+struct EdgeMessages : MessageBlock<EdgeMessages> {
     static constexpr int64_t TILE = 192;  // edges; about as many rows as make a product efficient, and fit the cache
 
-    Input table;
-    Output sums, moments;
-    int64_t radial, second, bias;
+    int64_t second, bias;
 
     EdgeMessages(int64_t table, int64_t sums, int64_t moments, int64_t radial, int64_t second, int64_t bias)
-        : table{table}, sums{sums}, moments{moments}, radial(radial), second(second), bias(bias) {}
-    std::vector<Input*> inputs() override { return {&table}; }
-    std::vector<Output> outputs() const override { return {sums, moments}; }
-    bool sees_geometry() const override { return true; }
-    void prepare(const std::vector<Variable>& variables) override { table_moves = variables[table.var].moves; }
-
-    void value(Run& run) override { run.geometry.radial == 8 ? values<8>(run) : values<0>(run); }
-    void tangent(Run& run) override {
-        if (table_moves)
-            run.geometry.radial == 8 ? tangents<8, true>(run) : tangents<0, true>(run);
-        else
-            run.geometry.radial == 8 ? tangents<8, false>(run) : tangents<0, false>(run);
-    }
-    void reverse(Run& run, Pass pass) override { run.geometry.radial == 8 ? reversed<8>(run, pass) : reversed<0>(run, pass); }
-
-   private:
-    bool table_moves = false;
+        : MessageBlock(table, sums, moments, radial), second(second), bias(bias) {}
 
     // Calls f(first edge, end) for every tile.
     template <class F>
@@ -138,18 +120,6 @@ struct EdgeMessages : Block {
                 });
             }
         });
-    }
-
-    template <int R>
-    void reversed(Run& run, Pass pass) const {
-        const Array t = table(run);
-        if (table.sets && (pass != Pass::slopes || table_moves)) clear_rows(t.rows, t.cols, t.by(pass), t.row);
-        if (pass == Pass::slopes)
-            table_moves ? to_geometry<R, true>(run) : to_geometry<R, false>(run);
-        else if (pass == Pass::learn)
-            to_weights<R, 0>(run);
-        else
-            table_moves ? to_weights<R, 2>(run) : to_weights<R, 1>(run);
     }
 
     template <int R, bool TABLE>

@@ -98,29 +98,50 @@ struct Four {
     }
 };
 
-struct Messages : Block {
+// The common part of messages of both kinds: operands, and the choice of the loop that is compiled for this number of radial
+// functions, this pass, and a table that moves with positions or not.
+template <class Kind>
+struct MessageBlock : Block {
     Input table;
     Output sums, moments;
     int64_t radial;
 
-    Messages(int64_t table, int64_t sums, int64_t moments, int64_t radial)
+    MessageBlock(int64_t table, int64_t sums, int64_t moments, int64_t radial)
         : table{table}, sums{sums}, moments{moments}, radial(radial) {}
     std::vector<Input*> inputs() override { return {&table}; }
     std::vector<Output> outputs() const override { return {sums, moments}; }
     bool sees_geometry() const override { return true; }
     void prepare(const std::vector<Variable>& variables) override { table_moves = variables[table.var].moves; }
 
-    void value(Run& run) override { run.geometry.radial == 8 ? values<8>(run) : values<0>(run); }
-    void tangent(Run& run) override {
-        if (table_moves)
-            run.geometry.radial == 8 ? tangents<8, true>(run) : tangents<0, true>(run);
-        else
-            run.geometry.radial == 8 ? tangents<8, false>(run) : tangents<0, false>(run);
-    }
+    void value(Run& run) override { run.geometry.radial == 8 ? kind().template values<8>(run) : kind().template values<0>(run); }
+    void tangent(Run& run) override { run.geometry.radial == 8 ? moved<8>(run) : moved<0>(run); }
     void reverse(Run& run, Pass pass) override { run.geometry.radial == 8 ? reversed<8>(run, pass) : reversed<0>(run, pass); }
 
    private:
     bool table_moves = false;
+
+    const Kind& kind() const { return static_cast<const Kind&>(*this); }
+
+    template <int R>
+    void moved(Run& run) const {
+        table_moves ? kind().template tangents<R, true>(run) : kind().template tangents<R, false>(run);
+    }
+
+    template <int R>
+    void reversed(Run& run, Pass pass) const {
+        const Array t = table(run);
+        if (table.sets && (pass != Pass::slopes || table_moves)) clear_rows(t.rows, t.cols, t.by(pass), t.row);
+        if (pass == Pass::slopes)
+            table_moves ? kind().template to_geometry<R, true>(run) : kind().template to_geometry<R, false>(run);
+        else if (pass == Pass::learn)
+            kind().template to_weights<R, 0>(run);
+        else
+            table_moves ? kind().template to_weights<R, 2>(run) : kind().template to_weights<R, 1>(run);
+    }
+};
+
+struct Messages : MessageBlock<Messages> {
+    using MessageBlock::MessageBlock;
 
     static constexpr int64_t BLOCK = 32;
     // Calls f(first atom, end, channel): a vector of channels for some atoms, whose edges stay in the cache for the next.
@@ -172,18 +193,6 @@ struct Messages : Block {
                 sum.put(out, i, c);
             }
         }
-    }
-
-    template <int R>
-    void reversed(Run& run, Pass pass) const {
-        const Array t = table(run);
-        if (table.sets && (pass != Pass::slopes || table_moves)) clear_rows(t.rows, t.cols, t.by(pass), t.row);
-        if (pass == Pass::slopes)
-            table_moves ? to_geometry<R, true>(run) : to_geometry<R, false>(run);
-        else if (pass == Pass::learn)
-            to_weights<R, 0>(run);
-        else
-            table_moves ? to_weights<R, 2>(run) : to_weights<R, 1>(run);
     }
 
     template <int R, bool TABLE>
