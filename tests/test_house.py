@@ -27,7 +27,7 @@ ARROWS = {
     "gnnscale.stages": "report train inference audit data scaling models atoms job machine contract",
     "gnnscale.report": "scaling audit contract schema",
     "gnnscale.train": "data native models atoms machine contract architectures schema",
-    "gnnscale.inference": "data models native atoms contract",
+    "gnnscale.inference": "data models atoms contract",
     "gnnscale.audit": "data atoms contract schema",
     "gnnscale.data": "atoms machine contract schema",
     "gnnscale.scaling": "contract schema",

@@ -6,8 +6,7 @@ from torch import Tensor
 
 from gnnscale.atoms.graph import AtomGraphs
 from gnnscale.models.compiled import Compiled, compile_network
-from gnnscale.models.potential import Normalised, Potential, Predictor
-from gnnscale.native.library import instruction_set
+from gnnscale.models.potential import NO_STRESS, Normalised, Potential, Predictor
 
 
 class NativePotential:
@@ -25,7 +24,7 @@ class NativePotential:
 
     def __call__(self, graphs: AtomGraphs, stress: bool = False) -> Normalised:
         if stress and not self.compiled.program.gradient:
-            raise ValueError("a model with forces = 'direct' has no stress; train one with forces = 'gradient'")
+            raise ValueError(NO_STRESS)
         return self.compiled.evaluate(self.parameters, graphs, self.force_factor, stress)
 
 
@@ -35,4 +34,4 @@ def use_library(potential: Potential, threads: int = 1) -> tuple[Predictor, str]
     found = "on a GPU" if weight.device.type != "cpu" else compile_network(potential, weight.dtype, threads)
     if isinstance(found, str):
         return potential, f"PyTorch ({found})"
-    return NativePotential(potential, found), f"the native library for {instruction_set()}"
+    return NativePotential(potential, found), found.words

@@ -13,7 +13,7 @@ from torch import Tensor
 from gnnscale.atoms.graph import AtomGraphs, Properties
 from gnnscale.models.potential import Normalised, Potential, sum_by_structure
 from gnnscale.models.recording import Program, record
-from gnnscale.native.library import Batch, Labels, open_library, reason_not_available
+from gnnscale.native.library import Batch, Labels, instruction_set, open_library, reason_not_available
 from gnnscale.native.packing import Packing
 
 REAL_FIELDS = ("positions", "cell", "shifts")  # of AtomGraphs; the others are whole numbers
@@ -42,6 +42,11 @@ class Compiled:
     @property
     def packing(self) -> Packing:
         return self.program.packing
+
+    @property
+    def words(self) -> str:
+        """Return what computes here, as logs and results say it."""
+        return f"the native library for {instruction_set()}"
 
     @property
     def bytes(self) -> int:

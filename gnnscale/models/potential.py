@@ -16,6 +16,8 @@ from gnnscale.atoms.graph import AtomGraphs, Properties, edge_vectors
 from gnnscale.models.backbone import Backbone
 from gnnscale.models.force_gradients import energies_and_slopes
 
+NO_STRESS = "a model with forces = 'direct' has no stress; train one with forces = 'gradient'"
+
 
 class Normalised(NamedTuple):
     """Predictions in the units of training: interaction energy / energy_scale, without references; forces / force_scale."""
@@ -65,7 +67,7 @@ class Potential(nn.Module):
         if self.gradient:
             return self._differentiate(graphs, vectors, stress)
         if stress:
-            raise ValueError("a model with forces = 'direct' has no stress; train one with forces = 'gradient'")
+            raise ValueError(NO_STRESS)
         energies, forces = self.backbone(graphs, vectors)
         assert forces is not None
         return Normalised(sum_by_structure(energies, graphs), forces)

@@ -9,7 +9,6 @@ from gnnscale.contract.stage_spec import Runtime
 from gnnscale.machine import accelerator
 from gnnscale.models.compiled import Compiled, compile_network
 from gnnscale.models.potential import Potential
-from gnnscale.native.library import instruction_set
 from gnnscale.train.deepspeed_engine import DeepSpeedEngine
 from gnnscale.train.engine import Engine
 from gnnscale.train.native_engine import NativeEngine
@@ -25,7 +24,7 @@ def make_engine(model: Potential, groups: list[dict], optim: OptimSettings, runt
     if isinstance(found, str) or reason:
         return DeepSpeedEngine(model, groups, optim, runtime), f"DeepSpeed and PyTorch ({reason})"
     torch.set_num_threads(1)  # the library has threads of its own
-    return NativeEngine(model, groups, optim, found), f"the native library for {instruction_set()}"
+    return NativeEngine(model, groups, optim, found), found.words
 
 
 def reason_for_deepspeed(optim: OptimSettings, runtime: Runtime) -> str:

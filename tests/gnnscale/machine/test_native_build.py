@@ -1,6 +1,7 @@
 """Of the builds of the native library the fastest usable one is opened; all others are told in a line, and harm nothing."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -204,3 +205,10 @@ def test_setup_compiles_what_is_looked_for(instruction_set):
     """The names of sets and the digest of sources are written in setup.py once more, as it cannot import the package."""
     for precision in ("float", "double"):
         assert open_fastest(precision).instruction_set == instruction_set in compiled_sets()
+
+
+def test_where_there_is_a_compiler_every_build_is_there():
+    """Otherwise all tests of the library would be left out, and nobody would see it."""
+    if not shutil.which("g++"):
+        pytest.skip("needs g++")
+    assert compiled_sets() == native_build.instruction_sets()

@@ -259,7 +259,7 @@ def test_a_batch_of_nothing_but_missing_labels_teaches_nothing():
 @pytest.mark.parametrize("forces", ["direct", "gradient"])
 @pytest.mark.parametrize("form", ["deferred", "edge"])
 def test_memory_grows_with_atoms_times_width_and_never_with_edges_times_width(form, forces):
-    """Of an edge, the library holds its geometry alone: as many numbers at every width."""
+    """The library holds the geometry of an edge and nothing else of it: as many numbers at every width."""
     rng = np.random.default_rng(0)
     samples = [make_crystal(rng, 12) for _ in range(8)]
 
