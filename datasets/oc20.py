@@ -64,7 +64,7 @@ def input_files(options: Options) -> list[Path]:
     return sorted([*listed, *(reference_file(path) for path in listed if path.suffix != ".lmdb")])
 
 
-def split_of_files(options: Options) -> dict[Path, str]:
+def split_of_files(options: Options) -> dict[Path, str | None]:
     return published_splits(options.raw, find_files(options.raw, PATTERNS, DOWNLOAD))
 
 

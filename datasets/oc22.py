@@ -37,7 +37,7 @@ def input_files(options: Options) -> list[Path]:
     return list(split_of_files(options))
 
 
-def split_of_files(options: Options) -> dict[Path, str]:
+def split_of_files(options: Options) -> dict[Path, str | None]:
     return published_splits(options.raw, find_files(options.raw, ("*.lmdb",), DOWNLOAD))
 
 

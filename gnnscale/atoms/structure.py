@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+
+SplitName = Literal["train", "validation", "test"]
 
 
 class Structure(NamedTuple):
@@ -19,7 +21,8 @@ class Structure(NamedTuple):
     stress: np.ndarray  # (3, 3) eV/Angstrom^3, positive in tension
     group: str  # structures of one group (molecule, trajectory, material) never straddle splits
     label: str = ""  # where it came from, for people: a formula, an id, a frame
-    split: str = ""  # "train", "validation" or "test" where the source publishes it; else by hash of the group
+    split: SplitName | None = None  # where the source publishes it; else it is drawn by a hash of the group
+    is_reference: bool = False  # an isolated atom: its energy is its element's reference, and no shard holds it
 
 
 def isolated_molecule(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ase import Atoms
 
-from gnnscale.atoms.structure import Structure
+from gnnscale.atoms.structure import SplitName, Structure
 from gnnscale.data.formats.pieces import ROWS_PER_PIECE, Piece, pieces_by_range
 from gnnscale.data.formats.raw_files import Location
 from gnnscale.data.storage import adios
@@ -22,7 +22,7 @@ from gnnscale.data.storage import adios
 if TYPE_CHECKING:
     from adios2 import FileReader
 
-SPLITS = {"trainset": "train", "valset": "validation", "testset": "test"}
+SPLITS: dict[str, SplitName] = {"trainset": "train", "valset": "validation", "testset": "test"}
 COLUMNS = {"atomic_numbers": slice(0, 1), "forces": slice(4, 7)}  # of `x`, where these have no key
 KEYS = ("pos", "x", "atomic_numbers", "energy", "forces", "cell", "pbc", "stress")
 
@@ -83,7 +83,7 @@ def read_structures(location: Location, piece: Piece, energy_unit: float, publis
         for k in range(end - first):
             location.where = f"{label} sample {first + k}"
             one = {key: values[k] for key, values in columns.items()}
-            yield to_structure(location, one, energy_unit, SPLITS[label] if published else "")
+            yield to_structure(location, one, energy_unit, SPLITS[label] if published else None)
 
 
 def read_samples(location: Location, reader: FileReader, name: str, first: int, end: int) -> list[np.ndarray]:
@@ -104,7 +104,9 @@ def shape_of(reader: FileReader, name: str) -> list[int]:
     return [int(n) for n in reader.available_variables()[name]["Shape"].split(",")]
 
 
-def to_structure(location: Location, sample: dict[str, np.ndarray], energy_unit: float, split: str) -> Structure:
+def to_structure(
+    location: Location, sample: dict[str, np.ndarray], energy_unit: float, split: SplitName | None
+) -> Structure:
     """Convert a sample. HydraGNN gives molecules the unit matrix as cell, with pbc false."""
     positions = sample["pos"].reshape(-1, 3)
     parts = {

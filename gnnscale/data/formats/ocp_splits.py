@@ -24,15 +24,15 @@ SPLIT_OF_FOLDER = {  # rattled structures and those of molecular dynamics belong
 }
 
 
-def published_splits(raw: str, paths: Sequence[Path]) -> dict[Path, str]:
+def published_splits(raw: str, paths: Sequence[Path]) -> dict[Path, str | None]:
     """Return the split of each file by its folder where all three splits are present; UNLABELLED files are in none.
 
-    Where the files are of one split only, or of none, it is "": they are split by hash of the group.
+    Where the files are of one split only, or of none, it is None: they are split by hash of the group.
     """
     by_folder = {path: split_of_folder(name_below(raw, path)) for path in paths}
     present = {split for split in by_folder.values() if split != UNLABELLED}
     if present == {"train", "validation", "test"}:
-        return by_folder
+        return dict(by_folder)
     if len(present) > 1:
         outside = next((name_below(raw, path) for path, split in by_folder.items() if not split), "")
         raise BadFile(
@@ -41,7 +41,7 @@ def published_splits(raw: str, paths: Sequence[Path]) -> dict[Path, str]:
             + (f"; {outside} is in no such folder" if outside else ""),
             "keep the folders train, val_id and val_ood there and no others, or give one of them: it is split by hash",
         )
-    return {path: split if split == UNLABELLED else "" for path, split in by_folder.items()}
+    return {path: split if split == UNLABELLED else None for path, split in by_folder.items()}
 
 
 def split_of_folder(name: str) -> str:

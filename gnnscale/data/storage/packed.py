@@ -65,7 +65,8 @@ def pack(
         stress=np.stack([s.stress for s in structures]).astype(np.float32),
         group=np.array([_group(s.group) for s in structures], np.int64),
         split=np.array(
-            [splits.published_split(s.split) if s.split else _drawn(s.group, split) for s in structures], np.uint8
+            [splits.published_split(s.split) if s.split is not None else _drawn(s.group, split) for s in structures],
+            np.uint8,
         ),
         nedges=np.zeros(len(structures), np.uint32),
         origin=np.array([(names[name], number) for name, number in origins], np.uint32),

@@ -28,7 +28,7 @@ def split_of(group: str, split: Split) -> int:
 def published_split(name: str) -> int:
     """Return a split that the source itself gives as an index into NAMES."""
     if name not in NAMES:
-        raise ValueError(f"split {name!r} of a structure; known: {', '.join(NAMES)}, or empty for a split by hash")
+        raise ValueError(f"split {name!r} of a structure; known: {', '.join(NAMES)}, or None for a split by hash")
     return NAMES.index(name)
 
 

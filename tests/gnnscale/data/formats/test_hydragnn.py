@@ -57,7 +57,7 @@ def test_what_was_written_is_read(written, rows, monkeypatch):
 def test_other_units_limits_and_splits(written):
     folder, splits = written
     found = read(folder / "mine.bp", limit=2, energy_unit="meV", split="formula")
-    assert len(found) == 6 and {s.split for _, s in found} == {""}
+    assert len(found) == 6 and {s.split for _, s in found} == {None}
     for (_, one), s in zip(found, [s for structures in splits.values() for s in structures[:2]]):
         np.testing.assert_allclose(one.energy, s.energy / 1000, rtol=1e-6)
         np.testing.assert_allclose(one.forces, s.forces / 1000, rtol=1e-6)
