@@ -219,7 +219,7 @@ def test_a_published_split_is_kept_where_all_of_it_is_there(name, write, folders
         (tmp_path / folder).mkdir(parents=True)
         write(tmp_path / folder, layouts.make_crystals(stress=False))
         if n == 0:
-            assert {s.split for s in read_all(name, tmp_path, **options)[0]} == {""}
+            assert {s.split for s in read_all(name, tmp_path, **options)[0]} == {None}
         elif n == 1:
             with pytest.raises(BadFile, match="of the published split there is train, validation, by folders"):
                 load_script(name).input_files(load_script(name).Options(raw=str(tmp_path)))
