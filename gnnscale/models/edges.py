@@ -26,7 +26,7 @@ class Patterns(NamedTuple):
     """The places of the entries of the two sparse matrices of a graph."""
 
     pair: Pattern  # (E, 2A): the row of an edge adds row i of P and row j of Q
-    moment: Pattern  # (4A, E): four sums over the edges of each atom
+    moment: Pattern  # (4A, E): four sums over the edges of each atom; or as many as there are scales
 
 
 @block
@@ -52,23 +52,30 @@ def embed_edges(vectors: Tensor, cutoff: float, radial: int, scale: Tensor, grap
     return Edges(bessel(r[:, None], cutoff, radial), torch.cat((w[None], vectors.t() * (w / r))), graph)
 
 
-def build_patterns(graphs: AtomGraphs) -> Patterns:
+def sort_by_sender(graphs: AtomGraphs) -> tuple[Tensor, Tensor]:
+    """Return the edges (E,) in the order of their senders, and where those of each sender begin (A,)."""
+    by_sender = torch.argsort(graphs.senders, stable=True)
+    atom = torch.arange(len(graphs.numbers), device=by_sender.device)
+    return by_sender, torch.searchsorted(graphs.senders[by_sender], atom)
+
+
+def build_patterns(graphs: AtomGraphs, sums: int = 4) -> Patterns:
     i, j = graphs.receivers, graphs.senders
     atoms, count = len(graphs.numbers), len(i)
-    entry, atom = torch.arange(4 * count, device=i.device), torch.arange(4 * atoms, device=i.device)
-    starts = torch.searchsorted(i, atom[:atoms])  # (A,) the first edge of each atom
-    by_sender = torch.argsort(j, stable=True)  # (E,)
-    sender_starts = torch.searchsorted(j[by_sender], atom[:atoms])
+    entry, atom = torch.arange(sums * count, device=i.device), torch.arange(atoms, device=i.device)
+    starts = torch.searchsorted(i, atom)  # (A,) the first edge of each atom
+    by_sender, sender_starts = sort_by_sender(graphs)
 
     rows, columns = entry[: 2 * count] // 2, torch.stack((i, j + atoms), dim=1).view(-1)  # (2E,)
     order = torch.cat((2 * entry[:count], 2 * by_sender + 1))  # the receivers' entries, then the senders'
     pair = Layout(rows, columns, entry[: 2 * count : 2].contiguous(), order)  # its `order` is unused: all values are 1
     pair_t = Layout(columns[order], rows[order], torch.cat((starts, sender_starts + count)), order)
 
-    rows, columns = (i + atoms * atom[:4, None]).view(-1), entry[:count].repeat(4)  # (4E,)
-    order = entry.view(4, count).t().reshape(-1)  # four entries of each edge together
-    moment = Layout(rows, columns, (starts + count * atom[:4, None]).view(-1), entry.view(count, 4).t().reshape(-1))
-    moment_t = Layout(columns[order], rows[order], entry[::4].contiguous(), order)
+    kind = torch.arange(sums, device=i.device)[:, None]
+    rows, columns = (i + atoms * kind).view(-1), entry[:count].repeat(sums)  # (4E,)
+    order = entry.view(sums, count).t().reshape(-1)  # all entries of each edge together
+    moment = Layout(rows, columns, (starts + count * kind).view(-1), entry.view(count, sums).t().reshape(-1))
+    moment_t = Layout(columns[order], rows[order], entry[::sums].contiguous(), order)
     return Patterns(Pattern(pair, pair_t), Pattern(moment, moment_t))
 
 

@@ -12,13 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gnnscale.architectures.base import ELEMENTS
 from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.atoms.graph import AtomGraphs
-from gnnscale.models.backbone import Backbone
 from gnnscale.models.edges import Edges, edge_messages, make_edges
 from gnnscale.models.kernels.chunked import Weights
-from gnnscale.models.layers import linear_by_source, make_linear, read_atoms, rms_norm, vector_lengths
+from gnnscale.models.layered import LayeredBackbone
+from gnnscale.models.layers import make_linear, rms_norm, vector_lengths
 
 
 class EGNNLayer(nn.Module):
@@ -47,35 +46,19 @@ class EGNNLayer(nn.Module):
         return h + self.step * self.update(F.silu(self.hidden(features))), vectors
 
 
-class EGNN(Backbone):
+class EGNN(LayeredBackbone):
     """Layers between an embedding of elements and sources and a readout of energies and gates of vectors."""
 
-    scale: Tensor  # 1 / sqrt(average degree)
-
     def __init__(self, config: EGNNConfig, sources: int, average_degree: float, edge_chunk: int | None = None):
-        super().__init__(config, sources, average_degree)
+        super().__init__(config, (EGNNLayer(config) for _ in range(config.depth)), sources, average_degree)
         self.edge_chunk = edge_chunk
         # As kernels; then all edges are one chunk. Gradient forces are learned by tangents, which have no kernels.
         self.stores_no_edges = config.form == "deferred" and config.forces == "direct"
-        self.cutoff, self.radial, self.direct = config.cutoff, config.radial, config.forces == "direct"
-        self.element = nn.Embedding(ELEMENTS, config.width)
-        self.source = nn.Embedding(sources, config.width)
-        nn.init.zeros_(self.source.weight)  # all sources begin as one
-        self.layers = nn.ModuleList(EGNNLayer(config) for _ in range(config.depth))
-        self.hidden = make_linear(config.width, config.width, bias=True)
-        self.heads = sources if config.source_heads else 1
-        self.readout = make_linear(config.width, config.outputs * self.heads, zero=True)
-        self.register_buffer("scale", torch.tensor(1 / math.sqrt(max(average_degree, 1.0))))
 
     def forward(self, graphs: AtomGraphs, vectors: Tensor) -> tuple[Tensor, Tensor | None]:
         edges = make_edges(graphs, vectors, self.cutoff, self.radial, self.scale, self.edge_chunk, self.stores_no_edges)
-        source = graphs.source[graphs.structure]  # (A,)
-        h = self.element(graphs.numbers) + self.source(source)  # (A, W)
-        v = None
+        h, v = self.embed_atoms(graphs), None
         for layer in self.layers:
             h, v = layer(h, v, edges)
         assert v is not None, "there is a layer at least"
-        x = F.silu(self.hidden(rms_norm(h)))
-        # (A, 1 + K): energy, gates of vectors
-        out = self.readout(x) if self.heads == 1 else linear_by_source(x, self.readout.weight, source, self.heads)
-        return read_atoms(out, v) if self.direct else (out[:, 0], None)
+        return self.read_out(h, v, graphs)

@@ -26,4 +26,5 @@ def build(config: ModelConfig, sources: int, average_degree: float, edge_chunk: 
     form 'deferred' always, with all edges at once, as nothing is stored of them.
     """
     backbone = find_network(config.network)(config, sources, average_degree, edge_chunk)
-    return Potential(backbone, sources, gradient=config.forces == "gradient", tangents=edge_chunk is not None)
+    tangents = edge_chunk is not None and config.can_chunk_edges
+    return Potential(backbone, sources, gradient=config.forces == "gradient", tangents=tangents)

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import torch
 
-from gnnscale.architectures.egnn import EGNNConfig
+from gnnscale.architectures.base import Architecture
+from gnnscale.architectures.registry import ARCHITECTURES, DEFAULT_KIND
 from gnnscale.atoms.graph import AtomGraphs, Properties
 from gnnscale.contract.settings import OptimSettings
 from gnnscale.contract.stage_spec import Runtime
@@ -44,7 +45,7 @@ def random_graph(atoms: int, degree: int) -> tuple[AtomGraphs, Properties]:
 
 
 def make_step(
-    config: EGNNConfig,
+    config: Architecture,
     graph: tuple[AtomGraphs, Properties],
     degree: int,
     optim: OptimSettings,
@@ -71,7 +72,7 @@ def make_step(
 
 
 def measure_step(
-    config: EGNNConfig,
+    config: Architecture,
     atoms: int,
     degree: int,
     optim: OptimSettings,
@@ -103,7 +104,8 @@ def measure_step(
 if __name__ == "__main__":
     request = json.loads(sys.argv[1])
     options = OptimSettings(**request["optim"]), Runtime(**request["runtime"])
-    case = EGNNConfig(**request["config"]), request["atoms"], request["degree"], *options
+    config = ARCHITECTURES[request["config"].get("kind", DEFAULT_KIND)](**request["config"])
+    case = config, request["atoms"], request["degree"], *options
     found = measure_step(*case, request.get("steps", 1), request.get("plain", False))
     print(json.dumps(found | {"rank": int(os.environ["RANK"])}), flush=True)
     os._exit(0)  # as gnnscale/job/stage_process.py does, and for its reason

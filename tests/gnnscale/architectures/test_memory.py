@@ -8,12 +8,14 @@ import torch
 
 from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.architectures.memory import Memory, MemoryLevers, peak_bytes
+from gnnscale.architectures.registry import ARCHITECTURES, DEFAULT_KIND
 from gnnscale.contract.stage_spec import Runtime
 from gnnscale.stages.memory_levers import measure_tensor_bytes
 from tests.support.training import run_on_ranks
 
 DEGREE = 30
 LARGE, WIDE = {"width": 256, "depth": 3}, {"width": 1024, "depth": 3}
+MOMENTS = {"kind": "moments", "width": 128, "depth": 3}
 
 
 def measure(config, atoms, runtime, ranks):
@@ -37,12 +39,19 @@ def measure(config, atoms, runtime, ranks):
         (LARGE, 20, {"zero_stage": 2}, 2, 0.01),
         (LARGE | {"depth": 6}, 300, {"activation_checkpointing": True}, 1, 0.08),
         (LARGE, 600, {"edge_chunk": 1024}, 1, 0.02),
+        (MOMENTS, 200, {}, 1, 0.03),
+        (MOMENTS | {"forces": "gradient"}, 100, {}, 1, 0.02),
     ],
-    ids=["activations", "gradient-forces", "zero1", "zero2", "zero2-ranks", "checkpointing", "edge-chunk"],
+    ids=[
+        *("activations", "gradient-forces", "zero1", "zero2", "zero2-ranks", "checkpointing", "edge-chunk"),
+        *("moments", "moments-gradient-forces"),
+    ],
 )
 def test_planned_is_measured(config, atoms, runtime, ranks, within):
     levers = Runtime(**runtime).memory_levers
-    planned = peak_bytes(EGNNConfig(**config), atoms, atoms * DEGREE, levers, ranks=ranks)
+    planned = peak_bytes(
+        ARCHITECTURES[config.get("kind", DEFAULT_KIND)](**config), atoms, atoms * DEGREE, levers, ranks=ranks
+    )
     kept, peak = measure(config, atoms, runtime, ranks)
     if ranks > 1:  # the threads of gloo hold copies of what they reduce, for a time that no plan knows
         peak = min(peak, planned.peak * (1 + within))
