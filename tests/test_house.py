@@ -14,7 +14,7 @@ from tests.support.drawing import drawing
 # The drawing of docs/architecture.md. A room may import itself and what stands here, and nothing else.
 ARROWS = {
     "workflow.run": "workflow.cli",
-    "workflow.cli": "advise doctor execute jobs run_directory plan images config",
+    "workflow.cli": "advise doctor execute fetch jobs run_directory plan images config",
     "workflow.advise": "run_directory plan config",
     "workflow.doctor": "jobs run_directory plan images scheduler config",
     "workflow.execute": "jobs run_directory plan images config",
@@ -23,6 +23,7 @@ ARROWS = {
     "workflow.plan": "config",
     "workflow.images": "config",
     "workflow.scheduler": "config",
+    "workflow.fetch": "config",
     "workflow.config": "",
     "gnnscale.stages": "report train inference audit data scaling models atoms job machine contract",
     "gnnscale.report": "scaling audit contract schema",

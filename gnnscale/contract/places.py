@@ -27,6 +27,11 @@ def runs_folder() -> Path:
     return (Path.cwd() if IS_INSTALLED else ROOT) / "runs"
 
 
+def data_folder() -> Path:
+    """Return the folder of published data where a site names none: beside that of run directories."""
+    return runs_folder().with_name("data")
+
+
 def cache_folder() -> Path:
     """Return the folder of what can be made again: in the checkout, or below the user's own cache."""
     if not IS_INSTALLED:

@@ -64,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_doctor(add_verb)
     add_sites(add_verb)
     add_image(add_verb)
+    add_data(add_verb)
     # All its words go to gnnscale/stages/fit_csv.py, which has the options.
     text = "fit a scaling law to the points of a CSV file of your own"
     fit = verbs.add_parser("fit", help=text, add_help=False, prefix_chars="\0")
@@ -153,6 +154,16 @@ def add_sites(add_verb: AddVerb) -> None:
     site.add_argument("render_study", nargs="?", metavar="study", help="`render`: the study (default: default)")
     site.add_argument(
         "--out", type=Path, metavar="DIR", help="`render`: write the scripts there instead of printing them"
+    )
+
+
+def add_data(add_verb: AddVerb) -> None:
+    """Add the verb for published data sets."""
+    data = add_verb("data", "list, fetch or locate published data sets, on a machine with a network", as_json=True)
+    data.add_argument("action", choices=["list", "fetch", "curl"])
+    data.add_argument("sets", nargs="*", metavar="NAME", help="published sets, such as ani1x or oc20/200K")
+    data.add_argument(
+        "--to", type=Path, metavar="DIR", help="the folder of all sets (default: filesystems.data of the site)"
     )
 
 

@@ -6,6 +6,7 @@ import argparse
 import itertools
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -17,11 +18,19 @@ from gnnscale.contract.errors import UserError
 from gnnscale.contract.exit_codes import DONE, FAILED, INTERRUPTED
 from gnnscale.contract.places import IS_INSTALLED, ROOT, runs_folder
 from workflow.advise import advice_text, largest_study
-from workflow.cli import completion, findings_output, live_table, output, plan_output, site_output, status_output
+from workflow.cli import (
+    completion,
+    findings_output,
+    live_table,
+    output,
+    plan_output,
+    site_output,
+    status_output,
+)
 from workflow.cli.arguments import build_parser
 from workflow.cli.drive import do_run
-from workflow.cli.invocation import Invocation, named_site, named_study, run_directory, site_settings
-from workflow.config import site_files, study_files
+from workflow.cli.invocation import DEFAULT_SITE, Invocation, named_site, named_study, run_directory, site_settings
+from workflow.config import data_folder, published_files, site_files, study_files
 from workflow.doctor import diagnosis, examine, new_site
 from workflow.images import apptainer, image_file, push_image, verify_image
 from workflow.jobs import cancel
@@ -225,6 +234,30 @@ def do_sites(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def do_data(arguments: argparse.Namespace) -> int:
+    from workflow.cli import data_output  # with the libraries of HTTP and TLS, which no other verb needs
+
+    names = arguments.sets or ([] if arguments.action != "list" else list(published_files.BY_NAME))
+    if not names:
+        raise UserError(
+            f"data {arguments.action}: no data set is named", f"known: {', '.join(published_files.BY_NAME)}"
+        )
+    chosen = [published_files.find_set(name) for name in names]
+    site = site_files.load(named_site(arguments), getattr(arguments, "set", []))
+    folder = arguments.to.expanduser().absolute() if arguments.to else data_folder.data_folder(site)
+    if arguments.action == "curl":
+        print("\n".join(line for each in chosen for line in data_output.curl_commands(each, folder / each.name)))
+    elif arguments.action == "fetch":
+        words = [f"--to {shlex.quote(str(arguments.to))}"] if arguments.to else []
+        words += [f"--site {name}"] if (name := named_site(arguments)) != DEFAULT_SITE else []
+        return data_output.fetch_sets(chosen, folder, "".join(f" {word}" for word in words))
+    elif arguments.json:
+        print(json.dumps([data_output.encode_set(each, folder) for each in chosen], indent=1))
+    else:
+        data_output.print_sets(chosen, folder, in_full=bool(arguments.sets))
+    return DONE
+
+
 def do_fit(arguments: argparse.Namespace) -> NoReturn:
     """Replace this process by the program that fits points of a CSV file; it needs NumPy, which this one never imports."""
     path = [] if IS_INSTALLED else [str(ROOT)]  # an installed package needs no path
@@ -253,6 +286,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "clean": do_clean,
     "sites": do_sites,
     "image": do_image,
+    "data": do_data,
     "fit": do_fit,
     "completion": do_completion,
 }

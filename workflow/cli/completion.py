@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gnnscale.contract import places
+from workflow.config.published_files import BY_NAME
 
 # Kinds of values of options and arguments, by their names in the parser. Others take any word.
 SITES, STUDIES, FOLDERS, FILES = "sites", "studies", "folders", "files"
@@ -24,6 +25,7 @@ KIND_OF_VALUE = {
     "out": FOLDERS,
     "to": FOLDERS,
     "words": FILES,
+    "sets": " ".join(BY_NAME),
 }
 
 

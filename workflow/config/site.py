@@ -255,12 +255,17 @@ class Container(Record):
 
 
 class Filesystems(Record):
-    """The directory for run directories, and for how long files stay there."""
+    """The directories for run directories and for published data, and for how long files stay there."""
 
     scratch: str | None = Field(
         None, description="directory where run directories belong; environment variables are filled in"
     )
     purge_days: int | None = Field(None, ge=1, description="days after which files that nobody has touched are deleted")
+    data: str | None = Field(
+        None,
+        description="directory of published data sets, which `data fetch` fills and `raw: data:NAME` names; environment "
+        "variables are filled in; null = data/ beside runs/",
+    )
 
 
 class ChargeUnit(Record):

@@ -1,0 +1,1 @@
+"""Published data: downloads that resume, the check of each file, and its unpacking. Standard library only."""
