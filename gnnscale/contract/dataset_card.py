@@ -8,12 +8,19 @@ from pydantic import Field
 
 from gnnscale.schema import Record
 
+ReferenceOrigin = Literal["given", "file", "published", "fitted", "fitted, not determined alone"]
+
 
 class Split(Record):
     """Shares of the groups that are held out. A group (a molecule, a trajectory, a material) is never divided."""
 
+    by: Literal["group", "frame"] = Field(
+        "group", description="frame = each frame is a group of its own, so errors are too optimistic; said in results"
+    )
     validation: float = Field(0.05, ge=0, lt=0.5, description="share of groups for validation")
-    test: float = Field(0.15, gt=0, lt=0.5, description="share of groups for the final errors")
+    test: float = Field(
+        0.15, ge=0, lt=0.5, description="share of groups for the final errors; 0 only for a source with `tests`"
+    )
     seed: int = Field(0, ge=0, description="another seed, another split")
 
     def ratio_to_training(self, name: Literal["validation", "test"]) -> float:
@@ -35,6 +42,9 @@ class DatasetCard(Record):
     atoms_per_structure: float = Field(description="mean; an estimate until converted")
     neighbours_per_atom: float = Field(description="mean at 5 Angstrom; an estimate until converted")
     seconds_per_structure: float = Field(description="converting one structure on one core; an estimate")
+    references: dict[str, float] = Field(
+        default_factory=dict, description="symbol -> eV, the published energy from which its atoms are counted"
+    )
 
 
 class SplitCount(Record):
@@ -53,9 +63,27 @@ class ShardCard(Record):
     cutoff: float = Field(description="Angstrom, at which edges were counted")
     counts: dict[Literal["train", "validation", "test"], SplitCount]
     elements: dict[str, int] = Field(description="symbol -> atoms, all splits")
-    references: dict[str, float] = Field(description="symbol -> eV, least squares on the training split only")
-    reference_rank: int = Field(description="rank of that least-squares problem; below len(references) = collinear")
-    energy_rms: float = Field(description="eV/atom, training split, after the references are subtracted")
+    trained_elements: tuple[str, ...] = Field(description="symbols of the training split")
+    test_of: str | None = Field(None, description="source of which all these structures are an external test")
+    references: dict[str, float] = Field(
+        description="symbol -> eV, energy of an atom alone; fitted on the training split where it is unknown"
+    )
+    reference_origins: dict[str, ReferenceOrigin] = Field(description="symbol -> where its reference comes from")
+    reference_rank: int = Field(
+        description="number of independent sums of references that are known or fitted; fewer than elements: some are "
+        "not determined alone"
+    )
+    shifts: dict[str, float] = Field(
+        description="symbol -> eV, mean binding energy of its atoms: least squares on the training split of what the "
+        "references leave; 0 where all are fitted"
+    )
+    energy_rms: float = Field(description="eV/atom, training split, after references and shifts are subtracted")
     force_rms: float = Field(description="eV/Angstrom per component, training split")
     skipped: dict[str, int] = Field(description="reason -> structures left out")
+    remarks: tuple[str, ...] = Field((), description="sentences about splits and references that a result must carry")
     content: str = Field(description="sha256 over all arrays: equal content, equal digest")
+
+    @property
+    def baselines(self) -> dict[str, float]:
+        """The energy of an atom of each element that a network need not learn, in eV."""
+        return {symbol: energy + self.shifts.get(symbol, 0.0) for symbol, energy in self.references.items()}

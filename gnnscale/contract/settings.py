@@ -23,6 +23,11 @@ class ConversionSettings(Record):
         description="options of the dataset's script; `raw` is a path, and a key holds its files in place of it",
     )
     split: Split = Split()
+    test_of: str | None = Field(None, description="source of which this is an external test: all of it is held out")
+    references: dict[str, float] | Literal["fit"] = Field(
+        default_factory=dict,
+        description="symbol -> eV, energy of an isolated atom; fit = by least squares, whatever the files give",
+    )
     cutoff: float = Field(5.0, gt=0, description="Angstrom, at which the card counts edges")
     quarantine: str | None = Field(
         None,

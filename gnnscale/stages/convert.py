@@ -14,6 +14,7 @@ from pathlib import Path
 from gnnscale.contract import stage_run
 from gnnscale.contract.settings import ConvertSettings, Scalar
 from gnnscale.data.conversion.dataset import collect_parts, join_shards, prepare_conversion
+from gnnscale.data.conversion.known_references import describe_references
 from gnnscale.data.conversion.parallel import Heartbeat, ReportProgress, wait_for_ranks
 from gnnscale.data.conversion.reading import check_structure, read_structures
 from gnnscale.data.conversion.shard_notes import Position
@@ -36,6 +37,9 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
             return stage_run.Outputs([], {})  # the first rank's are taken
     card = join_shards(run.directory, conversion)
     run.write("card.json", card.model_dump_json(indent=1) + "\n")
+    print(f"references {describe_references(card)}", flush=True)
+    for remark in card.remarks:
+        print(f"note: {remark}.", flush=True)
     values: dict[str, Scalar] = {
         "structures": sum(count.structures for count in card.counts.values()),
         "atoms": sum(card.elements.values()),

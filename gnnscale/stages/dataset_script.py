@@ -15,15 +15,17 @@ import numpy as np
 from pydantic import ValidationError
 
 from gnnscale.contract import datasets, errors, exit_codes, files
-from gnnscale.contract.dataset_card import ShardCard
+from gnnscale.contract.dataset_card import ShardCard, Split
 from gnnscale.contract.settings import ConvertSettings
 from gnnscale.data.conversion.dataset import join_shards, prepare_conversion
+from gnnscale.data.conversion.known_references import describe_references
 from gnnscale.data.conversion.work_items import split_work
 from gnnscale.data.storage import mapped
 from gnnscale.data.storage.packed import HAS_STRESS
 from gnnscale.machine.rank_env import read_ranks
 from gnnscale.stages.convert import convert_on_ranks
 
+SPLIT_BY = "frame = each frame is a group of its own, so that errors are too optimistic [group]"
 REQUEST = "request.digest"  # of the options and files of an unfinished conversion
 
 
@@ -43,11 +45,14 @@ def main(script: dict[str, Any]) -> None:
 
 def convert_script(script: dict[str, Any]) -> None:
     """Convert what the command line names, and print what the shards hold."""
-    options, out = parse_arguments(script)
+    options, split, out = parse_arguments(script)
     if (out / "card.json").exists():
         raise ValueError(f"{out / 'card.json'} exists; choose another folder, or remove it")
     settings = ConvertSettings(
-        dataset=Path(script["__file__"]).stem, name=script["card"](options).name, options=options.model_dump()
+        dataset=Path(script["__file__"]).stem,
+        name=script["card"](options).name,
+        options=options.model_dump(),
+        split=split,
     )
     conversion, raw = prepare_conversion(settings), datasets.load_script(settings.dataset).input_files(options)
     items = split_work(conversion)
@@ -76,8 +81,8 @@ def note_request(out: Path, settings: ConvertSettings, raw: list[list[str | int]
     files.write(out / REQUEST, request)
 
 
-def parse_arguments(script: dict[str, Any]) -> tuple[Any, Path]:
-    """Parse the command line into the script's Options and the folder OUT; each field of Options is an option."""
+def parse_arguments(script: dict[str, Any]) -> tuple[Any, Split, Path]:
+    """Parse the command line into the script's Options, the split and the folder OUT; each field of Options is an option."""
     kind = script["Options"]
     parser = argparse.ArgumentParser(description=script["__doc__"].splitlines()[0])
     parser.add_argument("raw", metavar="RAW", help=kind.model_fields["raw"].description)
@@ -90,10 +95,11 @@ def parse_arguments(script: dict[str, Any]) -> tuple[Any, Path]:
                 default=argparse.SUPPRESS,
                 help=f"{field.description} [{field.default}]".replace("%", "%%"),
             )
+    parser.add_argument("--split-by", choices=["group", "frame"], default="group", help=SPLIT_BY)
     given = vars(parser.parse_args())
-    out = given.pop("out")
+    out, split = given.pop("out"), Split(by=given.pop("split_by"))
     try:
-        return kind(**given), out
+        return kind(**given), split, out
     except ValidationError as error:
         faults = "; ".join(f"--{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
         parser.error(faults)
@@ -122,4 +128,6 @@ def print_summary(found: mapped.Shards, card: ShardCard) -> None:
     }
     print("lacking " + (", ".join(f"{name} {100 * part:.0f} %" for name, part in lacking.items() if part) or "nothing"))
     print("split " + ", ".join(f"{name} {count.structures}" for name, count in card.counts.items()))
+    print(f"references {describe_references(card)}")
+    print("\n".join(f"note: {remark}." for remark in card.remarks), end="\n" if card.remarks else "")
     print("skipped " + (", ".join(f"{count} ({reason})" for reason, count in card.skipped.items()) or "none"))

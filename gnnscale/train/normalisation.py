@@ -19,7 +19,7 @@ def pool_normalisation(cards: tuple[ShardCard, ...]) -> Normalisation:
     """Pool the scales of all sources from their cards, which are of the training split; NaN: no such label."""
     references = torch.zeros(len(cards), ELEMENTS, dtype=torch.float64)
     for index, card in enumerate(cards):
-        for symbol, energy in card.references.items():
+        for symbol, energy in card.baselines.items():
             references[index, atomic_numbers[symbol]] = energy
     energies = [(card.counts["train"].structures, card.energy_rms) for card in cards]
     forces = [(card.counts["train"].atoms, card.force_rms) for card in cards]

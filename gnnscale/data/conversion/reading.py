@@ -57,5 +57,7 @@ def check_structure(structure: Structure, origin: Origin) -> None:
             f"{where}: {atoms} atoms, but positions {structure.positions.shape} and forces {structure.forces.shape}",
             "correct the dataset's script",
         )
+    if structure.is_reference and atoms > 1:
+        raise BadFile(f"{where}: a reference is one atom, and there are {atoms}", "correct the dataset's script")
     if not np.isfinite(structure.positions).all() or not np.isfinite(structure.cell).all():
         raise BadFile(f"{where}: a position or the cell is not finite", DOWNLOAD_AGAIN)

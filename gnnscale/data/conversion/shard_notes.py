@@ -33,6 +33,10 @@ class Note(Record):
     position: Position = Field(description="how far the work item was read by then")
     kept: int = Field(description="structures of the work item in shards by then")
     skipped: dict[str, int] = Field(description="reason -> structures of the work item left out by then")
+    references: dict[str, float] = Field(
+        description="symbol -> eV, of isolated atoms of the work item by then; the lowest"
+    )
+    published: bool = Field(description="a structure of the work item by then has a split of its own")
     done: bool = Field(description="the work item is finished")
 
 
@@ -42,6 +46,11 @@ def note_path(folder: Path, item: int, shard: int) -> Path:
 
 def shard_path(folder: Path, item: int, shard: int) -> Path:
     return folder / "shards" / f"{item:05}-{shard:03}.bp"
+
+
+def note_of_shard(folder: Path, name: str) -> Path:
+    """Return the path of the note about the shard of this name."""
+    return folder / NOTES / Path(name).with_suffix(".json")
 
 
 def read_notes(folder: Path, item: int) -> list[Note]:
@@ -101,6 +110,15 @@ def is_whole(path: Path, entry: ShardEntry | None) -> bool:
         return (path / ENTRY).read_text() == entry.model_dump_json()
     except (errors.BadFile, OSError):
         return False
+
+
+def join_references(notes: list[Note]) -> dict[str, float]:
+    """Return the energies of isolated atoms, by symbol: of several states the ground state, which is the lowest."""
+    lowest: dict[str, float] = {}
+    for note in notes:
+        for symbol, energy in note.references.items():
+            lowest[symbol] = min(energy, lowest.get(symbol, energy))
+    return dict(sorted(lowest.items()))
 
 
 def count_skipped(notes: list[Note]) -> dict[str, int]:

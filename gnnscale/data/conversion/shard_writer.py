@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+from ase.data import chemical_symbols
+
 from gnnscale.atoms.structure import Structure
 from gnnscale.contract import files
 from gnnscale.data.conversion.overlapping_atoms import MIN_DISTANCE, find_overlapping
@@ -13,6 +16,8 @@ from gnnscale.data.conversion.shard_notes import Note, Position, keep_whole_shar
 from gnnscale.data.conversion.work_items import MAX_SHARD_ATOMS, Conversion, WorkItem
 from gnnscale.data.storage import adios
 from gnnscale.data.storage.manifest import ShardEntry
+
+REFERENCE = "isolated atom: its energy is the reference of its element"
 
 
 class ShardWriter:
@@ -27,6 +32,8 @@ class ShardWriter:
         self.position = last.position if last else Position()
         self.kept = last.kept if last else 0
         self.skipped: Counter[str] = Counter(last.skipped if last else {})
+        self.references = dict(last.references if last else {})
+        self.published = last is not None and last.published
         self.clear()
 
     def clear(self) -> None:
@@ -35,9 +42,28 @@ class ShardWriter:
         self.atoms = 0
 
     def add(self, structure: Structure, origin: Origin) -> None:
-        self.held.append(structure)
+        """Hold a structure for the next shard, or note the energy of an isolated atom."""
+        if structure.is_reference:
+            self.note_reference(structure)
+            return
+        self.published |= structure.split is not None
+        self.held.append(self.settle(structure, origin))
         self.origins.append(origin)
         self.atoms += len(structure.numbers)
+
+    def note_reference(self, atom: Structure) -> None:
+        self.skipped[REFERENCE] += 1
+        symbol = chemical_symbols[atom.numbers[0]]
+        if np.isfinite(atom.energy):
+            self.references[symbol] = min(atom.energy, self.references.get(symbol, atom.energy))
+
+    def settle(self, structure: Structure, origin: Origin) -> Structure:
+        """Return the structure with the group and the split that the settings ask for."""
+        if self.settings.test_of is not None:
+            structure = structure._replace(split="test")
+        if self.settings.split.by == "frame":
+            structure = structure._replace(group=f"{origin[0]} {origin[1]}")
+        return structure
 
     @property
     def is_full(self) -> bool:
@@ -54,6 +80,8 @@ class ShardWriter:
             position=position,
             kept=self.kept,
             skipped=dict(sorted(self.skipped.items())),
+            references=self.references,
+            published=self.published,
             done=done,
         )
         files.write_model(note_path(self.folder, self.item.number, self.shard), note)

@@ -170,6 +170,15 @@ def read_entry(path: Path) -> ShardEntry:
     return entry
 
 
+def read_shard(folder: Path, entry: ShardEntry) -> Packed:
+    """Read one shard under `folder` through its map; its origins refer to the pieces that the entry names."""
+    shard = entry.shard
+    made = Shards(folder, Manifest(cutoff=entry.cutoff, shards=(shard,), total=entry.sums))
+    packed = made.select(np.arange(len(made)))
+    packed.origin[:, 0] = made.block(0, "unit")
+    return packed
+
+
 def write_manifest(path: Path, entries: Sequence[ShardEntry]) -> Manifest:
     """Write the manifest of shards that lie under `path`, in this order; `shard.name` is relative to it and may have `..`."""
     cutoffs = sorted({entry.cutoff for entry in entries})

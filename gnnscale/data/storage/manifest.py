@@ -15,7 +15,7 @@ from gnnscale.data.storage import reference_energies, splits
 from gnnscale.data.storage.packed import Packed, content_digest, join_digests
 from gnnscale.schema import Record
 
-SCHEMA = "gnnscale.shards/2"
+SCHEMA = "gnnscale.shards/3"
 MANIFEST = "manifest.json"
 ENTRY = "entry.json"  # inside the directory of each shard
 HOW_TO_REMAKE = (
@@ -50,6 +50,7 @@ class ShardSums(Record):
     max_atoms: int
     max_edges: int
     elements: dict[int, int] = Field(description="atomic number -> atoms, all splits")
+    trained_elements: tuple[int, ...] = Field(description="atomic numbers of the training split")
     energies: reference_energies.EnergySums = Field(
         description="of the structures of the training split that have an energy"
     )
@@ -126,6 +127,7 @@ def sum_up(packed: Packed) -> ShardSums:
         max_atoms=int(packed.natoms.max(initial=0)),
         max_edges=int(packed.nedges.max(initial=0)),
         elements={int(z): int(n) for z, n in zip(elements, counts.sum(0))},
+        trained_elements=tuple(int(z) for z in elements[counts[train].any(0)]),
         energies=reference_energies.sum_energies(elements, counts[train & known], packed.energy[train & known]),
         forces=len(forces),
         forces_squared=float((forces**2).sum()),
@@ -145,6 +147,7 @@ def add_sums(parts: Sequence[ShardSums]) -> ShardSums:
         elements={
             z: sum(part.elements.get(z, 0) for part in parts) for z in sorted({z for p in parts for z in p.elements})
         },
+        trained_elements=tuple(sorted({z for part in parts for z in part.trained_elements})),
         energies=reference_energies.add_energy_sums(part.energies for part in parts),
         forces=sum(part.forces for part in parts),
         forces_squared=sum(part.forces_squared for part in parts),

@@ -7,12 +7,19 @@ without squaring the condition number, and the factor of two parts is that of th
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 from pydantic import Field
 
+from gnnscale.atoms.atomic_energies import CRYSTAL_EV, FREE_ATOM_HARTREE
+from gnnscale.atoms.units import HARTREE
 from gnnscale.schema import Record
+
+RELATIVE_ZERO = 1e-10  # of the largest singular value: below, a direction is not determined
+MAX_BINDING_EV = 100.0  # of an atom; no bond comes near
+MIN_SPREAD_EV = 0.1  # of a plausible energy
+FREE_ATOM_EV = {z: HARTREE * energy for z, energy in FREE_ATOM_HARTREE.items()}
 
 
 class EnergySums(Record):
@@ -59,26 +66,41 @@ def add_energy_sums(parts: Iterable[EnergySums]) -> EnergySums:
     )
 
 
-def fit_references(sums: EnergySums) -> tuple[dict[int, float], int]:
-    """Return (atomic number -> eV, rank), by least squares around the mean energy of an atom.
+def fit_references(sums: EnergySums, known: Mapping[int, float] | None = None) -> tuple[dict[int, float], int]:
+    """Return (atomic number -> eV, rank): what is known, and the rest by least squares of what the known leave.
 
-    Narrow data leave some energies undetermined (in one oxide the counts of metal and oxygen are proportional). The
-    solution of least norm *about the mean* keeps every energy near a real one, also of an element not in training.
+    Narrow data leave some energies undetermined (in one oxide the counts of metal and oxygen are proportional). Of all
+    solutions the one nearest to plausible energies is taken, also for an element that is not in training. The rank counts
+    the known elements of the data, and the independent sums of the others that the data determine.
     """
-    if not sums.structures:
-        return dict.fromkeys(sums.elements, 0.0), 0  # a source without energies
-    triangle = _square(sums.total, len(sums.elements) + 1)
-    counts, energy = triangle[:, :-1], triangle[:, -1]
-    mean = sums.energy / sums.atoms
-    solution, _, rank, _ = np.linalg.lstsq(counts, energy - mean * counts.sum(1), rcond=1e-10)
-    return {z: float(mean + e) for z, e in zip(sums.elements, solution)}, int(rank)
+    fixed = {z: energy for z, energy in (known or {}).items() if z in sums.elements}
+    counts, energy, free = _unexplained(sums, fixed)
+    plausible, spread = _plausible_energies(counts, energy, free) if sums.structures else (np.zeros(len(free)),) * 2
+    solution, _, rank, _ = np.linalg.lstsq(counts, energy - counts @ plausible, rcond=RELATIVE_ZERO)
+    if sums.structures and rank < len(free):
+        open_directions = _undetermined_directions(counts).T  # (free, directions)
+        step = np.linalg.lstsq(open_directions / spread[:, None], -solution / spread, rcond=RELATIVE_ZERO)[0]
+        solution = solution + open_directions @ step
+    fitted = dict(zip(free, map(float, plausible + solution)))
+    return {z: fixed[z] if z in fixed else fitted[z] for z in sums.elements}, int(rank) + len(fixed)
 
 
-def find_undetermined(sums: EnergySums) -> list[tuple[int, ...]]:
+def fit_shifts(sums: EnergySums, references: Mapping[int, float]) -> dict[int, float]:
+    """Return atomic number -> eV by which binding changes an atom's energy: least squares of what the references leave.
+
+    Where counts are collinear, the solution nearest to an equal share of all atoms is taken.
+    """
+    counts, energy = _counts_and_energy(sums)
+    left = energy - counts @ np.array([references[z] for z in sums.elements])
+    share = np.full(len(sums.elements), _mean_energy(counts, left))
+    solution = np.linalg.lstsq(counts, left - counts @ share, rcond=RELATIVE_ZERO)[0]
+    return dict(zip(sums.elements, map(float, share + solution)))
+
+
+def find_undetermined(sums: EnergySums, known: Collection[int] = ()) -> list[tuple[int, ...]]:
     """Return sets of atomic numbers whose references cannot be distinguished: one may gain what the others lose."""
-    counts = _square(sums.total, len(sums.elements) + 1)[:, :-1]
-    _, sizes, vectors = np.linalg.svd(counts)
-    free = vectors[sizes <= 1e-10 * max(sizes.max(initial=0), 1e-300)]  # (directions, E)
+    counts, _, free_elements = _unexplained(sums, dict.fromkeys(set(known) & set(sums.elements), 0.0))
+    free = _undetermined_directions(counts)
     coupled = np.abs(free.T @ free) > 1e-6
     sets, left = [], set(np.flatnonzero(coupled.diagonal()))
     while left:
@@ -86,9 +108,76 @@ def find_undetermined(sums: EnergySums) -> list[tuple[int, ...]]:
         while waiting:
             reached.add(now := waiting.pop())
             waiting += set(np.flatnonzero(coupled[now])) - reached
-        sets.append(tuple(sums.elements[k] for k in sorted(reached)))
+        sets.append(tuple(free_elements[k] for k in sorted(reached)))
         left -= reached
     return sets
+
+
+def find_wrong_unit(sums: EnergySums, known: Mapping[int, float]) -> str:
+    """Return why known references cannot be of these energies, in words; "" if they can.
+
+    Where the energies are those of all electrons, so are the references; else no atom binds by more than MAX_BINDING_EV.
+    """
+    if not sums.structures or not known:
+        return ""
+    counts, energy = _counts_and_energy(sums)
+    of_atoms = _tabulated(FREE_ATOM_EV, sums.elements)
+    if _explains(of_atoms, counts, energy):
+        for z, expected in zip(sums.elements, of_atoms):
+            if not 0.7 < known.get(z, expected) / expected < 1.4:
+                return f"{known[z]:.6g} eV where {expected:.6g} is expected, as the energies are those of all electrons"
+    _, left, free = _unexplained(sums, {z: energy for z, energy in known.items() if z in sums.elements})
+    mean = _mean_energy(counts, left)
+    if not free and abs(mean) > MAX_BINDING_EV:
+        return f"they leave {mean:.5g} eV for each atom, of {_mean_energy(counts, energy):.5g}"
+    return ""
+
+
+def _unexplained(sums: EnergySums, fixed: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+    """Return counts of the elements that are not fixed, the energy that the fixed ones leave, and the former's numbers."""
+    counts, energy = _counts_and_energy(sums)
+    is_free = np.array([z not in fixed for z in sums.elements], bool)
+    taken = np.array([fixed.get(z, 0.0) for z in sums.elements])
+    return counts[:, is_free], energy - counts @ taken, tuple(z for z in sums.elements if z not in fixed)
+
+
+def _plausible_energies(
+    counts: np.ndarray, energy: np.ndarray, elements: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return an energy of each element that the data do not contradict, and how far from it the true one may be: eV."""
+    for table in (FREE_ATOM_EV, CRYSTAL_EV):
+        tabulated = _tabulated(table, elements)
+        if _explains(tabulated, counts, energy):
+            return tabulated, np.maximum(np.abs(tabulated), MIN_SPREAD_EV)
+    return np.full(len(elements), _mean_energy(counts, energy)), np.ones(len(elements))
+
+
+def _tabulated(table: Mapping[int, float], elements: tuple[int, ...]) -> np.ndarray:
+    return np.array([table.get(z, np.nan) for z in elements])
+
+
+def _explains(tabulated: np.ndarray, counts: np.ndarray, energy: np.ndarray) -> bool:
+    """Tell whether energies are about those of the table; never if an element is not in it."""
+    expected = counts @ tabulated
+    return bool(0.7 < expected @ energy / max(expected @ expected, 1e-300) < 1.4)
+
+
+def _mean_energy(counts: np.ndarray, energy: np.ndarray) -> float:
+    """Return the energy of an atom by least squares, if all elements have the same: eV."""
+    atoms = counts.sum(1)
+    return float(atoms @ energy / max(atoms @ atoms, 1e-300))
+
+
+def _undetermined_directions(counts: np.ndarray) -> np.ndarray:
+    """Return an orthonormal basis of the changes of energies that no structure feels: (directions, E)."""
+    _, sizes, vectors = np.linalg.svd(counts)
+    directions: np.ndarray = vectors[sizes <= RELATIVE_ZERO * max(sizes.max(initial=0), 1e-300)]
+    return directions
+
+
+def _counts_and_energy(sums: EnergySums) -> tuple[np.ndarray, np.ndarray]:
+    triangle = _square(sums.total, len(sums.elements) + 1)
+    return triangle[:, :-1], triangle[:, -1]
 
 
 def residual_rms(sums: EnergySums, references: dict[int, float]) -> float:

@@ -16,6 +16,7 @@ from gnnscale.contract import errors, files, stage_run
 from gnnscale.contract.dataset_card import ShardCard
 from gnnscale.contract.settings import ConvertSettings, PartSettings
 from gnnscale.data.conversion import parallel, work_items
+from gnnscale.data.conversion.shard_writer import REFERENCE
 from gnnscale.data.storage import adios, mapped
 from gnnscale.data.storage.manifest import composition
 from gnnscale.data.storage.packed import content_digest
@@ -57,7 +58,9 @@ def raw(tmp_path_factory):
         known = [s for seed in range(11) for s in layouts.make_molecules(seed=100 * number + seed)][:96]
         for k in (5, 50, 95):
             known[k].positions[1] = known[k].positions[0] + 0.03
-        known[20] = known[20]._replace(numbers=np.array([8]), positions=np.zeros((1, 3)), forces=np.zeros((1, 3)))
+        known[20] = known[20]._replace(
+            numbers=np.array([8]), positions=np.zeros((1, 3)), forces=np.zeros((1, 3)), energy=-2041.0 - number
+        )
         (folder / f"{number}").mkdir()
         layouts.write_extxyz(folder / f"{number}", known)
     return folder
@@ -108,13 +111,14 @@ def undisturbed(raw, tmp_path_factory):
 def test_what_is_expected_comes_out(undisturbed, raw):
     _, values, card = outcome(undisturbed)
     assert values["structures"] == 6 * (96 - 4) and values["skipped"] == 6 * 4
-    assert card.skipped == {"atoms closer than 0.1 A": 18, "isolated atom: a reference, not a structure": 6}
+    assert card.skipped == {"atoms closer than 0.1 A": 18, REFERENCE: 6}
+    assert card.references["O"] == -2046.0 and card.reference_origins["O"] == "file"  # the lowest: the ground state
     made = mapped.open_shards(undisturbed / "shards", check=True)
     assert len(made.manifest.shards) == 18 and made.manifest.shards[0].name == "00000-000.bp"
     origins = [made.origin(k) for k in range(len(made))]
     assert len(set(origins)) == len(made) and "0/mine.extxyz number 5" not in origins
     assert origins[:6] == [f"0/mine.extxyz number {k}" for k in (0, 1, 2, 3, 4, 6)]
-    assert origins[-1] == "5/mine.extxyz number 93"  # 94 is left out; the isolated atom has no number
+    assert origins[-1] == "5/mine.extxyz number 94"  # 95 is left out
 
 
 def test_in_parts(undisturbed, raw, tmp_path):
@@ -150,7 +154,7 @@ def test_on_two_ranks(undisturbed, raw, tmp_path):
         finish(process)
     assert outcome(made) == outcome(undisturbed)
     assert not list(made.glob(".rank*"))
-    assert json.loads((made / "progress.json").read_text())["done"] == 570  # read, before atoms are looked at
+    assert json.loads((made / "progress.json").read_text())["done"] == 576  # read, before atoms are looked at
 
 
 @pytest.mark.slow
@@ -250,7 +254,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path):
 def test_quarantined_structures_are_left_out_and_counted(undisturbed, raw, tmp_path):
     rows = [
         ("mine", "0/mine.extxyz", 1, ["net force", "outlier"]),
-        ("mine", "5/mine.extxyz", 93, ["outlier"]),
+        ("mine", "5/mine.extxyz", 94, ["outlier"]),
         ("other", "0/mine.extxyz", 2, ["outlier"]),
         ("mine", "0/mine.extxyz", 5, ["both this and too close"]),
     ]
@@ -265,7 +269,7 @@ def test_quarantined_structures_are_left_out_and_counted(undisturbed, raw, tmp_p
     assert cards[0] == cards[1]
     assert cards[0].skipped == {
         "atoms closer than 0.1 A": 17,
-        "isolated atom: a reference, not a structure": 6,
+        REFERENCE: 6,
         "quarantined: both this and too close": 1,
         "quarantined: net force; outlier": 1,
         "quarantined: outlier": 1,
@@ -304,8 +308,9 @@ def test_the_card_by_another_route(undisturbed):
     train, (_, counts) = packed.split == 0, composition(packed)
     mean = packed.energy[train].sum() / counts[train].sum()
     fitted, _, rank, _ = np.linalg.lstsq(counts[train], packed.energy[train] - mean * counts[train].sum(1), rcond=1e-10)
-    np.testing.assert_allclose(list(card.references.values()), mean + fitted, rtol=1e-8)
-    assert card.reference_rank == rank == 3 and list(card.elements) == ["H", "C", "N", "O"]
+    baselines = np.array([card.baselines[symbol] for symbol in card.elements])
+    np.testing.assert_allclose(counts @ baselines, counts @ (mean + fitted), rtol=1e-8)  # alone they are not determined
+    assert card.reference_rank == 4 and rank == 3 and list(card.elements) == ["H", "C", "N", "O"]
     left = (packed.energy - counts @ (mean + fitted))[train] / packed.natoms[train]
     assert card.energy_rms == pytest.approx(np.sqrt((left**2).mean()), rel=1e-8)
     forces = packed.forces[np.repeat(train, packed.natoms)].astype(float)
@@ -327,7 +332,10 @@ def test_the_result_lists_every_file_and_what_was_skipped(converted):
     [
         ({"dataset": "generatd", "name": "x"}, "known: "),
         ({"dataset": "generated", "name": "x", "options": {"source": "bulk", "structures": 4, "frames": 3}}, "frames"),
-        ({"dataset": "generated", "name": "x", "options": {"source": "bulk", "structures": 3}}, "no structure falls"),
+        (
+            {"dataset": "generated", "name": "x", "options": {"source": "bulk", "structures": 3}},
+            "1 group are too few for 3 splits",
+        ),
     ],
 )
 def test_bad_input_is_reported_in_words(tmp_path, settings, message):

@@ -304,4 +304,4 @@ def test_bytes_per_atom_and_structure(tmp_path):
         atoms = sum(len(s.numbers) for s in chosen)
         size = sum(f.stat().st_size for f in (tmp_path / kind).rglob("*") if f.is_file())
         assert size <= 25 * atoms + each * len(chosen) + 15_000
-    assert manifest.SCHEMA.endswith("/2"), "another layout is another schema"
+    assert manifest.SCHEMA.endswith("/3"), "another layout is another schema"

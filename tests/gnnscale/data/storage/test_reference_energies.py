@@ -76,3 +76,67 @@ def test_no_energy_at_all():
     )
     assert reference_energies.fit_references(nothing) == ({1: 0.0, 8: 0.0}, 0)
     assert np.isnan(reference_energies.residual_rms(nothing, {1: 0.0, 8: 0.0}))
+
+
+# ------------------------------------------------------------------------------------- narrow data and known references
+TRUE = {1: -13.6, 6: -1030.0, 7: -1484.0, 8: -2041.0}  # eV; a theory of about the table's energies
+ETHANOL = np.array([[6.0, 2.0, 0.0, 1.0]])
+
+
+def sums_of(counts, binding=-4.0, references=TRUE):
+    """Return the sums of energies that are those of the atoms, and a binding energy of each."""
+    counts = np.asarray(counts, float)
+    energy = counts @ np.array(list(references.values())) + binding * counts.sum(1)
+    return reference_energies.sum_energies(np.array(list(references)), counts, energy)
+
+
+def test_one_molecule_gets_plausible_references_and_says_which_are_not_determined():
+    """Least norm about the mean of an atom would give H = C = O = -626 eV."""
+    sums = sums_of(np.repeat(ETHANOL, 9, axis=0))
+    found, rank = reference_energies.fit_references(sums)
+    assert rank == 1 and reference_energies.find_undetermined(sums) == [(1, 6, 8), (7,)]
+    for z, energy in TRUE.items():
+        assert found[z] == pytest.approx(energy, rel=0.02)
+    assert reference_energies.residual_rms(sums, found) < 1e-9
+
+
+def test_valence_energies_get_plausible_references_too():
+    sums = sums_of(np.outer(range(1, 9), [1, 1]), binding=0.0, references={8: -6.0, 12: -2.5})
+    found, rank = reference_energies.fit_references(sums)
+    assert rank == 1 and found[8] < -5 and -3 < found[12] < -1 and found[8] + found[12] == pytest.approx(-8.5)
+
+
+@given(st.sets(st.sampled_from(sorted(TRUE)), max_size=4), st.integers(0, 9))
+def test_known_references_stay_and_the_rest_is_the_fit_of_what_they_leave(known, seed):
+    counts = np.random.default_rng(seed).integers(0, 9, (40, 4)).astype(float) + np.array([1, 0, 0, 0])
+    sums = sums_of(counts, binding=0.0)
+    found, rank = reference_energies.fit_references(sums, {z: TRUE[z] for z in known} | {99: 1.0})
+    assert rank == 4 and all(found[z] == TRUE[z] for z in known)
+    np.testing.assert_allclose(list(found.values()), list(TRUE.values()), rtol=1e-9)
+    assert reference_energies.find_undetermined(sums_of(ETHANOL), known) == [
+        each
+        for each in [tuple(z for z in (1, 6, 8) if z not in known), tuple({7} - known)]
+        if len(each) > (7 not in each)  # one of a set whose others are known is determined
+    ]
+
+
+def test_shifts_take_the_binding_energy_so_that_learning_begins_as_without_known_references():
+    counts = np.random.default_rng(3).integers(1, 9, (60, 4))
+    sums = sums_of(counts)
+    fitted, _ = reference_energies.fit_references(sums)
+    shifts = reference_energies.fit_shifts(sums, TRUE)
+    np.testing.assert_allclose(list(shifts.values()), -4.0, rtol=1e-6)
+    assert reference_energies.residual_rms(sums, TRUE) == pytest.approx(4.0)
+    baselines = {z: TRUE[z] + shifts[z] for z in TRUE}
+    assert reference_energies.residual_rms(sums, baselines) < 1e-9
+    np.testing.assert_allclose(list(baselines.values()), list(fitted.values()), rtol=1e-9)
+
+
+@pytest.mark.parametrize("factor", [1 / 27.2114, 23.06, 1e3])
+def test_references_in_another_unit_are_noticed(factor):
+    sums = sums_of(np.random.default_rng(3).integers(1, 9, (60, 4)))
+    assert reference_energies.find_wrong_unit(sums, TRUE) == ""
+    assert "expected" in reference_energies.find_wrong_unit(sums, {1: factor * TRUE[1]})
+    crystal = sums_of([[1, 1], [2, 1]], references={11: -1.1, 17: -2.0})
+    assert reference_energies.find_wrong_unit(crystal, {11: -0.2, 17: -0.3}) == ""
+    assert "they leave" in reference_energies.find_wrong_unit(crystal, TRUE | {11: -4000.0, 17: -12000.0})
