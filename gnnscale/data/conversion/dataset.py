@@ -76,8 +76,8 @@ def join_shards(folder: Path, conversion: Conversion) -> ShardCard:
             "check `raw` and the options of the dataset",
             kind="data",
         )
-    settled, moves = fill_empty_splits(folder, notes, settings)
-    if settled != notes:
+    settled, moves = fill_empty_splits(folder, notes, manifest, settings)
+    if moves.groups:
         manifest = write_manifest(folder, settled)
     remarks = [FRAMES_LEAK] if settings.split.by == "frame" and settings.test_of is None else []
     return make_card(manifest.total, conversion, notes, [*remarks, *filter(None, [moves.describe()])])

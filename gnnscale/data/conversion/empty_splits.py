@@ -17,7 +17,7 @@ from gnnscale.contract.dataset_card import Split
 from gnnscale.contract.settings import ConversionSettings
 from gnnscale.data.conversion.shard_notes import Note, note_of_shard
 from gnnscale.data.storage import adios, splits
-from gnnscale.data.storage.manifest import MANIFEST, Manifest, ShardSums, read_checked
+from gnnscale.data.storage.manifest import Manifest, ShardSums
 from gnnscale.data.storage.mapped import Shards
 from gnnscale.schema import Record
 
@@ -47,16 +47,18 @@ class Moves(Record):
         return f"Groups were moved so that no split is empty, as {why}: {moved}" if moved else ""
 
 
-def fill_empty_splits(folder: Path, notes: list[Note], settings: ConversionSettings) -> tuple[list[Note], Moves]:
+def fill_empty_splits(
+    folder: Path, notes: list[Note], manifest: Manifest, settings: ConversionSettings
+) -> tuple[list[Note], Moves]:
     """Return the notes of shards in which no split is empty that should not be, and the groups that moved for this."""
     published = any(note.published for note in notes)
     if (folder / MOVES).exists():
         moves = files.read_model(folder / MOVES, Moves)
     else:
-        shards = Shards(folder / "shards", read_checked(folder / "shards" / MANIFEST, Manifest))
-        empty = find_empty(shards.manifest.total, settings)
+        empty = find_empty(manifest.total, settings)
         if not empty:
             return notes, Moves(groups=(), published=published)
+        shards = Shards(folder / "shards", manifest)
         moves = Moves(groups=choose_moves(shards, empty, settings, published), published=published)
         files.write_model(folder / MOVES, moves)
     return [move_groups(folder, note, moves) for note in notes], moves
