@@ -36,7 +36,7 @@ import json, sys
 from pathlib import Path
 from workflow.config import site_files, study_files
 from workflow.plan.build import build_stages
-for name in ("default", "paper"):
+for name in ("default", "paper-generated"):
     stages = build_stages(*study_files.load(name), site_files.load("local"), Path("runs"))
     print(json.dumps({id: stage.key for id, stage in stages.items()}))
 """

@@ -97,11 +97,15 @@ AddVerb = Callable[..., argparse.ArgumentParser]
 def add_run_verbs(add_verb: AddVerb) -> None:
     """Add the verbs that concern one run of a study."""
     add_verb("run", "plan the study and run the stages that are not done (the default)")
-    add_verb(
-        "plan", "list the stages: done or not, why they would run, their size and time", as_json=True
-    ).add_argument("--deep", action="store_true", help="hash every output again, whatever its modification time says")
-    add_verb("status", "show the progress of a run", as_json=True).add_argument(
-        "--watch", action="store_true", help="repeat until the run ends"
+    plan = add_verb("plan", "list the stages: done or not, why they would run, their size and time", as_json=True)
+    plan.add_argument(
+        "--deep", action="store_true", help="hash every output again, whatever its modification time says"
+    )
+    plan.add_argument("--all", action="store_true", help="list each stage, also of a large study")
+    progress = add_verb("status", "show the progress of a run", as_json=True)
+    progress.add_argument("--watch", action="store_true", help="repeat until the run ends")
+    progress.add_argument(
+        "--all", action="store_true", help="list each stage that runs, waits in the queue or has failed"
     )
     logs = add_verb("logs", "print the output of a stage's last attempt")
     logs.add_argument("id", help="a stage, for example train/w64-d3-n2000")

@@ -51,7 +51,7 @@ def do_plan(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(plan_output.encode_plan(planned, invocation.site), indent=1))
     else:
-        plan_output.print_plan(invocation.study_name, invocation.study, planned, invocation.site, invocation.root)
+        plan_output.print_plan(invocation, planned, arguments.all)
     return DONE
 
 
@@ -64,7 +64,12 @@ def do_status(arguments: argparse.Namespace) -> int:
             print(json.dumps(status_output.encode_status(rows, driver), indent=1))
         else:
             status_output.print_status(
-                root, plan, rows, driver, clear=arguments.watch and live_table.can_rewrite_lines(sys.stdout)
+                root,
+                plan,
+                rows,
+                driver,
+                clear=arguments.watch and live_table.can_rewrite_lines(sys.stdout),
+                in_full=arguments.all,
             )
         if not arguments.watch or driver is None:
             return FAILED if any(row.state == "failed" for row in rows) else DONE

@@ -66,7 +66,7 @@ def drive(invocation: Invocation, holder: lease.Lease) -> int:
         links.link_results(invocation.root, invocation.stages)
         print(f"nothing to do; report: {invocation.root / 'report.html'}" if not invocation.until else "nothing to do")
         return DONE
-    raise_if_refused(left, invocation.site_name)
+    raise_if_refused(left, invocation)
     raise_if_not_ready(invocation)
     print_hints(invocation)
     requests = schedule([each.stage for each in left], invocation.site)
@@ -129,12 +129,15 @@ def print_hints(invocation: Invocation) -> None:
         )
 
 
-def raise_if_refused(left: list[PlannedStage], site: str) -> None:
+def raise_if_refused(left: list[PlannedStage], invocation: Invocation) -> None:
     """Raise if the plan holds stages that cannot run here."""
     refused = [each for each in left if each.state == "refused"]
+    if lines := plan_output.describe_missing_data(refused, invocation):
+        raise UserError(f"{lines[0]}; nothing was started", *lines[1:])
     if refused:
+        where = f"the memory of a rank of site {invocation.site_name}"
         raise UserError(
-            f"{len(refused)} training(s) do not fit into the memory of a rank of site {site}; nothing was started",
+            f"{len(refused)} training(s) do not fit into {where}; nothing was started",
             *(f"{each.stage.id} {each.reason}" for each in refused[:MAX_REFUSED_SHOWN]),
             *(["..."] if len(refused) > MAX_REFUSED_SHOWN else []),
         )

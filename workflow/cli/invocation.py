@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gnnscale.contract.command_name import command_name
 from gnnscale.contract.places import runs_folder
-from workflow.config import site_files, study, study_files
+from workflow.config import data_folder, site_files, study, study_files
 from workflow.images import image_file
 from workflow.plan.build import build_stages
 from workflow.plan.stage import FOLDER_OF_KIND
@@ -24,10 +24,11 @@ class Invocation:
     def __init__(self, arguments: argparse.Namespace):
         self.site_name = named_site(arguments)
         self.typed_study = named_study(arguments)
-        self.study_name, self.study = study_files.load(self.typed_study)
+        self.study_name, asked = study_files.load(self.typed_study)
         self.settings = site_settings(arguments)
         self.max_node_hours: float | None = getattr(arguments, "max_node_hours", None)
         self.site = site_files.load(self.site_name, self.settings)
+        self.study = data_folder.with_data_folder(asked, self.site)
         if self.site.container.use:
             self.site = image_file.with_image(self.site, study.paths_read(self.study))
         self.root = run_directory(arguments, self.study_name)

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gnnscale.contract.command_name import command_name
 from gnnscale.contract.settings import ConversionSettings, PartSettings, TrainSettings
 from gnnscale.machine.native_build import open_fastest
+from workflow.cli.invocation import DEFAULT_SITE, Invocation
 from workflow.cli.output import format_duration
 from workflow.config import scratch_lifetime
 from workflow.config.site import SiteConfig
-from workflow.config.study import Study
 from workflow.doctor import diagnosis
 from workflow.jobs.requests import Request, schedule, total_node_hours
 from workflow.plan import done
 from workflow.plan.dataset_scripts import dataset_card
 from workflow.plan.stage import FOLDER_OF_KIND, PlannedStage, Stage
 
+MIN_SIZE_WIDTH, MIN_TIME_WIDTH = 32, 14  # characters, of columns of a table
 MAX_REASON_LENGTH = 120  # characters of it in a table
+MAX_STAGES_IN_FULL = 60  # of a plan; a larger one has a line for all stages that are alike
 
 
-def print_plan(name: str, study: Study, planned: dict[str, PlannedStage], site: SiteConfig, root: Path) -> None:
-    """Print a line for each stage, the jobs that would be submitted, and what may go wrong."""
-    print(f"{name}: {study.title}\n{root}\n")
-    width = max(len(id) for id in planned)
-    for each in planned.values():
-        size, time, reason = describe_size(each, len(study.data)), describe_time(each, site), describe_reason(each)
-        print(f"  {each.stage.id:{width}}  {each.state:7}  {size:32}  {time:14}  {reason}".rstrip())
+def print_plan(invocation: Invocation, planned: dict[str, PlannedStage], in_full: bool) -> None:
+    """Print the stages, those alike in one line unless `in_full`, the jobs that would be submitted, and what may go wrong."""
+    study, site = invocation.study, invocation.site
+    print(f"{invocation.study_name}: {study.title}\n{invocation.root}\n")
+    print_stages(planned, len(study.data), site, in_full or len(planned) <= MAX_STAGES_IN_FULL)
     left = [each.stage for each in planned.values() if each.state != "done"]
     possible = [each.stage for each in planned.values() if each.state not in ("done", "refused")]
     if requests := schedule(possible, site):
@@ -38,7 +41,26 @@ def print_plan(name: str, study: Study, planned: dict[str, PlannedStage], site: 
     seconds = format_duration(done.remaining_seconds(planned, site))
     rest = f"; {len(left)} to do, about {seconds} {where} (estimate)" if left else ""
     print(f"\n{len(planned) - len(left)} of {len(planned)} stages done{rest}")
-    print_warnings(planned, site, root)
+    if missing := describe_missing_data(planned.values(), invocation):
+        print("\n" + "\n  ".join(missing))
+    print_warnings(planned, site, invocation.root)
+
+
+def describe_missing_data(planned: Iterable[PlannedStage], invocation: Invocation) -> list[str]:
+    """List the published files that conversions lack, and the one command that gets them; nothing if they lack none."""
+    lacking = list(dict.fromkeys(each.stage.lacks for each in planned if each.stage.lacks is not None))
+    if not lacking:
+        return []
+    sizes = [each.gigabytes for each in lacking]
+    size = f"{sum(sizes):,.0f} GB" + ("" if all(sizes) else " and what is of unknown size") + " to download"
+    words = ["data", "fetch", *(each.published for each in lacking)]
+    words += ["--site", invocation.site_name] if invocation.site_name != DEFAULT_SITE else []
+    words += [word for text in invocation.settings for word in ("--set", text)]
+    return [
+        f"published data of {len(lacking)} source(s) are missing ({size})",
+        *(f"{each.description} in {each.folder}: {done.summarise_names([*each.files])}" for each in lacking),
+        f"to get them, on a machine with a network: {command_name()} {shlex.join(words)}",
+    ]
 
 
 def print_warnings(planned: dict[str, PlannedStage], site: SiteConfig, root: Path) -> None:
@@ -100,6 +122,76 @@ def job_notes(same: SameJobs, group: Sequence[Request]) -> Iterator[str]:
     yield from sorted({request.why for request in group if request.why}, key=len)[-1:]
 
 
+# ---------------------------------------------------------------------------------------------------------- stages
+class SameStages(NamedTuple):
+    """Stages of one kind, state and size, which share a line."""
+
+    kind: str
+    state: str
+    size: str  # parameters of a training, source of a part; "" = all of the kind
+
+
+def print_stages(planned: dict[str, PlannedStage], sources: int, site: SiteConfig, in_full: bool) -> None:
+    """Print a line for each stage, or for all that are alike."""
+    groups = [[each] for each in planned.values()] if in_full else list(group_stages(planned, sources).values())
+    names = [describe_names([each.stage.id for each in group]) for group in groups]
+    sizes, times = (
+        [describe_sizes(group, sources) for group in groups],
+        [describe_times(group, site) for group in groups],
+    )
+    widths = [max(map(len, names)), max(MIN_SIZE_WIDTH, *map(len, sizes)), max(MIN_TIME_WIDTH, *map(len, times))]
+    for name, size, time, group in zip(names, sizes, times, groups):
+        count = "" if in_full else f"{len(group):4} x " if len(group) > 1 else " " * 7
+        state, reason = group[0].state, describe_reasons(group)
+        print(f"  {count}{name:{widths[0]}}  {state:7}  {size:{widths[1]}}  {time:{widths[2]}}  {reason}".rstrip())
+    if not in_full:
+        print(f"  `plan --all` lists each of the {len(planned)} stages")
+
+
+def group_stages(planned: dict[str, PlannedStage], sources: int) -> dict[SameStages, list[PlannedStage]]:
+    groups: dict[SameStages, list[PlannedStage]] = {}
+    for each in planned.values():
+        groups.setdefault(SameStages(each.stage.kind, each.state, size_of_stage(each, sources)), []).append(each)
+    return groups
+
+
+def size_of_stage(each: PlannedStage, sources: int) -> str:
+    """Return the words by which stages of one kind count as equally large."""
+    settings = each.stage.settings
+    if isinstance(settings, TrainSettings):
+        return f"{settings.model.parameters(sources):>11,} parameters"
+    return settings.name if isinstance(settings, ConversionSettings) else ""
+
+
+def describe_names(ids: list[str]) -> str:
+    """Return the id of a stage, or the common beginning of several, without a part of a number."""
+    common = "".join(letters[0] for letters in takewhile(lambda letters: len(set(letters)) == 1, zip(*ids)))
+    return ids[0] if len(ids) == 1 else f"{common.rstrip('0123456789')}*"
+
+
+def describe_times(group: list[PlannedStage], site: SiteConfig) -> str:
+    """Return the estimated time of a stage of the group, from the shortest to the longest."""
+    shortest, longest = (choose(group, key=lambda each: each.stage.core_seconds) for choose in (min, max))
+    least, most = (describe_time(each, site) for each in (shortest, longest))
+    return most if least == most else f"{least.removesuffix(' core-s').strip()} to {most.strip()}"
+
+
+def describe_reasons(group: list[PlannedStage]) -> str:
+    """Return the reason that stages of a group share, or the first of several."""
+    reasons = list(dict.fromkeys(map(describe_reason, group)))
+    return reasons[0] + (f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else "")
+
+
+def describe_sizes(group: list[PlannedStage], sources: int) -> str:
+    """Return the parameters of a group's trainings and the range of their structures, or the size of any other stage."""
+    counts = [s.structures for each in group if isinstance(s := each.stage.settings, TrainSettings)]
+    if len(set(counts)) < 2:
+        return describe_size(group[0], sources)
+    known = [count for count in counts if count is not None]
+    most = "all" if None in counts else f"{max(known):,}"
+    return f"{size_of_stage(group[0], sources)}, {min(known):,} to {most} structures"
+
+
 # ------------------------------------------------------------------------------------------------------- one stage
 def describe_time(each: PlannedStage, site: SiteConfig) -> str:
     """Return the estimated time of a stage that is not done."""
@@ -123,7 +215,7 @@ def describe_size(each: PlannedStage, sources: int) -> str:
     settings = each.stage.settings
     if isinstance(settings, TrainSettings):
         structures = f"{settings.structures:,}" if settings.structures else "all"
-        return f"{settings.model.parameters(sources):>11,} parameters, {structures:>6} structures"
+        return f"{size_of_stage(each, sources)}, {structures:>6} structures"
     if isinstance(settings, ConversionSettings):
         parts = settings.parts if isinstance(settings, PartSettings) else 1
         expected = dataset_card(settings).structures // parts

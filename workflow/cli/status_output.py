@@ -12,20 +12,40 @@ from workflow.run_directory.lease import LeaseHolder
 from workflow.run_directory.status import PlanFile, StageStatus
 
 CLEAR_SCREEN = "\033[H\033[J"
+MAX_ROWS_IN_FULL = 20  # of `status`; of more, those that are alike share a line
 
 
-def print_status(root: Path, plan: PlanFile, rows: list[StageStatus], driver: LeaseHolder | None, clear: bool) -> None:
-    """Print the counts of stages, and a line for each that runs, waits in the queue or has failed."""
+def print_status(
+    root: Path, plan: PlanFile, rows: list[StageStatus], driver: LeaseHolder | None, clear: bool, in_full: bool
+) -> None:
+    """Print the counts of stages, and those that run, wait in the queue or have failed, alike ones together if they are many."""
     if clear:
         print(CLEAR_SCREEN, end="")
     who = f"driver pid {driver['pid']} on {driver['host']}" if driver else "no driver is running"
     print(f"{plan.study} on {plan.site}: {who}\n{root}")
     print("  ".join(f"{kind} {done}/{total}" for kind, (done, total) in status.count_done(rows).items()))
-    for row in rows:
-        if line := describe_row(row):
-            print(line)
+    lines = [line for row in rows if (line := describe_row(row))]
+    in_full = in_full or len(lines) <= MAX_ROWS_IN_FULL
+    print("\n".join(lines if in_full else describe_groups(rows)), end="\n" if lines else "")
     if driver is None and any(row.job for row in rows):
         print("jobs are as the last driver saw them; `run` follows them again, `cancel` ends them")
+
+
+def describe_groups(rows: list[StageStatus]) -> list[str]:
+    """Return a line for all stages of one kind that are in one state for one reason, and which of them is the first."""
+    groups: dict[tuple[str, str, str], list[StageStatus]] = {}
+    for row in rows:
+        if describe_row(row):
+            groups.setdefault((row.state, row.kind, row.message or row.reason), []).append(row)
+    lines = [describe_row(group[0]) if len(group) == 1 else describe_group(group) for group in groups.values()]
+    return [*lines, "  `status --all` lists each stage"]
+
+
+def describe_group(group: list[StageStatus]) -> str:
+    first = group[0]
+    text = f"  {first.state:8} {len(group):4} x {first.kind}: {first.message or first.reason}".rstrip(": ")
+    done, total = (sum(value or 0 for value in column) for column in zip(*((row.done, row.total) for row in group)))
+    return text + (f"  {done:,.0f}/{total:,.0f}" if total else "") + f"  ({first.id}, ...)"
 
 
 def describe_row(row: StageStatus) -> str:

@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gnnscale.contract import files
+from gnnscale.contract.dataset_card import DatasetCard
 from gnnscale.contract.settings import ConvertSettings, PartSettings, ReportSettings, Settings, TrainSettings
 from workflow.config.capacity import rank_counts
 from workflow.config.site import SiteConfig
-from workflow.config.study import Study, conversions
+from workflow.config.study import Study, conversions, external_tests
 from workflow.config.sweeps import expand_runs
 from workflow.plan import cost, shared_steps
 from workflow.plan.cost import SourceSize
 from workflow.plan.dataset_scripts import dataset_card, raw_file_digests
 from workflow.plan.keys import digest_code
 from workflow.plan.memory_fit import MemoryFit, choose_levers, fit_lever_comparison
+from workflow.plan.missing_data import MissingData, find_missing
 from workflow.plan.stage import FOLDER_OF_KIND, Stage
 
 # Hashed though it lies in a room that is not: it decides what a conversion leaves out.
@@ -26,17 +28,19 @@ DATASETS_CODE = "gnnscale/contract/datasets.py"
 def build_stages(name: str, study: Study, site: SiteConfig, root: Path) -> dict[str, Stage]:
     """Return all stages, each after those that it needs; within a kind, long ones come before short ones."""
     builder = StageBuilder(study, site, root)
-    converted = builder.add_conversions()
-    audit = builder.add("audit", "all", study.audit, converted, cost.audit_seconds(builder.sizes, site))
+    converted, tests = builder.add_conversions(), builder.add_external_tests()
+    audit_seconds = cost.audit_seconds([*builder.sizes, *builder.held_out], site)
+    audit = builder.add("audit", "all", study.audit, (*converted, *tests), audit_seconds)
     measured = builder.add_lever_comparison(converted)
     trained = builder.add_trainings(converted)
     builder.share_steps(trained)
-    evaluated = builder.add_evaluations(trained, converted)
+    evaluated = builder.add_evaluations(trained, converted, tests)
     start_seconds = site.node.start_seconds
     laws = builder.add("scaling", "all", study.scaling, evaluated, start_seconds)
     page = ReportSettings(title=study.title, study=name, description=study.description)
     training_ids = tuple(training.id for training in trained)
-    builder.add("report", "all", page, (laws, *evaluated, *training_ids, *measured, audit, *converted), start_seconds)
+    needs = (laws, *evaluated, *training_ids, *measured, audit, *converted, *tests)
+    builder.add("report", "all", page, needs, start_seconds)
     return builder.in_order()
 
 
@@ -56,7 +60,8 @@ class StageBuilder:
         self.study, self.site, self.root = study, site, root
         self.image = site.container.digest if site.container.use else None
         self.stages: dict[str, Stage] = {}
-        self.sizes: list[SourceSize] = []
+        self.sizes: list[SourceSize] = []  # of the training splits
+        self.held_out: list[SourceSize] = []  # of what evaluations are made on
         self.digest_code = functools.cache(digest_code)
 
     def add(
@@ -69,6 +74,7 @@ class StageBuilder:
         raw: dict[str, str] | None = None,
         levers: MemoryFit | None = None,
         more_code: tuple[str, ...] = (),
+        lacks: MissingData | None = None,
     ) -> str:
         """Add a stage and return its id. Its key is a hash of all that determines the result, and of nothing else.
 
@@ -83,27 +89,45 @@ class StageBuilder:
         key = files.digest([values, code, raw, {need: self.stages[need].key for need in needs}, self.image])[:16]
         id, folder = f"{kind}/{name}", f"{FOLDER_OF_KIND[kind]}/{name}-{key[:8]}"
         self.stages[id] = Stage(
-            id, kind, name, settings, needs, code, raw, key, folder, core_seconds, levers, image=self.image
+            id, kind, name, settings, needs, code, raw, key, folder, core_seconds, levers, image=self.image, lacks=lacks
         )
         return id
 
     def add_conversions(self) -> tuple[str, ...]:
         """Add a conversion for each source, divided into parts if the study says so; return their ids."""
-        start_seconds, split = self.site.node.start_seconds, self.study.split
-        converted = []
-        for source, settings in conversions(self.study).items():
-            card, code = dataset_card(settings), (DATASETS_CODE, f"datasets/{settings.dataset}.py")
-            seconds = card.structures * card.seconds_per_structure + start_seconds
-            raw = raw_file_digests(settings)
-            converted.append(self.add("convert", source, settings, (), seconds, raw, more_code=code))
-            whole = self.stages[converted[-1]]
-            if self.study.parts(source) > 1 and not files.verify(self.root / whole.folder, whole.key).done:
-                self.divide_conversion(whole, settings, code)
-            self.sizes.append(cost.source_size(card, self.root / whole.folder, split.validation + split.test))
+        converted, held_out = [], self.study.evaluate.split
+        for settings in conversions(self.study).values():
+            card, split = dataset_card(settings), settings.split
+            whole = self.add_conversion(settings, card)
+            converted.append(whole.id)
+            if self.study.parts(whole.name) > 1 and not files.verify(self.root / whole.folder, whole.key).done:
+                self.divide_conversion(whole, settings)
+            self.sizes.append(cost.source_size(card, self.root / whole.folder, split.share("train")))
+            self.held_out.append(cost.source_size(card, self.root / whole.folder, split.share(held_out), held_out))
         return tuple(converted)
 
-    def divide_conversion(self, whole: Stage, settings: ConvertSettings, code: tuple[str, ...]) -> None:
+    def add_external_tests(self) -> tuple[str, ...]:
+        """Add a conversion for each external test; return their ids. While a model is chosen by validation, they are not read."""
+        if self.study.evaluate.split == "validation":
+            return ()
+        tests = []
+        for settings in external_tests(self.study).values():
+            card = dataset_card(settings)
+            stage = self.add_conversion(settings, card)
+            tests.append(stage.id)
+            self.held_out.append(cost.source_size(card, self.root / stage.folder, 1.0, "test"))
+        return tuple(tests)
+
+    def add_conversion(self, settings: ConvertSettings, card: DatasetCard) -> Stage:
+        seconds = card.structures * card.seconds_per_structure + self.site.node.start_seconds
+        lacks = find_missing(settings, self.site)
+        raw = raw_file_digests(settings) if lacks is None else dict.fromkeys(lacks.files, "missing")
+        code = script_code(settings)
+        return self.stages[self.add("convert", settings.name, settings, (), seconds, raw, more_code=code, lacks=lacks)]
+
+    def divide_conversion(self, whole: Stage, settings: ConvertSettings) -> None:
         """Add the parts of a conversion, which then only joins them. Once it is done, its parts are needed no more."""
+        code = script_code(settings)
         parts, start_seconds = self.study.parts(whole.name), self.site.node.start_seconds
         seconds = (whole.core_seconds - start_seconds) / parts + start_seconds
         values = settings.model_dump(exclude={"kind"})
@@ -112,6 +136,7 @@ class StageBuilder:
                 *("convert_part", f"{whole.name}.{part}", PartSettings(**values, part=part, parts=parts), (), seconds),
                 raw=whole.raw,
                 more_code=code,
+                lacks=whole.lacks,
             )
             for part in range(parts)
         )
@@ -146,15 +171,15 @@ class StageBuilder:
             saved = shared_steps.shared_cost(seconds, settings, [runs[other][1] for other in shorter])
             self.stages[id] = self.stages[id]._replace(shorter=shorter, core_seconds=seconds - saved)
 
-    def add_evaluations(self, trained: list[Training], converted: tuple[str, ...]) -> tuple[str, ...]:
+    def add_evaluations(
+        self, trained: list[Training], converted: tuple[str, ...], tests: tuple[str, ...]
+    ) -> tuple[str, ...]:
         """Add an evaluation for each training; return their ids."""
-        settings, sizes, site = self.study.evaluate, self.sizes, self.site
-        held_out = self.study.split.ratio_to_training(settings.split)
         evaluated = []
         for training in trained:
-            needs, code = (training.id, *converted), training.settings.model.source_files
-            seconds = cost.evaluate_seconds(training.settings, sizes, held_out, site)
-            evaluated.append(self.add("evaluate", training.name, settings, needs, seconds, more_code=code))
+            needs, code = (training.id, *converted, *tests), training.settings.model.source_files
+            seconds = cost.evaluate_seconds(training.settings, self.held_out, self.site)
+            evaluated.append(self.add("evaluate", training.name, self.study.evaluate, needs, seconds, more_code=code))
         return tuple(evaluated)
 
     def in_order(self) -> dict[str, Stage]:
@@ -162,6 +187,10 @@ class StageBuilder:
         kinds = list(FOLDER_OF_KIND)
         ordered = sorted(self.stages.values(), key=lambda stage: (kinds.index(stage.kind), -stage.core_seconds))
         return {stage.id: stage for stage in ordered}
+
+
+def script_code(settings: ConvertSettings) -> tuple[str, ...]:
+    return (DATASETS_CODE, f"datasets/{settings.dataset}.py")
 
 
 def fit_into_memory(settings: TrainSettings, sizes: list[SourceSize], site: SiteConfig) -> tuple[float, MemoryFit]:

@@ -33,8 +33,8 @@ def judge_stage(stage: Stage, root: Path, upstream: dict[str, PlannedStage], dee
 
 
 def judge_without_result(stage: Stage, root: Path, reason: str) -> PlannedStage:
-    if stage.levers is not None and stage.levers.refusal:
-        return PlannedStage(stage, "refused", stage.levers.refusal, None)
+    if stage.refusal:
+        return PlannedStage(stage, "refused", stage.refusal, None)
     if reason == "not run yet":
         reason = reason_to_rerun(stage, root) or reason
     resumes = stage.kind == "train" and any((root / stage.folder / "checkpoints").glob("step-*"))

@@ -9,6 +9,7 @@ from gnnscale.contract.results import StageResult
 from gnnscale.contract.settings import Settings
 from gnnscale.contract.stage_spec import Runtime, StageSpec
 from workflow.plan.memory_fit import MemoryFit
+from workflow.plan.missing_data import MissingData
 
 FOLDER_OF_KIND = {  # in the order of the work
     "convert_part": "data",
@@ -39,6 +40,14 @@ class Stage(NamedTuple):
     levers: MemoryFit | None = None  # of a stage with ranks: how many, and how it fits into their memory
     shorter: tuple[str, ...] = ()  # trainings with the same first steps: this one waits for them, but needs none
     image: str | None = None  # id of the container image
+    lacks: MissingData | None = None  # published files that a conversion would read
+
+    @property
+    def refusal(self) -> str:
+        """Why the stage cannot run; "" if it can."""
+        if self.lacks is not None:
+            return self.lacks.description
+        return self.levers.refusal if self.levers is not None else ""
 
     def spec(self, stages: dict[str, Stage]) -> StageSpec:
         """Return what the stage reads from its spec.json, with paths relative to its folder."""
