@@ -30,7 +30,7 @@ class Options(Record):
     """Options of this dataset."""
 
     raw: str = Field(description="folder with the *.lmdb of s2ef_total_train_val_test_lmdbs.tar.gz, or one of them")
-    limit: int | None = Field(None, ge=1, description="use only the first frames, at most this many")
+    limit: int | None = Field(None, ge=1, description="use only the first frames of each split, about this many in all")
 
 
 def input_files(options: Options) -> list[Path]:
@@ -59,11 +59,9 @@ def pieces(options: Options) -> list[Piece]:
     from gnnscale.data.formats import ocp
 
     split_of_file = split_of_files(options)
-    labelled = ocp.pieces_by_keys(
-        options.raw, [path for path in split_of_file if split_of_file[path] != UNLABELLED], options.limit
-    )
-    return labelled + ocp.pieces_by_keys(
-        options.raw, [path for path in split_of_file if split_of_file[path] == UNLABELLED]
+    labelled = {path: split for path, split in split_of_file.items() if split != UNLABELLED}
+    return ocp.pieces_by_split(options.raw, labelled, options.limit) + ocp.pieces_by_keys(
+        options.raw, [path for path in split_of_file if path not in labelled]
     )
 
 

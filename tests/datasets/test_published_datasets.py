@@ -237,7 +237,7 @@ def test_a_published_split_is_kept_where_all_of_it_is_there(name, write, folders
 
 
 @pytest.mark.parametrize("name", ["oc20", "oc22"])
-@pytest.mark.parametrize("limit", [None, 2])
+@pytest.mark.parametrize("limit", [None, 3])
 def test_test_data_without_labels_are_left_out(name, limit, tmp_path, monkeypatch):
     """Published test records have no energy and forces. They are counted as skipped, also with a limit for the others."""
     whole = layouts.make_graph

@@ -145,21 +145,22 @@ def to_pymatgen(s: Structure, forces: bool = False) -> dict:
     return {"@class": "Structure", "charge": 0.0, "lattice": {"matrix": s.cell.tolist()}, "sites": sites}
 
 
+def make_frame(s: Structure) -> dict[str, Any]:
+    """Make one frame of MPtrj."""
+    return {
+        "structure": to_pymatgen(s),
+        "uncorrected_total_energy": s.energy,
+        "corrected_total_energy": s.energy - 3.0,
+        "energy_per_atom": (s.energy - 3.0) / len(s.numbers),
+        "force": s.forces.tolist(),
+        "stress": (-s.stress / KBAR).tolist(),
+        "magmom": None,
+    }
+
+
 def write_mptrj(path: Path, known: list[Structure]) -> Path:
     content = {
-        f"mp-{k}": {
-            f"mp-{k}-0-{step}": {
-                "structure": to_pymatgen(s),
-                "uncorrected_total_energy": s.energy,
-                "corrected_total_energy": s.energy - 3.0,
-                "energy_per_atom": (s.energy - 3.0) / len(s.numbers),
-                "force": s.forces.tolist(),
-                "stress": (-s.stress / KBAR).tolist(),
-                "magmom": None,
-                "mp_id": f"mp-{k}",
-            }
-            for step, s in enumerate(some)
-        }
+        f"mp-{k}": {f"mp-{k}-0-{step}": make_frame(s) | {"mp_id": f"mp-{k}"} for step, s in enumerate(some)}
         for k, some in enumerate(group_by_three(known))
     }
     (path / "MPtrj_2022.9_full.json").write_text(json.dumps(content))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,27 @@ def pieces_by_keys(raw: str, paths: list[Path], limit: int | None = None) -> lis
             count, left = min(count, left), left - min(count, left)
         listed += pieces_by_range(raw, path, count, "keys")
     return listed
+
+
+def pieces_by_split(raw: str, split_of_file: dict[Path, str], limit: int | None) -> list[Piece]:
+    """Divide the keys of all files into pieces; a limit takes the same share of each split, so that none is lost."""
+    listed = []
+    counts = count_keys(split_of_file) if limit is not None else {}
+    for split in dict.fromkeys(split_of_file.values()):
+        paths = [path for path in split_of_file if split_of_file[path] == split]
+        share = None
+        if limit is not None:
+            share = math.ceil(limit * sum(counts[path] for path in paths) / max(1, sum(counts.values())))
+        listed += pieces_by_keys(raw, paths, share)
+    return listed
+
+
+def count_keys(paths: Iterable[Path]) -> dict[Path, int]:
+    counts = {}
+    for path in paths:
+        with Location(path) as location:
+            counts[path] = lmdbs.count_records(location)
+    return counts
 
 
 def read_structures(location: Location, span: tuple[int, int]) -> Iterator[Structure]:

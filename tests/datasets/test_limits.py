@@ -1,0 +1,26 @@
+"""A limit on published data takes the same share of each published split."""
+
+from collections import Counter
+
+import pytest
+
+from tests.support import layouts
+from tests.support.raw import read_all
+
+
+def write_splits(folder, copies):
+    """Write nine frames a file: `copies` files of each split."""
+    for split, count in copies.items():
+        for k in range(count):
+            (folder / split / str(k)).mkdir(parents=True)
+            layouts.write_oc22(folder / split / str(k), layouts.make_crystals(stress=False))
+
+
+@pytest.mark.parametrize("limit", [1, 9, 18, 40, 1000])
+def test_a_limit_keeps_all_splits_of_oc22(limit, tmp_path):
+    write_splits(tmp_path, {"train": 4, "val_id": 1, "val_ood": 2})
+    found = Counter(structure.split for structure in read_all("oc22", tmp_path, limit=limit)[0])
+    shares = {"train": 36 / 63, "validation": 9 / 63, "test": 18 / 63}
+    assert found.keys() == shares.keys() and sum(found.values()) <= min(limit, 63) + 2
+    for split, share in shares.items():
+        assert share * min(limit, 63) <= found[split] < share * min(limit, 63) + 1
