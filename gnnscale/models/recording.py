@@ -21,6 +21,7 @@ from gnnscale.atoms.graph import AtomGraphs
 from gnnscale.models.edges import edge_messages, make_edges
 from gnnscale.models.kernels.chunked import Weights
 from gnnscale.models.layers import StandIn, linear_by_source, read_atoms, rms_norm, vector_lengths
+from gnnscale.models.moment_edges import contract_tensors, make_moment_edges, moment_messages
 from gnnscale.models.potential import Potential, find_hidden_matrices
 from gnnscale.native.packing import PAD, Packing, Place, Span
 
@@ -44,6 +45,8 @@ class Op(IntEnum):
     SOURCE_LINEAR = 9  # x, out, weight, sources
     ADD = 10  # a, b, out
     COPY = 11  # x, out
+    CONTRACTION = 12  # vectors, tensors, out
+    MOMENT_MESSAGES = 13  # table, sums, moments, seconds, radial, vectors, tensors, angles, channels
     CAT = -1  # parts..., out: no block, as parts are written to their places in it
 
 
@@ -103,7 +106,7 @@ class Input(StandIn):
 
 
 class Value(Input):
-    """A stand-in for what a block writes: rows of atoms, or three components of them."""
+    """A stand-in for what a block writes: rows of atoms, or three or five components of them."""
 
     def __init__(self, recorder: Recorder, width: int, components: int = 1, like: Value | None = None):
         super().__init__(recorder, "a value")
@@ -198,6 +201,8 @@ class Recorder:
 
     def linear(self, x: Value, weight: Tensor, bias: Tensor | None = None) -> Value:
         out = Value(self, weight.shape[0], x.components)
+        if x.components > 1:  # no padding, whose lengths would not be 0
+            out.store_as(Span.exact(out.width))
         matrix = self.parameter(weight, lambda: out.layout, lambda: x.layout)
         shift = None if bias is None else self.parameter(bias, lambda: (Span.exact(1),), lambda: out.layout)
         self.add(Op.LINEAR, [x, out, matrix, shift, None], out)
@@ -267,9 +272,33 @@ class Recorder:
             second = self.parameter(weights.second, lambda: sums.layout, lambda: sums.layout)
             bias = self.parameter(weights.bias, lambda: (Span.exact(1),), lambda: sums.layout)
             self.add(Op.EDGE_MESSAGES, [table, sums, moments, radial, second, bias], sums, moments)
-        vectors = self.linear(moments, weights.mix)
-        vectors.store_as(Span.exact(vectors.width))
-        return sums, vectors
+        return sums, self.linear(moments, weights.mix)
+
+    def moment_messages(
+        self,
+        table: Value,
+        radial: Tensor,
+        angles: Tensor | None,
+        vectors: Value | None,
+        tensors: Value | None,
+        edges: Geometry,
+    ) -> tuple[Value, Value, Value]:
+        width = table.width // 2
+        table.store_as(Span.padded(width), Span.padded(width))
+        sums, moments, seconds = (Value(self, width, components) for components in (1, 3, 5))
+        weights = self.parameter(radial, lambda: (Span.exact(edges.radial),), lambda: sums.layout, transposed=True)
+        seen: list[Any] = [None, None, None, 0]
+        if angles is not None:
+            size = angles.shape[1]
+            of_seen = self.parameter(angles, lambda: (Span.exact(size),), lambda: sums.layout, transposed=True)
+            seen = [vectors, tensors, of_seen, size // 2]
+        self.add(Op.MOMENT_MESSAGES, [table, sums, moments, seconds, weights, *seen], sums, moments, seconds)
+        return sums, moments, seconds
+
+    def contraction(self, vectors: Value, tensors: Value) -> Value:
+        out = Value(self, vectors.width, like=vectors)
+        self.add(Op.CONTRACTION, [vectors, tensors, out], out)
+        return out
 
     def by_source(self, x: Value, weight: Tensor, source: Input, sources: int) -> Value:
         if source.name != "source of atoms" or sources != self.sources:
@@ -299,6 +328,9 @@ CALLS: dict[Callable[..., Any], Callable[..., Any]] = {
     vector_lengths: Recorder.lengths,
     make_edges: Recorder.edges,
     edge_messages: Recorder.messages,
+    make_moment_edges: Recorder.edges,
+    moment_messages: Recorder.moment_messages,
+    contract_tensors: Recorder.contraction,
     linear_by_source: Recorder.by_source,
     read_atoms: Recorder.read,
 }
@@ -368,7 +400,7 @@ def write_code(recorder: Recorder, energy: Value, forces: Value | None, packing:
 
 
 class Variable(NamedTuple):
-    """A variable of a program: rows of atoms, or three components of them, with the columns as they are stored."""
+    """A variable of a program: rows of atoms, or some components of them, with the columns as they are stored."""
 
     components: int
     columns: int

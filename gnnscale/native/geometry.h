@@ -1,12 +1,13 @@
 // Edge vectors, the radial basis and the envelope, with slopes, the tangent along a change of vectors, and the reverse.
 //
 // For v_ij = x_j + shift - x_i of length r: basis b_n = sin(n pi r/r_c)/r (DimeNet, eq. 7), of unit rms; envelope
-// w = c (1 - (r/r_c)^4)^3; z = w/r, so that w u = z v. Arrays over edges have their components one after the other.
+// w = c (1 - (r/r_c)^4)^3; z = w/r, so that w u = z v. Nine scales have also w Y_2(u) = z/r Y_2(v), quadratic_forms.h.
+// Arrays over edges have their components one after the other.
 #pragma once
 
 #include <vector>
 
-#include "simd.h"
+#include "quadratic_forms.h"
 
 namespace gnnscale {
 
@@ -20,14 +21,14 @@ int64_t held(const std::vector<T>& numbers) {
 // The edges of a lane; atoms are counted from its first.
 struct Geometry {
     int64_t atoms = 0, edges = 0;
-    int radial = 0;
+    int radial = 0, scales = 4;                   // S, 4 or 9
     std::vector<int64_t> row;                     // (A + 1) the edges of atom i are row[i] to row[i + 1]
     std::vector<int32_t> receiver, sender;        // (E)
     std::vector<real> v, r;                       // (3, E), (E)
     std::vector<real> basis, basis_slope;         // (E, R) b and db/dr
-    std::vector<real> scale, envelope_slope, ratio_slope;  // (4, E) w and z v; dw/dr, dz/dr (E)
-    std::vector<real> r_tangent, scale_tangent;   // (E), (4, E)
-    std::vector<real> by_edge;                    // (E, 4) derivatives by r, through b and w, and by z v
+    std::vector<real> scale, envelope_slope, ratio_slope;  // (S, E) w, z v, z/r Y_2(v); dw/dr, dz/dr (E)
+    std::vector<real> r_tangent, scale_tangent;   // (E), (S, E)
+    std::vector<real> by_edge;                    // (E, S) derivatives by r, through b and w, and by all other scales
 
     int64_t bytes() const {
         int64_t sum = held(row) + held(receiver) + held(sender);
@@ -36,18 +37,23 @@ struct Geometry {
             sum += held(*each);
         return sum;
     }
+    real* by(int64_t e) { return by_edge.data() + scales * e; }
     void prepare(const Batch& batch, int64_t first_atom, int64_t end_atom, int64_t first_edge, int64_t end_edge,
-                 int radial_functions, bool slopes);
+                 int radial_functions, int edge_scales, bool slopes);
     void values(const Batch& batch, int64_t first_atom, int64_t first_edge, real cutoff, real factor);
     void tangent(const Batch& batch, int64_t first_atom, real factor, const real* by_forces, const real* by_virial);
     void reverse(const Batch& batch, int64_t first_atom, real factor, real* forces, real* virial) const;
+
+   private:
+    real z_over_r_slope(int64_t e) const { return (ratio_slope[e] - scale[e] / (r[e] * r[e])) / r[e]; }
 };
 
 inline void Geometry::prepare(const Batch& batch, int64_t first_atom, int64_t end_atom, int64_t first_edge,
-                              int64_t end_edge, int radial_functions, bool slopes) {
+                              int64_t end_edge, int radial_functions, int edge_scales, bool slopes) {
     atoms = end_atom - first_atom;
     edges = end_edge - first_edge;
     radial = radial_functions;
+    scales = edge_scales;
     row.resize(atoms + 1);
     receiver.resize(edges);
     sender.resize(edges);
@@ -63,14 +69,14 @@ inline void Geometry::prepare(const Batch& batch, int64_t first_atom, int64_t en
     v.resize(3 * edges);
     r.resize(edges);
     basis.resize(edges * radial);
-    scale.resize(4 * edges);
+    scale.resize(scales * edges);
     if (!slopes) return;
     basis_slope.resize(edges * radial);
     envelope_slope.resize(edges);
     ratio_slope.resize(edges);
     r_tangent.resize(edges);
-    scale_tangent.resize(4 * edges);
-    by_edge.resize(4 * edges);
+    scale_tangent.resize(scales * edges);
+    by_edge.resize(scales * edges);
 }
 
 // sin and cos of an angle; k pi is taken off it first, so that polynomials of few terms suffice.
@@ -131,6 +137,12 @@ inline void Geometry::values(const Batch& batch, int64_t first_atom, int64_t fir
                 ratio_slope[e] = (envelope_slope[e] - ratio) / d;
             }
         }
+        for (int64_t e = begin; e < end && scales > 4; e++) {
+            const real d[3] = {x[e], y[e], z[e]}, factor_of_forms = w[e] / (r[e] * r[e]);
+            real forms[5];
+            quadratic_forms(d, forms);
+            for (int k = 0; k < 5; k++) w[(4 + k) * edges + e] = factor_of_forms * forms[k];
+        }
         for (int64_t e = begin; e < end; e++) sine_cosine(r[e] * step, sine[e - begin], cosine[e - begin]);
         for (int64_t e = begin; e < end; e++) {  // sin and cos of n t follow by f(n + 1) = 2 cos t f(n) - f(n - 1)
             const real inverse = 1 / r[e], norm = unit_rms * inverse, twice = 2 * cosine[e - begin];
@@ -168,6 +180,13 @@ inline void Geometry::tangent(const Batch& batch, int64_t first_atom, real facto
         scale_tangent[e] = envelope_slope[e] * along;
         for (int c = 0; c < 3; c++)
             scale_tangent[(c + 1) * edges + e] = ratio_slope[e] * along * d[c] + ratio * t[c];
+        if (scales == 4) continue;
+        const real of_forms = z_over_r_slope(e) * along, of_tangents = ratio / r[e];
+        real forms[5], tangents[5];
+        quadratic_forms(d, forms);
+        quadratic_tangents(d, t, tangents);
+        for (int k = 0; k < 5; k++)
+            scale_tangent[(4 + k) * edges + e] = of_forms * forms[k] + of_tangents * tangents[k];
     }
 }
 
@@ -175,11 +194,18 @@ inline void Geometry::tangent(const Batch& batch, int64_t first_atom, real facto
 inline void Geometry::reverse(const Batch& batch, int64_t first_atom, real factor, real* forces, real* virial) const {
     for (int64_t k = 0; k < 3 * atoms; k++) forces[k] = 0;
     for (int64_t e = 0; e < edges; e++) {
-        const real* by = by_edge.data() + 4 * e;
+        const real* by = by_edge.data() + scales * e;
         const real d[3] = {v[e], v[edges + e], v[2 * edges + e]}, ratio = scale[e] / r[e];
-        const real along = (by[0] + ratio_slope[e] * (by[1] * d[0] + by[2] * d[1] + by[3] * d[2])) / r[e];
-        real slope[3];
-        for (int c = 0; c < 3; c++) slope[c] = along * d[c] + ratio * by[c + 1];
+        real by_r = by[0] + ratio_slope[e] * (by[1] * d[0] + by[2] * d[1] + by[3] * d[2]), slope[3] = {};
+        if (scales > 4) {
+            real forms[5], sum = 0;
+            quadratic_forms(d, forms);
+            quadratic_slopes(d, by + 4, slope);
+            for (int k = 0; k < 5; k++) sum += by[4 + k] * forms[k];
+            by_r += z_over_r_slope(e) * sum;
+        }
+        const real along = by_r / r[e];
+        for (int c = 0; c < 3; c++) slope[c] = along * d[c] + ratio * (by[c + 1] + slope[c] / r[e]);
         real *receiving = forces + 3 * receiver[e], *sending = forces + 3 * sender[e];
         for (int c = 0; c < 3; c++) {
             receiving[c] += factor * slope[c];

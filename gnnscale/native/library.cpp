@@ -2,12 +2,14 @@
 //
 // A program is a list of whole numbers that gnnscale/models/recording.py records from a network's own forward pass.
 
+#include "blocks/contraction.h"
 #include "blocks/direct_forces.h"
 #include "blocks/edge_messages.h"
 #include "blocks/embedding.h"
 #include "blocks/length.h"
 #include "blocks/linear.h"
 #include "blocks/messages.h"
+#include "blocks/moment_messages.h"
 #include "blocks/norm.h"
 #include "blocks/silu.h"
 #include "blocks/sums.h"
@@ -44,10 +46,11 @@ class Reader {
             return nullptr;
         at = HEADER;
         tape = &network->tape;
+        scales = &network->scales;
         if (end - at < 4 * variables) return nullptr;
         for (int64_t k = 0; k < variables; k++, at += 4) {
             Variable v{code[at], code[at + 1], code[at + 2] < 0 ? k : code[at + 2], code[at + 3]};
-            if ((v.m != 1 && v.m != 3) || v.cols < 1 || v.cols > MOST || v.root >= variables) return nullptr;
+            if ((v.m != 1 && v.m != 3 && v.m != 5) || v.cols < 1 || v.cols > MOST || v.root >= variables) return nullptr;
             tape->variables.push_back(v);
         }
         for (auto& v : tape->variables) {
@@ -69,6 +72,7 @@ class Reader {
     const int64_t* code;
     int64_t end, at = 0, parameters = 0, sources = 0;
     Tape* tape = nullptr;
+    int* scales = nullptr;  // of the edges
 
     bool is_variable(int64_t k) const { return k >= 0 && k < (int64_t)tape->variables.size(); }
     int64_t cols(int64_t k) const { return tape->variables[k].cols; }
@@ -89,9 +93,9 @@ class Reader {
         const int64_t kind = code[at], count = code[at + 1], *o = code + at + 2;
         if (count < 0 || end - at - 2 < count) return false;
         at += 2 + count;
-        static constexpr int64_t COUNTS[] = {5, 5, 2, 4, 2, 4, 4, 6, 5, 4, 3, 2};
-        static constexpr int64_t VARIABLES[] = {1, 2, 2, 3, 2, 2, 3, 3, 4, 2, 3, 2};  // operands that come first
-        if (kind < 0 || kind > 11 || count != COUNTS[kind]) return false;
+        static constexpr int64_t COUNTS[] = {5, 5, 2, 4, 2, 4, 4, 6, 5, 4, 3, 2, 3, 9};
+        static constexpr int64_t VARIABLES[] = {1, 2, 2, 3, 2, 2, 3, 3, 4, 2, 3, 2, 3, 4};  // operands that come first
+        if (kind < 0 || kind > 13 || count != COUNTS[kind]) return false;
         for (int64_t k = 0; k < VARIABLES[kind]; k++)
             if (!is_variable(o[k])) return false;
         const auto base_is_good = [&](int64_t base, int64_t y) {
@@ -112,14 +116,14 @@ class Reader {
                        tape->variables[o[2]].root == o[2] && o[3] >= 1 && o[3] <= cols(o[0]) &&
                        add<Norm>(o[0], o[1], o[2], o[3]);
             case 4:
-                return m(o[0]) == 3 && m(o[1]) == 1 && cols(o[0]) == cols(o[1]) && add<Length>(o[0], o[1]);
+                return m(o[0]) > 1 && m(o[1]) == 1 && cols(o[0]) == cols(o[1]) && add<Length>(o[0], o[1]);
             case 5:
                 return is_vectors(o[0]) && alike(o[0], o[1]) && base_is_good(o[3], o[1]) && fits(o[2], cols(o[0])) &&
                        add<Scale>(o[0], o[1], o[2], o[3]);
             case 6:
-                return are_messages(o) && add<Messages>(o[0], o[1], o[2], o[3]);
+                return are_messages(o[0], o[1], o[2], o[3]) && add<Messages>(o[0], o[1], o[2], o[3]);
             case 7:
-                return are_messages(o) && fits(o[4], cols(o[1]) * cols(o[1])) && fits(o[5], cols(o[1])) &&
+                return are_messages(o[0], o[1], o[2], o[3]) && fits(o[4], cols(o[1]) * cols(o[1])) && fits(o[5], cols(o[1])) &&
                        add<EdgeMessages>(o[0], o[1], o[2], o[3], o[4], o[5]);
             case 8:
                 return m(o[0]) == 3 && cols(o[0]) >= o[4] && o[4] >= 1 && cols(o[1]) >= 1 + o[4] && is_whole(o[2], 1) &&
@@ -129,8 +133,16 @@ class Reader {
                        fits(o[2], o[3] * cols(o[0]) * cols(o[1])) && add<SourceLinear>(o[0], o[1], o[2]);
             case 10:
                 return alike(o[0], o[2]) && alike(o[1], o[2]) && add<Sum>(o[0], o[1], o[2]);
-            default:
+            case 11:
                 return alike(o[0], o[1]) && add<Copy>(o[0], o[1]);
+            case 12:
+                return m(o[0]) == 3 && m(o[1]) == 5 && m(o[2]) == 1 && cols(o[0]) == cols(o[2]) &&
+                       cols(o[1]) == cols(o[2]) && add<Contraction>(o[0], o[1], o[2]);
+            default:
+                *scales = MomentMessages::SUMS;
+                return are_messages(o[0], o[1], o[2], o[4]) && m(o[3]) == 5 && cols(o[3]) == cols(o[1]) &&
+                       (o[8] == 0 || sees_senders(o)) &&
+                       add<MomentMessages>(o[0], o[1], o[2], o[3], o[4], o[5], o[6], o[7], o[8]);
         }
     }
 
@@ -138,9 +150,13 @@ class Reader {
     bool is_whole(int64_t k, int64_t columns) const {
         return tape->variables[k].root == k && cols(k) == columns && m(k) == 1;
     }
-    bool are_messages(const int64_t* o) const {
-        return m(o[0]) == 1 && m(o[1]) == 1 && m(o[2]) == 3 && is_vectors(o[1]) && cols(o[0]) == 2 * cols(o[1]) &&
-               cols(o[2]) == cols(o[1]) && fits(o[3], code[7] * cols(o[1]));
+    bool are_messages(int64_t table, int64_t sums, int64_t moments, int64_t radial) const {
+        return m(table) == 1 && m(sums) == 1 && m(moments) == 3 && is_vectors(sums) && cols(table) == 2 * cols(sums) &&
+               cols(moments) == cols(sums) && fits(radial, code[7] * cols(sums));
+    }
+    bool sees_senders(const int64_t* o) const {
+        return o[8] > 0 && is_variable(o[5]) && is_variable(o[6]) && m(o[5]) == 3 && m(o[6]) == 5 &&
+               cols(o[5]) >= o[8] && cols(o[6]) >= o[8] && fits(o[7], 2 * o[8] * cols(o[1]));
     }
 };
 

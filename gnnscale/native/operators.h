@@ -84,7 +84,9 @@ class MessageSums {
     static void clear(real* p, int64_t n) { std::memset(p, 0, sizeof(real) * n); }
     FourSums four(const real* sums) const {
         real* all = const_cast<real*>(sums);
-        return {all, all + g.atoms * width, width, width, g.atoms * width};
+        FourSums places;
+        places.set(0, 4, {all, nullptr, nullptr, nullptr, 4 * g.atoms, width, width}, &Array::y);
+        return places;
     }
     const real* of_receiver(const real* table, int64_t i) const { return table + i * 2 * width; }
     const real* of_sender(const real* table, int64_t e) const { return table + g.senders[e] * 2 * width + width; }

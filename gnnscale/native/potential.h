@@ -34,7 +34,7 @@ struct Loss {
 struct Network {
     Tape tape;
     int64_t parameters = 0;
-    int radial = 0;
+    int radial = 0, scales = 4;
     double cutoff = 0, scale = 0;
     std::vector<std::unique_ptr<Run>> runs;        // of each thread
     std::vector<std::vector<real>> gradients;      // of each group of lanes but the first
@@ -99,7 +99,7 @@ inline void evaluate_lane(Network& network, Run& run, const real* parameters, co
     run.first_edge = lane.first_edge;
     run.parameters = parameters;
     run.geometry.prepare(batch, lane.first_atom, lane.end_atom, lane.first_edge, lane.end_edge, network.radial,
-                         !network.direct());
+                         network.scales, !network.direct());
     run.geometry.values(batch, lane.first_atom, lane.first_edge, network.cutoff, network.scale);
     tape.prepare(run);
     tape.values(run);

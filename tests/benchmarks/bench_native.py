@@ -35,6 +35,8 @@ from tests.support.structures import Sample, make_batch
 
 WIDTHS = (16, 32, 64, 96, 128, 256)
 KINDS = list(itertools.product(("deferred", "edge"), ("direct", "gradient")))
+MESSAGES = Op.MESSAGES, Op.EDGE_MESSAGES, Op.MOMENT_MESSAGES
+ARRAYS = {Op.MESSAGES: 3, Op.EDGE_MESSAGES: 3, Op.MOMENT_MESSAGES: 4, Op.CONTRACTION: 3}  # of each block
 STEPS_IN_A_TURN = 5
 OPTIM = OptimSettings(learning_rate=1e-6)  # so small that all candidates keep their weights
 CRYSTAL_CELLS, CRYSTAL_SIDE = 10, 3.61  # of copper: 4,000 atoms
@@ -107,11 +109,12 @@ def bytes_moved(program: Program, atoms: int, edges: int) -> float:
     variables, blocks = read_code(program.code)
     passes, radial, numbers = 4 if program.gradient else 2, int(program.code[7]), 0.0
     for op, operands in blocks:
-        known = [variables[k] for k in operands[: 3 if op in (Op.MESSAGES, Op.EDGE_MESSAGES) else 2] if k >= 0]
+        known = [variables[k] for k in operands[: ARRAYS.get(op, 2)] if k >= 0]
         arrays = sum(v.components * v.columns for v in known) * atoms
         numbers += arrays * (8 if program.gradient else 2.5)
-        if op in (Op.MESSAGES, Op.EDGE_MESSAGES):
-            numbers += edges * (radial + 4 + known[1].columns) * passes
+        if op in MESSAGES:
+            scales = sum(v.components for v in known[1:])
+            numbers += edges * (radial + scales + known[1].columns) * passes
     return 4 * numbers
 
 

@@ -1,4 +1,4 @@
-"""Small networks of every architecture in the registry, in each of its forms: what tests of all models run over."""
+"""Small networks of every architecture in the registry, in each of its forms, and options by kind: what tests run over."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from typing import get_args
 from pydantic import ValidationError
 
 from gnnscale.architectures.base import Architecture
-from gnnscale.architectures.registry import ARCHITECTURES
+from gnnscale.architectures.registry import ARCHITECTURES, DEFAULT_KIND
 from tests.support.structures import CUTOFF
+
+
+def make_config(options: dict) -> Architecture:
+    """Return options of the kind that they name, or of the default."""
+    return ARCHITECTURES[options.get("kind", DEFAULT_KIND)](**options)
 
 
 def choices(field: str, config: type[Architecture]) -> tuple:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 import torch
 
 from gnnscale.architectures.base import Architecture
-from gnnscale.architectures.registry import ARCHITECTURES, DEFAULT_KIND
 from gnnscale.atoms.graph import AtomGraphs, Properties
 from gnnscale.contract.settings import OptimSettings
 from gnnscale.contract.stage_spec import Runtime
@@ -23,6 +22,7 @@ from gnnscale.train.loss import sum_penalties
 from gnnscale.train.normalisation import Normalisation
 from gnnscale.train.schedule import group_parameters
 from tests.benchmarks.plain import HydraLayer
+from tests.support.architectures import make_config
 
 COUNTED_STEPS = 2, 8  # of one rank, and of several
 
@@ -104,8 +104,7 @@ def measure_step(
 if __name__ == "__main__":
     request = json.loads(sys.argv[1])
     options = OptimSettings(**request["optim"]), Runtime(**request["runtime"])
-    config = ARCHITECTURES[request["config"].get("kind", DEFAULT_KIND)](**request["config"])
-    case = config, request["atoms"], request["degree"], *options
+    case = make_config(request["config"]), request["atoms"], request["degree"], *options
     found = measure_step(*case, request.get("steps", 1), request.get("plain", False))
     print(json.dumps(found | {"rank": int(os.environ["RANK"])}), flush=True)
     os._exit(0)  # as gnnscale/job/stage_process.py does, and for its reason

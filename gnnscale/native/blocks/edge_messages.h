@@ -5,6 +5,7 @@
 #pragma once
 
 #include "messages.h"
+#include "tiles.h"
 
 namespace gnnscale {
 
@@ -15,22 +16,6 @@ struct EdgeMessages : MessageBlock<EdgeMessages> {
 
     EdgeMessages(int64_t table, int64_t sums, int64_t moments, int64_t radial, int64_t second, int64_t bias)
         : MessageBlock(table, sums, moments, radial), second(second), bias(bias) {}
-
-    // Calls f(first edge, end) for every tile.
-    template <class F>
-    static void each_tile(const Geometry& g, F f) {
-        for (int64_t begin = 0; begin < g.edges; begin += TILE) f(begin, begin + TILE < g.edges ? begin + TILE : g.edges);
-    }
-
-    // Calls f(atom, first edge, end) for every atom that has edges in a tile.
-    template <class F>
-    static void each_atom(const Geometry& g, int64_t begin, int64_t end, F f) {
-        for (int64_t e = begin, next; e < end; e = next) {
-            const int64_t i = g.receiver[e];
-            next = g.row[i + 1] < end ? g.row[i + 1] : end;
-            f(i, e, next);
-        }
-    }
 
     // W_2^T, once for all tiles: its rows then lie as a product reads them.
     const real* turn_second(const Run& run, int64_t width, real* to) const {
@@ -53,7 +38,7 @@ struct EdgeMessages : MessageBlock<EdgeMessages> {
         real *x = run.room(2 * TILE * width + width * width), *y = x + TILE * width;
         const real* turned = turn_second(run, width, y + TILE * width);
         clear_sums(run, &Array::y);
-        each_tile(g, [&](int64_t begin, int64_t end) {
+        each_tile(g, TILE, [&](int64_t begin, int64_t end) {
             for (int64_t c = 0; c < width; c += LANES) {
                 const Radial<R> w(run.parameters + radial, width, c, g.radial);
                 each_atom(g, begin, end, [&](int64_t i, int64_t first, int64_t last) {
@@ -88,7 +73,7 @@ struct EdgeMessages : MessageBlock<EdgeMessages> {
         real *x = run.room(4 * TILE * width + width * width), *y = x + 2 * TILE * width;
         const real* turned = turn_second(run, width, y + 2 * TILE * width);
         clear_sums(run, &Array::t);
-        each_tile(g, [&](int64_t begin, int64_t end) {
+        each_tile(g, TILE, [&](int64_t begin, int64_t end) {
             const int64_t tangent = (end - begin) * width;  // from a value to its tangent
             for (int64_t c = 0; c < width; c += LANES) {
                 const Radial<R> w(run.parameters + radial, width, c, g.radial);
@@ -131,7 +116,7 @@ struct EdgeMessages : MessageBlock<EdgeMessages> {
         real *x = run.room(4 * tile + 4 * LANES * TILE + width * width), *y = x + tile, *slope = y + tile, *by_x = slope + tile;
         real* dots = by_x + tile;  // four vectors of an edge, summed over their lanes at the end
         const real* turned = turn_second(run, width, dots + 4 * LANES * TILE);
-        each_tile(g, [&](int64_t begin, int64_t end) {
+        each_tile(g, TILE, [&](int64_t begin, int64_t end) {
             std::memset(dots, 0, sizeof(real) * 4 * LANES * (end - begin));
             for (int64_t c = 0; c < width; c += LANES) {
                 const Radial<R> w(run.parameters + radial, width, c, g.radial);
@@ -178,7 +163,7 @@ struct EdgeMessages : MessageBlock<EdgeMessages> {
             }
             for (int64_t e = begin; e < end; e++) {
                 const real* dot = dots + (e - begin) * 4 * LANES;
-                add_lane_sums(load(dot), load(dot + LANES), load(dot + 2 * LANES), load(dot + 3 * LANES), &g.by_edge[4 * e]);
+                add_lane_sums(load(dot), load(dot + LANES), load(dot + 2 * LANES), load(dot + 3 * LANES), g.by(e));
             }
         });
     }
@@ -194,7 +179,7 @@ struct EdgeMessages : MessageBlock<EdgeMessages> {
         real *x = run.room(8 * tile + width * width), *y = x + 2 * tile, *by_x = y + 2 * tile, *slope = by_x + 2 * tile;
         real* bend = slope + tile;
         const real* turned = turn_second(run, width, bend + tile);
-        each_tile(g, [&](int64_t begin, int64_t end) {
+        each_tile(g, TILE, [&](int64_t begin, int64_t end) {
             const int64_t tangent = (end - begin) * width;  // from a value to its tangent, and from g to h
             for (int64_t c = 0; c < width; c += LANES) {
                 const Radial<R> w(run.parameters + radial, width, c, g.radial);

@@ -1,4 +1,4 @@
-// y = sqrt(1 + v_x^2 + v_y^2 + v_z^2), smooth at 0; v has three components of rows of atoms.
+// y = sqrt(1 + v.v), smooth at 0; v has three components of rows of atoms, or a tensor's five.
 //
 // tangent: t_y = v.t_v / y. reverse: g_v = g_y v/y, the same for h; through tangents also + h_y (t_v - v t_y/y)/y.
 #pragma once
@@ -10,10 +10,12 @@ namespace gnnscale {
 struct Length : Block {
     Input v;
     Output y;
+    int64_t components = 0;
 
     Length(int64_t v, int64_t y) : v{v}, y{y} {}
     std::vector<Input*> inputs() override { return {&v}; }
     std::vector<Output> outputs() const override { return {y}; }
+    void prepare(const std::vector<Variable>& variables) override { components = variables[v.var].m; }
 
     template <class F>
     void each(const Run& run, F f) {  // f(place of the first component, place in y)
@@ -26,8 +28,9 @@ struct Length : Block {
         const Array in = v(run), out = y(run);
         const int64_t next = out.rows * in.row;
         each(run, [&](int64_t k, int64_t q) {
-            const real a = in.y[k], b = in.y[k + next], c = in.y[k + 2 * next];
-            out.y[q] = std::sqrt(1 + a * a + b * b + c * c);
+            real sum = 1;
+            for (int d = 0; d < components; d++) sum += in.y[k + d * next] * in.y[k + d * next];
+            out.y[q] = std::sqrt(sum);
         });
     }
 
@@ -36,7 +39,7 @@ struct Length : Block {
         const int64_t next = out.rows * in.row;
         each(run, [&](int64_t k, int64_t q) {
             real sum = 0;
-            for (int d = 0; d < 3; d++) sum += in.y[k + d * next] * in.t[k + d * next];
+            for (int d = 0; d < components; d++) sum += in.y[k + d * next] * in.t[k + d * next];
             out.t[q] = sum / out.y[q];
         });
     }
@@ -54,7 +57,7 @@ struct Length : Block {
                 of_tangent = out.h[q] * inverse;
                 of_value -= of_tangent * out.t[q] * inverse;
             }
-            for (int d = 0; d < 3; d++) {
+            for (int d = 0; d < components; d++) {
                 const int64_t p = k + d * next;
                 const real sum = of_value * in.y[p] + (second ? of_tangent * in.t[p] : 0);
                 into[p] = v.sets ? sum : into[p] + sum;

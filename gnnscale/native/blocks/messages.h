@@ -8,7 +8,7 @@
 // The loop over channels is the outer one: one vector of channels of W_r stays in registers while all edges pass.
 #pragma once
 
-#include "../tape.h"
+#include "weighted_sums.h"
 
 namespace gnnscale {
 
@@ -68,35 +68,12 @@ struct RadialGradient {
     }
 };
 
-// The four sums of an atom: the first in rows of their own, the others as three components.
-struct FourSums {
-    real *s, *v;
-    int64_t s_row, v_row, next;  // next: from component to component
-
-    real* at(int k, int64_t i, int64_t c) const { return k ? v + (k - 1) * next + i * v_row + c : s + i * s_row + c; }
-};
-
 static inline FourSums four_sums(const Array& sums, const Array& moments, real* Array::*part) {
-    return {sums.*part, moments.*part, sums.row, moments.row, sums.rows * moments.row};
+    FourSums places;
+    places.set(0, 1, sums, part);
+    places.set(1, 3, moments, part);
+    return places;
 }
-
-struct Four {
-    Vector of[4] = {};
-
-    Four() = default;
-    Four(const FourSums& sums, int64_t i, int64_t c) {
-        for (int k = 0; k < 4; k++) of[k] = load(sums.at(k, i, c));
-    }
-    void put(const FourSums& sums, int64_t i, int64_t c) const {
-        for (int k = 0; k < 4; k++) store(sums.at(k, i, c), of[k]);
-    }
-    void add(Vector m, const real* scale, int64_t edges) {
-        for (int k = 0; k < 4; k++) of[k] += m * scale[k * edges];
-    }
-    Vector times(const real* scale, int64_t edges) const {
-        return (of[0] * scale[0] + of[1] * scale[edges]) + (of[2] * scale[2 * edges] + of[3] * scale[3 * edges]);
-    }
-};
 
 // The common part of messages of both kinds: operands, and the choice of the loop that is compiled for this number of radial
 // functions, this pass, and a table that moves with positions or not.
@@ -226,7 +203,7 @@ struct Messages : MessageBlock<Messages> {
                         add_to(t.h + j + c, by_a);
                     }
                 }
-                add_lane_sums(by_r, by_x, by_y, by_z, &g.by_edge[4 * e]);
+                add_lane_sums(by_r, by_x, by_y, by_z, g.by(e));
             }
     }
 

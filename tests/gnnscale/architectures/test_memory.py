@@ -8,9 +8,9 @@ import torch
 
 from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.architectures.memory import Memory, MemoryLevers, peak_bytes
-from gnnscale.architectures.registry import ARCHITECTURES, DEFAULT_KIND
 from gnnscale.contract.stage_spec import Runtime
 from gnnscale.stages.memory_levers import measure_tensor_bytes
+from tests.support.architectures import make_config
 from tests.support.training import run_on_ranks
 
 DEGREE = 30
@@ -49,9 +49,7 @@ def measure(config, atoms, runtime, ranks):
 )
 def test_planned_is_measured(config, atoms, runtime, ranks, within):
     levers = Runtime(**runtime).memory_levers
-    planned = peak_bytes(
-        ARCHITECTURES[config.get("kind", DEFAULT_KIND)](**config), atoms, atoms * DEGREE, levers, ranks=ranks
-    )
+    planned = peak_bytes(make_config(config), atoms, atoms * DEGREE, levers, ranks=ranks)
     kept, peak = measure(config, atoms, runtime, ranks)
     if ranks > 1:  # the threads of gloo hold copies of what they reduce, for a time that no plan knows
         peak = min(peak, planned.peak * (1 + within))

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.atoms.graph import AtomGraphs, Properties
 from gnnscale.contract.settings import OptimSettings
 from gnnscale.models.compiled import Compiled, Scales, compile_network
@@ -14,13 +13,15 @@ from gnnscale.models.registry import build
 from gnnscale.native.library import open_library, reason_not_available
 from gnnscale.train.loss import part_weights, sum_penalties
 from gnnscale.train.normalisation import Normalisation
+from tests.support.architectures import make_config
 from tests.support.structures import CUTOFF, Sample, make_batch, make_crystal, make_molecule
 
 pytestmark = pytest.mark.skipif(open_library(torch.float64) is None, reason=reason_not_available())
 SOURCES = 3
+KINDS = {"deferred": {"form": "deferred"}, "edge": {"form": "edge"}, "moments": {"kind": "moments"}}
 NETWORKS = [
-    pytest.param({"form": form, "forces": forces} | other, id=f"{form}-{forces}-{'-'.join(map(str, other.values()))}")
-    for form, forces in itertools.product(("deferred", "edge"), ("direct", "gradient"))
+    pytest.param(KINDS[kind] | {"forces": forces} | other, id=f"{kind}-{forces}-{'-'.join(map(str, other.values()))}")
+    for kind, forces in itertools.product(KINDS, ("direct", "gradient"))
     for other in (
         {"width": 8, "depth": 1, "radial": 8},
         {"width": 20, "depth": 3, "radial": 5},
@@ -37,7 +38,7 @@ every_precision = pytest.mark.parametrize("dtype", PRECISIONS)
 def network(options: dict, dtype: torch.dtype = torch.float64):
     """Return a network whose weights are all away from zero, so that every one of them counts."""
     torch.manual_seed(0)
-    potential = build(EGNNConfig(cutoff=CUTOFF, **options), SOURCES, 12.0)
+    potential = build(make_config({"cutoff": CUTOFF} | options), SOURCES, 12.0)
     for p in potential.parameters():
         p.data += 0.1 * torch.randn_like(p)
     references = torch.randn(SOURCES, 119, dtype=torch.float64)
@@ -257,14 +258,14 @@ def test_a_batch_of_nothing_but_missing_labels_teaches_nothing():
 
 
 @pytest.mark.parametrize("forces", ["direct", "gradient"])
-@pytest.mark.parametrize("form", ["deferred", "edge"])
-def test_memory_grows_with_atoms_times_width_and_never_with_edges_times_width(form, forces):
+@pytest.mark.parametrize("kind", KINDS)
+def test_memory_grows_with_atoms_times_width_and_never_with_edges_times_width(kind, forces):
     """The library holds the geometry of an edge and nothing else of it: as many numbers at every width."""
     rng = np.random.default_rng(0)
     samples = [make_crystal(rng, 12) for _ in range(8)]
 
     def held(width: int, cutoff: float) -> tuple[int, int]:
-        potential = build(EGNNConfig(width=width, form=form, forces=forces), 1, 12.0)
+        potential = build(make_config(KINDS[kind] | {"width": width, "forces": forces}), 1, 12.0)
         compiled = compile_network(potential, torch.float32)
         assert isinstance(compiled, Compiled)
         graphs = make_batch(samples, cutoff, torch.float32)

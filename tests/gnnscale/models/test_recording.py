@@ -5,19 +5,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.models.egnn import EGNNLayer
 from gnnscale.models.layers import rms_norm
 from gnnscale.models.potential import find_hidden_matrices
 from gnnscale.models.recording import Op, Program, record
 from gnnscale.models.registry import build
 from gnnscale.native.packing import PAD, Packing, Place, Span
+from tests.support.architectures import make_config
 from tests.support.structures import CUTOFF
 
 
 def make(sources: int = 2, **options):
     torch.manual_seed(0)
-    potential = build(EGNNConfig(**{"width": 16, "depth": 2, "cutoff": CUTOFF} | options), sources, 12.0)
+    potential = build(make_config({"width": 16, "depth": 2, "cutoff": CUTOFF} | options), sources, 12.0)
     for p in potential.parameters():
         p.data += torch.randn_like(p)
     return potential
@@ -48,6 +48,17 @@ def test_the_program_is_as_short_as_the_network(forces):
     assert names == ["EMBED", "EMBED", *LAYER, *second, *readout]
 
 
+def test_a_layer_of_moments_has_three_blocks_more():
+    """Besides the matrix of its tensors, a layer has their lengths and the contraction."""
+    blocks = blocks_of(make(kind="moments", forces="gradient"))
+    names = [name for name, _ in blocks]
+    matrices = ["LINEAR", "SILU", "LINEAR", "LINEAR"]  # the second matrix, and those of vectors and tensors
+    layer = ["NORM", "LINEAR", "MOMENT_MESSAGES", *matrices, "LENGTH", "LENGTH", "CONTRACTION", *LAYER[7:]]
+    assert names == ["EMBED", "EMBED", *layer, *layer, "NORM", "LINEAR", "SILU", "LINEAR"]
+    seen = [operands[5:] for name, operands in blocks if name == "MOMENT_MESSAGES"]
+    assert seen[0] == [-1, -1, -1, 0] and seen[1][-1] == 2, "the first layer has nothing to see"
+
+
 def test_the_second_matrix_is_part_of_the_messages_of_the_form_edge():
     names = [name for name, _ in blocks_of(make(form="edge", source_heads=True))]
     assert names.count("EDGE_MESSAGES") == 2 and "MESSAGES" not in names and "SOURCE_LINEAR" in names
@@ -67,7 +78,9 @@ def test_a_part_that_lies_elsewhere_is_copied(monkeypatch):
 
 
 @pytest.mark.parametrize("width", [1, 8, 20, 30, 64])
-@pytest.mark.parametrize("options", [{}, {"form": "edge", "source_heads": True}], ids=["plain", "heads"])
+@pytest.mark.parametrize(
+    "options", [{}, {"form": "edge", "source_heads": True}, {"kind": "moments"}], ids=["plain", "heads", "moments"]
+)
 def test_parameters_go_into_one_array_and_back(width, options):
     potential = make(sources=4, width=width, **options)
     packing, parameters = record(potential).packing, dict(potential.named_parameters())

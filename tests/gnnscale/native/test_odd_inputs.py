@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.atoms.graph import AtomGraphs
 from gnnscale.machine import native_build
 from gnnscale.models.recording import record
 from gnnscale.models.registry import build
+from tests.support.architectures import make_config
 from tests.support.corpus import ROOT
 from tests.support.structures import CUTOFF, make_batch, make_crystal, make_molecule
 
@@ -67,12 +67,13 @@ def write_networks(path, dtype: torch.dtype) -> None:
             for form, forces in itertools.product(("deferred", "edge"), ("direct", "gradient"))
         ),
         {"form": "deferred", "forces": "gradient", "source_heads": True},
+        *({"kind": "moments", "forces": forces} for forces in ("direct", "gradient")),
     ]
     with open(path, "wb") as file:
         file.write(np.array([dtype.itemsize, len(kinds)], np.int64).tobytes())
         for kind in kinds:
             torch.manual_seed(0)
-            potential = build(EGNNConfig(cutoff=CUTOFF, **widths, **kind), SOURCES, 12.0)
+            potential = build(make_config({"cutoff": CUTOFF} | widths | kind), SOURCES, 12.0)
             program = record(potential)
             assert not isinstance(program, str), program
             parameters = program.packing.pack(dict(potential.named_parameters()), dtype)
