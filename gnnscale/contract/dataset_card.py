@@ -8,6 +8,7 @@ from pydantic import Field
 
 from gnnscale.schema import Record
 
+SplitName = Literal["train", "validation", "test"]
 ReferenceOrigin = Literal["given", "file", "published", "fitted", "fitted, not determined alone"]
 
 
@@ -23,10 +24,8 @@ class Split(Record):
     )
     seed: int = Field(0, ge=0, description="another seed, another split")
 
-    def ratio_to_training(self, name: Literal["validation", "test"]) -> float:
-        """Return the expected size of a split over that of the training split."""
-        share = self.validation if name == "validation" else self.test
-        return share / (1 - self.validation - self.test)
+    def share(self, name: SplitName) -> float:
+        return {"train": 1 - self.validation - self.test, "validation": self.validation, "test": self.test}[name]
 
 
 class DatasetCard(Record):
@@ -61,7 +60,7 @@ class ShardCard(Record):
 
     card: DatasetCard
     cutoff: float = Field(description="Angstrom, at which edges were counted")
-    counts: dict[Literal["train", "validation", "test"], SplitCount]
+    counts: dict[SplitName, SplitCount]
     elements: dict[str, int] = Field(description="symbol -> atoms, all splits")
     trained_elements: tuple[str, ...] = Field(description="symbols of the training split")
     test_of: str | None = Field(None, description="source of which all these structures are an external test")

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from gnnscale.contract import places
 from gnnscale.contract.errors import UserError
+from gnnscale.contract.settings import Scalar
 from workflow.config.published_files import BY_NAME, PublishedFile, PublishedSet, find_set
 from workflow.config.site import SiteConfig
 from workflow.config.study import DataSource, Study
@@ -33,9 +34,15 @@ def with_data_folder(study: Study, site: SiteConfig) -> Study:
 
 
 def place_source(source: DataSource, site: SiteConfig) -> DataSource:
-    raw = source.options.get("raw")
+    """Return the source with paths in place of `data:NAME`, in its tests too."""
+    tests = {name: place_options(source, given, site) for name, given in source.tests.items()}
+    return source.model_copy(update={"options": place_options(source, source.options, site), "tests": tests})
+
+
+def place_options(source: DataSource, options: dict[str, Scalar], site: SiteConfig) -> dict[str, Scalar]:
+    raw = options.get("raw")
     if not isinstance(raw, str) or not raw.startswith(PREFIX):
-        return source
+        return options
     name = raw.removeprefix(PREFIX)
     try:
         published, below = split_name(name)
@@ -47,7 +54,7 @@ def place_source(source: DataSource, site: SiteConfig) -> DataSource:
             f"set dataset: {published.dataset}",
         )
     folder = data_folder(site) / published.name / below
-    return source.model_copy(update={"options": source.options | {"raw": str(folder)}})
+    return options | {"raw": str(folder)}
 
 
 def split_name(name: str) -> tuple[PublishedSet, str]:

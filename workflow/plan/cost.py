@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from gnnscale.architectures.registry import ModelConfig
 from gnnscale.contract import errors, files
-from gnnscale.contract.dataset_card import DatasetCard, ShardCard
+from gnnscale.contract.dataset_card import DatasetCard, ShardCard, SplitName
 from gnnscale.contract.settings import LeverSettings, TrainSettings
 from workflow.config.site import SiteConfig
 
@@ -26,13 +26,13 @@ class SourceSize(NamedTuple):
     neighbours: float  # per atom
 
 
-def source_size(card: DatasetCard, folder: Path, held_out: float) -> SourceSize:
-    """Return a source's size from its converted data, or else from the card of its script."""
+def source_size(card: DatasetCard, folder: Path, share: float, split: SplitName = "train") -> SourceSize:
+    """Return the size of a split of a source from its converted data, or else its expected share from the script's card."""
     try:
-        train = files.read_model(folder / "card.json", ShardCard).counts["train"]
-        return SourceSize(train.structures, train.atoms / train.structures, train.edges / train.atoms)
-    except errors.BadFile:
-        return SourceSize(card.structures * (1 - held_out), card.atoms_per_structure, card.neighbours_per_atom)
+        found = files.read_model(folder / "card.json", ShardCard).counts[split]
+        return SourceSize(found.structures, found.atoms / found.structures, found.edges / found.atoms)
+    except (errors.BadFile, ZeroDivisionError):
+        return SourceSize(card.structures * share, card.atoms_per_structure, card.neighbours_per_atom)
 
 
 def mean_structure(sizes: list[SourceSize]) -> tuple[float, float]:
@@ -72,10 +72,10 @@ def fixed_step_seconds(model: ModelConfig, site: SiteConfig) -> float:
     return site.node.step_seconds * (5 + model.depth) / 8
 
 
-def evaluate_seconds(settings: TrainSettings, sizes: list[SourceSize], held_out: float, site: SiteConfig) -> float:
-    """Estimate the seconds of an evaluation; `held_out` is the number of its structures over those of the training split."""
-    atoms = held_out * sum(s.structures * s.atoms for s in sizes)
-    edges = held_out * sum(s.structures * s.atoms * s.neighbours for s in sizes)
+def evaluate_seconds(settings: TrainSettings, held_out: list[SourceSize], site: SiteConfig) -> float:
+    """Estimate the seconds of an evaluation on what is held out."""
+    atoms = sum(s.structures * s.atoms for s in held_out)
+    edges = sum(s.structures * s.atoms * s.neighbours for s in held_out)
     rate = flops_per_second(site, 1, settings.optim.precision)
     return site.node.start_seconds + FORWARD_SHARE * settings.model.flops(atoms, edges) / rate
 

@@ -13,7 +13,6 @@ import numpy as np
 from pydantic import Field
 
 from gnnscale.contract import errors, files
-from gnnscale.contract.dataset_card import Split
 from gnnscale.contract.settings import ConversionSettings
 from gnnscale.data.conversion.shard_notes import Note, note_of_shard
 from gnnscale.data.storage import adios, splits
@@ -68,24 +67,21 @@ def find_empty(total: ShardSums, settings: ConversionSettings) -> list[int]:
     """Return the splits without a structure, among those whose share is not 0."""
     if settings.test_of is not None:
         return []
-    shares = share_of_each(settings.split)
-    return [k for k, name in enumerate(splits.NAMES) if shares[k] and not total.counts[name].structures]
-
-
-def share_of_each(split: Split) -> tuple[float, ...]:
-    return 1 - split.validation - split.test, split.validation, split.test
+    return [
+        k for k, name in enumerate(splits.NAMES) if settings.split.share(name) and not total.counts[name].structures
+    ]
 
 
 def choose_moves(shards: Shards, empty: list[int], settings: ConversionSettings, published: bool) -> tuple[Move, ...]:
     """Choose the groups for each empty split, in the order of a hash; of a published split, only training groups."""
     groups = {k: order_groups(shards.group[shards.split == k], settings.split.seed) for k in range(len(splits.NAMES))}
-    total, shares, moves = len(np.unique(shards.group)), share_of_each(settings.split), list[Move]()
+    total, moves = len(np.unique(shards.group)), list[Move]()
     for after, target in zip(reversed(range(len(empty))), empty):
         donor = TRAIN if published else max(groups, key=lambda k: len(groups[k]))
         most = len(groups[donor]) - 1 - after  # one stays, and one is left for each empty split after this
         if most < 1:
             raise too_few_groups(shards, settings, published)
-        count = min(max(1, round(shares[target] * total)), most)
+        count = min(max(1, round(settings.split.share(splits.NAMES[target]) * total)), most)
         groups[target], groups[donor] = groups[donor][:count], groups[donor][count:]
         moves += [Move(group=group, origin=donor, target=target) for group in groups[target]]
     return tuple(moves)
@@ -117,7 +113,7 @@ def too_few_groups(shards: Shards, settings: ConversionSettings, published: bool
     """Return an error that says how the structures are grouped, and each way out with what to type."""
     counts = shards.manifest.total.counts
     found = ", ".join(f"{name} {count.structures:,}" for name, count in counts.items())
-    groups, wanted = len(np.unique(shards.group)), sum(share > 0 for share in share_of_each(settings.split))
+    groups, wanted = len(np.unique(shards.group)), sum(settings.split.share(name) > 0 for name in splits.NAMES)
     how = "the published split has" if published else "split by whole groups, they are"
     noun = "group" if groups == 1 else "groups"
     message = (

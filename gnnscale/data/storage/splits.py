@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 
-from gnnscale.contract.dataset_card import Split
+from gnnscale.contract.dataset_card import Split, SplitName
 
-NAMES = ("train", "validation", "test")  # a split is stored as its index here
+NAMES: Final[tuple[SplitName, ...]] = ("train", "validation", "test")  # a split is stored as its index here
 
 
 def group_hash(group: str) -> int:
