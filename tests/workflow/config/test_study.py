@@ -1,9 +1,11 @@
 """A study expands into exactly the runs of its sweeps; every study in the folder is valid."""
 
 import pytest
+from pydantic import ValidationError
 
 from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.contract import places
+from gnnscale.contract.dataset_card import Split
 from gnnscale.contract.errors import UserError
 from workflow.config import study, study_files
 from workflow.config.study import Study, Sweep
@@ -174,3 +176,46 @@ def test_a_path_in_the_home_of_an_unknown_user_is_reported():
 )
 def test_what_a_study_is_called(typed, name):
     assert study_files.study_name(typed) == name
+
+
+# --------------------------------------------------------------------------------------- splits and tests of a source
+def with_source(**more):
+    data = [{"name": "md", "dataset": "extxyz", "options": {"raw": "a.xyz", "group": "run", "limit": 9}} | more]
+    return Study(title="t", data=data, split={"validation": 0.1, "test": 0.2, "seed": 3}, sweeps=[{"name": "s"}])
+
+
+def test_a_source_is_split_as_the_study_says_where_it_says_nothing_itself():
+    assert study.conversions(with_source())["md"].split == Split(validation=0.1, test=0.2, seed=3)
+    own = study.conversions(with_source(split={"by": "frame", "test": 0.3}))["md"].split
+    assert own == Split(by="frame", validation=0.1, test=0.3, seed=3)
+
+
+def test_external_tests_have_the_options_of_their_source_but_for_amounts_and_groups(tmp_path):
+    asked = with_source(tests={"hot": {"raw": str(tmp_path / "b.xyz"), "energy": "E"}}, references={"H": -13.6})
+    ((name, settings),) = study.external_tests(asked).items()
+    assert name == settings.name == "md.hot" and settings.test_of == "md" and settings.dataset == "extxyz"
+    assert settings.options == {"raw": str(tmp_path / "b.xyz"), "energy": "E"}
+    assert study.conversions(asked)["md"].references == {"H": -13.6}
+    assert str(tmp_path / "b.xyz") in study.paths_read(asked)
+
+
+def test_no_test_share_is_allowed_where_there_are_external_tests_only():
+    asked = with_source(split={"test": 0}, tests={"hot": {"raw": "b.xyz"}})
+    assert asked.split_of(asked.data[0]) == Split(validation=0.1, test=0, seed=3)
+    with pytest.raises(
+        ValidationError, match=r"'md': with split.test 0 nothing is left.*tests: \{NAME: \{raw: FILE\}\}"
+    ):
+        with_source(split={"test": 0})
+
+
+def test_a_test_that_is_the_training_data_is_refused():
+    with pytest.raises(UserError, match="its test 'same' has the options of the source"):
+        study.external_tests(with_source(tests={"same": {}}))
+
+
+def test_names_of_tests_are_checked():
+    with pytest.raises(ValidationError, match="'a b' is no name"):
+        with_source(tests={"a b": {"raw": "b.xyz"}})
+    twins = [{"name": "a", "dataset": "generated", "tests": {"b": {}}}, {"name": "a.b", "dataset": "generated"}]
+    with pytest.raises(ValidationError, match=r"called 'a\.b'"):
+        Study(title="t", data=twins, sweeps=[{"name": "s"}])

@@ -178,3 +178,17 @@ def test_what_a_list_of_quarantined_structures_says_of_a_source_counts(tmp_path)
     assert write("b.json", ("bulk", "structures 0 to 59", 4)) != one != stages(tmp_path)["convert/bulk"].key
     with pytest.raises(errors.UserError, match=r"source 'bulk'.*no such list"):
         stages(tmp_path, with_source(1, quarantine=str(tmp_path / "nowhere.json")))
+
+
+def test_external_tests_are_audited_evaluated_and_reported_but_not_trained_on(tmp_path):
+    first, other = SMOKE.data
+    tested = first.model_copy(update={"tests": {"more": {"structures": 20}}})
+    asked = SMOKE.model_copy(update={"data": [tested, other]})
+    found, test = stages(tmp_path, asked), f"convert/{first.name}.more"
+    need_it = {stage.kind for stage in found.values() if test in stage.needs}
+    assert need_it == {"audit", "evaluate", "report"}
+    before = stages(tmp_path)
+    same = {id for id in before if found[id].key == before[id].key}
+    assert {found[id].kind for id in same} == {"convert", "train"}, "what was trained stays valid"
+    by_validation = asked.model_copy(update={"evaluate": asked.evaluate.model_copy(update={"split": "validation"})})
+    assert test not in stages(tmp_path, by_validation)
