@@ -14,24 +14,21 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from gnnscale.data.formats.own_data import OwnDataOptions, own_data_card
+from gnnscale.data.formats.own_data import LabelUnits, own_data_card
 from gnnscale.data.formats.pieces import Piece, SkipStructure
-from gnnscale.data.formats.raw_files import Location
+from gnnscale.data.formats.raw_files import OWN_FILE, Location
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
     from gnnscale.atoms.structure import Structure
     from gnnscale.contract.dataset_card import DatasetCard
 
 
-class Options(OwnDataOptions):
+class Options(LabelUnits):
     """Options of this dataset."""
 
     raw: str = Field(description="NAME.bp as HydraGNN wrote it, or a folder of such files")
     limit: int | None = Field(
         None, ge=1, description="use only the first samples of each split of each file, at most this many"
-    )
-    energy_unit: Literal["eV", "Hartree", "kcal/mol", "kJ/mol", "meV"] = Field(
-        "eV", description="unit of the energy; forces are in this unit per Angstrom"
     )
     split: Literal["theirs", "formula"] = Field(
         "theirs", description="trainset, valset and testset as HydraGNN drew them, or by hash of the chemical formula"
@@ -65,16 +62,14 @@ def pieces(options: Options) -> list[Piece]:
 
 
 def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[Structure]:
-    from gnnscale.atoms.units import ENERGY_UNITS
     from gnnscale.data.formats import hydragnn
+    from gnnscale.data.formats.own_structures import apply_units
     from gnnscale.data.formats.plausible import PlausibilityCheck
 
-    with Location(piece.path) as location:
+    with Location(piece.path, OWN_FILE) as location:
         check = PlausibilityCheck(location, options.energies)
-        for structure in hydragnn.read_structures(
-            location, piece, ENERGY_UNITS[options.energy_unit], options.split == "theirs"
-        ):
-            yield check(structure)
+        for structure in hydragnn.read_structures(location, piece, options.split == "theirs"):
+            yield check(apply_units(options, structure))
         check.finish()
 
 

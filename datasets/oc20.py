@@ -167,11 +167,11 @@ def to_structure(location: Location, frame: Frame, system: str, label: str) -> S
     import numpy as np
 
     from gnnscale.atoms.structure import Structure
-    from gnnscale.data.formats import extxyz
+    from gnnscale.data.formats.label_numbers import to_numbers
 
     # `energy` is extrapolated to zero smearing and is what the benchmark uses; `free_energy`, up to 0.2 eV away, is what
     # the forces are exactly the derivative of
-    (energy,) = extxyz.parse_numbers(location, "energy", frame.info["energy"], (1,))
+    (energy,) = to_numbers(location, "energy", frame.info["energy"], (1,))
     return Structure(
         numbers=frame.numbers,
         positions=frame.columns["pos"],

@@ -62,7 +62,7 @@ def sampled(sample):
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda s: f"{s.script}-{Path(s.path).name}")
 def test_real_files_are_read(sample):
     found, skipped = sampled(sample)
-    assert len(found) == sample.structures and not skipped
+    assert len(found) == sample.structures and skipped.keys() <= {"file that this dataset does not read: *.txt"}
     assert sum(len(s.numbers) for s in found) == sample.atoms and len({s.group for s in found}) == sample.groups
     energies = np.array([s.energy / len(s.numbers) for s in found])
     assert sample.energy[0] < energies.min() and energies.max() < sample.energy[1]

@@ -19,11 +19,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import ase.db
+import ase.io
 import h5py
 import lmdb
 import numpy as np
 import orjson
 import torch
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
 
 from gnnscale.atoms.structure import Structure
@@ -345,6 +349,62 @@ def write_aselmdb(path: Path, known: list[Structure]) -> Path:
     return write_lmdb(path / "val.aselmdb", content | packed)
 
 
+# ------------------------------------------------------------------------------------------------- of the user's own
+def to_images(known: list[Structure]) -> list[Atoms]:
+    images = []
+    for k, s in enumerate(known):
+        image = Atoms(s.numbers, s.positions, cell=s.cell, pbc=s.pbc, info={"material": f"m{k // 3}"})
+        stress = s.stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]  # xx yy zz yz xz xy
+        image.calc = SinglePointCalculator(image, energy=s.energy, forces=s.forces, stress=stress)
+        images.append(image)
+    return images
+
+
+def write_trajectory(path: Path, known: list[Structure]) -> Path:
+    ase.io.write(path / "mine.traj", to_images(known))
+    return path / "mine.traj"
+
+
+def write_database(path: Path, known: list[Structure], name: str = "mine.db") -> Path:
+    with ase.db.connect(path / name) as database:
+        for image in to_images(known):
+            database.write(image, key_value_pairs={"material": image.info["material"]})
+    return path / name
+
+
+def write_ase_json(path: Path, known: list[Structure]) -> Path:
+    return write_database(path, known, "mine.json")
+
+
+def write_pymatgen_list(path: Path, known: list[Structure]) -> Path:
+    entries = [
+        {
+            "structure": to_pymatgen(s),
+            "outputs": {
+                "energy": s.energy,
+                "forces": s.forces.tolist(),
+                "stress": (-s.stress / KBAR)[[0, 1, 2, 0, 1, 0], [0, 1, 2, 1, 2, 2]].tolist(),  # xx yy zz xy yz zx
+            },
+            "group": f"m{k // 3}",
+            "tags": ["Md"],
+        }
+        for k, s in enumerate(known)
+    ]
+    (path / "mine.json").write_text(json.dumps(entries))
+    return path / "mine.json"
+
+
+def write_pyanitools(path: Path, known: list[Structure]) -> Path:
+    with h5py.File(path / "ani_gdb_s01.h5", "w") as file:
+        for k, some in enumerate(group_by_three(known)):
+            group = file.create_group(f"gdb11_s01/gdb11_s01-{k}")
+            group["species"] = [symbol.encode() for symbol in list_symbols(some[0])]
+            group["coordinates"] = np.array([s.positions for s in some])
+            group["energies"] = np.array([s.energy for s in some]) / HARTREE
+            group["forces"] = np.array([s.forces for s in some]) / HARTREE
+    return path / "ani_gdb_s01.h5"
+
+
 # ------------------------------------------------------------------------------------------------------------ registry
 class Layout(NamedTuple):
     """One way in which a dataset is written, with the structures that are written."""
@@ -368,6 +428,13 @@ LAYOUTS: dict[str, list[Layout]] = {
     "spice": [Layout(write_spice, make_molecules)],
     "qm9": [Layout(write_qm9, lambda: make_molecules(forces=False), {}, 9)],
     "deepmd": [Layout(write_deepmd, make_crystals)],
+    "ase_files": [
+        Layout(write_trajectory, make_crystals, {"group": "material"}),
+        Layout(write_database, make_crystals, {"group": "material"}),
+        Layout(write_ase_json, make_crystals, {"group": "material"}),
+    ],
+    "pymatgen_json": [Layout(write_pymatgen_list, make_crystals, {"group": "group"})],
+    "pyanitools": [Layout(write_pyanitools, make_molecules)],
     "alexandria": [
         Layout(write_alexandria, make_crystals),
         Layout(write_alexandria_relaxed, lambda: make_crystals(stress=False), {}, 9),

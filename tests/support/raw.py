@@ -18,6 +18,7 @@ from tests.support.corpus import ROOT
 
 SCRIPTS = datasets.dataset_names()
 RAW = [name for name in SCRIPTS if name not in ("generated", "hydragnn")]  # which have their own tests
+OWN = ["extxyz", "deepmd", "ase_files", "pymatgen_json", "pyanitools"]  # of the user, who says what they are
 SHARED = Path(os.environ.get("GNNSCALE_SHARED", ROOT.parent / "shared")) / "data"
 
 

@@ -6,7 +6,6 @@ import bz2
 import gzip
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import ijson
@@ -14,6 +13,8 @@ import numpy as np
 from ase.data import atomic_numbers
 
 from gnnscale.data.formats.raw_files import Location
+from gnnscale.data.formats.recognise import check_kind
+from gnnscale.data.formats.word_counts import count_word
 
 COMPRESSED: dict[str, Callable[..., IO[Any]]] = {".bz2": bz2.open, ".gz": gzip.open}
 ATOMIC_NUMBERS = {**atomic_numbers, "D": 1}  # the Materials Project has deuterium
@@ -33,21 +34,31 @@ class DisorderedSite(Exception):
 
 
 @contextmanager
-def open_json(path: Path) -> Iterator[IO[bytes]]:
+def open_json(location: Location) -> Iterator[IO[bytes]]:
+    path = location.path
+    check_kind(location, "JSON", *(["gzip", "bzip2"] if path.suffix in COMPRESSED else ["JSON"]))
     with COMPRESSED.get(path.suffix, open)(path, "rb") as file:
         yield file
 
 
+def count_in(location: Location, word: bytes) -> float:
+    """Return how often a word occurs in a JSON file, estimated if the file is long."""
+    with open(location.path, "rb") as packed:
+        opener = COMPRESSED.get(location.path.suffix)
+        file = opener(packed, "rb") if opener else packed
+        return count_word(file, word, packed.tell, location.path.stat().st_size)
+
+
 def read_members(location: Location) -> Iterator[tuple[str, Any]]:
     """Yield (key, value) of the object at the top of the file, one at a time."""
-    with open_json(location.path) as file:
+    with open_json(location) as file:
         yield from with_location(location, ijson.kvitems(file, "", use_float=True))
 
 
-def read_entries(location: Location) -> Iterator[tuple[int, Any]]:
-    """Yield (index, value) of the list `entries` in the object at the top of the file."""
-    with open_json(location.path) as file:
-        yield from with_location(location, enumerate(ijson.items(file, "entries.item", use_float=True)))
+def read_entries(location: Location, prefix: str = "entries.item") -> Iterator[tuple[int, Any]]:
+    """Yield (index, value) of the list `entries` in the object at the top of the file; `item`: of a list at the top."""
+    with open_json(location) as file:
+        yield from with_location(location, enumerate(ijson.items(file, prefix, use_float=True)))
 
 
 def with_location(location: Location, pairs: Iterator[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
@@ -66,7 +77,7 @@ def with_location(location: Location, pairs: Iterator[tuple[Any, Any]]) -> Itera
 
 def first_key(location: Location) -> str:
     """Return the first key of the object at the top of the file, which distinguishes layouts."""
-    with open_json(location.path) as file:
+    with open_json(location) as file:
         try:
             for prefix, event, value in ijson.parse(file, use_float=True):
                 if event == "map_key" and prefix == "":
@@ -80,20 +91,26 @@ def to_crystal(location: Location, structure: dict) -> Crystal:
     """Convert as pymatgen's Structure.from_dict does: Cartesian positions from the fractional ones."""
     cell = np.array(structure["lattice"]["matrix"], float)  # (3, 3), rows
     sites = structure["sites"]
+    numbers = numbers_of(location, sites)
+    fractional = np.array([site["abc"] for site in sites], float)
+    if cell.shape != (3, 3) or fractional.shape != (len(sites), 3) or not sites:
+        raise location.fault(f"a lattice of shape {cell.shape} with positions of shape {fractional.shape}")
+    pbc = np.array(structure["lattice"].get("pbc", [True] * 3), bool)
+    return Crystal(numbers, fractional @ cell, cell, pbc)
+
+
+def numbers_of(location: Location, sites: list[dict]) -> np.ndarray:
+    """Return the atomic number of each site; a site that several species share raises DisorderedSite."""
     symbols = []
     for site in sites:
         (first, *others) = site["species"]
         if others or first.get("occu", 1) != 1:
             raise DisorderedSite(f"{len(site['species'])} species on a site")
         symbols.append(first["element"])
-    fractional = np.array([site["abc"] for site in sites], float)
-    if cell.shape != (3, 3) or fractional.shape != (len(sites), 3) or not sites:
-        raise location.fault(f"a lattice of shape {cell.shape} with positions of shape {fractional.shape}")
     unknown = sorted({symbol for symbol in symbols if symbol not in ATOMIC_NUMBERS})
     if unknown:
         raise location.fault(f"{', '.join(map(repr, unknown))} is no element")
-    pbc = np.array(structure["lattice"].get("pbc", [True] * 3), bool)
-    return Crystal(np.array([ATOMIC_NUMBERS[symbol] for symbol in symbols]), fractional @ cell, cell, pbc)
+    return np.array([ATOMIC_NUMBERS[symbol] for symbol in symbols])
 
 
 def to_array(location: Location, values: Any, shape: tuple[int, ...], what: str) -> np.ndarray:

@@ -18,13 +18,18 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from ase.data import atomic_numbers
 
+from gnnscale.data.formats.label_numbers import to_numbers
+from gnnscale.data.formats.own_structures import OwnFrame
 from gnnscale.data.formats.pieces import Piece
 from gnnscale.data.formats.raw_files import Location, name_below
+from gnnscale.data.formats.recognise import check_kind
 
 COMPRESSED: dict[str, Callable[..., IO[Any]]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
 BYTES_PER_PIECE = 1 << 24
+BYTES_TO_COUNT = 1 << 26  # frames of a longer plain file are counted in samples of it; 0.2 s
+COMPRESSED_BYTES_TO_COUNT = 1 << 21  # at the beginning of a compressed file; up to 0.5 s
+SAMPLES, SAMPLE_BYTES = 32, 1 << 20  # of a long file
 MAX_LINE_BYTES = 1 << 16  # of a line before the start of a range; longer ones hold no number of atoms
-COMPRESSION = 4  # a compressed file is about this many times smaller
 PLAIN_PROPERTIES = "species:S:1:pos:R:3"  # of XYZ that is not extended
 KEY_AND_VALUE = re.compile(
     r"""(?P<key>"[^"]*"|'[^']*'|[^\s=]+)
@@ -43,6 +48,10 @@ class Frame(NamedTuple):
     cell: np.ndarray  # (3, 3), rows are lattice vectors; zero without a Lattice
     pbc: np.ndarray  # (3,) bool; without the key pbc: true where there is a Lattice
 
+    def to_own_frame(self) -> OwnFrame:
+        columns = {name: column for name, column in self.columns.items() if name != "pos"}
+        return OwnFrame(self.numbers, self.columns["pos"], self.cell, self.pbc, dict(self.info), columns)
+
 
 def open_text(path: Path) -> IO[str]:
     return COMPRESSED.get(path.suffix, open)(path, "rt", encoding="utf-8")
@@ -52,21 +61,59 @@ def open_bytes(path: Path) -> IO[bytes]:
     return COMPRESSED.get(path.suffix, open)(path, "rb")
 
 
-def pieces_by_bytes(raw: str, path: Path, whole: bool) -> list[Piece]:
-    """Return the file, or ranges of its bytes, each with the number of frames estimated from the length of the first."""
+def pieces_by_bytes(raw: str, location: Location, whole: bool) -> list[Piece]:
+    """Return the file, or ranges of its bytes, each with its number of frames: counted, or estimated from samples."""
+    path = location.path
     name, length, compressed = name_below(raw, path), path.stat().st_size, path.suffix in COMPRESSED
-    with Location(path), open_bytes(path) as file:
-        head = file.readline()
-        atoms = min(int(head), 1 << 16) if head.strip().isdigit() else 0  # a wrong one is reported when it is read
-        frame = len(head) + len(file.readline()) + sum(map(len, islice(file, atoms)))
-    structures = max(1.0, length * (COMPRESSION if compressed else 1) / max(frame, 1))
+    check_kind(location, "extended XYZ", *(["xz", "gzip", "bzip2"] if compressed else []))
     if compressed or whole or length <= BYTES_PER_PIECE:
-        return [Piece(name, structures, path)]
-    cuts = [*range(0, length, BYTES_PER_PIECE), length]
+        return [Piece(name, max(1.0, sum(count_frames(path, [(0, length)]))), path)]
+    spans = list(pairwise([*range(0, length, BYTES_PER_PIECE), length]))
     return [
-        Piece(f"{name}: bytes {a} to {b - 1}", structures * (b - a) / length, path, span=(a, b))
-        for a, b in pairwise(cuts)
+        Piece(f"{name}: bytes {a} to {b - 1}", max(1e-9, count), path, span=(a, b))
+        for (a, b), count in zip(spans, count_frames(path, spans))
     ]
+
+
+def count_frames(path: Path, spans: list[tuple[int, int]]) -> list[float]:
+    """Return the number of frames in each range of bytes: counted, or from their density in samples of a long file."""
+    if path.suffix in COMPRESSED:
+        return [count_compressed(path)]
+    if spans[-1][1] <= BYTES_TO_COUNT:
+        with open(path, "rb") as file:
+            return [count_from(file, find_frame(file, start) if start else 0, end)[0] for start, end in spans]
+    every, counts = -(-len(spans) // SAMPLES), []
+    with open(path, "rb") as file:
+        for number, (start, end) in enumerate(spans):
+            if number % every == 0:
+                first = find_frame(file, start) if start else 0
+                frames, read = count_from(file, first, min(end, first + SAMPLE_BYTES))
+            counts.append(frames * (end - start) / max(read, 1))
+    return counts
+
+
+def count_from(file: IO[bytes], start: int, end: int) -> tuple[int, int]:
+    """Return how many frames begin between two bytes, and how many bytes these frames have."""
+    file.seek(start)
+    frames, offset = 0, start
+    while offset < end and (head := file.readline()):
+        offset += len(head)
+        if head.strip().isdigit():
+            frames += 1
+            offset += len(file.readline()) + sum(map(len, islice(file, int(head))))
+    return frames, offset - start
+
+
+def count_compressed(path: Path) -> float:
+    """Return the number of frames of a compressed file, estimated from those in its first bytes."""
+    frames, length = 0, path.stat().st_size
+    with open(path, "rb") as packed, COMPRESSED[path.suffix](packed, "rb") as file:
+        while packed.tell() < COMPRESSED_BYTES_TO_COUNT and (head := file.readline()):
+            if head.strip().isdigit():
+                frames += 1
+                for _ in islice(file, 1 + int(head)):
+                    pass
+        return frames * length / packed.tell()
 
 
 def read_frames(location: Location, span: tuple[int, int] | None = None) -> Iterator[Frame]:
@@ -149,7 +196,7 @@ def parse_frame(location: Location, line: int, comment: str, rows: list[bytes]) 
         raise location.fault(f"no column pos:R:3 among {', '.join(columns)}")
     cell = np.zeros((3, 3))
     if "Lattice" in info:
-        cell = parse_numbers(location, "Lattice", info["Lattice"], (9,), label=False).reshape(3, 3)  # a, then b, then c
+        cell = to_numbers(location, "Lattice", info["Lattice"], (9,), label=False).reshape(3, 3)  # a, then b, then c
     return Frame(line, atomic_numbers_of(location, columns), columns, info, cell, parse_pbc(location, info))
 
 
@@ -220,15 +267,3 @@ def parse_pbc(location: Location, info: dict[str, str]) -> np.ndarray:
     if len(flags) != 3 or any(flag[0] not in "TtFf01" for flag in flags):
         raise location.fault(f"pbc={info['pbc'][:40]!r} are not three of T and F")
     return np.array([flag[0] in "Tt1" for flag in flags])
-
-
-def parse_numbers(location: Location, key: str, value: str, sizes: tuple[int, ...], label: bool = True) -> np.ndarray:
-    """Parse the numbers in a value of the comment, as many as one of `sizes` says. A label may be NaN."""
-    words = value.removeprefix("_JSON").replace("[", " ").replace("]", " ").replace(",", " ").split()
-    try:
-        made = np.array(list(map(float, words)))
-    except ValueError:
-        raise location.fault(f"{key}={value[:60]!r} is not made of numbers") from None
-    if len(made) not in sizes or np.isinf(made).any() or (np.isnan(made).any() and not label):
-        raise location.fault(f"{key}={value[:60]!r}: {' or '.join(map(str, sizes))} finite numbers were expected")
-    return made

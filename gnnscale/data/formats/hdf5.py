@@ -11,11 +11,13 @@ import numpy as np
 
 from gnnscale.data.formats.pieces import Piece
 from gnnscale.data.formats.raw_files import Location, name_below
+from gnnscale.data.formats.recognise import check_kind
 
 
 @contextmanager
 def open_hdf5(location: Location) -> Iterator[h5py.File]:
     location.where = "its beginning"  # HDF5 stores its length there, so it detects a truncated file as it opens it
+    check_kind(location, "HDF5", "HDF5")
     if not h5py.is_hdf5(location.path):
         raise location.fault("not an HDF5 file; if it is compressed, decompress it first")
     with h5py.File(location.path, "r") as file:
@@ -46,6 +48,21 @@ def open_group(location: Location, parent: h5py.Group, name: str) -> h5py.Group:
 def open_groups(location: Location, parent: h5py.Group) -> Iterator[tuple[str, h5py.Group]]:
     for name in member_names(parent):
         yield name, open_group(location, parent, name)
+
+
+def find_groups(parent: h5py.Group, wanted: set[str]) -> Iterator[h5py.Group]:
+    """Yield the groups that have these members, at any depth, in the order of their names."""
+    if wanted <= parent.keys():
+        yield parent
+        return
+    for name in member_names(parent):
+        if parent.get(name, getclass=True) is h5py.Group:
+            yield from find_groups(parent[name], wanted)
+
+
+def arrays_of(group: h5py.Group) -> dict[str, h5py.Dataset]:
+    """Return the arrays of a group, which are not read yet, in the order of their names."""
+    return {name: group[name] for name in member_names(group) if group.get(name, getclass=True) is h5py.Dataset}
 
 
 def read_array(

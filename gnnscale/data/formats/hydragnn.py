@@ -62,11 +62,8 @@ def check_size(location: Location, reader: FileReader) -> None:
         raise location.fault(f"truncated: data of {there} bytes, the index describes {needed}")
 
 
-def read_structures(location: Location, piece: Piece, energy_unit: float, published: bool) -> Iterator[Structure]:
-    """Yield the structures of one piece. `energy_unit` is in eV, forces are in it per Angstrom.
-
-    With `published` the split is HydraGNN's.
-    """
+def read_structures(location: Location, piece: Piece, published: bool) -> Iterator[Structure]:
+    """Yield the structures of one piece in the units of the file. With `published` the split is HydraGNN's."""
     label, (first, end) = piece.key, piece.bounds
     with adios.open_bp(location.path) as reader:
         have = set(reader.available_variables())
@@ -83,7 +80,7 @@ def read_structures(location: Location, piece: Piece, energy_unit: float, publis
         for k in range(end - first):
             location.where = f"{label} sample {first + k}"
             one = {key: values[k] for key, values in columns.items()}
-            yield to_structure(location, one, energy_unit, SPLITS[label] if published else None)
+            yield to_structure(location, one, SPLITS[label] if published else None)
 
 
 def read_samples(location: Location, reader: FileReader, name: str, first: int, end: int) -> list[np.ndarray]:
@@ -104,9 +101,7 @@ def shape_of(reader: FileReader, name: str) -> list[int]:
     return [int(n) for n in reader.available_variables()[name]["Shape"].split(",")]
 
 
-def to_structure(
-    location: Location, sample: dict[str, np.ndarray], energy_unit: float, split: SplitName | None
-) -> Structure:
+def to_structure(location: Location, sample: dict[str, np.ndarray], split: SplitName | None) -> Structure:
     """Convert a sample. HydraGNN gives molecules the unit matrix as cell, with pbc false."""
     positions = sample["pos"].reshape(-1, 3)
     parts = {
@@ -130,10 +125,8 @@ def to_structure(
         positions=positions.astype(np.float64),
         cell=cell if pbc.any() else np.zeros((3, 3)),
         pbc=pbc,
-        energy=float(sample["energy"].ravel()[0]) * energy_unit,
-        forces=forces.reshape(-1, 3).astype(np.float64) * energy_unit
-        if forces.size
-        else np.full(positions.shape, np.nan),
+        energy=float(sample["energy"].ravel()[0]),
+        forces=forces.reshape(-1, 3).astype(np.float64) if forces.size else np.full(positions.shape, np.nan),
         stress=sample["stress"].reshape(3, 3).astype(np.float64) if "stress" in sample else np.full((3, 3), np.nan),
         group=formula,
         label=f"{formula}, {location.where}",

@@ -1,16 +1,41 @@
-"""Options and card of the user's own data, shared by the scripts extxyz, deepmd and hydragnn.
+"""Options, files and card of the user's own data, shared by the scripts that read it.
 
 Light to import: the planner imports it, on a login node, through these scripts.
 """
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from gnnscale.contract.dataset_card import DatasetCard
+from gnnscale.data.formats.pieces import Piece, SkipStructure
+from gnnscale.data.formats.raw_files import find_files, name_below
 from gnnscale.schema import Record
+
+EnergyUnit = Literal["eV", "Hartree", "kcal/mol", "kJ/mol", "meV", "Rydberg"]
+LengthUnit = Literal["Angstrom", "Bohr", "nm"]
+ForceUnit = Literal[
+    "eV/Angstrom", "eV/Bohr", "eV/nm",
+    "Hartree/Angstrom", "Hartree/Bohr", "Hartree/nm",
+    "kcal/mol/Angstrom", "kcal/mol/Bohr", "kcal/mol/nm",
+    "kJ/mol/Angstrom", "kJ/mol/Bohr", "kJ/mol/nm",
+    "meV/Angstrom", "meV/Bohr", "meV/nm",
+    "Rydberg/Angstrom", "Rydberg/Bohr", "Rydberg/nm",
+]  # fmt: skip
+StressUnit = Literal["eV/Angstrom^3", "GPa", "kbar", "Hartree/Bohr^3"]
+SplitName = Literal["train", "validation", "test"]
+
+SPLIT_WORDS: dict[str, SplitName] = {
+    "train": "train", "training": "train", "trainset": "train",
+    "val": "validation", "valid": "validation", "validation": "validation", "valset": "validation", "dev": "validation",
+    "test": "test", "testing": "test", "testset": "test",
+}  # fmt: skip
+NO_LABEL = "none"  # as the name of a label: this label is left out
+NOT_READ = "files that are not read"  # key of the piece that counts them
 
 
 class OwnDataOptions(Record):
@@ -29,6 +54,54 @@ class OwnDataOptions(Record):
     )
 
 
+class LabelUnits(OwnDataOptions):
+    """Units and signs of the labels in the user's own files."""
+
+    energy_unit: EnergyUnit = Field("eV", description="unit of the energy and the virial")
+    length_unit: LengthUnit = Field("Angstrom", description="unit of positions and cells")
+    force_unit: ForceUnit | None = Field(
+        None, description="unit of the forces, such as Hartree/Bohr; null = the energy's unit per the length's"
+    )
+    forces_are: Literal["forces", "gradients"] = Field(
+        "forces", description="forces are -dE/dx; gradients, dE/dx, have the other sign"
+    )
+    stress_unit: StressUnit = Field("eV/Angstrom^3", description="unit of the stress")
+    stress_positive_in: Literal["tension", "compression"] = Field(
+        "tension", description="sign of the stress: tension, as ASE has it, or compression, as VASP prints it"
+    )
+    stress_order: Literal["ase", "vasp"] = Field(
+        "ase", description="order of a stress of six numbers: ase = xx yy zz yz xz xy, vasp = xx yy zz xy yz zx"
+    )
+
+
+class LabelKeys(LabelUnits):
+    """Names of the labels in the user's own files, and what they say of groups and splits."""
+
+    raw: str
+    energy: str = Field("energy", description="key of the energy, such as REF_energy; 'none' leaves energies out")
+    forces: str = Field("forces", description="key of the forces; NaN where it is lacking; 'none' leaves forces out")
+    stress: str = Field("stress", description="key of the stress, 9 or 6 numbers; 'none' leaves it out")
+    virial: str = Field("virial", description="key of the virial, -stress times volume; where there is no stress")
+    group: str | None = Field(
+        None,
+        description="key whose value no two splits share, such as config_type; 'file' = each file is a group, "
+        "'frame' = each frame; null = as the format suggests, which is by frame where it suggests nothing",
+    )
+    split_key: str | None = Field(
+        None, description="key whose value says the published split: train, val, valid, validation or test"
+    )
+    split_by_file: bool = Field(
+        False,
+        description="where a file or folder below raw has the word test in its name, take the published split from "
+        "such words: train, val, test; files without such a word are for training",
+    )
+    isolated_atoms: str | None = Field(
+        None,
+        description="file with one frame for each isolated atom, whose energies are the reference energies; "
+        "beside the data, or an absolute path; it has the same keys",
+    )
+
+
 def own_data_card(name: str, options: OwnDataOptions, neighbours: float, seconds: float) -> DatasetCard:
     """Return the card of the user's own data."""
     return DatasetCard(
@@ -42,3 +115,59 @@ def own_data_card(name: str, options: OwnDataOptions, neighbours: float, seconds
         neighbours_per_atom=neighbours,
         seconds_per_structure=seconds,
     )
+
+
+def find_own_files(raw: str, isolated_atoms: str | None, patterns: tuple[str, ...], advice: str) -> list[Path]:
+    """Return the files to read, with that of the isolated atoms, which may lie among them."""
+    listed = find_files(raw, patterns, advice)
+    beside = path_beside(raw, isolated_atoms)
+    if beside is None or beside in listed:
+        return listed
+    if not beside.is_file():
+        raise FileNotFoundError(f"{beside}: no such file; give the path of the isolated atoms' energies beside {raw}")
+    return [*listed, beside]
+
+
+def path_beside(raw: str, name: str | None) -> Path | None:
+    """Return the path of a file named in the options: below the folder `raw`, or beside the file `raw`."""
+    if name is None:
+        return None
+    path = Path(raw).expanduser()
+    return (path if path.is_dir() else path.parent) / Path(name).expanduser()
+
+
+def unread_files(raw: str, listed: list[Path]) -> list[Path]:
+    """Return the files in the folder `raw` that are not in the list, except hidden ones."""
+    folder = Path(raw).expanduser()
+    if not folder.is_dir():
+        return []
+    read = set(listed)
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path not in read and not any(part[0] == "." for part in path.relative_to(folder).parts)
+    ]
+
+
+def piece_of_unread_files(raw: str, listed: list[Path]) -> list[Piece]:
+    """Return a piece without structures, in which the files that are not read are counted as skipped, if there are any."""
+    return [Piece(NOT_READ, 1e-9, Path(raw).expanduser(), NOT_READ)] if unread_files(raw, listed) else []
+
+
+def skip_unread_files(raw: str, listed: list[Path], skip: SkipStructure) -> None:
+    for path in unread_files(raw, listed):
+        skip(f"file that this dataset does not read: *{path.suffix}" if path.suffix else f"file: {path.name}")
+
+
+def split_of_file(options: LabelKeys, listed: list[Path], path: Path) -> SplitName | None:
+    """Return the split that the name of a file says, if the options ask for it and any file says that it is for tests."""
+    if not options.split_by_file:
+        return None
+    splits = {each: split_by_name(name_below(options.raw, each)) for each in listed}
+    return splits[path] if "test" in splits.values() else None
+
+
+def split_by_name(name: str) -> SplitName:
+    """Return the split that the words in a file's name below `raw` say; the last word counts, and training without one."""
+    said = [SPLIT_WORDS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in SPLIT_WORDS]
+    return said[-1] if said else "train"

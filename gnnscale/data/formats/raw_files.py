@@ -30,16 +30,22 @@ READ_ERRORS = (
 )
 BEGINNING = "its beginning"
 DOWNLOAD_AGAIN = "compare its size and checksum with the published ones, and download it again if they differ"
+OWN_FILE = (
+    "correct the file where it was made, or the options of the dataset, which name its keys and units (docs/data.md)"
+)
 
 
 class Location:
-    """A file that is being read, and the position in it. As a context it adds both to an error of reading."""
+    """A file that is being read, and the position in it. As a context it adds both to an error of reading.
 
-    def __init__(self, path: Path):
-        self.path, self.where = path, BEGINNING
+    `hint` says what to do about a fault for which nothing better is known.
+    """
 
-    def fault(self, what: str) -> BadFile:
-        return BadFile(f"{self.path}: {self.where}: {what}", DOWNLOAD_AGAIN)
+    def __init__(self, path: Path, hint: str = DOWNLOAD_AGAIN):
+        self.path, self.where, self.hint = path, BEGINNING, hint
+
+    def fault(self, what: str, *hints: str) -> BadFile:
+        return BadFile(f"{self.path}: {self.where}: {what}", *(hints or (self.hint,)))
 
     def __enter__(self) -> Location:
         return self
@@ -50,6 +56,8 @@ class Location:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if isinstance(error, KeyError):
             reason = f"{error} is missing"
+        if isinstance(error, UnicodeDecodeError):
+            reason = f"byte {error.object[error.start]:#04x} is no text in UTF-8"
         raise self.fault(f"unreadable ({reason}); truncated, or not of this format") from error
 
 

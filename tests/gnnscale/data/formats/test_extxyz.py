@@ -1,5 +1,7 @@
 """Extended XYZ: read as ASE reads it, faults with frame and line, large files in ranges of bytes."""
 
+import bz2
+import gzip
 import lzma
 
 import numpy as np
@@ -40,9 +42,9 @@ def test_extended_xyz_in_other_units_and_keys(tmp_path):
 def test_labels_that_a_frame_lacks_are_nan(tmp_path):
     lines = ["2", 'Properties=species:S:1:pos:R:3 energy=-32.0 pbc="F F F"', "H 0 0 0", "H 0 0 0.74", ""]
     (tmp_path / "a.xyz").write_text("\n".join([*lines, "1", "energy=-13.6", "H 0 0 0", ""]))
-    (found,), skipped = read_all("extxyz", tmp_path)
+    (found, atom), _ = read_all("extxyz", tmp_path)
     assert found.energy == -32.0 and np.isnan(found.forces).all() and np.isnan(found.stress).all()
-    assert skipped == {"isolated atom: a reference, not a structure": 1}
+    assert atom.is_reference and not found.is_reference
 
 
 def test_an_s2ef_pair_that_disagrees(tmp_path):
@@ -86,7 +88,7 @@ def test_ranges_of_bytes_have_every_frame_once(tmp_path, monkeypatch, size):
         whole = list(extxyz.read_frames(location))
     assert len(whole) == len(known) + 4
     monkeypatch.setattr(extxyz, "BYTES_PER_PIECE", size)
-    pieces = extxyz.pieces_by_bytes(str(tmp_path), path, whole=False)
+    pieces = extxyz.pieces_by_bytes(str(tmp_path), Location(path), whole=False)
     assert len(pieces) == max(1, -(-path.stat().st_size // size)) and len({piece.name for piece in pieces}) == len(
         pieces
     )
@@ -108,14 +110,29 @@ def test_a_fault_in_a_later_range_is_told_with_its_place(tmp_path, monkeypatch):
     assert len(kept) == 8 and "counted from byte" in str(fault) and str(path) in str(fault)
 
 
-def test_pieces_estimate_their_structures(tmp_path):
-    path = layouts.write_extxyz(tmp_path, layouts.make_crystals() * 20)
-    (piece,) = extxyz.pieces_by_bytes(str(tmp_path), path, whole=False)
-    assert piece.structures == pytest.approx(180, rel=0.3) and piece.name == "mine.extxyz" and piece.span is None
-    with lzma.open(tmp_path / "b.xyz.xz", "wt") as file:
-        file.write(path.read_text())
-    names = [piece.name for piece in load_script("extxyz").pieces(load_script("extxyz").Options(raw=str(tmp_path)))]
-    assert names == ["b.xyz.xz", "mine.extxyz"]
+def test_pieces_count_their_structures(tmp_path, monkeypatch):
+    """Frames of very different size, the smallest first: an estimate from the first frame would be 20 times too large."""
+    small, large = layouts.make_molecules()[:1], layouts.make_crystals()[0]
+    large = large._replace(numbers=np.tile(large.numbers, 60), positions=np.tile(large.positions, (60, 1)))
+    large = large._replace(forces=np.zeros_like(large.positions))
+    path = layouts.write_extxyz(tmp_path, [*small, *[large] * 30])
+    with Location(path) as location:
+        (piece,) = extxyz.pieces_by_bytes(str(tmp_path), location, whole=False)
+        assert (piece.structures, piece.name, piece.span) == (31, "mine.extxyz", None)
+        for opener in (lzma, gzip, bz2):
+            packed = tmp_path / f"b.xyz.{ {lzma: 'xz', gzip: 'gz', bz2: 'bz2'}[opener] }"
+            packed.write_bytes(opener.compress(path.read_bytes()))
+            with Location(packed) as beside:
+                assert extxyz.pieces_by_bytes(str(tmp_path), beside, whole=False)[0].structures == pytest.approx(31)
+        monkeypatch.setattr(extxyz, "BYTES_PER_PIECE", 30_000)
+        parts = extxyz.pieces_by_bytes(str(tmp_path), location, whole=False)
+        counted = [sum(1 for _ in extxyz.read_frames(location, part.span)) for part in parts]
+        assert [part.structures for part in parts] == pytest.approx(counted, abs=1e-6) and len(parts) > 3
+        monkeypatch.setattr(extxyz, "BYTES_TO_COUNT", 1)
+        monkeypatch.setattr(extxyz, "SAMPLE_BYTES", 20_000)
+        monkeypatch.setattr(extxyz, "SAMPLES", 3)
+        sampled = [part.structures for part in extxyz.pieces_by_bytes(str(tmp_path), location, whole=False)]
+        assert sum(sampled) == pytest.approx(31, rel=0.35) and len(sampled) == len(parts)
 
 
 def test_frames_of_equal_names_in_two_folders_are_told_apart(tmp_path):

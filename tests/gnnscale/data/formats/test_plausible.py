@@ -7,10 +7,10 @@ from gnnscale.contract.errors import BadFile
 from gnnscale.data.formats.raw_files import DOWNLOAD_AGAIN
 from tests.support import layouts
 from tests.support.layouts import LAYOUTS
-from tests.support.raw import RAW, read_all, read_until_fault
+from tests.support.raw import OWN, RAW, read_all, read_until_fault
 
 
-@pytest.mark.parametrize("name", [name for name in RAW if name not in ("extxyz", "deepmd")])
+@pytest.mark.parametrize("name", [name for name in RAW if name not in OWN])
 @pytest.mark.parametrize("unit", ["Hartree", "kcal/mol", "kJ/mol"])
 def test_energies_in_another_unit_are_noticed(name, unit, tmp_path):
     layout = LAYOUTS[name][0]

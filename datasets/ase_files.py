@@ -1,0 +1,82 @@
+"""Your own structures in files that ASE reads: .traj, .db, .json, .aselmdb, VASP's vasprun.xml and OUTCAR, and outputs of others.
+
+Energies in eV, lengths in Angstrom, as ASE converts them. Steps of a trajectory or a run of VASP are a group by default,
+as neighbouring ones are nearly equal. Of a vasprun.xml with an OUTCAR beside it, only vasprun.xml is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from gnnscale.data.formats.own_data import (
+    NOT_READ,
+    LabelKeys,
+    find_own_files,
+    own_data_card,
+    piece_of_unread_files,
+    skip_unread_files,
+)
+from gnnscale.data.formats.pieces import Piece, SkipStructure
+from gnnscale.data.formats.raw_files import OWN_FILE, Location
+from gnnscale.data.formats.vasp_names import without_twins
+
+if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
+    from gnnscale.atoms.structure import Structure
+    from gnnscale.contract.dataset_card import DatasetCard
+
+PATTERNS = ("*.traj", "*.db", "*.json", "*.aselmdb", "*vasprun*.xml*", "*OUTCAR*", "*.zip")
+
+
+class Options(LabelKeys):
+    """Options of this dataset."""
+
+    raw: str = Field(description="a file that ASE reads, a zip archive with runs of VASP, or a folder of such files")
+    limit: int | None = Field(None, ge=1, description="use only the first structures of each file, at most this many")
+    format: Literal[
+        "abinit-out", "aims-output", "castep-castep", "espresso-out", "gaussian-out", "gpaw-out", "nwchem-out",
+        "onetep-out", "orca-output", "qbox", "vasp-out", "xsf",
+    ] | None = Field(None, description="ASE's name of a text format; null = recognised by the first bytes")  # fmt: skip
+    files: str = Field("*", description="with `format`: pattern of the names of the files in the folder, such as *.out")
+
+
+def input_files(options: Options) -> list[Path]:
+    advice = f"give the path of a file that ASE reads ({' '.join(PATTERNS)}), or of a folder of them"
+    patterns = PATTERNS if options.format is None else (options.files,)
+    return without_twins(find_own_files(options.raw, options.isolated_atoms, patterns, advice))
+
+
+def card(options: Options) -> DatasetCard:
+    return own_data_card("ase_files", options, neighbours=30.0, seconds=0.001)
+
+
+def pieces(options: Options) -> list[Piece]:
+    """Return ranges of a trajectory's images or of a database's rows, and a run of VASP or any other file as a whole."""
+    from gnnscale.data.formats import ase_files
+
+    listed = []
+    for path in input_files(options):
+        with Location(path, OWN_FILE) as location:
+            listed += ase_files.pieces_of_file(options.raw, location, options.format, options.limit)
+    return listed + piece_of_unread_files(options.raw, input_files(options))
+
+
+def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[Structure]:
+    from gnnscale.data.formats import ase_files
+    from gnnscale.data.formats.own_structures import to_structures
+
+    if piece.key == NOT_READ:
+        skip_unread_files(options.raw, input_files(options), skip)
+        return
+    with Location(piece.path, OWN_FILE) as location:
+        frames = ase_files.read_frames(options.raw, location, piece, options.format, options.limit, skip)
+        yield from to_structures(options, location, input_files(options), frames)
+
+
+if __name__ == "__main__":
+    from gnnscale.stages import dataset_script
+
+    dataset_script.main(globals())
