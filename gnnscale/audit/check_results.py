@@ -14,6 +14,8 @@ from gnnscale.schema import Record
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")  # the gravest first
+Verdict = Literal["error", "warning", "unchecked", "in order"]
+VERDICTS: tuple[Verdict, ...] = ("error", "warning", "unchecked", "in order")
 MAX_EXAMPLES = 10  # of one finding
 
 CHECK_TITLES = {  # in the order of the page
@@ -25,9 +27,14 @@ CHECK_TITLES = {  # in the order of the page
     "isolated": "Every atom has a neighbour within the cutoff",
     "net force": "Forces on a structure add up to zero",
     "periodicity": "Cells and periodicity agree with the atoms",
-    "units": "Lengths, energies and forces have the expected units",
+    "lengths": "Lengths are in Å",
+    "energy unit": "Energies are in eV",
+    "totals": "Energies are totals of a structure, and not per atom",
     "slope": "Forces are minus the gradient of the energy",
+    "stress": "Stress is the strain derivative of the energy over the volume",
+    "shared units": "Sources agree in units where they share compositions",
     "copies": "No structure occurs twice",
+    "contradictions": "Structures that are equal have equal labels",
     "leaks": "No held-out structure is in a training split",
     "groups": "No group lies in more than one split",
     "splits": "Splits have usual shares, and every held-out element is also trained on",
@@ -46,7 +53,7 @@ class Example(Record):
 class Finding(Record):
     """One kind of defect in one source, or in several together."""
 
-    check: str = Field(description="a key of CHECKS")
+    check: str = Field(description="a key of CHECK_TITLES")
     severity: Severity
     source: str
     count: int = Field(description="structures concerned; 0 if the finding concerns the source as a whole")
@@ -54,6 +61,20 @@ class Finding(Record):
     sentence: str
     quarantined: int = Field(0, description="of these, in quarantine.json")
     examples: tuple[Example, ...] = Field((), description="the worst first")
+
+
+class Coverage(Record):
+    """The part of a source that a check has examined, and the reason where it could not examine any."""
+
+    check: str = Field(description="a key of CHECK_TITLES")
+    source: str
+    examined: int = Field(description="0 if the check could not be made")
+    noun: str = Field("structures", description="what was examined")
+    reason: str = Field("", description="why the check could not be made")
+
+    def describe(self) -> str:
+        """Describe in a few words how much was checked, or why nothing."""
+        return f"{self.examined:,} {self.noun}" if self.examined else self.reason
 
 
 class Quarantined(Record):
@@ -97,9 +118,10 @@ class SourceSummary(Record):
 class Audit(Record):
     """Content of audit.json."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     sources: dict[str, SourceSummary]
     findings: tuple[Finding, ...]
+    coverage: tuple[Coverage, ...] = Field(description="of each check in each source to which it applies")
     leakage: Leakage
     quarantined: int = Field(description="structures to leave out that this audit found; they are in quarantine.json")
     left_out: int = Field(
@@ -107,17 +129,25 @@ class Audit(Record):
         description="structures that an earlier audit found and the conversion left out; quarantine.json lists them too",
     )
 
-    def verdict(self, check: str) -> Severity | None:
-        """Return the gravest severity among the findings of a check."""
-        found = {finding.severity for finding in self.findings if finding.check == check}
-        return next((severity for severity in SEVERITIES if severity in found), None)
+    def verdict(self, check: str, source: str | None = None) -> Verdict:
+        """Return the gravest verdict of a check, in one source or in all."""
+        found: set[str] = {f.severity for f in self.findings if f.check == check and source in (None, f.source)}
+        covered = [c for c in self.coverage if c.check == check and source in (None, c.source)]
+        found |= {"in order" if each.examined else "unchecked" for each in covered}
+        return next((verdict for verdict in VERDICTS if verdict in found), "in order")
+
+    def list_checks(self, *verdicts: Verdict) -> list[str]:
+        """List the checks that apply to any of the sources and end with one of the verdicts."""
+        applied = {each.check for each in self.coverage}
+        return [check for check in CHECK_TITLES if check in applied and self.verdict(check) in verdicts]
 
     def summarise(self) -> str:
         """Summarise the audit in one line."""
         structures = sum(source.structures for source in self.sources.values())
         parts = []
-        for severity, words in (("error", "errors"), ("warning", "warnings")):
-            checks = [name for name in CHECK_TITLES if self.verdict(name) == severity]
+        severities: tuple[tuple[Verdict, str], ...] = (("error", "errors"), ("warning", "warnings"))
+        for severity, words in severities:
+            checks = self.list_checks(severity)
             if checks:
                 parts.append(f"{words} in {', '.join(checks)}")
         found = "; ".join(parts) or "no errors or warnings"
@@ -127,7 +157,14 @@ class Audit(Record):
             else ""
         )
         sources = f"{len(self.sources)} source{'' if len(self.sources) == 1 else 's'}"
-        return f"{structures:,} structures of {sources} audited: {found}{left}"
+        return f"{structures:,} structures of {sources} audited: {found}; {self.summarise_coverage()}{left}"
+
+    def summarise_coverage(self) -> str:
+        """Say how many checks are in order, and which could not be made in some source."""
+        unchecked = self.list_checks("unchecked")
+        made = f"{len(self.list_checks('in order'))} checked and in order"
+        where = "" if len(self.sources) == 1 else " in some source"
+        return f"{made}, {len(unchecked)} could not be checked{where} ({', '.join(unchecked)})" if unchecked else made
 
 
 class Flagged(NamedTuple):
@@ -178,6 +215,17 @@ def flag_structures(
         examples=examples,
     )
     return Flagged(finding, source, wrong, reason)
+
+
+Report = Flagged | Coverage  # a check yields one coverage for each source, and any number of findings
+
+
+def cover(
+    check: str, source: MeasuredSource, examined: np.ndarray | int, reason: str, noun: str = "structures"
+) -> Coverage:
+    """State how many structures (or `noun`) a check has examined; the reason is kept if there are none."""
+    count = int(np.sum(examined))
+    return Coverage(check=check, source=source.name, examined=count, noun=noun, reason="" if count else reason)
 
 
 def describe_all_as(text: str) -> Callable[[int], str]:

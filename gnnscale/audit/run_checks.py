@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from ase.data import chemical_symbols
@@ -13,13 +13,15 @@ from gnnscale.audit.check_results import (
     CHECK_TITLES,
     SEVERITIES,
     Audit,
+    Coverage,
     Flagged,
     Histogram,
     Quarantine,
+    Report,
     SourceSummary,
     collect_quarantine,
 )
-from gnnscale.audit.checks import copies_and_splits, label_units, structures
+from gnnscale.audit.checks import copies_and_splits, label_agreement, label_units, structures
 from gnnscale.audit.measure import MeasuredSource
 from gnnscale.contract.settings import AuditSettings
 from gnnscale.data.storage import splits
@@ -35,25 +37,51 @@ CHECKS_OF_ONE_SOURCE = (
     structures.check_net_force,
     structures.check_periodicity,
     label_units.check_lengths,
-    label_units.check_total_energies,
-    label_units.check_slopes,
+    label_units.check_energy_unit,
+    label_agreement.check_agreement,
     copies_and_splits.check_groups,
     copies_and_splits.check_split_shares,
     copies_and_splits.check_reference_energies,
 )
 CHECKS_OF_ALL_SOURCES = (label_units.check_units_between_sources, copies_and_splits.check_unseen_elements)
-CHECKS_OF_TWINS = (copies_and_splits.check_copies, copies_and_splits.check_leaks)
+CHECKS_OF_TWINS = (
+    copies_and_splits.check_copies,
+    copies_and_splits.check_contradictions,
+    copies_and_splits.check_leaks,
+)
 MAX_DRAWN_CONTACT = 1.5  # over the sum of covalent radii; longer contacts are drawn there
 
 
 def run_checks(sources: Sequence[MeasuredSource], settings: AuditSettings) -> tuple[Audit, Quarantine]:
-    flagged: list[Flagged] = [
-        found for source in sources for check in CHECKS_OF_ONE_SOURCE for found in check(source, settings)
-    ]
-    flagged += [found for check in CHECKS_OF_ALL_SOURCES for found in check(sources, settings)]
+    reports = list(make_all_checks(sources, settings))
+    flagged, coverage = sort_reports(reports)
+    left_out = collect_quarantine(flagged)
+    leaks = duplicates.count_duplicates({s.name: s.shards for s in sources}, [s.measured.described for s in sources])
+    audit = Audit(
+        sources={source.name: summarise_source(source) for source in sources},
+        findings=tuple(f.finding for f in flagged),
+        coverage=tuple(coverage),
+        leakage=leaks,
+        quarantined=len(left_out.structures),
+    )
+    return audit, left_out
+
+
+def make_all_checks(sources: Sequence[MeasuredSource], settings: AuditSettings) -> Iterator[Report]:
+    for source in sources:
+        for check in CHECKS_OF_ONE_SOURCE:
+            yield from check(source, settings)
+    for check_all in CHECKS_OF_ALL_SOURCES:
+        yield from check_all(sources, settings)
     table = copies_and_splits.AllStructures(sources)
-    flagged += [found for check in CHECKS_OF_TWINS for found in check(table, settings)]
+    for check_twins in CHECKS_OF_TWINS:
+        yield from check_twins(table, settings)
+
+
+def sort_reports(reports: Sequence[Report]) -> tuple[list[Flagged], list[Coverage]]:
+    """Sort findings and coverage by check; findings then by severity."""
     order = list(CHECK_TITLES)
+    flagged = [report for report in reports if isinstance(report, Flagged)]
     flagged.sort(
         key=lambda f: (
             order.index(f.finding.check),
@@ -62,15 +90,9 @@ def run_checks(sources: Sequence[MeasuredSource], settings: AuditSettings) -> tu
             f.finding.sentence,
         )
     )
-    left_out = collect_quarantine(flagged)
-    leaks = duplicates.count_duplicates({s.name: s.shards for s in sources}, [s.measured.described for s in sources])
-    audit = Audit(
-        sources={source.name: summarise_source(source) for source in sources},
-        findings=tuple(f.finding for f in flagged),
-        leakage=leaks,
-        quarantined=len(left_out.structures),
-    )
-    return audit, left_out
+    coverage = [report for report in reports if isinstance(report, Coverage)]
+    coverage.sort(key=lambda each: (order.index(each.check), each.source))
+    return flagged, coverage
 
 
 def summarise_source(source: MeasuredSource) -> SourceSummary:

@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from gnnscale.audit.check_results import CHECK_TITLES, Audit, Finding, Histogram, SourceSummary
+from gnnscale.audit.check_results import CHECK_TITLES, VERDICTS, Audit, Finding, Histogram, SourceSummary
 from gnnscale.report.html import RawHtml, render_document, render_section, render_table
 
-VERDICT_WORDS = {"error": "error", "warning": "warning", "note": "note", None: "passed"}
-VERDICT_COLOURS = {"error": "#d55e00", "warning": "#e69f00", "note": "#0072b2", None: "#009e73"}
+VERDICT_WORDS = {
+    "error": "error",
+    "warning": "warning",
+    "note": "note",
+    "unchecked": "could not be checked",
+    "in order": "in order",
+}
+VERDICT_COLOURS = {
+    "error": "#d55e00",
+    "warning": "#e69f00",
+    "note": "#0072b2",
+    "unchecked": "#999999",
+    "in order": "#009e73",
+}
 PLOT_WIDTH, PLOT_HEIGHT = 240, 64  # units of the SVG
 MAX_ELEMENTS = 16  # the most frequent ones are shown
 PLOTS_NOTE = (
@@ -56,33 +68,47 @@ def render_audit_page(audit: Audit) -> str:
 
 
 def summarise_verdicts(audit: Audit) -> str:
-    parts = []
-    for severity in ("error", "warning"):
-        count = sum(audit.verdict(check) == severity for check in CHECK_TITLES)
-        if count:
-            parts.append(f"{count} {'ends' if count == 1 else 'end'} with {VERDICT_WORDS[severity]}s")
+    counts = {verdict: len(audit.list_checks(verdict)) for verdict in VERDICTS}
+    made = sum(counts.values()) - counts["unchecked"]
+    parts = [
+        f"{counts[severity]} {'ends' if counts[severity] == 1 else 'end'} with {VERDICT_WORDS[severity]}s"
+        for severity in ("error", "warning")
+        if counts[severity]
+    ]
     checks = (
-        f"Of {len(CHECK_TITLES)} checks, {' and '.join(parts)}" if parts else f"All {len(CHECK_TITLES)} checks passed"
+        f"Of {made} checks that could be made, {' and '.join(parts)}"
+        if parts
+        else f"All {made} checks that could be made are in order"
     )
+    unmade = f" {counts['unchecked']} could not be made." if counts["unchecked"] else ""
     left = audit.quarantined
     noun = "1 structure has" if left == 1 else f"{left:,} structures have"
-    return f"{checks}. {noun if left else 'No structure has'} to be left out."
+    return f"{checks}.{unmade} {noun if left else 'No structure has'} to be left out."
 
 
 def render_checks(audit: Audit) -> str:
     rows = []
-    for check, title in CHECK_TITLES.items():
-        mine = [finding for finding in audit.findings if finding.check == check]
-        grave = [finding for finding in mine if finding.severity != "note"]
+    for check in audit.list_checks(*VERDICTS):
+        grave = [f for f in audit.findings if f.check == check and f.severity != "note"]
         count = sum(finding.count for finding in grave)
-        where = ", ".join(dict.fromkeys(finding.source for finding in grave or mine))
-        rows.append([title, RawHtml(render_verdict(audit.verdict(check))), where, f"{count:,}" if count else ""])
-    return (
-        f'<div class="checks">{render_table(["check", "verdict", "sources", "structures"], rows, numbers_from=3)}</div>'
-    )
+        verdict = RawHtml(render_verdict(audit.verdict(check)))
+        rows.append([CHECK_TITLES[check], verdict, render_coverage(audit, check), f"{count:,}" if count else ""])
+    heads = ["check", "verdict", "checked", "structures concerned"]
+    return f'<div class="checks">{render_table(heads, rows, numbers_from=3)}</div>'
 
 
-def render_verdict(severity: str | None) -> str:
+def render_coverage(audit: Audit, check: str) -> RawHtml:
+    """Render how much of each source was checked, with a mark by each source if there are several."""
+    lines = []
+    for each in audit.coverage:
+        if each.check == check:
+            mark = f'<span style="color: {VERDICT_COLOURS[audit.verdict(check, each.source)]}">●</span> '
+            name = f"{mark}{escape(each.source)}: " if len(audit.sources) > 1 else ""
+            lines.append(f"{name}{escape(each.describe())}")
+    return RawHtml("<br>".join(lines))
+
+
+def render_verdict(severity: str) -> str:
     return f'<span class="verdict" style="--mark: {VERDICT_COLOURS[severity]}">{VERDICT_WORDS[severity]}</span>'
 
 

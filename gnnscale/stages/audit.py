@@ -2,6 +2,8 @@
 
 python -m gnnscale.stages.audit DIRECTORY                     a stage, with its spec.json
 python -m gnnscale.stages.audit DATA [DATA ...] [--out OUT]   converted datasets: folders with shards/ and card.json
+
+By hand it ends with 0 if all is checked and in order, 3 if something is wrong or doubtful, 4 if some checks could not be made.
 """
 
 from __future__ import annotations
@@ -13,7 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gnnscale.audit import measure
-from gnnscale.audit.check_results import Audit, Quarantine, Quarantined, merge_quarantined
+from gnnscale.audit.check_results import (
+    CHECK_TITLES,
+    VERDICTS,
+    Audit,
+    Quarantine,
+    Quarantined,
+    Verdict,
+    merge_quarantined,
+)
 from gnnscale.audit.run_checks import run_checks
 from gnnscale.contract import errors, exit_codes, files, stage_run
 from gnnscale.contract.datasets import read_quarantine
@@ -22,6 +32,12 @@ from gnnscale.data.storage.manifest import MANIFEST, Manifest, read_checked
 from gnnscale.job import stage_process
 from gnnscale.report.audit_page import render_audit_page
 
+CODE_OF_VERDICT: dict[Verdict, int] = {  # exit codes of an audit by hand
+    "error": exit_codes.DOUBTFUL,
+    "warning": exit_codes.DOUBTFUL,
+    "unchecked": exit_codes.UNCHECKED,
+    "in order": exit_codes.DONE,
+}
 OUTPUT_FILES = ["audit.json", "audit.html", "quarantine.json"]
 
 
@@ -38,6 +54,7 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
         "structures": sum(source.structures for source in audit.sources.values()),
         "errors": severities.count("error"),
         "warnings": severities.count("warning"),
+        "unchecked": len(audit.list_checks("unchecked")),
         "quarantined": audit.quarantined,
     }
     return stage_run.Outputs(files=OUTPUT_FILES, values=values)
@@ -101,11 +118,19 @@ def audit_by_hand(arguments: list[str]) -> int:
             raise
         errors.print_error(explained, f"error ({explained.kind})")
         return exit_codes.CODE_OF_KIND.get(explained.kind, exit_codes.FAILED)
+    print_audit(audit)
+    print(f"{audit.summarise()}\n{options.out / 'audit.html'}")
+    return CODE_OF_VERDICT[next((v for v in VERDICTS if audit.list_checks(v)), "in order")]
+
+
+def print_audit(audit: Audit) -> None:
+    """Print errors, warnings, and what could not be checked."""
     for finding in audit.findings:
         if finding.severity != "note":
-            print(f"{finding.severity:8} {finding.source}: {finding.sentence}")
-    print(f"{audit.summarise()}\n{options.out / 'audit.html'}")
-    return exit_codes.DONE
+            print(f"{finding.severity:9} {finding.source}: {finding.sentence}")
+    for each in audit.coverage:
+        if not each.examined:
+            print(f"unchecked {each.source}: {CHECK_TITLES[each.check]}? {each.reason[:1].upper()}{each.reason[1:]}.")
 
 
 def name_sources(folders: list[Path]) -> dict[str, Path]:

@@ -10,36 +10,18 @@ import numpy as np
 
 from gnnscale.atoms import units
 from gnnscale.audit import measure, robust
-from gnnscale.audit.check_results import Finding, Flagged, flag_source
-from gnnscale.audit.checks import energy_vs_force
+from gnnscale.audit.check_results import Finding, Flagged, Report, cover, flag_source
+from gnnscale.audit.checks import totals
 from gnnscale.audit.measure import MeasuredSource
 from gnnscale.contract.settings import AuditSettings
-from gnnscale.data.formats.plausible import FREE_ATOM_HARTREE
 
 # Median over atoms of the distance to the nearest, over the sum of covalent radii. Of eleven sets, organic to oxide,
 # 0.87 to 1.01; values outside this range are of noble gases, or in another unit.
 USUAL_CONTACTS = (0.7, 1.4)
-ALL_ELECTRON_RATIOS = (
-    0.97,
-    1.04,
-)  # all-electron energies over the sum of free atoms; samples of published sets 1.005 to 1.015
-MAX_QUARTILE_SPREAD = (
-    0.35  # relative distance of a quartile of energy over work from the median, up to which the median is used
-)
+MIN_ATOMS = 100  # fewer do not determine a median distance
 MAX_LOG_OF_FACTOR = 0.15  # natural logarithm of measured over expected factor
 MIN_SHARED_COMPOSITIONS = 3  # compositions that two sources must share to be compared
 HARTREE_PER_BOHR = units.HARTREE / units.BOHR
-SLOPE_EXPLANATIONS = {  # energy over work -> its likely cause
-    units.HARTREE: "forces in Hartree/Å beside energies in eV",
-    1 / units.HARTREE: "energies in Hartree beside forces in eV/Å",
-    HARTREE_PER_BOHR: "forces in Hartree/Bohr beside energies in eV",
-    1 / units.BOHR: "forces per Bohr read as forces per Å",
-    units.BOHR: "positions in Bohr",
-    1 / units.KCAL_PER_MOL: "energies in kcal/mol beside forces in eV/Å",
-    units.KCAL_PER_MOL: "forces in kcal/mol/Å beside energies in eV",
-    1 / units.KJ_PER_MOL: "energies in kJ/mol beside forces in eV/Å",
-    units.KJ_PER_MOL: "forces in kJ/mol/Å beside energies in eV",
-}
 UNITS_BY_RATIO = {  # ratio of two sources -> unit of the first if the second has eV
     "energies": {1 / size: unit for unit, size in units.ENERGY_UNITS.items() if unit != "eV"},
     "forces": {1 / size: f"{unit}/Å" for unit, size in units.ENERGY_UNITS.items() if unit != "eV"}
@@ -47,9 +29,10 @@ UNITS_BY_RATIO = {  # ratio of two sources -> unit of the first if the second ha
 }
 
 
-def check_lengths(source: MeasuredSource, settings: AuditSettings) -> Iterator[Flagged]:
+def check_lengths(source: MeasuredSource, settings: AuditSettings) -> Iterator[Report]:
     total = int(source.nearest.sum())
-    if total < 100:
+    yield cover("lengths", source, total if total >= MIN_ATOMS else 0, f"there are only {total} atoms", "atoms")
+    if total < MIN_ATOMS:
         return
     middle_bin = int(np.searchsorted(np.cumsum(source.nearest), total / 2))
     median = float(measure.CONTACT_BINS[middle_bin]) if middle_bin < len(measure.CONTACT_BINS) - 1 else math.inf
@@ -66,61 +49,44 @@ def check_lengths(source: MeasuredSource, settings: AuditSettings) -> Iterator[F
         (0.1, "lengths in nm explain this"),
     ):
         if 0.8 < median / factor < 1.15:
-            yield flag_source("units", "error", source, f"{sentence}: {why}.")
+            yield flag_source("lengths", "error", source, f"{sentence}: {why}.")
             return
-    yield flag_source("units", "warning", source, f"{sentence}: another unit, or atoms without bonds.")
+    yield flag_source("lengths", "warning", source, f"{sentence}: another unit, or atoms without bonds.")
 
 
-def check_total_energies(source: MeasuredSource, settings: AuditSettings) -> Iterator[Flagged]:
-    """Find the unit of all-electron energies, which are within a few per cent of the free atoms at any level of theory."""
-    table = np.array([FREE_ATOM_HARTREE.get(int(z), np.nan) for z in source.elements]) * units.HARTREE
-    expected = source.formulas.astype(np.float64) @ np.where(np.isnan(table), 0, table)
-    expected[(source.formulas[:, np.isnan(table)] > 0).any(1)] = np.nan
-    ratio = source.per_atom / expected[source.formula]
-    ratio = ratio[np.isfinite(ratio)]
-    if len(ratio) < 10:
-        return
-    median = float(np.median(ratio))
+def check_energy_unit(source: MeasuredSource, settings: AuditSettings) -> Iterator[Report]:
+    """Compare with known energies: all-electron energies are within a few per cent of the free atoms at any level of theory."""
+    ratio, of_crystals = totals.compare_with_free_atoms(source), totals.compare_with_crystals(source)
+    known = int(np.isfinite(source.shards.energy).sum())
     for unit, size in units.ENERGY_UNITS.items():
-        if unit != "eV" and ALL_ELECTRON_RATIOS[0] < median * size < ALL_ELECTRON_RATIOS[1]:
+        if not totals.ALL_ELECTRON_RATIOS[0] < ratio * size < totals.ALL_ELECTRON_RATIOS[1]:
+            continue
+        yield cover("energy unit", source, known, "", "structures, against free atoms")
+        if unit != "eV":
             yield flag_source(
-                "units",
+                "energy unit",
                 "error",
                 source,
-                f"Energies seem to be in {unit} instead of eV: in {unit} they are {median * size:.3f} times the "
-                "sum of the all-electron energies of their free atoms.",
+                f"Energies seem to be in {unit} instead of eV: in {unit} they are {ratio * size:.3f} times the sum of the "
+                "all-electron energies of their free atoms.",
             )
-
-
-def check_slopes(source: MeasuredSource, settings: AuditSettings) -> Iterator[Flagged]:
-    found = energy_vs_force.measure_slope(source)
-    if found is None:
         return
-    low, high = found.quartiles
-    measured = (
-        f"Over {found.pairs:,} pairs of near structures, the energy changes by {found.value:.3g} times the work of "
-        f"the forces (middle half of the pairs: {low:.3g} to {high:.3g})"
+    if totals.VALENCE_RATIOS[0] < of_crystals < totals.VALENCE_RATIOS[1]:
+        yield cover("energy unit", source, known, "", "structures, against elemental crystals")
+        return
+    reason = (
+        "energies are neither near those of all electrons of free atoms nor near those of elemental crystals in VASP"
     )
-    size = abs(found.value)
-    if max(abs(low - found.value), abs(high - found.value)) > MAX_QUARTILE_SPREAD * size:
-        if not low < 1 < high:
-            yield flag_source("slope", "note", source, f"{measured}: the scatter is too large for a conclusion.")
-        return
-    if found.value > 0 and abs(math.log(size)) < MAX_LOG_OF_FACTOR:
-        return
-    sign = "gradients stored as forces, and " if found.value < 0 else ""
-    factor = min(SLOPE_EXPLANATIONS, key=lambda f: abs(math.log(size / f)))
-    if found.value < 0 and abs(math.log(size)) < MAX_LOG_OF_FACTOR:
-        sentence = f"{measured}: gradients stored as forces explain this."
-    elif abs(math.log(size / factor)) < MAX_LOG_OF_FACTOR:
-        sentence = f"{measured}: {sign}{SLOPE_EXPLANATIONS[factor]} explain this."
-    else:
-        sentence = f"{measured}: energies and forces do not belong to the same potential-energy surface."
-    yield flag_source("slope", "error", source, sentence)
+    yield cover("energy unit", source, 0, reason if known else "no structure has an energy")
 
 
-def check_units_between_sources(sources: Sequence[MeasuredSource], settings: AuditSettings) -> Iterator[Flagged]:
+def check_units_between_sources(sources: Sequence[MeasuredSource], settings: AuditSettings) -> Iterator[Report]:
     """Compare the medians of the compositions that two sources share, to find units that differ."""
+    for source in sources if len(sources) > 1 else ():
+        most = max(compare_medians(source, other, "energies")[1] for other in sources if other is not source)
+        most = most if most >= MIN_SHARED_COMPOSITIONS else 0
+        reason = f"no other source has energies for {MIN_SHARED_COMPOSITIONS} of its compositions"
+        yield cover("shared units", source, most, reason, "compositions in common with another source")
     for one, two in combinations(sources, 2):
         for what in UNITS_BY_RATIO:
             ratio, shared = compare_medians(one, two, what)
@@ -137,7 +103,7 @@ def check_units_between_sources(sources: Sequence[MeasuredSource], settings: Aud
                     )
                     yield Flagged(
                         Finding(
-                            check="units",
+                            check="shared units",
                             severity="warning",
                             source=mine.name,
                             count=0,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gnnscale.audit import measure, robust
-from gnnscale.audit.check_results import Flagged, Severity, describe_all_as, flag_source, flag_structures
+from gnnscale.audit.check_results import Report, Severity, cover, describe_all_as, flag_source, flag_structures
 from gnnscale.audit.measure import MeasuredSource
 from gnnscale.contract.settings import AuditSettings
 from gnnscale.data.storage.packed import HAS_CELL, HAS_STRESS
@@ -19,6 +19,9 @@ MIN_VALUES_FOR_SPREAD = 20  # fewer values do not determine a spread
 MIN_ENERGY_SPREAD, MIN_FORCE_SPREAD = 1e-3, 1e-2  # eV/atom, eV/Angstrom: smaller deviations are no defect
 # Of the sum of covalent radii. The smallest in the random structures of MAD is 0.44, in other sets 0.57.
 CLOSE_CONTACT, OVERLAPPING_CONTACT = 0.5, 0.35
+COMPRESSED_CONTACT = 0.6  # below it, energies and forces may be as large as they like
+# eV/Angstrom. Real atoms below OVERLAPPING_CONTACT repel each other by more; OC20 and OMat24 drop structures above it.
+MAX_LIKELY_FORCE = 50.0
 # eV/Angstrom per atom. Published sets are below 1e-4, SPICE at 1e-3, those with a known defect above 1e-2.
 MAX_NET_FORCE = 5e-3
 MIN_VACUUM_ANGSTROM, MAX_FILLED_GAP_ANGSTROM = 8.0, 3.0  # layers without the centre of an atom
@@ -30,7 +33,8 @@ NOT_PERIODIC_IN_ONE_DIRECTION = (
 )
 
 
-def check_finite(source: MeasuredSource, settings: AuditSettings) -> Iterator[Flagged]:
+def check_finite(source: MeasuredSource, settings: AuditSettings) -> Iterator[Report]:
+    yield cover("finite", source, len(source.shards), "")
     for bit, what in (
         (measure.BAD_GEOMETRY, "positions or lattice vectors are not finite, or span no volume"),
         (measure.BAD_ENERGY, "the energy is infinite"),
@@ -45,8 +49,9 @@ def check_finite(source: MeasuredSource, settings: AuditSettings) -> Iterator[Fl
             )
 
 
-def check_labels(source: MeasuredSource, settings: AuditSettings) -> Iterator[Flagged]:
+def check_labels(source: MeasuredSource, settings: AuditSettings) -> Iterator[Report]:
     shards, measured = source.shards, source.measured
+    yield cover("labels", source, len(shards), "")
     periodic = shards.pbc.any(1)
     lacking = {
         "energy": np.isnan(shards.energy),
@@ -111,12 +116,21 @@ def compute_deviations(values: np.ndarray, source: MeasuredSource) -> Deviations
     return Deviations(z, same, np.where(frequent, whole, np.nan))
 
 
-def check_energy_outliers(source: MeasuredSource, settings: AuditSettings) -> Iterator[Flagged]:
+def check_energy_outliers(source: MeasuredSource, settings: AuditSettings) -> Iterator[Report]:
     values = np.where(np.isfinite(source.shards.energy), source.per_atom, np.nan)
     found = compute_deviations(values, source)
+    known = np.isfinite(values)
+    reason = (
+        f"no {MIN_STRUCTURES_OF_COMPOSITION} structures have one composition, or fewer than {MIN_VALUES_FOR_SPREAD} in all, "
+        f"and there are fewer than {MIN_VALUES_FOR_SPREAD} compositions"
+    )
+    yield cover(
+        "energy outliers", source, np.isfinite(found.z), reason if known.any() else "no structure has an energy"
+    )
     which = np.flatnonzero(np.abs(found.z) > settings.report_above)
     if len(which):
-        wrong = np.flatnonzero(np.abs(found.z) > settings.quarantine_above)
+        explained = (found.z > 0) & is_compressed(source)
+        wrong = np.flatnonzero((np.abs(found.z) > settings.quarantine_above) & ~explained)
 
         def describe(k: int) -> str:
             among = "within its composition" if found.kind[k] else "from the mean of its elements"
@@ -159,15 +173,20 @@ def check_energy_outliers(source: MeasuredSource, settings: AuditSettings) -> It
         )
 
 
-def check_force_outliers(source: MeasuredSource, settings: AuditSettings) -> Iterator[Flagged]:
+def check_force_outliers(source: MeasuredSource, settings: AuditSettings) -> Iterator[Report]:
     force = source.measured.force.astype(np.float64)
     known = np.isfinite(force)
-    if known.sum() < MIN_VALUES_FOR_SPREAD:
+    count = int(known.sum())
+    reason = f"only {count} structures have forces" if count else "no structure has forces"
+    yield cover("force outliers", source, count if count >= MIN_VALUES_FOR_SPREAD else 0, reason)
+    if count < MIN_VALUES_FOR_SPREAD:
         return
     middle = float(np.median(force[known]))
     spread = max(robust.estimate_spread(force[known] - middle), MIN_FORCE_SPREAD)
     z = (force - middle) / spread
-    which, wrong = np.flatnonzero(z > settings.report_above), np.flatnonzero(z > settings.quarantine_above)
+    which = np.flatnonzero(z > settings.report_above)
+    surely = (z > settings.quarantine_above) & (force > MAX_LIKELY_FORCE) & ~is_compressed(source)
+    wrong = np.flatnonzero(surely)
     if len(which):
 
         def describe(k: int) -> str:
@@ -191,14 +210,25 @@ def check_force_outliers(source: MeasuredSource, settings: AuditSettings) -> Ite
         )
 
 
+def is_compressed(source: MeasuredSource) -> np.ndarray:
+    """Find structures with a contact that explains a high energy or force, as in the first steps of a relaxation: (S,) bool."""
+    return np.asarray(source.measured.contact < COMPRESSED_CONTACT)
+
+
 def _count_quarantined(wrong: np.ndarray, settings: AuditSettings) -> str:
-    return f"for {len(wrong) or 'none'} it is more than {settings.quarantine_above:g}"
+    return f"for {len(wrong) or 'none'} it is more than {settings.quarantine_above:g}, and no close contact explains it"
 
 
 # -------------------------------------------------------------------------------------------------------- geometry
-def check_overlap(source: MeasuredSource, settings: AuditSettings) -> Iterator[Flagged]:
-    contact = source.measured.contact
-    which, wrong = np.flatnonzero(contact < CLOSE_CONTACT), np.flatnonzero(contact < OVERLAPPING_CONTACT)
+def is_sound(source: MeasuredSource) -> np.ndarray:
+    return np.asarray(source.measured.defects & measure.BAD_GEOMETRY == 0)
+
+
+def check_overlap(source: MeasuredSource, settings: AuditSettings) -> Iterator[Report]:
+    contact, force = source.measured.contact, source.measured.force
+    yield cover("overlap", source, is_sound(source), "no geometry is sound")
+    which = np.flatnonzero(contact < CLOSE_CONTACT)
+    wrong = np.flatnonzero((contact < OVERLAPPING_CONTACT) & ~(force > MAX_LIKELY_FORCE))
     if len(which):
 
         def describe(k: int) -> str:
@@ -206,7 +236,7 @@ def check_overlap(source: MeasuredSource, settings: AuditSettings) -> Iterator[F
 
         sentence = (
             f"In {{}}, two atoms are closer than {CLOSE_CONTACT:g} times the sum of their covalent radii; in "
-            f"{len(wrong) or 'none'}, closer than {OVERLAPPING_CONTACT:g} times, which is no valid input for a calculation."
+            f"{len(wrong) or 'none'}, closer than {OVERLAPPING_CONTACT:g} times without the repulsion of such atoms."
         )
         yield flag_structures(
             "overlap",
@@ -221,8 +251,9 @@ def check_overlap(source: MeasuredSource, settings: AuditSettings) -> Iterator[F
         )
 
 
-def check_isolated(source: MeasuredSource, settings: AuditSettings) -> Iterator[Flagged]:
+def check_isolated(source: MeasuredSource, settings: AuditSettings) -> Iterator[Report]:
     lonely = source.measured.isolated
+    yield cover("isolated", source, is_sound(source), "no geometry is sound")
     which = np.flatnonzero(lonely)
     if len(which):
 
@@ -234,8 +265,9 @@ def check_isolated(source: MeasuredSource, settings: AuditSettings) -> Iterator[
         yield flag_structures("isolated", "warning", source, which, lonely[which], describe, sentence)
 
 
-def check_net_force(source: MeasuredSource, settings: AuditSettings) -> Iterator[Flagged]:
+def check_net_force(source: MeasuredSource, settings: AuditSettings) -> Iterator[Report]:
     net = source.measured.net
+    yield cover("net force", source, np.isfinite(net), "no structure has forces")
     which = np.flatnonzero(net > MAX_NET_FORCE)
     if len(which):
         zeroed = int((source.measured.unmoved[which] > 0).sum())
@@ -255,8 +287,9 @@ def check_net_force(source: MeasuredSource, settings: AuditSettings) -> Iterator
         yield flag_structures("net force", "warning", source, which, net[which], describe, sentence)
 
 
-def check_periodicity(source: MeasuredSource, settings: AuditSettings) -> Iterator[Flagged]:
+def check_periodicity(source: MeasuredSource, settings: AuditSettings) -> Iterator[Report]:
     measured, pbc, natoms = source.measured, source.shards.pbc.astype(bool), source.shards.natoms
+    yield cover("periodicity", source, is_sound(source), "no geometry is sound")
     gaps, has = measured.gaps, (source.shards.flags & HAS_CELL > 0) & np.isfinite(measured.volume)
     dense = has & (measured.volume > CRYSTAL_VOLUMES[0]) & (measured.volume < CRYSTAL_VOLUMES[1])
     filled = dense[:, None] & (gaps < MAX_FILLED_GAP_ANGSTROM)
