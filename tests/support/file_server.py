@@ -59,6 +59,8 @@ def answer(request: BaseHTTPRequestHandler, server: FileServer, name: str, count
     content = HTML if odd == "html-as-file" else server.files[name]
     tag = f'"{count if odd == "changes" else 1}"'
     asked = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("Range", ""))
+    if odd == "no-size":
+        return send(request, server, name, 200, content, {"Content-Length": ""})
     if not asked or odd in ("no-ranges", "lies") or request.headers.get("If-Range", tag) != tag:
         announced = len(content) + (1000 if odd == "lies" else 0)
         return send(request, server, name, 200, content, {"Content-Length": str(announced), "ETag": tag})

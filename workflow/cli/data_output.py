@@ -83,12 +83,7 @@ def fetch_sets(chosen: list[PublishedSet], folder: Path, options: str) -> int:
     code = DONE
     for each in chosen:
         target = folder / each.name
-        left = missing_files(each, target)
-        size = format_size(each._replace(files=tuple(left)).gigabytes)
-        print(
-            f"{each.name}: {len(left)} of {len(each.files)} files to fetch ({size}, {card_of(each).licence})",
-            flush=True,
-        )
+        print(f"{each.name}: {describe_work(each, target)} ({card_of(each).licence})", flush=True)
         try:
             fetch(each, target, ProgressLine().update)
             print(f"{target}: complete", flush=True)
@@ -102,6 +97,14 @@ def fetch_sets(chosen: list[PublishedSet], folder: Path, options: str) -> int:
             print("\nstopped; the same command continues", flush=True)
             os._exit(INTERRUPTED)
     return code
+
+
+def describe_work(published: PublishedSet, target: Path) -> str:
+    """Return how much of a set is to be fetched."""
+    if not (left := missing_files(published, target)):
+        return "all files are here; checking them"
+    size = format_size(published._replace(files=tuple(left)).gigabytes)
+    return f"fetching {len(left)} of {len(published.files)} files, {size}"
 
 
 def network_hints(published: PublishedSet, target: Path, options: str) -> list[str]:

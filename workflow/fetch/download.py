@@ -113,6 +113,11 @@ def ask_patiently(file: PublishedFile, page: str, transfer: Transfer) -> RemoteF
             f"{file.url}: the server has a file of {remote.size:,} bytes; {file.size:,} are published",
             f"it is another version or another file; see {page}",
         )
+    if remote.size is None and not file.md5:
+        raise BadFile(
+            f"{file.url}: the server does not tell the size and no checksum is published: nothing shows when the file is whole",
+            f"get it by hand, and compare it with {page}",
+        )
     # Servers behind one address may tag the same file differently; a checksum tells a change better than a tag.
     return remote._replace(tag="") if file.md5 else remote
 

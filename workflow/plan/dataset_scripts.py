@@ -9,9 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from gnnscale.contract import datasets, errors, files
+from gnnscale.contract.command_name import command_name
 from gnnscale.contract.dataset_card import DatasetCard
 from gnnscale.contract.settings import ConversionSettings
-from workflow.config import yaml_file
+from workflow.config import published_files, yaml_file
 from workflow.plan.keys import digest_raw
 
 
@@ -46,5 +47,12 @@ def raw_file_digests(settings: ConversionSettings) -> dict[str, str]:
             folder = raw if raw.is_dir() else raw.parent
             digests |= {os.path.relpath(path, folder): digest_raw(path) for path in paths}
     except (FileNotFoundError, errors.BadFile) as error:
-        raise errors.UserError(f"source {settings.name!r}: {error}") from None
+        raise errors.UserError(f"source {settings.name!r}: {error}", *fetch_hints(settings.dataset)) from None
     return digests
+
+
+def fetch_hints(dataset: str) -> list[str]:
+    """Return how a published data set is downloaded; nothing for data of the user's own."""
+    names = [name for name, published in published_files.BY_NAME.items() if published.dataset == dataset]
+    choice = f"{names[0]} (or {', '.join(names[1:])})" if len(names) > 1 else "".join(names)
+    return [f"or download it: {command_name()} data fetch {choice}; then raw: data:{names[0]}"] if names else []

@@ -29,12 +29,12 @@ def test_fetching_twice(tmp_path, capsys, toy):
     assert main(words) == 0
     assert (tmp_path / "ani1x" / "toy" / "a.h5").read_bytes() == CONTENT
     assert capsys.readouterr().out.splitlines() == [
-        "ani1x/toy: 1 of 1 files to fetch (0.1 MB, CC0)",
+        "ani1x/toy: fetching 1 of 1 files, 0.1 MB (CC0)",
         f"{tmp_path}/ani1x/toy: complete",
     ]
     asked = toy.asked["a.h5"]
     assert main(words) == 0 and toy.asked["a.h5"] == asked
-    assert "0 of 1 files to fetch" in capsys.readouterr().out
+    assert "all files are here; checking them" in capsys.readouterr().out
 
 
 def test_a_fault_is_told_with_the_exit_code_of_a_failure(tmp_path, capsys, toy):

@@ -192,6 +192,17 @@ def test_a_web_page_is_found_without_a_checksum_too(server, tmp_path):
     fails(published(server, checksum=False), tmp_path, "web page in place of the file")
 
 
+def test_a_file_of_unknown_size_needs_a_checksum(server, tmp_path):
+    """Where the connection just ends, nothing else shows that all of it came."""
+    server.odd["a.h5"] = "no-size"
+    fails(published(server, checksum=False), tmp_path, "nothing shows when the file is whole")
+    server.cut_after["a.h5"] = 1000
+    fails(published(server), tmp_path, "checksum (md5) is")
+    server.cut_after.clear()
+    fetch(published(server), tmp_path)
+    assert (tmp_path / "a.h5").read_bytes() == CONTENT
+
+
 def test_a_wrong_checksum_is_told_and_fetched_anew(server, tmp_path):
     made = published(server)
     server.files["a.h5"] = CONTENT[:-1] + b"?"
@@ -230,6 +241,14 @@ def test_no_network_is_told_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://user:secret@127.0.0.1:9")
     told = fails(made, tmp_path, "through the proxy 127.0.0.1:9 (connection refused)", kind=http_ranges.NoNetwork)
     assert "secret" not in told
+
+
+def test_a_proxy_that_refuses_is_told(tmp_path, monkeypatch):
+    file = PublishedFile("a.h5", "https://nowhere.invalid/a.h5", 0.001)
+    with proxying() as (proxy, _):
+        monkeypatch.setenv("https_proxy", proxy)
+        made = PublishedSet("toy", "page", "a test", (file,))
+        fails(made, tmp_path, "nowhere.invalid: the proxy http://127.0.0.1:", "refuses", kind=http_ranges.NoNetwork)
 
 
 def test_an_encrypted_connection_is_not_left():
