@@ -131,6 +131,13 @@ class LayerFeatures(Record):
     dirichlet: float = Field(description="Dirichlet energy over edges, normalised to 0..2, averaged over structures")
 
 
+class UnseenElements(Record):
+    """Errors on structures with elements that the training split of their source lacks; they are in no other error."""
+
+    elements: tuple[str, ...] = Field(description="symbols")
+    errors: Errors
+
+
 class Evaluation(Record):
     """errors.json of the stage `evaluate`: one point of a scaling study, with everything that a law may use."""
 
@@ -152,8 +159,12 @@ class Evaluation(Record):
     loss: float = Field(
         description="mean absolute errors over the scales of training, weighted as in training, for any loss"
     )
-    all: Errors
-    sources: dict[str, Errors]
+    all: Errors = Field(
+        description="over held-out splits of sources, and external tests of those without; the laws are fitted to these"
+    )
+    sources: dict[str, Errors] = Field(description="by source, and by external test as SOURCE.NAME")
+    tests: dict[str, str] = Field(default_factory=dict, description="external test -> its source")
+    unseen: dict[str, UnseenElements] = Field(default_factory=dict, description="by source or external test")
     layers: tuple[LayerFeatures, ...] = Field(description="before the first layer and after each")
 
 

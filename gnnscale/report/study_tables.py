@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from html import escape
 from statistics import median
 
-from gnnscale.contract.results import StageResult
+from gnnscale.contract.dataset_card import ShardCard
+from gnnscale.contract.results import Errors, Evaluation, StageResult
 from gnnscale.report.html import RawHtml, format_duration, render_table
 from gnnscale.report.study_results import StudyResults, run_name
 from gnnscale.scaling.words import format_number
@@ -50,15 +51,16 @@ def render_runs(study: StudyResults) -> str:
 
 
 def render_source_errors(study: StudyResults) -> str:
-    """Render the errors of the three best runs on each source."""
-    by_source: dict[str, list] = defaultdict(list)
+    """Render the errors of the three best runs on each source, on each external test, and on unseen elements there."""
+    by_source: dict[str, list[tuple[Evaluation, Errors]]] = defaultdict(list)
     for e in study.evaluations.values():
-        for name, errors in e.sources.items():
-            if not e.diverged:
+        apart = {f"{name}, unseen {' '.join(found.elements)}": found.errors for name, found in e.unseen.items()}
+        for name, errors in (e.sources | apart).items():
+            if not e.diverged and errors.structures:
                 by_source[name].append((e, errors))
     rows = []
-    for name, found in sorted(by_source.items()):
-        for e, errors in sorted(found, key=lambda f: (f[0].loss, f[0].run))[:3]:
+    for name, measured in sorted(by_source.items()):
+        for e, errors in sorted(measured, key=lambda f: (f[0].loss, f[0].run))[:3]:
             rows.append(
                 [
                     name,
@@ -78,8 +80,26 @@ def render_source_errors(study: StudyResults) -> str:
         "force RMSE, meV/Å",
     ]
     splits = ", ".join(sorted({e.split for e in study.evaluations.values()}))
-    note = f'<p class="note">The three runs of lowest loss, on the {splits} split; force errors are per component.</p>'
-    return note + render_table(heads, rows, numbers_from=2) if rows else ""
+    note = f"The three runs of lowest loss, on the {splits} split; force errors are per component. {note_tests(study)}"
+    return f'<p class="note">{escape(note.strip())}</p>' + render_table(heads, rows, numbers_from=2) if rows else ""
+
+
+def note_tests(study: StudyResults) -> str:
+    """Return sentences about external tests and unseen elements, where there are any."""
+    evaluations, said = study.evaluations.values(), []
+    tests = {name: source for e in evaluations for name, source in e.tests.items()}
+    if tests:
+        named = ", ".join(f"{name} (of {source})" for name, source in sorted(tests.items()))
+        said.append(
+            f"External tests, with the embedding and the references of their source: {named}. Laws are fitted to the errors "
+            "on the splits of sources, and to those on external tests where a source has no such split."
+        )
+    if any(e.unseen for e in evaluations):
+        said.append(
+            "Structures with elements that the training split of their source lacks are in rows of their own and in no "
+            "other error."
+        )
+    return " ".join(said)
 
 
 def render_audit_line(study: StudyResults) -> str:
@@ -99,6 +119,7 @@ def render_dataset_cards(study: StudyResults) -> str:
         what += f'<br><span class="soft">{origin}</span>'
         skipped = ", ".join(f"{n:,} {reason}" for reason, n in sorted(c.skipped.items())) or "none"
         what += f'<br><span class="soft">Elements: {" ".join(sorted(c.elements))}. Left out: {escape(skipped)}.</span>'
+        what += f'<br><span class="soft">{escape(describe_references_and_split(c))}</span>'
         counts = [f"{c.counts[s].structures:,}" if s in c.counts else "0" for s in ("train", "validation", "test")]
         total, atoms = sum(x.structures for x in c.counts.values()), sum(x.atoms for x in c.counts.values())
         rows.append(
@@ -119,10 +140,18 @@ def render_dataset_cards(study: StudyResults) -> str:
         "force rms, meV/Å",
     ]
     note = (
-        '<p class="note">Structures per split, split by whole groups; rms of the training split, of energies less the '
-        "references of their elements.</p>"
+        '<p class="note">Structures per split, split by whole groups unless said otherwise; rms of the training split, '
+        "of energies less the references of their elements and the mean binding energy where these are of atoms alone.</p>"
     )
     return note + render_table(heads, rows) if rows else ""
+
+
+def describe_references_and_split(card: ShardCard) -> str:
+    """Say where the reference energies come from, and what a reader must know of the split."""
+    origins = Counter(card.reference_origins.values())
+    counted = ", ".join(f"{count} {origin}" for origin, count in sorted(origins.items()))
+    said = [f"An external test of {card.test_of}" if card.test_of else f"Reference energies: {counted or 'none'}"]
+    return "".join(f"{sentence}. " for sentence in [*said, *card.remarks]).strip()
 
 
 def group_by_kind(study: StudyResults) -> dict[str, list[StageResult]]:

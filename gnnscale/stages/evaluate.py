@@ -1,27 +1,37 @@
-"""The stage `evaluate`: errors of one trained model on a held-out split, by source, and its over-smoothing by layer.
+"""The stage `evaluate`: errors of one model on held-out structures, by source and test, and its over-smoothing by layer.
 
 python -m gnnscale.stages.evaluate DIRECTORY
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 
 from gnnscale.atoms.graph import AtomGraphs, to_device
-from gnnscale.contract import files, stage_run
-from gnnscale.contract.results import Errors, Evaluation, LayerFeatures, TrainedModel
+from gnnscale.contract import errors, files, stage_run
+from gnnscale.contract.dataset_card import ShardCard
+from gnnscale.contract.results import Errors, Evaluation, LayerFeatures, TrainedModel, UnseenElements
 from gnnscale.contract.settings import EvaluateSettings, TrainSettings
-from gnnscale.data.loading.corpus import Corpus, load_corpus, make_batch
+from gnnscale.data.loading.corpus import Corpus, make_batch
+from gnnscale.data.storage.label_rms import LabelRms, pool_label_rms
 from gnnscale.inference import oversmoothing
+from gnnscale.inference.held_out import (
+    MeasuredPart,
+    SignedErrors,
+    count_in_summary,
+    divide_errors,
+    join_errors,
+    load_held_out,
+)
 from gnnscale.inference.native_potential import use_library
 from gnnscale.inference.prediction_errors import MAX_MESSAGE_NUMBERS, MAX_STRUCTURES, measure_errors, restore
 from gnnscale.job import stage_process
 from gnnscale.machine import accelerator
-from gnnscale.models.potential import Potential
 
 SAMPLED_STRUCTURES = 200  # structures on which over-smoothing is measured; every model of a study sees the same
 
@@ -33,15 +43,21 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
     trained = files.read_model(trained_in / "model.json", TrainedModel)
     device = accelerator.take_device(0)
     model = restore(trained_in, trained).to(device)
-    sources = {name: run.needs[f"convert/{name}"] for name in trained.sources}
-    corpus = load_corpus(sources, settings.split, trained.model.cutoff)
+    sources, tests = divide_needs(run, trained.sources)
+    held_out = load_held_out(sources, tests, settings.split, trained.model.cutoff)
     predictor, words = use_library(model, run.spec.runtime.threads)
     run.facts["predictions"] = words
     print(f"predictions are made by {words}", flush=True)
-    energy, forces = measure_errors(predictor, corpus, MAX_MESSAGE_NUMBERS // trained.model.message_width, run)
-    layers = oversmoothing.measure_features(model, (to_device(graphs, device) for graphs in sample_batches(corpus)))
+    cards, most = read_cards(sources), MAX_MESSAGE_NUMBERS // trained.model.message_width
+    parts = []
+    for each in held_out:
+        errors_of_all = SignedErrors(*measure_errors(predictor, each.corpus, most, run))
+        parts += divide_errors(each, errors_of_all, cards, trained.sources)
+    check_parts(run.spec.id, parts)
+    batches = (to_device(graphs, device) for graphs in sample_batches(held_out[0].corpus))
+    layers = oversmoothing.measure_features(model, batches)
     subset = stage_run.Run(trained_in).require_settings(TrainSettings).subset
-    evaluation = make_evaluation(run.spec.id, trained, subset, settings, corpus, energy, forces, model, layers)
+    evaluation = make_evaluation(run.spec.id, trained, subset, settings, parts, pool_label_rms(cards), layers)
     run.write("errors.json", evaluation.model_dump_json(indent=1) + "\n")
     values = {
         "loss": evaluation.loss,
@@ -49,6 +65,36 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
         "force_mae": evaluation.all.force_mae,
     }
     return stage_run.Outputs(files=["errors.json"], values=values)
+
+
+def divide_needs(run: stage_run.Run, names: Sequence[str]) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return the directories of the model's sources in its order, and of the external tests, by name."""
+    converted = {need.removeprefix("convert/"): path for need, path in run.needs.items() if need.startswith("convert/")}
+    sources = {name: converted.pop(name) for name in names}
+    return sources, converted
+
+
+def read_cards(sources: dict[str, Path]) -> tuple[ShardCard, ...]:
+    return tuple(files.read_model(path / "card.json", ShardCard) for path in sources.values())
+
+
+def check_parts(name: str, parts: Sequence[MeasuredPart]) -> None:
+    """Say which structures have unseen elements; a UserError if all have, or if there are none."""
+    for part in parts:
+        if count := len(part.unseen.energy):
+            print(
+                f"{part.name}: {count:,} of {count + len(part.seen.energy):,} structures have elements that no training "
+                f"structure of {part.source} has: {', '.join(part.unseen_elements)}; their errors are given apart",
+                flush=True,
+            )
+    if not any(len(part.seen.energy) for part in parts):
+        elements = sorted({symbol for part in parts for symbol in part.unseen_elements})
+        raise errors.UserError(
+            f"{name}: there is no structure to test on that has only elements which were trained on; "
+            f"others are {', '.join(elements) or 'none'}",
+            "train on structures with these elements, or test on others",
+            kind="data",
+        )
 
 
 def sample_batches(corpus: Corpus) -> Iterator[AtomGraphs]:
@@ -63,29 +109,29 @@ def make_evaluation(
     trained: TrainedModel,
     subset: Literal["random", "prefix"],
     settings: EvaluateSettings,
-    corpus: Corpus,
-    energy: np.ndarray,
-    forces: np.ndarray,
-    model: Potential,
+    parts: Sequence[MeasuredPart],
+    rms: LabelRms,
     layers: tuple[LayerFeatures, ...],
 ) -> Evaluation:
-    whole = measure_statistics(energy, forces)
-    parts = (
-        (trained.optim.energy_weight, whole.energy_mae, model.energy_scale),
-        (trained.optim.force_weight, whole.force_mae, model.force_scale),
+    whole = measure_statistics(join_errors(count_in_summary(parts)))
+    weighted = (  # whatever the units of the training: both kinds of forces are told alike
+        (trained.optim.energy_weight, whole.energy_mae, rms.energy),
+        (trained.optim.force_weight, whole.force_mae, rms.force),
     )
-    loss = sum(weight * mae / float(scale) for weight, mae, scale in parts if weight > 0)  # an unused part may be NaN
-    by_source = {}
-    for index, source in enumerate(corpus.names):
-        of_source = corpus.source == index
-        by_source[source] = measure_statistics(energy[of_source], forces[np.repeat(of_source, corpus.natoms)])
+    loss = sum(weight * mae / scale for weight, mae, scale in weighted if weight > 0)  # an unused part may be NaN
     shared = (set(Evaluation.model_fields) & set(TrainedModel.model_fields)) - {"sources"}  # names there, errors here
     return Evaluation(
         run=name.removeprefix("evaluate/"),
         split=settings.split,
         loss=loss,
         all=whole,
-        sources=by_source,
+        sources={part.name: measure_statistics(part.seen) for part in parts},
+        tests={part.name: part.source for part in parts if part.is_test},
+        unseen={
+            part.name: UnseenElements(elements=part.unseen_elements, errors=measure_statistics(part.unseen))
+            for part in parts
+            if len(part.unseen.energy)
+        },
         learning_rate=trained.optim.learning_rate,
         subset=subset,
         layers=layers,
@@ -93,8 +139,9 @@ def make_evaluation(
     )
 
 
-def measure_statistics(energy: np.ndarray, forces: np.ndarray) -> Errors:
+def measure_statistics(signed: SignedErrors) -> Errors:
     """Return the errors over all labels that are not NaN; a label that a source lacks is NaN."""
+    energy, forces = signed
     e, f = energy[~np.isnan(energy)], forces[~np.isnan(forces)].astype(np.float64)
     return Errors(
         structures=len(energy),

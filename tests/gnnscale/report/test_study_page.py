@@ -17,7 +17,7 @@ from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.contract import errors as contract_errors
 from gnnscale.contract import files, stage_run
 from gnnscale.contract.dataset_card import DatasetCard, ShardCard, SplitCount
-from gnnscale.contract.results import Errors, Evaluation, LayerFeatures, Metrics, StageResult
+from gnnscale.contract.results import Errors, Evaluation, LayerFeatures, Metrics, StageResult, UnseenElements
 from gnnscale.contract.settings import ReportSettings, ScalingSettings, Settings
 from gnnscale.contract.stage_spec import StageSpec
 from gnnscale.stages.report import main as report
@@ -77,7 +77,9 @@ def train_and_evaluate(root: Path, width: int, depth: int, d: int, rng: np.rando
         diverged=diverged,
         loss=loss,
         all=errors(0.02 * loss, 0.15 * loss),
-        sources=by_source,
+        sources=by_source | {"crystals.hot": errors(0.04567, 0.3)},
+        tests={"crystals.hot": "crystals"},
+        unseen={"crystals.hot": UnseenElements(elements=("Pu",), errors=errors(9.0, 9.0))},
         layers=[LayerFeatures(distance=0.5, sample_distance=0.8, dirichlet=0.6)] * (depth + 1),
         **common,
     )
@@ -118,8 +120,12 @@ def convert(root: Path, name: str) -> None:
         cutoff=5.0,
         counts=counts,
         elements={"H": 30000, "C": 20000, "O": 10000},
-        references={"H": -0.5, "C": -38.0, "O": -75.0},
+        trained_elements=("H", "C", "O"),
+        references={"H": -13.6, "C": -1030.0, "O": -2040.0},
+        reference_origins={"H": "file", "C": "fitted", "O": "file"},
         reference_rank=3,
+        shifts=dict.fromkeys("HCO", -4.0),
+        remarks=("Frames were split one by one",),
         energy_rms=0.31,
         force_rms=1.2,
         skipped={"not converged": 12},
@@ -223,6 +229,11 @@ def test_numbers_and_units(study):
         "meV/Å",
         "FLOP",
         "12 not converged",
+        "Frames were split one by one.",
+        "Reference energies: 2 file, 1 fitted.",
+        "crystals.hot (of crystals)",
+        "crystals.hot, unseen Pu",
+        "45.7",  # meV/atom on the external test
         "GFN2-xTB",
         "0123abcd",
         "node-0",

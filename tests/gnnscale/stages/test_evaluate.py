@@ -8,11 +8,14 @@ import torch
 from safetensors.torch import save_file
 
 from gnnscale.architectures.egnn import EGNNConfig
-from gnnscale.contract import files, stage_run
+from gnnscale.contract import errors, files, stage_run
+from gnnscale.contract.dataset_card import ShardCard, Split
 from gnnscale.contract.results import Evaluation, TrainedModel
 from gnnscale.contract.scaling_results import Point
 from gnnscale.contract.settings import ConvertSettings, EvaluateSettings, OptimSettings, TrainSettings
 from gnnscale.data.loading.corpus import load_corpus, make_batch
+from gnnscale.data.storage import mapped, splits
+from gnnscale.data.storage.label_rms import pool_label_rms
 from gnnscale.inference import oversmoothing, prediction_errors
 from gnnscale.models.potential import predict
 from gnnscale.models.registry import build
@@ -20,6 +23,7 @@ from gnnscale.scaling import points
 from gnnscale.stages import evaluate
 from gnnscale.stages.memory_levers import measure_peak_bytes
 from tests.gnnscale.models.test_physics import lively
+from tests.support import conversions, layouts
 from tests.support.corpus import make_stage_directory, run_stage
 
 FORMS = {"paper": "paper", "egnn-edge-direct": "edge", "egnn-deferred-gradient": "deferred"}
@@ -69,16 +73,36 @@ def test_errors_are_those_of_one_large_batch(evaluated):
     graphs, labels = make_batch(corpus, np.arange(len(corpus)))
     with torch.no_grad():
         found = predict(potential, graphs)
-    energy = ((found.energy - labels.energy) / torch.from_numpy(corpus.natoms)).abs()
-    forces = (found.forces - labels.forces).abs().double()
-    assert said.all.structures == len(corpus) and said.all.atoms == corpus.atoms
+    seen = find_seen(there, corpus)
+    energy = ((found.energy - labels.energy) / torch.from_numpy(corpus.natoms)).abs()[seen]
+    forces = (found.forces - labels.forces).abs().double()[seen[graphs.structure]]
+    assert said.all.structures == len(energy) and said.all.atoms == len(forces)
     assert said.all.energy_mae == pytest.approx(float(energy.mean()), rel=1e-4)
     assert said.all.force_mae == pytest.approx(float(forces.mean()), rel=1e-4)
-    assert said.loss == pytest.approx(2 * said.all.energy_mae / 1.7 + 3 * said.all.force_mae / 0.6, rel=1e-9)
+    rms = pool_label_rms(corpus.cards)
+    assert said.loss == pytest.approx(
+        2 * said.all.energy_mae / rms.energy + 3 * said.all.force_mae / rms.force, rel=1e-9
+    )
     for index, name in enumerate(corpus.names):
         mine = torch.from_numpy(corpus.source == index)
-        assert said.sources[name].energy_mae == pytest.approx(float(energy[mine].mean()), rel=1e-4)
-        assert said.sources[name].force_mae == pytest.approx(float(forces[mine[graphs.structure]].mean()), rel=1e-4)
+        of_atoms = mine[graphs.structure][seen[graphs.structure]]
+        assert said.sources[name].energy_mae == pytest.approx(float(energy[mine[seen]].mean()), rel=1e-4)
+        assert said.sources[name].force_mae == pytest.approx(float(forces[of_atoms].mean()), rel=1e-4)
+        apart = int((mine & ~seen).sum())
+        assert (said.unseen[name].errors.structures if apart else 0) == apart
+    assert said.unseen and not said.tests
+
+
+def find_seen(there, corpus):
+    """Return which structures have only elements that the training split of their source has, one by one: (S,) bool."""
+    needs = stage_run.Run(there).needs
+    seen = []
+    for k in range(len(corpus)):
+        name = corpus.names[corpus.source[k]]
+        train = mapped.open_shards(needs[f"convert/{name}"] / "shards")
+        trained = set(train.select(np.flatnonzero(train.split == 0)).numbers.tolist())
+        seen.append(set(corpus.select(np.array([k])).numbers.tolist()) <= trained)
+    return torch.tensor(seen)
 
 
 def test_a_wide_network_in_chunks_gives_the_same(evaluated, monkeypatch):
@@ -159,7 +183,8 @@ def test_energies_alone_have_a_loss(tmp_path):
         evaluate.main(stage_run.Run(there))
         said = files.read_model(there / "errors.json", Evaluation)
         losses.append(said.loss)
-    assert losses[0] == pytest.approx(2 * said.all.energy_mae / float(potential.energy_scale)) and np.isnan(losses[1])
+    rms = files.read_model(data / "card.json", ShardCard).energy_rms
+    assert losses[0] == pytest.approx(2 * said.all.energy_mae / rms) and np.isnan(losses[1])
 
 
 def test_the_sample_is_the_same_for_every_model(converted, monkeypatch):
@@ -182,3 +207,70 @@ def test_points_of_earlier_versions_are_read(tmp_path):
         assert found.cosine_distance is None and found.dirichlet_energy is None
     (tmp_path / "points.csv").write_text(points.to_csv([found]))
     assert points.read_points(tmp_path / "points.csv") == [found]
+
+
+# ------------------------------------------------------------------------------------------------- external tests
+def trained_on_molecules(tmp_path, tests, **split):
+    """Return the directory of an evaluation of a network with random weights, on molecules of H, C and N and on tests."""
+    molecules = [s for seed in range(9) for s in layouts.make_molecules(seed=seed) if 8 not in s.numbers]
+    known = {"mine": {"split": Split(validation=0.1, **split)}} | {name: {"test_of": "mine"} for name in tests}
+    needs = {}
+    for name, settings in known.items():
+        structures = tests.get(name, [s._replace(group=f"{k}") for k, s in enumerate(molecules)])
+        conversions.convert(tmp_path / "convert" / name, structures, name=name, **settings)
+        needs[f"convert/{name}"] = tmp_path / "convert" / name
+    model = EGNNConfig(width=16, depth=2, radial=4, cutoff=5.0)
+    made = make_stage_directory(tmp_path, "train/x", TrainSettings())
+    files.write_model(made / "model.json", of(model, ("mine",), OptimSettings()))
+    save_file(build(model, 1, 12.0).state_dict(), made / "model.safetensors")
+    return make_stage_directory(tmp_path, "evaluate/x", EvaluateSettings(), {"train/x": made, **needs})
+
+
+def evaluate_in(there):
+    evaluate.main(stage_run.Run(there))
+    return files.read_model(there / "errors.json", Evaluation)
+
+
+def molecules_of(seed, with_oxygen=False):
+    return [s for s in layouts.make_molecules(seed=seed) if with_oxygen or 8 not in s.numbers]
+
+
+def test_external_tests_are_reported_by_name_and_do_not_change_the_laws(tmp_path):
+    tests = {"mine.a": molecules_of(77), "mine.b": molecules_of(78) + molecules_of(79)}
+    said = evaluate_in(trained_on_molecules(tmp_path, tests, test=0.3))
+    assert said.tests == {"mine.a": "mine", "mine.b": "mine"}
+    assert {name: each.structures for name, each in said.sources.items()} == {
+        "mine": said.all.structures,
+        "mine.a": 6,
+        "mine.b": 12,
+    }
+    assert said.all == said.sources["mine"], "the split of the source stays what laws are fitted to"
+
+
+def test_the_tests_of_a_source_without_a_split_of_its_own_are_taken_together(tmp_path):
+    tests = {"mine.a": molecules_of(77), "mine.b": molecules_of(78) + molecules_of(79)}
+    said = evaluate_in(trained_on_molecules(tmp_path, tests, test=0.0))
+    a, b = said.sources["mine.a"], said.sources["mine.b"]
+    assert set(said.sources) == set(tests) and said.all.structures == 18
+    assert said.all.energy_mae == pytest.approx((6 * a.energy_mae + 12 * b.energy_mae) / 18, rel=1e-6)
+
+
+def test_an_external_test_has_the_errors_of_the_same_structures_in_the_split(tmp_path):
+    known = [s for seed in range(9) for s in molecules_of(seed)]
+    held_out = [s for k, s in enumerate(known) if splits.split_of(f"{k}", Split(validation=0.1, test=0.3)) == 2]
+    said = evaluate_in(trained_on_molecules(tmp_path, {"mine.a": held_out}, test=0.3))
+    assert said.sources["mine.a"] == said.sources["mine"] == said.all and said.all.structures > 5
+
+
+def test_elements_that_were_not_trained_on_are_named_and_their_errors_are_apart(tmp_path, capfd):
+    tests = {"mine.a": molecules_of(77, with_oxygen=True)}
+    said = evaluate_in(trained_on_molecules(tmp_path, tests, test=0.3))
+    assert said.sources["mine.a"].structures == 6 and said.unseen["mine.a"].elements == ("O",)
+    assert said.unseen["mine.a"].errors.structures == 3 and "mine" not in said.unseen
+    assert "mine.a: 3 of 9 structures have elements that no training structure of mine has: O" in capfd.readouterr().out
+
+
+def test_nothing_but_unseen_elements_is_refused(tmp_path):
+    tests = {"mine.a": [s for s in molecules_of(77, with_oxygen=True) if 8 in s.numbers]}
+    with pytest.raises(errors.UserError, match="only elements which were trained on; others are O"):
+        evaluate_in(trained_on_molecules(tmp_path, tests, test=0.0))
