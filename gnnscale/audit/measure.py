@@ -12,6 +12,8 @@ from ase.data import covalent_radii
 
 from gnnscale.atoms import neighbors
 from gnnscale.audit import duplicates
+from gnnscale.contract import files
+from gnnscale.contract.dataset_card import ShardCard
 from gnnscale.data.storage import mapped
 from gnnscale.data.storage.manifest import composition
 from gnnscale.data.storage.mapped import Shards
@@ -57,6 +59,7 @@ class MeasuredSource(NamedTuple):
     elements: np.ndarray  # (E,) atomic numbers
     formulas: np.ndarray  # (F, E) float32, shares of the elements in each composition that occurs
     formula: np.ndarray  # (S,) index into formulas
+    card: ShardCard | None = None  # of the conversion; shards that were made otherwise have none
 
     @property
     def per_atom(self) -> np.ndarray:
@@ -90,7 +93,13 @@ def measure_source(name: str, path: Path, progress: Callable[[int], None] = lamb
         elements,
         np.concatenate(rows)[first],
         np.searchsorted(key, described.composition),
+        read_card(path.parent),
     )
+
+
+def read_card(folder: Path) -> ShardCard | None:
+    path = folder / "card.json"
+    return files.read_model(path, ShardCard) if path.exists() else None
 
 
 def _measure_block(shards: Shards, chosen: np.ndarray, cutoff: float, elements: np.ndarray) -> tuple:

@@ -60,6 +60,7 @@ class ShardCard(Record):
 
     card: DatasetCard
     cutoff: float = Field(description="Angstrom, at which edges were counted")
+    split: Split = Field(description="as it was asked for; see `remarks` and `counts` for what became of it")
     counts: dict[SplitName, SplitCount]
     elements: dict[str, int] = Field(description="symbol -> atoms, all splits")
     trained_elements: tuple[str, ...] = Field(description="symbols of the training split")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
-from ase.data import chemical_symbols
+from ase.data import atomic_numbers, chemical_symbols
 
 from gnnscale.audit import duplicates
 from gnnscale.audit.check_results import (
@@ -288,6 +288,13 @@ def _flag_in_source(
 
 
 def check_groups(source: MeasuredSource, settings: AuditSettings) -> Iterator[Report]:
+    if source.card is not None and source.card.test_of is None and source.card.split.by == "frame":
+        yield cover("groups", source, 0, "frames were split one by one")
+        sentence = (
+            "Frames were split one by one: held-out errors are too optimistic, as frames of one trajectory are alike."
+        )
+        yield flag_source("groups", "warning", source, sentence)
+        return
     group, split = source.shards.group, source.shards.split
     yield cover("groups", source, len(np.unique(group)), "", "groups")
     pairs = np.unique(np.stack([group, split.astype(np.int64)], 1), axis=0)
@@ -305,11 +312,15 @@ def check_groups(source: MeasuredSource, settings: AuditSettings) -> Iterator[Re
 
 
 def check_split_shares(source: MeasuredSource, settings: AuditSettings) -> Iterator[Report]:
-    total = len(source.shards)
+    """Check the shares of the splits; an external test is all held out, and its source may hold out nothing itself."""
+    total, card = len(source.shards), source.card
     yield cover("splits", source, total, "")
+    if card is not None and card.test_of is not None:
+        return
     count = np.bincount(source.shards.split, minlength=len(splits.NAMES))
     counts = ", ".join(f"{name} {n:,}" for name, n in zip(splits.NAMES, count))
-    if count[TRAIN] < MIN_TRAIN_SHARE * total or count[TEST] < MIN_TEST_SHARE * total:
+    min_test = 0 if card is not None and card.split.test == 0 else MIN_TEST_SHARE * total
+    if count[TRAIN] < MIN_TRAIN_SHARE * total or count[TEST] < min_test:
         yield flag_source("splits", "warning", source, f"The shares of the splits are unusual: {counts} structures.")
     elif not count[VALIDATION]:
         yield flag_source("splits", "note", source, "No structure is in the validation split.")
@@ -344,16 +355,18 @@ def find_elements(source: MeasuredSource, which: np.ndarray) -> set[int]:
 
 
 def check_reference_energies(source: MeasuredSource, settings: AuditSettings) -> Iterator[Report]:
-    energies = source.shards.manifest.total.energies
+    energies, known = source.shards.manifest.total.energies, list_known_references(source)
     yield cover("references", source, energies.structures, "no training structure has an energy", "training structures")
-    sets = reference_energies.find_undetermined(energies) if energies.structures else []
+    sets = reference_energies.find_undetermined(energies, known) if energies.structures else []
     if not sets:
         return
-    _, rank = reference_energies.fit_references(energies)
+    _, rank = reference_energies.fit_references(energies, known)
     named = ["–".join(chemical_symbols[z] for z in one) for one in sets]
     together = [name for name, one in zip(named, sets) if len(one) > 1]
     absent = [name for name, one in zip(named, sets) if len(one) == 1]
-    sentence = f"The energies of the training split determine {rank} of {len(energies.elements)} reference energies."
+    sentence = (
+        f"{rank} of {len(energies.elements)} reference energies are known, or the training split determines them."
+    )
     if together:
         sentence += (
             f" They do not separate those of {'; '.join(together)}: an excess of one compensates for another, and only "
@@ -362,3 +375,15 @@ def check_reference_energies(source: MeasuredSource, settings: AuditSettings) ->
     if absent:
         sentence += f" They do not determine {', '.join(absent)}, which no training structure with an energy contains."
     yield flag_source("references", "note", source, sentence)
+
+
+def list_known_references(source: MeasuredSource) -> dict[int, float]:
+    """Return the references that were not fitted: atomic number -> eV."""
+    if source.card is None:
+        return {}
+    origins = source.card.reference_origins
+    return {
+        atomic_numbers[symbol]: source.card.references[symbol]
+        for symbol, origin in origins.items()
+        if not origin.startswith("fitted")
+    }

@@ -104,6 +104,7 @@ def make_card(total: ShardSums, conversion: Conversion, notes: list[Note], remar
     return ShardCard(
         card=conversion.card,
         cutoff=settings.cutoff,
+        split=settings.split,
         counts=total.counts,
         elements=by_symbol(total.elements),
         trained_elements=tuple(chemical_symbols[z] for z in total.trained_elements),

@@ -16,7 +16,7 @@ import pytest
 from gnnscale.architectures.egnn import EGNNConfig
 from gnnscale.contract import errors as contract_errors
 from gnnscale.contract import files, stage_run
-from gnnscale.contract.dataset_card import DatasetCard, ShardCard, SplitCount
+from gnnscale.contract.dataset_card import DatasetCard, ShardCard, Split, SplitCount
 from gnnscale.contract.results import Errors, Evaluation, LayerFeatures, Metrics, StageResult, UnseenElements
 from gnnscale.contract.settings import ReportSettings, ScalingSettings, Settings
 from gnnscale.contract.stage_spec import StageSpec
@@ -118,6 +118,7 @@ def convert(root: Path, name: str) -> None:
     shard = ShardCard(
         card=card,
         cutoff=5.0,
+        split=Split(),
         counts=counts,
         elements={"H": 30000, "C": 20000, "O": 10000},
         trained_elements=("H", "C", "O"),
