@@ -38,7 +38,7 @@ class Options(LabelKeys):
     limit: int | None = Field(None, ge=1, description="use only the first structures of each file, at most this many")
     format: Literal[
         "abinit-out", "aims-output", "castep-castep", "espresso-out", "gaussian-out", "gpaw-out", "nwchem-out",
-        "onetep-out", "orca-output", "qbox", "vasp-out", "xsf",
+        "onetep-out", "orca-output", "qbox", "vasp-out",
     ] | None = Field(None, description="ASE's name of a text format; null = recognised by the first bytes")  # fmt: skip
     files: str = Field("*", description="with `format`: pattern of the names of the files in the folder, such as *.out")
 

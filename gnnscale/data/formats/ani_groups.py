@@ -32,7 +32,10 @@ def pieces_by_conformations(raw: str, location: Location, limit: int | None) -> 
             listed += [piece._replace(key=name) for piece in parts if piece.structures]
         if not listed:
             held = ", ".join(hdf5.member_names(file)[:8]) or "nothing"
-            raise location.fault(f"no group has {' and '.join(sorted(NEEDED))}; there is {held}")
+            raise location.fault(
+                f"no group has {' and '.join(sorted(NEEDED))}; there is {held}",
+                "type dataset: ani1x, qm7x or spice for the files of these",
+            )
     return listed
 
 

@@ -32,7 +32,9 @@ def kind_of(location: Location, asked: str | None) -> str:
     """Return the kind of the file, or raise an error with what could be typed."""
     name = location.path.name
     if asked is not None:
-        check_kind(location, f"text in the format {asked}", "XML", "OUTCAR of VASP", "xz", "gzip", "bzip2")
+        check_kind(
+            location, f"text in the format {asked}", "XML", "OUTCAR of VASP", "extended XYZ", "xz", "gzip", "bzip2"
+        )
         return asked
     if location.path.suffix in COMPRESSED and (is_vasprun(name) or is_outcar(name)):
         return "XML" if is_vasprun(name) else "OUTCAR of VASP"
@@ -41,7 +43,7 @@ def kind_of(location: Location, asked: str | None) -> str:
     if found is None:
         raise location.fault(
             "by its first bytes this is no file that ASE is asked to read",
-            "extended XYZ: type dataset: extxyz; output of a program: set the option format, such as espresso-out",
+            "output of a program: set the option format to ASE's name of it, such as espresso-out",
         )
     return found.name
 

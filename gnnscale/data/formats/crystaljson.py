@@ -35,14 +35,18 @@ class DisorderedSite(Exception):
 
 @contextmanager
 def open_json(location: Location) -> Iterator[IO[bytes]]:
-    path = location.path
-    check_kind(location, "JSON", *(["gzip", "bzip2"] if path.suffix in COMPRESSED else ["JSON"]))
-    with COMPRESSED.get(path.suffix, open)(path, "rb") as file:
+    check_json(location)
+    with COMPRESSED.get(location.path.suffix, open)(location.path, "rb") as file:
         yield file
+
+
+def check_json(location: Location) -> None:
+    check_kind(location, "JSON", *(["gzip", "bzip2"] if location.path.suffix in COMPRESSED else ["JSON"]))
 
 
 def count_in(location: Location, word: bytes) -> float:
     """Return how often a word occurs in a JSON file, estimated if the file is long."""
+    check_json(location)
     with open(location.path, "rb") as packed:
         opener = COMPRESSED.get(location.path.suffix)
         file = opener(packed, "rb") if opener else packed

@@ -65,7 +65,7 @@ def pieces_by_bytes(raw: str, location: Location, whole: bool) -> list[Piece]:
     """Return the file, or ranges of its bytes, each with its number of frames: counted, or estimated from samples."""
     path = location.path
     name, length, compressed = name_below(raw, path), path.stat().st_size, path.suffix in COMPRESSED
-    check_kind(location, "extended XYZ", *(["xz", "gzip", "bzip2"] if compressed else []))
+    check_kind(location, "extended XYZ", *(["xz", "gzip", "bzip2"] if compressed else ["extended XYZ"]))
     if compressed or whole or length <= BYTES_PER_PIECE:
         return [Piece(name, max(1.0, sum(count_frames(path, [(0, length)]))), path)]
     spans = list(pairwise([*range(0, length, BYTES_PER_PIECE), length]))

@@ -14,6 +14,7 @@ from pydantic import Field
 from gnnscale.contract.dataset_card import DatasetCard
 from gnnscale.data.formats.pieces import Piece, SkipStructure
 from gnnscale.data.formats.raw_files import find_files, name_below
+from gnnscale.data.formats.recognise import describe_folder
 from gnnscale.schema import Record
 
 EnergyUnit = Literal["eV", "Hartree", "kcal/mol", "kJ/mol", "meV", "Rydberg"]
@@ -119,7 +120,12 @@ def own_data_card(name: str, options: OwnDataOptions, neighbours: float, seconds
 
 def find_own_files(raw: str, isolated_atoms: str | None, patterns: tuple[str, ...], advice: str) -> list[Path]:
     """Return the files to read, with that of the isolated atoms, which may lie among them."""
-    listed = find_files(raw, patterns, advice)
+    try:
+        listed = find_files(raw, patterns, advice)
+    except FileNotFoundError as error:
+        folder = Path(raw).expanduser()
+        held = f"; there is {describe_folder(folder)}" if folder.is_dir() else ""
+        raise FileNotFoundError(f"{error}{held}") from None
     beside = path_beside(raw, isolated_atoms)
     if beside is None or beside in listed:
         return listed

@@ -5,6 +5,8 @@ Light to import: readers call it at the door.
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,12 +53,15 @@ KINDS = [
     Kind("JSON", b"{", "type dataset: pymatgen_json (lists of structures), ase_files (ASE's), mptrj or alexandria"),
     Kind("JSON", b"[", "type dataset: pymatgen_json"),
 ]
+EXTENDED_XYZ = Kind("extended XYZ", b"", "type dataset: extxyz")  # or plain XYZ: a line with the number of atoms
 
 
 def recognise(path: Path) -> Kind | None:
-    """Return the kind of a file; None for other bytes, such as the text of extended XYZ."""
+    """Return the kind of a file; None for other bytes."""
     with open(path, "rb") as file:
         head = file.read(HEAD_BYTES)
+    if head.split(b"\n", 1)[0].strip().isdigit():
+        return EXTENDED_XYZ
     text = head.lstrip().lower()
     for kind in KINDS:
         if (head[kind.offset :] if kind.offset else head).startswith(kind.magic) or text.startswith(kind.magic):
@@ -64,10 +69,17 @@ def recognise(path: Path) -> Kind | None:
     return None
 
 
+def describe_folder(folder: Path) -> str:
+    """Return what the files in a folder are, by their first bytes, with the datasets that read them."""
+    kinds = Counter(recognise(path) for path in islice(folder.rglob("*"), 1000) if path.is_file())
+    known = [f"{count} of {kind.name} ({kind.advice})" for kind, count in kinds.most_common() if kind is not None]
+    return ", ".join([*known[:3], *([f"{kinds[None]} of unknown formats"] if None in kinds else [])]) or "no file"
+
+
 def check_kind(location: Location, wanted: str, *kinds: str) -> None:
     """Raise an error if the file is empty, or known to be none of these kinds; `wanted` names them for people."""
     if location.path.stat().st_size == 0:
-        raise location.fault("the file is empty: 0 bytes", "write it again: whatever wrote it did not finish")
+        raise location.fault("the file is empty: 0 bytes")
     found = recognise(location.path)
     if found is not None and found.name not in kinds:
         raise location.fault(f"{wanted} was expected; its first bytes are those of: {found.name}", found.advice)

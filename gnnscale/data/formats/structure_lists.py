@@ -28,7 +28,7 @@ def read_frames(
             skip("partial occupancy")
     if not found:
         raise location.fault(
-            "no list of structures in it", "rows of ASE: type dataset: ase_files; MPtrj and Alexandria have their own"
+            "no list of structures in it", "type dataset: ase_files for ASE's rows, mptrj or alexandria for theirs"
         )
 
 
