@@ -67,7 +67,8 @@ def answer(request: BaseHTTPRequestHandler, server: FileServer, name: str, count
     begin, end = int(asked[1]), min(int(asked[2]) + 1, len(content))
     total = len(content) + (100_000 if odd == "lies-in-ranges" else 0)
     shown = f"bytes {begin + (8 if odd == 'wrong-range' and begin else 0)}-{int(asked[2])}/{total}"
-    return send(request, server, name, 206, content[begin:end], {"Content-Range": shown, "ETag": tag})
+    more = b"?" * 1000 if odd == "too-much" else b""
+    return send(request, server, name, 206, content[begin:end] + more, {"Content-Range": shown, "ETag": tag})
 
 
 def redirect(request: BaseHTTPRequestHandler, to: str) -> None:

@@ -2,9 +2,15 @@
 
 import hashlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
+from tests.support.corpus import ENV, ROOT
 from tests.support.file_server import serving
 from workflow.config import published_files
 from workflow.config.published_files import PublishedFile, PublishedSet
@@ -89,3 +95,33 @@ def test_the_list(tmp_path, capsys):
 def test_wrong_names(words, told, capsys):
     assert main(["data", *words]) == 2
     assert told in capsys.readouterr().err
+
+
+PROGRAM = """
+import sys
+from workflow.config import published_files
+from workflow.config.published_files import PublishedFile, PublishedSet
+from workflow.fetch import partial_file
+from workflow.run import main
+partial_file.RANGE_BYTES = 1 << 16
+file = PublishedFile("a.h5", "{url}/a.h5", 0.001, {size}, "{md5}")
+published_files.BY_NAME["ani1x/toy"] = PublishedSet("ani1x/toy", "page", "a test", (file,))
+sys.exit(main(["data", "fetch", "ani1x/toy", "--to", "{folder}"]))
+"""
+
+
+def test_ctrl_c_ends_it_at_once_and_the_same_command_continues(tmp_path, toy):
+    content = bytes(range(256)) * 4000
+    toy.files["a.h5"], toy.seconds_per_block = content, 0.02
+    program = PROGRAM.format(url=toy.url, size=len(content), md5=hashlib.md5(content).hexdigest(), folder=tmp_path)
+    start = [sys.executable, "-c", program]
+    process = subprocess.Popen(start, cwd=ROOT, env=os.environ | ENV, stdout=subprocess.PIPE, text=True)
+    while toy.sent["a.h5"] < 400_000:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130 and "stopped; the same command continues" in process.stdout.read()
+    toy.seconds_per_block, before = 0.0, toy.sent["a.h5"]
+    assert subprocess.run(start, cwd=ROOT, env=os.environ | ENV, capture_output=True).returncode == 0
+    assert (tmp_path / "ani1x" / "toy" / "a.h5").read_bytes() == content
+    assert toy.sent["a.h5"] - before < len(content)

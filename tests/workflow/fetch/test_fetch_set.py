@@ -74,7 +74,7 @@ def fails(made, folder, *words, kind=UserError):
 
 
 # ------------------------------------------------------------------------------------------------------ what arrives
-@pytest.mark.parametrize("odd", ["", "no-ranges", "busy"])
+@pytest.mark.parametrize("odd", ["", "no-ranges", "busy", "too-much"])
 @pytest.mark.parametrize("checksum", [True, False])
 def test_a_file_arrives_as_it_is(server, tmp_path, odd, checksum):
     server.odd["a.h5"] = odd
@@ -214,7 +214,7 @@ def test_a_wrong_checksum_is_told_and_fetched_anew(server, tmp_path):
 
 def test_another_size_than_published_is_told_before_it_is_fetched(server, tmp_path):
     fails(published(server, size=77), tmp_path, "1,000,003 bytes; 77 are published")
-    assert server.asked["a.h5"] == 1 and server.sent["a.h5"] == 1
+    assert server.asked["a.h5"] == 1 and server.sent["a.h5"] <= 1
 
 
 def test_a_file_that_changes_meanwhile_is_not_mixed(server, tmp_path):
@@ -305,12 +305,21 @@ def test_a_killed_download_continues(server, tmp_path, checksum):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert names_in(tmp_path) == {".a.h5.part", ".a.h5.ranges"}
-    with open(tmp_path / ".a.h5.ranges", "a") as record:
-        record.write("6553")  # a line that was being written
     server.seconds_per_block, before = 0.0, server.sent["a.h5"]
     fetch(made, tmp_path)
     assert (tmp_path / "a.h5").read_bytes() == CONTENT and names_in(tmp_path) == {"a.h5"}
     assert server.sent["a.h5"] - before < len(CONTENT) - 300_000
+
+
+def test_a_range_whose_line_was_being_written_counts_as_missing(tmp_path):
+    """A kill may leave 65536 of 655360."""
+    remote = http_ranges.RemoteFile("url", len(CONTENT), True, "")
+    with partial_file.PartialFile(tmp_path / "a.h5", remote) as part:
+        part.finish_range(2 * RANGE)
+    with open(part.record, "a") as record:
+        record.write(str(RANGE))
+    missing = partial_file.PartialFile(tmp_path / "a.h5", remote).missing_ranges()
+    assert (RANGE, 2 * RANGE) in missing and (2 * RANGE, 3 * RANGE) not in missing
 
 
 def test_a_file_that_changed_since_the_kill_begins_anew(server, tmp_path):
