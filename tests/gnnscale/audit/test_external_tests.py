@@ -20,6 +20,7 @@ def findings(folder, tests=None, structures=None, **settings):
         conversions.convert(folder / name, held_out, name=name, test_of="mine")
         folders[name] = folder / name
     audit, _ = audit_sources(folders, AuditSettings())
+    assert "references" not in audit.list_checks("unchecked"), "a test has those of its source"
     found = {}
     for each in audit.findings:
         found.setdefault((each.check, each.severity), []).append(f"{each.source}: {each.sentence}")
