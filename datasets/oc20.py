@@ -49,7 +49,9 @@ class Options(Record):
 
     raw: str = Field(description="folder with *.extxyz.xz and *.txt.xz of s2ef_train_200K.tar or another, or *.lmdb")
     limit: int | None = Field(
-        None, ge=1, description="use only the first frames, at most this many; they are in random order"
+        None,
+        ge=1,
+        description="use only the first frames of each split, about this many in all; they are in random order",
     )
     energy: Literal["adsorption", "raw"] = Field(
         "adsorption", description="adsorption = that of the benchmark, less slab and gas; raw = VASP's total energy"
@@ -94,22 +96,41 @@ def pieces(options: Options) -> list[Piece]:
     """Return one piece per pair of files, or per thousand keys of an LMDB file."""
     from gnnscale.data.formats import ocp
 
-    listed, left, split_of_file = [], options.limit, split_of_files(options)
-    for path in (path for path in split_of_file if split_of_file[path] != UNLABELLED):
+    split_of_file = split_of_files(options)
+    labelled = {path: split for path, split in split_of_file.items() if split != UNLABELLED}
+    shares = ocp.share_limit(labelled, options.limit, estimate_frames)
+    listed = [
+        piece
+        for split, share in shares.items()
+        for piece in pieces_up_to(options.raw, [path for path in labelled if labelled[path] == split], share)
+    ]
+    return listed + ocp.pieces_by_keys(options.raw, [path for path in split_of_file if path not in labelled])
+
+
+def pieces_up_to(raw: str, paths: list[Path], limit: int | None) -> Iterator[Piece]:
+    """Yield the pieces of files, up to `limit` frames in total; no file after that is opened."""
+    from gnnscale.data.formats import ocp
+
+    left = limit
+    for path in paths:
         if left == 0:
-            break
+            return
         if path.suffix == ".lmdb":
-            of_file = ocp.pieces_by_keys(options.raw, [path], left)
+            of_file = ocp.pieces_by_keys(raw, [path], left)
         elif left is None:
-            of_file = [Piece(name_below(options.raw, path), FRAMES_PER_FILE, path)]
+            of_file = [Piece(name_below(raw, path), FRAMES_PER_FILE, path)]
         else:
             last = min(left, count_frames(path))
-            of_file = [Piece(name_below(options.raw, path), last, path, span=(0, last))]
-        listed += of_file
+            of_file = [Piece(name_below(raw, path), last, path, span=(0, last))]
+        yield from of_file
         left = left and left - sum(piece.bounds[1] - piece.bounds[0] for piece in of_file)
-    return listed + ocp.pieces_by_keys(
-        options.raw, [path for path in split_of_file if split_of_file[path] == UNLABELLED]
-    )
+
+
+def estimate_frames(path: Path) -> int:
+    """Return the number of frames of a file, for extended XYZ as published without opening it."""
+    from gnnscale.data.formats import ocp
+
+    return ocp.count_keys(path) if path.suffix == ".lmdb" else FRAMES_PER_FILE
 
 
 def count_frames(path: Path) -> int:

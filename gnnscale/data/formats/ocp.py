@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,33 +18,38 @@ def pieces_by_keys(raw: str, paths: list[Path], limit: int | None = None) -> lis
     """Divide the keys of all files into pieces, up to `limit` graphs in total."""
     listed, left = [], limit
     for path in paths:
-        with Location(path) as location:
-            count = lmdbs.count_records(location)
+        count = count_keys(path)
         if left is not None:
             count, left = min(count, left), left - min(count, left)
         listed += pieces_by_range(raw, path, count, "keys")
     return listed
 
 
-def pieces_by_split(raw: str, split_of_file: dict[Path, str], limit: int | None) -> list[Piece]:
-    """Divide the keys of all files into pieces; a limit takes the same share of each split, so that none is lost."""
-    listed = []
-    counts = count_keys(split_of_file) if limit is not None else {}
-    for split in dict.fromkeys(split_of_file.values()):
-        paths = [path for path in split_of_file if split_of_file[path] == split]
-        share = None
-        if limit is not None:
-            share = math.ceil(limit * sum(counts[path] for path in paths) / max(1, sum(counts.values())))
-        listed += pieces_by_keys(raw, paths, share)
-    return listed
+def pieces_by_split(raw: str, split_of_file: dict[Path, str | None], limit: int | None) -> list[Piece]:
+    """Divide the keys of all files into pieces, up to `limit` graphs with the same share of each split."""
+    shares = share_limit(split_of_file, limit, count_keys)
+    return [
+        piece
+        for split, share in shares.items()
+        for piece in pieces_by_keys(raw, [path for path in split_of_file if split_of_file[path] == split], share)
+    ]
 
 
-def count_keys(paths: Iterable[Path]) -> dict[Path, int]:
-    counts = {}
-    for path in paths:
-        with Location(path) as location:
-            counts[path] = lmdbs.count_records(location)
-    return counts
+def share_limit(
+    split_of_file: dict[Path, str | None], limit: int | None, count: Callable[[Path], int]
+) -> dict[str | None, int | None]:
+    """Divide a limit among the splits in proportion to the frames of their files, so that none of them is lost."""
+    splits = dict.fromkeys(split_of_file.values())
+    if limit is None or len(splits) < 2:
+        return dict.fromkeys(splits, limit)
+    counts = {path: count(path) for path in split_of_file}
+    sizes = {split: sum(counts[path] for path in counts if split_of_file[path] == split) for split in splits}
+    return {split: math.ceil(limit * size / max(1, sum(counts.values()))) for split, size in sizes.items()}
+
+
+def count_keys(path: Path) -> int:
+    with Location(path) as location:
+        return lmdbs.count_records(location)
 
 
 def read_structures(location: Location, span: tuple[int, int]) -> Iterator[Structure]:
