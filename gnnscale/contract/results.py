@@ -173,9 +173,9 @@ class Metrics(Record):
 
     step: int
     loss: float
-    energy: float = Field(description="mean loss of energy per atom / energy rms, unweighted")
+    energy: float = Field(description="mean loss of energy per atom / energy unit, unweighted")
     forces: float = Field(description="mean loss of force components / force rms, unweighted")
-    stress: float = Field(0.0, description="mean loss of the virial per atom / energy rms, unweighted")
+    stress: float = Field(0.0, description="mean loss of the virial per atom / energy unit, unweighted")
     rate: float = Field(description="learning rate at width 64")
     gradient: float = Field(description="norm before clipping")
     structures_seen: int

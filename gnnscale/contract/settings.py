@@ -92,9 +92,14 @@ class OptimSettings(Record):
     loss: Literal["mae", "huber", "l2"] = Field(
         "mae", description="of errors / rms of their label; huber bends at 0.01"
     )
-    energy_weight: float = Field(1.0, ge=0, description="of the mean loss of energy per atom / energy rms")
+    energy_weight: float = Field(
+        1.0,
+        ge=0,
+        description="of the mean loss of energy per atom / energy unit, which is the energy rms for direct forces and the "
+        "force rms x 3 Angstrom where forces are learned as slopes",
+    )
     force_weight: float = Field(1.0, ge=0, description="of the mean loss of force components / force rms")
-    stress_weight: float = Field(0.0, ge=0, description="of the mean loss of the virial per atom / energy rms")
+    stress_weight: float = Field(0.0, ge=0, description="of the mean loss of the virial per atom / energy unit")
 
     def count_epochs(self, epoch_flops: float) -> float:
         """Return the number of epochs, where one costs `epoch_flops`."""
@@ -114,6 +119,11 @@ class TrainSettings(Record):
     )
     optim: OptimSettings = OptimSettings()
     seed: int = Field(0, ge=0, description="of the weights and of the data order")
+
+    @property
+    def learns_slopes(self) -> bool:
+        """Tell if forces are learned as derivatives of the energy."""
+        return self.model.forces == "gradient" and self.optim.force_weight > 0
 
     @model_validator(mode="after")
     def _possible(self) -> TrainSettings:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -12,32 +11,33 @@ from torch import Tensor
 from gnnscale.architectures.base import ELEMENTS
 from gnnscale.atoms.graph import AtomGraphs, Properties
 from gnnscale.contract.dataset_card import ShardCard
+from gnnscale.data.storage.label_rms import pool_label_rms
 from gnnscale.models.potential import Normalised
 
+# Angstrom, a distance of neighbours; .3 to 3 were tried on molecules, an alloy, relaxations on surfaces and mixed crystals
+SLOPE_LENGTH = 3.0
 
-def pool_normalisation(cards: tuple[ShardCard, ...]) -> Normalisation:
-    """Pool the scales of all sources from their cards, which are of the training split; NaN: no such label."""
+
+def pool_normalisation(cards: tuple[ShardCard, ...], learns_slopes: bool) -> Normalisation:
+    """Pool the references and scales of all sources from their cards, which are of the training split.
+
+    Where forces are learned as slopes of the energy, one output serves both. Its unit is then the rms of the forces times
+    a length: the slopes are of order one, and 3 meV per atom weigh as much as 1 meV/Angstrom. In units of the energy's
+    own rms the slopes of a molecule would have to be of order 100, and its energy would outweigh its forces as much.
+    """
     references = torch.zeros(len(cards), ELEMENTS, dtype=torch.float64)
     for index, card in enumerate(cards):
         for symbol, energy in card.baselines.items():
             references[index, atomic_numbers[symbol]] = energy
-    energies = [(card.counts["train"].structures, card.energy_rms) for card in cards]
-    forces = [(card.counts["train"].atoms, card.force_rms) for card in cards]
-    return Normalisation(references.nan_to_num(0.0), mean_rms(energies), mean_rms(forces))
-
-
-def mean_rms(counted: list[tuple[int, float]]) -> float:
-    """Return the rms over all sources from (count, rms) of each."""
-    known = [(count, rms) for count, rms in counted if count and math.isfinite(rms)]
-    square = sum(count * rms**2 for count, rms in known) / max(1, sum(count for count, _ in known))
-    return math.sqrt(square) or 1.0  # no label, or all of them 0: any scale will do
+    energy, force = pool_label_rms(cards)
+    return Normalisation(references.nan_to_num(0.0), force * SLOPE_LENGTH if learns_slopes else energy, force)
 
 
 class Normalisation(NamedTuple):
     """The change from labels in eV to what the network learns: interaction energies and forces of order one."""
 
     references: Tensor  # (sources, ELEMENTS) float64, eV
-    energy_scale: float  # eV/atom
+    energy_scale: float  # eV/atom; see pool_normalisation
     force_scale: float  # eV/Angstrom
 
     def __call__(self, graphs: AtomGraphs, labels: Properties, natoms: Tensor) -> Normalised:

@@ -227,7 +227,7 @@ def test_bf16_multiplies_in_bf16_and_learns_alike(converted, tmp_path, changes):
         for precision in ("fp32", "bf16")
     )
     a, b = (np.mean([line.loss for line in read_metrics(made)[-5:]]) for made in (fp32, bf16))  # an epoch
-    assert b < 0.9 * read_metrics(bf16)[0].loss
+    assert b < 0.96 * read_metrics(bf16)[0].loss
     assert b == pytest.approx(a, rel=0.03)
     assert all(tensor.dtype != torch.bfloat16 for tensor in read_weights(bf16).values())
     with Products() as products:
@@ -262,7 +262,11 @@ def test_a_running_mean_is_what_is_validated_and_saved(converted, tmp_path, monk
     model = prediction_errors.restore(made, files.read_model(made / "model.json", TrainedModel))
     corpus = load_corpus({need.removeprefix("convert/"): path for need, path in converted.items()}, "validation", 4.0)
     batch, optim = make_batch(corpus, np.arange(len(corpus))), change_settings(optim={"ema": 0.8}).optim
-    sums = sum_penalties(model, train_normalisation.pool_normalisation(corpus.cards), *batch, optim).detach().numpy()
+    sums = (
+        sum_penalties(model, train_normalisation.pool_normalisation(corpus.cards, learns_slopes=False), *batch, optim)
+        .detach()
+        .numpy()
+    )
     expected, _ = compute_loss(sums, corpus.labels.sum(0), optim)
     assert read_metrics(made)[-1].validation == pytest.approx(expected, rel=1e-6)
 
@@ -415,7 +419,7 @@ def test_stress_needs_gradient_forces():
 # ------------------------------------------------------------------------------------------------------- the parts
 def batch_of(converted, config=TINY.model):
     corpus = load_corpus({need.removeprefix("convert/"): path for need, path in converted.items()}, "train", 4.0)
-    normalisation = train_normalisation.pool_normalisation(corpus.cards)
+    normalisation = train_normalisation.pool_normalisation(corpus.cards, learns_slopes=False)
     torch.manual_seed(0)
     model = build(config, 2, 12.0)
     for p in model.parameters():
@@ -477,7 +481,7 @@ def test_a_checkpoint_part_is_a_safetensors_file_with_its_digest(tmp_path):
 def test_normalisation_survives_sources_that_lack_labels(converted):
     cards = [files.read_model(path / "card.json", ShardCard) for path in converted.values()]
     bare = cards[1].model_copy(update={"force_rms": float("nan"), "energy_rms": float("nan")})
-    pooled: Normalisation = train_normalisation.pool_normalisation((cards[0], bare))
+    pooled: Normalisation = train_normalisation.pool_normalisation((cards[0], bare), learns_slopes=False)
     assert pooled.force_scale == pytest.approx(cards[0].force_rms)
     assert pooled.energy_scale == pytest.approx(cards[0].energy_rms)
 
