@@ -121,11 +121,11 @@ def too_few_groups(shards: Shards, settings: ConversionSettings, published: bool
     )
     if len(shards) < wanted or settings.split.by == "frame":
         return errors.UserError(message, "ask for more structures, or give a larger file", kind="data")
-    return errors.UserError(
-        message,
-        "name a field by which structures are related, of at least three values, with the option `group` of the dataset",
-        "or give a file to test on, under the source: split: {test: 0} and tests: {NAME: {raw: FILE}}",
-        "or split frames one by one, under the source: split: {by: frame} (by hand: --split-by frame); frames of one "
-        "trajectory resemble each other, so the errors are then too optimistic",
-        kind="data",
-    )
+    hints = [
+        "split frames one by one, under the source: split: {by: frame} (by hand: another OUT and --split-by frame); "
+        "frames of one trajectory resemble each other, so the errors are then too optimistic",
+        f"or name a field of at least {wanted} values, such as a trajectory, with the option `group` of the dataset",
+    ]
+    if not published and groups == 2 < wanted:
+        hints.append("or give a file to test on, under the source: split: {test: 0} and tests: {NAME: {raw: FILE}}")
+    return errors.UserError(message, *hints, kind="data")
