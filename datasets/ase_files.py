@@ -15,9 +15,9 @@ from pydantic import Field
 from gnnscale.data.formats.own_data import (
     NOT_READ,
     LabelKeys,
+    complete_pieces,
     find_own_files,
     own_data_card,
-    piece_of_unread_files,
     skip_unread_files,
 )
 from gnnscale.data.formats.pieces import Piece, SkipStructure
@@ -56,12 +56,13 @@ def card(options: Options) -> DatasetCard:
 def pieces(options: Options) -> list[Piece]:
     """Return ranges of a trajectory's images or of a database's rows, and a run of VASP or any other file as a whole."""
     from gnnscale.data.formats import ase_files
+    from gnnscale.data.formats.structure_counts import StructureCounts
 
-    listed = []
-    for path in input_files(options):
+    listed, files, counts = [], input_files(options), StructureCounts()
+    for path in files:
         with Location(path, OWN_FILE) as location:
-            listed += ase_files.pieces_of_file(options.raw, location, options.format, options.limit)
-    return listed + piece_of_unread_files(options.raw, input_files(options))
+            listed += ase_files.pieces_of_file(options.raw, location, options.format, options.limit, counts)
+    return complete_pieces(options, files, listed)
 
 
 def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[Structure]:
@@ -73,7 +74,7 @@ def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[
         return
     with Location(piece.path, OWN_FILE) as location:
         frames = ase_files.read_frames(options.raw, location, piece, options.format, options.limit, skip)
-        yield from to_structures(options, location, input_files(options), frames)
+        yield from to_structures(options, location, piece, frames)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ from pydantic import Field
 from gnnscale.data.formats.own_data import (
     NOT_READ,
     LabelKeys,
+    complete_pieces,
     own_data_card,
     path_beside,
-    piece_of_unread_files,
+    published_splits,
     skip_unread_files,
 )
 from gnnscale.data.formats.pieces import Piece, SkipStructure
@@ -69,11 +70,11 @@ def card(options: Options) -> DatasetCard:
 
 def pieces(options: Options) -> list[Piece]:
     """Return one piece per set of every system."""
-    listed = []
+    listed, splits = [], published_splits(options, systems(options))
     for system in systems(options):
         with Location(system, OWN_FILE) as location:
-            listed += pieces_of_system(options, location)
-    return listed + piece_of_unread_files(options.raw, input_files(options))
+            listed += [piece._replace(split=splits.get(system)) for piece in pieces_of_system(options, location)]
+    return complete_pieces(options, input_files(options), listed)
 
 
 def pieces_of_system(options: Options, location: Location) -> list[Piece]:
@@ -107,7 +108,7 @@ def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[
     with Location(piece.path.parent, OWN_FILE) as location:
         sets = sets_of(location)
         is_test = options.last_set == "test" and len(sets) > 1 and piece.path == sets[-1]
-        for structure in to_structures(options, location, systems(options), read_frames(options, location, piece)):
+        for structure in to_structures(options, location, piece, read_frames(options, location, piece)):
             if options.last_set == "test":
                 structure = structure._replace(split="test" if is_test else "train")
             yield structure

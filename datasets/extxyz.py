@@ -12,9 +12,9 @@ from pydantic import Field
 from gnnscale.data.formats.own_data import (
     NOT_READ,
     LabelKeys,
+    complete_pieces,
     find_own_files,
     own_data_card,
-    piece_of_unread_files,
     skip_unread_files,
 )
 from gnnscale.data.formats.pieces import Piece, SkipStructure
@@ -46,12 +46,13 @@ def card(options: Options) -> DatasetCard:
 def pieces(options: Options) -> list[Piece]:
     """Return each file, or ranges of its bytes if it is large, not compressed and wanted as a whole."""
     from gnnscale.data.formats import extxyz
+    from gnnscale.data.formats.structure_counts import StructureCounts
 
-    listed = []
-    for path in input_files(options):
+    listed, files, counts = [], input_files(options), StructureCounts()
+    for path in files:
         with Location(path, OWN_FILE) as location:
-            listed += extxyz.pieces_by_bytes(options.raw, location, whole=options.limit is not None)
-    return listed + piece_of_unread_files(options.raw, input_files(options))
+            listed += extxyz.pieces_by_bytes(options.raw, location, options.limit, counts)
+    return complete_pieces(options, files, listed)
 
 
 def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[Structure]:
@@ -65,7 +66,7 @@ def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[
         numbered = enumerate(islice(extxyz.read_frames(location, piece.span), options.limit))
         labelled = ((f"{piece.name} frame {number}", frame.to_own_frame()) for number, frame in numbered)
         frames = ((label, label, frame) for label, frame in labelled)
-        yield from to_structures(options, location, input_files(options), frames)
+        yield from to_structures(options, location, piece, frames)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from gnnscale.data.formats.own_data import (
     NOT_READ,
     EnergyUnit,
     LabelKeys,
+    complete_pieces,
     find_own_files,
     own_data_card,
-    piece_of_unread_files,
     skip_unread_files,
 )
 from gnnscale.data.formats.pieces import Piece, SkipStructure
@@ -51,11 +51,11 @@ def card(options: Options) -> DatasetCard:
 def pieces(options: Options) -> list[Piece]:
     from gnnscale.data.formats import ani_groups
 
-    listed = []
-    for path in input_files(options):
+    listed, files = [], input_files(options)
+    for path in files:
         with Location(path, OWN_FILE) as location:
             listed += ani_groups.pieces_by_conformations(options.raw, location, options.limit)
-    return listed + piece_of_unread_files(options.raw, input_files(options))
+    return complete_pieces(options, files, listed)
 
 
 def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[Structure]:
@@ -67,7 +67,7 @@ def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[
         return
     with Location(piece.path, OWN_FILE) as location:
         frames = ani_groups.read_frames(options.raw, location, piece, skip)
-        yield from to_structures(options, location, input_files(options), frames)
+        yield from to_structures(options, location, piece, frames)
 
 
 if __name__ == "__main__":

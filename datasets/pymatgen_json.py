@@ -7,6 +7,7 @@ stress as VASP prints it. Labels may also stand beside the structure. Files with
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,9 +17,9 @@ from gnnscale.data.formats.own_data import (
     NOT_READ,
     LabelKeys,
     StressUnit,
+    complete_pieces,
     find_own_files,
     own_data_card,
-    piece_of_unread_files,
     skip_unread_files,
 )
 from gnnscale.data.formats.pieces import Piece, SkipStructure
@@ -58,13 +59,14 @@ def card(options: Options) -> DatasetCard:
 def pieces(options: Options) -> list[Piece]:
     """Return each file as one piece: JSON can only be read from its beginning."""
     from gnnscale.data.formats import crystaljson
+    from gnnscale.data.formats.structure_counts import StructureCounts
 
-    listed = []
-    for path in input_files(options):
+    listed, files, counts = [], input_files(options), StructureCounts()
+    for path in files:
         with Location(path, OWN_FILE) as location:
-            count = crystaljson.count_in(location, b'"sites"')
-        listed.append(Piece(name_below(options.raw, path), max(1.0, min(count, options.limit or count)), path))
-    return listed + piece_of_unread_files(options.raw, input_files(options))
+            count = counts(path.suffix, path, partial(crystaljson.count_in, location, b'"sites"'))
+        listed.append(Piece(name_below(options.raw, path), min(count, options.limit or count), path))
+    return complete_pieces(options, files, listed)
 
 
 def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[Structure]:
@@ -76,7 +78,7 @@ def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[
         return
     with Location(piece.path, OWN_FILE) as location:
         frames = structure_lists.read_frames(options.raw, location, options.limit, skip)
-        yield from to_structures(options, location, input_files(options), frames)
+        yield from to_structures(options, location, piece, frames)
 
 
 if __name__ == "__main__":

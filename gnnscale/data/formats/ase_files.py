@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import PurePosixPath
 
@@ -12,6 +13,7 @@ from gnnscale.data.formats.own_structures import OwnFrame
 from gnnscale.data.formats.pieces import Piece, SkipStructure, pieces_by_range
 from gnnscale.data.formats.raw_files import Location, name_below
 from gnnscale.data.formats.recognise import check_kind, recognise
+from gnnscale.data.formats.structure_counts import StructureCounts
 from gnnscale.data.formats.vasp_names import is_outcar, is_vasprun
 
 COUNTED = {  # kinds with an index -> how many structures there are, and what they are called
@@ -48,23 +50,31 @@ def kind_of(location: Location, asked: str | None) -> str:
     return found.name
 
 
-def pieces_of_file(raw: str, location: Location, asked: str | None, limit: int | None) -> list[Piece]:
+def pieces_of_file(
+    raw: str, location: Location, asked: str | None, limit: int | None, counts: StructureCounts
+) -> list[Piece]:
     kind, path = kind_of(location, asked), location.path
+    name = name_below(raw, path)
     if kind in COUNTED:
         count_all, what = COUNTED[kind]
         count = count_all(location)
         return pieces_by_range(raw, path, min(count, limit or count), what)
-    name, most = name_below(raw, path), limit or float("inf")
     if kind == "zip archive":
-        listed = vasp_runs.list_members(path)
-        if not listed:
-            raise location.fault("no vasprun.xml or OUTCAR in this zip archive", "unpack it, and give the folder")
-        counts = [vasp_runs.count_steps(location, run) for run in listed]
-        return [
-            Piece(f"{name}: {run.member}", max(1.0, min(count, most)), path, run.member)
-            for run, count in zip(listed, counts)
-        ]
-    return [Piece(name, max(1.0, min(count_structures(location, kind), most)), path)]
+        return pieces_of_archive(name, location, limit)
+    found = counts(kind, path, partial(count_structures, location, kind))
+    return [Piece(name, min(found, limit or found), path)]
+
+
+def pieces_of_archive(name: str, location: Location, limit: int | None) -> list[Piece]:
+    """Return a piece for each run of VASP in a zip archive."""
+    listed = vasp_runs.list_members(location.path)
+    if not listed:
+        raise location.fault("no vasprun.xml or OUTCAR in this zip archive", "unpack it, and give the folder")
+    counts = [max(1.0, vasp_runs.count_steps(location, run)) for run in listed]
+    return [
+        Piece(f"{name}: {run.member}", min(count, limit or count), location.path, run.member)
+        for run, count in zip(listed, counts)
+    ]
 
 
 def count_structures(location: Location, kind: str) -> float:

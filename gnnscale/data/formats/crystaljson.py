@@ -14,7 +14,7 @@ from ase.data import atomic_numbers
 
 from gnnscale.data.formats.raw_files import Location
 from gnnscale.data.formats.recognise import check_kind
-from gnnscale.data.formats.word_counts import count_word
+from gnnscale.data.formats.structure_counts import count_word
 
 COMPRESSED: dict[str, Callable[..., IO[Any]]] = {".bz2": bz2.open, ".gz": gzip.open}
 ATOMIC_NUMBERS = {**atomic_numbers, "D": 1}  # the Materials Project has deuterium

@@ -23,10 +23,11 @@ from gnnscale.data.formats.own_structures import OwnFrame
 from gnnscale.data.formats.pieces import Piece
 from gnnscale.data.formats.raw_files import Location, name_below
 from gnnscale.data.formats.recognise import check_kind
+from gnnscale.data.formats.structure_counts import StructureCounts
 
 COMPRESSED: dict[str, Callable[..., IO[Any]]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
 BYTES_PER_PIECE = 1 << 24
-BYTES_TO_COUNT = 1 << 26  # frames of a longer plain file are counted in samples of it; 0.2 s
+BYTES_TO_COUNT = 1 << 25  # frames of a longer plain file are counted in samples of it
 COMPRESSED_BYTES_TO_COUNT = 1 << 21  # at the beginning of a compressed file; up to 0.5 s
 SAMPLES, SAMPLE_BYTES = 32, 1 << 20  # of a long file
 MAX_LINE_BYTES = 1 << 16  # of a line before the start of a range; longer ones hold no number of atoms
@@ -61,13 +62,14 @@ def open_bytes(path: Path) -> IO[bytes]:
     return COMPRESSED.get(path.suffix, open)(path, "rb")
 
 
-def pieces_by_bytes(raw: str, location: Location, whole: bool) -> list[Piece]:
+def pieces_by_bytes(raw: str, location: Location, limit: int | None, counts: StructureCounts) -> list[Piece]:
     """Return the file, or ranges of its bytes, each with its number of frames: counted, or estimated from samples."""
     path = location.path
     name, length, compressed = name_below(raw, path), path.stat().st_size, path.suffix in COMPRESSED
     check_kind(location, "extended XYZ", *(["xz", "gzip", "bzip2"] if compressed else ["extended XYZ"]))
-    if compressed or whole or length <= BYTES_PER_PIECE:
-        return [Piece(name, max(1.0, sum(count_frames(path, [(0, length)]))), path)]
+    if compressed or limit is not None or length <= BYTES_PER_PIECE:
+        found = counts(path.suffix, path, lambda: sum(count_frames(path, [(0, length)])))
+        return [Piece(name, min(found, limit or found), path)]
     spans = list(pairwise([*range(0, length, BYTES_PER_PIECE), length]))
     return [
         Piece(f"{name}: bytes {a} to {b - 1}", max(1e-9, count), path, span=(a, b))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,9 @@ from gnnscale.data.formats.pieces import Piece, SkipStructure
 from gnnscale.data.formats.raw_files import find_files, name_below
 from gnnscale.data.formats.recognise import describe_folder
 from gnnscale.schema import Record
+
+if TYPE_CHECKING:  # it needs NumPy
+    from gnnscale.atoms.structure import SplitName
 
 EnergyUnit = Literal["eV", "Hartree", "kcal/mol", "kJ/mol", "meV", "Rydberg"]
 LengthUnit = Literal["Angstrom", "Bohr", "nm"]
@@ -28,7 +31,6 @@ ForceUnit = Literal[
     "Rydberg/Angstrom", "Rydberg/Bohr", "Rydberg/nm",
 ]  # fmt: skip
 StressUnit = Literal["eV/Angstrom^3", "GPa", "kbar", "Hartree/Bohr^3"]
-SplitName = Literal["train", "validation", "test"]
 
 SPLIT_WORDS: dict[str, SplitName] = {
     "train": "train", "training": "train", "trainset": "train",
@@ -155,9 +157,12 @@ def unread_files(raw: str, listed: list[Path]) -> list[Path]:
     ]
 
 
-def piece_of_unread_files(raw: str, listed: list[Path]) -> list[Piece]:
-    """Return a piece without structures, in which the files that are not read are counted as skipped, if there are any."""
-    return [Piece(NOT_READ, 1e-9, Path(raw).expanduser(), NOT_READ)] if unread_files(raw, listed) else []
+def complete_pieces(options: LabelKeys, listed: list[Path], pieces: list[Piece]) -> list[Piece]:
+    """Return the pieces with the splits that names of files say, and one in which unread files are counted as skipped."""
+    splits = published_splits(options, listed)
+    named = [piece._replace(split=splits.get(piece.path, piece.split)) for piece in pieces]
+    unread = unread_files(options.raw, listed)
+    return [*named, Piece(NOT_READ, 1e-9, Path(options.raw).expanduser(), NOT_READ)] if unread else named
 
 
 def skip_unread_files(raw: str, listed: list[Path], skip: SkipStructure) -> None:
@@ -165,12 +170,12 @@ def skip_unread_files(raw: str, listed: list[Path], skip: SkipStructure) -> None
         skip(f"file that this dataset does not read: *{path.suffix}" if path.suffix else f"file: {path.name}")
 
 
-def split_of_file(options: LabelKeys, listed: list[Path], path: Path) -> SplitName | None:
-    """Return the split that the name of a file says, if the options ask for it and any file says that it is for tests."""
+def published_splits(options: LabelKeys, listed: list[Path]) -> dict[Path, SplitName]:
+    """Return the split of each file or folder, if the options ask for it and any of their names says that it is for tests."""
     if not options.split_by_file:
-        return None
-    splits = {each: split_by_name(name_below(options.raw, each)) for each in listed}
-    return splits[path] if "test" in splits.values() else None
+        return {}
+    splits = {path: split_by_name(name_below(options.raw, path)) for path in listed}
+    return splits if "test" in splits.values() else {}
 
 
 def split_by_name(name: str) -> SplitName:

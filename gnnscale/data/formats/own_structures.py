@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,8 +17,8 @@ from gnnscale.data.formats.own_data import (
     LabelKeys,
     LabelUnits,
     path_beside,
-    split_of_file,
 )
+from gnnscale.data.formats.pieces import Piece
 from gnnscale.data.formats.plausible import PlausibilityCheck
 from gnnscale.data.formats.raw_files import Location, name_below
 
@@ -49,13 +48,12 @@ class Origin(NamedTuple):
 
 
 def to_structures(
-    options: LabelKeys, location: Location, listed: list[Path], frames: Iterable[tuple[str, str, OwnFrame]]
+    options: LabelKeys, location: Location, piece: Piece, frames: Iterable[tuple[str, str, OwnFrame]]
 ) -> Iterator[Structure]:
-    """Convert and check (label, suggested group, frame) of one file; `listed` are all files of the dataset."""
+    """Convert and check (label, suggested group, frame) of a piece."""
     check, file = PlausibilityCheck(location, options.energies), name_below(options.raw, location.path)
-    split = split_of_file(options, listed, location.path)
     for label, group, frame in frames:
-        yield check(to_structure(options, location, frame, Origin(label, group, file, split)))
+        yield check(to_structure(options, location, frame, Origin(label, group, file, piece.split)))
     check.finish()
 
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gnnscale.data.formats.raw_files import name_below
+
+if TYPE_CHECKING:  # it needs NumPy
+    from gnnscale.atoms.structure import SplitName
 
 ROWS_PER_PIECE = 1024  # rows of a database, or small files
 
@@ -28,6 +31,7 @@ class Piece(NamedTuple):
     path: Path = Path()
     key: str = ""  # of a group in the file
     span: tuple[int, int] | None = None  # first and end of a range of rows, bytes or molecules
+    split: SplitName | None = None  # where the name of the file says it
 
     @property
     def bounds(self) -> tuple[int, int]:

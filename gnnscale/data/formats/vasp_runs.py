@@ -20,8 +20,8 @@ from gnnscale.data.formats.extxyz import COMPRESSED, open_bytes
 from gnnscale.data.formats.own_structures import OwnFrame
 from gnnscale.data.formats.pieces import SkipStructure
 from gnnscale.data.formats.raw_files import Location
+from gnnscale.data.formats.structure_counts import count_word
 from gnnscale.data.formats.vasp_names import is_outcar, is_vasprun, without_twins
-from gnnscale.data.formats.word_counts import count_word
 
 
 class Run(NamedTuple):

@@ -10,6 +10,7 @@ import pytest
 from gnnscale.atoms.units import ENERGY_UNITS
 from gnnscale.data.formats import extxyz
 from gnnscale.data.formats.raw_files import Location
+from gnnscale.data.formats.structure_counts import StructureCounts
 from tests.support import layouts
 from tests.support.raw import is_same, load_script, read_all, read_until_fault, require_sample
 
@@ -88,7 +89,7 @@ def test_ranges_of_bytes_have_every_frame_once(tmp_path, monkeypatch, size):
         whole = list(extxyz.read_frames(location))
     assert len(whole) == len(known) + 4
     monkeypatch.setattr(extxyz, "BYTES_PER_PIECE", size)
-    pieces = extxyz.pieces_by_bytes(str(tmp_path), Location(path), whole=False)
+    pieces = extxyz.pieces_by_bytes(str(tmp_path), Location(path), None, StructureCounts())
     assert len(pieces) == max(1, -(-path.stat().st_size // size)) and len({piece.name for piece in pieces}) == len(
         pieces
     )
@@ -117,22 +118,40 @@ def test_pieces_count_their_structures(tmp_path, monkeypatch):
     large = large._replace(forces=np.zeros_like(large.positions))
     path = layouts.write_extxyz(tmp_path, [*small, *[large] * 30])
     with Location(path) as location:
-        (piece,) = extxyz.pieces_by_bytes(str(tmp_path), location, whole=False)
+        (piece,) = extxyz.pieces_by_bytes(str(tmp_path), location, None, StructureCounts())
         assert (piece.structures, piece.name, piece.span) == (31, "mine.extxyz", None)
         for opener in (lzma, gzip, bz2):
             packed = tmp_path / f"b.xyz.{ {lzma: 'xz', gzip: 'gz', bz2: 'bz2'}[opener] }"
             packed.write_bytes(opener.compress(path.read_bytes()))
             with Location(packed) as beside:
-                assert extxyz.pieces_by_bytes(str(tmp_path), beside, whole=False)[0].structures == pytest.approx(31)
+                assert extxyz.pieces_by_bytes(str(tmp_path), beside, None, StructureCounts())[
+                    0
+                ].structures == pytest.approx(31)
         monkeypatch.setattr(extxyz, "BYTES_PER_PIECE", 30_000)
-        parts = extxyz.pieces_by_bytes(str(tmp_path), location, whole=False)
+        parts = extxyz.pieces_by_bytes(str(tmp_path), location, None, StructureCounts())
         counted = [sum(1 for _ in extxyz.read_frames(location, part.span)) for part in parts]
         assert [part.structures for part in parts] == pytest.approx(counted, abs=1e-6) and len(parts) > 3
         monkeypatch.setattr(extxyz, "BYTES_TO_COUNT", 1)
         monkeypatch.setattr(extxyz, "SAMPLE_BYTES", 20_000)
         monkeypatch.setattr(extxyz, "SAMPLES", 3)
-        sampled = [part.structures for part in extxyz.pieces_by_bytes(str(tmp_path), location, whole=False)]
+        sampled = [part.structures for part in extxyz.pieces_by_bytes(str(tmp_path), location, None, StructureCounts())]
         assert sum(sampled) == pytest.approx(31, rel=0.35) and len(sampled) == len(parts)
+
+
+def test_in_a_folder_of_very_many_files_a_few_are_counted(tmp_path):
+    counts, asked = StructureCounts(), []
+    path = tmp_path / "a.xyz"
+    path.write_bytes(b"x" * 300)
+
+    def count(k):
+        asked.append(k)
+        return 3.0
+
+    found = [counts(".xyz", path, lambda k=k: count(k)) for k in range(1000)]
+    assert found == pytest.approx([3.0] * 1000) and len(asked) == 64 + 3
+    path.write_bytes(b"x" * 900)
+    assert counts(".xyz", path, lambda: 0.0) == pytest.approx(9.0), "by its size"
+    assert counts(".gz", path, lambda: 5.0) == 5.0, "each kind has its own"
 
 
 def test_frames_of_equal_names_in_two_folders_are_told_apart(tmp_path):
