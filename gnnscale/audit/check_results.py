@@ -22,7 +22,7 @@ CHECK_TITLES = {  # in the order of the page
     "finite": "Every number is finite",
     "labels": "No label is missing",
     "energy outliers": "Energies agree with those of the same composition",
-    "force outliers": "Forces have one scale",
+    "force outliers": "Forces have one scale, and a likely one",
     "overlap": "No atoms overlap",
     "isolated": "Every atom has a neighbour within the cutoff",
     "net force": "Forces on a structure add up to zero",

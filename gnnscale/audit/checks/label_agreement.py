@@ -33,7 +33,7 @@ EXACT, ROUGH, ROUGHER = 0.15, math.log(2.5), math.log(4)  # natural logarithms o
 DOUBTFUL = math.log(1.6)  # up to this factor a slope without an explanation is doubtful, and not surely wrong
 # Atoms nearer than this share of the sum of covalent radii repel each other. Measured: by 5 to 30 eV/Angstrom.
 REPULSIVE_CONTACT, REPULSION = 0.7, 12.0
-LOG_OF_REPULSION = math.log(12.0)  # by which their repulsion may differ from this
+LOG_OF_REPULSION = math.log(8)  # by which their repulsion may differ from this
 MIN_REPULSION, MAX_CONTACTS = 0.05, 300  # eV/Angstrom of a contact that counts; structures that are read
 MIN_AGREEING_CONTACTS = 0.9  # share of the contacts
 MAX_NAMED = 3  # explanations in a sentence
@@ -73,8 +73,8 @@ def check_agreement(source: MeasuredSource, settings: AuditSettings) -> Iterator
         pairs, model = measure_near_pairs(source), pair_model.fit_pair_model(source)
     found = find_evidence(source, pairs, model)
     yield from check_slope(source, found, pairs, model)
-    yield from check_totals(source, found.ratio if found and found.tolerance == EXACT else None)
-    yield from check_stress(source, pairs, None if found and found.ratio < 0 else model)
+    yield from check_totals(source, (found.ratio, found.of_totals) if found and found.tolerance == EXACT else None)
+    yield from check_stress(source, pairs, None if found and not is_in_order(found) else model)
 
 
 def has_slopes(source: MeasuredSource) -> bool:
@@ -89,6 +89,10 @@ def find_evidence(source: MeasuredSource, pairs: NearPairs | None, model: Fitted
     return found or judge_contacts(source)
 
 
+def is_in_order(found: Evidence) -> bool:
+    return found.ratio > 0 and abs(math.log(found.ratio)) < found.tolerance
+
+
 def check_slope(
     source: MeasuredSource, found: Evidence | None, pairs: NearPairs | None, model: FittedModel | None
 ) -> Iterator[Report]:
@@ -96,9 +100,9 @@ def check_slope(
         yield cover("slope", source, 0, explain_silence(source, pairs, model))
         return
     yield cover("slope", source, found.examined, "", found.noun)
-    size = abs(math.log(abs(found.ratio)))
-    if found.ratio > 0 and size < found.tolerance:
+    if is_in_order(found):
         return
+    size = abs(math.log(abs(found.ratio)))
     sign = "gradients stored as forces" if found.ratio < 0 else ""
     causes = [] if size < found.tolerance else list_explanations(found)
     if sign or causes:
@@ -142,7 +146,8 @@ def describe_model(model: FittedModel | None) -> str:
 
 # ---------------------------------------------------------------------------------------------------------- evidence
 def select_unstrained(pairs: NearPairs) -> np.ndarray:
-    return ~pairs.is_strained & (np.abs(np.nan_to_num(pairs.force_work)) > MIN_WORK_EV)
+    work = np.abs(np.nan_to_num(pairs.force_work))
+    return ~pairs.is_strained & (work > 0) & (np.maximum(work, np.abs(pairs.change)) > MIN_WORK_EV)
 
 
 def judge_pairs(pairs: NearPairs) -> Evidence | None:

@@ -58,8 +58,10 @@ def check_energy_unit(source: MeasuredSource, settings: AuditSettings) -> Iterat
     """Compare with known energies: all-electron energies are within a few per cent of the free atoms at any level of theory."""
     ratio, of_crystals = totals.compare_with_free_atoms(source), totals.compare_with_crystals(source)
     known = int(np.isfinite(source.shards.energy).sum())
+    per_atom = totals.is_all_electron(ratio * float(np.median(source.shards.natoms)))
+    also = ", if they are not given per atom" if per_atom else ""
     for unit, size in units.ENERGY_UNITS.items():
-        if not totals.ALL_ELECTRON_RATIOS[0] < ratio * size < totals.ALL_ELECTRON_RATIOS[1]:
+        if not totals.is_all_electron(ratio * size):
             continue
         yield cover("energy unit", source, known, "", "structures, against free atoms")
         if unit != "eV":
@@ -68,7 +70,7 @@ def check_energy_unit(source: MeasuredSource, settings: AuditSettings) -> Iterat
                 "error",
                 source,
                 f"Energies seem to be in {unit} instead of eV: in {unit} they are {ratio * size:.3f} times the sum of the "
-                "all-electron energies of their free atoms.",
+                f"all-electron energies of their free atoms{also}.",
             )
         return
     if totals.VALENCE_RATIOS[0] < of_crystals < totals.VALENCE_RATIOS[1]:

@@ -26,8 +26,11 @@ STRESS_EXPLANATIONS = {  # change of the energy over the work of the stress -> i
     units.GPA: "stress in GPa",
     units.KBAR: "stress in kbar",
     units.HARTREE / units.BOHR**3: "stress in Hartree/Bohr³",
+    1 / units.HARTREE: "energies in Hartree beside stress in eV/Å³",
+    1 / units.KCAL_PER_MOL: "energies in kcal/mol beside stress in eV/Å³",
 }
-VIRIAL = "virials (stress times volume) given as stress"
+VIRIAL, PER_ATOM = "virials (stress times volume) given as stress", "energies per atom given as totals"
+MAX_NAMED = 3  # explanations in a sentence
 SHEAR = (1, 0, 0), (2, 2, 1)  # yz xz xy
 SHEAR_NAMES = np.array(["yz", "xz", "xy"])
 MIN_SHEAR_PAIRS, MAX_MISFIT_OF_ORDER = 10, 0.5  # of the misfit of the given order
@@ -38,6 +41,7 @@ class Evidence(NamedTuple):
 
     ratio: float
     of_virials: float  # the same, if virials were given
+    of_totals: float  # the same, if energies were per atom
     examined: int
     noun: str
     words: str
@@ -55,19 +59,23 @@ def check_stress(source: MeasuredSource, pairs: NearPairs | None, model: FittedM
         return
     yield cover("stress", source, found.examined, "", found.noun)
     yield from flag_ratio(source, found)
-    if strained and found.ratio > 0:
+    if strained and is_in_order(found):
         yield from check_order(source, strained)
 
 
+def is_in_order(found: Evidence) -> bool:
+    return found.ratio > 0 and abs(math.log(found.ratio)) < TOLERANCE
+
+
 def flag_ratio(source: MeasuredSource, found: Evidence) -> Iterator[Report]:
-    size = abs(found.ratio)
-    if found.ratio > 0 and abs(math.log(size)) < TOLERANCE:
+    if is_in_order(found):
         return
+    size = abs(found.ratio)
     away = {words: abs(math.log(size / factor)) for factor, words in STRESS_EXPLANATIONS.items()}
-    away[VIRIAL] = abs(math.log(abs(found.of_virials)))
+    away |= {VIRIAL: abs(math.log(abs(found.of_virials))), PER_ATOM: abs(math.log(abs(found.of_totals)))}
     causes = sorted((d, w) for w, d in away.items() if d < TOLERANCE and abs(math.log(size)) > TOLERANCE)
     parts = ["stress that is positive in compression"] if found.ratio < 0 else []
-    parts += [" or ".join(words for _, words in causes)] if causes else []
+    parts += [" or ".join(words for _, words in causes[:MAX_NAMED])] if causes else []
     told = " and ".join(parts)
     told = f"{told} would explain this" if told else "stress and energy do not belong to the same surface"
     yield flag_source("stress", "error", source, f"{found.words}: {told}.")
@@ -108,7 +116,8 @@ def judge_pairs(pairs: NearPairs) -> Evidence | None:
         f"the work of the stress (middle half of the pairs: {low:.3g} to {high:.3g})"
     )
     of_virials = float(np.median(ratio * pairs.volume[work != 0]))
-    return Evidence(float(middle), of_virials, len(ratio), "pairs of strained structures", words)
+    of_totals = float(np.median(ratio * pairs.natoms[work != 0]))
+    return Evidence(float(middle), of_virials, of_totals, len(ratio), "pairs of strained structures", words)
 
 
 def judge_model(model: FittedModel) -> Evidence | None:
@@ -119,11 +128,11 @@ def judge_model(model: FittedModel) -> Evidence | None:
     ratio = 1 / found.ratio
     words = (
         f"Over {found.structures} structures, the virial of a pair model with their forces is about {ratio:.2g} times the "
-        f"stress times the volume (correlation {found.correlation:.2f})"
+        f"stress times the volume (correlation {found.correlation:.2f}); if sign and unit of the forces are right"
     )
     volume = float(np.median(measure_volumes(model.packed)))
     noun = "structures with a pair model, roughly"
-    return Evidence(ratio, ratio * volume, found.structures, noun, words)
+    return Evidence(ratio, ratio * volume, math.inf, found.structures, noun, words)
 
 
 # ------------------------------------------------------------------------------------------------------------- order

@@ -181,6 +181,7 @@ def check_force_outliers(source: MeasuredSource, settings: AuditSettings) -> Ite
     yield cover("force outliers", source, count if count >= MIN_VALUES_FOR_SPREAD else 0, reason)
     if count < MIN_VALUES_FOR_SPREAD:
         return
+    yield from check_size_of_forces(source, force)
     middle = float(np.median(force[known]))
     spread = max(robust.estimate_spread(force[known] - middle), MIN_FORCE_SPREAD)
     z = (force - middle) / spread
@@ -208,6 +209,17 @@ def check_force_outliers(source: MeasuredSource, settings: AuditSettings) -> Ite
             wrong,
             "force outlier",
         )
+
+
+def check_size_of_forces(source: MeasuredSource, force: np.ndarray) -> Iterator[Report]:
+    """Find forces in another unit by their size, where no atoms are close."""
+    usual = force[np.isfinite(force) & ~is_compressed(source)]
+    if len(usual) and (median := float(np.median(usual))) > MAX_LIKELY_FORCE:
+        sentence = (
+            f"The median of the largest force of a structure is {median:.3g} eV/Å, although no two atoms are close: "
+            "another unit?"
+        )
+        yield flag_source("force outliers", "error", source, sentence)
 
 
 def is_compressed(source: MeasuredSource) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from gnnscale.atoms import units
 from gnnscale.atoms.atomic_energies import CRYSTAL_EV, FREE_ATOM_HARTREE
 from gnnscale.audit import robust
-from gnnscale.audit.check_results import Report, cover, flag_source
+from gnnscale.audit.check_results import Report, Severity, cover, flag_source
 from gnnscale.audit.measure import MeasuredSource
 
 ALL_ELECTRON_RATIOS = (0.97, 1.04)  # of the sum of free atoms; samples of published sets 1.005 to 1.015
@@ -23,6 +23,7 @@ MIN_SPREAD_OF_SIZES = 0.15  # of the natural logarithm of the number of atoms
 MAX_MISFIT = 0.25  # of a fit by elements, over the size of the energies
 MIN_ADVANTAGE = 2.0  # of the misfit of one hypothesis over that of the other
 MAX_LOG_OF_SLOPE = 0.15
+MIN_ATOMS = 1.5  # median of a source
 
 
 class Misfits(NamedTuple):
@@ -33,25 +34,54 @@ class Misfits(NamedTuple):
     structures: int
 
 
-def check_totals(source: MeasuredSource, slope: float | None) -> Iterator[Report]:
-    """Check by the sizes of structures, by known energies, and by the slope of near pairs if there is one."""
-    known = int(np.isfinite(source.shards.energy).sum())
-    found, ratio = fit_by_elements(source), compare_with_free_atoms(source)
-    many = source.shards.natoms > 1
-    if found and found.per_atom < MAX_MISFIT and found.per_atom * MIN_ADVANTAGE < found.totals:
-        yield cover("totals", source, found.structures, "")
-        yield flag_source("totals", "error", source, describe_misfit(found))
-    elif (ratio_of_atoms := ratio * float(np.median(source.shards.natoms))) and is_all_electron(ratio_of_atoms, many):
-        yield cover("totals", source, known, "")
-        yield flag_source("totals", "error", source, describe_ratio(ratio_of_atoms))
-    elif found and found.totals < MAX_MISFIT and found.totals * MIN_ADVANTAGE < found.per_atom:
-        yield cover("totals", source, found.structures, "", "structures of several sizes")
-    elif is_all_electron(ratio, many):
-        yield cover("totals", source, known, "", "structures, against free atoms")
-    elif slope is not None and abs(math.log(abs(slope))) < MAX_LOG_OF_SLOPE and many.any():
-        yield cover("totals", source, known, "", "structures, whose energies change by the work of all forces")
-    else:
+def check_totals(source: MeasuredSource, slope: tuple[float, float] | None) -> Iterator[Report]:
+    """Check by the sizes of structures, by known energies, and by the slope of near pairs if there is one.
+
+    slope: the change of the energies over the work of the forces, and the same times the number of atoms.
+    """
+    known, fault, noun = int(np.isfinite(source.shards.energy).sum()), find_fault(source, slope), "structures"
+    if fault is None and (noun := find_proof(source, slope)) == "":
         yield cover("totals", source, 0, explain_silence(known))
+        return
+    yield cover("totals", source, known, "", noun)
+    if fault is not None:
+        severity, sentence = fault
+        yield flag_source("totals", severity, source, sentence)
+
+
+def find_fault(source: MeasuredSource, slope: tuple[float, float] | None) -> tuple[Severity, str] | None:
+    """Return how sure it is that energies are per atom, and the evidence in words; None if nothing speaks for it."""
+    found = fit_by_elements(source)
+    if found and found.per_atom < MAX_MISFIT and found.per_atom * MIN_ADVANTAGE < found.totals:
+        return "error", describe_misfit(found)
+    ratio = compare_with_free_atoms(source)
+    of_atoms = ratio * float(np.median(source.shards.natoms))
+    if is_all_electron(of_atoms) and has_several_atoms(source):
+        units_too = [unit for unit, size in units.ENERGY_UNITS.items() if is_all_electron(ratio * size)]
+        return ("warning" if units_too else "error"), describe_ratio(of_atoms, units_too)
+    if slope and has_several_atoms(source) and abs(math.log(abs(slope[1]))) < MAX_LOG_OF_SLOPE:
+        return "warning", (
+            f"Times the number of atoms, energies change by {slope[1]:.3g} times the work of the forces: they may be given "
+            "per atom instead of as totals."
+        )
+    return None
+
+
+def find_proof(source: MeasuredSource, slope: tuple[float, float] | None) -> str:
+    """Return of which structures, and by what, energies are known to be totals; "" if nothing tells."""
+    found = fit_by_elements(source)
+    if found and found.totals < MAX_MISFIT and found.totals * MIN_ADVANTAGE < found.per_atom:
+        return "structures of several sizes"
+    if is_all_electron(compare_with_free_atoms(source)) and has_several_atoms(source):
+        return "structures, against free atoms"
+    if slope and has_several_atoms(source) and abs(math.log(abs(slope[0]))) < MAX_LOG_OF_SLOPE:
+        return "structures, whose energies change by the work of all forces"
+    return ""
+
+
+def has_several_atoms(source: MeasuredSource) -> bool:
+    """Tell whether totals differ from energies per atom by more than what is ascribed to chance."""
+    return float(np.median(source.shards.natoms)) > MIN_ATOMS
 
 
 def explain_silence(known: int) -> str:
@@ -71,15 +101,16 @@ def describe_misfit(found: Misfits) -> str:
     )
 
 
-def describe_ratio(ratio: float) -> str:
+def describe_ratio(ratio: float, units_too: list[str]) -> str:
+    also = f", or in {' or '.join(units_too)}" if units_too else ""
     return (
         f"Times the number of atoms, energies are {ratio:.3f} times the sum of the all-electron energies of their free "
-        "atoms: they are given per atom instead of as totals."
+        f"atoms: they are given per atom instead of as totals{also}."
     )
 
 
-def is_all_electron(ratio: float, many: np.ndarray) -> bool:
-    return bool(many.any()) and ALL_ELECTRON_RATIOS[0] < ratio < ALL_ELECTRON_RATIOS[1]
+def is_all_electron(ratio: float) -> bool:
+    return ALL_ELECTRON_RATIOS[0] < ratio < ALL_ELECTRON_RATIOS[1]
 
 
 def fit_by_elements(source: MeasuredSource) -> Misfits | None:
