@@ -20,7 +20,10 @@ class MissingData(NamedTuple):
 
     @property
     def description(self) -> str:
-        return f"{len(self.files)} of {self.total} files of {self.published} are missing"
+        if self.total == 1:
+            return f"the file of {self.published} is missing"
+        some = "all" if len(self.files) == self.total else f"{len(self.files)} of"
+        return f"{some} {self.total} files of {self.published} are missing"
 
 
 def find_missing(settings: ConversionSettings, site: SiteConfig) -> MissingData | None:
