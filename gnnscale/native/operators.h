@@ -84,8 +84,11 @@ class MessageSums {
     static void clear(real* p, int64_t n) { std::memset(p, 0, sizeof(real) * n); }
     FourSums four(const real* sums) const {
         real* all = const_cast<real*>(sums);
-        FourSums places;
-        places.set(0, 4, {all, nullptr, nullptr, nullptr, 4 * g.atoms, width, width}, &Array::y);
+        const auto rows = [&](int64_t from, int64_t components) {
+            return Array{all + from * width, nullptr, nullptr, nullptr, components * g.atoms, width, width};
+        };
+        FourSums places(rows(0, 1), &Array::y);
+        places.set(1, 3, rows(g.atoms, 3), &Array::y);
         return places;
     }
     const real* of_receiver(const real* table, int64_t i) const { return table + i * 2 * width; }

@@ -20,15 +20,15 @@ struct Contraction : Block {
     void value(Run& run) override {
         each(run, [&](int64_t i, int64_t c) {
             const Point at(take<3>(v(run), &Array::y, i, c), take<5>(t(run), &Array::y, i, c));
-            *place(y(run), &Array::y, i, c) = at.value;
+            *place(y(run), &Array::y, i, c) = at.p / std::cbrt(1 + at.p * at.p);
         });
     }
 
     void tangent(Run& run) override {
         each(run, [&](int64_t i, int64_t c) {
             const Point at(take<3>(v(run), &Array::y, i, c), take<5>(t(run), &Array::y, i, c));
-            const Three moved = take<3>(v(run), &Array::t, i, c);
-            *place(y(run), &Array::t, i, c) = at.slope * at.along(moved, take<5>(t(run), &Array::t, i, c));
+            const real moved = at.along(take<3>(v(run), &Array::t, i, c), take<5>(t(run), &Array::t, i, c));
+            *place(y(run), &Array::t, i, c) = Slopes(at.p, *place(y(run), &Array::y, i, c)).first * moved;
         });
     }
 
@@ -38,20 +38,21 @@ struct Contraction : Block {
             const Three a = take<3>(v(run), &Array::y, i, c);
             const Five b = take<5>(t(run), &Array::y, i, c);
             const Point at(a, b);
-            real by_p = *place(y(run), by, i, c) * at.slope;
+            const Slopes f(at.p, *place(y(run), &Array::y, i, c));
+            real by_p = *place(y(run), by, i, c) * f.first;
             Three by_v{};
             Five by_t{};
             if (pass == Pass::learn_slopes) {
                 const Three a_moved = take<3>(v(run), &Array::t, i, c);
                 const Five b_moved = take<5>(t(run), &Array::t, i, c);
                 const real h = *place(y(run), &Array::h, i, c);
-                by_p += h * at.curvature * at.along(a_moved, b_moved);
+                by_p += h * f.second * at.along(a_moved, b_moved);
                 Three first, second;
                 quadratic_slopes(a_moved.of, b.of, first.of);
                 quadratic_slopes(a.of, b_moved.of, second.of);
                 quadratic_tangents(a.of, a_moved.of, by_t.of);
-                for (int k = 0; k < 3; k++) by_v.of[k] = h * at.slope * (first.of[k] + second.of[k]);
-                for (int k = 0; k < 5; k++) by_t.of[k] *= h * at.slope;
+                for (int k = 0; k < 3; k++) by_v.of[k] = h * f.first * (first.of[k] + second.of[k]);
+                for (int k = 0; k < 5; k++) by_t.of[k] *= h * f.first;
             }
             for (int k = 0; k < 3; k++) by_v.of[k] += by_p * at.by_v.of[k];
             for (int k = 0; k < 5; k++) by_t.of[k] += by_p * at.forms.of[k];
@@ -69,25 +70,31 @@ struct Contraction : Block {
     using Five = Components<5>;
 
     struct Point {
-        real value, slope, curvature;
+        real p = 0;
         Three by_v;
         Five forms;
 
         Point(const Three& v, const Five& t) {
             quadratic_forms(v.of, forms.of);
             quadratic_slopes(v.of, t.of, by_v.of);
-            real p = 0;
             for (int k = 0; k < 5; k++) p += t.of[k] * forms.of[k];
-            const real s = 1 + p * p, root = 1 / std::cbrt(s), inverse = 1 / s;
-            value = p * root;
-            slope = root * inverse * (1 + p * p / 3);
-            curvature = -2 * p * root * inverse * inverse * (1 + p * p / 9);
         }
         real along(const Three& v, const Five& t) const {  // the tangent of p
             real sum = 0;
             for (int k = 0; k < 3; k++) sum += by_v.of[k] * v.of[k];
             for (int k = 0; k < 5; k++) sum += forms.of[k] * t.of[k];
             return sum;
+        }
+    };
+
+    // f'(p) and f''(p), from f(p) and without another root.
+    struct Slopes {
+        real first, second;
+
+        Slopes(real p, real f) {
+            const real root = p == 0 ? 1 : f / p, inverse = 1 / (1 + p * p);
+            first = root * inverse * (1 + p * p / 3);
+            second = -2 * p * root * inverse * inverse * (1 + p * p / 9);
         }
     };
 

@@ -69,8 +69,7 @@ struct RadialGradient {
 };
 
 static inline FourSums four_sums(const Array& sums, const Array& moments, real* Array::*part) {
-    FourSums places;
-    places.set(0, 1, sums, part);
+    FourSums places(sums, part);
     places.set(1, 3, moments, part);
     return places;
 }

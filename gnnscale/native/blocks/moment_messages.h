@@ -13,13 +13,14 @@
 // tangents lie one after the other, as do g and h: one product serves both.
 #pragma once
 
+#include "senders.h"
 #include "tiles.h"
 #include "weighted_sums.h"
 
 namespace gnnscale {
 
 struct MomentMessages : Block {
-    static constexpr int64_t TILE = 96;  // edges
+    static constexpr int64_t TILE = 192;  // edges
     static constexpr int SUMS = 9;
     using Places = SumPlaces<SUMS>;
     using Nine = WeightedSums<SUMS>;
@@ -108,8 +109,7 @@ struct MomentMessages : Block {
     int64_t count_features(const Run& run) const { return run.geometry.radial + 2 * seen; }
 
     Places places(const Run& run, real* Array::*part) const {
-        Places found;
-        found.set(0, 1, sums(run), part);
+        Places found(sums(run), part);
         found.set(1, 3, moments(run), part);
         found.set(4, 5, seconds(run), part);
         return found;
@@ -133,40 +133,55 @@ struct MomentMessages : Block {
         if (seen) put_rows(1, 2 * seen * width, from + of_radial, 0, run.gradient + angles, 0, false);
     }
 
-    // Calls f(scale, first component in an array of the sender, place among the features) for each of the eight components.
-    template <class F>
-    void each_component(const Run& run, int64_t e, F f) const {
-        const int64_t j = run.geometry.sender[e], atoms = run.geometry.atoms;
-        for (int q = 1; q < SUMS; q++) {
-            const bool is_vector = q < 4;
-            const Input& x = is_vector ? vectors : tensors;
-            f(q, x, ((q - (is_vector ? 1 : 4)) * atoms + j) * x(run).row, is_vector ? 0 : seen);
-        }
-    }
-
     // The features of a tile's edges, and their tangents if there is room for them.
     void write_features(const Run& run, int64_t begin, int64_t end, real* f, real* tangents) const {
         const Geometry& g = run.geometry;
         const int64_t features = count_features(run);
-        for (int64_t e = begin; e < end; e++, f += features) {
-            std::memcpy(f, &g.basis[e * g.radial], sizeof(real) * g.radial);
-            if (seen) see(run, e, f + g.radial, tangents ? tangents + g.radial : nullptr);
-            if (!tangents) continue;
-            for (int n = 0; n < g.radial; n++) tangents[n] = g.basis_slope[e * g.radial + n] * g.r_tangent[e];
-            tangents += features;
-        }
+        with_count(g.radial, [&](auto radials) {
+            for (int64_t e = begin; e < end; e++) {
+                const int64_t k = (e - begin) * features;
+                const real *b = &g.basis[e * radials], *slope = tangents ? &g.basis_slope[e * radials] : nullptr;
+                for (int64_t n = 0; n < radials; n++) f[k + n] = b[n];
+                if (tangents)
+                    for (int64_t n = 0; n < radials; n++) tangents[k + n] = slope[n] * g.r_tangent[e];
+                if (seen) see(run, e, f + k + radials, tangents ? tangents + k + radials : nullptr);
+            }
+        });
     }
 
     void see(const Run& run, int64_t e, real* x, real* x_tangent) const {
         const Geometry& g = run.geometry;
-        std::memset(x, 0, sizeof(real) * 2 * seen);
-        if (x_tangent) std::memset(x_tangent, 0, sizeof(real) * 2 * seen);
-        each_component(run, e, [&](int q, const Input& of, int64_t place, int64_t first) {
-            const real *y = of(run).y + place, scale = g.scale[q * g.edges + e];
-            for (int64_t k = 0; k < seen; k++) x[first + k] += scale * y[k];
+        const Array v = vectors(run), t = tensors(run);
+        const real *scale = &g.scale[g.edges + e], *moved = x_tangent ? &g.scale_tangent[g.edges + e] : nullptr;
+        const int64_t j = g.sender[e], n = g.edges;
+        with_count(seen, [&](auto channels) {
+            const ComponentRows<3> y(v, &Array::y, j);
+            const ComponentRows<5> z(t, &Array::y, j);
+            see_components(channels, y, scale, n, false, x);
+            see_components(channels, z, scale + 3 * n, n, false, x + channels);
             if (!x_tangent) return;
-            const real *t = of(run).t + place, moved = g.scale_tangent[q * g.edges + e];
-            for (int64_t k = 0; k < seen; k++) x_tangent[first + k] += moved * y[k] + scale * t[k];
+            see_components(channels, y, moved, n, false, x_tangent);
+            see_components(channels, z, moved + 3 * n, n, false, x_tangent + channels);
+            see_components(channels, ComponentRows<3>(v, &Array::t, j), scale, n, true, x_tangent);
+            see_components(channels, ComponentRows<5>(t, &Array::t, j), scale + 3 * n, n, true, x_tangent + channels);
+        });
+    }
+
+    // To what the sender of an edge carries, with one of two sets of scales.
+    void to_sender(const Run& run, int64_t e, const std::vector<real>& scales, const real* by_x, real* Array::*part) const {
+        const int64_t j = run.geometry.sender[e], n = run.geometry.edges;
+        const real* scale = &scales[n + e];
+        with_count(seen, [&](auto channels) {
+            spread_to_components(channels, ComponentRows<3>(vectors(run), part, j), scale, n, by_x);
+            spread_to_components(channels, ComponentRows<5>(tensors(run), part, j), scale + 3 * n, n, by_x + channels);
+        });
+    }
+
+    void to_scales(const Run& run, int64_t e, const real* by_x, real* by_scale) const {
+        const int64_t j = run.geometry.sender[e];
+        with_count(seen, [&](auto channels) {
+            add_to_scales(channels, ComponentRows<3>(vectors(run), &Array::y, j), by_x, by_scale + 1);
+            add_to_scales(channels, ComponentRows<5>(tensors(run), &Array::y, j), by_x + channels, by_scale + 4);
         });
     }
 
@@ -189,7 +204,9 @@ struct MomentMessages : Block {
                 real along = 0;
                 for (int n = 0; n < g.radial; n++) along += by_f[n] * g.basis_slope[e * g.radial + n];
                 g.by(e)[0] += along;
-                if (seen) to_sender(run, g, e, by_f + g.radial);
+                if (!seen) continue;
+                to_scales(run, e, by_f + g.radial, g.by(e));
+                to_sender(run, e, g.scale, by_f + g.radial, &Array::h);
             }
         });
     }
@@ -212,18 +229,6 @@ struct MomentMessages : Block {
         }
         g.by(e)[0] += lane_sum(dots.of[0]) * g.envelope_slope[e];
         for (int k = 1; k < SUMS; k += 4) add_lane_sums(dots.of[k], dots.of[k + 1], dots.of[k + 2], dots.of[k + 3], g.by(e) + k);
-    }
-
-    void to_sender(const Run& run, Geometry& g, int64_t e, const real* by_x) const {
-        each_component(run, e, [&](int q, const Input& of, int64_t place, int64_t first) {
-            const real *y = of(run).y + place, scale = g.scale[q * g.edges + e];
-            real *h = of(run).h + place, sum = 0;
-            for (int64_t k = 0; k < seen; k++) {
-                sum += by_x[first + k] * y[k];
-                h[k] += scale * by_x[first + k];
-            }
-            g.by(e)[q] += sum;
-        });
     }
 
     template <bool TANGENTS>
@@ -272,13 +277,8 @@ struct MomentMessages : Block {
             product_nt(passes * n, 2 * seen, width, a, width, weights + g.radial * width, width, false, f, 2 * seen);
             for (int64_t e = begin; e < end; e++) {
                 const real* by_x = f + (e - begin) * 2 * seen;
-                each_component(run, e, [&](int q, const Input& of, int64_t place, int64_t at) {
-                    const real scale = g.scale[q * g.edges + e], moved = TANGENTS ? g.scale_tangent[q * g.edges + e] : 0;
-                    const real* h = by_x + (TANGENTS ? n * 2 * seen : 0);
-                    for (int64_t k = 0; k < seen; k++) {
-                        of(run).g[place + k] += scale * by_x[at + k] + (TANGENTS ? moved * h[at + k] : 0);
-                    }
-                });
+                to_sender(run, e, g.scale, by_x, &Array::g);
+                if (TANGENTS) to_sender(run, e, g.scale_tangent, by_x + n * 2 * seen, &Array::g);
             }
         });
         add_weight_gradient(run, gradient);

@@ -8,16 +8,15 @@ namespace gnnscale {
 template <int M>
 struct SumPlaces {
     real* first[M];
-    int64_t row[M];
+    int64_t row, row_of_others;  // of the first sum, and of the others
 
-    // Lets sums lie in the components of an array, one after the other.
+    SumPlaces(const Array& sums, real* Array::*part) : row(sums.row), row_of_others(sums.row) { first[0] = sums.*part; }
+    // Lets further sums lie in the components of an array, one after the other.
     void set(int from, int components, const Array& array, real* Array::*part) {
-        for (int k = 0; k < components; k++) {
-            first[from + k] = array.*part + k * (array.rows / components) * array.row;
-            row[from + k] = array.row;
-        }
+        row_of_others = array.row;
+        for (int k = 0; k < components; k++) first[from + k] = array.*part + k * (array.rows / components) * array.row;
     }
-    real* at(int k, int64_t i, int64_t c) const { return first[k] + i * row[k] + c; }
+    real* at(int k, int64_t i, int64_t c) const { return first[k] + i * (k ? row_of_others : row) + c; }
 };
 
 template <int M>
