@@ -22,6 +22,7 @@ from gnnscale.models.registry import build
 from gnnscale.scaling import points
 from gnnscale.stages import evaluate
 from gnnscale.stages.memory_levers import measure_peak_bytes
+from gnnscale.train.normalisation import pool_normalisation
 from tests.gnnscale.models.test_physics import lively
 from tests.support import conversions, layouts
 from tests.support.corpus import make_stage_directory, run_stage
@@ -211,18 +212,27 @@ def test_points_of_earlier_versions_are_read(tmp_path):
 
 # ------------------------------------------------------------------------------------------------- external tests
 def trained_on_molecules(tmp_path, tests, **split):
-    """Return the directory of an evaluation of a network with random weights, on molecules of H, C and N and on tests."""
-    molecules = [s for seed in range(9) for s in layouts.make_molecules(seed=seed) if 8 not in s.numbers]
-    known = {"mine": {"split": Split(validation=0.1, **split)}} | {name: {"test_of": "mine"} for name in tests}
+    """Return the directory of an evaluation of a network with random weights, of two sources and external tests of `mine`.
+
+    The first source has other energies and all elements; `mine` has molecules of H, C and N.
+    """
+    molecules = [s for seed in range(9) for s in layouts.make_molecules(seed=seed)]
+    mine = [s._replace(group=f"{k}") for k, s in enumerate(molecules) if 8 not in s.numbers]
+    other = [s._replace(group=f"{k}", energy=1.2 * s.energy) for k, s in enumerate(molecules)]
+    known = {"mine": {"split": Split(validation=0.1, **split)}, "first": {"split": Split(test=0.3)}}
+    sources = {"mine": mine, "first": other, **tests}
     needs = {}
-    for name, settings in known.items():
-        structures = tests.get(name, [s._replace(group=f"{k}") for k, s in enumerate(molecules)])
+    for name, structures in sources.items():
+        settings = known.get(name, {"test_of": "mine"})
         conversions.convert(tmp_path / "convert" / name, structures, name=name, **settings)
         needs[f"convert/{name}"] = tmp_path / "convert" / name
     model = EGNNConfig(width=16, depth=2, radial=4, cutoff=5.0)
     made = make_stage_directory(tmp_path, "train/x", TrainSettings())
-    files.write_model(made / "model.json", of(model, ("mine",), OptimSettings()))
-    save_file(build(model, 1, 12.0).state_dict(), made / "model.safetensors")
+    files.write_model(made / "model.json", of(model, ("first", "mine"), OptimSettings()))
+    network = build(model, 2, 12.0)
+    cards = tuple(files.read_model(needs[f"convert/{name}"] / "card.json", ShardCard) for name in ("first", "mine"))
+    network.set_normalisation(*pool_normalisation(cards, False))
+    save_file(network.state_dict(), made / "model.safetensors")
     return make_stage_directory(tmp_path, "evaluate/x", EvaluateSettings(), {"train/x": made, **needs})
 
 
@@ -239,30 +249,37 @@ def test_external_tests_are_reported_by_name_and_do_not_change_the_laws(tmp_path
     tests = {"mine.a": molecules_of(77), "mine.b": molecules_of(78) + molecules_of(79)}
     said = evaluate_in(trained_on_molecules(tmp_path, tests, test=0.3))
     assert said.tests == {"mine.a": "mine", "mine.b": "mine"}
-    assert {name: each.structures for name, each in said.sources.items()} == {
-        "mine": said.all.structures,
-        "mine.a": 6,
-        "mine.b": 12,
-    }
-    assert said.all == said.sources["mine"], "the split of the source stays what laws are fitted to"
+    assert set(said.sources) == {"first", "mine", "mine.a", "mine.b"}
+    assert said.sources["mine.a"].structures == 6 and said.sources["mine.b"].structures == 12
+    splits_alone = [said.sources[name] for name in ("first", "mine")]
+    assert said.all.structures == sum(each.structures for each in splits_alone), (
+        "laws are fitted to the splits of sources"
+    )
+    assert said.all.energy_mae == pytest.approx(
+        sum(each.structures * each.energy_mae for each in splits_alone) / said.all.structures, rel=1e-6
+    )
 
 
 def test_the_tests_of_a_source_without_a_split_of_its_own_are_taken_together(tmp_path):
     tests = {"mine.a": molecules_of(77), "mine.b": molecules_of(78) + molecules_of(79)}
     said = evaluate_in(trained_on_molecules(tmp_path, tests, test=0.0))
-    a, b = said.sources["mine.a"], said.sources["mine.b"]
-    assert set(said.sources) == set(tests) and said.all.structures == 18
-    assert said.all.energy_mae == pytest.approx((6 * a.energy_mae + 12 * b.energy_mae) / 18, rel=1e-6)
+    a, b, first = (said.sources[name] for name in ("mine.a", "mine.b", "first"))
+    assert set(said.sources) == {*tests, "first"} and said.all.structures == 18 + first.structures
+    total = 6 * a.energy_mae + 12 * b.energy_mae + first.structures * first.energy_mae
+    assert said.all.energy_mae == pytest.approx(total / said.all.structures, rel=1e-6)
 
 
 def test_an_external_test_has_the_errors_of_the_same_structures_in_the_split(tmp_path):
-    known = [s for seed in range(9) for s in molecules_of(seed)]
-    held_out = [s for k, s in enumerate(known) if splits.split_of(f"{k}", Split(validation=0.1, test=0.3)) == 2]
+    """It is numbered as its source, not as the first, and has that source's references."""
+    known, split = [s for seed in range(9) for s in layouts.make_molecules(seed=seed)], Split(validation=0.1, test=0.3)
+    held_out = [s for k, s in enumerate(known) if 8 not in s.numbers and splits.split_of(f"{k}", split) == 2]
     said = evaluate_in(trained_on_molecules(tmp_path, {"mine.a": held_out}, test=0.3))
-    assert said.sources["mine.a"] == said.sources["mine"] == said.all and said.all.structures > 5
+    assert said.sources["mine.a"] == said.sources["mine"] != said.sources["first"]
+    assert said.sources["mine"].structures > 5
 
 
 def test_elements_that_were_not_trained_on_are_named_and_their_errors_are_apart(tmp_path, capfd):
+    """An element that only another source has has no reference in this one."""
     tests = {"mine.a": molecules_of(77, with_oxygen=True)}
     said = evaluate_in(trained_on_molecules(tmp_path, tests, test=0.3))
     assert said.sources["mine.a"].structures == 6 and said.unseen["mine.a"].elements == ("O",)
@@ -271,6 +288,10 @@ def test_elements_that_were_not_trained_on_are_named_and_their_errors_are_apart(
 
 
 def test_nothing_but_unseen_elements_is_refused(tmp_path):
-    tests = {"mine.a": [s for s in molecules_of(77, with_oxygen=True) if 8 in s.numbers]}
-    with pytest.raises(errors.UserError, match="only elements which were trained on; others are O"):
-        evaluate_in(trained_on_molecules(tmp_path, tests, test=0.0))
+    there = trained_on_molecules(tmp_path, {}, test=0.3)
+    for name in ("first", "mine"):
+        path = stage_run.Run(there).needs[f"convert/{name}"] / "card.json"
+        card = files.read_model(path, ShardCard)
+        files.write_model(path, card.model_copy(update={"trained_elements": ("C", "N", "O")}))
+    with pytest.raises(errors.UserError, match="only elements which were trained on; others are H"):
+        evaluate_in(there)
