@@ -56,6 +56,8 @@ def answer(request: BaseHTTPRequestHandler, server: FileServer, name: str, count
         return redirect(request, f"/{name}" if odd == "loop" else f"/elsewhere/{server.files[name].decode()}")
     if odd == "html":
         return send(request, server, name, 200, HTML, {"Content-Type": "text/html; charset=utf-8"})
+    if odd == "challenge":
+        return send(request, server, name, 202, b"", {})
     content = HTML if odd == "html-as-file" else server.files[name]
     tag = f'"{count if odd == "changes" else 1}"'
     asked = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("Range", ""))

@@ -61,7 +61,7 @@ class NoDowngrade(urllib.request.HTTPRedirectHandler):
 def ask(url: str, page: str) -> RemoteFile:
     """Ask for the first byte of a file, and return what the server tells of it; `page` is where a person finds it."""
     with open_url(url, {"Range": "bytes=0-0"}, page) as answer:
-        refuse_web_page(url, answer, page)
+        refuse_other_content(url, answer, page)
         headers = answer.headers
         tag = headers.get("ETag") or headers.get("Last-Modified") or ""
         if answer.status == 206:
@@ -123,11 +123,14 @@ def total_of(content_range: str) -> int | None:
     return int(total) if total.isdigit() else None
 
 
-def refuse_web_page(url: str, answer: http.client.HTTPResponse, page: str) -> None:
-    if answer.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
+def refuse_other_content(url: str, answer: http.client.HTTPResponse, page: str) -> None:
+    """Raise for an answer that is not the file: a web page, or a test whether a browser asks."""
+    is_page = answer.headers.get_content_type() in ("text/html", "application/xhtml+xml")
+    if is_page or answer.status not in (200, 206):
+        sent = "a web page" if is_page else f"{answer.status} {answer.reason}"
         raise UserError(
-            f"{url}: the server sends a web page in place of the file; it may ask for a login or say that the file has moved",
-            f"look at it in a browser; the files are described at {page}",
+            f"{url}: the server sends {sent} in place of the file; it may ask for a login or for a browser, or have moved it",
+            f"get it by a browser, into the folder of the set; the files are described at {page}",
         )
 
 

@@ -97,6 +97,14 @@ def test_wrong_names(words, told, capsys):
     assert told in capsys.readouterr().err
 
 
+def test_a_study_whose_own_path_is_wrong_is_told_how_to_fetch(tmp_path, capsys):
+    source = {"name": "a", "dataset": "mptrj", "options": {"raw": str(tmp_path / "nowhere")}}
+    (tmp_path / "mine.yaml").write_text(json.dumps({"title": "t", "data": [source], "sweeps": [{"name": "s"}]}))
+    assert main(["plan", "--study", str(tmp_path / "mine.yaml"), "--root", str(tmp_path / "run")]) == 2
+    told = capsys.readouterr().err
+    assert f"{tmp_path}/nowhere: no such file" in told and "data fetch mptrj; then raw: data:mptrj" in told
+
+
 PROGRAM = """
 import sys
 from workflow.config import published_files

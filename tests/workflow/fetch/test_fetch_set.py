@@ -169,6 +169,7 @@ def test_an_archive_that_is_cut_off_is_told(server, tmp_path, name, share):
         ("lies", "after 1,000,003 bytes; this server cannot continue"),
         ("lies-in-ranges", "at byte 1,000,003 of 1,100,003"),
         ("html", "sends a web page in place of the file"),
+        ("challenge", "sends 202 Accepted in place of the file"),
         ("html-as-file", "checksum (md5) is"),
         ("loop", "sends us on in a circle"),
         ("wrong-range", "were asked for, and the server sends"),
