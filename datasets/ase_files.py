@@ -22,6 +22,7 @@ from gnnscale.data.formats.own_data import (
 )
 from gnnscale.data.formats.pieces import Piece, SkipStructure
 from gnnscale.data.formats.raw_files import OWN_FILE, Location
+from gnnscale.data.formats.source_size import SourceSize, measure_ase, measure_files
 from gnnscale.data.formats.vasp_names import without_twins
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
@@ -50,7 +51,10 @@ def input_files(options: Options) -> list[Path]:
 
 
 def card(options: Options) -> DatasetCard:
-    return own_data_card("ase_files", options, neighbours=30.0, seconds=0.001)
+    def count() -> SourceSize:
+        return measure_files(input_files(options), options.limit, measure_ase)
+
+    return own_data_card("ase_files", options, 30.0, 0.001, count)
 
 
 def pieces(options: Options) -> list[Piece]:

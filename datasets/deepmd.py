@@ -24,6 +24,7 @@ from gnnscale.data.formats.own_data import (
 )
 from gnnscale.data.formats.pieces import Piece, SkipStructure
 from gnnscale.data.formats.raw_files import OWN_FILE, Location, find_files, name_below
+from gnnscale.data.formats.source_size import SourceSize, measure_array, measure_files
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
     import numpy as np
@@ -65,7 +66,11 @@ def input_files(options: Options) -> list[Path]:
 
 
 def card(options: Options) -> DatasetCard:
-    return own_data_card("deepmd", options, neighbours=35.0, seconds=0.0004)
+    def count() -> SourceSize:
+        arrays = [path for path in input_files(options) if path.name == "coord.npy"]
+        return measure_files(arrays, options.limit, measure_array)
+
+    return own_data_card("deepmd", options, 35.0, 0.0004, count)
 
 
 def pieces(options: Options) -> list[Piece]:

@@ -19,6 +19,7 @@ from gnnscale.data.formats.own_data import (
 )
 from gnnscale.data.formats.pieces import Piece, SkipStructure
 from gnnscale.data.formats.raw_files import OWN_FILE, Location
+from gnnscale.data.formats.source_size import SourceSize, measure_files, measure_xyz
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
     from gnnscale.atoms.structure import Structure
@@ -40,7 +41,10 @@ def input_files(options: Options) -> list[Path]:
 
 
 def card(options: Options) -> DatasetCard:
-    return own_data_card("extxyz", options, neighbours=30.0, seconds=0.0006)
+    def count() -> SourceSize:
+        return measure_files(input_files(options), options.limit, measure_xyz)
+
+    return own_data_card("extxyz", options, 30.0, 0.0006, count)
 
 
 def pieces(options: Options) -> list[Piece]:

@@ -17,6 +17,7 @@ from pydantic import Field
 from gnnscale.data.formats.own_data import LabelUnits, own_data_card
 from gnnscale.data.formats.pieces import Piece, SkipStructure
 from gnnscale.data.formats.raw_files import OWN_FILE, Location
+from gnnscale.data.formats.source_size import SourceSize
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
     from gnnscale.atoms.structure import Structure
@@ -50,7 +51,7 @@ def input_files(options: Options) -> list[Path]:
 
 
 def card(options: Options) -> DatasetCard:
-    return own_data_card("hydragnn", options, neighbours=30.0, seconds=0.0002)
+    return own_data_card("hydragnn", options, 30.0, 0.0002, count=SourceSize)
 
 
 def pieces(options: Options) -> list[Piece]:

@@ -24,6 +24,7 @@ from gnnscale.data.formats.own_data import (
 )
 from gnnscale.data.formats.pieces import Piece, SkipStructure
 from gnnscale.data.formats.raw_files import OWN_FILE, Location
+from gnnscale.data.formats.source_size import SourceSize, measure_files, measure_hdf5
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
     from gnnscale.atoms.structure import Structure
@@ -45,7 +46,10 @@ def input_files(options: Options) -> list[Path]:
 
 
 def card(options: Options) -> DatasetCard:
-    return own_data_card("pyanitools", options, neighbours=12.0, seconds=0.0002)
+    def count() -> SourceSize:
+        return measure_files(input_files(options), options.limit, measure_hdf5)
+
+    return own_data_card("pyanitools", options, 12.0, 0.0002, count)
 
 
 def pieces(options: Options) -> list[Piece]:

@@ -24,6 +24,7 @@ from gnnscale.data.formats.own_data import (
 )
 from gnnscale.data.formats.pieces import Piece, SkipStructure
 from gnnscale.data.formats.raw_files import OWN_FILE, Location, name_below
+from gnnscale.data.formats.source_size import SourceSize, measure_files, measure_list
 
 if TYPE_CHECKING:  # the planner imports this file for its card alone, on a login node
     from gnnscale.atoms.structure import Structure
@@ -53,7 +54,10 @@ def input_files(options: Options) -> list[Path]:
 
 
 def card(options: Options) -> DatasetCard:
-    return own_data_card("pymatgen_json", options, neighbours=50.0, seconds=0.0005)
+    def count() -> SourceSize:
+        return measure_files(input_files(options), options.limit, measure_list)
+
+    return own_data_card("pymatgen_json", options, 50.0, 0.0005, count)
 
 
 def pieces(options: Options) -> list[Piece]:

@@ -13,7 +13,7 @@ from gnnscale.atoms import units
 from gnnscale.contract.errors import BadFile
 from gnnscale.data.formats import own_data
 from tests.support import layouts
-from tests.support.raw import is_same, load_script, read_all, read_until_fault, require_sample
+from tests.support.raw import OWN, is_same, load_script, read_all, read_until_fault, require_sample
 
 
 def write_frames(path, *frames):
@@ -177,6 +177,39 @@ def test_isolated_atoms_in_a_file_of_their_own(tmp_path):
         script.input_files(script.Options(raw=str(tmp_path), isolated_atoms="b.xyz"))
     write_frames(tmp_path / "a.xyz", ("energy=1 config_type=IsolatedAtom", WATER))
     assert "has 3 atoms, one was expected" in str(read_until_fault("extxyz", tmp_path)[1])
+
+
+# ----------------------------------------------------------------------------------------------------- size for the planner
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [(name, layout.write) for name in OWN if name != "pyanitools" for layout in layouts.LAYOUTS[name][:3]],
+)
+def test_the_planner_is_told_how_many_structures_and_atoms_there_are(name, write, tmp_path):
+    """The number of atoms is counted where the format tells it at once; else it is 30."""
+    write(tmp_path, layouts.make_crystals())
+    script = load_script(name)
+    card = script.card(script.Options(raw=str(tmp_path)))
+    assert card.structures == 9
+    assert card.atoms_per_structure == pytest.approx(10 / 3 if write not in NO_ATOMS else 30)
+    told = script.card(script.Options(raw=str(tmp_path), structures=5, atoms=7))
+    assert (told.structures, told.atoms_per_structure) == (5, 7)
+    assert script.card(script.Options(raw=str(tmp_path / "nowhere"))).structures == 1000
+
+
+NO_ATOMS = (layouts.write_trajectory, layouts.write_ase_json)
+
+
+def test_the_planner_is_told_the_size_of_real_files():
+    for name, path, structures, atoms in [
+        ("extxyz", "ethanol_methanol", 4993, 8.12),
+        ("extxyz", "mad_1k", 1000, 29.2),
+        ("pymatgen_json", "MoNbTaW", 5658, 21.0),
+        ("ase_files", "oxides_pbe/oxides.db", 295, 9.9),
+        ("ase_files", "oc20_relaxations/traj/random1000100.traj", 126, 30),
+    ]:
+        script = load_script(name)
+        card = script.card(script.Options(raw=str(require_sample(path))))
+        assert card.structures == structures and card.atoms_per_structure == pytest.approx(atoms, rel=0.15)
 
 
 # --------------------------------------------------------------------------------------------------------- unread files

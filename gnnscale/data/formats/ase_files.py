@@ -8,7 +8,8 @@ from itertools import islice
 from pathlib import PurePosixPath
 
 from gnnscale.data.formats import ase_images, ase_rows, crystaljson, lmdbs, vasp_runs
-from gnnscale.data.formats.extxyz import COMPRESSED, open_text
+from gnnscale.data.formats.extxyz import open_text
+from gnnscale.data.formats.frame_counts import COMPRESSED
 from gnnscale.data.formats.own_structures import OwnFrame
 from gnnscale.data.formats.pieces import Piece, SkipStructure, pieces_by_range
 from gnnscale.data.formats.raw_files import Location, name_below

@@ -14,7 +14,7 @@ from ase.data import atomic_numbers
 
 from gnnscale.data.formats.raw_files import Location
 from gnnscale.data.formats.recognise import check_kind
-from gnnscale.data.formats.structure_counts import count_word
+from gnnscale.data.formats.structure_counts import count_words
 
 COMPRESSED: dict[str, Callable[..., IO[Any]]] = {".bz2": bz2.open, ".gz": gzip.open}
 ATOMIC_NUMBERS = {**atomic_numbers, "D": 1}  # the Materials Project has deuterium
@@ -47,10 +47,7 @@ def check_json(location: Location) -> None:
 def count_in(location: Location, word: bytes) -> float:
     """Return how often a word occurs in a JSON file, estimated if the file is long."""
     check_json(location)
-    with open(location.path, "rb") as packed:
-        opener = COMPRESSED.get(location.path.suffix)
-        file = opener(packed, "rb") if opener else packed
-        return count_word(file, word, packed.tell, location.path.stat().st_size)
+    return count_words(location.path, word)
 
 
 def read_members(location: Location) -> Iterator[tuple[str, Any]]:

@@ -6,18 +6,16 @@ which its first byte lies.
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from ase.data import atomic_numbers
 
+from gnnscale.data.formats.frame_counts import COMPRESSED, count_frames, count_spans, find_frame
 from gnnscale.data.formats.label_numbers import to_numbers
 from gnnscale.data.formats.own_structures import OwnFrame
 from gnnscale.data.formats.pieces import Piece
@@ -25,12 +23,7 @@ from gnnscale.data.formats.raw_files import Location, name_below
 from gnnscale.data.formats.recognise import check_kind
 from gnnscale.data.formats.structure_counts import StructureCounts
 
-COMPRESSED: dict[str, Callable[..., IO[Any]]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
 BYTES_PER_PIECE = 1 << 24
-BYTES_TO_COUNT = 1 << 25  # frames of a longer plain file are counted in samples of it
-COMPRESSED_BYTES_TO_COUNT = 1 << 21  # at the beginning of a compressed file; up to 0.5 s
-SAMPLES, SAMPLE_BYTES = 32, 1 << 20  # of a long file
-MAX_LINE_BYTES = 1 << 16  # of a line before the start of a range; longer ones hold no number of atoms
 PLAIN_PROPERTIES = "species:S:1:pos:R:3"  # of XYZ that is not extended
 KEY_AND_VALUE = re.compile(
     r"""(?P<key>"[^"]*"|'[^']*'|[^\s=]+)
@@ -68,54 +61,13 @@ def pieces_by_bytes(raw: str, location: Location, limit: int | None, counts: Str
     name, length, compressed = name_below(raw, path), path.stat().st_size, path.suffix in COMPRESSED
     check_kind(location, "extended XYZ", *(["xz", "gzip", "bzip2"] if compressed else ["extended XYZ"]))
     if compressed or limit is not None or length <= BYTES_PER_PIECE:
-        found = counts(path.suffix, path, lambda: sum(count_frames(path, [(0, length)])))
+        found = counts(path.suffix, path, lambda: count_frames(path).frames)
         return [Piece(name, min(found, limit or found), path)]
     spans = list(pairwise([*range(0, length, BYTES_PER_PIECE), length]))
     return [
-        Piece(f"{name}: bytes {a} to {b - 1}", max(1e-9, count), path, span=(a, b))
-        for (a, b), count in zip(spans, count_frames(path, spans))
+        Piece(f"{name}: bytes {a} to {b - 1}", max(1e-9, found.frames), path, span=(a, b))
+        for (a, b), found in zip(spans, count_spans(path, spans))
     ]
-
-
-def count_frames(path: Path, spans: list[tuple[int, int]]) -> list[float]:
-    """Return the number of frames in each range of bytes: counted, or from their density in samples of a long file."""
-    if path.suffix in COMPRESSED:
-        return [count_compressed(path)]
-    if spans[-1][1] <= BYTES_TO_COUNT:
-        with open(path, "rb") as file:
-            return [count_from(file, find_frame(file, start) if start else 0, end)[0] for start, end in spans]
-    every, counts = -(-len(spans) // SAMPLES), []
-    with open(path, "rb") as file:
-        for number, (start, end) in enumerate(spans):
-            if number % every == 0:
-                first = find_frame(file, start) if start else 0
-                frames, read = count_from(file, first, min(end, first + SAMPLE_BYTES))
-            counts.append(frames * (end - start) / max(read, 1))
-    return counts
-
-
-def count_from(file: IO[bytes], start: int, end: int) -> tuple[int, int]:
-    """Return how many frames begin between two bytes, and how many bytes these frames have."""
-    file.seek(start)
-    frames, offset = 0, start
-    while offset < end and (head := file.readline()):
-        offset += len(head)
-        if head.strip().isdigit():
-            frames += 1
-            offset += len(file.readline()) + sum(map(len, islice(file, int(head))))
-    return frames, offset - start
-
-
-def count_compressed(path: Path) -> float:
-    """Return the number of frames of a compressed file, estimated from those in its first bytes."""
-    frames, length = 0, path.stat().st_size
-    with open(path, "rb") as packed, COMPRESSED[path.suffix](packed, "rb") as file:
-        while packed.tell() < COMPRESSED_BYTES_TO_COUNT and (head := file.readline()):
-            if head.strip().isdigit():
-                frames += 1
-                for _ in islice(file, 1 + int(head)):
-                    pass
-        return frames * length / packed.tell()
 
 
 def read_frames(location: Location, span: tuple[int, int] | None = None) -> Iterator[Frame]:
@@ -145,38 +97,6 @@ def read_frames(location: Location, span: tuple[int, int] | None = None) -> Iter
             line, count = line + 2 + atoms, count + 1
             offset += len(head) + len(comment) + sum(map(len, rows))
         location.where = f"the end, after {count} frames"
-
-
-def find_frame(file: IO[bytes], start: int) -> int:
-    """Return the byte at which the first frame begins, at `start` or later.
-
-    A comment may be a number too, but then the line before it is a number, and the line before a number of atoms is none.
-    """
-    file.seek(max(0, start - MAX_LINE_BYTES))
-    before = file.read(min(start, MAX_LINE_BYTES))
-    offset = start
-    if not before.endswith(b"\n"):  # in the middle of a line
-        file.seek(start)
-        rest = file.readline()
-        before, offset = before + rest, start + len(rest)
-    last = before[:-1].rsplit(b"\n", 1)[-1]
-    while True:
-        file.seek(offset)
-        head = file.readline()
-        if not head:
-            return offset
-        if head.strip().isdigit() and not last.strip().isdigit() and is_frame(file, int(head)):
-            return offset
-        offset, last = offset + len(head), head
-
-
-def is_frame(file: IO[bytes], atoms: int) -> bool:
-    """Tell whether a frame of `atoms` atoms follows: a comment, the rows, then the end or a number again."""
-    file.readline()
-    if not all(len(row.split()) > 3 for row in islice(file, atoms)):
-        return False
-    after = file.readline().strip()
-    return not after or after.isdigit()
 
 
 def parse_frame(location: Location, line: int, comment: str, rows: list[bytes]) -> Frame:

@@ -6,15 +6,19 @@ Light to import: the planner imports it, on a login node, through these scripts.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from gnnscale.contract.dataset_card import DatasetCard
+from gnnscale.contract.errors import UserError
 from gnnscale.data.formats.pieces import Piece, SkipStructure
 from gnnscale.data.formats.raw_files import find_files, name_below
 from gnnscale.data.formats.recognise import describe_folder
+from gnnscale.data.formats.source_size import SourceSize
 from gnnscale.schema import Record
 
 if TYPE_CHECKING:  # it needs NumPy
@@ -48,8 +52,12 @@ class OwnDataOptions(Record):
     theory: str = Field("not stated", description="level of theory of the labels, for the card")
     citation: str = Field("not stated", description="where they were published, for the card")
     licence: str = Field("not stated", description="under which they may be used, for the card")
-    structures: int = Field(1000, ge=1, description="approximate number of structures; the planner's estimate")
-    atoms: float = Field(30.0, gt=0, description="approximate number of atoms per structure; the planner's estimate")
+    structures: int | None = Field(
+        None, ge=1, description="approximate number of structures, for the planner; null = counted in the files"
+    )
+    atoms: float | None = Field(
+        None, gt=0, description="approximate atoms per structure, for the planner; null = counted in the files, or 30"
+    )
     energies: Literal["any", "atoms", "crystals"] = Field(
         "any",
         description="kind of the energies, to detect a wrong unit: atoms = total energies of all electrons, "
@@ -105,16 +113,22 @@ class LabelKeys(LabelUnits):
     )
 
 
-def own_data_card(name: str, options: OwnDataOptions, neighbours: float, seconds: float) -> DatasetCard:
-    """Return the card of the user's own data."""
+def own_data_card(
+    name: str, options: OwnDataOptions, neighbours: float, seconds: float, count: Callable[[], SourceSize]
+) -> DatasetCard:
+    """Return the card of the user's own data; `count` tells the size of the files where the user does not."""
+    size = SourceSize()
+    if options.structures is None or options.atoms is None:
+        with suppress(OSError, UserError, ValueError):  # files that are missing or broken are told when they are read
+            size = count()
     return DatasetCard(
         name=name,
         title=options.title,
         theory=options.theory,
         citation=options.citation,
         licence=options.licence,
-        structures=options.structures,
-        atoms_per_structure=options.atoms,
+        structures=options.structures or max(1, round(size.structures)),
+        atoms_per_structure=options.atoms or size.atoms,
         neighbours_per_atom=neighbours,
         seconds_per_structure=seconds,
     )

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from gnnscale.data.formats.frame_counts import COMPRESSED
+
 BYTES_TO_COUNT = 1 << 24  # of a longer file the first bytes are counted
 FILES_TO_COUNT = 64  # of a kind; of more files, a few are counted
 
@@ -22,6 +24,13 @@ def count_word(file: IO[bytes], word: bytes, consumed: Callable[[], int], length
         count += (tail + block).count(word)
         tail = block[1 - len(word) :]
     return count * length / max(consumed(), 1)
+
+
+def count_words(path: Path, word: bytes) -> float:
+    """Return how often a word occurs in a file, which may be compressed."""
+    with open(path, "rb") as packed:
+        opener = COMPRESSED.get(path.suffix)
+        return count_word(opener(packed, "rb") if opener else packed, word, packed.tell, path.stat().st_size)
 
 
 class StructureCounts:

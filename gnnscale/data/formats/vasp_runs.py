@@ -16,11 +16,11 @@ from ase.data import atomic_numbers
 
 from gnnscale.atoms import units
 from gnnscale.data.formats.ase_images import image_frames
-from gnnscale.data.formats.extxyz import COMPRESSED, open_bytes
+from gnnscale.data.formats.extxyz import open_bytes
 from gnnscale.data.formats.own_structures import OwnFrame
 from gnnscale.data.formats.pieces import SkipStructure
 from gnnscale.data.formats.raw_files import Location
-from gnnscale.data.formats.structure_counts import count_word
+from gnnscale.data.formats.structure_counts import count_word, count_words
 from gnnscale.data.formats.vasp_names import is_outcar, is_vasprun, without_twins
 
 
@@ -45,10 +45,7 @@ def count_steps(location: Location, run: Run) -> float:
     if run.member:
         with zipfile.ZipFile(location.path) as archive, archive.open(run.member) as file:
             return count_word(file, word, file.tell, archive.getinfo(run.member).file_size)
-    with open(location.path, "rb") as packed:
-        opener = COMPRESSED.get(location.path.suffix)
-        content = opener(packed, "rb") if opener else packed
-        return count_word(content, word, packed.tell, location.path.stat().st_size)
+    return count_words(location.path, word)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gnnscale.atoms.units import ENERGY_UNITS
-from gnnscale.data.formats import extxyz
+from gnnscale.data.formats import extxyz, frame_counts
 from gnnscale.data.formats.raw_files import Location
 from gnnscale.data.formats.structure_counts import StructureCounts
 from tests.support import layouts
@@ -131,9 +131,9 @@ def test_pieces_count_their_structures(tmp_path, monkeypatch):
         parts = extxyz.pieces_by_bytes(str(tmp_path), location, None, StructureCounts())
         counted = [sum(1 for _ in extxyz.read_frames(location, part.span)) for part in parts]
         assert [part.structures for part in parts] == pytest.approx(counted, abs=1e-6) and len(parts) > 3
-        monkeypatch.setattr(extxyz, "BYTES_TO_COUNT", 1)
-        monkeypatch.setattr(extxyz, "SAMPLE_BYTES", 20_000)
-        monkeypatch.setattr(extxyz, "SAMPLES", 3)
+        monkeypatch.setattr(frame_counts, "BYTES_TO_COUNT", 1)
+        monkeypatch.setattr(frame_counts, "SAMPLE_BYTES", 20_000)
+        monkeypatch.setattr(frame_counts, "SAMPLES", 3)
         sampled = [part.structures for part in extxyz.pieces_by_bytes(str(tmp_path), location, None, StructureCounts())]
         assert sum(sampled) == pytest.approx(31, rel=0.35) and len(sampled) == len(parts)
 
