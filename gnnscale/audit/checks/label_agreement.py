@@ -29,11 +29,15 @@ MIN_WORK_EV = 0.01  # smaller values are rounding
 EXACT_STEP_ANGSTROM = 0.3  # of pairs that tell a factor exactly
 MAX_QUARTILE_SPREAD = 0.35  # relative distance of a quartile from the median, up to which the median is exact
 MIN_CORRELATION_OF_PAIRS = 0.6
-EXACT, ROUGH, ROUGHER = 0.15, math.log(2.5), math.log(4)  # natural logarithms of factors that are no error
+EXACT, ROUGH, ROUGHER, ROUGHEST = (
+    0.15,
+    math.log(2.5),
+    math.log(4),
+    math.log(8),
+)  # natural logarithms of factors that are no error
 DOUBTFUL = math.log(1.6)  # up to this factor a slope without an explanation is doubtful, and not surely wrong
 # Atoms nearer than this share of the sum of covalent radii repel each other. Measured: by 5 to 30 eV/Angstrom.
 REPULSIVE_CONTACT, REPULSION = 0.7, 12.0
-LOG_OF_REPULSION = math.log(8)  # by which their repulsion may differ from this
 MIN_REPULSION, MAX_CONTACTS = 0.05, 300  # eV/Angstrom of a contact that counts; structures that are read
 MIN_AGREEING_CONTACTS = 0.9  # share of the contacts
 MAX_NAMED = 3  # explanations in a sentence
@@ -181,7 +185,9 @@ def judge_correlation_of_pairs(pairs: NearPairs) -> Evidence | None:
         f"Over {count:,} pairs of structures up to {pairs.step.max():.2g} Å apart, the energy changes by about {ratio:.2g} "
         f"times the work of the forces (correlation {correlation:.2f})"
     )
-    return Evidence(ratio, ratio * float(np.median(pairs.natoms)), ROUGH, count, "pairs of structures, roughly", words)
+    return Evidence(
+        ratio, ratio * float(np.median(pairs.natoms)), ROUGH, count, "pairs of structures, to a factor of 2.5", words
+    )
 
 
 def judge_model(model: FittedModel, found: Correlation | None) -> Evidence | None:
@@ -193,7 +199,7 @@ def judge_model(model: FittedModel, found: Correlation | None) -> Evidence | Non
         f"their forces (correlation {found.correlation:.2f})"
     )
     per_atom = found.ratio * float(np.median(model.packed.natoms))
-    noun = "structures with a pair model, roughly"
+    noun = "structures with a pair model, to a factor of 4"
     return Evidence(found.ratio, per_atom, ROUGHER, found.structures, noun, words)
 
 
@@ -213,7 +219,7 @@ def judge_contacts(source: MeasuredSource) -> Evidence | None:
         f"{REPULSION:g} is usual"
     )
     ratio = sign * REPULSION / size
-    return Evidence(ratio, math.inf, LOG_OF_REPULSION, len(force), "structures with close atoms, roughly", words)
+    return Evidence(ratio, math.inf, ROUGHEST, len(force), "structures with close atoms, to a factor of 8", words)
 
 
 def find_repulsions(source: MeasuredSource) -> np.ndarray:

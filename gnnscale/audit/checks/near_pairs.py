@@ -134,11 +134,15 @@ def have_same_atoms(a: Packed, b: Packed) -> np.ndarray:
 
 
 def compare_cells(a: Packed, b: Packed) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the map from lattice a to lattice b (P, 3, 3), its symmetric part less 1, and the size of the other part."""
+    """Return the map from lattice a to lattice b, the strain of their mean, and the size of the rotation.
+
+    All are (P, 3, 3) but the last, (P,). From the mean to both ends, errors of second order cancel.
+    """
     one, two = lattice(a), lattice(b)
-    change = np.linalg.pinv(one) @ (two - one)
+    change = np.linalg.pinv((one + two) / 2) @ (two - one)
     strain = (change + change.transpose(0, 2, 1)) / 2
-    return np.eye(3) + change, strain, np.abs(change - strain).max((1, 2), initial=0)
+    deform = np.eye(3) + np.linalg.pinv(one) @ (two - one)
+    return deform, strain, np.abs(change - strain).max((1, 2), initial=0)
 
 
 def lattice(packed: Packed) -> np.ndarray:

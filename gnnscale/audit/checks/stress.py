@@ -117,7 +117,9 @@ def judge_pairs(pairs: NearPairs) -> Evidence | None:
     )
     of_virials = float(np.median(ratio * pairs.volume[work != 0]))
     of_totals = float(np.median(ratio * pairs.natoms[work != 0]))
-    return Evidence(float(middle), of_virials, of_totals, len(ratio), "pairs of strained structures", words)
+    return Evidence(
+        float(middle), of_virials, of_totals, len(ratio), "pairs of strained structures, to a factor of 4", words
+    )
 
 
 def judge_model(model: FittedModel) -> Evidence | None:
@@ -131,7 +133,7 @@ def judge_model(model: FittedModel) -> Evidence | None:
         f"stress times the volume (correlation {found.correlation:.2f}); if sign and unit of the forces are right"
     )
     volume = float(np.median(measure_volumes(model.packed)))
-    noun = "structures with a pair model, roughly"
+    noun = "structures with a pair model, to a factor of 4"
     return Evidence(ratio, ratio * volume, math.inf, found.structures, noun, words)
 
 

@@ -39,8 +39,9 @@ def check_totals(source: MeasuredSource, slope: tuple[float, float] | None) -> I
 
     slope: the change of the energies over the work of the forces, and the same times the number of atoms.
     """
-    known, fault, noun = int(np.isfinite(source.shards.energy).sum()), find_fault(source, slope), "structures"
-    if fault is None and (noun := find_proof(source, slope)) == "":
+    known, found = int(np.isfinite(source.shards.energy).sum()), fit_by_elements(source)
+    fault, noun = find_fault(source, found, slope), "structures"
+    if fault is None and (noun := find_proof(source, found, slope)) == "":
         yield cover("totals", source, 0, explain_silence(known))
         return
     yield cover("totals", source, known, "", noun)
@@ -49,9 +50,10 @@ def check_totals(source: MeasuredSource, slope: tuple[float, float] | None) -> I
         yield flag_source("totals", severity, source, sentence)
 
 
-def find_fault(source: MeasuredSource, slope: tuple[float, float] | None) -> tuple[Severity, str] | None:
+def find_fault(
+    source: MeasuredSource, found: Misfits | None, slope: tuple[float, float] | None
+) -> tuple[Severity, str] | None:
     """Return how sure it is that energies are per atom, and the evidence in words; None if nothing speaks for it."""
-    found = fit_by_elements(source)
     if found and found.per_atom < MAX_MISFIT and found.per_atom * MIN_ADVANTAGE < found.totals:
         return "error", describe_misfit(found)
     ratio = compare_with_free_atoms(source)
@@ -67,9 +69,8 @@ def find_fault(source: MeasuredSource, slope: tuple[float, float] | None) -> tup
     return None
 
 
-def find_proof(source: MeasuredSource, slope: tuple[float, float] | None) -> str:
+def find_proof(source: MeasuredSource, found: Misfits | None, slope: tuple[float, float] | None) -> str:
     """Return of which structures, and by what, energies are known to be totals; "" if nothing tells."""
-    found = fit_by_elements(source)
     if found and found.totals < MAX_MISFIT and found.totals * MIN_ADVANTAGE < found.per_atom:
         return "structures of several sizes"
     if is_all_electron(compare_with_free_atoms(source)) and has_several_atoms(source):
