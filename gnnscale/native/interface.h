@@ -82,6 +82,9 @@ double native_norm(const native_real* x, int64_t n);
 void native_adamw(int64_t n_hidden, int64_t n, native_real* parameters, const native_real* gradient, native_real* mean,
                   native_real* square, double rate_hidden, double rate_other, double decay_hidden, double b1, double b2,
                   double factor, int64_t step);
+/* A step of Muon for one matrix: matrix = decay * matrix - rate * (the momentum of factor * gradient, made orthogonal). */
+void native_muon(int64_t rows, int64_t columns, native_real* matrix, const native_real* gradient, native_real* mean,
+                 double rate, double decay, double momentum, double factor);
 void native_lerp(native_real* mean, const native_real* x, int64_t n, double share);
 
 #ifdef __cplusplus

@@ -13,6 +13,7 @@
 #include "blocks/norm.h"
 #include "blocks/silu.h"
 #include "blocks/sums.h"
+#include "muon.h"
 #include "optimizer.h"
 #include "potential.h"
 
@@ -208,6 +209,12 @@ void native_adamw(int64_t n_hidden, int64_t n, real* parameters, const real* gra
     adam.rate = rate_other;
     adam.decay = 1;
     adam.update(n_hidden, n, parameters, gradient, mean, square);
+}
+
+void native_muon(int64_t rows, int64_t columns, real* matrix, const real* gradient, real* mean, double rate, double decay,
+                 double momentum, double factor) {
+    const Muon muon{(real)factor, (real)momentum, (real)decay, (real)rate};
+    muon.update(rows, columns, matrix, gradient, mean);
 }
 
 void native_lerp(real* mean, const real* x, int64_t n, double share) {

@@ -43,6 +43,7 @@ ARGUMENTS = {
     "native_learn": [ARRAY, ARRAY, ARRAY, WHOLE, BATCH, LABELS, WHOLE, ARRAY, WHOLE, ARRAY],
     "native_norm": [ARRAY, WHOLE],
     "native_adamw": [WHOLE, WHOLE, *[ARRAY] * 4, *[REAL] * 6, WHOLE],
+    "native_muon": [WHOLE, WHOLE, *[ARRAY] * 3, *[REAL] * 4],
     "native_lerp": [ARRAY, ARRAY, WHOLE, REAL],
     "native_op_message_sums": [ARRAY] * 3,
     "native_op_message_sums_backward": [ARRAY] * 4,

@@ -30,12 +30,17 @@ def orthogonal(matrix: Tensor) -> Tensor:
     return x.T if matrix.shape[0] > matrix.shape[1] else x
 
 
+def update_size(shape: tuple[int, ...]) -> float:
+    """Return the singular values of the update of a matrix, per unit of learning rate."""
+    rows, columns = shape
+    return UPDATE_SCALE * math.sqrt(max(1.0, rows / columns))
+
+
 def update_matrix(matrix: Tensor, grad: Tensor, momentum: Tensor, rate: float, weight_decay: float) -> None:
     """Take a step of one matrix, and of its momentum, in place."""
     momentum.lerp_(grad, 1 - MOMENTUM)
     ahead = grad.lerp(momentum, MOMENTUM)  # Nesterov
-    update = orthogonal(ahead) * (UPDATE_SCALE * math.sqrt(max(1.0, matrix.shape[0] / matrix.shape[1])))
-    matrix.mul_(1 - rate * weight_decay).add_(update, alpha=-rate)
+    matrix.mul_(1 - rate * weight_decay).add_(orthogonal(ahead), alpha=-rate * update_size(tuple(matrix.shape)))
 
 
 class Muon(torch.optim.Optimizer):

@@ -17,11 +17,11 @@ from gnnscale.atoms.graph import AtomGraphs, Properties
 from gnnscale.contract.settings import OptimSettings
 from gnnscale.models.compiled import Compiled, Scales, address
 from gnnscale.models.potential import Potential
-from gnnscale.native.packing import Place
+from gnnscale.native.packing import Place, count_room
 from gnnscale.train.checkpoint import TensorShapes
 from gnnscale.train.engine import Engine, MicroBatch, running_mean_share
 from gnnscale.train.loss import part_weights
-from gnnscale.train.muon import BETAS, update_matrix
+from gnnscale.train.muon import BETAS, MOMENTUM, update_size
 
 CLIP_EPSILON = 1e-6  # as torch.nn.utils has it
 
@@ -81,10 +81,11 @@ class NativeEngine(Engine):
     def _step_matrices(self, rate: float, factor: float) -> None:
         for place in self.packing.places:
             if self._is_hidden(place):
-                matrix, momentum = place.take(self.flat), place.take(self.first)
-                update_matrix(matrix, place.take(self.gradient) * factor, momentum, rate, self.optim.weight_decay)
-                place.put(self.flat, matrix)
-                place.put(self.first, momentum)
+                self.compiled.library.native_muon(
+                    *(count_room(place.rows), count_room(place.columns)),
+                    *(address(flat[place.offset :]) for flat in (self.flat, self.gradient, self.first)),
+                    *(rate * update_size(place.shape), 1 - rate * self.optim.weight_decay, MOMENTUM, factor),
+                )
 
     def _is_hidden(self, place: Place) -> bool:
         return place.offset < self.packing.hidden
