@@ -37,13 +37,13 @@ def judge(path, known):
 
 # ------------------------------------------------------------------------------------------------------------- real
 REAL = {  # name -> number of structures, verdicts on slope, totals, stress
-    "ethanol": (400, "in order", "in order", "unchecked"),
-    "3BPA mixed T": (400, "in order", "in order", "unchecked"),
-    "Mo AIMD": (90, "in order", "in order", "in order"),
+    "ethanol": (300, "in order", "in order", "unchecked"),
+    "3BPA mixed T": (300, "in order", "in order", "unchecked"),
+    "Mo AIMD": (60, "in order", "in order", "in order"),
     "W elastic": (121, "unchecked", "unchecked", "in order"),
     "MoW alloys": (240, "unchecked", "unchecked", "in order"),
-    "MAD": (250, "in order", "in order", "unchecked"),
-    "Alexandria": (150, "unchecked", "in order", "unchecked"),
+    "MAD": (200, "in order", "in order", "unchecked"),
+    "Alexandria": (100, "unchecked", "in order", "unchecked"),
 }
 
 
@@ -71,8 +71,9 @@ def test_real_labels_are_in_order_or_cannot_be_checked(name, real, tmp_path):
 @pytest.mark.parametrize(
     ("name", "fault"),
     [
-        *product(["ethanol", "3BPA mixed T", "Mo AIMD"], FAULTS_BY_UNIT),
-        *product(["MAD"], ["flipped", "x 1000", "/ 27.2"]),
+        *product(["ethanol"], FAULTS_BY_UNIT),
+        *product(["3BPA mixed T", "Mo AIMD"], ["flipped", "x 1000"]),
+        ("MAD", "flipped"),
     ],
 )
 def test_a_fault_of_real_forces_is_found(name, fault, real, tmp_path):
@@ -88,14 +89,13 @@ def test_near_pairs_find_forces_per_bohr(real, tmp_path):
     assert found["slope"] == "error" and "forces per Bohr" in words
 
 
-@pytest.mark.parametrize("name", ["ethanol", "3BPA mixed T", "Mo AIMD", "MAD", "Alexandria"])
+@pytest.mark.parametrize("name", ["ethanol", "Mo AIMD", "Alexandria"])
 def test_real_energies_per_atom_are_found(name, real, tmp_path):
     found, words = judge(tmp_path, [ENERGY_FAULTS["per atom"](s) for s in real(name)])
     assert found["totals"] in ("error", "warning") and "per atom" in words
 
 
-@pytest.mark.parametrize("fault", STRESS_FAULTS)
-@pytest.mark.parametrize("name", ["W elastic", "MoW alloys"])
+@pytest.mark.parametrize(("name", "fault"), [*product(["W elastic"], STRESS_FAULTS), ("MoW alloys", "flipped")])
 def test_a_fault_of_a_real_stress_is_found(name, fault, real, tmp_path):
     found, words = judge(tmp_path, [STRESS_FAULTS[fault](s) for s in real(name)])
     assert found["stress"] == "error"
