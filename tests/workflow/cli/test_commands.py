@@ -69,7 +69,7 @@ def test_wrong_words(words, message):
         (
             "title: t",
             "title: t\ntrain: {model: {kind: egnnn}}",
-            "mine.yaml:2: train.model.kind: found 'egnnn', expected 'egnn'",
+            "mine.yaml:2: train.model.kind: found 'egnnn', expected one of egnn, moments; did you mean 'egnn'?",
         ),
         (
             "{name: s}",
