@@ -5,6 +5,7 @@ Energies eV, lengths Angstrom, forces eV/Angstrom, stress eV/Angstrom^3, positiv
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field
@@ -60,6 +61,7 @@ class Errors(Record):
     atoms: int
     energy_mae: float = Field(description="eV/atom")
     energy_rmse: float = Field(description="eV/atom")
+    energy_rmse_per_structure: float = Field(math.nan, description="eV, of the whole energy of a structure")
     force_mae: float = Field(description="eV/Angstrom per component")
     force_rmse: float = Field(description="eV/Angstrom per component")
 
@@ -143,6 +145,7 @@ class Evaluation(Record):
 
     run: str
     model: ModelConfig
+    trained_on: tuple[str, ...] = Field((), description="names of the sources; a law is of runs with the same ones")
     parameters: int
     body_parameters: int = Field(description="without embeddings of elements and sources: N of the laws")
     structures: int = Field(description="unique training structures: D of the laws")

@@ -49,6 +49,7 @@ class Point(Record):
     subset: Literal["random", "prefix"] = Field("random", description="of the structures; no law uses a prefix")
     cosine_distance: float | None = Field(None, description="of the last layer's features, within structures")
     dirichlet_energy: float | None = Field(None, description="of the last layer's features")
+    source_names: str = Field("", description="names of the sources that were trained on, with + between them")
 
     @field_validator("cosine_distance", "dirichlet_energy", mode="before")
     @classmethod

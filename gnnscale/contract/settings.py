@@ -111,7 +111,10 @@ class TrainSettings(Record):
 
     kind: Literal["train"] = "train"
     model: ModelConfig = default_model()
-    structures: int | None = Field(None, ge=1, description="training structures over all sources; null = all")
+    sources: tuple[str, ...] | None = Field(
+        None, min_length=1, description="names of the sources to train and to be tested on; null = all of the study"
+    )
+    structures: int | None = Field(None, ge=1, description="training structures over these sources; null = all")
     subset_seed: int = Field(0, ge=0, description="which nested subset; stratified by source")
     subset: Literal["random", "prefix"] = Field(
         "random",

@@ -30,6 +30,7 @@ class SignedErrors(NamedTuple):
 
     energy: np.ndarray
     forces: np.ndarray
+    natoms: np.ndarray  # (S,)
 
 
 class MeasuredPart(NamedTuple):
@@ -72,7 +73,7 @@ def divide_errors(
     parts = []
     for number in np.unique(source):
         masks = [(source == number) & which for which in (~unseen, unseen)]
-        seen, apart = (SignedErrors(errors.energy[m], errors.forces[np.repeat(m, natoms)]) for m in masks)
+        seen, apart = (SignedErrors(errors.energy[m], errors.forces[np.repeat(m, natoms)], natoms[m]) for m in masks)
         parts.append(MeasuredPart(held_out.names[number], names[number], seen, apart, elements[number]))
     return parts
 
@@ -100,6 +101,4 @@ def count_in_summary(parts: Sequence[MeasuredPart]) -> list[MeasuredPart]:
 
 
 def join_errors(parts: Sequence[MeasuredPart]) -> SignedErrors:
-    return SignedErrors(
-        np.concatenate([part.seen.energy for part in parts]), np.concatenate([part.seen.forces for part in parts])
-    )
+    return SignedErrors(*(np.concatenate(arrays) for arrays in zip(*(part.seen for part in parts))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gnnscale.contract.scaling_results import Fit, Point
+from gnnscale.contract.scaling_results import Fit, LawFit, Point
 from gnnscale.contract.settings import ScalingSettings
 from gnnscale.scaling.findings import write_findings
 from gnnscale.scaling.fitting.fit import NESTED_LAWS, SINGLE_AXIS_LAWS, choose_law, fit_law
@@ -11,11 +11,13 @@ from gnnscale.scaling.fitting.laws import JOINT_FORMS, LAWS
 from gnnscale.scaling.grid import (
     MIN_EPOCH_COUNTS,
     MIN_SIZES_OF_MODEL,
+    MIN_SIZES_OF_SET,
     WHERE_ALL,
     WHERE_LENGTHS,
     WHERE_MODEL,
     Grid,
     find_main_grid,
+    select_one_set,
     select_usable,
     select_where,
 )
@@ -23,7 +25,10 @@ from gnnscale.scaling.grid import (
 
 def fit_study(points: list[Point], settings: ScalingSettings) -> Fit:
     """Fit all laws to all targets; the same points and settings give the same Fit, whatever the order of the points."""
-    points = sorted(points, key=lambda p: (p.run, p.model_dump_json()))
+    given = sorted(points, key=lambda p: (p.run, p.model_dump_json()))
+    points = select_one_set(given)
+    if given and not points:
+        return make_fit(settings, (), (describe_sets(given),), ())
     grid = find_main_grid(points)
     fitted: list[FittedLaw] = []
     for target in settings.targets:
@@ -57,15 +62,36 @@ def fit_study(points: list[Point], settings: ScalingSettings) -> Fit:
             law = LAWS["DataConstrained"]
             fitted.append(fit_law(law, longer, target, WHERE_LENGTHS, others, settings, stream=20))
     findings, limits = write_findings(points, grid, fitted, settings)
+    left_out = (describe_left_out(given, points),) if len(points) < len(given) else ()
+    return make_fit(settings, tuple(f.entry for f in fitted), findings, (*limits, *left_out))
+
+
+def make_fit(
+    settings: ScalingSettings, laws: tuple[LawFit, ...], findings: tuple[str, ...], unsupported: tuple[str, ...]
+) -> Fit:
     return Fit(
-        laws=tuple(f.entry for f in fitted),
+        laws=laws,
         bootstrap=settings.bootstrap,
         confidence=settings.confidence,
         seed=settings.seed,
         drop_highest=settings.drop_highest,
         findings=findings,
-        unsupported=limits,
+        unsupported=unsupported,
     )
+
+
+def describe_sets(points: list[Point]) -> str:
+    """Say that runs on different sources are compared with each other by no law."""
+    sets = len({p.source_names for p in points})
+    return (
+        f"No law is fitted: the {len(points)} runs have {sets} different sets of sources, and none of these has runs of "
+        f"{MIN_SIZES_OF_SET} sizes or more; their errors are compared source by source."
+    )
+
+
+def describe_left_out(given: list[Point], points: list[Point]) -> str:
+    names = points[0].source_names.replace("+", ", ")
+    return f"Runs on other sources: the laws are of the {len(points)} of {len(given)} runs on {names}."
 
 
 def fit_other_models(points: list[Point], target: str, grid: Grid, settings: ScalingSettings) -> list[FittedLaw]:

@@ -50,10 +50,12 @@ USUAL_STUDY_COLUMNS = {
     "force_mae": ("forcemae",),
     "cosine_distance": ("cosinedistance",),
     "dirichlet_energy": ("dirichletenergy",),
+    "source_names": ("sourcenames",),
 }
 STUDY_MARKERS = ("model", "depth", "epochs", "subset")  # a file with one of these fields may hold more than one grid
-FIELDS_OF_ONE_CELL = ("model", "width", "depth", "epochs", "learning_rate", "subset")  # equal in runs of one size
-TEXT_FIELDS = ("run", "model", "subset", "diverged")
+# Equal in runs of one size:
+FIELDS_OF_ONE_CELL = ("source_names", "model", "width", "depth", "epochs", "learning_rate", "subset")
+TEXT_FIELDS = ("run", "model", "subset", "diverged", "source_names")
 MAX_ROUNDING = 1e-6  # share by which unique data may exceed the data seen: files round their numbers
 
 

@@ -14,6 +14,7 @@ WHERE_N, WHERE_D, WHERE_ALL = "the largest data size", "the largest model", "the
 WHERE_LENGTHS = "the grid with every number of epochs"
 WHERE_MODEL = "the grid of "  # followed by the name of another model
 MIN_SIZES_OF_MODEL = 3  # sizes of model and of data that another model needs for a law of its own
+MIN_SIZES_OF_SET = 4  # sizes of model and data, together, that runs on one of several sets of sources need for a law
 MIN_EPOCH_COUNTS = 3  # numbers of epochs from which the value of repeated data can be fitted
 
 
@@ -54,6 +55,24 @@ def find_main_grid(points: list[Point]) -> Grid:
     alike = [p for p in drawn if all(getattr(p, name) == value for name, value in shared.items())]
     widths, sizes = find_largest_product(alike)
     return Grid(**shared, widths=widths, sizes=sizes)
+
+
+def select_one_set(points: list[Point]) -> list[Point]:
+    """Return the runs on the sources that most runs have; none where several sets of sources have too few sizes each.
+
+    An error on one source says nothing about a run on another, so that no law, figure or comparison has both.
+    """
+    by_sources = defaultdict(list)
+    for p in points:
+        by_sources[p.source_names].append(p)
+    if len(by_sources) < 2:
+        return points
+    found = max(by_sources.values(), key=lambda of_set: (count_sizes(of_set), of_set[0].source_names))
+    return found if count_sizes(found) >= MIN_SIZES_OF_SET else []
+
+
+def count_sizes(points: list[Point]) -> int:
+    return len({(p.model, p.body_parameters, p.structures) for p in points})
 
 
 def find_largest_product(points: list[Point]) -> tuple[frozenset[int], frozenset[int]]:

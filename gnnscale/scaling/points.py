@@ -23,6 +23,7 @@ def to_point(e: Evaluation) -> Point:
         force_mae=e.all.force_mae,
         cosine_distance=e.layers[-1].distance,
         dirichlet_energy=e.layers[-1].dirichlet,
+        source_names="+".join(e.trained_on),
     )
 
 

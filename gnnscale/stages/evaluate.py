@@ -51,7 +51,7 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
     cards, most = read_cards(sources), MAX_MESSAGE_NUMBERS // trained.model.message_width
     parts = []
     for each in held_out:
-        errors_of_all = SignedErrors(*measure_errors(predictor, each.corpus, most, run))
+        errors_of_all = SignedErrors(*measure_errors(predictor, each.corpus, most, run), each.corpus.natoms)
         parts += divide_errors(each, errors_of_all, cards, trained.sources)
     check_parts(run.spec.id, parts)
     batches = (to_device(graphs, device) for graphs in sample_batches(held_out[0].corpus))
@@ -123,6 +123,7 @@ def make_evaluation(
     return Evaluation(
         run=name.removeprefix("evaluate/"),
         split=settings.split,
+        trained_on=trained.sources,
         loss=loss,
         all=whole,
         sources={part.name: measure_statistics(part.seen) for part in parts},
@@ -141,13 +142,15 @@ def make_evaluation(
 
 def measure_statistics(signed: SignedErrors) -> Errors:
     """Return the errors over all labels that are not NaN; a label that a source lacks is NaN."""
-    energy, forces = signed
-    e, f = energy[~np.isnan(energy)], forces[~np.isnan(forces)].astype(np.float64)
+    energy, forces, natoms = signed
+    known = ~np.isnan(energy)
+    e, whole, f = energy[known], (energy * natoms)[known], forces[~np.isnan(forces)].astype(np.float64)
     return Errors(
         structures=len(energy),
         atoms=len(forces),
         energy_mae=float(np.abs(e).mean()) if e.size else float("nan"),
         energy_rmse=float(np.sqrt(np.mean(e**2))) if e.size else float("nan"),
+        energy_rmse_per_structure=float(np.sqrt(np.mean(whole**2))) if e.size else float("nan"),
         force_mae=float(np.abs(f).mean()) if f.size else float("nan"),
         force_rmse=float(np.sqrt(np.mean(f**2))) if f.size else float("nan"),
     )

@@ -77,7 +77,7 @@ def read_basis(root: Path, target: str, site: SiteConfig, name: str) -> AdviceBa
         [to_law(dict(zip(list(entry.estimates), row))) for row in entry.replicas],
         points,
         settings,
-        len(finished.data),
+        len(settings.sources or finished.data),
         largest.epochs,
         largest.atoms / largest.structures,
         count_neighbours(settings.model, largest),

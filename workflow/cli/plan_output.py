@@ -31,7 +31,7 @@ def print_plan(invocation: Invocation, planned: dict[str, PlannedStage], in_full
     """Print the stages, those alike in one line unless `in_full`, the jobs that would be submitted, and what may go wrong."""
     study, site = invocation.study, invocation.site
     print(f"{invocation.study_name}: {study.title}\n{invocation.root}\n")
-    print_stages(planned, len(study.data), site, in_full or len(planned) <= MAX_STAGES_IN_FULL)
+    print_stages(planned, site, in_full or len(planned) <= MAX_STAGES_IN_FULL)
     left = [each.stage for each in planned.values() if each.state != "done"]
     possible = [each.stage for each in planned.values() if each.state not in ("done", "refused")]
     if requests := schedule(possible, site):
@@ -131,12 +131,12 @@ class SameStages(NamedTuple):
     size: str  # parameters of a training, source of a part; "" = all of the kind
 
 
-def print_stages(planned: dict[str, PlannedStage], sources: int, site: SiteConfig, in_full: bool) -> None:
+def print_stages(planned: dict[str, PlannedStage], site: SiteConfig, in_full: bool) -> None:
     """Print a line for each stage, or for all that are alike."""
-    groups = [[each] for each in planned.values()] if in_full else list(group_stages(planned, sources).values())
+    groups = [[each] for each in planned.values()] if in_full else list(group_stages(planned).values())
     names = [describe_names([each.stage.id for each in group]) for group in groups]
     sizes, times = (
-        [describe_sizes(group, sources) for group in groups],
+        [describe_sizes(group) for group in groups],
         [describe_times(group, site) for group in groups],
     )
     widths = [max(map(len, names)), max(MIN_SIZE_WIDTH, *map(len, sizes)), max(MIN_TIME_WIDTH, *map(len, times))]
@@ -148,19 +148,24 @@ def print_stages(planned: dict[str, PlannedStage], sources: int, site: SiteConfi
         print(f"  `plan --all` lists each of the {len(planned)} stages")
 
 
-def group_stages(planned: dict[str, PlannedStage], sources: int) -> dict[SameStages, list[PlannedStage]]:
+def group_stages(planned: dict[str, PlannedStage]) -> dict[SameStages, list[PlannedStage]]:
     groups: dict[SameStages, list[PlannedStage]] = {}
     for each in planned.values():
-        groups.setdefault(SameStages(each.stage.kind, each.state, size_of_stage(each, sources)), []).append(each)
+        groups.setdefault(SameStages(each.stage.kind, each.state, size_of_stage(each)), []).append(each)
     return groups
 
 
-def size_of_stage(each: PlannedStage, sources: int) -> str:
+def size_of_stage(each: PlannedStage) -> str:
     """Return the words by which stages of one kind count as equally large."""
     settings = each.stage.settings
     if isinstance(settings, TrainSettings):
-        return f"{settings.model.parameters(sources):>11,} parameters"
+        return f"{settings.model.parameters(count_sources(each.stage)):>11,} parameters"
     return settings.name if isinstance(settings, ConversionSettings) else ""
+
+
+def count_sources(stage: Stage) -> int:
+    """Return the number of sources that a training has."""
+    return sum(need.startswith("convert/") for need in stage.needs)
 
 
 def describe_names(ids: list[str]) -> str:
@@ -182,14 +187,14 @@ def describe_reasons(group: list[PlannedStage]) -> str:
     return reasons[0] + (f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else "")
 
 
-def describe_sizes(group: list[PlannedStage], sources: int) -> str:
+def describe_sizes(group: list[PlannedStage]) -> str:
     """Return the parameters of a group's trainings and the range of their structures, or the size of any other stage."""
     counts = [s.structures for each in group if isinstance(s := each.stage.settings, TrainSettings)]
     if len(set(counts)) < 2:
-        return describe_size(group[0], sources)
+        return describe_size(group[0])
     known = [count for count in counts if count is not None]
     most = "all" if None in counts else f"{max(known):,}"
-    return f"{size_of_stage(group[0], sources)}, {min(known):,} to {most} structures"
+    return f"{size_of_stage(group[0])}, {min(known):,} to {most} structures"
 
 
 # ------------------------------------------------------------------------------------------------------- one stage
@@ -210,12 +215,12 @@ def describe_reason(each: PlannedStage) -> str:
     return "; ".join(part for part in (reason, levers) if part)
 
 
-def describe_size(each: PlannedStage, sources: int) -> str:
+def describe_size(each: PlannedStage) -> str:
     """Return the parameters and structures of a training, or the structures of a conversion."""
     settings = each.stage.settings
     if isinstance(settings, TrainSettings):
         structures = f"{settings.structures:,}" if settings.structures else "all"
-        return f"{size_of_stage(each, sources)}, {structures:>6} structures"
+        return f"{size_of_stage(each)}, {structures:>6} structures"
     if isinstance(settings, ConversionSettings):
         parts = settings.parts if isinstance(settings, PartSettings) else 1
         expected = dataset_card(settings).structures // parts
@@ -226,20 +231,19 @@ def describe_size(each: PlannedStage, sources: int) -> str:
 # ------------------------------------------------------------------------------------------------------------- JSON
 def encode_plan(planned: dict[str, PlannedStage], site: SiteConfig) -> dict[str, Any]:
     """Return the plan as JSON has it."""
-    sources = sum(each.stage.kind == "convert" for each in planned.values())
     left = [each.stage for each in planned.values() if each.state not in ("done", "refused")]
     jobs = [
         request._asdict() | {"walltime": request.walltime, "node_hours": round(request.node_hours, 3)}
         for request in dict.fromkeys(schedule(left, site).values())
     ]
     return {
-        "stages": [encode_stage(each, sources) for each in planned.values()],
+        "stages": [encode_stage(each) for each in planned.values()],
         "wall_seconds": round(done.remaining_seconds(planned, site), 1),
         "jobs": jobs,
     }
 
 
-def encode_stage(each: PlannedStage, sources: int) -> dict[str, Any]:
+def encode_stage(each: PlannedStage) -> dict[str, Any]:
     stage = each.stage
     entry = {
         "id": stage.id,
@@ -253,7 +257,7 @@ def encode_stage(each: PlannedStage, sources: int) -> dict[str, Any]:
     }
     if isinstance(stage.settings, TrainSettings):
         assert stage.levers is not None, "every training is fitted into memory"
-        entry["parameters"] = stage.settings.model.parameters(sources)
+        entry["parameters"] = stage.settings.model.parameters(count_sources(stage))
         entry["runtime"] = stage.levers.runtime.model_dump()
         entry["peak_bytes"] = stage.levers.memory.peak
     return entry

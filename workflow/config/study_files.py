@@ -9,7 +9,7 @@ from gnnscale.contract import errors
 from gnnscale.contract.places import STUDIES
 from workflow.config import field_problems, yaml_file
 from workflow.config.study import NAME, Study
-from workflow.config.sweeps import apply_changes, expand_combinations
+from workflow.config.sweeps import expand_combinations, make_run
 
 
 def list_studies() -> list[str]:
@@ -28,7 +28,7 @@ def load(typed: str) -> tuple[str, Study]:
     for number, sweep in enumerate(study.sweeps):
         try:
             for changes in expand_combinations(sweep):
-                apply_changes(study.train, changes, sweep.name)
+                make_run(study, changes, sweep.name)
         except errors.UserError as problem:
             line = yaml_file.line_in(path, ["sweeps", number])
             raise errors.UserError(

@@ -32,7 +32,7 @@ def expand_runs(study: Study) -> list[RunSettings]:
     runs: dict[str, RunSettings] = {}
     for sweep in study.sweeps:
         for changes in expand_combinations(sweep):
-            settings = apply_changes(study.train, changes, sweep.name)
+            settings = make_run(study, changes, sweep.name)
             identity = settings.model_dump_json()
             before = runs.get(identity)
             runs[identity] = RunSettings("", (*(before.sweeps if before else ()), sweep.name), settings)
@@ -48,6 +48,19 @@ def expand_combinations(sweep: Sweep) -> list[dict[str, Any]]:
     rows = itertools.product(*sweep.over.values())
     product = [dict(zip(sweep.over, row)) for row in rows]
     return [case | row for case in sweep.cases for row in product]
+
+
+def make_run(study: Study, changes: dict[str, Any], sweep: str) -> TrainSettings:
+    """Return the settings of one run, with its sources in the order of the study, and null where it has all of them."""
+    settings, known = apply_changes(study.train, changes, sweep), [source.name for source in study.data]
+    wanted = settings.sources or known
+    for name in wanted:
+        if name not in known:
+            question = field_problems.suggest(name, known)
+            where = f"sweep {sweep!r}: sources" if "sources" in changes else "train.sources"
+            raise errors.UserError(f"{where}: the study has no source {name!r}; {question}")
+    ordered = tuple(name for name in known if name in wanted)
+    return settings.model_copy(update={"sources": None if len(ordered) == len(known) else ordered})
 
 
 def apply_changes(settings: TrainSettings, changes: dict[str, Any], sweep: str) -> TrainSettings:
@@ -123,14 +136,19 @@ def flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def run_name(settings: TrainSettings, common: TrainSettings) -> str:
-    """Return the size of a run, as in w64-d3-n2000, followed by every other setting that a sweep has changed."""
+    """Return the size of a run, as in w64-d3-n2000, followed by every other setting that a sweep has changed.
+
+    Before the size stand the sources, where the run has not those of all runs, and the kind of another model.
+    """
     model, structures = settings.model, settings.structures
     name = f"{model.short_name()}-n{'all' if structures is None else structures}"
-    named = {"structures", *(f"model.{field}" for field in model.size_fields)}
+    named = {"sources", "structures", *(f"model.{field}" for field in model.size_fields)}
     usual = common.model_dump()
     if model.kind != common.model.kind:
         name = f"{model.kind}-{name}"
         usual["model"] = complete_options(usual["model"] | {"kind": model.kind})
+    if settings.sources != common.sources:
+        name = f"{'-'.join(settings.sources or ['all'])}-{name}"
     usual_values = dict(flatten(usual))
     for path, value in flatten(settings.model_dump()):
         if path not in named and value != usual_values.get(path):

@@ -29,12 +29,12 @@ def build_stages(name: str, study: Study, site: SiteConfig, root: Path) -> dict[
     """Return all stages, each after those that it needs; within a kind, long ones come before short ones."""
     builder = StageBuilder(study, site, root)
     converted, tests = builder.add_conversions(), builder.add_external_tests()
-    audit_seconds = cost.audit_seconds([*builder.sizes, *builder.held_out], site)
+    audit_seconds = cost.audit_seconds([*builder.sizes.values(), *builder.held_out.values()], site)
     audit = builder.add("audit", "all", study.audit, (*converted, *tests), audit_seconds)
     measured = builder.add_lever_comparison(converted)
-    trained = builder.add_trainings(converted)
+    trained = builder.add_trainings()
     builder.share_steps(trained)
-    evaluated = builder.add_evaluations(trained, converted, tests)
+    evaluated = builder.add_evaluations(trained)
     start_seconds = site.node.start_seconds
     laws = builder.add("scaling", "all", study.scaling, evaluated, start_seconds)
     page = ReportSettings(title=study.title, study=name, description=study.description)
@@ -60,8 +60,9 @@ class StageBuilder:
         self.study, self.site, self.root = study, site, root
         self.image = site.container.digest if site.container.use else None
         self.stages: dict[str, Stage] = {}
-        self.sizes: list[SourceSize] = []  # of the training splits
-        self.held_out: list[SourceSize] = []  # of what evaluations are made on
+        self.sizes: dict[str, SourceSize] = {}  # of the training splits, by source
+        self.held_out: dict[str, SourceSize] = {}  # of what evaluations are made on, by source and external test
+        self.tests: dict[str, str] = {}  # external test -> its source
         self.digest_code = functools.cache(digest_code)
 
     def add(
@@ -102,8 +103,9 @@ class StageBuilder:
             converted.append(whole.id)
             if self.study.parts(whole.name) > 1 and not files.verify(self.root / whole.folder, whole.key).done:
                 self.divide_conversion(whole, settings)
-            self.sizes.append(cost.source_size(card, self.root / whole.folder, split.share("train")))
-            self.held_out.append(cost.source_size(card, self.root / whole.folder, split.share(held_out), held_out))
+            folder = self.root / whole.folder
+            self.sizes[whole.name] = cost.source_size(card, folder, split.share("train"))
+            self.held_out[whole.name] = cost.source_size(card, folder, split.share(held_out), held_out)
         return tuple(converted)
 
     def add_external_tests(self) -> tuple[str, ...]:
@@ -115,7 +117,8 @@ class StageBuilder:
             card = dataset_card(settings)
             stage = self.add_conversion(settings, card)
             tests.append(stage.id)
-            self.held_out.append(cost.source_size(card, self.root / stage.folder, 1.0, "test"))
+            self.tests[stage.name] = str(settings.test_of)
+            self.held_out[stage.name] = cost.source_size(card, self.root / stage.folder, 1.0, "test")
         return tuple(tests)
 
     def add_conversion(self, settings: ConvertSettings, card: DatasetCard) -> Stage:
@@ -148,18 +151,26 @@ class StageBuilder:
         if settings is None:
             return ()
         ranks = next(rank_counts(site))
-        levers = fit_lever_comparison(settings, len(self.sizes), *cost.mean_structure(self.sizes), site, ranks)
-        seconds = cost.lever_seconds(settings, self.sizes, site, ranks)
+        sizes = list(self.sizes.values())
+        levers = fit_lever_comparison(settings, len(sizes), *cost.mean_structure(sizes), site, ranks)
+        seconds = cost.lever_seconds(settings, sizes, site, ranks)
         code = settings.model.source_files
         return (self.add("memory_levers", "all", settings, converted, seconds, levers=levers, more_code=code),)
 
-    def add_trainings(self, converted: tuple[str, ...]) -> list[Training]:
+    def sources_of(self, settings: TrainSettings) -> tuple[str, ...]:
+        """Return the names of the sources that a training has, which are all of the study or some."""
+        return settings.sources or tuple(self.sizes)
+
+    def add_trainings(self) -> list[Training]:
         """Add all trainings, long ones first."""
-        fitted = [(*fit_into_memory(run.settings, self.sizes, self.site), run) for run in expand_runs(self.study)]
+        fitted = []
+        for run in expand_runs(self.study):
+            sizes = [self.sizes[name] for name in self.sources_of(run.settings)]
+            fitted.append((*fit_into_memory(run.settings, sizes, self.site), run))
         trained = []
         for seconds, levers, (name, _, settings) in sorted(fitted, key=lambda each: -each[0]):
-            code = settings.model.source_files
-            id = self.add("train", name, settings, converted, seconds, levers=levers, more_code=code)
+            code, needs = settings.model.source_files, tuple(map(convert_id, self.sources_of(settings)))
+            id = self.add("train", name, settings, needs, seconds, levers=levers, more_code=code)
             trained.append(Training(id, name, settings, seconds))
         return trained
 
@@ -171,14 +182,15 @@ class StageBuilder:
             saved = shared_steps.shared_cost(seconds, settings, [runs[other][1] for other in shorter])
             self.stages[id] = self.stages[id]._replace(shorter=shorter, core_seconds=seconds - saved)
 
-    def add_evaluations(
-        self, trained: list[Training], converted: tuple[str, ...], tests: tuple[str, ...]
-    ) -> tuple[str, ...]:
-        """Add an evaluation for each training; return their ids."""
+    def add_evaluations(self, trained: list[Training]) -> tuple[str, ...]:
+        """Add an evaluation for each training, on its sources and their external tests; return their ids."""
         evaluated = []
         for training in trained:
-            needs, code = (training.id, *converted, *tests), training.settings.model.source_files
-            seconds = cost.evaluate_seconds(training.settings, self.held_out, self.site)
+            sources, code = self.sources_of(training.settings), training.settings.model.source_files
+            tests = [name for name, source in self.tests.items() if source in sources]
+            needs = (training.id, *map(convert_id, (*sources, *tests)))
+            held_out = [self.held_out[name] for name in (*sources, *tests)]
+            seconds = cost.evaluate_seconds(training.settings, held_out, self.site)
             evaluated.append(self.add("evaluate", training.name, self.study.evaluate, needs, seconds, more_code=code))
         return tuple(evaluated)
 
@@ -187,6 +199,10 @@ class StageBuilder:
         kinds = list(FOLDER_OF_KIND)
         ordered = sorted(self.stages.values(), key=lambda stage: (kinds.index(stage.kind), -stage.core_seconds))
         return {stage.id: stage for stage in ordered}
+
+
+def convert_id(source: str) -> str:
+    return f"convert/{source}"
 
 
 def script_code(settings: ConvertSettings) -> tuple[str, ...]:

@@ -12,10 +12,12 @@ from gnnscale.report.figures.loss_vs_compute import draw_compute
 from gnnscale.report.figures.loss_vs_size import draw_loss_curves, draw_surface
 from gnnscale.report.figures.style import MATPLOTLIB_STYLE, DrawnFigure, Figure, close_figure, export_figure, matplotlib
 from gnnscale.report.study_results import StudyResults
+from gnnscale.scaling.grid import select_one_set
 
 
 def draw_figures(study: StudyResults) -> list[DrawnFigure]:
-    """Draw all figures that the study has data for."""
+    """Draw all figures that the study has data for; they compare runs on the same sources."""
+    study = study._replace(points=select_one_set(study.points))
     wanted: list[tuple[str, bool, Callable[[StudyResults], tuple[Figure, str] | None]]] = [
         ("loss_data", True, lambda s: draw_loss_curves(s, "structures", "body_parameters")),
         ("loss_parameters", True, lambda s: draw_loss_curves(s, "body_parameters", "structures")),

@@ -69,6 +69,25 @@ def law_of(found: Fit, name: str = "Hoffmann", target: str = "loss"):
     return next(law for law in found.laws if law.law == name and law.target == target)
 
 
+# -------------------------------------------------------------------------------------------------- sets of sources
+def test_runs_on_single_sources_are_no_points_of_one_law():
+    mixed = [run(w, run=f"{name}-w{w}", source_names=name) for name in ("gold", "water", "oxide") for w in (32, 64)]
+    found = fit_study(mixed, QUICK)
+    assert not found.laws and not found.unsupported
+    (sentence,) = found.findings
+    assert "No law is fitted: the 6 runs have 3 different sets of sources" in sentence
+
+
+def test_laws_are_of_the_runs_on_the_same_sources():
+    points = [p.model_copy(update={"source_names": "gold+water"}) for p in grid()]
+    alone = fit_study(points, QUICK)
+    other = [run(w, 1000, run=f"oxide-w{w}", loss=9.0, source_names="oxide") for w in WIDTHS]
+    found = fit_study([*points, *other], QUICK)
+    assert found.laws == alone.laws and found.findings == alone.findings
+    assert found.unsupported[-1] == "Runs on other sources: the laws are of the 16 of 20 runs on gold, water."
+    assert fit_clean_grid().laws == alone.laws, "whatever the sources are called"
+
+
 # ----------------------------------------------------------------------------------------------------------------- fit
 @pytest.mark.slow
 def test_fit_recovers_a_study():

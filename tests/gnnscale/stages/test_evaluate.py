@@ -80,6 +80,9 @@ def test_errors_are_those_of_one_large_batch(evaluated):
     assert said.all.structures == len(energy) and said.all.atoms == len(forces)
     assert said.all.energy_mae == pytest.approx(float(energy.mean()), rel=1e-4)
     assert said.all.force_mae == pytest.approx(float(forces.mean()), rel=1e-4)
+    whole = (found.energy - labels.energy).double()[seen].square().mean().sqrt()
+    assert said.all.energy_rmse_per_structure == pytest.approx(float(whole), rel=1e-4)
+    assert said.trained_on == corpus.names
     rms = pool_label_rms(corpus.cards)
     assert said.loss == pytest.approx(
         2 * said.all.energy_mae / rms.energy + 3 * said.all.force_mae / rms.force, rel=1e-9

@@ -178,6 +178,37 @@ def test_what_a_study_is_called(typed, name):
     assert study_files.study_name(typed) == name
 
 
+# ------------------------------------------------------------------------------------------------ sources of a run
+SEVERAL = [DATA[0] | {"name": name} for name in ("3bpa", "alloy", "mad")]
+
+
+def of_several(over, **train):
+    return Study(title="t", data=SEVERAL, train=train, sweeps=[Sweep(name="s", over=over)])
+
+
+def test_a_run_has_some_of_the_sources_and_its_name_says_which():
+    asked = of_several({"sources": [None, ["3bpa"], ["mad", "3bpa"], ["mad", "alloy", "3bpa"]]})
+    runs = {run.name: run.settings.sources for run in expand_runs(asked)}
+    assert runs == {"w64-d3-nall": None, "3bpa-w64-d3-nall": ("3bpa",), "3bpa-mad-w64-d3-nall": ("3bpa", "mad")}
+    kept = expand_runs(of_several({"sources": [["alloy"], None]}, sources=["alloy"]))
+    assert [run.name for run in kept] == ["w64-d3-nall", "all-w64-d3-nall"], "named only where it differs"
+
+
+def test_an_unknown_source_of_a_run_is_refused_with_the_nearest_name(tmp_path):
+    with pytest.raises(UserError, match="sweep 's': sources: the study has no source '3bp'; did you mean '3bpa'"):
+        expand_runs(of_several({"sources": [["3bp"]]}))
+    with pytest.raises(UserError, match=r"train\.sources: the study has no source 'gold'; known: 3bpa, alloy, mad"):
+        expand_runs(of_several({"seed": [0]}, sources=["gold"]))
+    with pytest.raises(UserError, match=r"sources: found \[\]"):
+        expand_runs(of_several({"sources": [[]]}))
+    path = tmp_path / "mine.yaml"
+    smoke = (places.STUDIES / "smoke.yaml").read_text()
+    path.write_text(smoke.replace("    over:\n", "    over:\n      sources: [[bulk], [bulc]]\n"))
+    line = smoke.splitlines().index("  - name: grid") + 1
+    with pytest.raises(UserError, match=rf"mine\.yaml:{line}: sweep 'grid': sources: .*did you mean 'bulk'"):
+        study_files.load(str(path))
+
+
 # --------------------------------------------------------------------------------------- splits and tests of a source
 def with_source(**more):
     data = [{"name": "md", "dataset": "extxyz", "options": {"raw": "a.xyz", "group": "run", "limit": 9}} | more]

@@ -6,6 +6,7 @@ import pytest
 
 from gnnscale.contract import errors, files, places, source_code
 from gnnscale.contract.results import StageResult
+from workflow.cli.plan_output import encode_plan
 from workflow.config import site_files, study_files
 from workflow.plan import build, cost, keys
 from workflow.plan.done import judge_stages
@@ -124,6 +125,20 @@ def test_a_training_with_checkpoints_resumes(tmp_path):
     found = stages(tmp_path)
     (tmp_path / found["train/w8-d2-n24"].folder / "checkpoints" / "step-000000004").mkdir(parents=True)
     assert states(found, tmp_path)["train/w8-d2-n24"] == "resume"
+
+
+def test_a_training_needs_its_own_sources_alone_and_so_does_its_evaluation(tmp_path):
+    sweep = SMOKE.sweeps[0].model_copy(update={"over": {"sources": [["bulk"], None], "structures": [24]}})
+    raw = {"source": "organic", "structures": 20}
+    data = [SMOKE.data[0].model_copy(update={"tests": {"other": raw}}), SMOKE.data[1]]
+    found = stages(tmp_path, SMOKE.model_copy(update={"sweeps": [sweep], "data": data}))
+    needs = {id: {need.split("/")[1] for need in stage.needs if "convert" in need} for id, stage in found.items()}
+    assert needs["train/bulk-w8-d2-n24"] == needs["evaluate/bulk-w8-d2-n24"] == {"bulk"}
+    assert needs["train/w8-d2-n24"] == {"organic", "bulk"}
+    assert needs["evaluate/w8-d2-n24"] == {"organic", "bulk", "organic.other"} == needs["report/all"]
+    assert found["train/bulk-w8-d2-n24"].core_seconds < found["train/w8-d2-n24"].core_seconds * 1.01
+    (entry,) = [e for e in encode_plan(judge_stages(found, tmp_path), SITE)["stages"] if e["id"] == "train/w8-d2-n24"]
+    assert entry["parameters"] == SMOKE.train.model.parameters(2), "an external test is no source"
 
 
 def test_the_estimate_grows_with_the_work():
