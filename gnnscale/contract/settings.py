@@ -95,8 +95,8 @@ class OptimSettings(Record):
     energy_weight: float = Field(
         1.0,
         ge=0,
-        description="of the mean loss of energy per atom / energy unit, which is the energy rms for direct forces and the "
-        "force rms x 3 Angstrom where forces are learned as slopes",
+        description="of the mean loss of energy per atom / energy unit: the energy rms, or if that is more the force rms x "
+        "3 Angstrom with gradient forces, x 0.2 Angstrom with direct forces",
     )
     force_weight: float = Field(1.0, ge=0, description="of the mean loss of force components / force rms")
     stress_weight: float = Field(0.0, ge=0, description="of the mean loss of the virial per atom / energy unit")
@@ -124,9 +124,9 @@ class TrainSettings(Record):
     seed: int = Field(0, ge=0, description="of the weights and of the data order")
 
     @property
-    def learns_slopes(self) -> bool:
-        """Tell if forces are learned as derivatives of the energy."""
-        return self.model.forces == "gradient" and self.optim.force_weight > 0
+    def learned_forces(self) -> Literal["direct", "gradient"] | None:
+        """Return the kind of forces that are learned, if any."""
+        return self.model.forces if self.optim.force_weight > 0 else None
 
     @model_validator(mode="after")
     def _possible(self) -> TrainSettings:

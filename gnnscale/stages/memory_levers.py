@@ -69,7 +69,7 @@ class Step:
         model = build(
             task.settings.model, len(corpus.names), corpus.edges / max(1, corpus.atoms), way.runtime.edge_chunk
         )
-        model.set_normalisation(*pool_normalisation(corpus.cards, task.settings.model.forces == "gradient"))
+        model.set_normalisation(*pool_normalisation(corpus.cards, task.settings.model.forces))
         groups = group_parameters(model, task.settings.model.rate_width, self.optim)
         self.engine, self.number = DeepSpeedEngine(model, groups, self.optim, way.runtime), 0
 

@@ -54,7 +54,7 @@ def main(run: stage_run.Run) -> stage_run.Outputs:
     check_ranks(run)
     torch.manual_seed(settings.seed)
     model = build(settings.model, len(sources), degree, run.spec.runtime.edge_chunk)
-    model.set_normalisation(*pool_normalisation(training.cards, settings.learns_slopes))
+    model.set_normalisation(*pool_normalisation(training.cards, settings.learned_forces))
     engine, progress = start_engine(run, model, steps_before_decay(count_steps(settings, training), settings.optim))
     print(
         f"{run.spec.id}: {settings.model.parameters(len(sources)):,} parameters, {len(training):,} structures "

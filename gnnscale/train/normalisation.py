@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from ase.data import atomic_numbers
@@ -14,23 +14,26 @@ from gnnscale.contract.dataset_card import ShardCard
 from gnnscale.data.storage.label_rms import pool_label_rms
 from gnnscale.models.potential import Normalised
 
-# Angstrom, a distance of neighbours; .3 to 3 were tried on molecules, an alloy, relaxations on surfaces and mixed crystals
-SLOPE_LENGTH = 3.0
+# By forces, in Angstrom. Slopes: a distance of neighbours; .3 to 3 were tried on molecules, an alloy, relaxations on surfaces
+# and mixed crystals. Direct: .1 to .4 are alike on molecules, and change nothing where energies vary more than that.
+ENERGY_LENGTHS = {"gradient": 3.0, "direct": 0.2}
 
 
-def pool_normalisation(cards: tuple[ShardCard, ...], learns_slopes: bool) -> Normalisation:
+def pool_normalisation(cards: tuple[ShardCard, ...], forces: Literal["direct", "gradient"] | None) -> Normalisation:
     """Pool the references and scales of all sources from their cards, which are of the training split.
 
-    Where forces are learned as slopes of the energy, one output serves both. Its unit is then the rms of the forces times
-    a length: the slopes are of order one, and 3 meV per atom weigh as much as 1 meV/Angstrom. In units of the energy's
-    own rms the slopes of a molecule would have to be of order 100, and its energy would outweigh its forces as much.
+    `forces` are those that are learned, if any. The unit of energies is their rms, but at least the rms of the forces times
+    a length: in one molecule or a liquid energies per atom hardly vary, and in units of their own rms they would outweigh
+    the forces a hundredfold. Gradient forces, for which one output serves both, would not be learned at all, and slopes of
+    that output would have to be of order 100.
     """
     references = torch.zeros(len(cards), ELEMENTS, dtype=torch.float64)
     for index, card in enumerate(cards):
         for symbol, energy in card.baselines.items():
             references[index, atomic_numbers[symbol]] = energy
     energy, force = pool_label_rms(cards)
-    return Normalisation(references.nan_to_num(0.0), force * SLOPE_LENGTH if learns_slopes else energy, force)
+    unit = energy if forces is None else max(energy, ENERGY_LENGTHS[forces] * force)
+    return Normalisation(references.nan_to_num(0.0), unit, force)
 
 
 class Normalisation(NamedTuple):

@@ -103,7 +103,7 @@ def trained(made, device, move):
     train, validation = (load_corpus(sources, split, TINY.model.cutoff) for split in ("train", "validation"))
     torch.manual_seed(0)
     model = build(TINY.model, len(sources), 10.0)
-    model.set_normalisation(*pool_normalisation(train.cards, learns_slopes=False))
+    model.set_normalisation(*pool_normalisation(train.cards, forces=None))
     Trainer(run, Descent(move(model), device), train, validation, read_ranks(), Progress()).fit()
     return training.read_losses(made), model
 

@@ -263,7 +263,7 @@ def test_a_running_mean_is_what_is_validated_and_saved(converted, tmp_path, monk
     corpus = load_corpus({need.removeprefix("convert/"): path for need, path in converted.items()}, "validation", 4.0)
     batch, optim = make_batch(corpus, np.arange(len(corpus))), change_settings(optim={"ema": 0.8}).optim
     sums = (
-        sum_penalties(model, train_normalisation.pool_normalisation(corpus.cards, learns_slopes=False), *batch, optim)
+        sum_penalties(model, train_normalisation.pool_normalisation(corpus.cards, forces="direct"), *batch, optim)
         .detach()
         .numpy()
     )
@@ -419,7 +419,7 @@ def test_stress_needs_gradient_forces():
 # ------------------------------------------------------------------------------------------------------- the parts
 def batch_of(converted, config=TINY.model):
     corpus = load_corpus({need.removeprefix("convert/"): path for need, path in converted.items()}, "train", 4.0)
-    normalisation = train_normalisation.pool_normalisation(corpus.cards, learns_slopes=False)
+    normalisation = train_normalisation.pool_normalisation(corpus.cards, forces=None)
     torch.manual_seed(0)
     model = build(config, 2, 12.0)
     for p in model.parameters():
@@ -481,9 +481,19 @@ def test_a_checkpoint_part_is_a_safetensors_file_with_its_digest(tmp_path):
 def test_normalisation_survives_sources_that_lack_labels(converted):
     cards = [files.read_model(path / "card.json", ShardCard) for path in converted.values()]
     bare = cards[1].model_copy(update={"force_rms": float("nan"), "energy_rms": float("nan")})
-    pooled: Normalisation = train_normalisation.pool_normalisation((cards[0], bare), learns_slopes=False)
+    pooled: Normalisation = train_normalisation.pool_normalisation((cards[0], bare), forces=None)
     assert pooled.force_scale == pytest.approx(cards[0].force_rms)
     assert pooled.energy_scale == pytest.approx(cards[0].energy_rms)
+
+
+@pytest.mark.parametrize(("energy", "direct"), [(0.01, 0.2), (0.5, 0.5)], ids=["one-molecule", "many-crystals"])
+def test_energies_that_hardly_vary_do_not_outweigh_forces(converted, energy, direct):
+    card = files.read_model(next(iter(converted.values())) / "card.json", ShardCard)
+    cards = (card.model_copy(update={"energy_rms": energy, "force_rms": 1.0}),)
+    units = [
+        train_normalisation.pool_normalisation(cards, forces).energy_scale for forces in (None, "direct", "gradient")
+    ]
+    assert units == pytest.approx([energy, direct, 3.0])
 
 
 # ------------------------------------------------------------------------------------------------------------- muon

@@ -43,7 +43,7 @@ CASES = {  # with smooth losses: at a kink, a rounding error decides on the sign
 def make_model(settings, corpus):
     torch.manual_seed(0)
     model = build(settings.model, len(corpus.names), corpus.edges / corpus.atoms)
-    model.set_normalisation(*pool_normalisation(corpus.cards, learns_slopes=False))
+    model.set_normalisation(*pool_normalisation(corpus.cards, forces=None))
     return model
 
 

@@ -56,7 +56,7 @@ def test_each_reference_comes_from_the_first_that_knows_it(tmp_path):
 def test_the_network_learns_the_same_whether_references_are_known_or_fitted(tmp_path):
     """A binding energy of 4 eV per atom is no part of what it learns."""
     fitted, known = convert(tmp_path / "fitted"), convert(tmp_path / "known", references=TRUE)
-    one, two = pool_normalisation((fitted,), False), pool_normalisation((known,), False)
+    one, two = pool_normalisation((fitted,), None), pool_normalisation((known,), None)
     assert isinstance(one, Normalisation)
     np.testing.assert_allclose(one.references, two.references, atol=1e-6)
     assert two.energy_scale == pytest.approx(one.energy_scale, rel=1e-6) and known.energy_rms < 1.0
