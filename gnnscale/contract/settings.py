@@ -162,6 +162,27 @@ class ScalingSettings(Record):
     drop_highest: int = Field(0, ge=0, description="number of points of largest loss that are left out of the laws")
 
 
+Measure = Literal["force_rmse", "force_mae", "energy_rmse", "energy_mae", "energy_rmse_per_structure"]
+
+
+class PublishedErrors(Record):
+    """Errors of another model on one source or external test, as its authors published them."""
+
+    source: str = Field(description="name of the source in this study")
+    test: str | None = Field(None, description="name of one of its external tests; null = the test split of the source")
+    model: str = Field(description="name of the model, as its authors call it")
+    errors: dict[Measure, Annotated[float, Field(gt=0)]] = Field(
+        min_length=1, description="meV/Angstrom per component, meV/atom, or meV per structure"
+    )
+    citation: str = Field(description="where they were published, with a DOI or an arXiv number")
+    note: str = Field("", description="how their protocol differs from that of this study")
+
+    @property
+    def where(self) -> str:
+        """Name of the structures, as evaluations have it."""
+        return self.source if self.test is None else f"{self.source}.{self.test}"
+
+
 class ReportSettings(Record):
     """Settings of the stage `report`."""
 
@@ -169,6 +190,7 @@ class ReportSettings(Record):
     title: str
     study: str
     description: str = ""
+    published: tuple[PublishedErrors, ...] = Field((), description="errors of others, beside those of this study")
 
 
 Settings = Annotated[

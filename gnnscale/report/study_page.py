@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 from gnnscale.report import lever_words
+from gnnscale.report.beside_published import render_beside_published
 from gnnscale.report.figures.style import DrawnFigure
 from gnnscale.report.html import format_duration, render_document, render_prose, render_section
 from gnnscale.report.law_tables import render_law_comparison, render_laws, select_joint_laws
@@ -34,6 +35,7 @@ def render_study_page(study: StudyResults, figures: list[DrawnFigure]) -> str:
         f'<p class="soft">Study {escape(s.study)}. {escape(s.description)}</p>',
         f'<p class="lead">{render_prose(" ".join(findings[:SENTENCES_OF_SUMMARY]))}</p>',
         render_key_numbers(study),
+        render_section("Beside published errors", render_beside_published(study)),
         render_section("The three questions", render_answers(questions, render_prose)),
         render_section(
             "Findings",

@@ -15,6 +15,7 @@ from gnnscale.contract.settings import (
     ConvertSettings,
     EvaluateSettings,
     LeverSettings,
+    PublishedErrors,
     Scalar,
     ScalingSettings,
     TrainSettings,
@@ -100,6 +101,9 @@ class Study(Record):
     )
     evaluate: EvaluateSettings = EvaluateSettings()
     scaling: ScalingSettings = ScalingSettings()
+    published: tuple[PublishedErrors, ...] = Field(
+        (), description="errors of other models on these sources; the report has a table of them beside the study's own"
+    )
 
     @field_validator("data")
     @classmethod
@@ -118,6 +122,15 @@ class Study(Record):
                     f"source {source.name!r}: with split.test 0 nothing is left to test on; "
                     "give a share, or files by tests: {NAME: {raw: FILE}}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def check_published(self) -> Study:
+        known = [name for source in self.data for name in (source.name, *(test_name(source, t) for t in source.tests))]
+        for each in self.published:
+            if each.where not in known:
+                question = field_problems.suggest(each.where, known)
+                raise ValueError(f"published errors of {each.model!r} are on {each.where!r}; {question}")
         return self
 
     def split_of(self, source: DataSource) -> Split:

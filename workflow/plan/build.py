@@ -37,7 +37,7 @@ def build_stages(name: str, study: Study, site: SiteConfig, root: Path) -> dict[
     evaluated = builder.add_evaluations(trained)
     start_seconds = site.node.start_seconds
     laws = builder.add("scaling", "all", study.scaling, evaluated, start_seconds)
-    page = ReportSettings(title=study.title, study=name, description=study.description)
+    page = ReportSettings(title=study.title, study=name, description=study.description, published=study.published)
     training_ids = tuple(training.id for training in trained)
     needs = (laws, *evaluated, *training_ids, *measured, audit, *converted, *tests)
     builder.add("report", "all", page, needs, start_seconds)

@@ -10,7 +10,7 @@ from gnnscale.contract.errors import UserError
 from workflow.plan.stage import FOLDER_OF_KIND, Stage
 
 LINKED_OUTPUTS = {
-    "report/all": ("report.html", "figures"),
+    "report/all": ("report.html", "figures", "beside_published.csv"),
     "scaling/all": ("fit.json", "points.csv"),
     "audit/all": ("audit.html", "quarantine.json"),
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
 import subprocess
 import sys
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from gnnscale.contract import errors as contract_errors
 from gnnscale.contract import files, stage_run
 from gnnscale.contract.dataset_card import DatasetCard, ShardCard, Split, SplitCount
 from gnnscale.contract.results import Errors, Evaluation, LayerFeatures, Metrics, StageResult, UnseenElements
-from gnnscale.contract.settings import ReportSettings, ScalingSettings, Settings
+from gnnscale.contract.settings import PublishedErrors, ReportSettings, ScalingSettings, Settings
 from gnnscale.contract.stage_spec import StageSpec
 from gnnscale.stages.report import main as report
 from gnnscale.stages.scaling import main as scaling
@@ -27,6 +29,19 @@ from tests.support.corpus import ROOT
 WIDTHS, SIZES, DEEP = (16, 32, 64, 128), (250, 500, 1000, 2000), ((45, 6), (90, 6))
 FIGURES = {"loss_data", "loss_parameters", "surface", "compute", "width_depth", "sources", "learning"}
 EVIL = '<script>alert("x")</script> & $co'
+PUBLISHED = (
+    PublishedErrors(
+        source="crystals",
+        test="hot",
+        model="SNAP",
+        errors={"force_mae": 87.25},
+        citation=f"Li {EVIL}",
+        note="other split",
+    ),
+    PublishedErrors(
+        source=EVIL, model="GAP", errors={"energy_rmse_per_structure": 23.5, "force_rmse": 87.0}, citation="Kovacs 2021"
+    ),
+)
 
 
 def spec(directory: Path, settings: Settings, needs: list[str]) -> stage_run.Run:
@@ -48,7 +63,13 @@ def result(root: Path, name: str, seconds: float) -> None:
 
 def errors(energy: float, force: float) -> Errors:
     return Errors(
-        structures=300, atoms=6000, energy_mae=energy, energy_rmse=1.4 * energy, force_mae=force, force_rmse=1.5 * force
+        structures=300,
+        atoms=6000,
+        energy_mae=energy,
+        energy_rmse=1.4 * energy,
+        energy_rmse_per_structure=28 * energy,
+        force_mae=force,
+        force_rmse=1.5 * force,
     )
 
 
@@ -158,7 +179,7 @@ def make(root: Path, failed: tuple[str, ...] = (), bootstrap: int = 40) -> list[
 def study(tmp_path_factory) -> tuple[Path, stage_run.Outputs]:
     root = tmp_path_factory.mktemp("study")
     needs = make(root)
-    settings = ReportSettings(title=f"Title {EVIL}", study="smoke", description=EVIL)
+    settings = ReportSettings(title=f"Title {EVIL}", study="smoke", description=EVIL, published=PUBLISHED)
     return root / "report" / "all", report(spec(root / "report" / "all", settings, needs))
 
 
@@ -214,7 +235,7 @@ def test_every_figure_in_both_formats(study):
         assert png.startswith(b"\x89PNG") and b"tEXt" not in png
         assert f'id="{name}-' in (directory / "report.html").read_text()
     assert sorted(outputs.files) == sorted(
-        str(p.relative_to(directory)) for p in directory.rglob("*.*") if p.suffix in (".svg", ".png", ".html")
+        str(p.relative_to(directory)) for p in directory.rglob("*.*") if p.suffix in (".svg", ".png", ".html", ".csv")
     )
 
 
@@ -244,9 +265,40 @@ def test_numbers_and_units(study):
         "2 cores",
     ):
         assert words in text, words
-    row = next(line for line in (study[0] / "report.html").read_text().splitlines() if "<td>w64-d3-n1000</td>" in line)
+    row = next(
+        line for line in (study[0] / "report.html").read_text().splitlines() if "<tr><td>w64-d3-n1000</td>" in line
+    )
     evaluation = files.read_model(study[0] / "../../evaluate/w64-d3-n1000/errors.json", Evaluation)
     assert f">{1000 * evaluation.all.force_mae:.3g}<" in row and f">{1000 * evaluation.all.energy_mae:.3g}<" in row
+
+
+def test_published_errors_stand_beside_those_of_the_runs(study):
+    """Each run and each published model has a row for each source and test, and the file has the numbers of the page."""
+    with open(study[0] / "beside_published.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    runs = len(WIDTHS) * len(SIZES) + len(DEEP)
+    assert [sum(row["where"] == name for row in rows) for name in ("crystals", "crystals.hot", EVIL)] == [
+        runs,
+        runs + 1,
+        runs + 1,
+    ]
+    evaluation = files.read_model(study[0] / "../../evaluate/w64-d3-n1000/errors.json", Evaluation)
+    own = next(row for row in rows if row["where"] == EVIL and row["run"] == "w64-d3-n1000")
+    e = evaluation.sources[EVIL]
+    assert own["model"] == "egnn-deferred, direct forces" and own["trained_on"] == "1000" and not own["citation"]
+    assert float(own["force RMSE, meV/Å"]) == pytest.approx(1e3 * e.force_rmse, rel=1e-3)
+    assert float(own["energy RMSE, meV a structure"]) == pytest.approx(1e3 * e.energy_rmse_per_structure, rel=1e-3)
+    assert float(own["cpu_seconds"]) == pytest.approx(1.9 * 640)
+    assert [row["run"] for row in rows if "diverged" in row["model"]] == ["w128-d3-n250"] * 3
+    snap = next(row for row in rows if row["model"] == "SNAP")
+    assert snap["where"] == "crystals.hot" and snap["force MAE, meV/Å"] == "87.25" and snap["parameters"] == ""
+    assert snap["force RMSE, meV/Å"] == "" and snap["note"] == "other split"
+    table = (study[0] / "report.html").read_text().partition("Beside published errors")[2].partition("<section>")[0]
+    parts = {part.partition("</h3>")[0]: part for part in table.split("<h3>")[1:]}
+    assert list(parts) == [escape(EVIL), "crystals", "crystals.hot"]
+    assert "No published errors are known" in parts["crystals"] and "a structure" not in parts["crystals.hot"]
+    assert f"{escape(f'Li {EVIL}')}. other split." in parts["crystals.hot"] and ">87.2<" in parts["crystals.hot"]
+    assert "energy RMSE, meV a structure" in parts[escape(EVIL)] and ">23.5<" in parts[escape(EVIL)]
 
 
 def test_the_shares_of_the_cpu_time_add_up(study):

@@ -211,8 +211,10 @@ def test_an_unknown_source_of_a_run_is_refused_with_the_nearest_name(tmp_path):
 
 # --------------------------------------------------------------------------------------- splits and tests of a source
 def with_source(**more):
+    of_study = {name: more.pop(name) for name in ("published",) if name in more}
     data = [{"name": "md", "dataset": "extxyz", "options": {"raw": "a.xyz", "group": "run", "limit": 9}} | more]
-    return Study(title="t", data=data, split={"validation": 0.1, "test": 0.2, "seed": 3}, sweeps=[{"name": "s"}])
+    split = {"validation": 0.1, "test": 0.2, "seed": 3}
+    return Study(title="t", data=data, split=split, sweeps=[{"name": "s"}], **of_study)
 
 
 def test_a_source_is_split_as_the_study_says_where_it_says_nothing_itself():
@@ -242,6 +244,21 @@ def test_no_test_share_is_allowed_where_there_are_external_tests_only():
 def test_a_test_that_is_the_training_data_is_refused():
     with pytest.raises(UserError, match="its test 'same' has the options of the source"):
         study.external_tests(with_source(tests={"same": {}}))
+
+
+def test_published_errors_are_on_a_source_or_test_that_there_is(tmp_path):
+    row = {"source": "md", "model": "GAP", "errors": {"force_rmse": 87}, "citation": "Kovacs 2021"}
+    kept = with_source(tests={"hot": {"raw": "b.xyz"}}, published=[row | {"test": "hot"}])
+    assert [each.where for each in kept.published] == ["md.hot"]
+    for change, message in (
+        ({"source": "mdd"}, "published errors of 'GAP' are on 'mdd'; did you mean 'md'"),
+        ({"test": "cold"}, "are on 'md.cold'"),
+        ({"errors": {"force": 87}}, "force_rmse"),
+        ({"errors": {"force_rmse": 0}}, "greater than 0"),
+        ({"errors": {}}, "at least 1"),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            with_source(published=[row | change])
 
 
 def test_names_of_tests_are_checked():
