@@ -27,11 +27,11 @@ PLAIN_SECONDS = 30.0  # between two lines of progress where lines cannot be rewr
 MAX_COMMANDS = 6  # of curl, in a message
 
 
-def card_of(published: PublishedSet) -> DatasetCard:
-    """Return the card of the script that reads the set."""
+def licence_of(published: PublishedSet) -> str:
+    """Return the licence of the set, or else the one on the card of the script that reads it."""
     script: Any = datasets.load_script(published.dataset)
     card: DatasetCard = script.card(script.Options(raw=""))
-    return card
+    return published.licence or card.licence
 
 
 # ---------------------------------------------------------------------------------------------------------------- list
@@ -39,9 +39,7 @@ def print_sets(chosen: list[PublishedSet], folder: Path, in_full: bool) -> None:
     """Print a line for each set, and in full also where it is published and a line for each file."""
     print(f"{folder}\n")
     for each in chosen:
-        print(
-            f"  {each.name:24}{describe_state(each, folder):18}{format_size(each.gigabytes):>10}  {card_of(each).licence}"
-        )
+        print(f"  {each.name:24}{describe_state(each, folder):18}{format_size(each.gigabytes):>10}  {licence_of(each)}")
         if in_full:
             print(f"    {each.page}; addresses as in {each.origin}: {describe_trial(each)}")
             print("\n".join(f"    {describe_file(file, folder / each.name)}" for file in each.files))
@@ -74,7 +72,7 @@ def encode_set(published: PublishedSet, folder: Path) -> dict[str, Any]:
     """Return a set as JSON has it."""
     here = folder / published.name
     files = [file._asdict() | {"here": (here / file.final_name).exists()} for file in published.files]
-    return published._asdict() | {"licence": card_of(published).licence, "folder": str(here), "files": files}
+    return published._asdict() | {"licence": licence_of(published), "folder": str(here), "files": files}
 
 
 # --------------------------------------------------------------------------------------------------------------- fetch
@@ -83,7 +81,7 @@ def fetch_sets(chosen: list[PublishedSet], folder: Path, options: str) -> int:
     code = DONE
     for each in chosen:
         target = folder / each.name
-        print(f"{each.name}: {describe_work(each, target)} ({card_of(each).licence})", flush=True)
+        print(f"{each.name}: {describe_work(each, target)} ({licence_of(each)})", flush=True)
         try:
             fetch(each, target, ProgressLine().update)
             print(f"{target}: complete", flush=True)

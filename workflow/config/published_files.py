@@ -1,7 +1,7 @@
 """The files of each published data set: address, size and checksum, as read in public documentation.
 
-`origin` says where each address was read, and `tried` when it last worked. Checksums are those of the publishers, so a wrong
-file is found whatever the address gives.
+`origin` says where each address was read, and `tried` when it last worked. Checksums are those of the publishers, or of the file
+at one commit of a repository, so a wrong file is found whatever the address gives.
 """
 
 from __future__ import annotations
@@ -41,15 +41,17 @@ class PublishedFile(NamedTuple):
 class PublishedSet(NamedTuple):
     """The files that belong together: a data set, or one of its published subsets."""
 
-    name: str  # what is typed: the script in datasets/, and the subset behind a slash
+    name: str  # what is typed: mostly the script in datasets/, and the subset behind a slash
     page: str  # where a person finds the files
     origin: str  # where addresses and checksums were read
     files: tuple[PublishedFile, ...]
     tried: str = ""  # the date on which the addresses were last tried; "" = never, as only their documentation was read
+    script: str = ""  # in datasets/, where it is one for data of any origin and the name does not say it
+    licence: str = ""  # where the card of the script does not say it
 
     @property
     def dataset(self) -> str:
-        return self.name.split("/")[0]
+        return self.script or self.name.split("/")[0]
 
     @property
     def gigabytes(self) -> float:
@@ -120,6 +122,89 @@ def omat_set(subset: str, *files: PublishedFile) -> PublishedSet:
 def omol_set(subset: str, gigabytes: float) -> PublishedSet:
     file = archive(f"{subset}.tar.gz", f"{META}/omol/250514/{subset}.tar.gz", gigabytes)
     return PublishedSet(f"omol25/{subset}", OMOL_PAGE, OMOL_ORIGIN, (file,))
+
+
+# Sets of the study `benchmarks`: small files in repositories of their authors or of others, each at one commit. No checksums are
+# published there; those here are of the files as they were found at that commit.
+GITHUB = "https://raw.githubusercontent.com"
+BPA3_FILES = (
+    ("train_300K.xyz", 1_504_880, "f78c925a4dcd8997d3ac14b3b4fd6752"),
+    ("train_mixedT.xyz", 1_504_818, "3e10b0941f209697c417f74437ea47b4"),
+    ("iso_atoms.xyz", 504, "dcb566f6760236a728c9e14c049fc0b6"),
+)
+ETHANOL_FILES = (
+    ("train.xyz", 1_115_876, "4d8df4fe5fd3a273a1f21232416d4ec3"),
+    ("test_MD.xyz", 1_110_863, "4bb5e09252a53317ccbb513a4665d40c"),
+    ("test_dimers.xyz", 110_276, "62490307e5e5fa48c61c91f5ec8b538e"),
+    ("test_H_removal.xyz", 38_519, "fb57c9609beebf13e900eb1263c91465"),
+    ("test_norm_mode_874.xyz", 24_180, "b73e498c0cd1f712fa54a657c74d4ed6"),
+    ("test_norm_mode_3005.xyz", 11_769, "e86b1b36feefdd377cf632d842cc45b1"),
+    ("train_eth_meth.xyz", 1_330_730, "47bfffe55522693b6559a81193c4d0b3"),
+    ("test_eth_meth.xyz", 1_209_446, "f0da01aaab635fb1426ddbd3a5375cc8"),
+    ("isolated_atoms.xyz", 608, "f43b763e3dffefec645077cf54ee3a59"),
+)
+ALLOY_FILES = (
+    ("MoTa_SS.json", 2_259_272, "def542cd9a2df65dac74f7ac41b759ff"),
+    ("MoTa_Test.json", 77_462, "b8a5d0392d82f73dcab0b57a5487a6ef"),
+    ("MoW_SS.json", 2_225_293, "5a206da7ed45a78154f7e9f70b68c3bf"),
+    ("MoW_Test.json", 76_538, "ea7e9bab4c99f1e4bba89c37929f3598"),
+    ("Mo_AIMD.json", 2_301_487, "edd8c9b2949afd83b0483b5da438f663"),
+    ("Mo_Elastic.json", 120_791, "f6bc0a2b0cab7932c51d0b8fc062cece"),
+    ("Mo_Surface.json", 50_729, "0a8f6c3b44266175cf3bc9262efc293a"),
+    ("Mo_Test.json", 345_449, "24c99625eba1d5dadbf1b89a75078225"),
+    ("Multinary_Test.json", 420_234, "4810321984d4d5a5937deba550f28b2f"),
+    ("NbMo_SS.json", 2_258_085, "0ab98d4d02f801f992be57e9e2c0a296"),
+    ("NbMo_Test.json", 77_573, "ee4e31aa7f24a6f0df5952d467f612ab"),
+    ("NbTa_SS.json", 2_276_316, "d66c3bc64169910c086f0b94102b10ea"),
+    ("NbTa_Test.json", 77_755, "cae560141b4c9b035251ec459574c4a4"),
+    ("NbW_SS.json", 2_244_292, "413c485c269ed13fc918f28bcbbe7603"),
+    ("NbW_Test.json", 77_358, "a625d0dfa7f1de3941d5e00ada88521f"),
+    ("Nb_AIMD.json", 2_274_784, "a45f03d4246c9696f812237940be4cf1"),
+    ("Nb_Elastic.json", 119_648, "3c366f0ea6630597d29a8b426b9c2726"),
+    ("Nb_Surface.json", 68_250, "668f4878ec6b79e1730cb6e708e2f86e"),
+    ("Nb_Test.json", 341_670, "dd620b3c7cc06e5d00c6474392477ce3"),
+    ("TaW_SS.json", 2_249_424, "883677a9b1db6bcbe61361f1e7b6f915"),
+    ("TaW_Test.json", 77_210, "10eba5b0e9d626c46224a343fa4d702d"),
+    ("Ta_AIMD.json", 2_286_410, "308c124fefac2f6a937e747947487be3"),
+    ("Ta_Elastic.json", 119_734, "6d2d8698e2b12393b3dc9165b1843b3e"),
+    ("Ta_Surface.json", 73_475, "34064a954eac1d6114dc9efe800b0a5d"),
+    ("Ta_Test.json", 343_093, "6d3c2089df38ab44d46b12d36f24c056"),
+    ("W_AIMD.json", 2_263_559, "73e04af44f80b4b5dfcf8826b2da2274"),
+    ("W_Elastic.json", 118_836, "f520a0c09ab2e31242f6615abd1537e7"),
+    ("W_Surface.json", 59_611, "599c915ba382d20b42b42483ca27797f"),
+    ("W_Test.json", 339_349, "cce6544483de1682cca6b3bc6a7577cb"),
+)
+RELAXATION_FILES = (
+    ("random1000100.traj", 882_121, "b1c31944e5b9088ffa9eb555669bfd3e"),
+    ("random1000102.traj", 2_898_792, "5073e383562ca802fdd2d71cef933b6f"),
+    ("random1000110.traj", 1_640_730, "1e8cb7dd33e59085d3752d62fc76ce3c"),
+    ("random1000120.traj", 827_188, "f1cddd812c934868bcc7efe2338ec304"),
+    ("random1000127.traj", 2_253_138, "3d3bf93bc1f5ec7ec2ec51884092f3b0"),
+    ("random1000129.traj", 1_973_021, "e7bda860f9e3573952c054d98c2073d0"),
+)
+ANI1_FILES = (
+    ("ani_gdb_s01.h5", 634_677, "68dadbe133382afc88b30e111df4a063"),
+    ("ani_gdb_s02.h5", 3_647_595, "3c817e50516e5421e89c1ef9872252af"),
+)
+MPTRJ_1K_FILES = (("mptrj-random-1k.xyz", 3_731_695, "2ea94aee9266da943f307603af7420e3"),)
+MAD_1K_FILES = (("mad_small_val.xyz", 3_476_228, "27065b7b293911d14606986b56ae0706"),)
+
+
+def github_set(
+    name: str,
+    script: str,
+    licence: str,
+    place: str,  # OWNER/REPOSITORY/COMMIT/FOLDER
+    files: tuple[tuple[str, int, str], ...],  # name, size, MD5
+    there: str = "",  # the name of the only file in the repository, where it is another one
+) -> PublishedSet:
+    """Return a set of files in a repository, which a script for the user's own data reads."""
+    owner, repository, commit, _ = place.split("/", 3)
+    found = tuple(
+        PublishedFile(file, f"{GITHUB}/{place}/{there or file}", size / 1e9, size, md5) for file, size, md5 in files
+    )
+    page, origin = f"https://github.com/{owner}/{repository}", f"{owner}/{repository} at {commit[:8]}"
+    return PublishedSet(name, page, origin, found, script=script, licence=licence)
 
 
 SETS = (
@@ -215,6 +300,42 @@ SETS = (
     omol_set("train_4M", 19),
     omol_set("train", 489),
     omol_set("val", 20),
+    github_set(
+        *("bpa3_train", "extxyz", "MIT"),
+        "davkovacs/BOTNet-datasets/29e6d467317e4b5967b7ea5cbee54de953fa0d45/dataset_3BPA",
+        BPA3_FILES,
+    ),
+    github_set(
+        *("ethanol_methanol", "extxyz", "MIT"),
+        "davkovacs/BOTNet-datasets/29e6d467317e4b5967b7ea5cbee54de953fa0d45/dataset_ethanol",
+        ETHANOL_FILES,
+    ),
+    github_set(
+        *("MoNbTaW", "pymatgen_json", "BSD-3-Clause"),
+        "materialsvirtuallab/maml/f7c0b6f687c994b3bb87a380bffcc1c041781b4d/mvl_models/pes/MoNbTaW/training",
+        ALLOY_FILES,
+    ),
+    github_set(
+        *("mptrj_1k", "extxyz", "MIT"),
+        "microsoft/mattersim/296630372948fd35613939d14d3f97daa27cefda/data/benchmarks",
+        MPTRJ_1K_FILES,
+    ),
+    github_set(
+        *("mad_1k", "extxyz", "CC BY 4.0"),
+        "metatensor/metatrain/7f1c6f6cdd9e5b7c10883210bbcf777eb8bd572a/test_long_range",
+        MAD_1K_FILES,
+        there="small.xyz",
+    ),
+    github_set(
+        *("ani1_gdb", "pyanitools", "CC BY 4.0"),
+        "aiqm/torchani/2359a387ed728460d160ab8407c57b38a06a09ae/torchani/resources",
+        ANI1_FILES,
+    ),
+    github_set(
+        *("oc20_relaxations/traj", "ase_files", "CC BY 4.0"),
+        "FAIR-Chem/fairchem/c18e4215194fae267dfbc7e0c3a5f357f31d13d6/ocpmodels/common/efficient_validation/debug_data",
+        RELAXATION_FILES,
+    ),
 )
 BY_NAME = {each.name: each for each in SETS}
 

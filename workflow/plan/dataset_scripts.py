@@ -53,6 +53,6 @@ def raw_file_digests(settings: ConversionSettings) -> dict[str, str]:
 
 def fetch_hints(dataset: str) -> list[str]:
     """Return how a published data set is downloaded; nothing for data of the user's own."""
-    names = [name for name, published in published_files.BY_NAME.items() if published.dataset == dataset]
+    names = [name for name in published_files.BY_NAME if name.split("/")[0] == dataset]
     choice = f"{names[0]} (or {', '.join(names[1:])})" if len(names) > 1 else "".join(names)
     return [f"or download it: {command_name()} data fetch {choice}; then raw: data:{names[0]}"] if names else []
