@@ -4,6 +4,7 @@
 # make test-fast  the tests that need neither a scheduler nor an image nor seconds each: a minute
 # make docs   the documentation, into build/docs; warnings are errors
 # make bench  the benchmarks; prints tables, writes tests/benchmarks/results/
+# make benchmarks  errors on published sets in the folder DATA, into docs/studies/benchmarks; 1.5 hours on two cores
 # make clean  the environment, caches and results of this checkout
 # Nothing is written outside this directory.
 
@@ -13,9 +14,10 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check --no-cache-dir inst
 PYTEST := $(VENV)/bin/python -m pytest --dist loadfile --no-loadscope-reorder
 SITE ?= local
 STUDY ?= default
+DATA ?= data
 COMPILED := gnnscale/atoms/neighbors.cpp $(shell find gnnscale/native -name '*.cpp' -o -name '*.h')
 
-.PHONY: run lint test test-fast docs bench clean
+.PHONY: run lint test test-fast docs bench benchmarks clean
 run: $(VENV)/ready
 	$(VENV)/bin/python workflow/run.py --site $(SITE) --study $(STUDY)
 
@@ -37,6 +39,11 @@ docs: $(VENV)/ready
 
 bench: $(VENV)/ready
 	$(VENV)/bin/python -m tests.benchmarks
+
+benchmarks: $(VENV)/ready
+	$(VENV)/bin/python workflow/run.py --site $(SITE) --study benchmarks --set filesystems.data=$(DATA)
+	mkdir -p docs/studies/benchmarks
+	cp runs/benchmarks/points.csv runs/benchmarks/beside_published.csv docs/studies/benchmarks/
 
 clean:
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis runs build *.egg-info gnnscale/atoms/*.so gnnscale/native/*.so
