@@ -15,6 +15,7 @@ import yaml
 from tests.support.corpus import ENV, ROOT
 from tests.support.raw import require_sample
 from workflow.config.published_files import find_set
+from workflow.run import main
 
 pytestmark = pytest.mark.slow
 
@@ -73,6 +74,14 @@ def finished(tmp_path_factory):
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | ENV, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "run"
+
+
+def test_a_plan_names_the_sets_to_download(tmp_path, capsys):
+    assert (
+        main(["plan", "--study", "benchmarks", "--set", f"filesystems.data={tmp_path}", "--root", str(tmp_path)]) == 0
+    )
+    text = capsys.readouterr().out
+    assert "(56 MB to download)" in text and "data fetch oc20_relaxations/traj bpa3_train" in text
 
 
 def test_every_set_has_rows_of_every_network_beside_the_published_ones(finished):

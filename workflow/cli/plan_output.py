@@ -52,7 +52,8 @@ def describe_missing_data(planned: Iterable[PlannedStage], invocation: Invocatio
     if not lacking:
         return []
     sizes = [each.gigabytes for each in lacking]
-    size = f"{sum(sizes):,.0f} GB" + ("" if all(sizes) else " and what is of unknown size") + " to download"
+    known = f"{sum(sizes):,.0f} GB" if sum(sizes) >= 1 else f"{1e3 * sum(sizes):,.0f} MB"
+    size = known + ("" if all(sizes) else " and what is of unknown size") + " to download"
     words = ["data", "fetch", *(each.published for each in lacking)]
     words += ["--site", invocation.site_name] if invocation.site_name != DEFAULT_SITE else []
     words += [word for text in invocation.settings for word in ("--set", text)]
