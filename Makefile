@@ -4,7 +4,7 @@
 # make test-fast  the tests that need neither a scheduler nor an image nor seconds each: a minute
 # make docs   the documentation, into build/docs; warnings are errors
 # make bench  the benchmarks; prints tables, writes tests/benchmarks/results/
-# make benchmarks  errors on published sets in the folder DATA, into docs/studies/benchmarks; 1.5 hours on two cores
+# make benchmarks  errors on published sets in the folder DATA, into docs/studies/benchmarks; a quarter of an hour on two cores
 # make clean  the environment, caches and results of this checkout
 # Nothing is written outside this directory.
 

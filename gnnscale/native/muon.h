@@ -18,13 +18,13 @@ struct Muon {
 
     // x: (rows, columns) with rows <= columns, as small products as there are.
     static void make_orthogonal(int64_t rows, int64_t columns, std::vector<real>& x) {
-        std::vector<real> gram(rows * rows), polynomial(rows * rows), last;
+        std::vector<real> gram(rows * rows), polynomial(rows * rows), last(rows * columns);
         for (int step = 0; step < STEPS; step++) {
             product_nt(rows, rows, columns, x.data(), columns, x.data(), columns, false, gram.data(), rows);
             for (int64_t i = 0; i < rows * rows; i++) polynomial[i] = B / C * gram[i];
             product_nn(rows, rows, rows, gram.data(), rows, gram.data(), rows, true, polynomial.data(), rows);
-            last = x;
-            for (real& each : x) each *= A / C;
+            last.swap(x);
+            for (int64_t i = 0; i < rows * columns; i++) x[i] = A / C * last[i];
             product_nn(rows, columns, rows, polynomial.data(), rows, last.data(), columns, true, x.data(), columns);
             for (real& each : x) each *= C;
         }

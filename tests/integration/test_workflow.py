@@ -185,7 +185,7 @@ def test_one_failure_stops_only_what_depends_on_it(tmp_path):
     root = tmp_path / "run"
     done = call(root=root, study=study)
     assert done.returncode == 1
-    assert re.search(r"failed: convert/bulk: bulk: no structure falls into the \w+ split", done.stdout)
+    assert re.search(r"failed: convert/bulk: bulk: 2 structures of \d groups? are too few for 3 splits", done.stdout)
     assert "ask for more structures" in done.stdout
     assert "wait for what failed. When it is fixed: python workflow/run.py --site local" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr

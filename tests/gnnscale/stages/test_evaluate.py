@@ -234,7 +234,7 @@ def trained_on_molecules(tmp_path, tests, **split):
     files.write_model(made / "model.json", of(model, ("first", "mine"), OptimSettings()))
     network = build(model, 2, 12.0)
     cards = tuple(files.read_model(needs[f"convert/{name}"] / "card.json", ShardCard) for name in ("first", "mine"))
-    network.set_normalisation(*pool_normalisation(cards, False))
+    network.set_normalisation(*pool_normalisation(cards, None))
     save_file(network.state_dict(), made / "model.safetensors")
     return make_stage_directory(tmp_path, "evaluate/x", EvaluateSettings(), {"train/x": made, **needs})
 

@@ -24,7 +24,7 @@ from workflow.plan.memory_fit import fit_lever_comparison
 
 pytestmark = pytest.mark.slow
 MODEL = {"kind": "egnn", "form": "edge", "width": 32, "depth": 3, "cutoff": 4.0}
-ASKED = LeverSettings(model=MODEL, batch=48, steps=1)
+ASKED = LeverSettings(model=MODEL, batch=40, steps=1)
 
 
 @pytest.fixture(scope="module")

@@ -106,11 +106,12 @@ def test_a_study_whose_own_path_is_wrong_is_told_how_to_fetch(tmp_path, capsys):
 
 
 PROGRAM = """
-import sys
+import signal, sys
 from workflow.config import published_files
 from workflow.config.published_files import PublishedFile, PublishedSet
 from workflow.fetch import partial_file
 from workflow.run import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell in the background had ignored
 partial_file.RANGE_BYTES = 1 << 16
 file = PublishedFile("a.h5", "{url}/a.h5", 0.001, {size}, "{md5}")
 published_files.BY_NAME["ani1x/toy"] = PublishedSet("ani1x/toy", "page", "a test", (file,))
