@@ -90,19 +90,19 @@ def render_where(where: str, rows: list[ErrorRow]) -> str:
     cells = [
         [
             row.model,
-            row.run,
-            *("" if number is None else f"{number:,}" for number in (row.parameters, row.trained_on, row.tested_on)),
-            "" if row.cpu_seconds is None else format_duration(row.cpu_seconds),
             *("" if is_nan(row.errors[m]) else format_number(row.errors[m]) for m in measures),
+            "" if row.cpu_seconds is None else format_duration(row.cpu_seconds),
+            *("" if number is None else f"{number:,}" for number in (row.trained_on, row.tested_on, row.parameters)),
+            row.run,
         ]
         for row in rows
     ]
-    heads = ["model", "run", "parameters", "trained on", "tested on", "CPU time", *(HEADS[m] for m in measures)]
+    heads = ["model", *(HEADS[m] for m in measures), "CPU time", "trained on", "tested on", "parameters", "run"]
     sentences = dict.fromkeys(f"{r.citation}{'. ' if r.note else ''}{r.note}." for r in rows if r.citation)
     cited = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
-    below = f'<ul class="soft">{cited}</ul>' if cited else '<p class="note">No published errors are known to us.</p>'
+    below = f'<ul class="soft">{cited}</ul>' if cited else '<p class="note">The study lists no published errors for it.</p>'
     classes = ["out" if row.citation else "" for row in rows]
-    return f"<h3>{escape(where)}</h3>{render_table(heads, cells, classes, numbers_from=2)}{below}"
+    return f"<h3>{escape(where)}</h3>{render_table(heads, cells, classes, numbers_from=1)}{below}"
 
 
 def is_nan(value: float) -> bool:

@@ -77,7 +77,7 @@ def render_key_numbers(study: StudyResults) -> str:
 
 
 def format_range(values: Sequence[float]) -> str:
-    low, high = (f"{v:,.9g}" for v in (min(values), max(values)))
+    low, high = (f"{v:,.9g}" if v == round(v) else f"{v:.3g}" for v in (min(values), max(values)))
     return low if low == high else f"{low} – {high}"
 
 
