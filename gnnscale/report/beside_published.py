@@ -100,7 +100,9 @@ def render_where(where: str, rows: list[ErrorRow]) -> str:
     heads = ["model", *(HEADS[m] for m in measures), "CPU time", "trained on", "tested on", "parameters", "run"]
     sentences = dict.fromkeys(f"{r.citation}{'. ' if r.note else ''}{r.note}." for r in rows if r.citation)
     cited = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
-    below = f'<ul class="soft">{cited}</ul>' if cited else '<p class="note">The study lists no published errors for it.</p>'
+    below = (
+        f'<ul class="soft">{cited}</ul>' if cited else '<p class="note">The study lists no published errors for it.</p>'
+    )
     classes = ["out" if row.citation else "" for row in rows]
     return f"<h3>{escape(where)}</h3>{render_table(heads, cells, classes, numbers_from=1)}{below}"
 

@@ -12,7 +12,6 @@ from gnnscale.contract.errors import BadFile
 from gnnscale.data.conversion.shard_notes import Position
 from gnnscale.data.conversion.work_items import Conversion, WorkItem
 from gnnscale.data.formats.pieces import Piece
-from gnnscale.data.formats.raw_files import DOWNLOAD_AGAIN
 
 Origin = tuple[str, int]  # name of a piece, number of the structure in it: by which a person finds it again
 
@@ -60,4 +59,4 @@ def check_structure(structure: Structure, origin: Origin) -> None:
     if structure.is_reference and atoms > 1:
         raise BadFile(f"{where}: a reference is one atom, and there are {atoms}", "correct the dataset's script")
     if not np.isfinite(structure.positions).all() or not np.isfinite(structure.cell).all():
-        raise BadFile(f"{where}: a position or the cell is not finite", DOWNLOAD_AGAIN)
+        raise BadFile(f"{where}: a position or the cell is not finite", "correct the file, or the dataset's script")
