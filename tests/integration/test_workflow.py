@@ -133,12 +133,14 @@ def test_a_command_run_by_hand_does_the_same(finished, tmp_path):
 
 
 def test_killed_at_random_it_ends_where_an_undisturbed_run_ends(finished, tmp_path):
-    """Driver and trainings get SIGKILL five times; no finished stage runs again."""
+    """Driver and trainings get SIGKILL up to five times; no finished stage runs again."""
     undisturbed, _ = finished
     root, rng = tmp_path / "smoke", random.Random(1)
     for kill in range(5):
+        already = sum(e["event"] == "done" for e in events(root)) if kill else 0
+        if already > 10:  # of 13: a fast machine is nearly through, and the last stages may end before they are seen
+            break
         process = start(root)
-        already = sum(e["event"] == "done" for e in events(root))
         wait_for_driver(lambda: (root / "plan.json").exists() and survivors(root), process)
         wait_for_driver(lambda already=already: sum(e["event"] == "done" for e in events(root)) > already, process)
         time.sleep(rng.uniform(0.1, 2.0))
