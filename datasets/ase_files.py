@@ -15,8 +15,8 @@ from pydantic import Field
 from gnnscale.data.formats.own_data import (
     NOT_READ,
     LabelKeys,
-    complete_pieces,
     find_own_files,
+    list_pieces,
     own_data_card,
     skip_unread_files,
 )
@@ -62,11 +62,12 @@ def pieces(options: Options) -> list[Piece]:
     from gnnscale.data.formats import ase_files
     from gnnscale.data.formats.structure_counts import StructureCounts
 
-    listed, files, counts = [], input_files(options), StructureCounts()
-    for path in files:
-        with Location(path, OWN_FILE) as location:
-            listed += ase_files.pieces_of_file(options.raw, location, options.format, options.limit, counts)
-    return complete_pieces(options, files, listed)
+    counts = StructureCounts()
+
+    def list_of_file(location: Location) -> list[Piece]:
+        return ase_files.pieces_of_file(options.raw, location, options.format, options.limit, counts)
+
+    return list_pieces(options, input_files(options), list_of_file)
 
 
 def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[Structure]:

@@ -12,8 +12,8 @@ from pydantic import Field
 from gnnscale.data.formats.own_data import (
     NOT_READ,
     LabelKeys,
-    complete_pieces,
     find_own_files,
+    list_pieces,
     own_data_card,
     skip_unread_files,
 )
@@ -52,11 +52,12 @@ def pieces(options: Options) -> list[Piece]:
     from gnnscale.data.formats import extxyz
     from gnnscale.data.formats.structure_counts import StructureCounts
 
-    listed, files, counts = [], input_files(options), StructureCounts()
-    for path in files:
-        with Location(path, OWN_FILE) as location:
-            listed += extxyz.pieces_by_bytes(options.raw, location, options.limit, counts)
-    return complete_pieces(options, files, listed)
+    counts = StructureCounts()
+
+    def list_of_file(location: Location) -> list[Piece]:
+        return extxyz.pieces_by_bytes(options.raw, location, options.limit, counts)
+
+    return list_pieces(options, input_files(options), list_of_file)
 
 
 def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[Structure]:

@@ -17,8 +17,8 @@ from gnnscale.data.formats.own_data import (
     NOT_READ,
     EnergyUnit,
     LabelKeys,
-    complete_pieces,
     find_own_files,
+    list_pieces,
     own_data_card,
     skip_unread_files,
 )
@@ -55,11 +55,10 @@ def card(options: Options) -> DatasetCard:
 def pieces(options: Options) -> list[Piece]:
     from gnnscale.data.formats import ani_groups
 
-    listed, files = [], input_files(options)
-    for path in files:
-        with Location(path, OWN_FILE) as location:
-            listed += ani_groups.pieces_by_conformations(options.raw, location, options.limit)
-    return complete_pieces(options, files, listed)
+    def list_of_file(location: Location) -> list[Piece]:
+        return ani_groups.pieces_by_conformations(options.raw, location, options.limit)
+
+    return list_pieces(options, input_files(options), list_of_file)
 
 
 def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[Structure]:

@@ -17,8 +17,8 @@ from gnnscale.data.formats.own_data import (
     NOT_READ,
     LabelKeys,
     StressUnit,
-    complete_pieces,
     find_own_files,
+    list_pieces,
     own_data_card,
     skip_unread_files,
 )
@@ -65,12 +65,14 @@ def pieces(options: Options) -> list[Piece]:
     from gnnscale.data.formats import crystaljson
     from gnnscale.data.formats.structure_counts import StructureCounts
 
-    listed, files, counts = [], input_files(options), StructureCounts()
-    for path in files:
-        with Location(path, OWN_FILE) as location:
-            count = counts(path.suffix, path, partial(crystaljson.count_in, location, b'"sites"'))
-        listed.append(Piece(name_below(options.raw, path), min(count, options.limit or count), path))
-    return complete_pieces(options, files, listed)
+    counts = StructureCounts()
+
+    def list_of_file(location: Location) -> list[Piece]:
+        path = location.path
+        count = counts(path.suffix, path, partial(crystaljson.count_in, location, b'"sites"'))
+        return [Piece(name_below(options.raw, path), min(count, options.limit or count), path)]
+
+    return list_pieces(options, input_files(options), list_of_file)
 
 
 def structures(options: Options, piece: Piece, skip: SkipStructure) -> Iterator[Structure]:

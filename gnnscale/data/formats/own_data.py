@@ -16,7 +16,7 @@ from pydantic import Field
 from gnnscale.contract.dataset_card import DatasetCard
 from gnnscale.contract.errors import UserError
 from gnnscale.data.formats.pieces import Piece, SkipStructure
-from gnnscale.data.formats.raw_files import find_files, name_below
+from gnnscale.data.formats.raw_files import OWN_FILE, Location, find_files, name_below
 from gnnscale.data.formats.recognise import describe_folder
 from gnnscale.data.formats.source_size import SourceSize
 from gnnscale.schema import Record
@@ -169,6 +169,15 @@ def unread_files(raw: str, listed: list[Path]) -> list[Path]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path not in read and not any(part[0] == "." for part in path.relative_to(folder).parts)
     ]
+
+
+def list_pieces(options: LabelKeys, files: list[Path], list_of_file: Callable[[Location], list[Piece]]) -> list[Piece]:
+    """Return the pieces of all files, complete; what breaks is told as a fault of the user's own file."""
+    listed: list[Piece] = []
+    for path in files:
+        with Location(path, OWN_FILE) as location:
+            listed += list_of_file(location)
+    return complete_pieces(options, files, listed)
 
 
 def complete_pieces(options: LabelKeys, listed: list[Path], pieces: list[Piece]) -> list[Piece]:

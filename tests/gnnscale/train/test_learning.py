@@ -24,7 +24,7 @@ from gnnscale.contract.results import Evaluation
 from gnnscale.contract.settings import ConvertSettings, EvaluateSettings, OptimSettings, TrainSettings
 from gnnscale.stages import convert, evaluate, train
 from tests.support.corpus import make_stage_directory
-from tests.support.real_data import require_folder
+from tests.support.raw import require_sample
 
 FRAMES, CUTOFF, STEPS = 160, 5.0, 400
 # The mean error of forces over their rms, at most: a constant has .6 to .75.
@@ -32,7 +32,7 @@ MOST = {"molecule": 0.3, "liquid": 0.05, "alloy": 0.15, "relaxations": 0.3}
 
 
 def read_molecule() -> list[Atoms]:
-    return ase.io.read(require_folder("bpa3_train") / "train_300K.xyz", f":{FRAMES}")
+    return ase.io.read(require_sample("bpa3_train/train_300K.xyz"), f":{FRAMES}")
 
 
 def make_liquid() -> list[Atoms]:
@@ -50,7 +50,7 @@ def make_liquid() -> list[Atoms]:
 def read_alloy() -> list[Atoms]:
     found: list[Atoms] = []
     for name in ("Mo_AIMD", "NbMo_SS", "TaW_SS"):
-        for entry in json.loads((require_folder("MoNbTaW") / f"{name}.json").read_text())[:60]:
+        for entry in json.loads(require_sample(f"MoNbTaW/{name}.json").read_text())[:60]:
             sites, outputs = entry["structure"]["sites"], entry["outputs"]
             symbols = [site["species"][0]["element"] for site in sites]
             cell = entry["structure"]["lattice"]["matrix"]
@@ -60,7 +60,7 @@ def read_alloy() -> list[Atoms]:
 
 
 def read_relaxations() -> list[Atoms]:
-    packed = require_folder("oc20_relaxations") / "s2ef_layout.DERIVED" / "0.extxyz.xz"
+    packed = require_sample("oc20_relaxations/s2ef_layout.DERIVED/0.extxyz.xz")
     text = lzma.decompress(packed.read_bytes()).decode()  # ASE would go back to the beginning for each frame
     return ase.io.read(StringIO(text), f":{FRAMES}", format="extxyz")
 
