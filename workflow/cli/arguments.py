@@ -77,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
 def common_options() -> Parser:
     """Return the options that every verb takes."""
     common = Parser(add_help=False, argument_default=argparse.SUPPRESS)
-    common.add_argument("--site", help="a file in sites/, without .yaml (default: local)")
+    common.add_argument("--site", help="a file in sites/, without .yaml, or a path (default: local)")
     common.add_argument("--study", help="a file in workflow/studies/, without .yaml, or a path (default: default)")
     common.add_argument("--root", type=Path, help="the run directory (default: runs/STUDY)")
     common.add_argument(
@@ -153,7 +153,7 @@ def add_sites(add_verb: AddVerb) -> None:
     )
     site.add_argument("action", choices=["list", "show", "validate", "render", "new"])
     site.add_argument(
-        "name", nargs="?", help="a known site, or a file (`validate`); without one, `new` prints the draft"
+        "name", nargs="?", help="a known site, or the path of a file; without one, `new` prints the draft"
     )
     site.add_argument("render_study", nargs="?", metavar="study", help="`render`: the study (default: default)")
     site.add_argument(

@@ -86,10 +86,11 @@ def do_logs(arguments: argparse.Namespace) -> int:
 def do_cancel(arguments: argparse.Namespace) -> int:
     root = named_run_directory(arguments)
     plan = status.read_plan(root)
-    name = getattr(arguments, "site", plan.site)
-    site = site_files.load(name, getattr(arguments, "set", ()))
+    typed = site_files.type_anywhere(getattr(arguments, "site", plan.typed_site))
+    name, site = site_files.site_name(typed), site_files.load(typed, getattr(arguments, "set", ()))
     if not site.has_scheduler:
         raise UserError(f"site {name} has no batch jobs", "stop the driver with Ctrl-C; that also stops its stages")
+    status.check_site_file(root, name, typed if site_files.is_path(typed) else "")
     stages = {stage.id: stage for stage in plan.stages}
     named = {output.find_stage(id, stages).id for id in arguments.id}
     folders = {stage.folder for stage in plan.stages}
@@ -124,8 +125,10 @@ def do_report(arguments: argparse.Namespace) -> int:
 def do_advise(arguments: argparse.Namespace) -> int:
     named = Path(arguments.finished)
     root = (named if named.is_dir() else runs_folder() / arguments.finished).resolve()
-    name = named_site(arguments)
-    site = site_files.load(name, getattr(arguments, "set", []))
+    name, site = (
+        site_files.site_name(named_site(arguments)),
+        site_files.load(named_site(arguments), getattr(arguments, "set", [])),
+    )
     advice = largest_study.compute_advice(root, site, name, arguments.gpu_hours, arguments.target, arguments.structures)
     print(json.dumps(advice, indent=1) if arguments.json else advice_text.format_advice(advice, root, site, name))
     return DONE
@@ -173,6 +176,12 @@ def do_doctor(arguments: argparse.Namespace) -> int:
     return FAILED if any(each.state == "bad" for each in findings) else DONE
 
 
+def recorded_site(root: Path, site: str) -> str:
+    """Return what names the site of a recorded job in a command: its name, or the path of its file."""
+    plan = status.read_plan(root)
+    return plan.typed_site if plan.site == site else site
+
+
 def do_clean(arguments: argparse.Namespace) -> int:
     invocation = Invocation(arguments)
     driver = lease.live_driver(invocation.root)
@@ -188,7 +197,7 @@ def do_clean(arguments: argparse.Namespace) -> int:
         raise UserError(
             f"{invocation.root}: {len(unfinished)} job(s) may still be running here "
             f"({', '.join(job.id or job.name for job in unfinished[:8])})",
-            f"end them first: {invocation.command('cancel', unfinished[0].site)}",
+            f"end them first: {invocation.command('cancel', recorded_site(invocation.root, unfinished[0].site))}",
         )
     links.remove_results(invocation.root, invocation.stages, everything=arguments.all, confirmed=arguments.yes)
     return DONE
@@ -230,9 +239,6 @@ def do_sites(arguments: argparse.Namespace) -> int:
     elif action == "render":
         arguments.site, arguments.study = name, arguments.render_study or named_study(arguments)
         site_output.output_scripts(Invocation(arguments), arguments.out)
-    elif action == "validate" and name and name.endswith((".yaml", ".yml")):
-        site_files.load_file(Path(name))
-        print(f"{name}: valid")
     else:
         for each in [name] if name else site_files.list_sites():
             site_output.print_site(each, site_files.load(each, settings), action)
@@ -254,7 +260,8 @@ def do_data(arguments: argparse.Namespace) -> int:
         print("\n".join(line for each in chosen for line in data_output.curl_commands(each, folder / each.name)))
     elif arguments.action == "fetch":
         words = [f"--to {shlex.quote(str(arguments.to))}"] if arguments.to else []
-        words += [f"--site {name}"] if (name := named_site(arguments)) != DEFAULT_SITE else []
+        typed = site_files.type_anywhere(named_site(arguments))
+        words += [f"--site {shlex.quote(typed)}"] if typed != DEFAULT_SITE else []
         return data_output.fetch_sets(chosen, folder, "".join(f" {word}" for word in words))
     elif arguments.json:
         print(json.dumps([data_output.encode_set(each, folder) for each in chosen], indent=1))

@@ -84,7 +84,7 @@ _gnnscale_names() {{  # of the YAML files in a folder
 _gnnscale_offer() {{  # KIND or words
     local IFS=$' \\t\\n'
     case $1 in
-        sites) COMPREPLY=($(compgen -W "$(_gnnscale_names {sites})" -- "$word")) ;;
+        sites) COMPREPLY=($(compgen -W "$(_gnnscale_names {sites})" -- "$word") $(compgen -f -- "$word")) ;;
         studies) COMPREPLY=($(compgen -W "$(_gnnscale_names {studies})" -- "$word") $(compgen -f -- "$word")) ;;
         folders) COMPREPLY=($(compgen -d -- "$word")) ;;
         files) COMPREPLY=($(compgen -f -- "$word")) ;;
@@ -188,7 +188,7 @@ def fish_option(condition: str, option: Option) -> str:
 def fish_value(value: str) -> str:
     folders = {SITES: places.SITES, STUDIES: places.STUDIES}
     if value in folders:
-        return f"-x -a {quote_for_fish(fish_names(folders[value]))}"
+        return f"-r -F -a {quote_for_fish(fish_names(folders[value]))}"
     if value == FILES:
         return "-r -F"
     return "-x -a '(__fish_complete_directories)'" if value == FOLDERS else f"-x -a {quote_for_fish(value)}"

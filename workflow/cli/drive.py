@@ -60,7 +60,10 @@ def drive(invocation: Invocation, holder: lease.Lease) -> int:
     planned = done.judge_stages(invocation.stages, invocation.root)
     left = [each for each in planned.values() if each.state != "done" and each.stage.id in invocation.wanted]
     print_head(invocation, planned, left)
-    status.write_plan(invocation.root, invocation.study_name, invocation.site_name, invocation.stages)
+    status.check_site_file(invocation.root, invocation.site_name, invocation.site_file)
+    status.write_plan(
+        invocation.root, invocation.study_name, invocation.site_name, invocation.site_file, invocation.stages
+    )
     output.write_resolved(invocation.root, invocation.study, invocation.site)
     if not left:
         links.link_results(invocation.root, invocation.stages)
@@ -109,9 +112,9 @@ def print_head(invocation: Invocation, planned: dict[str, PlannedStage], left: l
 
 def raise_if_not_ready(invocation: Invocation) -> None:
     """Raise if this host, the account or the image is not what the site needs."""
-    site_files.check_host(invocation.site_name, invocation.site, invocation.settings)
-    site_files.check_arch(invocation.site_name, invocation.site, invocation.settings)
-    site_files.check_account(invocation.site_name, invocation.site)
+    site_files.check_host(invocation.typed_site, invocation.site, invocation.settings)
+    site_files.check_arch(invocation.typed_site, invocation.site, invocation.settings)
+    site_files.check_account(invocation.typed_site, invocation.site)
     if invocation.site.container.use:
         checks.raise_if_faulty(invocation.site)
 

@@ -22,12 +22,14 @@ class Invocation:
     """The study, the site and the run directory that the command line names."""
 
     def __init__(self, arguments: argparse.Namespace):
-        self.site_name = named_site(arguments)
+        self.typed_site = site_files.type_anywhere(named_site(arguments))
+        self.site_name = site_files.site_name(self.typed_site)
+        self.site_file = self.typed_site if site_files.is_path(self.typed_site) else ""
         self.typed_study = named_study(arguments)
         self.study_name, asked = study_files.load(self.typed_study)
         self.settings = site_settings(arguments)
         self.max_node_hours: float | None = getattr(arguments, "max_node_hours", None)
-        self.site = site_files.load(self.site_name, self.settings)
+        self.site = site_files.load(named_site(arguments), self.settings)
         self.study = data_folder.with_data_folder(asked, self.site)
         if self.site.container.use:
             self.site = image_file.with_image(self.site, study.paths_read(self.study))
@@ -41,7 +43,7 @@ class Invocation:
 
     def command(self, verb: str = "", site: str = "") -> str:
         """Return the command that, typed in the same directory, comes back to this study."""
-        words = [*filter(None, [verb]), "--site", site or self.site_name]
+        words = [*filter(None, [verb]), "--site", site or self.typed_site]
         words += ["--study", self.typed_study] if self.typed_study != DEFAULT_STUDY else []
         words += ["--root", str(self.root)] if self.root != runs_folder() / self.study_name else []
         words += [word for text in self.settings for word in ("--set", text)]

@@ -55,7 +55,7 @@ def describe_missing_data(planned: Iterable[PlannedStage], invocation: Invocatio
     known = f"{sum(sizes):,.0f} GB" if sum(sizes) >= 1 else f"{1e3 * sum(sizes):,.0f} MB"
     size = known + ("" if all(sizes) else " and what is of unknown size") + " to download"
     words = ["data", "fetch", *(each.published for each in lacking)]
-    words += ["--site", invocation.site_name] if invocation.site_name != DEFAULT_SITE else []
+    words += ["--site", invocation.typed_site] if invocation.typed_site != DEFAULT_SITE else []
     words += [word for text in invocation.settings for word in ("--set", text)]
     return [
         f"published data of {len(lacking)} source(s) are missing ({size})",

@@ -24,9 +24,16 @@ def print_site(name: str, config: SiteConfig, action: str) -> None:
     if action == "list":
         print(f"{name:12} {config.title}  ({verified})")
     elif action == "show":
-        print(f"# sites/{name}.yaml and your own file, with defaults\n{to_yaml(config)}", end="")
+        print(f"# {describe_origin(name)}, with defaults\n{to_yaml(config)}", end="")
     else:
-        print(f"sites/{name}.yaml: valid")
+        print(f"{name if site_files.is_path(name) else f'sites/{site_files.site_name(name)}.yaml'}: valid")
+
+
+def describe_origin(typed: str) -> str:
+    """Return which files a site is made of."""
+    return (
+        f"{typed} alone" if site_files.is_path(typed) else f"sites/{site_files.site_name(typed)}.yaml and your own file"
+    )
 
 
 def output_scripts(invocation: Invocation, out: Path | None) -> None:
@@ -71,7 +78,10 @@ def output_new_site(name: str | None, text: str) -> None:
     if name is None:
         print(text, end="")
         return
-    path = site_files.user_file(name) if places.IS_INSTALLED else places.SITES / f"{name}.yaml"
+    if site_files.is_path(name):
+        path = Path(name)
+    else:
+        path = site_files.user_file(name) if places.IS_INSTALLED else places.SITES / f"{name}.yaml"
     if path.exists():
         raise UserError(f"{path}: exists; choose another name")
     files.write(path, text)

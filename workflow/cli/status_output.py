@@ -22,7 +22,7 @@ def print_status(
     if clear:
         print(CLEAR_SCREEN, end="")
     who = f"driver pid {driver['pid']} on {driver['host']}" if driver else "no driver is running"
-    print(f"{plan.study} on {plan.site}: {who}\n{root}")
+    print(f"{plan.study} on {plan.typed_site}: {who}\n{root}")
     print("  ".join(f"{kind} {done}/{total}" for kind, (done, total) in status.count_done(rows).items()))
     lines = [line for row in rows if (line := describe_row(row))]
     in_full = in_full or len(lines) <= MAX_ROWS_IN_FULL

@@ -1,4 +1,7 @@
-"""Loads a site from three layers: its file in sites/, the user's own file, and the options --set."""
+"""Loads a site from three layers: its file in sites/, the user's own file, and the options --set.
+
+A site given by the path of a file has no user's layer: the file is its user's own, and says all.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from gnnscale.contract.places import SITES
 from workflow.config import field_problems, site_rules, yaml_file
 from workflow.config.field_problems import FieldPath, FieldProblem
 from workflow.config.site import SiteConfig
+from workflow.config.study import NAME
 
 
 class Layer(NamedTuple):
@@ -42,24 +46,78 @@ def user_file(name: str) -> Path:
     return user_folder() / f"{name}.yaml"
 
 
-def load(name: str, settings: Sequence[str] = ()) -> SiteConfig:
-    """Load a site, or raise one error with all problems, each with the file and line or option that causes it."""
-    return merge_layers(layers_of(name, settings))
+def load(typed: str, settings: Sequence[str] = ()) -> SiteConfig:
+    """Load a site by its name or by the path of a file, or raise one error with all problems and where each comes from."""
+    return merge_layers(layers_of(typed, settings))
 
 
-def layers_of(name: str, settings: Sequence[str]) -> list[Layer]:
+def layers_of(typed: str, settings: Sequence[str]) -> list[Layer]:
+    above = [layer_from_option(text) for text in settings]
+    if is_path(typed):
+        return [layer_from_own_file(typed), *above]
+    name = site_name(typed)
     if name not in list_sites():
-        raise UserError(f"no site {name!r} in sites/; {field_problems.suggest(name, list_sites())}")
+        raise UserError(
+            f"no site {name!r} in sites/; {field_problems.suggest(name, list_sites())}",
+            "or give the path of a YAML file",
+        )
     path = SITES / f"{name}.yaml"
     layers = [layer_from_file(path, f"sites/{name}.yaml")] if path.exists() else []
     if user_file(name).exists() and not yaml_file.is_blank(user_file(name)):
         layers.append(layer_from_file(user_file(name), str(user_file(name))))
-    return layers + [layer_from_option(text) for text in settings]
+    return layers + above
 
 
-def locate(name: str, settings: Sequence[str], path: FieldPath) -> str:
+def locate(typed: str, settings: Sequence[str], path: FieldPath) -> str:
     """Return the file and line, or the option, that sets a field of this site."""
-    return last_layer_with(layers_of(name, settings), path).locate(path)
+    return last_layer_with(layers_of(typed, settings), path).locate(path)
+
+
+# ------------------------------------------------------------------------------------------ a site by its name or file
+def is_path(typed: str) -> bool:
+    """Tell whether a site is given by a file of one's own; the path of a file that has a name as a site means that site."""
+    if "/" not in typed and not typed.endswith((".yaml", ".yml")):
+        return False
+    path = Path(typed)
+    return path.suffix != ".yaml" or path.resolve().parent not in (SITES.resolve(), user_folder().resolve())
+
+
+def site_name(typed: str) -> str:
+    """Return the name of a site for journal and messages: that of its file."""
+    return re.sub(r"\.ya?ml$", "", Path(typed).name)
+
+
+def type_anywhere(typed: str) -> str:
+    """Return what names the same site in a command that is typed in another directory."""
+    return str(Path(typed).absolute()) if is_path(typed) else site_name(typed)
+
+
+def layer_from_own_file(typed: str) -> Layer:
+    """Read a site's file that lies anywhere, or raise with what was probably meant."""
+    path, name = Path(typed), site_name(typed)
+    if not re.match(NAME, name):
+        raise UserError(
+            f"--site {typed}: jobs are recorded under a site's name, so it has letters, digits, '_', '.', '-'"
+        )
+    if path.is_dir():
+        raise UserError(f"--site {typed}: is a directory, expected a YAML file", *suggest_files(path, name))
+    if not path.exists():
+        raise UserError(f"--site {typed}: no such file", *suggest_files(path.parent, name))
+    layer = layer_from_file(path, typed)
+    if "scheduler" not in layer.values and {"data", "sweeps"} & layer.values.keys():
+        raise UserError(f"{typed}: this is a study, expected the file of a site", f"type --study {typed}")
+    return layer
+
+
+def suggest_files(folder: Path, name: str) -> list[str]:
+    """Return hints at the nearest YAML file in a folder, and at a known site of a similar name."""
+    files = [str(path) for path in sorted(folder.glob("*.y*ml"))]
+    near = field_problems.did_you_mean(str(folder / f"{name}.yaml"), files)
+    known = field_problems.did_you_mean(name, list_sites())
+    return [
+        *filter(None, [near]),
+        f"among the sites in sites/, {known}" if known else "`sites list` lists the sites that have a name",
+    ]
 
 
 def load_file(path: Path, shown: str | None = None) -> SiteConfig:
@@ -155,36 +213,37 @@ def matching_depth(values: Any, path: FieldPath) -> int:
 
 
 # -------------------------------------------------------------------------------------------- checks before a run
-def check_account(name: str, site: SiteConfig) -> None:
+def check_account(typed: str, site: SiteConfig) -> None:
     """Raise if jobs are charged to an account and none is given, with what to type."""
     rule = site.account_rule
     if rule.required and site.account is None:
         example = rule.example or "ACCOUNT"
+        own_file = typed if is_path(typed) else user_file(site_name(typed))
         raise UserError(
-            f"site {name} charges jobs to an account, and none is given",
-            f"add `--set account={example}`, or write `account: {example}` into {user_file(name)}"
+            f"site {site_name(typed)} charges jobs to an account, and none is given",
+            f"add `--set account={example}`, or write `account: {example}` into {own_file}"
             + (f" ({example} is an example)" if rule.example else ""),
         )
 
 
-def check_host(name: str, site: SiteConfig, settings: Sequence[str] = ()) -> None:
+def check_host(typed: str, site: SiteConfig, settings: Sequence[str] = ()) -> None:
     """Raise on a host that is not one of the site's: a driver there could not submit, or would submit to another scheduler."""
     host_names = {platform.node(), socket.getfqdn()}
     if site.host and not any(re.search(site.host, name) for name in host_names):
         raise UserError(
-            f"site {name} must be run from a host that matches {site.host} ({locate(name, settings, ['host'])}), this host is "
-            f"{platform.node()}",
+            f"site {site_name(typed)} must be run from a host that matches {site.host} "
+            f"({locate(typed, settings, ['host'])}), this host is {platform.node()}",
             f"log in there; if this is the right machine: --set host={re.escape(platform.node())}",
             "`plan` and `sites render` work anywhere",
         )
 
 
-def check_arch(name: str, site: SiteConfig, settings: Sequence[str] = ()) -> None:
+def check_arch(typed: str, site: SiteConfig, settings: Sequence[str] = ()) -> None:
     """Raise if jobs would run the driver's interpreter on nodes of another architecture."""
     this_arch = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine())
     if site.arch and site.python is None and this_arch != site.arch:
         raise UserError(
-            f"the nodes of site {name} are {site.arch} ({locate(name, settings, ['arch'])}), this machine is "
+            f"the nodes of site {site_name(typed)} are {site.arch} ({locate(typed, settings, ['arch'])}), this machine is "
             f"{this_arch}: its Python does not run there",
             "log in to a host of that kind, or name their Python: --set python=PATH",
             "`plan` and `sites render` work anywhere",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +37,13 @@ class PlanFile(Record):
     format: int = FORMAT
     study: str
     site: str
+    site_file: str = Field("", description="where the site was given by the path of a file: that path, absolute")
     stages: tuple[RecordedStage, ...]
+
+    @property
+    def typed_site(self) -> str:
+        """Return what names the site in a command, in any directory."""
+        return self.site_file or self.site
 
 
 class StageStatus(NamedTuple):
@@ -58,7 +65,7 @@ class StageStatus(NamedTuple):
     reason: str = ""  # why it waits
 
 
-def write_plan(root: Path, study: str, site: str, stages: dict[str, Stage]) -> None:
+def write_plan(root: Path, study: str, site: str, site_file: str, stages: dict[str, Stage]) -> None:
     recorded = tuple(
         RecordedStage(
             id=stage.id,
@@ -70,7 +77,7 @@ def write_plan(root: Path, study: str, site: str, stages: dict[str, Stage]) -> N
         )
         for stage in stages.values()
     )
-    files.write_model(root / "plan.json", PlanFile(study=study, site=site, stages=recorded))
+    files.write_model(root / "plan.json", PlanFile(study=study, site=site, site_file=site_file, stages=recorded))
 
 
 def read_plan(root: Path) -> PlanFile:
@@ -87,6 +94,34 @@ def read_plan(root: Path) -> PlanFile:
             else f"start one with: {command_name()}"
         )
         raise UserError(f"{root}: no study has been run here", hint) from None
+
+
+def check_site_file(root: Path, site: str, site_file: str) -> None:
+    """Raise if jobs of a site with another file may still be in a queue: this one's scheduler would not know them.
+
+    Jobs of another site in sites/ are no concern of this: whoever follows jobs knows them by the name of their site.
+    """
+    try:
+        recorded = files.read_model(root / "plan.json", PlanFile)
+    except errors.BadFile:
+        return
+    is_same = recorded.site == site and is_same_file(recorded.site_file, site_file)
+    if is_same or (recorded.site != site and not recorded.site_file):
+        return
+    if left := [job for job in journal.unfinished_jobs(root) if job.site == recorded.site]:
+        raise UserError(
+            f"{root}: {len(left)} job(s) were submitted to site {recorded.typed_site} and may still be there; "
+            f"{site_file or f'site {site}'} is another site",
+            f"go on with --site {recorded.typed_site}, or end them: "
+            f"{command_name()} cancel --site {recorded.typed_site} --root {root}",
+        )
+
+
+def is_same_file(recorded: str, typed: str) -> bool:
+    """Tell whether a site's file is the recorded one; one that is gone was moved."""
+    if not recorded or not typed:
+        return recorded == typed
+    return recorded == typed or not Path(recorded).exists() or os.path.samefile(recorded, typed)
 
 
 def check_format(root: Path) -> None:

@@ -50,7 +50,8 @@ def test_verbs(complete):
 
 
 def test_names_of_sites_and_studies(complete):
-    assert complete("plan --site ''") == site_files.list_sites()
+    assert set(complete("plan --site ''")) == {*site_files.list_sites(), "elsewhere", "mine.yaml", "points.csv"}
+    assert complete("--site mi") == ["mine.yaml"] and complete("sites show mi") == ["mine.yaml"]
     assert complete("--site pol") == ["polaris"] and complete("--site = pol") == ["polaris"]
     assert complete("plan --study sm") == ["smoke"]
     assert set(complete("--study ''")) == {*study_files.list_studies(), "elsewhere", "mine.yaml", "points.csv"}
