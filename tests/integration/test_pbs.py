@@ -20,7 +20,7 @@ from tests.support.cluster import (
     wait_until,
 )
 from workflow.jobs import outcome
-from workflow.scheduler import query
+from workflow.scheduler.registry import SCHEDULERS
 
 QUEUES = {"default": {"partition": "workq", "nodes": [1, 3], "max_walltime": "02:00:00"}}
 ONE = {"queues": QUEUES, "node": {"cores": 4}}
@@ -129,7 +129,7 @@ def test_ranks_tell_where_they_are(begin, pbs, monkeypatch):
         monkeypatch.setenv(name, value)
     run = begin(LONG, train={"nodes": [2, 2]})
     job = run.wait(run.running, "the training to run")
-    query.pbs_signal(job, "USR2", 60)
+    SCHEDULERS["pbs"].signal(job, "USR2", 60)
     said = run.folder() / "attempts" / "1" / "stderr"
     run.wait(lambda: len(outcome.parse_stacks(said.read_text())) == 2, "both to say where they are")
     before = run.steps()
@@ -160,6 +160,6 @@ def test_jobs_are_found_by_name_and_number(pbs, tmp_path, monkeypatch):
     (tmp_path / "job.sh").write_text("#PBS -N gs-one\n#PBS -l select=1:ncpus=1\nexit 7\n")
     ids = [pbs.call("qsub", "job.sh", cwd=tmp_path).strip() for _ in range(3)]
     wait_until(lambda: not pbs.active(), "the jobs to end")
-    seen = query.pbs_find_by_id([*ids, "99999.standin"], 60).jobs
+    seen = SCHEDULERS["pbs"].find_by_id([*ids, "99999.standin"], 60).jobs
     assert {id: (job.state, job.code) for id, job in seen.items()} == dict.fromkeys(ids, ("FAILED", 7))
-    assert {job.id for job in query.pbs_find_by_name({"gs-one"}, 60)} == set(ids)
+    assert {job.id for job in SCHEDULERS["pbs"].find_by_name({"gs-one"}, 60)} == set(ids)

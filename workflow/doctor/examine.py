@@ -41,7 +41,9 @@ from workflow.doctor.diagnosis import (
 from workflow.images import checks, image_file
 from workflow.jobs.requests import schedule, total_node_hours
 from workflow.plan.stage import PlannedStage
-from workflow.scheduler import limits, query
+from workflow.scheduler import limits
+from workflow.scheduler.interface import SchedulerUnreachable, command_output, run_command, user_name
+from workflow.scheduler.registry import SCHEDULERS
 
 # The smallest study takes less than this, a paper's a hundred times as much.
 MIN_FREE_BYTES = 5e9
@@ -120,11 +122,11 @@ def examine_scheduler(chosen: ChosenSite) -> tuple[Finding, limits.SchedulerLimi
     program = "scontrol" if kind == "slurm" else "qstat"
     began = time.monotonic()
     try:
-        version = query.command_output([program, "--version"], timeout).strip().splitlines()
-        query.SCHEDULERS[kind].find_by_id(["0"] if kind == "slurm" else [], timeout)
+        version = command_output([program, "--version"], timeout).strip().splitlines()
+        SCHEDULERS[kind].find_by_id(["0"] if kind == "slurm" else [], timeout)
         took = time.monotonic() - began
-        reported = limits.QUERIES[kind](timeout)
-    except query.SchedulerUnreachable as error:
+        reported = SCHEDULERS[kind].read_limits(timeout)
+    except SchedulerUnreachable as error:
         words = re.sub(r"^(\w+): \1: ", r"\1: ", str(error))
         is_transient = re.search("not answered|not be read", words)
         fix = "try again" if is_transient else f"run this on a login node, where `{program}` works"
@@ -185,10 +187,8 @@ def rehearse_longest_job(chosen: ChosenSite, name: str, text: str) -> Finding:
             )
         )
         try:
-            done = query.run_command(
-                ["sbatch", "--test-only", str(script)], chosen.site.batch_scheduler.command_timeout
-            )
-        except query.SchedulerUnreachable as error:
+            done = run_command(["sbatch", "--test-only", str(script)], chosen.site.batch_scheduler.command_timeout)
+        except SchedulerUnreachable as error:
             return not_checked(f"queue {name}", str(error))
     if done.returncode:
         why = parsl_provider.submission_error(chosen.site, done.stderr + done.stdout)
@@ -280,8 +280,8 @@ def examine_quota(root: Path, site: SiteConfig) -> Finding | None:
     if not mounts_above or max(mounts_above, key=lambda words: len(words[1]))[2] != "lustre":
         return None
     try:
-        output = query.command_output(["lfs", "quota", "-q", "-u", query.user_name(), str(root)], 20)
-    except query.SchedulerUnreachable as error:
+        output = command_output(["lfs", "quota", "-q", "-u", user_name(), str(root)], 20)
+    except SchedulerUnreachable as error:
         return not_checked("quota", str(error))
     return judge_lustre_quota(output)
 

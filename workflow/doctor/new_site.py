@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from gnnscale.contract.errors import UserError
 from workflow.config.walltime import SECONDS_PER_DAY, format_walltime
-from workflow.scheduler.query import parse_slurm_duration
+from workflow.scheduler.slurm import parse_duration
 
 TEST_QUEUE_SECONDS = 1800  # queues with shorter limits are for tests
 SCRATCH_VARIABLES = ("SCRATCH", "PSCRATCH")  # in which sites keep the path for run directories
@@ -112,7 +112,7 @@ def parse_slurm(sinfo: str, scontrol: str) -> list[QueueFacts]:
             name.endswith("*"),
             max(1, leading_number(limits.get(plain, {}).get("MinNodes", "1"))),
             leading_number(nodes),
-            parse_slurm_duration(limit),
+            parse_duration(limit),
             leading_number(cores),
             leading_number(memory) / 1000,
             count,

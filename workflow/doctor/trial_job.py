@@ -26,8 +26,8 @@ from workflow.config.walltime import to_seconds
 from workflow.jobs import launch
 from workflow.jobs.requests import Request
 from workflow.run_directory.attempt import ExitRecord, read_exit_record, read_last_output
-from workflow.scheduler import query
-from workflow.scheduler.query import JobStatus
+from workflow.scheduler.interface import JobStatus, SchedulerUnreachable
+from workflow.scheduler.registry import SCHEDULERS
 
 # For ranks to connect: NCCL's first connection on a machine of a thousand nodes takes tens of seconds.
 CONNECT_SECONDS = 120.0
@@ -157,7 +157,7 @@ def run_in_queue(site: SiteConfig, name: str, root: Path, wait: float, say: Call
             empty = empty._replace(job=parsl_provider.submit(job, site))
         except parsl_provider.JobRefused as error:
             return empty._replace(fault=str(error), hint=error.hint)
-        except (parsl_provider.JobLimitReached, query.SchedulerUnreachable) as error:
+        except (parsl_provider.JobLimitReached, SchedulerUnreachable) as error:
             return empty._replace(fault=str(error), hint="try again later, or skip the job: --no-job")
         try:
             ended = wait_for_end(empty, request, site, wait, say, interrupted)
@@ -194,11 +194,11 @@ def wait_for_end(
     interrupted: threading.Event,
 ) -> TrialResult:
     """Poll the scheduler until the job has ended, or until waiting is pointless."""
-    scheduler, timeout = query.SCHEDULERS[site.batch_scheduler.kind], site.batch_scheduler.command_timeout
+    scheduler, timeout = SCHEDULERS[site.batch_scheduler.kind], site.batch_scheduler.command_timeout
     began, running, seen, id = time.monotonic(), False, None, trial.job
     while True:
         elapsed = time.monotonic() - began
-        with contextlib.suppress(query.SchedulerUnreachable):
+        with contextlib.suppress(SchedulerUnreachable):
             found = scheduler.find_by_id([id], timeout).jobs.get(id)
             # A job that the scheduler no longer knows has ended.
             seen = found or (seen._replace(state="COMPLETED") if seen else None)
@@ -224,8 +224,8 @@ def wait_for_end(
 def try_to_cancel(site: SiteConfig, id: str) -> str:
     """Cancel the job; return why it may still be in the queue, or ""."""
     try:
-        query.SCHEDULERS[site.batch_scheduler.kind].cancel([id], site.batch_scheduler.command_timeout)
-    except query.SchedulerUnreachable as error:
+        SCHEDULERS[site.batch_scheduler.kind].cancel([id], site.batch_scheduler.command_timeout)
+    except SchedulerUnreachable as error:
         return f"job {id} may still be in the queue: {error}"
     return ""
 

@@ -32,8 +32,8 @@ from workflow.run_directory.attempt import (
     read_last_output,
 )
 from workflow.run_directory.journal import Journal, RecordedJob, unfinished_jobs
+from workflow.scheduler.interface import JobStatus
 from workflow.scheduler.poller import SchedulerPoller
-from workflow.scheduler.query import JobStatus
 
 GROUP_SECONDS = 5.0  # at most, in which the stages of one job arrive
 LATE_SECONDS = 60.0  # more at most, for stages that a slow machine delays

@@ -10,7 +10,8 @@ from gnnscale.contract.errors import UserError
 from workflow.config.site import SiteConfig
 from workflow.run_directory import journal
 from workflow.run_directory.journal import RecordedJob
-from workflow.scheduler import query
+from workflow.scheduler.interface import SchedulerUnreachable
+from workflow.scheduler.registry import SCHEDULERS
 
 
 def cancel_jobs(root: Path, site: SiteConfig, site_name: str, is_wanted: Callable[[RecordedJob], bool]) -> list[str]:
@@ -18,7 +19,7 @@ def cancel_jobs(root: Path, site: SiteConfig, site_name: str, is_wanted: Callabl
     jobs = [job for job in journal.unfinished_jobs(root) if job.site == site_name and is_wanted(job)]
     if not jobs:
         return []
-    scheduler, seconds = query.SCHEDULERS[site.batch_scheduler.kind], site.batch_scheduler.command_timeout
+    scheduler, seconds = SCHEDULERS[site.batch_scheduler.kind], site.batch_scheduler.command_timeout
     try:
         in_queue = {job.name: job for job in scheduler.find_by_name({job.name for job in jobs}, seconds)}
         active = {
@@ -28,7 +29,7 @@ def cancel_jobs(root: Path, site: SiteConfig, site_name: str, is_wanted: Callabl
             mark_withdrawn(root, job)  # first: a driver that sees the job end must know why
         if active:
             scheduler.cancel(list(active.values()), seconds)
-    except query.SchedulerUnreachable as error:
+    except SchedulerUnreachable as error:
         raise UserError(f"nothing was cancelled for certain: {error}", "type the same command again") from None
     return [
         f"cancelled  job {active[job.name]}  {', '.join(job.stages)}"

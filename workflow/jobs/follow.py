@@ -13,9 +13,8 @@ from workflow.jobs.run_context import RunContext
 from workflow.plan.stage import Stage
 from workflow.run_directory.attempt import DISK_FULL, AttemptOutcome, ExitRecord, read_stage_error, read_tail
 from workflow.run_directory.journal import WITHDRAWN_MARKER, RecordedJob
-from workflow.scheduler import query
+from workflow.scheduler.interface import JobStatus, SchedulerUnreachable
 from workflow.scheduler.poller import SchedulerPoller
-from workflow.scheduler.query import JobStatus
 
 READ_SECONDS = 2.0  # at most between two reads of exit.json: every stage reads one, on a shared file system
 STACK_DUMP_SECONDS = 5.0  # in which the ranks of a training that hangs print where they are
@@ -103,7 +102,7 @@ class JobFollower:
     def command(self, send: Callable[[float], None]) -> None:
         try:
             send(self.context.settings.command_timeout)
-        except query.SchedulerUnreachable:
+        except SchedulerUnreachable:
             pass  # it is sent again with the next answer, and a late start finds the attempt closed
 
     def is_settled(self, exit: ExitRecord | None, missing: int, seconds: float) -> bool:

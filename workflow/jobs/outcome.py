@@ -12,7 +12,7 @@ from typing import Literal
 from gnnscale.contract.exit_codes import DISK, MEMORY, REFUSED, STOPPED, TERMINATED
 from gnnscale.contract.results import StageError
 from workflow.run_directory.attempt import DISK_FULL, AttemptOutcome, ExitRecord
-from workflow.scheduler.query import JobStatus
+from workflow.scheduler.interface import JobStatus
 
 Action = Literal["continue", "again", "avoid", "shrink", "space", "fail"]
 

@@ -20,7 +20,7 @@ from gnnscale.contract import files
 from workflow.config.site import PBS, SiteConfig, Slurm
 from workflow.jobs import launch
 from workflow.jobs.requests import Request
-from workflow.scheduler import query
+from workflow.scheduler.interface import SchedulerUnreachable, run_command
 
 logging.getLogger("parsl").addHandler(logging.NullHandler())  # this project reports its errors in one line
 
@@ -86,7 +86,7 @@ class ScriptProvider:
         verb, *options = cmd.rpartition(" ")[0].split()  # the last word is the script that Parsl thinks it wrote
         if verb not in ("sbatch", "qsub") or self.dry:  # `sacct`, when a provider is made; or a script only rendered
             return 0, "Submitted batch job 0\n", ""
-        done = query.run_command([verb, *options, SCRIPT_NAME], self.timeout, self.script.folder)
+        done = run_command([verb, *options, SCRIPT_NAME], self.timeout, self.script.folder)
         return done.returncode, done.stdout, done.stderr
 
 
@@ -151,7 +151,7 @@ def submit(script: JobScript, site: SiteConfig) -> str:
             raise submission_error(site, (error.stderr or "") + (error.stdout or "")) from None
         id = None
     if id is None or not JOB_ID.fullmatch(id):  # options or a wrapper hid it; the job can be found by its name
-        raise query.SchedulerUnreachable("the scheduler took the job and gave no id")
+        raise SchedulerUnreachable("the scheduler took the job and gave no id")
     return id
 
 
@@ -164,7 +164,7 @@ def submission_error(site: SiteConfig, printed: str) -> Exception:
         if JOB_COUNT_LIMIT_WORDS.search(words):
             return JobLimitReached(f"{verb}: {words}")
         if TRANSIENT_WORDS.search(words):
-            return query.SchedulerUnreachable(f"{verb}: {words}")
+            return SchedulerUnreachable(f"{verb}: {words}")
     return JobRefused(f"{verb} refuses the job: {words}", suggest_fix(words, site))
 
 

@@ -10,8 +10,8 @@ from workflow.config.site import SiteConfig
 from workflow.plan.stage import Stage
 from workflow.run_directory.attempt import INTERRUPTED, AttemptOutcome, ExitRecord, StageUnfinished, read_exit_record
 from workflow.run_directory.journal import Journal, RecordedJob
-from workflow.scheduler import query
-from workflow.scheduler.query import JobStatus
+from workflow.scheduler.interface import JobStatus
+from workflow.scheduler.registry import SCHEDULERS
 
 FILE_POLL_SECONDS = 0.5
 CLOSED_MARKER = "closed"  # in an attempt's directory: a job that begins it now ends at once
@@ -23,7 +23,7 @@ class RunContext:
     def __init__(self, root: Path, site: SiteConfig, site_name: str, log: Journal, show: Callable[[str, str], None]):
         self.root, self.site, self.site_name, self.log, self.show = root, site, site_name, log, show
         self.settings = site.batch_scheduler
-        self.scheduler = query.SCHEDULERS[self.settings.kind]
+        self.scheduler = SCHEDULERS[self.settings.kind]
         self.stopping = threading.Event()
         self.submitting = threading.Lock()  # one command at a time of those that must not overlap
         self.is_unreachable = False  # the scheduler, at the last query

@@ -18,8 +18,7 @@ from workflow.plan import memory_fit
 from workflow.plan.stage import Stage
 from workflow.run_directory.attempt import AttemptOutcome, StageUnfinished, prepare_attempt
 from workflow.run_directory.journal import RecordedJob, job_name, read_events
-from workflow.scheduler import query
-from workflow.scheduler.query import JobStatus
+from workflow.scheduler.interface import JobStatus, SchedulerUnreachable
 
 MAX_AVOIDED_NODES = 16  # the last ones that failed
 MAX_PAUSE_SECONDS = 300.0
@@ -45,7 +44,7 @@ class JobSubmitter:
             try:
                 with context.submitting:
                     jobs = context.scheduler.find_by_name({name}, context.settings.command_timeout)
-            except query.SchedulerUnreachable as error:
+            except SchedulerUnreachable as error:
                 context.scheduler_unreachable(str(error))
                 context.sleep(next(pauses))
             else:
@@ -96,7 +95,7 @@ class JobSubmitter:
             except parsl_provider.JobLimitReached as error:
                 context.report_status(stages, JobStatus("", job.name, "PENDING", str(error)))
                 context.sleep(next(pauses))
-            except query.SchedulerUnreachable as error:
+            except SchedulerUnreachable as error:
                 context.scheduler_unreachable(str(error))
                 context.sleep(next(pauses))
                 found = self.find(job.name)  # only the answer may have been lost

@@ -1,1 +1,1 @@
-"""Queries to Slurm and PBS; nothing else reads their answers."""
+"""Commands of schedulers, a file for each; nothing else reads their answers."""

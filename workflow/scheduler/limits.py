@@ -1,19 +1,15 @@
 """The limits of the scheduler's queues, QOS and accounts, compared with what a site's file says about them.
 
-Parsing and comparing are pure; `query_slurm` and `query_pbs` run commands. A limit that the scheduler does not report is
-None, and nothing is concluded from it.
+A limit that the scheduler does not report is None, and nothing is concluded from it. Pure.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from typing import NamedTuple
 
 from workflow.config.field_problems import suggest
 from workflow.config.site import Queue
 from workflow.config.walltime import format_walltime, to_seconds
-from workflow.scheduler import query
 
 
 class QueueLimit(NamedTuple):
@@ -47,79 +43,6 @@ class Mismatch(NamedTuple):
     fix: str
 
 
-# ------------------------------------------------------------------------------------------------------------- Slurm
-def query_slurm(timeout: float) -> SchedulerLimits:
-    """Query Slurm; raise SchedulerUnreachable if it does not even list its partitions."""
-    partitions = query.command_output(["scontrol", "show", "partition", "--oneliner"], timeout)
-    user = query.user_name()
-    commands = (
-        ["sacctmgr", "-nP", "show", "qos", "format=Name,MaxWall,MaxTRES,MinTRES,MaxJobsPU,MaxSubmitPU"],
-        ["sacctmgr", "-nP", "show", "assoc", f"user={user}", "format=Account,QOS,Partition"],
-        ["sacctmgr", "-nP", "show", "user", user, "format=DefaultAccount"],
-    )
-    try:
-        qos, accounts, defaults = (query.command_output(command, timeout) for command in commands)
-    except query.SchedulerUnreachable:  # there is no data base of accounts, or it is down
-        return parse_slurm(partitions, None, None, "")
-    return parse_slurm(partitions, qos, accounts, defaults)
-
-
-def parse_slurm(partitions: str, qos: str | None, accounts: str | None, defaults: str) -> SchedulerLimits:
-    """Parse the output of scontrol and sacctmgr."""
-    rules = parse_qos(qos) if qos else None
-    queues, default = {}, ""
-    for line in partitions.splitlines():
-        fields = dict(word.split("=", 1) for word in line.split() if "=" in word)
-        name = fields.get("PartitionName")
-        if not name:
-            continue
-        limit = parse_partition(fields)
-        if rules and (rule := rules.get(fields.get("QoS", "N/A"))):
-            limit = stricter_limit(limit, rule)
-        queues[name] = limit
-        default = name if fields.get("Default") == "YES" else default
-    qos_of_account: dict[str, tuple[str, ...]] | None = None
-    if accounts is not None:
-        qos_of_account = {}
-        for line in accounts.splitlines():
-            account, allowed, *_ = [*line.split("|"), "", ""]
-            before = qos_of_account.get(account, ())
-            qos_of_account[account] = tuple(dict.fromkeys((*before, *filter(None, allowed.split(",")))))
-    return SchedulerLimits(queues, default, rules, qos_of_account, next(iter(defaults.split()), ""))
-
-
-def parse_partition(fields: dict[str, str]) -> QueueLimit:
-    state, allowed = fields.get("State", "UP"), fields.get("AllowAccounts", "ALL")
-    whole = parse_whole_number(fields.get("TotalNodes", ""))
-    most = parse_whole_number(fields.get("MaxNodes", ""))
-    return QueueLimit(
-        fewest=parse_whole_number(fields.get("MinNodes", "")) or None,
-        most=min((n for n in (whole, most) if n), default=None),
-        seconds=query.parse_slurm_duration(fields.get("MaxTime", "UNLIMITED")),
-        closed="" if state == "UP" else f"is {state.lower()}",
-        accounts=None if allowed == "ALL" else tuple(allowed.split(",")),
-    )
-
-
-def parse_qos(text: str) -> dict[str, QueueLimit]:
-    limits = {}
-    for line in text.splitlines():
-        name, wall, most, fewest, running, queued, *_ = [*line.split("|"), *[""] * 6]
-        limits[name] = QueueLimit(
-            parse_tres_nodes(fewest),
-            parse_tres_nodes(most),
-            query.parse_slurm_duration(wall) if wall else None,
-            parse_whole_number(running),
-            parse_whole_number(queued),
-        )
-    return limits
-
-
-def parse_tres_nodes(text: str) -> int | None:
-    found = re.search(r"(?:^|,)node=(\d+)", text)
-    return int(found[1]) if found else None
-
-
 def parse_whole_number(text: str) -> int | None:
     return int(text) if text.isdigit() else None
 
@@ -140,44 +63,6 @@ def smaller(one: int | None, other: int | None) -> int | None:
     return min((n for n in (one, other) if n is not None), default=None)
 
 
-# --------------------------------------------------------------------------------------------------------------- PBS
-def query_pbs(timeout: float) -> SchedulerLimits:
-    output = query.command_output(["qstat", "-Q", "-f", "-F", "json"], timeout)
-    try:
-        return parse_pbs(output)
-    except (ValueError, AttributeError):  # some versions write what is not JSON
-        raise query.SchedulerUnreachable(
-            f"qstat: its list of queues could not be read: {output[:60].strip()!r}"
-        ) from None
-
-
-def parse_pbs(queues: str) -> SchedulerLimits:
-    """Parse the JSON of `qstat -Q`."""
-    limits, routes = {}, {}
-    for name, fields in json.loads(queues, strict=False).get("Queue", {}).items():
-        most, least = fields.get("resources_max", {}), fields.get("resources_min", {})
-        time = str(most.get("walltime", ""))
-        closed_by = [word for word in ("enabled", "started") if str(fields.get(word, "True")) != "True"]
-        limits[name] = QueueLimit(
-            fewest=parse_whole_number(str(least.get("nodect", ""))),
-            most=parse_whole_number(str(most.get("nodect", ""))),
-            seconds=to_seconds(time) if re.fullmatch(r"\d+:\d\d:\d\d", time) else None,
-            running=parse_limit_per_user(str(fields.get("max_run", ""))),
-            queued=parse_limit_per_user(str(fields.get("max_queued", ""))),
-            closed=f"is not {closed_by[0]}" if closed_by else "",
-        )
-        if fields.get("queue_type") == "Route":
-            routes[name] = tuple(filter(None, re.split(r"[\s,]+", str(fields.get("route_destinations", "")))))
-    return SchedulerLimits(limits, "", routes=routes)
-
-
-def parse_limit_per_user(text: str) -> int | None:
-    """Parse [u:PBS_GENERIC=2], a limit for any user."""
-    found = re.search(r"u:PBS_GENERIC=(\d+)", text)
-    return int(found[1]) if found else None
-
-
-# ----------------------------------------------------------------------------------------------------------- comparing
 def scheduler_name(name: str, queue: Queue, reported: SchedulerLimits) -> str:
     """Return the scheduler's own name of a queue of the site's file."""
     return name if queue.partition is None else queue.partition or reported.default
@@ -274,6 +159,3 @@ def check_account(given: str | None, required: bool, reported: SchedulerLimits) 
         close = suggest(given, listed) if listed else "you have none here; ask who runs the project"
         return False, f"{given} is not one of your accounts", close
     return True, given, ""
-
-
-QUERIES = {"slurm": query_slurm, "pbs": query_pbs}

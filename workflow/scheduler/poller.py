@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from workflow.scheduler.query import Scheduler, SchedulerUnreachable, Snapshot
+from workflow.scheduler.interface import Scheduler, SchedulerUnreachable, Snapshot
 
 SETTLE_SECONDS = 0.3  # without a new job, after which all new ones are in one query
 MAX_PAUSE_SECONDS = 300.0  # between two queries to a scheduler that does not answer

@@ -17,8 +17,8 @@ from workflow.doctor import diagnosis, examine
 from workflow.doctor.diagnosis import ChosenSite
 from workflow.doctor.trial_job import RankReport, SeenDevice, TrialResult
 from workflow.doctor.trial_job import run_in_queue as in_a_queue
-from workflow.scheduler import query
-from workflow.scheduler.query import JobStatus, Snapshot
+from workflow.scheduler.interface import JobStatus, SchedulerUnreachable, Snapshot
+from workflow.scheduler.registry import SCHEDULERS
 
 GPUS = "node.gpus={count: 2, vendor: nvidia, model: A100-40GB, memory_gb: 40, peak_tflops: {fp32: 19.5}}"
 A100 = SeenDevice(name="NVIDIA A100-SXM4-40GB", memory=42_000_000_000)
@@ -181,7 +181,7 @@ def test_a_node_with_another_image(tmp_path, image, state, words):
             "(Priority)",
         ),
         (
-            {"started": False, "status": JobStatus("7", "d", "PENDING", "PartitionTimeLimit")},
+            {"started": False, "status": JobStatus("7", "d", "PENDING", "PartitionTimeLimit", is_hopeless=True)},
             "job",
             "bad",
             "would never start",
@@ -388,17 +388,17 @@ class Stand:
 
     def __init__(self, monkeypatch, says, cancels=True):
         self.ended, self.says, self.cancels = [], says, cancels
-        monkeypatch.setitem(query.SCHEDULERS, "slurm", query.Scheduler(self.look, None, self.cancel, None))
+        monkeypatch.setitem(SCHEDULERS, "slurm", self)
         monkeypatch.setattr("workflow.jobs.parsl_provider.submit", lambda job, site: "7")
 
-    def look(self, ids, seconds):
+    def find_by_id(self, ids, seconds):
         if isinstance(self.says, BaseException):
             raise self.says
         return Snapshot(0.0, {"7": JobStatus("7", "gnnscale-doctor", self.says)})
 
     def cancel(self, ids, seconds):
         if not self.cancels:
-            raise query.SchedulerUnreachable("scancel: slurmctld is away")
+            raise SchedulerUnreachable("scancel: slurmctld is away")
         self.ended += ids
 
 

@@ -8,7 +8,7 @@ import pytest
 from workflow.config import site_files
 from workflow.doctor import new_site
 from workflow.doctor.new_site import QueueFacts
-from workflow.scheduler import query
+from workflow.scheduler.slurm import parse_duration
 
 # sinfo -h -o '%P|%a|%l|%D|%c|%m|%G', of clusters of different kinds
 SINFO = """debug*|up|30:00|2|8|16000|(null)
@@ -74,7 +74,7 @@ def test_partitions_of_slurm():
     ],
 )
 def test_limits_of_slurm(limit, seconds):
-    assert query.parse_slurm_duration(limit) == seconds
+    assert parse_duration(limit) == seconds
 
 
 @pytest.mark.parametrize(

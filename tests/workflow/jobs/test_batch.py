@@ -24,8 +24,7 @@ from workflow.plan import build, memory_fit
 from workflow.run_directory import journal
 from workflow.run_directory.attempt import AttemptOutcome, ExitRecord
 from workflow.run_directory.journal import RecordedJob
-from workflow.scheduler import query
-from workflow.scheduler.query import JobStatus
+from workflow.scheduler.interface import JobStatus, SchedulerUnreachable
 
 
 def ended(code, **more):
@@ -191,13 +190,13 @@ POLICY = (
 @pytest.mark.parametrize(
     ("said", "kind"),
     [
-        ("sbatch: error: Unable to contact slurm controller (connect failure)", query.SchedulerUnreachable),
+        ("sbatch: error: Unable to contact slurm controller (connect failure)", SchedulerUnreachable),
         (
             "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation",
-            query.SchedulerUnreachable,
+            SchedulerUnreachable,
         ),
-        ("sbatch: error: slurm_receive_msg: Zero Bytes were transmitted or received", query.SchedulerUnreachable),
-        ("qsub: cannot connect to server pbs (errno=111)", query.SchedulerUnreachable),
+        ("sbatch: error: slurm_receive_msg: Zero Bytes were transmitted or received", SchedulerUnreachable),
+        ("qsub: cannot connect to server pbs (errno=111)", SchedulerUnreachable),
         (
             "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates accounting/QOS "
             "policy (job submit limit, user's size and/or time limits)",
