@@ -219,7 +219,7 @@ def require_absolute(text: str) -> str:
 class Container(Record):
     """The container runtime of this site, and options for images."""
 
-    runtime: Literal["none", "apptainer", "singularity", "podman-hpc", "shifter", "ce"] = "none"
+    runtime: Literal["none", "apptainer", "singularity", "podman", "podman-hpc", "shifter", "ce"] = "none"
     use: bool = Field(
         False, description="true = every stage runs in the image; the same as --container on the command line"
     )

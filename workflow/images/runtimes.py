@@ -133,7 +133,7 @@ def apptainer_lines(site: SiteConfig, kind: str, binds: list[Mount]) -> list[str
 
 def podman_lines(site: SiteConfig, kind: str, binds: list[Mount]) -> list[str]:
     container = site.container
-    words = ["podman-hpc", "run", *container.flags, "--read-only", "--network=host", "--ipc=host"]
+    words = [container.runtime, "run", *container.flags, "--read-only", "--network=host", "--ipc=host"]
     words += [f"--env={key}={value}" for key, value in (image_variables() | fixed_variables(site)).items()]
     words += [f"--mount={mount_option(mount)}" for mount in binds]
     return [
@@ -162,6 +162,7 @@ def shifter_lines(site: SiteConfig, kind: str, binds: list[Mount]) -> list[str]:
 RUNTIMES = {
     "apptainer": apptainer_lines,
     "singularity": apptainer_lines,
+    "podman": podman_lines,
     "podman-hpc": podman_lines,
     "shifter": shifter_lines,
 }
