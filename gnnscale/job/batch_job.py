@@ -17,6 +17,7 @@ import os
 import re
 import shlex
 import signal
+import string
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,7 @@ from pathlib import Path
 
 from gnnscale.contract import exit_codes
 from gnnscale.contract.errors import describe_os_error
-from gnnscale.contract.job_plan import JobPlan, StagePlan
+from gnnscale.contract.job_plan import AllocationPlan, JobPlan, StagePlan
 from gnnscale.job.rank_wrapper import SIGNALS_BY_FILE, Process, tie_to_parent
 from gnnscale.machine.warm_parent import FORKED_KINDS, WarmParent
 
@@ -105,6 +106,7 @@ class Attempt:
         self.signalled = False
         self.signals_sent = 0  # to a launcher whose ranks wait for one that failed: 1 = SIGTERM, 2 = SIGKILL
         self.failed_at = self.looked = 0.0  # on the monotonic clock
+        self.is_asked = False  # by its driver, for the stacks of its ranks
         self.begin = int(time.time())
         # A launcher's signal reaches every process of a step, also the one that serves an image, which would end.
         self.by_file = plan.get("by_file", False)
@@ -193,6 +195,7 @@ class Attempt:
         if now - self.looked < SECONDS_BETWEEN_LOOKS:
             return
         self.looked = now
+        self.forward_request()
         code, _, _ = self.read_first_failure()
         if code in (None, exit_codes.STOPPED):
             return
@@ -205,6 +208,14 @@ class Attempt:
             if self.signals_sent < number and now - self.failed_at > seconds:
                 self.signals_sent = number
                 self.process.send_signal(signum)
+
+    def forward_request(self) -> None:
+        """Signal the launcher, once, if the driver asks for stacks by a file, unless the ranks look for files themselves."""
+        request = self.attempt_folder / signal.SIGUSR2.name
+        if self.by_file or self.is_asked or self.process is None or not request.exists():
+            return
+        self.is_asked = True
+        self.process.send_signal(signal.SIGUSR2)
 
     def poll_check(self) -> None:
         """Launch the stage after its node check, unless a node is sick or the job is to stop."""
@@ -322,7 +333,7 @@ class Work:
 
 def main() -> int:
     plan: JobPlan = json.load(sys.stdin)
-    job, hosts = describe_allocation(plan["scheduler"])
+    job, hosts = describe_allocation(plan["allocation"])
     port = FIRST_PORT + int(re.sub(r"\D", "", job.split(".")[0]) or 0) % PORTS
     address = find_address(plan["interface"]) or hosts[0]
     forkable = sum(is_forkable(shlex.split(stage["command"])) for stage in plan["stages"])
@@ -352,14 +363,16 @@ def is_forkable(command: list[str]) -> bool:
     return head == [sys.executable, "-m", "gnnscale.job.rank_wrapper"] and len(rest) == 2 and rest[1] in FORKED_KINDS
 
 
-def describe_allocation(scheduler: str) -> tuple[str, list[str]]:
+def describe_allocation(plan: AllocationPlan) -> tuple[str, list[str]]:
     """Return the id of this job and the names of its hosts."""
-    if scheduler == "slurm":
-        command = ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]]
-        hosts = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-        return os.environ["SLURM_JOB_ID"], hosts
-    lines = Path(os.environ["PBS_NODEFILE"]).read_text().split()  # one for each rank
-    return os.environ["PBS_JOBID"], list(dict.fromkeys(lines))
+    id, hosts = (read_words(plan[name]) for name in ("id", "hosts"))
+    return id[0], list(dict.fromkeys(hosts))
+
+
+def read_words(command: list[str]) -> list[str]:
+    """Run a command of the plan, and return the words that it prints."""
+    filled = [string.Template(word).substitute(os.environ) for word in command]
+    return subprocess.run(filled, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
 
 
 def find_address(interface: str | None) -> str | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from gnnscale.contract import files
@@ -13,11 +13,12 @@ from workflow.jobs.run_context import RunContext
 from workflow.plan.stage import Stage
 from workflow.run_directory.attempt import DISK_FULL, AttemptOutcome, ExitRecord, read_stage_error, read_tail
 from workflow.run_directory.journal import WITHDRAWN_MARKER, RecordedJob
-from workflow.scheduler.interface import JobStatus, SchedulerUnreachable
+from workflow.scheduler.interface import JobStatus, SchedulerUnreachable, Snapshot
 from workflow.scheduler.poller import SchedulerPoller
 
 READ_SECONDS = 2.0  # at most between two reads of exit.json: every stage reads one, on a shared file system
-STACK_DUMP_SECONDS = 5.0  # in which the ranks of a training that hangs print where they are
+STACK_DUMP_SECONDS = 8.0  # in which a job sees that it is asked, and the ranks of its training print where they are
+STACK_REQUEST = "SIGUSR2"  # in an attempt's directory; a signal through PBS would end the shell around the job
 STACK_LINES, STACK_BYTES = 2**13, 2**18  # that are read of what they print
 FINAL_STATES = ("CANCELLED", "NODE_FAIL", "PREEMPTED", "TIMEOUT", "OUT_OF_MEMORY")  # after which no file is awaited
 
@@ -36,7 +37,7 @@ class JobFollower:
         self.silence = SilenceTimer(self.folder, self.attempt) if stage.kind == "train" else None
         self.status: JobStatus | None = None
         self.forced: AttemptOutcome | None = None  # outcome of a job that this follower ends
-        self.stacks_requested = 0.0  # when its ranks were signalled to print where they are
+        self.stacks_requested = 0.0  # when its ranks were asked to print where they are
 
     @property
     def is_job_over(self) -> bool:
@@ -44,7 +45,7 @@ class JobFollower:
         return self.status is None or not self.status.is_active
 
     def wait_for_end(self) -> AttemptOutcome:
-        moment, missing, since, lingering = time.time(), 0, 0.0, 0
+        moment, gone, since, lingering = time.time(), 0, 0.0, 0
         self.poller.follow(self.job_id)
         hurry_at, patience = time.monotonic(), 1.0
         read_seconds = min(READ_SECONDS, self.context.settings.poll_seconds)
@@ -61,12 +62,14 @@ class JobFollower:
                 continue
             moment = snapshot.began
             if self.note_status(snapshot.jobs.get(self.job_id)):
-                missing, lingering = 0, lingering + bool(exit and exit.code)
+                gone, lingering = 0, lingering + bool(exit and exit.code)
                 if lingering < 2 or len(self.job.stages) == 1:
                     continue
                 return self.judge(exit)  # its job goes on with other stages, so the scheduler says no more about it
-            missing, since = missing + 1, since if missing else time.monotonic()
-            if self.is_settled(exit, missing, time.monotonic() - since):
+            if self.status is None and not exit and not self.is_denied(snapshot):
+                continue  # an answer without the job proves nothing
+            gone, since = gone + 1, since if gone else time.monotonic()
+            if self.is_settled(exit, gone, time.monotonic() - since):
                 return self.forced_outcome(self.forced) if self.forced else self.judge(exit)
 
     def note_status(self, status: JobStatus | None) -> bool:
@@ -82,6 +85,10 @@ class JobFollower:
         self.end_if_hopeless(status, before)
         return True
 
+    def is_denied(self, snapshot: Snapshot) -> bool:
+        """Tell whether the scheduler says that it has no such job, or that its number belongs to another one."""
+        return self.job_id in snapshot.unknown or self.job_id in snapshot.jobs
+
     def end_if_hopeless(self, status: JobStatus, before: JobStatus | None) -> None:
         """Cancel a job that would wait for ever, or whose training hangs."""
         if status.is_hopeless and before is not None and before.is_hopeless:  # not just while the scheduler looks
@@ -92,26 +99,34 @@ class JobFollower:
             assert self.silence is not None
             message = f"no sign of life for {self.silence.seconds():.0f} s; its job was cancelled"
             self.forced, self.stacks_requested = AttemptOutcome("stalled", message), time.monotonic()
-            self.command(lambda seconds: self.context.scheduler.signal(self.job_id, "USR2", seconds))
-        if self.forced and time.monotonic() - self.stacks_requested >= STACK_DUMP_SECONDS:
-            self.command(lambda seconds: self.context.scheduler.cancel([self.job_id], seconds))
+            self.request_stacks()
+        if self.forced and time.monotonic() - self.stacks_requested >= self.stack_seconds:
+            self.cancel_job()
 
     def is_stalled(self) -> bool:
         return self.silence is not None and self.silence.seconds() > self.context.settings.stall_seconds
 
-    def command(self, send: Callable[[float], None]) -> None:
-        try:
-            send(self.context.settings.command_timeout)
-        except SchedulerUnreachable:
-            pass  # it is sent again with the next answer, and a late start finds the attempt closed
+    @property
+    def stack_seconds(self) -> float:
+        """Time from the request for stacks to the end of the job; both files may appear late on the other side."""
+        return STACK_DUMP_SECONDS + 2 * self.context.settings.late_seconds
 
-    def is_settled(self, exit: ExitRecord | None, missing: int, seconds: float) -> bool:
+    def request_stacks(self) -> None:
+        """Ask the ranks, by a file that their job looks for, to print where they are."""
+        with contextlib.suppress(OSError):  # a full disk: the job is ended without them
+            (self.attempt / STACK_REQUEST).touch()
+
+    def cancel_job(self) -> None:
+        with contextlib.suppress(SchedulerUnreachable):  # repeated after the next answer; a late start finds it closed
+            self.context.scheduler.cancel([self.job_id], self.context.settings.command_timeout)
+
+    def is_settled(self, exit: ExitRecord | None, gone: int, seconds: float) -> bool:
         """Tell whether the job is over: the scheduler says so, and its files have had time to appear here."""
         if exit is not None and exit.code != 0:
-            return self.status is not None or missing >= 2
+            return self.status is not None or gone >= 2
         if self.status is not None and self.status.state in FINAL_STATES:
             return True
-        return missing >= 2 and seconds >= self.context.settings.late_seconds
+        return gone >= 2 and seconds >= self.context.settings.late_seconds
 
     def forced_outcome(self, forced: AttemptOutcome) -> AttemptOutcome:
         if not self.stacks_requested:

@@ -1,4 +1,8 @@
-"""PBS Professional and OpenPBS: qstat, qselect, qdel and qsig, parsed defensively."""
+"""PBS Professional and OpenPBS: qstat, qselect and qdel, parsed defensively, with or without a history of ended jobs.
+
+A server keeps no history unless its administrator switches that on. Then a job that has ended is unknown there, and its files
+say how. A job that an answer does not list may still be there: only the server's own words about this very job count.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,11 @@ import re
 import subprocess
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
+from gnnscale.contract.job_plan import AllocationPlan
+from workflow.config.batch_scheduler import BatchScheduler
+from workflow.config.schedulers.pbs import PBS
 from workflow.config.walltime import to_seconds
 from workflow.scheduler.interface import (
     JobStatus,
@@ -20,6 +27,8 @@ from workflow.scheduler.interface import (
     user_name,
 )
 from workflow.scheduler.limits import QueueLimit, SchedulerLimits, parse_whole_number
+from workflow.scheduler.queue_facts import QueueFacts, SiteDraft, parse_json
+from workflow.scheduler.submission import JobHead
 
 STATES = {
     "R": "RUNNING",
@@ -33,30 +42,86 @@ STATES = {
     "H": "PENDING",
     "M": "PENDING",
 }
-WALLTIME_EXIT = -29  # Exit_status of a job that was ended at its limit
+# Exit_status below 0 is PBS's own: JOB_EXEC_* of its job.h. What is not here: it could not start the job, or lost it.
+END_STATES = {
+    -10: "FAILED",  # the user is not known on the node
+    -17: "FAILED",  # a hook rejected it, and would again
+    -19: "FAILED",
+    -24: "FAILED",  # more CPUs than requested
+    -25: "FAILED",
+    -26: "OUT_OF_MEMORY",  # vmem
+    -27: "OUT_OF_MEMORY",  # mem
+    -28: "TIMEOUT",  # cput
+    -29: "TIMEOUT",  # walltime
+}
+# Comments with which a job waits for ever. Those that begin with "Not Running" wait for others.
+HOPELESS_COMMENT = re.compile("^Can Never Run|too many failed attempts to run", re.I)
+NO_HISTORY = "not configured to maintain job history"  # printed with exit code 0 where the history is off
+GONE = re.compile(r"Unknown Job Id:? (\S+)|(\S+) Job has finished", re.I)
+# Without -E there is one request for each id, and JSON holds the first job only; before version 14 there is no -E.
+FORMS = (("-E", "-f", "-F", "json"), ("-E", "-f"), ("-f",))
+IDS_PER_COMMAND = 1000
 
 
 class PBSScheduler(Scheduler):
-    """PBS: qstat and qselect."""
+    """PBS: qstat and qselect. It learns whether the server keeps a history, and in which form qstat answers for many jobs."""
+
+    submit_command: ClassVar = "qsub"
+    cancel_command: ClassVar = "qdel"
+    provider: ClassVar = "PBSProProvider"
+    allocation: ClassVar[AllocationPlan] = {"id": ["echo", "$PBS_JOBID"], "hosts": ["cat", "$PBS_NODEFILE"]}
+    option_variables: ClassVar = "PBS_"
+    kept_variables: ClassVar = frozenset(
+        {
+            "PBS_CONF_FILE",
+            "PBS_EXEC",
+            "PBS_HOME",
+            "PBS_SERVER",
+            "PBS_DEFAULT",
+            "PBS_PRIMARY",
+            "PBS_SECONDARY",
+            "PBS_AUTH_METHOD",
+            "PBS_ENCRYPT_METHOD",
+        }
+    )
+
+    def __init__(self) -> None:
+        self.keeps_history: bool | None = None  # None: not known yet
+        self.form = 0  # index of FORMS
 
     def find_by_id(self, ids: Iterable[str], seconds: float) -> Snapshot:
-        """Query all jobs at once, then each missing one alone, as some versions print only the first."""
-        began, wanted = time.time(), list(ids)
-        jobs = index_by_number(query_jobs(wanted, seconds)) if wanted else {}
-        for id in wanted:
-            if len(wanted) > 1 and job_number(id) not in jobs:
-                jobs |= index_by_number(query_jobs([id], seconds))
-        return Snapshot(began, {id: jobs[job_number(id)]._replace(id=id) for id in wanted if job_number(id) in jobs})
+        """Query all jobs by one command. Those that its answer lacks are looked for in the history, then one by one."""
+        began, wanted = time.time(), list(dict.fromkeys(ids))
+        jobs = self.list_jobs(wanted, seconds, with_history=bool(self.keeps_history))
+        if self.keeps_history is None and (missing := missing_from(jobs, wanted)):
+            jobs |= self.list_jobs(missing, seconds, with_history=True)
+        unknown: set[str] = set()
+        if missing := missing_from(jobs, wanted):
+            listed, unknown = query_one_by_one(missing, seconds, with_history=bool(self.keeps_history))
+            jobs |= listed
+        found = {id: jobs[job_number(id)]._replace(id=id) for id in wanted if job_number(id) in jobs}
+        return Snapshot(began, found, frozenset(id for id in wanted if job_number(id) in unknown) - found.keys())
 
     def find_by_name(self, names: set[str], seconds: float) -> list[JobStatus]:
-        ids = command_output(["qselect", "-x", "-u", user_name()], seconds).split()
+        ids = self.select_ids(["-u", user_name(), *(["-N", *names] if len(names) == 1 else [])], seconds)
         return [job for job in self.find_by_id(ids, seconds).jobs.values() if job.name in names]
 
     def cancel(self, ids: list[str], seconds: float) -> None:
-        raise_on_error(run_command(["qdel", *ids], seconds), "Unknown Job Id", "has finished")
+        raise_on_error(run_command(["qdel", *ids], seconds))
 
-    def signal(self, id: str, name: str, seconds: float) -> None:
-        raise_on_error(run_command(["qsig", "-s", f"SIG{name}", id], seconds), "Unknown Job Id", "has finished")
+    def render_options(self, head: JobHead, settings: BatchScheduler) -> list[str]:
+        options = {"-q": head.partition, "-A": head.account}
+        return [*(f"{name} {value}" for name, value in options.items() if value), "-r n", *head.directives, "-j oe"]
+
+    def provider_options(self, head: JobHead, settings: BatchScheduler) -> dict[str, Any]:
+        assert isinstance(settings, PBS)
+        chunk = [f"mpiprocs={head.ranks_per_node}", *filter(None, [settings.select])]
+        return {"cpus_per_node": head.cores, "select_options": ":".join(chunk)}
+
+    def read_release(self, seconds: float) -> str:
+        release = command_output(["qstat", "--version"], seconds).strip()
+        self.find_by_id([], seconds)
+        return release.removeprefix("pbs_version = ") or "pbs"
 
     def read_limits(self, seconds: float) -> SchedulerLimits:
         output = command_output(["qstat", "-Q", "-f", "-F", "json"], seconds)
@@ -67,21 +132,80 @@ class PBSScheduler(Scheduler):
                 f"qstat: its list of queues could not be read: {output[:60].strip()!r}"
             ) from None
 
+    def read_queues(self, seconds: float) -> list[QueueFacts]:
+        nodes = command_output(["pbsnodes", "-a", "-F", "json"], seconds)
+        return parse_queues(nodes, command_output(["qstat", "-Q", "-f", "-F", "json"], seconds))
+
+    def draft(self, main: QueueFacts) -> SiteDraft:
+        options = [f"select: ngpus={main.gpus}"] if main.gpus else []
+        options += ['directives: ["-l place=scatter"]  # ??? some sites want -l filesystems=...']
+        return SiteDraft(options, "mpiexec", '["-n", "{ranks}", "-ppn", "{per_node}"]')
+
+    def list_jobs(self, ids: list[str], seconds: float, *, with_history: bool) -> dict[str, JobStatus]:
+        """List the jobs of these ids by number, with as few commands as their length allows; some may be missing."""
+        jobs: dict[str, JobStatus] = {}
+        for first in range(0, len(ids), IDS_PER_COMMAND):
+            jobs |= self.list_batch(ids[first:][:IDS_PER_COMMAND], seconds, with_history)
+        return jobs
+
+    def list_batch(self, ids: list[str], seconds: float, with_history: bool) -> dict[str, JobStatus]:
+        """List jobs in the first form that this version of qstat knows and prints readably."""
+        while True:
+            form = FORMS[self.form]
+            done = run_command(["qstat", *(["-x"] if with_history else []), *form, *ids], seconds)
+            if "usage:" in done.stderr and self.form < len(FORMS) - 1:
+                self.form += 1
+                continue
+            raise_on_error(done)
+            if self.has_no_history(done):
+                return {}
+            try:
+                jobs = parse_qstat(done.stdout) if "json" in form else parse_qstat_text(done.stdout)
+            except json.JSONDecodeError:  # some versions write environments into it that are not JSON
+                self.form += 1
+                continue
+            if any(not job.is_active for job in jobs):
+                self.keeps_history = True
+            return index_by_number(jobs)
+
+    def select_ids(self, options: list[str], seconds: float) -> list[str]:
+        """Select the ids of our jobs, with those that have ended where the server remembers them."""
+        if self.keeps_history is not False:
+            done = run_command(["qselect", "-x", *options], seconds)
+            raise_on_error(done)
+            if not self.has_no_history(done):
+                return done.stdout.split()
+        return command_output(["qselect", *options], seconds).split()
+
+    def has_no_history(self, done: subprocess.CompletedProcess[str]) -> bool:
+        """Return whether an answer says, instead of an answer, that there is no history; remember it."""
+        if NO_HISTORY not in done.stderr + done.stdout:
+            return False
+        self.keeps_history = False
+        return True
+
 
 # ----------------------------------------------------------------------------------------------------------------- jobs
-def query_jobs(ids: list[str], seconds: float) -> list[JobStatus]:
-    done = run_command(["qstat", "-x", "-f", "-F", "json", *ids], seconds)
-    raise_on_error(done, "Unknown Job Id")
-    try:
-        return parse_qstat(done.stdout)
-    except ValueError:  # some versions write environments into it that are not JSON
-        return parse_qstat_text(run_command(["qstat", "-x", "-f", *ids], seconds).stdout)
+def query_one_by_one(ids: list[str], seconds: float, *, with_history: bool) -> tuple[dict[str, JobStatus], set[str]]:
+    """Return the jobs of these ids by number, and the numbers of which the server says that there is no such job now.
+
+    Without -E the server is asked about each id, and answers for each: in the text, or with an error.
+    """
+    jobs: dict[str, JobStatus] = {}
+    unknown: set[str] = set()
+    for first in range(0, len(ids), IDS_PER_COMMAND):
+        options = ["-x", "-f"] if with_history else ["-f"]
+        done = run_command(["qstat", *options, *ids[first:][:IDS_PER_COMMAND]], seconds)
+        raise_on_error(done)
+        jobs |= index_by_number(parse_qstat_text(done.stdout))
+        unknown |= {job_number(before or after) for before, after in GONE.findall(done.stderr)}
+    return jobs, unknown
 
 
-def raise_on_error(done: subprocess.CompletedProcess[str], *harmless: str) -> None:
-    """Raise for errors but harmless ones: PBS exits with an error if one of many jobs is not there."""
+def raise_on_error(done: subprocess.CompletedProcess[str]) -> None:
+    """Raise for errors, but not for those that only say that one of many jobs is not there."""
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    wrong = [line for line in lines if not any(words in line for words in harmless)]
+    wrong = [line for line in lines if not GONE.search(line) and NO_HISTORY not in line]
     if done.returncode and (wrong or not lines):
         message = wrong[-1] if wrong else f"exit code {done.returncode}"
         raise SchedulerUnreachable(message if message.startswith(done.args[0]) else f"{done.args[0]}: {message}")
@@ -94,6 +218,10 @@ def job_number(id: str) -> str:
 
 def index_by_number(jobs: list[JobStatus]) -> dict[str, JobStatus]:
     return {job_number(job.id): job for job in jobs}
+
+
+def missing_from(jobs: dict[str, JobStatus], ids: list[str]) -> list[str]:
+    return [id for id in ids if job_number(id) not in jobs]
 
 
 def parse_qstat(text: str) -> list[JobStatus]:
@@ -112,26 +240,26 @@ def parse_qstat_text(text: str) -> list[JobStatus]:
             id, job = line.partition(":")[2].strip(), {}
         elif " = " in line:
             name, _, value = line.strip().partition(" = ")
-            job[name] = value
+            job.setdefault(name, value)  # a line further below may be one of a variable's value
     return found
 
 
 def parse_job(id: str, fields: dict[str, Any]) -> JobStatus:
-    code = int(fields["Exit_status"]) if "Exit_status" in fields else None
-    word = str(fields.get("job_state", ""))
+    status = str(fields.get("Exit_status", ""))
+    code = int(status) if re.fullmatch(r"-?\d+", status) else None
+    word, comment = str(fields.get("job_state", "")), str(fields.get("comment", ""))
     state = find_end_state(code) if word in ("F", "X", "C") else STATES.get(word, "RUNNING")
     nodes = ",".join(dict.fromkeys(re.findall(r"(?:^|\+)\(?([^/+()]+)/", str(fields.get("exec_host", "")))))
-    return JobStatus(id, str(fields.get("Job_Name", "")), state, str(fields.get("comment", "")), nodes, code)
+    is_hopeless = state == "PENDING" and HOPELESS_COMMENT.search(comment) is not None
+    return JobStatus(id, str(fields.get("Job_Name", "")), state, comment, nodes, code, is_hopeless)
 
 
 def find_end_state(code: int | None) -> str:
     """Return how a job ended whose state says only that it did."""
     if code is None or code in (256 + 15, 256 + 9):  # deleted before it began, or by qdel
         return "CANCELLED"
-    if code == WALLTIME_EXIT:
-        return "TIMEOUT"
-    if code < 0:  # PBS could not start it, or lost it
-        return "NODE_FAIL"
+    if code < 0:
+        return END_STATES.get(code, "NODE_FAIL")
     return "FAILED" if code else "COMPLETED"
 
 
@@ -160,3 +288,31 @@ def parse_limit_per_user(text: str) -> int | None:
     """Parse [u:PBS_GENERIC=2], a limit for any user."""
     found = re.search(r"u:PBS_GENERIC=(\d+)", text)
     return int(found[1]) if found else None
+
+
+# --------------------------------------------------------------------------------------------------------------- queues
+def parse_queues(nodes: str, queues: str) -> list[QueueFacts]:
+    machines = [m for m in parse_json(nodes).get("nodes", {}).values() if "offline" not in m.get("state", "")]
+    if not machines:
+        return []
+    resources = [machine.get("resources_available", {}) for machine in machines]
+    cores = min(int(r.get("ncpus", 1)) for r in resources)
+    memory = min(parse_gigabytes(str(r.get("mem", "0kb"))) for r in resources)
+    gpus = min(int(r.get("ngpus", 0)) for r in resources)
+    found = []
+    for name, queue in parse_json(queues).get("Queue", {}).items():
+        if queue.get("queue_type") != "Execution" or str(queue.get("enabled")) != "True":
+            continue
+        limit = str(queue.get("resources_max", {}).get("walltime", ""))
+        time_limit = (
+            sum(int(part) * unit for part, unit in zip(limit.split(":"), (3600, 60, 1))) if ":" in limit else None
+        )
+        fewest = int(queue.get("resources_min", {}).get("nodect", 1))
+        most = int(queue.get("resources_max", {}).get("nodect", len(machines)))
+        found.append(QueueFacts(name, False, fewest, most, time_limit, cores, memory, gpus, ""))
+    return found
+
+
+def parse_gigabytes(text: str) -> float:
+    value = re.match(r"(\d+)([kmgt]?)b?", text.lower())
+    return int(value[1]) * {"": 1e-9, "k": 1e-6, "m": 1e-3, "g": 1, "t": 1e3}[value[2]] if value else 0

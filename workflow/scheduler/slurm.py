@@ -5,17 +5,26 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar
 
+from gnnscale.contract.job_plan import AllocationPlan
+from workflow.config.batch_scheduler import BatchScheduler
+from workflow.config.schedulers.slurm import Slurm
 from workflow.config.walltime import SECONDS_PER_DAY
 from workflow.scheduler.interface import (
     JobStatus,
+    Rehearsal,
     Scheduler,
     SchedulerUnreachable,
     Snapshot,
     command_output,
+    run_command,
     user_name,
 )
 from workflow.scheduler.limits import QueueLimit, SchedulerLimits, parse_whole_number, stricter_limit
+from workflow.scheduler.queue_facts import QueueFacts, SiteDraft, leading_number
+from workflow.scheduler.submission import JobHead, Refusal, judge_refusal, suggest_fix
 
 STATES = {
     "PENDING": "PENDING",
@@ -67,8 +76,31 @@ SACCT_COMMAND = [
 ]
 
 
+# Time lifts a limit on the number of jobs, but not one on the size of a job. Slurm names the latter, in front of a sentence
+# that fits both.
+SIZE_LIMIT_WORDS = re.compile(r"\b(Assoc|QOS)\w*(PerJob|PerNode|WallDuration|Min(?!ute))\w*", re.I)
+SIZE_HINT = "no job may be of that size: look at `nodes` of `queues` of the site's file, or --set train.queue=NAME"
+LAUNCH_FLAGS = (
+    '["--nodes={nodes}", "--ntasks={ranks}", "--ntasks-per-node={per_node}", "--cpus-per-task={threads}", '
+    '"--kill-on-bad-exit=1"]'
+)
+
+
 class SlurmScheduler(Scheduler):
     """Slurm: squeue knows all active jobs, and sacct those that squeue has forgotten, where accounting is on."""
+
+    submit_command: ClassVar = "sbatch"
+    cancel_command: ClassVar = "scancel"
+    provider: ClassVar = "SlurmProvider"
+    signals_jobs: ClassVar = True
+    allocation: ClassVar[AllocationPlan] = {
+        "id": ["echo", "$SLURM_JOB_ID"],
+        "hosts": ["scontrol", "show", "hostnames", "$SLURM_JOB_NODELIST"],
+    }
+    option_variables: ClassVar = "(SLURM|SBATCH|SRUN|SQUEUE|SACCT|SCANCEL)_"
+    kept_variables: ClassVar = frozenset(
+        {"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS", "SLURM_MPI_TYPE"}
+    )
 
     def find_by_id(self, ids: Iterable[str], seconds: float) -> Snapshot:
         began, wanted = time.time(), set(ids)
@@ -88,8 +120,44 @@ class SlurmScheduler(Scheduler):
     def cancel(self, ids: list[str], seconds: float) -> None:
         command_output(["scancel", *ids], seconds)
 
-    def signal(self, id: str, name: str, seconds: float) -> None:
-        command_output(["scancel", "--batch", f"--signal={name}", id], seconds)
+    def render_options(self, head: JobHead, settings: BatchScheduler) -> list[str]:
+        assert isinstance(settings, Slurm)
+        share = f"--cpus-per-task={head.threads * max(1, head.slots)}"
+        options = {"--partition": head.partition, "--account": head.account, "--qos": head.qos}
+        # B: to this script, which signals the ranks. A requeued job would run twice: the driver submits it again.
+        signal = f"--signal=B:USR1@{settings.signal_seconds}"
+        return [
+            *(f"{name}={value}" for name, value in options.items() if value),
+            "--exclusive" if settings.exclusive else share,
+            *(signal, "--no-requeue", "--open-mode=append"),
+            *head.directives,
+            *([f"--exclude={','.join(head.avoid)}"] if head.avoid else []),
+        ]
+
+    def provider_options(self, head: JobHead, settings: BatchScheduler) -> dict[str, Any]:
+        return {"exclusive": False}  # Parsl's default is true
+
+    def parse_job_id(self, printed: str) -> str | None:
+        found = re.search(r"Submitted batch job (\d+)", printed)
+        return found[1] if found else None
+
+    def judge_refusal(self, words: str, account: str | None) -> Refusal:
+        limit = SIZE_LIMIT_WORDS.search(words)
+        if limit is None:
+            return judge_refusal(words, account)
+        # Not the sentence that Slurm adds to every limit, which names walltime, account and nodes alike.
+        return Refusal("refused", suggest_fix(limit[0], account) if "wall" in limit[0].lower() else SIZE_HINT)
+
+    def rehearse(self, script: Path, seconds: float) -> Rehearsal:
+        done = run_command(["sbatch", "--test-only", str(script)], seconds)
+        printed = done.stderr + done.stdout
+        start = re.search(r"to start at (\d{4}-\d\d-\d\d)T(\d\d:\d\d)", printed)
+        return Rehearsal(done.returncode == 0, printed, (start[1], start[2]) if start else None)
+
+    def read_release(self, seconds: float) -> str:
+        release = command_output(["scontrol", "--version"], seconds).strip()
+        self.find_by_id(["0"], seconds)  # of a job that there is not, so that sacct is asked too
+        return release or "slurm"
 
     def read_limits(self, seconds: float) -> SchedulerLimits:
         partitions = command_output(["scontrol", "show", "partition", "--oneliner"], seconds)
@@ -104,6 +172,15 @@ class SlurmScheduler(Scheduler):
         except SchedulerUnreachable:  # there is no data base of accounts, or it is down
             return parse_limits(partitions, None, None, "")
         return parse_limits(partitions, qos, accounts, defaults)
+
+    def read_queues(self, seconds: float) -> list[QueueFacts]:
+        sinfo = command_output(["sinfo", "-h", "-o", "%P|%a|%l|%D|%c|%m|%G"], seconds)
+        return parse_queues(sinfo, command_output(["scontrol", "show", "partition", "-o"], seconds))
+
+    def draft(self, main: QueueFacts) -> SiteDraft:
+        options = ["exclusive: false      # ??? true where jobs get whole nodes"]
+        options += [f'directives: ["--gpus-per-node={main.gpus}"]'] if main.gpus else []
+        return SiteDraft(options, "srun", LAUNCH_FLAGS)
 
 
 # ----------------------------------------------------------------------------------------------------------------- jobs
@@ -209,3 +286,49 @@ def parse_duration(limit: str) -> int | None:
         parts += [0] * (3 - len(parts))
     parts = [0] * (3 - len(parts)) + parts if len(parts) != 1 else [0, parts[0], 0]
     return SECONDS_PER_DAY * int(days or 0) + 3600 * parts[0] + 60 * parts[1] + parts[2]
+
+
+# --------------------------------------------------------------------------------------------------------------- queues
+def parse_queues(sinfo: str, scontrol: str) -> list[QueueFacts]:
+    limits: dict[str, dict[str, str]] = {}
+    for line in scontrol.splitlines():
+        fields = dict(word.split("=", 1) for word in line.split() if "=" in word)
+        limits[fields.get("PartitionName", "")] = fields
+    found: dict[str, QueueFacts] = {}
+    for line in sinfo.splitlines():
+        name, up, limit, nodes, cores, memory, gres = (word.strip() for word in line.split("|"))
+        plain = name.rstrip("*")
+        if up != "up":
+            continue
+        count, model = parse_gres(gres)
+        facts = QueueFacts(
+            plain,
+            name.endswith("*"),
+            max(1, leading_number(limits.get(plain, {}).get("MinNodes", "1"))),
+            leading_number(nodes),
+            parse_duration(limit),
+            leading_number(cores),
+            leading_number(memory) / 1000,
+            count,
+            model,
+        )
+        if plain in found:  # nodes of another kind in the same partition: what all of them have
+            other = found[plain]
+            facts = facts._replace(
+                most=facts.most + other.most,
+                cores=min(facts.cores, other.cores),
+                gpus=min(facts.gpus, other.gpus),
+                memory_gb=min(facts.memory_gb, other.memory_gb),
+                model=other.model or facts.model,
+            )
+        found[plain] = facts
+    for name, one in found.items():
+        most = limits.get(name, {}).get("MaxNodes", "UNLIMITED")
+        found[name] = one._replace(most=min(one.most, int(most)) if most.isdigit() else one.most)
+    return list(found.values())
+
+
+def parse_gres(gres: str) -> tuple[int, str]:
+    """Return number and model of GPUs of gpu:4, gpu:a100:4(S:0-1) or (null)."""
+    found = re.findall(r"gpu(?::([A-Za-z][^:,(]*))?:(\d+)", gres)
+    return sum(int(count) for _, count in found), next((model for model, _ in found if model), "")

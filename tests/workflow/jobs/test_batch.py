@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import time
 
 import pytest
 
@@ -13,7 +14,7 @@ from tests.support import sweeps
 from tests.support.cluster import PATIENCE, SHORT
 from tests.support.corpus import TINY
 from workflow.config import site_files, study_files
-from workflow.jobs import batch, outcome, parsl_provider
+from workflow.jobs import batch, follow, outcome, parsl_provider
 from workflow.jobs.batch import BatchJobs
 from workflow.jobs.follow import JobFollower
 from workflow.jobs.outcome import RetryBudget, classify
@@ -24,7 +25,7 @@ from workflow.plan import build, memory_fit
 from workflow.run_directory import journal
 from workflow.run_directory.attempt import AttemptOutcome, ExitRecord
 from workflow.run_directory.journal import RecordedJob
-from workflow.scheduler.interface import JobStatus, SchedulerUnreachable
+from workflow.scheduler.interface import JobStatus, SchedulerUnreachable, Snapshot
 
 
 def ended(code, **more):
@@ -325,6 +326,69 @@ def test_a_job_that_ended_before_its_number_was_written_down(left, tmp_path, com
         assert JobFollower(jobs.context, jobs.poller, stage, job).wait_for_end().kind == "stopped"
     finally:
         jobs.stop()
+
+
+class Answers:
+    """A poller whose snapshots are given, and which asks for no more of them."""
+
+    def __init__(self, *snapshots):
+        self.snapshots = iter(snapshots)
+
+    def follow(self, id):
+        pass
+
+    def hurry(self):
+        pass
+
+    def wait_for_snapshot(self, moment, seconds):
+        return next(self.snapshots)._replace(began=time.time())
+
+
+@pytest.fixture
+def followed(tmp_path):
+    """Return a function that follows a job of a training with such snapshots."""
+    site, log = site_files.load("pbs", [*QUICK, "scheduler.late_seconds=0"]), journal.Journal(tmp_path / "events.jsonl")
+    stage = sweeps.make_stage("train", "x", 60.0)
+    (tmp_path / stage.folder / "attempts" / "1").mkdir(parents=True)
+    context = RunContext(tmp_path, site, "pbs", log, lambda *told: None)
+    recorded = RecordedJob("gs-1", str(tmp_path), "pbs", {stage.id: (stage.folder, 1)}, "7.pbs")
+    return lambda *snapshots: JobFollower(context, Answers(*snapshots), stage, recorded)
+
+
+def snapshot(state=None, name="gs-1", unknown=()):
+    jobs = {"7.pbs": JobStatus("7.pbs", name, state)} if state else {}
+    return Snapshot(0.0, jobs, frozenset(unknown))
+
+
+SILENCE, DENIAL, RUNNING = snapshot(), snapshot(unknown=["7.pbs"]), snapshot("RUNNING")
+
+
+def test_an_answer_without_the_job_ends_nothing(followed):
+    """However often: a server without a history answers so, or one that has just started. Its own words end the job."""
+    answers = [RUNNING, *[SILENCE] * 20, RUNNING, DENIAL, DENIAL]
+    follower = followed(*answers)
+    assert follower.wait_for_end().kind == "lost" and not list(follower.poller.snapshots)
+
+
+def test_a_number_that_was_given_again_ends_the_job(followed):
+    other = snapshot("RUNNING", name="another")
+    assert followed(other, other).wait_for_end().kind == "lost"
+
+
+def test_files_decide_where_the_scheduler_is_silent(followed):
+    follower = followed(RUNNING, SILENCE, SILENCE)
+    files.write_model(follower.attempt / "exit.json", ended(75))
+    assert follower.wait_for_end().kind == "stopped"
+
+
+def test_a_training_that_hangs_is_asked_by_a_file(followed, monkeypatch):
+    """A signal through PBS would reach the shell around the job, and end it."""
+    monkeypatch.setattr(follow, "STACK_DUMP_SECONDS", 0.0)
+    follower = followed(RUNNING, RUNNING, DENIAL, DENIAL)
+    cancelled = []
+    monkeypatch.setattr(follower, "is_stalled", lambda: True)
+    monkeypatch.setattr(follower, "cancel_job", lambda: cancelled.append((follower.attempt / "SIGUSR2").exists()))
+    assert follower.wait_for_end().kind == "stalled" and cancelled == [True, True]
 
 
 # ------------------------------------------------------------------------------------------------- a job that stages share

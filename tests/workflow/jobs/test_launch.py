@@ -333,12 +333,13 @@ def test_one_that_is_told_before_its_evaluation_began(tmp_path):
 
 
 def test_a_stage_tells_where_it_is(folder):
-    """A signal to the script makes the stage print its stack, as often as it is sent; the stage continues."""
+    """A file in the attempt's directory makes the stage print its stack, and so does a signal; the stage continues."""
     job = Job([attempt(folder, "until-told")])
     job.wait_for("began.0")
     said = folder / "attempts" / "1" / "stderr"
-    for times in (1, 2):
-        job.process.send_signal(signal.SIGUSR2)
+    ask = (folder / "attempts" / "1" / "SIGUSR2").touch
+    for times, tell in ((1, ask), (2, lambda: job.process.send_signal(signal.SIGUSR2))):
+        tell()
         while said.read_text().count("Current thread") < times:
             assert job.process.poll() is None
             time.sleep(0.02)

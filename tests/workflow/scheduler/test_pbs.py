@@ -1,6 +1,7 @@
 """Answers of PBS, recorded and broken: jobs and limits."""
 
 import json
+import sys
 
 import pytest
 
@@ -20,6 +21,179 @@ PBS = {
     "8.pbs": {"Job_Name": "gs8-1", "job_state": "H"},
 }
 STATES = ["RUNNING", "TIMEOUT", "CANCELLED", "FAILED", "CANCELLED", "COMPLETED", "NODE_FAIL", "PENDING"]
+
+# qstat and qselect as src/cmds of OpenPBS 23.06 has them, for jobs of a file
+PROGRAM = """#!PYTHON
+import json, os, sys
+from pathlib import Path
+here, (verb, *words) = Path(__file__).parent, [os.path.basename(sys.argv[0]), *sys.argv[1:]]
+server = json.loads((here / "server.json").read_text())
+with open(here / "asked", "a") as asked:
+    asked.write(f"{verb} {' '.join(words)}\\n")
+flags, past = {word for word in words if word.startswith("-")}, "-x" in words
+if server.get("old") and {"-E", "-F"} & flags:
+    sys.exit(print(f"{verb}: invalid option -- 'E'\\nusage:\\nqstat [-f] [-x] [job_identifier...]", file=sys.stderr) or 2)
+if past and not server.get("history"):
+    sys.exit(print(f"{verb}: PBS is not configured to maintain job history", file=sys.stderr))
+over = lambda job: job["job_state"] == "F"
+if verb == "qselect":
+    wanted = words[words.index("-N") + 1] if "-N" in words else None
+    chosen = [id for id, job in server["jobs"].items() if wanted in (None, job["Job_Name"]) and (past or not over(job))]
+    sys.exit(print(*chosen, sep="\\n") if chosen else None)
+found, said = {}, []
+for id in [word for word in words if word[0].isdigit()]:
+    job = server["jobs"].get(id)
+    if job is None or (over(job) and not server.get("history")):
+        said.append(f"qstat: Unknown Job Id {id}")
+    elif over(job) and not past:
+        said.append(f"qstat: {id} Job has finished, use -x or -H to obtain historical job information")
+    else:
+        found[id] = job
+if "-E" in words:  # one request for all: an error only if there is none of them
+    said = said[-1:] if not found else []
+elif "json" in words:
+    found = dict(list(found.items())[:1])
+if server.get("mute"):
+    sys.exit(0)
+if "json" in words:
+    text = json.dumps({"pbs_version": "23.06.06", "Jobs": found})
+    print(text.replace('"job_state"', '"X": "\\\\e[0m", "job_state"') if server.get("broken") else text)
+else:
+    for id, job in found.items():
+        print(f"Job Id: {id}", *(f"    {name} = {value}" for name, value in job.items()), "", sep="\\n")
+        print("    Variable_List = A=1\\n    job_state = F")
+print(*said, sep="\\n", file=sys.stderr)
+sys.exit(153 if said else 0)
+"""
+
+
+class Server:
+    """A server of which qstat and qselect tell; it counts its commands."""
+
+    def __init__(self, place, **said):
+        self.place = place
+        for verb in ("qstat", "qselect"):
+            (place / verb).write_text(PROGRAM.replace("PYTHON", sys.executable))
+            (place / verb).chmod(0o755)
+        self.say(**said)
+
+    def say(self, **said):
+        (self.place / "server.json").write_text(json.dumps(said))
+        (self.place / "asked").write_text("")
+
+    def asked(self):
+        return [line.split()[0] for line in (self.place / "asked").read_text().splitlines()]
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    return lambda **said: Server(tmp_path, **said)
+
+
+def running(*ids):
+    return {id: {"Job_Name": f"gs{id}", "job_state": "R"} for id in ids}
+
+
+def ended(id, code=0):
+    return {id: {"Job_Name": f"gs{id}", "job_state": "F", "Exit_status": code}}
+
+
+@pytest.mark.parametrize("history", [False, True])
+def test_a_poll_of_a_hundred_jobs_is_one_command(server, history):
+    """And none of them is taken for dead, whatever the server remembers of others."""
+    ids = [f"{k}.pbs" for k in range(100)]
+    asked, scheduler = server(jobs=running(*ids), history=history), pbs.PBSScheduler()
+    seen = scheduler.find_by_id(ids, 60)
+    assert all(job.state == "RUNNING" for job in seen.jobs.values()) and len(seen.jobs) == 100
+    assert asked.asked() == ["qstat"] and not seen.unknown
+
+
+def test_thousands_of_ids_are_split(server):
+    ids = [f"{k}.pbs" for k in range(4000)]
+    asked = server(jobs=running(*ids))
+    assert len(pbs.PBSScheduler().find_by_id(ids, 60).jobs) == 4000 and asked.asked() == ["qstat"] * 4
+
+
+def test_without_a_history_a_job_that_has_ended_is_unknown(server):
+    """As by default: `qstat -x` prints a note and exits with 0, which is no answer."""
+    asked, scheduler = server(jobs=running("1.pbs") | ended("2.pbs")), pbs.PBSScheduler()
+    seen = scheduler.find_by_id(["1.pbs", "2.pbs", "3.pbs"], 60)
+    assert seen.jobs.keys() == {"1.pbs"} and seen.unknown == {"2.pbs", "3.pbs"} and scheduler.keeps_history is False
+    asked.say(jobs=running("1.pbs"))
+    assert scheduler.find_by_id(["1.pbs", "2.pbs"], 60).unknown == {"2.pbs"}
+    assert asked.asked() == ["qstat"] * 2, "for the history nobody asks twice"
+
+
+def test_with_a_history_its_end_is_told(server):
+    jobs = running("1.pbs") | ended("2.pbs", -27) | ended("4.pbs", -29)
+    asked, scheduler = server(jobs=jobs, history=True), pbs.PBSScheduler()
+    seen = scheduler.find_by_id(["1.pbs", "2.pbs", "3.pbs", "4.pbs"], 60)
+    assert {id: job.state for id, job in seen.jobs.items()} == {
+        "1.pbs": "RUNNING",
+        "2.pbs": "OUT_OF_MEMORY",
+        "4.pbs": "TIMEOUT",
+    }
+    assert seen.unknown == {"3.pbs"}
+    asked.say(jobs=jobs, history=True)
+    assert scheduler.find_by_id(["1.pbs", "2.pbs"], 60).jobs.keys() == {"1.pbs", "2.pbs"}
+    assert asked.asked() == ["qstat"]
+
+
+@pytest.mark.parametrize("state", [{"mute": True}, {"mute": True, "history": True}])
+def test_an_empty_answer_proves_nothing(server, state):
+    server(jobs=running("1.pbs"), **state)
+    seen = pbs.PBSScheduler().find_by_id(["1.pbs", "2.pbs"], 60)
+    assert not seen.jobs and not seen.unknown
+
+
+@pytest.mark.parametrize("fault", ["old", "broken"])
+def test_a_qstat_that_knows_less_answers_in_text(server, fault):
+    """Without -E, or with variables that are not JSON; the next poll asks in that form at once."""
+    ids = ["1.pbs", "2.pbs", "3.pbs"]
+    asked, scheduler = server(jobs=running(*ids), **{fault: True}), pbs.PBSScheduler()
+    for _ in range(2):
+        asked.say(jobs=running(*ids), **{fault: True})
+        assert {job.state for job in scheduler.find_by_id(ids, 60).jobs.values()} == {"RUNNING"}
+    assert asked.asked() == ["qstat"]
+
+
+@pytest.mark.parametrize(
+    ("history", "commands"), [(False, ["qselect", "qselect", "qstat"]), (True, ["qselect", "qstat"])]
+)
+def test_a_job_is_found_by_its_name(server, history, commands):
+    many = running(*(f"{k}.pbs" for k in range(60))) | ended("77.pbs", 3)
+    asked, scheduler = server(jobs=many, history=history), pbs.PBSScheduler()
+    assert [job.id for job in scheduler.find_by_name({"gs7.pbs"}, 60)] == ["7.pbs"] and asked.asked() == commands
+    found = scheduler.find_by_name({"gs77.pbs"}, 60)
+    assert [(job.state, job.code) for job in found] == ([("FAILED", 3)] if history else [])
+    assert {job.id for job in scheduler.find_by_name({"gs1.pbs", "gs2.pbs"}, 60)} == {"1.pbs", "2.pbs"}
+
+
+@pytest.mark.parametrize(
+    ("comment", "is_hopeless"),
+    [
+        ("Can Never Run: Insufficient amount of resource: ncpus (R: 64 A: 8 T: 8)", True),
+        ("Can Never Run: Not enough total nodes available", True),
+        ("job held, too many failed attempts to run", True),
+        ("Not Running: would exceed user u's limit on resource ncpus in queue workq", False),
+        ("Not Running: Queue not started.", False),
+        ("Not Running: Insufficient amount of resource: ncpus (R: 4 A: 0 T: 8)", False),
+    ],
+)
+def test_what_a_waiting_job_waits_for(comment, is_hopeless):
+    job = pbs.parse_job("1.pbs", {"job_state": "H" if "held" in comment else "Q", "comment": comment})
+    assert job.is_hopeless is is_hopeless and job.reason == comment
+    assert not pbs.parse_job("1.pbs", {"job_state": "R", "comment": comment}).is_hopeless
+
+
+@pytest.mark.parametrize(
+    ("code", "state"),
+    [(-24, "FAILED"), (-26, "OUT_OF_MEMORY"), (-27, "OUT_OF_MEMORY"), (-28, "TIMEOUT"), (-29, "TIMEOUT")]
+    + [(-1, "NODE_FAIL"), (-20, "NODE_FAIL"), (256 + 9, "CANCELLED"), (256 + 11, "FAILED"), (0, "COMPLETED")],
+)
+def test_what_the_exit_status_of_pbs_says(code, state):
+    assert pbs.find_end_state(code) == state
 
 
 def test_qstat_is_read_as_json_and_as_text():
