@@ -92,9 +92,7 @@ class JobFollower:
     def end_if_hopeless(self, status: JobStatus, before: JobStatus | None) -> None:
         """Cancel a job that would wait for ever, or whose training hangs."""
         if status.is_hopeless and before is not None and before.is_hopeless:  # not just while the scheduler looks
-            message = f"job {self.job_id} would wait for ever: {status.reason}"
-            hint = "request less, or another queue: look at `queues` of the site's file"
-            self.forced = AttemptOutcome("configuration", message, hint)
+            self.forced = outcome.hopeless_outcome(self.job_id, status.reason)
         elif not self.forced and status.state == "RUNNING" and self.is_stalled():
             assert self.silence is not None
             message = f"no sign of life for {self.silence.seconds():.0f} s; its job was cancelled"

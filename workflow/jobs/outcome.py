@@ -41,6 +41,15 @@ NODE_WORDS = re.compile(
     "|Stale file handle|Transport endpoint|Input/output error|node failure|Communication connection failure",
     re.I,
 )
+# Printed by PBS into job.out as it kills a job; where its server keeps no history nothing else says so.
+KILLED_WORDS = re.compile("PBS: job killed: ((\\w+) .*)|(Cgroup (mem)\\w* limit exceeded.*)", re.I)
+HOPELESS_HINT = "request less, or another queue: look at `queues` of the site's file"
+HOPELESS_HINTS = (  # words of a scheduler's reason or comment -> what to change
+    ("resource: ncpus", "no node has so many cores: node.cores of the site's file; `pbsnodes -a` shows what they have"),
+    ("resource: ", "no node has that: look at `node`, select and directives of the site's file, and at `pbsnodes -a`"),
+    ("total nodes|placement set", "there are not so many nodes: look at train.nodes and `queues` of the site's file"),
+    ("failed attempts", "the nodes could not start it: `doctor` starts a small job there and shows why"),
+)
 ENDED_WORDS = re.compile(  # the launcher lost its job, which squeue may have forgotten too
     "job \\d+ has expired|invalid job id|unknown job id|already completing or completed|unable to confirm allocation",
     re.I,
@@ -65,6 +74,7 @@ def classify(
         return AttemptOutcome("done", "")
     return (
         judge_start(exit)
+        or judge_kill(printed)
         or judge_state(exit, job, preemptible)
         or judge_reported_error(error)
         or judge_printed(exit, exit_code(exit, job), printed)
@@ -86,6 +96,19 @@ def judge_start(exit: ExitRecord | None) -> AttemptOutcome | None:
     if exit and not exit.begun:
         return AttemptOutcome("not-begun", "its job ended before its turn came", begun=False)
     return None
+
+
+def judge_kill(printed: str) -> AttemptOutcome | None:
+    """Judge by what PBS printed when it killed the job for more than it had requested."""
+    if not (found := KILLED_WORDS.search(printed)):
+        return None
+    message, resource = f"PBS ended it: {found[1] or found[3]}", (found[2] or found[4]).lower()
+    if resource.endswith("mem"):
+        return memory_outcome(message)
+    if resource in ("walltime", "cput"):
+        return AttemptOutcome("walltime", message)
+    hint = "request more in `node` of the site's file, or use less: launch.threads_per_rank"
+    return AttemptOutcome("configuration", message, hint)
 
 
 def judge_state(exit: ExitRecord | None, job: JobStatus | None, preemptible: bool) -> AttemptOutcome | None:
@@ -151,6 +174,12 @@ def judge_exit_code(
     rank = f" of rank {exit.rank}" if exit.rank is not None else ""
     where = f" on {exit.host}" if exit.host else ""
     return AttemptOutcome("application", f"exit code {code}{rank}{where}")
+
+
+def hopeless_outcome(id: str, reason: str) -> AttemptOutcome:
+    """Return the outcome of a job that would wait for ever, with what to change."""
+    hint = next((hint for pattern, hint in HOPELESS_HINTS if re.search(pattern, reason, re.I)), HOPELESS_HINT)
+    return AttemptOutcome("configuration", f"job {id} would wait for ever: {reason}", hint)
 
 
 def memory_outcome(message: str) -> AttemptOutcome:

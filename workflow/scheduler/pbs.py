@@ -11,6 +11,7 @@ import re
 import subprocess
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, ClassVar
 
 from gnnscale.contract.job_plan import AllocationPlan
@@ -28,7 +29,7 @@ from workflow.scheduler.interface import (
 )
 from workflow.scheduler.limits import QueueLimit, SchedulerLimits, parse_whole_number
 from workflow.scheduler.queue_facts import QueueFacts, SiteDraft, parse_json
-from workflow.scheduler.submission import JobHead
+from workflow.scheduler.submission import JobHead, Refusal, judge_refusal
 
 STATES = {
     "R": "RUNNING",
@@ -61,6 +62,34 @@ GONE = re.compile(r"Unknown Job Id:? (\S+)|(\S+) Job has finished", re.I)
 # Without -E there is one request for each id, and JSON holds the first job only; before version 14 there is no -E.
 FORMS = (("-E", "-f", "-F", "json"), ("-E", "-f"), ("-f",))
 IDS_PER_COMMAND = 1000
+# qsub prints one text for many causes. A queue is disabled, and a server shut down, for maintenance: both pass.
+PASSING_REFUSAL = re.compile("Queue is not enabled|Server shutting down", re.I)
+REFUSAL_HINTS = (
+    (
+        "Access to queue is denied",
+        "you, your group or this host may not use the queue: `qstat -Qf` shows its acl_users, acl_groups and acl_hosts; "
+        "or another queue: --set train.queue=NAME",
+    ),
+    (
+        "Unauthorized Request|Access from host not allowed",
+        "the server takes no jobs from you on this host: submit from a login node; `qstat -Bf` shows acl_hosts and acl_users",
+    ),
+    (
+        "Bad UID",
+        "the server does not trust this host with your name: submit from its own login node, not as root; or its "
+        "administrator sets flatuid (or, for root, acl_roots)",
+    ),
+    ("Bad GID", "your group is not known on the server: tell its administrators what `id` prints here"),
+    (
+        "violates queue and/or server resource limits|rejected by all possible destinations|limit exceeds allowable",
+        "nodes, cores, memory or walltime are beyond the queue's: compare `queues` and `node` of the site's file with "
+        "resources_max and resources_min of `qstat -Qf`",
+    ),
+    (
+        "Unknown resource|Illegal attribute or resource value|Resource invalid|resource not available",
+        "the server does not know a resource of the request: look at select and directives of the site's file",
+    ),
+)
 
 
 class PBSScheduler(Scheduler):
@@ -111,12 +140,19 @@ class PBSScheduler(Scheduler):
 
     def render_options(self, head: JobHead, settings: BatchScheduler) -> list[str]:
         options = {"-q": head.partition, "-A": head.account}
-        return [*(f"{name} {value}" for name, value in options.items() if value), "-r n", *head.directives, "-j oe"]
+        own = ["-r n", f"-W umask={read_umask()}"]  # PBS would take 077, and nobody else could read the results
+        return [*(f"{name} {value}" for name, value in options.items() if value), *own, *head.directives, "-j oe"]
 
     def provider_options(self, head: JobHead, settings: BatchScheduler) -> dict[str, Any]:
         assert isinstance(settings, PBS)
         chunk = [f"mpiprocs={head.ranks_per_node}", *filter(None, [settings.select])]
         return {"cpus_per_node": head.cores, "select_options": ":".join(chunk)}
+
+    def judge_refusal(self, words: str, account: str | None) -> Refusal:
+        if PASSING_REFUSAL.search(words):
+            return Refusal("wait")
+        hint = next((hint for pattern, hint in REFUSAL_HINTS if re.search(pattern, words, re.I)), None)
+        return Refusal("refused", hint) if hint else judge_refusal(words, account)
 
     def read_release(self, seconds: float) -> str:
         release = command_output(["qstat", "--version"], seconds).strip()
@@ -209,6 +245,15 @@ def raise_on_error(done: subprocess.CompletedProcess[str]) -> None:
     if done.returncode and (wrong or not lines):
         message = wrong[-1] if wrong else f"exit code {done.returncode}"
         raise SchedulerUnreachable(message if message.startswith(done.args[0]) else f"{done.args[0]}: {message}")
+
+
+def read_umask() -> str:
+    """Read the umask of this process, in octal digits; os.umask would change it for other threads."""
+    try:
+        found = re.search(r"^Umask:\s*0*([0-7]{3})$", Path("/proc/self/status").read_text(), re.M)
+    except OSError:  # a system without /proc
+        found = None
+    return found[1] if found else "022"
 
 
 def job_number(id: str) -> str:

@@ -71,6 +71,10 @@ def error(kind, message="said"):
         (ended(75, begun=False), job("COMPLETED"), None, "", "not-begun"),
         (ended(75, begun=False), job("TIMEOUT"), None, "", "not-begun"),
         (ended(76, begun=False, sick={"n2": "no driver"}), job("FAILED"), None, "", "node"),
+        (ended(75), None, None, "=>> PBS: job killed: mem 9000kb exceeded limit 8000kb", "out-of-memory"),
+        (None, None, None, "=>> PBS: job killed: walltime 130 exceeded limit 120", "walltime"),
+        (ended(75), job("FAILED"), None, "=>> PBS: job killed: ncpus 3.1 exceeded limit 1 (sum)", "configuration"),
+        (ended(137), None, None, "Cgroup memory limit exceeded: Killed process 3 (python)", "out-of-memory"),
     ],
 )
 def test_every_end_has_a_name(exit, seen, said, words, kind):
@@ -368,6 +372,26 @@ def test_an_answer_without_the_job_ends_nothing(followed):
     answers = [RUNNING, *[SILENCE] * 20, RUNNING, DENIAL, DENIAL]
     follower = followed(*answers)
     assert follower.wait_for_end().kind == "lost" and not list(follower.poller.snapshots)
+
+
+@pytest.mark.parametrize(
+    ("comment", "hint"),
+    [
+        ("Can Never Run: Insufficient amount of resource: ncpus (R: 64 A: 8 T: 8)", "node.cores"),
+        ("Can Never Run: Insufficient amount of resource: ngpus (R: 4 A: 0 T: 0)", "select"),
+        ("Can Never Run: Not enough total nodes available", "train.nodes"),
+        ("job held, too many failed attempts to run", "doctor"),
+        ("PartitionTimeLimit", "queues"),
+    ],
+)
+def test_what_would_wait_for_ever_is_ended_and_told(followed, monkeypatch, comment, hint):
+    """Not at the first sight of it, as the scheduler may only be looking."""
+    status = JobStatus("7.pbs", "gs-1", "PENDING", comment, is_hopeless=True)
+    waiting = Snapshot(0.0, {"7.pbs": status})
+    follower, cancelled = followed(waiting, waiting, DENIAL, DENIAL), []
+    monkeypatch.setattr(follower, "cancel_job", lambda: cancelled.append(True))
+    end = follower.wait_for_end()
+    assert (end.kind, cancelled) == ("configuration", [True]) and comment in end.message and hint in end.hint
 
 
 def test_a_number_that_was_given_again_ends_the_job(followed):

@@ -1,6 +1,7 @@
 """Answers of PBS, recorded and broken: jobs and limits."""
 
 import json
+import os
 import sys
 
 import pytest
@@ -185,6 +186,41 @@ def test_what_a_waiting_job_waits_for(comment, is_hopeless):
     job = pbs.parse_job("1.pbs", {"job_state": "H" if "held" in comment else "Q", "comment": comment})
     assert job.is_hopeless is is_hopeless and job.reason == comment
     assert not pbs.parse_job("1.pbs", {"job_state": "R", "comment": comment}).is_hopeless
+
+
+@pytest.mark.parametrize(
+    ("words", "action", "hint"),
+    [
+        ("qsub: Queue is not enabled", "wait", ""),
+        ("qsub: Request not allowed: Server shutting down", "wait", ""),
+        ("qsub: Maximum number of jobs already in queue", "wait", ""),
+        ("qsub: would exceed complex's per-user limit of jobs in 'Q' state", "wait", ""),
+        ("qsub: cannot connect to server pbs (errno=111)", "unreachable", ""),
+        ("qsub: Access to queue is denied", "refused", "acl_users"),
+        ("qsub: Unauthorized Request ", "refused", "acl_hosts"),
+        ("qsub: Access from host not allowed, or unknown host", "refused", "acl_hosts"),
+        ("qsub: Bad UID for job execution", "refused", "root"),
+        ("qsub: Bad GID for job execution", "refused", "group"),
+        ("qsub: Job violates queue and/or server resource limits", "refused", "resources_max"),
+        ("qsub: Job rejected by all possible destinations", "refused", "resources_max"),
+        ("qsub: Unknown resource: filesystems", "refused", "select"),
+        ("qsub: Unknown queue", "refused", "train.queue"),
+        ("qsub: Invalid Account", "refused", "account"),
+    ],
+)
+def test_what_a_refusal_means(words, action, hint):
+    found = SCHEDULER.judge_refusal(words, None)
+    assert found.action == action and hint in found.hint and bool(hint) == bool(found.hint)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_a_job_has_the_umask_of_its_driver(mask):
+    """PBS itself takes 077, and nobody else could read the results."""
+    before = os.umask(mask)
+    try:
+        assert pbs.read_umask() == f"{mask:03o}"
+    finally:
+        os.umask(before)
 
 
 @pytest.mark.parametrize(
