@@ -138,7 +138,14 @@ def test_no_circle_of_imports(name):
     assert find_circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) == ["a", "b", "c", "a"]
 
 
-PAIRED = {"gnnscale/architectures", "gnnscale/models"}  # an architecture is a file in each, of one name
+# Packages whose files make pairs: an architecture is options and a network, a scheduler options and commands.
+PAIRED = [{"gnnscale/architectures", "gnnscale/models"}, {"workflow/config/schedulers", "workflow/scheduler"}]
+FOUND_BY_NAME = {  # and the files that import them, for which no import statement stands
+    "gnnscale/architectures/registry.py",
+    "gnnscale/models/registry.py",
+    "workflow/config/scheduler_kinds.py",
+    "workflow/scheduler/registry.py",
+}
 
 
 @pytest.mark.parametrize("package", ["gnnscale", "workflow"])
@@ -149,18 +156,33 @@ def test_no_file_stem_is_used_twice_in_a_package(package):
         if name.parts[0] == package and path.name != "__init__.py":
             by_stem[path.stem].append(name)
     twice = {stem: paths for stem, paths in by_stem.items() if len(paths) > 1}
-    assert not {stem for stem, paths in twice.items() if {str(path.parent) for path in paths} != PAIRED}
+    assert not {stem for stem, paths in twice.items() if {str(path.parent) for path in paths} not in PAIRED}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_hash_of_the_code_sees_every_import(path):
     """Keys follow `import` statements with absolute names; a relative or a dynamic import would be missed."""
-    if path.stem == "registry" and str(path.parent.relative_to(ROOT)) in PAIRED:
-        return  # architectures are found by name; the plan adds the two files of the chosen one to the key
+    if str(path.relative_to(ROOT)) in FOUND_BY_NAME:
+        return  # the plan adds the two files of the chosen architecture to the key; no result depends on a scheduler
     for node in ast.walk(ast.parse(path.read_text())):
         assert not (isinstance(node, ast.ImportFrom) and node.level), f"line {node.lineno}: a relative import"
         name = getattr(node, "id", getattr(node, "attr", ""))
         assert name not in ("import_module", "__import__"), f"line {node.lineno}: {name}"
+
+
+def test_a_scheduler_is_named_in_its_own_two_files_alone():
+    """A new one is two files: no other asks which it is, by its name in quotes or by its class."""
+    kinds = {path.stem for path in SOURCES if path.parent == ROOT / "workflow" / "config" / "schedulers"} - {"__init__"}
+    assert {"slurm", "pbs"} <= kinds
+    for path in SOURCES:
+        name = path.relative_to(ROOT)
+        if name.parts[0] == "datasets" or (path.stem in kinds and str(path.parent.relative_to(ROOT)) in PAIRED[1]):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and node.value in kinds:
+                raise AssertionError(f"{name}:{node.lineno} names {node.value!r}")
+            imported = getattr(node, "module", None) or ""
+            assert not imported.startswith("workflow.config.schedulers."), f"{name}:{node.lineno} imports {imported}"
 
 
 FRAGMENT = re.compile(r"(Of|What|Whether|Who|That|How|Which)\b")

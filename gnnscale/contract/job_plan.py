@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 
 class StagePlan(TypedDict):
@@ -19,10 +19,17 @@ class StagePlan(TypedDict):
     by_file: NotRequired[bool]  # signals are forwarded as files, as into a container
 
 
+class AllocationPlan(TypedDict):
+    """Commands by which a job learns what it was given, with $NAME for a variable of its environment."""
+
+    id: list[str]  # prints the id of the job
+    hosts: list[str]  # prints the names of its hosts, in which one may occur again for each rank
+
+
 class JobPlan(TypedDict):
     """All stages of a batch job, and how they share its nodes."""
 
-    scheduler: Literal["slurm", "pbs"]
+    allocation: AllocationPlan
     interface: str | None  # network in which ranks meet; None = that of the host name
     seconds: int | None  # until the job must stop its ranks; None = the scheduler signals it
     slots: int | None  # stages that run at a time; None = all

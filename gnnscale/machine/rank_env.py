@@ -16,7 +16,7 @@ LAUNCHERS = (
     ("mvapich", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_SIZE"),
     ("hydra", "PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE"),  # of MPICH and Intel MPI
     ("cray", "PMI_RANK", "PMI_LOCAL_RANK", "PMI_SIZE"),
-    ("slurm", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS"),  # unset in a batch script, outside of srun
+    ("srun", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS"),  # unset in a batch script, outside of srun
 )
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Union
 
 from pydantic import AfterValidator, Field, field_validator
 
 from gnnscale.schema import Record
+from workflow.config.batch_scheduler import BatchScheduler
+from workflow.config.container import Container
+from workflow.config.scheduler_kinds import KINDS, LAUNCHERS
 from workflow.config.walltime import Walltime, format_walltime, to_seconds
 
 
@@ -19,49 +22,12 @@ class NoScheduler(Record):
     kind: Literal["none"]
 
 
-class BatchScheduler(Record):
-    """Options that Slurm and PBS have in common."""
-
-    directives: tuple[str, ...] = Field(
-        (), description="options of every job, written as in a job script but without #SBATCH or #PBS"
-    )
-    poll_seconds: float = Field(30.0, gt=0, description="seconds between two queries for all jobs")
-    command_timeout: float = Field(
-        120.0, gt=0, description="seconds after which a command of the scheduler is given up"
-    )
-    signal_seconds: int = Field(
-        300, ge=10, description="seconds before its walltime at which a job is signalled to save its work"
-    )
-    max_jobs: int = Field(50, ge=1, description="most jobs of this driver, waiting or running, at any time")
-    stall_seconds: float = Field(
-        1800.0, gt=0, description="a training that shows no progress for so many seconds is ended"
-    )
-    late_seconds: float = Field(
-        60.0, ge=0, description="seconds by which files written on other nodes may appear late here"
-    )
-    exclude_nodes: bool = Field(True, description="true = jobs may name nodes to avoid")
-    forbidden: dict[str, str] = Field(
-        default_factory=dict, description="option -> why this site refuses jobs that use it"
-    )
-
-
-class Slurm(BatchScheduler):
-    """Slurm: sbatch, squeue and sacct."""
-
-    kind: Literal["slurm"]
-    exclusive: bool = Field(
-        True, description="true = whole nodes; false where nodes are shared: then request a share in directives"
-    )
-
-
-class PBS(BatchScheduler):
-    """PBS Professional or OpenPBS: qsub and qstat."""
-
-    kind: Literal["pbs"]
-    select: str = Field("", description="added to each chunk after select=N:ncpus=C, for example system=polaris")
-
-
-Scheduler = Annotated[NoScheduler | Slurm | PBS, Field(discriminator="kind")]
+if TYPE_CHECKING:
+    Scheduler = NoScheduler | BatchScheduler
+    LauncherName = str
+else:
+    Scheduler = Annotated[Union[NoScheduler, *KINDS.values()], Field(discriminator="kind")]
+    LauncherName = Literal["none", "mpiexec", *LAUNCHERS]
 
 
 def require_expression(text: str | None) -> str | None:
@@ -119,9 +85,10 @@ class Queue(Record):
     """A queue of the scheduler. Size classes of one partition with different limits are separate queues here."""
 
     partition: str | None = Field(
-        None, description="Slurm's partition or PBS's queue; null = the name of this entry; \"\" = the default"
+        None,
+        description='partition of Slurm, or queue of another scheduler; null = the name of this entry; "" = the default',
     )
-    qos: str | None = Field(None, description="Slurm only")
+    qos: str | None = Field(None, description="where the scheduler has them, as Slurm")
     directives: tuple[str, ...] = Field(
         (), description="options of jobs in this queue, added to those of the scheduler"
     )
@@ -154,7 +121,7 @@ class Queue(Record):
 class Launch(Record):
     """The command that starts the ranks of a training: one process each, and one per GPU where there are GPUs."""
 
-    command: Literal["none", "srun", "mpiexec", "ibrun"] = Field("none", description="none = a single rank")
+    command: LauncherName = Field("none", description="none = a single rank")
     ranks: int = Field(
         1, ge=1, description="ranks of one training where there is no scheduler; each needs a GPU if there are GPUs"
     )
@@ -203,55 +170,10 @@ class Serial(Record):
     )
 
 
-def require_directory(text: str) -> str:
-    """Raise unless the text is a path that may stand in double quotes in bash."""
-    if not re.fullmatch(r"(?:[\w/.:-]|\$\w+|\$\{\w+(:-[\w/.-]*)?\})+", text):
-        raise ValueError("expected a path, in which only $NAME and ${NAME:-path} are filled in")
-    return text
-
-
 def require_absolute(text: str) -> str:
     if not text.startswith("/"):
         raise ValueError("expected an absolute path; variables are not filled in")
     return text
-
-
-class Container(Record):
-    """The container runtime of this site, and options for images."""
-
-    runtime: Literal["none", "apptainer", "singularity", "podman", "podman-hpc", "shifter", "ce"] = "none"
-    use: bool = Field(
-        False, description="true = every stage runs in the image; the same as --container on the command line"
-    )
-    image: str | None = Field(
-        None,
-        description="file of the image, or its name in podman-hpc, shifter and ce; null = the one that `image build` made",
-    )
-    digest: str | None = Field(None, description="id of the image; null = as in the record beside its file")
-    checkout: bool | None = Field(
-        None, description="true = the code of this checkout is bound over the image's; null = only if they differ"
-    )
-    modules: tuple[str, ...] = Field((), description="modules that provide the runtime")
-    flags: tuple[str, ...] = Field((), description="options of the run or exec command; those for GPUs are added")
-    binds: tuple[str, ...] = Field(
-        (), description="SOURCE, SOURCE:TARGET or SOURCE:TARGET:ro, added to run directory, code and scratch"
-    )
-    data: tuple[str, ...] = Field(
-        (), description="paths that conversions may read; the raw data of the study are added"
-    )
-    env: dict[str, str] = Field(default_factory=dict, description="variables set in the container")
-    pass_env: tuple[str, ...] = Field(
-        (), description="variables passed in, added to PASSED_VARIABLES of workflow/images/environment.py"
-    )
-    scratch: Annotated[str, AfterValidator(require_directory)] = Field(
-        "${TMPDIR:-/tmp}",
-        description="scratch directory of a node; it becomes /tmp in the container, where caches are too",
-    )
-    broadcast: int | None = Field(
-        None,
-        ge=1,
-        description="fewest nodes of a job that copies the image to `scratch`, which must be emptied after jobs; Slurm only",
-    )
 
 
 class Filesystems(Record):
@@ -330,7 +252,7 @@ class SiteConfig(Record):
         return isinstance(self.scheduler, BatchScheduler)
 
     @property
-    def batch_scheduler(self) -> Slurm | PBS:
+    def batch_scheduler(self) -> BatchScheduler:
         """Settings of the scheduler, for code that runs only where there is one."""
         assert not isinstance(self.scheduler, NoScheduler), f"{self.title} has no batch jobs"
         return self.scheduler

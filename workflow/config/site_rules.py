@@ -7,94 +7,11 @@ from collections.abc import Iterator
 
 from workflow.config.capacity import format_node_range, training_queues
 from workflow.config.field_problems import FieldProblem, suggest
-from workflow.config.site import PBS, SiteConfig, Slurm
+from workflow.config.scheduler_kinds import LAUNCHERS
+from workflow.config.site import SiteConfig
 from workflow.config.walltime import to_seconds
 
-# Options that the planner and the driver set for each job: which of two values a scheduler takes is undefined.
-DECIDED_ELSEWHERE = {
-    "slurm": {
-        "--account": "account:",
-        "--partition": "queues.NAME.partition",
-        "--qos": "queues.NAME.qos",
-        "--time": "the planner's estimate and queues.NAME.max_walltime",
-        "--nodes": "train.nodes",
-        "--ntasks": "launch.ranks_per_node",
-        "--ntasks-per-node": "launch.ranks_per_node",
-        "--job-name": "the driver",
-        "--output": "the driver",
-        "--error": "the driver",
-        "--open-mode": "the driver",
-        "--chdir": "the driver",
-        "--signal": "scheduler.signal_seconds",
-        "--exclusive": "scheduler.exclusive",
-        "--requeue": "the driver",
-        "--no-requeue": "the driver",
-        "--array": "the driver",
-        "--dependency": "the driver",
-        "--wait": "the driver",
-        "--cpus-per-task": "launch.threads_per_rank",
-        "--exclude": "the driver, when a node fails",
-        "--comment": "the driver",
-        "--wrap": "the driver",
-        "--parsable": "the driver",
-        "--quiet": "the driver",
-        "--test-only": "the driver",
-        "--hold": "the driver",
-    },
-    "pbs": {
-        "-A": "account:",
-        "-q": "queues.NAME.partition",
-        "-N": "the driver",
-        "-o": "the driver",
-        "-e": "the driver",
-        "-j": "the driver",
-        "-J": "the driver",
-        "-r": "the driver",
-        "-W": "the driver",
-        "-z": "the driver",
-        "-I": "the driver",
-        "-h": "the driver",
-        "-l walltime": "the planner's estimate and queues.NAME.max_walltime",
-        "-l select": "scheduler.select and train.nodes",
-        "-l nodes": "train.nodes",
-        "-l ncpus": "node.cores",
-    },
-}
-LONG_OPTIONS = {
-    "-A": "--account",
-    "-p": "--partition",
-    "-q": "--qos",
-    "-t": "--time",
-    "-N": "--nodes",
-    "-n": "--ntasks",
-    "-J": "--job-name",
-    "-o": "--output",
-    "-e": "--error",
-    "-D": "--chdir",
-    "-a": "--array",
-    "-d": "--dependency",
-    "-W": "--wait",
-    "-x": "--exclude",
-    "-w": "--nodelist",
-    "-C": "--constraint",
-    "-c": "--cpus-per-task",
-    "-G": "--gpus",
-    "-Q": "--quiet",
-    "-H": "--hold",
-    "-L": "--licenses",
-    "-M": "--clusters",
-    "-F": "--nodefile",
-}
 FLAG_FIELDS = ("ranks", "nodes", "per_node", "threads")
-
-
-def option_name(text: str, kind: str) -> str:
-    """Return the name of an option in the form of the tables above, however it was written."""
-    word = re.split(r"[=\s]", text.strip(), maxsplit=1)[0]
-    if kind == "pbs":
-        name = re.match(r"-l\s*(\w+)", text.strip())
-        return f"-l {name[1]}" if name else word[:2]
-    return word if word.startswith("--") else LONG_OPTIONS.get(word[:2], word[:2])
 
 
 def problem(text: str, *path: str | int) -> FieldProblem:
@@ -130,8 +47,9 @@ def check_queues(site: SiteConfig) -> Iterator[FieldProblem]:
         yield problem("none is for production; set production: true in one of them, or train.queue", "queues")
     used = {site.train.queue, site.serial and site.serial.queue}
     for name, queue in site.queues.items():
-        if queue.qos is not None and isinstance(site.scheduler, PBS):
-            yield problem("PBS has no QOS; its queue goes into `partition`", "queues", name, "qos")
+        if queue.qos is not None and not site.batch_scheduler.has_qos:
+            title = site.batch_scheduler.title
+            yield problem(f"{title} has no QOS; its queue goes into `partition`", "queues", name, "qos")
         signal, start = site.batch_scheduler.signal_seconds, (queue.node or site.node).start_seconds
         if (queue.production or name in used) and queue.longest_seconds <= signal + start:
             yield problem(
@@ -152,9 +70,9 @@ def check_directives(site: SiteConfig) -> Iterator[FieldProblem]:
 
 def check_directive(site: SiteConfig, text: str, *path: str | int) -> Iterator[FieldProblem]:
     scheduler = site.batch_scheduler
-    name, decided = option_name(text, scheduler.kind), DECIDED_ELSEWHERE[scheduler.kind]
+    name, decided, word = scheduler.option_name(text), scheduler.decided_elsewhere, scheduler.directive_word
     if not text.startswith("-") or "\n" in text:
-        yield problem(f"found {text!r}, expected an option such as -x or --name=value, without #SBATCH or #PBS", *path)
+        yield problem(f"found {text!r}, expected an option such as -x or --name=value, without {word}", *path)
     elif name in decided:
         yield problem(f"{text!r} does not belong here: {name} is decided by {decided[name]}; remove it", *path)
     elif name in scheduler.forbidden:
@@ -174,13 +92,14 @@ def check_without_scheduler(site: SiteConfig) -> Iterator[FieldProblem]:
 
 def check_launch(site: SiteConfig) -> Iterator[FieldProblem]:
     """Find launchers and flags that cannot start the ranks of a training."""
-    launch, kind = site.launch, site.batch_scheduler.kind
-    if launch.command in ("srun", "ibrun") and not isinstance(site.scheduler, Slurm):
-        yield problem(f"{launch.command} belongs to Slurm, this site has {kind}", "launch", "command")
+    launch, owner = site.launch, LAUNCHERS.get(site.launch.command)
+    if owner is not None and not isinstance(site.scheduler, owner):
+        found = f"{launch.command} belongs to {owner.title}, this site has {site.batch_scheduler.title}"
+        yield problem(found, "launch", "command")
     if launch.command == "none" and site.ranks_per_node * site.train.nodes[1] > 1:
         yield problem(
             f"none starts one rank, but trainings have {site.ranks_per_node} on each of up to {site.train.nodes[1]} "
-            "nodes; expected srun or mpiexec",
+            f"nodes; expected {' or '.join([*site.batch_scheduler.launchers, 'mpiexec'])}",
             *("launch", "command"),
         )
     for index, flag in enumerate(launch.flags):
@@ -195,8 +114,8 @@ def check_flag(site: SiteConfig, flag: str, *path: str | int) -> Iterator[FieldP
         yield problem(f"{flag!r}: {{{field}}} is not known; {suggest(field, list(FLAG_FIELDS))}", *path)
     except (ValueError, AttributeError, TypeError) as error:
         yield problem(f"{flag!r}: {error}; expected {{ranks}} or the like; a brace itself is {{{{ or }}}}", *path)
-    forbidden = site.batch_scheduler.forbidden
-    if site.launch.command == "srun" and (name := option_name(flag, "slurm")) in forbidden:
+    scheduler, forbidden = site.batch_scheduler, site.batch_scheduler.forbidden
+    if site.launch.command in scheduler.launchers and (name := scheduler.option_name(flag)) in forbidden:
         yield problem(f"{flag!r}: {forbidden[name]}; remove it", *path)
 
 

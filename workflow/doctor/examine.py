@@ -42,8 +42,9 @@ from workflow.images import checks, image_file
 from workflow.jobs.requests import schedule, total_node_hours
 from workflow.plan.stage import PlannedStage
 from workflow.scheduler import limits
-from workflow.scheduler.interface import SchedulerUnreachable, command_output, run_command, user_name
+from workflow.scheduler.interface import SchedulerUnreachable, command_output, user_name
 from workflow.scheduler.registry import SCHEDULERS
+from workflow.scheduler.submission import SCRIPT_NAME
 
 # The smallest study takes less than this, a paper's a hundred times as much.
 MIN_FREE_BYTES = 5e9
@@ -118,20 +119,17 @@ def examine_native_library() -> Finding:
 
 def examine_scheduler(chosen: ChosenSite) -> tuple[Finding, limits.SchedulerLimits | None]:
     """Query the scheduler; return the finding and, if it answered, its limits."""
-    kind, timeout = chosen.site.batch_scheduler.kind, chosen.site.batch_scheduler.command_timeout
-    program = "scontrol" if kind == "slurm" else "qstat"
+    scheduler, timeout = SCHEDULERS[chosen.site.batch_scheduler.kind], chosen.site.batch_scheduler.command_timeout
     began = time.monotonic()
     try:
-        version = command_output([program, "--version"], timeout).strip().splitlines()
-        SCHEDULERS[kind].find_by_id(["0"] if kind == "slurm" else [], timeout)
+        release = scheduler.read_release(timeout).splitlines()[0]
         took = time.monotonic() - began
-        reported = SCHEDULERS[kind].read_limits(timeout)
+        reported = scheduler.read_limits(timeout)
     except SchedulerUnreachable as error:
         words = re.sub(r"^(\w+): \1: ", r"\1: ", str(error))
         is_transient = re.search("not answered|not be read", words)
-        fix = "try again" if is_transient else f"run this on a login node, where `{program}` works"
+        fix = "try again" if is_transient else f"run this on a login node, where `{scheduler.submit_command}` works"
         return bad("scheduler", words, fix), None
-    release = (version or [kind])[0].removeprefix("pbs_version = ")
     slow = (
         f"; that is slow, {chosen.line('scheduler', 'poll_seconds')}: poll_seconds may be higher"
         if took > SLOW_ANSWER_SECONDS
@@ -171,32 +169,28 @@ def examine_queues(chosen: ChosenSite, reported: limits.SchedulerLimits) -> Iter
 
 
 def rehearse_longest_job(chosen: ChosenSite, name: str, text: str) -> Finding:
-    """Let Slurm judge the smallest, longest job of the queue without submitting it; it says when the job would start."""
+    """Let the scheduler judge the smallest, longest job of the queue without submitting it, where it can."""
     from workflow.jobs import parsl_provider  # Parsl takes half a second to import
 
-    if chosen.site.batch_scheduler.kind != "slurm":
-        return ok(f"queue {name}", text)
-    queue = chosen.site.queues[name]
+    queue, settings = chosen.site.queues[name], chosen.site.batch_scheduler
     least, longest = queue.nodes[0], to_seconds(queue.max_walltime)
     request = trial_job.trial_request(chosen.site, name)._replace(nodes=least, nodes_each=least, seconds=longest)
     with tempfile.TemporaryDirectory(prefix="gnnscale-doctor-") as folder:
-        script = Path(folder) / "job.sh"
-        script.write_text(
-            parsl_provider.render_script(
-                parsl_provider.JobScript(request, "gnnscale-doctor", Path(folder), "true"), chosen.site
-            )
-        )
+        script = Path(folder) / SCRIPT_NAME
+        job = parsl_provider.JobScript(request, "gnnscale-doctor", Path(folder), "true")
+        script.write_text(parsl_provider.render_script(job, chosen.site))
         try:
-            done = run_command(["sbatch", "--test-only", str(script)], chosen.site.batch_scheduler.command_timeout)
+            rehearsal = SCHEDULERS[settings.kind].rehearse(script, settings.command_timeout)
         except SchedulerUnreachable as error:
             return not_checked(f"queue {name}", str(error))
-    if done.returncode:
-        why = parsl_provider.submission_error(chosen.site, done.stderr + done.stdout)
-        if isinstance(why, parsl_provider.JobRefused):
-            return bad(f"queue {name}", str(why), f"{chosen.line('queues', name)}: {why.hint}")
-        return not_checked(f"queue {name}", str(why))
-    start = re.search(r"to start at (\d{4}-\d\d-\d\d)T(\d\d:\d\d)", done.stderr + done.stdout)
-    return ok(f"queue {name}", f"{text}; the longest would start {format_start(*start.groups())}" if start else text)
+    if rehearsal is None or (rehearsal.accepted and rehearsal.start is None):
+        return ok(f"queue {name}", text)
+    if rehearsal.accepted and rehearsal.start:
+        return ok(f"queue {name}", f"{text}; the longest would start {format_start(*rehearsal.start)}")
+    why = parsl_provider.submission_error(chosen.site, rehearsal.printed)
+    if isinstance(why, parsl_provider.JobRefused):
+        return bad(f"queue {name}", str(why), f"{chosen.line('queues', name)}: {why.hint}")
+    return not_checked(f"queue {name}", str(why))
 
 
 def format_start(day: str, hour: str) -> str:

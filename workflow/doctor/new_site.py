@@ -9,16 +9,18 @@ import json
 import os
 import platform
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gnnscale.contract.errors import UserError
 from workflow.config.walltime import SECONDS_PER_DAY, format_walltime
-from workflow.scheduler.slurm import parse_duration
+from workflow.scheduler.interface import SchedulerUnreachable
+from workflow.scheduler.queue_facts import QueueFacts, SiteDraft, leading_number, parse_json
+from workflow.scheduler.registry import SCHEDULERS
 
+ANSWER_SECONDS = 60.0  # for each program
 TEST_QUEUE_SECONDS = 1800  # queues with shorter limits are for tests
 SCRATCH_VARIABLES = ("SCRATCH", "PSCRATCH")  # in which sites keep the path for run directories
 # name -> (memory in GB, dense TFLOP/s in fp32, in bf16), from the data sheets; None where a name has several sizes
@@ -38,20 +40,6 @@ GPU_DATA_SHEETS: dict[str, tuple[float | None, float, float]] = {
 }
 
 
-class QueueFacts(NamedTuple):
-    """Limits and nodes of one partition or queue, as the scheduler reports them."""
-
-    name: str
-    default: bool
-    fewest: int
-    most: int  # nodes
-    seconds: int | None  # None = no limit
-    cores: int
-    memory_gb: float
-    gpus: int
-    model: str  # "" = not reported
-
-
 class LocalGPU(NamedTuple):
     """A GPU of this machine."""
 
@@ -65,121 +53,33 @@ def draft_site_file() -> str:
     devices = parse_nvidia(
         read_output("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
     ) or parse_rocm(read_output("rocm-smi", "--showproductname", "--showmeminfo", "vram", "--json"))
-    if shutil.which("sinfo"):
-        found = parse_slurm(
-            read_output("sinfo", "-h", "-o", "%P|%a|%l|%D|%c|%m|%G"), read_output("scontrol", "show", "partition", "-o")
-        )
-        kind = "slurm"
-    elif shutil.which("pbsnodes"):
-        found = parse_pbs(read_output("pbsnodes", "-a", "-F", "json"), read_output("qstat", "-Q", "-f", "-F", "json"))
-        kind = "pbs"
-    else:
-        raise UserError(
-            "neither sinfo nor pbsnodes is installed here, so there is no cluster to describe",
-            "run this on a login node; site `local` is for a machine without a scheduler",
-        )
-    if not found:
-        raise UserError(
-            f"{'sinfo' if kind == 'slurm' else 'pbsnodes'} lists no partition with nodes, or does not answer",
-            "copy sites/slurm.yaml or sites/pbs.yaml and fill it in",
-        )
-    return format_site_file(kind, found, devices)
+    answers = []
+    for kind, scheduler in SCHEDULERS.items():
+        try:
+            found = scheduler.read_queues(ANSWER_SECONDS)
+        except SchedulerUnreachable as error:
+            answers.append(f"{kind}: {error}")
+            continue
+        if found:
+            return format_site_file(kind, found, devices)
+        answers.append(f"{kind}: it answers, and lists no queue with nodes")
+    raise UserError(
+        "no scheduler describes a cluster here. " + "; ".join(answers),
+        "run this on a login node, after loading the module of its scheduler if it has one",
+        f"or copy one of {', '.join(f'sites/{kind}.yaml' for kind in SCHEDULERS)} and fill it in",
+        "site `local` is for a machine without a scheduler",
+    )
 
 
 def read_output(*command: str) -> str:
     """Return the output of a program; nothing if it is missing or fails."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        return subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return ""
 
 
-# ------------------------------------------------------------------------------------------------------- output of programs
-def parse_slurm(sinfo: str, scontrol: str) -> list[QueueFacts]:
-    limits: dict[str, dict[str, str]] = {}
-    for line in scontrol.splitlines():
-        fields = dict(word.split("=", 1) for word in line.split() if "=" in word)
-        limits[fields.get("PartitionName", "")] = fields
-    found: dict[str, QueueFacts] = {}
-    for line in sinfo.splitlines():
-        name, up, limit, nodes, cores, memory, gres = (word.strip() for word in line.split("|"))
-        plain = name.rstrip("*")
-        if up != "up":
-            continue
-        count, model = parse_gres(gres)
-        facts = QueueFacts(
-            plain,
-            name.endswith("*"),
-            max(1, leading_number(limits.get(plain, {}).get("MinNodes", "1"))),
-            leading_number(nodes),
-            parse_duration(limit),
-            leading_number(cores),
-            leading_number(memory) / 1000,
-            count,
-            model,
-        )
-        if plain in found:  # nodes of another kind in the same partition: what all of them have
-            other = found[plain]
-            facts = facts._replace(
-                most=facts.most + other.most,
-                cores=min(facts.cores, other.cores),
-                gpus=min(facts.gpus, other.gpus),
-                memory_gb=min(facts.memory_gb, other.memory_gb),
-                model=other.model or facts.model,
-            )
-        found[plain] = facts
-    for name, one in found.items():
-        most = limits.get(name, {}).get("MaxNodes", "UNLIMITED")
-        found[name] = one._replace(most=min(one.most, int(most)) if most.isdigit() else one.most)
-    return list(found.values())
-
-
-def leading_number(text: str) -> int:
-    """Return the number at the start; Slurm writes 8+ where nodes differ."""
-    digits = re.match(r"\d+", text)
-    return int(digits[0]) if digits else 0
-
-
-def parse_gres(gres: str) -> tuple[int, str]:
-    """Return number and model of GPUs of gpu:4, gpu:a100:4(S:0-1) or (null)."""
-    found = re.findall(r"gpu(?::([A-Za-z][^:,(]*))?:(\d+)", gres)
-    return sum(int(count) for _, count in found), next((model for model, _ in found if model), "")
-
-
-def parse_pbs(nodes: str, queues: str) -> list[QueueFacts]:
-    machines = [m for m in parse_json(nodes).get("nodes", {}).values() if "offline" not in m.get("state", "")]
-    if not machines:
-        return []
-    resources = [machine.get("resources_available", {}) for machine in machines]
-    cores = min(int(r.get("ncpus", 1)) for r in resources)
-    memory = min(parse_pbs_gigabytes(str(r.get("mem", "0kb"))) for r in resources)
-    gpus = min(int(r.get("ngpus", 0)) for r in resources)
-    found = []
-    for name, queue in parse_json(queues).get("Queue", {}).items():
-        if queue.get("queue_type") != "Execution" or str(queue.get("enabled")) != "True":
-            continue
-        limit = str(queue.get("resources_max", {}).get("walltime", ""))
-        time_limit = (
-            sum(int(part) * unit for part, unit in zip(limit.split(":"), (3600, 60, 1))) if ":" in limit else None
-        )
-        fewest = int(queue.get("resources_min", {}).get("nodect", 1))
-        most = int(queue.get("resources_max", {}).get("nodect", len(machines)))
-        found.append(QueueFacts(name, False, fewest, most, time_limit, cores, memory, gpus, ""))
-    return found
-
-
-def parse_json(text: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(text))
-    except ValueError:
-        return {}
-
-
-def parse_pbs_gigabytes(text: str) -> float:
-    value = re.match(r"(\d+)([kmgt]?)b?", text.lower())
-    return int(value[1]) * {"": 1e-9, "k": 1e-6, "m": 1e-3, "g": 1, "t": 1e3}[value[2]] if value else 0
-
-
+# ----------------------------------------------------------------------------------------------------- GPUs of this machine
 def parse_nvidia(text: str) -> list[LocalGPU]:
     pairs = (line.rsplit(",", 1) for line in text.splitlines() if "," in line)
     return [
@@ -198,11 +98,12 @@ def parse_rocm(text: str) -> list[LocalGPU]:
 
 # --------------------------------------------------------------------------------------------------------- the file
 def format_site_file(kind: str, partitions: list[QueueFacts], devices: list[LocalGPU]) -> str:
-    """Return the file for these queues, around the one with most GPUs; `kind` is slurm or pbs."""
+    """Return the file for these queues, around the one with most GPUs."""
     main = max(partitions, key=lambda p: (p.gpus, p.default, p.most))
+    draft = SCHEDULERS[kind].draft(main)
     return "\n".join(
         [
-            *head_lines(kind, main),
+            *head_lines(kind, draft, main),
             "account_rule: {required: false}  # ??? true where jobs are charged",
             "node:",
             f"  cores: {main.cores}",
@@ -212,9 +113,9 @@ def format_site_file(kind: str, partitions: list[QueueFacts], devices: list[Loca
             *(queue_line(each, main) for each in partitions),
             *scratch_lines(),
             "launch:",
-            f"  command: {'srun' if kind == 'slurm' else 'mpiexec'}",
+            f"  command: {draft.launcher}",
             f"  threads_per_rank: {max(1, main.cores // (main.gpus or 1))}",
-            f"  flags: {LAUNCH_FLAGS[kind]}",
+            f"  flags: {draft.flags}",
             "  # interface: ???         # the network of the nodes, from `ip address` on one of them",
             "train: {nodes: [1, 1]}",
             *serial_line(main, partitions),
@@ -224,7 +125,7 @@ def format_site_file(kind: str, partitions: list[QueueFacts], devices: list[Loca
     )
 
 
-def head_lines(kind: str, main: QueueFacts) -> list[str]:
+def head_lines(kind: str, draft: SiteDraft, main: QueueFacts) -> list[str]:
     """Return the lines about the machine and its scheduler."""
     lines = [
         f"# Written by `sites new` on {platform.node()}: from what the scheduler reports. Check the lines with ???.",
@@ -236,13 +137,7 @@ def head_lines(kind: str, main: QueueFacts) -> list[str]:
     ]
     if (longest := main.seconds or SECONDS_PER_DAY) <= TEST_QUEUE_SECONDS:
         lines += [f"  signal_seconds: {max(10, longest // 5)}"]
-    if kind == "slurm":
-        lines += ["  exclusive: false      # ??? true where jobs get whole nodes"]
-        lines += [f'  directives: ["--gpus-per-node={main.gpus}"]'] if main.gpus else []
-    else:
-        lines += [f"  select: ngpus={main.gpus}"] if main.gpus else []
-        lines += ['  directives: ["-l place=scatter"]  # ??? some sites want -l filesystems=...']
-    return lines
+    return lines + [f"  {line}" for line in draft.options]
 
 
 def scratch_lines() -> list[str]:
@@ -263,14 +158,9 @@ def serial_line(main: QueueFacts, partitions: Iterable[QueueFacts]) -> list[str]
     found = next((each for each in (main, *partitions) if each.fewest <= 1), None)
     if found is None:
         return ["# serial: ???             # no queue gives a single node: conversions run where the driver runs"]
-    return [f'serial: {{queue: {quote(found.name)}, walltime: "{format_walltime(min(3600, found.seconds or 3600))}"}}']
-
-
-LAUNCH_FLAGS = {
-    "slurm": '["--nodes={nodes}", "--ntasks={ranks}", "--ntasks-per-node={per_node}", "--cpus-per-task={threads}", '
-    '"--kill-on-bad-exit=1"]',
-    "pbs": '["-n", "{ranks}", "-ppn", "{per_node}"]',
-}
+    return [
+        f'serial: {{queue: {quote(found.name or "default")}, walltime: "{format_walltime(min(3600, found.seconds or 3600))}"}}'
+    ]
 
 
 def vendor_of(model: str) -> str:
@@ -300,7 +190,8 @@ def queue_line(each: QueueFacts, main: QueueFacts) -> str:
     )
     comment = "" if each.seconds else "  # no limit is reported"
     nodes = f"[{each.fewest}, {max(each.fewest, each.most)}]"
-    return f'  {quote(each.name)}: {{nodes: {nodes}, max_walltime: "{limit}"{more}}}{comment}'
+    partition = "" if each.name else ', partition: ""'
+    return f'  {quote(each.name or "default")}: {{nodes: {nodes}, max_walltime: "{limit}"{partition}{more}}}{comment}'
 
 
 def quote(name: str) -> str:

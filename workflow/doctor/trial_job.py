@@ -199,9 +199,10 @@ def wait_for_end(
     while True:
         elapsed = time.monotonic() - began
         with contextlib.suppress(SchedulerUnreachable):
-            found = scheduler.find_by_id([id], timeout).jobs.get(id)
-            # A job that the scheduler no longer knows has ended.
-            seen = found or (seen._replace(state="COMPLETED") if seen else None)
+            snapshot = scheduler.find_by_id([id], timeout)
+            seen = snapshot.jobs.get(id, seen)
+            if seen is not None and id in snapshot.unknown:  # an answer that merely lacks it proves nothing
+                seen = seen._replace(state="COMPLETED")
         running = running or (seen is not None and seen.state == "RUNNING")
         say(
             f"job {id} in {trial.queue}: {(seen.state if seen else 'submitted').lower()}"
@@ -232,7 +233,7 @@ def try_to_cancel(site: SiteConfig, id: str) -> str:
 
 def cancel_by_hand(site: SiteConfig, id: str) -> str:
     """Return the command that ends the job."""
-    return f"end it: {'scancel' if site.batch_scheduler.kind == 'slurm' else 'qdel'} {id}"
+    return f"end it: {SCHEDULERS[site.batch_scheduler.kind].cancel_command} {id}"
 
 
 def read_results(folder: Path, attempt: Path) -> dict[str, Any]:

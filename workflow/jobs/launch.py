@@ -24,12 +24,16 @@ from typing import NamedTuple
 
 from gnnscale.contract.job_plan import JobPlan, StagePlan
 from gnnscale.contract.places import ROOT
-from workflow.config.site import SiteConfig, Slurm
+from workflow.config.batch_scheduler import RankLauncher
+from workflow.config.site import SiteConfig
 from workflow.config.walltime import to_seconds
 from workflow.images import runtimes
 from workflow.images.runtimes import KINDS_WITH_RANKS
 from workflow.jobs.requests import Request
 from workflow.plan.stage import Stage
+from workflow.scheduler.registry import SCHEDULERS
+
+HYDRA_HOSTS = ("--hosts", "{hosts}")  # of mpiexec, where it is that of MPICH, Intel MPI or PALS
 
 
 class StageAttempt(NamedTuple):
@@ -77,28 +81,6 @@ def stage_variables(site: SiteConfig, code: Path = ROOT) -> dict[str, str]:
 
 
 # ------------------------------------------------------------------------------------------------------- batch jobs
-def render_directives(request: Request, site: SiteConfig) -> list[str]:
-    """Render the head of the job's script, except its name, outputs, nodes and walltime, which Parsl adds."""
-    scheduler, queue = site.batch_scheduler, site.queues[request.queue]
-    partition = request.queue if queue.partition is None else queue.partition
-    if isinstance(scheduler, Slurm):
-        options = [f"--partition={partition}"] if partition else []
-        options += [f"--account={site.account}"] if site.account else []
-        options += [f"--qos={queue.qos}"] if queue.qos else []
-        options += (
-            ["--exclusive"] if scheduler.exclusive else [f"--cpus-per-task={request.threads * max(1, request.slots)}"]
-        )
-        # B: to this script, which signals the ranks. A requeued job would run twice: the driver submits it again.
-        options += [f"--signal=B:USR1@{scheduler.signal_seconds}", "--no-requeue", "--open-mode=append"]
-        word = "#SBATCH"
-    else:
-        options = [f"-q {partition}"] if partition else []
-        options += [f"-A {site.account}"] if site.account else []
-        options += ["-r n"]
-        word = "#PBS"
-    return [f"{word} {option}" for option in (*options, *scheduler.directives, *queue.directives)]
-
-
 def render_job_body(
     request: Request,
     attempts: Sequence[StageAttempt],
@@ -107,12 +89,12 @@ def render_job_body(
     code: Path = ROOT,
 ) -> str:
     """Render what follows the head: the environment, and the plan that gnnscale/job/batch_job.py carries out."""
-    python, scheduler = site.python or python, site.batch_scheduler
-    seconds_to_stop = to_seconds(request.walltime) - scheduler.signal_seconds
+    python, scheduler = site.python or python, SCHEDULERS[site.batch_scheduler.kind]
+    seconds_to_stop = to_seconds(request.walltime) - site.batch_scheduler.signal_seconds
     plan: JobPlan = {
-        "scheduler": scheduler.kind,
+        "allocation": scheduler.allocation,
         "interface": site.launch.interface,
-        "seconds": None if isinstance(scheduler, Slurm) else max(1, seconds_to_stop),  # an alarm in 0 s is none
+        "seconds": None if scheduler.signals_jobs else max(1, seconds_to_stop),  # an alarm in 0 s is none
         "slots": request.slots or None,
         "gpus": shared_gpus(request, site),
         "stages": [plan_stage(each, [a.id for a in attempts], request, site, python, code) for each in attempts],
@@ -202,8 +184,9 @@ def build_rank_command(
     is_single = attempt.kind not in KINDS_WITH_RANKS  # one process; beside others on the first of its nodes
     if site.launch.command == "none" or (is_single and not has_own_nodes):
         return [*within.without_launcher, *own]
-    if site.launch.before_rank:
-        own = ["bash", "-c", "; ".join([*site.launch.before_rank, 'exec "$@"']), "rank", *own]
+    own_launcher = site.batch_scheduler.launchers.get(site.launch.command) if site.has_scheduler else None
+    if lines := [*site.launch.before_rank, *name_ranks(own_launcher)]:
+        own = ["bash", "-c", "; ".join([*lines, 'exec "$@"']), "rank", *own]
     values = {
         "ranks": 1 if is_single else request.ranks,
         "nodes": 1 if is_single else request.nodes_each,
@@ -213,5 +196,13 @@ def build_rank_command(
     words = [site.launch.command, *(flag.format_map(values) for flag in site.launch.flags), *within.launcher_options]
     if has_own_nodes:
         # Not --exact: a step without --cpus-per-task would have a core a rank, which masks of cores then miss.
-        words += ["--nodelist={hosts}"] if site.launch.command == "srun" else ["--hosts", "{hosts}"]
+        words += own_launcher.hosts if own_launcher else HYDRA_HOSTS
     return words + own
+
+
+def name_ranks(launcher: RankLauncher | None) -> list[str]:
+    """Return the line by which a rank learns its number from a launcher that only its scheduler's file knows."""
+    if launcher is None or launcher.rank_variables is None:
+        return []
+    pairs = zip(("RANK", "LOCAL_RANK", "WORLD_SIZE"), launcher.rank_variables)
+    return ["export " + " ".join(f"{ours}=${theirs}" for ours, theirs in pairs)]

@@ -1,45 +1,34 @@
-"""The exact script of a batch job, and its submission by Parsl's providers. The only door to parsl.providers.
+"""The exact script of a batch job, and its submission by Parsl's provider of its scheduler. The only door to parsl.providers.
 
-Only `submit` of the providers is used; workflow/scheduler asks about the jobs afterwards, for all of them at once.
+Only `submit` of the providers is used; workflow/scheduler asks about the jobs afterwards, for all of them at once. A scheduler
+for which Parsl has no provider submits its script by its own command.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
-import shlex
 import string
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from parsl import providers
 from parsl.launchers import SimpleLauncher
-from parsl.providers import PBSProProvider, SlurmProvider
+from parsl.providers.cluster_provider import ClusterProvider
 from parsl.providers.errors import SubmitException
 
 from gnnscale.contract import files
-from workflow.config.site import PBS, SiteConfig, Slurm
-from workflow.jobs import launch
+from workflow.config.site import SiteConfig
+from workflow.config.walltime import to_seconds
 from workflow.jobs.requests import Request
-from workflow.scheduler.interface import SchedulerUnreachable, run_command
+from workflow.scheduler.interface import SchedulerUnreachable
+from workflow.scheduler.registry import SCHEDULERS
+from workflow.scheduler.submission import OUTPUT_NAME, SCRIPT_NAME, JobHead
 
 logging.getLogger("parsl").addHandler(logging.NullHandler())  # this project reports its errors in one line
-
-SCRIPT_NAME = "job.sh"  # and beside it job.out: what the script itself prints
-TRANSIENT_WORDS = re.compile(
-    "unable to contact|connection (refused|reset|timed out)|connect failure|timed out|time.?out|temporarily|try again"
-    "|cannot connect|cannot send|socket|communication|slurmctld|no permission to contact|server (is )?(busy|down)"
-    "|transport endpoint|zero bytes",
-    re.I,
-)
-# Time lifts a limit on the number of jobs, but not one on the size of a job. Slurm names the latter, in front of a sentence
-# that fits both.
-SIZE_LIMIT_WORDS = re.compile(r"\b(Assoc|QOS)\w*(PerJob|PerNode|WallDuration|Min(?!ute))\w*", re.I)
-JOB_COUNT_LIMIT_WORDS = re.compile(
-    "maxsubmit|max_?queued|would exceed|exceeds? (the )?(queue|user|group|max).*(limit|number)|submit limit"
-    "|too many jobs|job limit|limit on .*jobs|maximum number of jobs",
-    re.I,
-)
-JOB_ID = re.compile(r"\d+\S*")  # 1234, 1234.server
 
 
 class JobRefused(Exception):
@@ -64,77 +53,92 @@ class JobScript(NamedTuple):
     avoid: tuple[str, ...] = ()  # nodes
 
 
-class ScriptProvider:
-    """Mixin for Parsl's providers that decides how a script is named, written and submitted.
+Send = Callable[[str], subprocess.CompletedProcess[str]]  # submits a script of this text
+
+
+class ScriptProvider(ClusterProvider):
+    """Parent of Parsl's providers here, which decides how a script is named, written and submitted.
 
     Parsl names a script by the time of its submission. Here it has the name by which a later driver finds the job, and
     lies in the directory of the attempt, from where it is submitted: no path goes into a directive, which cannot quote it.
     """
 
-    script: JobScript
-    text: str
-    timeout: float  # seconds
-    dry = True
+    job_name: str
+    unwanted_lines: tuple[str, ...]  # beginnings
+    verb = ""  # first word of the submission
+    send: Send | None = None  # None: the script is only rendered
+    text = ""
+    done: subprocess.CompletedProcess[str] | None = None
 
     def _write_submit_script(self, template: str, script_filename: str, job_name: str, configs: dict[str, Any]) -> None:
-        configs |= {"job_stdout_path": "job.out", "job_stderr_path": "job.out"}
-        self.text = string.Template(template).substitute(configs, jobname=self.script.name)
-        if not self.dry:
-            files.write(self.script.folder / SCRIPT_NAME, self.text)
+        configs |= {"job_stdout_path": OUTPUT_NAME, "job_stderr_path": OUTPUT_NAME}
+        lines = [line for line in template.splitlines(keepends=True) if not line.startswith(self.unwanted_lines)]
+        self.text = string.Template("".join(lines)).substitute(configs, jobname=self.job_name)
 
     def execute_wait(self, cmd: str, timeout: float | None = None) -> tuple[int, str, str]:
-        verb, *options = cmd.rpartition(" ")[0].split()  # the last word is the script that Parsl thinks it wrote
-        if verb not in ("sbatch", "qsub") or self.dry:  # `sacct`, when a provider is made; or a script only rendered
-            return 0, "Submitted batch job 0\n", ""
-        done = run_command([verb, *options, SCRIPT_NAME], self.timeout, self.script.folder)
-        return done.returncode, done.stdout, done.stderr
+        if self.send is None or cmd.split()[0] != self.verb:  # `sacct`, when a provider is made
+            return 0, "", ""
+        self.done = self.send(self.text)
+        return self.done.returncode, self.done.stdout, self.done.stderr
 
 
-class SlurmScriptProvider(ScriptProvider, SlurmProvider):
-    pass
+def make_provider(script: JobScript, site: SiteConfig) -> ScriptProvider | None:
+    """Make Parsl's provider of the site's scheduler, if there is one."""
+    settings = site.batch_scheduler
+    scheduler, head = SCHEDULERS[settings.kind], describe_job(script, site)
+    if scheduler.provider is None:
+        return None
+    # ScriptProvider last: some of them call the methods of their parent by `super()`.
+    made: ScriptProvider = type("Provider", (getattr(providers, scheduler.provider), ScriptProvider), {})(
+        nodes_per_block=head.nodes,
+        walltime=head.walltime,
+        scheduler_options="\n".join(render_head(script, site)),
+        launcher=SimpleLauncher(debug=False),
+        **scheduler.provider_options(head, settings),
+    )
+    made.job_name, made.script_dir, made.verb = script.name, ".", scheduler.submit_command.split()[0]
+    made.unwanted_lines = scheduler.unwanted_lines
+    return made
 
 
-class PBSScriptProvider(ScriptProvider, PBSProProvider):
-    pass
+def run_provider(provider: ScriptProvider, script: JobScript) -> None:
+    """Let Parsl write the script and, where there is a way to send it, submit it."""
+    with contextlib.suppress(SubmitException):  # what it printed is judged here
+        provider.submit(script.body, script.request.ranks_per_node)
 
 
-def make_provider(script: JobScript, site: SiteConfig) -> SlurmScriptProvider | PBSScriptProvider:
-    request, scheduler = script.request, site.batch_scheduler
-    head = "\n".join(launch.render_directives(request, site))
-    launcher = SimpleLauncher(debug=False)
-    provider: SlurmScriptProvider | PBSScriptProvider
-    if isinstance(scheduler, Slurm):
-        head += f"\n#SBATCH --exclude={','.join(script.avoid)}" if script.avoid else ""
-        provider = SlurmScriptProvider(
-            nodes_per_block=request.nodes,
-            walltime=request.walltime,
-            scheduler_options=head,
-            launcher=launcher,
-            exclusive=False,
-        )
-    else:
-        provider = PBSScriptProvider(
-            nodes_per_block=request.nodes,
-            walltime=request.walltime,
-            scheduler_options=f"{head}\n#PBS -j oe",
-            launcher=launcher,
-            cpus_per_node=site.cores,
-            select_options=pbs_select(request, scheduler),
-        )
-    provider.script, provider.script_dir, provider.timeout = script, ".", scheduler.command_timeout
-    return provider
-
-
-def pbs_select(request: Request, scheduler: PBS) -> str:
-    """Return what follows select=N:ncpus=C."""
-    return ":".join([f"mpiprocs={request.ranks_per_node}", *filter(None, [scheduler.select])])
+def render_head(script: JobScript, site: SiteConfig) -> list[str]:
+    settings = site.batch_scheduler
+    options = SCHEDULERS[settings.kind].render_options(describe_job(script, site), settings)
+    return [f"{settings.directive_word} {option}" for option in options]
 
 
 def render_script(script: JobScript, site: SiteConfig) -> str:
     """Render the script exactly as it would be submitted; run no command and write no file."""
     provider = make_provider(script, site)
-    provider.submit(script.body, script.request.ranks_per_node)
+    if provider is None:
+        return "\n".join(["#!/bin/bash", *render_head(script, site), "", script.body])
+    run_provider(provider, script)
     return provider.text
+
+
+def describe_job(script: JobScript, site: SiteConfig) -> JobHead:
+    request, queue = script.request, site.queues[script.request.queue]
+    return JobHead(
+        script.name,
+        request.queue if queue.partition is None else queue.partition,
+        site.account,
+        queue.qos,
+        request.nodes,
+        request.ranks_per_node,
+        request.threads,
+        request.slots,
+        site.cores,
+        to_seconds(request.walltime),
+        request.walltime,
+        script.avoid,
+        (*site.batch_scheduler.directives, *queue.directives),
+    )
 
 
 def submit(script: JobScript, site: SiteConfig) -> str:
@@ -142,45 +146,36 @@ def submit(script: JobScript, site: SiteConfig) -> str:
 
     Raise JobRefused, JobLimitReached or SchedulerUnreachable, or OSError if the script cannot be written.
     """
-    provider = make_provider(script, site)
-    provider.dry = False
-    try:
-        id = provider.submit(script.body, script.request.ranks_per_node)
-    except SubmitException as error:
-        if error.retcode != 0:  # the provider of PBS leaves it out, and raises for nothing else
-            raise submission_error(site, (error.stderr or "") + (error.stdout or "")) from None
-        id = None
-    if id is None or not JOB_ID.fullmatch(id):  # options or a wrapper hid it; the job can be found by its name
+    scheduler = SCHEDULERS[site.batch_scheduler.kind]
+
+    def send(text: str) -> subprocess.CompletedProcess[str]:
+        files.write(script.folder / SCRIPT_NAME, text)
+        return scheduler.submit_script(script.folder, site.batch_scheduler.command_timeout)
+
+    if provider := make_provider(script, site):
+        provider.send = send
+        run_provider(provider, script)
+        done = provider.done
+        assert done is not None, f"{scheduler.provider} does not submit by {scheduler.submit_command}"
+    else:
+        done = send(render_script(script, site))
+    if done.returncode:
+        raise submission_error(site, done.stderr + done.stdout)
+    id = scheduler.parse_job_id(done.stdout)
+    if id is None:  # options or a wrapper hid it; the job can be found by its name
         raise SchedulerUnreachable("the scheduler took the job and gave no id")
     return id
 
 
 def submission_error(site: SiteConfig, printed: str) -> Exception:
-    """Return the error for the output of sbatch or qsub: the job is refused, must wait, or the scheduler did not answer."""
-    verb = "sbatch" if site.scheduler.kind == "slurm" else "qsub"
+    """Return the error for what a failed submission printed: refused, must wait, or the scheduler did not answer."""
+    scheduler = SCHEDULERS[site.batch_scheduler.kind]
+    verb = scheduler.submit_command
     lines = [re.sub(rf"^{verb}: (error: )?", "", line).strip() for line in printed.splitlines() if line.strip()]
     words = "; ".join(dict.fromkeys(lines)) or "no reason given"
-    if not SIZE_LIMIT_WORDS.search(words):
-        if JOB_COUNT_LIMIT_WORDS.search(words):
-            return JobLimitReached(f"{verb}: {words}")
-        if TRANSIENT_WORDS.search(words):
-            return SchedulerUnreachable(f"{verb}: {words}")
-    return JobRefused(f"{verb} refuses the job: {words}", suggest_fix(words, site))
-
-
-def suggest_fix(words: str, site: SiteConfig) -> str:
-    """Suggest what to change in the site's file or on the command line."""
-    size_limit = SIZE_LIMIT_WORDS.search(words)
-    lowered = (size_limit[0] if size_limit else words).lower()  # and not the sentence that Slurm adds to every limit
-    if "wall" in lowered or "time limit" in lowered:
-        return "the walltime may be longer than the queue allows: look at `max_walltime` of the site's file"
-    if size_limit:
-        return "no job may be of that size: look at `nodes` of `queues` of the site's file, or --set train.queue=NAME"
-    if "account" in lowered or "project" in lowered or "allocation" in lowered:
-        used = f"it was {shlex.quote(site.account)}" if site.account else "none was given"
-        return f"the account may be wrong ({used}): --set account=ACCOUNT"
-    if "partition" in lowered or "queue" in lowered or "qos" in lowered:
-        return "the queue may be wrong: look at `queues` of the site's file, or --set train.queue=NAME"
-    if "node" in lowered or "requested" in lowered or "resource" in lowered:
-        return "no node may match the site's file: look at its `node` and `queues`, and at the scheduler's message"
-    return "look at the script (job.sh of the attempt), submit it by hand, and correct the site's file"
+    refusal = scheduler.judge_refusal(words, site.account)
+    if refusal.action == "wait":
+        return JobLimitReached(f"{verb}: {words}")
+    if refusal.action == "unreachable":
+        return SchedulerUnreachable(f"{verb}: {words}")
+    return JobRefused(f"{verb} refuses the job: {words}", refusal.hint)

@@ -1,9 +1,13 @@
-"""Every scheduler that there is."""
+"""Every scheduler that there is: for each kind that a site's file may name, the class in the file of that name."""
 
 from __future__ import annotations
 
-from workflow.scheduler.interface import Scheduler
-from workflow.scheduler.pbs import PBSScheduler
-from workflow.scheduler.slurm import SlurmScheduler
+from importlib import import_module
 
-SCHEDULERS: dict[str, Scheduler] = {"slurm": SlurmScheduler(), "pbs": PBSScheduler()}
+from workflow.config.scheduler_kinds import KINDS, find_subclass
+from workflow.scheduler.interface import Scheduler
+
+SCHEDULERS: dict[str, Scheduler] = {
+    kind: find_subclass(import_module(f"workflow.scheduler.{kind}"), Scheduler)()  # type: ignore[type-abstract] # it makes none
+    for kind in KINDS
+}

@@ -31,11 +31,14 @@ def planned(folder, line="", **more):
     } | more
 
 
+ALLOCATION = {"id": ["echo", "$PBS_JOBID"], "hosts": ["cat", "$PBS_NODEFILE"]}
+
+
 class Started:
     """A running batch job, in an allocation as PBS describes one."""
 
     def __init__(self, place, stages, env=None, start_new_session=False, **more):
-        plan = {"scheduler": "pbs", "interface": None, "seconds": None, "slots": None, "stages": stages} | more
+        plan = {"allocation": ALLOCATION, "interface": None, "seconds": None, "slots": None, "stages": stages} | more
         (place / "plan").write_text(json.dumps(plan))
         (place / "nodes").write_text("n1\n")
         here = os.environ | corpus.ENV | {"PBS_JOBID": "7.server", "PBS_NODEFILE": str(place / "nodes")} | (env or {})

@@ -7,9 +7,9 @@ from gnnscale.machine.rank_env import Ranks, read_ranks
 # The variables of rank 5 of 8, the second of its node, with others that happen to be set.
 BATCH = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "7"}
 FOUND = {
-    "slurm": {**BATCH, "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_ID": "0"},
+    "srun": {**BATCH, "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_ID": "0"},
     # srun with the PMI2 plugin: there is a PMI_RANK too, but not which rank of its node
-    "slurm, pmi2": {
+    "srun, pmi2": {
         "SLURM_PROCID": "5",
         "SLURM_LOCALID": "1",
         "SLURM_STEP_NUM_TASKS": "8",

@@ -180,9 +180,9 @@ def test_no_stored_script_is_of_a_site_that_is_no_more():
         (
             "kind: slurm",
             "kind: slrm",
-            "f.yaml:5: scheduler.kind: found 'slrm', expected one of none, slurm, pbs; did you mean 'slurm'?",
+            "f.yaml:5: scheduler.kind: found 'slrm', expected one of none, pbs, slurm; did you mean 'slurm'?",
         ),
-        ("kind: slurm", "kind: pbs", "f.yaml:12: launch.command: srun belongs to Slurm, this site has pbs"),
+        ("kind: slurm", "kind: pbs", "f.yaml:12: launch.command: srun belongs to Slurm, this site has PBS"),
         ("command: srun", "command: none", "f.yaml:12: launch.command: none starts one rank"),
         ("{ranks}", "{rank}", "f.yaml:14: launch.flags.0: '-n{rank}': {rank} is not known; did you mean 'ranks'?"),
         (

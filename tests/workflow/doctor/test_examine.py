@@ -19,6 +19,7 @@ from workflow.doctor.trial_job import RankReport, SeenDevice, TrialResult
 from workflow.doctor.trial_job import run_in_queue as in_a_queue
 from workflow.scheduler.interface import JobStatus, SchedulerUnreachable, Snapshot
 from workflow.scheduler.registry import SCHEDULERS
+from workflow.scheduler.slurm import SlurmScheduler
 
 GPUS = "node.gpus={count: 2, vendor: nvidia, model: A100-40GB, memory_gb: 40, peak_tflops: {fp32: 19.5}}"
 A100 = SeenDevice(name="NVIDIA A100-SXM4-40GB", memory=42_000_000_000)
@@ -39,7 +40,7 @@ def rank(number=0, **said):
         "rank": number,
         "local_rank": number % 2,
         "size": 4,
-        "launcher": "slurm",
+        "launcher": "srun",
         "python": sys.executable,
         "began": 0.0,
         "cores": 8,
@@ -383,7 +384,7 @@ def test_what_is_waited_for_is_told_where_only_standard_output_is_a_pipe(monkeyp
     os.close(seen)
 
 
-class Stand:
+class Stand(SlurmScheduler):
     """A stand-in for the scheduler, which records what is cancelled and returns a given status."""
 
     def __init__(self, monkeypatch, says, cancels=True):

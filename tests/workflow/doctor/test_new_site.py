@@ -7,8 +7,8 @@ import pytest
 
 from workflow.config import site_files
 from workflow.doctor import new_site
-from workflow.doctor.new_site import QueueFacts
-from workflow.scheduler.slurm import parse_duration
+from workflow.scheduler import pbs, slurm
+from workflow.scheduler.queue_facts import QueueFacts
 
 # sinfo -h -o '%P|%a|%l|%D|%c|%m|%G', of clusters of different kinds
 SINFO = """debug*|up|30:00|2|8|16000|(null)
@@ -53,7 +53,7 @@ def valid(text, tmp_path):
 
 
 def test_partitions_of_slurm():
-    found = {p.name: p for p in new_site.parse_slurm(SINFO, SCONTROL)}
+    found = {p.name: p for p in slurm.parse_queues(SINFO, SCONTROL)}
     assert set(found) == {"debug", "batch", "gpu", "long"}, "and none that is down"
     assert found["debug"] == QueueFacts("debug", True, 1, 1, 1800, 8, 16.0, 0, "")
     assert found["gpu"] == QueueFacts("gpu", False, 1, 20, 36 * 3600, 64, 515.0, 4, "a100")
@@ -74,7 +74,7 @@ def test_partitions_of_slurm():
     ],
 )
 def test_limits_of_slurm(limit, seconds):
-    assert parse_duration(limit) == seconds
+    assert slurm.parse_duration(limit) == seconds
 
 
 @pytest.mark.parametrize(
@@ -88,11 +88,11 @@ def test_limits_of_slurm(limit, seconds):
     ],
 )
 def test_gpus_of_slurm(gres, found):
-    assert new_site.parse_gres(gres) == found
+    assert slurm.parse_gres(gres) == found
 
 
 def test_a_file_for_slurm(tmp_path):
-    site = valid(new_site.format_site_file("slurm", new_site.parse_slurm(SINFO, SCONTROL), []), tmp_path)
+    site = valid(new_site.format_site_file("slurm", slurm.parse_queues(SINFO, SCONTROL), []), tmp_path)
     assert site.scheduler.directives == ("--gpus-per-node=4",) and site.node.gpus.model == "a100"
     assert site.queues["gpu"].max_walltime == "36:00:00" and site.queues["gpu"].nodes == (1, 20)
     assert site.queues["gpu"].node is None and site.queues["batch"].node.cores == 128
@@ -102,13 +102,13 @@ def test_a_file_for_slurm(tmp_path):
 
 def test_a_file_for_a_slurm_without_gpus(tmp_path):
     site = valid(
-        new_site.format_site_file("slurm", new_site.parse_slurm("all*|up|5:00|4|8|900|(null)\n", ""), []), tmp_path
+        new_site.format_site_file("slurm", slurm.parse_queues("all*|up|5:00|4|8|900|(null)\n", ""), []), tmp_path
     )
     assert site.node.gpus is None and site.serial.walltime == "00:05:00"
 
 
 def test_a_file_for_pbs(tmp_path):
-    found = new_site.parse_pbs(json.dumps(PBSNODES), json.dumps(QSTAT))
+    found = pbs.parse_queues(json.dumps(PBSNODES), json.dumps(QSTAT))
     assert [(p.name, p.fewest, p.most, p.seconds) for p in found] == [("small", 10, 24, 21600), ("workq", 1, 3, None)]
     devices = new_site.parse_nvidia("NVIDIA A100-SXM4-40GB, 40960 MiB\nNVIDIA A100-SXM4-40GB, 40960 MiB\n")
     text = new_site.format_site_file("pbs", found, devices)
