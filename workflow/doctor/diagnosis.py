@@ -23,6 +23,16 @@ MIN_MEMORY_SHARE = 0.85  # of the site's figure: a part is reserved, and units d
 CHECKED_BY_JOB = "shared files, Python, modules, interface, GPUs, clocks and a collective over two ranks"
 
 ACCELERATOR_OF_VENDOR = {"nvidia": "cuda", "amd": "cuda", "intel": "xpu"}  # as torch calls them
+# Printed by the ssh with which a launcher that is not built for the scheduler reaches the other nodes.
+SSH_WORDS = re.compile(
+    r"Host key verification failed|\bssh: |\bssh_\w+: |Permission denied \(.*(publickey|password)|"
+    r"execvp.*\bssh\b|REMOTE HOST IDENTIFICATION",
+    re.I,
+)
+LAUNCH_WITHOUT_SSH = (
+    'let PBS start the ranks. MPICH: --set \'launch.flags=[-launcher, rsh, -launcher-exec, pbs_tmrsh, -n, "{ranks}", -ppn, '
+    '"{per_node}"]\'; Intel MPI: I_MPI_HYDRA_BOOTSTRAP=rsh and I_MPI_HYDRA_BOOTSTRAP_EXEC=pbs_tmrsh in env'
+)
 WORDS_OF_STEP = {
     "look around": "at its start",
     "import": "at `import torch`",
@@ -101,6 +111,7 @@ def judge_ended(chosen: ChosenSite, trial: TrialResult, job: str) -> Iterator[Fi
     where = f" on {format_hosts(trial)}" if format_hosts(trial) else ""
     all_finished = len(reports) == trial.ranks and all(rank.step == "done" for rank in reports)
     last_line = trial.output_tail[-1] if trial.output_tail else ""
+    ssh_line = next((line for line in trial.output_tail if SSH_WORDS.search(line)), "")
     if all_finished:
         yield ok("job", f"{job}{where}, finished after {trial.waited:.0f} s")
     elif not reports and not trial.output_tail and trial.exit is None:
@@ -108,6 +119,11 @@ def judge_ended(chosen: ChosenSite, trial: TrialResult, job: str) -> Iterator[Fi
             "shared files",
             f"{job} ended{where} ({final_state(trial)}) and wrote nothing in {trial.folder}",
             "choose a run directory that compute nodes can write: --root DIR on a shared file system",
+        )
+        return
+    elif ssh_line:
+        yield bad(
+            "job", f"{job}{where}: the launcher uses ssh, which fails: {ssh_line[:160]}", suggest_launcher(chosen)
         )
         return
     elif not reports:
@@ -148,6 +164,12 @@ def suggest_start_fix(chosen: ChosenSite, last_line: str) -> str:
     if "module" in lowered:
         return f"{chosen.line('modules')}: modules"
     return f"{chosen.line('launch')}: launch"
+
+
+def suggest_launcher(chosen: ChosenSite) -> str:
+    """Return how ranks are started on other nodes without ssh."""
+    line = chosen.line("launch", "command")
+    return f"{line}: {LAUNCH_WITHOUT_SSH}" if chosen.site.launch.command == "mpiexec" else f"{line}: launch.command"
 
 
 def group_by_host(reports: Sequence[RankReport]) -> dict[str, list[RankReport]]:

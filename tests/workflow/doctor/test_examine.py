@@ -196,6 +196,25 @@ def test_a_job_that_reported_nothing(tmp_path, said, what, state, words):
 
 
 @pytest.mark.parametrize(
+    "line",
+    [
+        "Host key verification failed.",
+        "ssh: connect to host n2 port 22: Connection refused",
+        "u@n2: Permission denied (publickey,gssapi-keyex).",
+        "[mpiexec@n1] HYDU_create_process: execvp error on file /usr/bin/ssh (No such file or directory)",
+    ],
+)
+@pytest.mark.parametrize("started", [0, 2])
+def test_a_launcher_that_needs_ssh(tmp_path, line, started):
+    """The last line is another one, of the launcher that gives up."""
+    settings = ["queues.default.partition=workq"]
+    where = diagnosis.ChosenSite("pbs", settings, site_files.load("pbs", settings))
+    tail = (line, "[mpiexec@n1] main: process manager error waiting for completion")
+    (first, *more) = diagnosis.judge(where, trial(tmp_path, [rank(k) for k in range(started)], output_tail=tail))
+    assert line in first.said and "pbs_tmrsh" in first.fix and "sites/pbs.yaml" in first.fix and not more
+
+
+@pytest.mark.parametrize(
     ("here", "there", "state"), [(25.0, 24.0, "ok"), (25.0, 0.0, "bad"), (0.0, -25.0, "bad"), (-9.0, -9.0, "ok")]
 )
 def test_clocks_are_compared_with_each_other_and_not_with_the_file_server(tmp_path, here, there, state):
