@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from workflow.config.capacity import format_node_range, training_queues
+from workflow.config.container import MPI_MODULES, PODMAN_RUNTIMES
 from workflow.config.field_problems import FieldProblem, suggest
 from workflow.config.scheduler_kinds import LAUNCHERS
 from workflow.config.site import SiteConfig
@@ -21,14 +22,28 @@ def problem(text: str, *path: str | int) -> FieldProblem:
 
 def find_problems(site: SiteConfig) -> list[FieldProblem]:
     if not site.has_scheduler:
-        return [*check_without_scheduler(site)]
+        return [*check_without_scheduler(site), *check_container_flags(site)]
     return [
+        *check_container_flags(site),
         *check_account(site),
         *check_queues(site),
         *check_directives(site),
         *check_launch(site),
         *check_queue_choices(site),
     ]
+
+
+def check_container_flags(site: SiteConfig) -> Iterator[FieldProblem]:
+    """Find options with which stages of one job would share a container, or would outlive the process that started them."""
+    if site.container.runtime not in PODMAN_RUNTIMES:
+        return
+    for option in site.container.options(has_ranks=False):
+        if option in MPI_MODULES:
+            yield problem(f"{option} is for ranks that a launcher starts; move it to rank_flags", "container", "flags")
+    for option in site.container.options(has_ranks=True):
+        if option.partition("=")[0] == "--pid":
+            text = f"{option!r}: a stage looks whether the process that started it lives; remove it"
+            yield problem(text, "container", "flags" if option in site.container.options(False) else "rank_flags")
 
 
 def check_account(site: SiteConfig) -> Iterator[FieldProblem]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from gnnscale.contract.errors import UserError
 from gnnscale.contract.places import source_file
-from workflow.config.site import Container
+from workflow.config.container import Container
 from workflow.images.environment import IMAGE_HOME
 
 CODE_FOLDERS = ("gnnscale", "datasets")  # of a checkout, with the code of stages

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gnnscale.contract.places import ROOT
-from workflow.config.site import Container, SiteConfig
+from workflow.config.container import MPI_MODULES, Container
+from workflow.config.site import SiteConfig
 from workflow.images.environment import (
     IMAGE_PYTHON,
     clear_environment,
@@ -29,8 +30,16 @@ from workflow.images.mounts import Mount, mount_option, stage_mounts, volume_opt
 # Stages of many ranks; those on one node share memory. All other stages are one process.
 KINDS_WITH_RANKS = ("train", "memory_levers", "rank_report")
 RUNTIMES_WITH_IMAGE_FILES = ("apptainer", "singularity")  # their images are files, which checks.py can check
-# Intel's devices need no flag: they are in /dev, which is visible in every container.
-GPU_FLAGS = {"nvidia": ("--nv",), "amd": ("--rocm",), "intel": ()}
+# Intel's devices need no flag of Apptainer's: they are in /dev, which is visible in every container.
+DEVICES = {"nvidia": ("--device=nvidia.com/gpu=all",), "amd": ("--device=/dev/kfd", "--device=/dev/dri")}
+GPU_FLAGS: dict[str, dict[str, tuple[str, ...]]] = {
+    "apptainer": {"nvidia": ("--nv",), "amd": ("--rocm",)},
+    "singularity": {"nvidia": ("--nv",), "amd": ("--rocm",)},
+    "podman": DEVICES | {"intel": ("--device=/dev/dri",)},
+    "podman-hpc": DEVICES | {"intel": ("--device=/dev/dri",), "nvidia": ("--gpu",)},
+    "shifter": {"nvidia": ("--module=gpu",)},
+}
+NAMESPACE_OPTIONS = (("--network", "--net"), ("--ipc",), ("--pid",))
 SIF_VARIABLE = "GNNSCALE_SIF"  # path of the node's own copy of the image
 LIFELINE_VARIABLE = "GNNSCALE_LIFELINE"  # set by a driver that holds the other end of the stage's standard input
 # A stage must end when its runtime is killed, and when its driver is. Linux can signal a process whose parent has died, but
@@ -40,6 +49,16 @@ _KILL_AT_END_OF_INPUT = (
     'exec "$@" </dev/null'
 )
 TIED_TO_DRIVER = f"setpriv --pdeathsig KILL sh -c {shlex.quote(_KILL_AT_END_OF_INPUT)} stage"
+# Podman's containers are no children of the command that starts them, and outlive it. They see the processes of the host,
+# so the stage looks itself whether that command lives; one that has ended and waits for its parent counts as gone.
+_LIVES = "lives() { read -r stat </proc/$1/stat && case $stat in *') Z '*) false;; esac; }"
+_END_WITH_LAUNCHER = (
+    f"launcher=$1; shift; {_LIVES}; "
+    "(while lives $launcher && lives $$; do sleep 0.2; done; "
+    "lives $launcher || { kill -TERM $$; sleep 1; kill -KILL $$; }) </dev/null >/dev/null 2>&1 & "
+    'exec "$@" </dev/null'
+)
+TIED_TO_LAUNCHER = f"sh -c {shlex.quote(_END_WITH_LAUNCHER)} stage $$"
 
 
 class Wrapper(NamedTuple):
@@ -114,14 +133,13 @@ def apptainer_lines(site: SiteConfig, kind: str, binds: list[Mount]) -> list[str
     ]
     if container.runtime == "apptainer":
         lines.append('[ "$(id -u)" != 0 ] || export APPTAINER_USERNS=1')  # root may lack capabilities
-        if kind in KINDS_WITH_RANKS and site.has_scheduler and site.ranks_per_node > 1:
+        if has_launched_ranks(site, kind) and site.ranks_per_node > 1:
             # Otherwise the ranks of a node cannot share memory for MPI. Processes with the same parent share namespaces: in
             # a job that is the launcher's daemon; without a scheduler it is the driver, whose stages must not share any.
             lines.append("export APPTAINER_SHARENS=1")
     lines += [f"scratch={double_quoted(container.scratch)}", 'mkdir -p "$scratch"']
-    gpus = GPU_FLAGS[site.node.gpus.vendor] if site.node.gpus else ()
     isolation = ["--cleanenv", "--no-home", "--no-mount", "home,cwd,tmp,hostfs"]
-    words = [container.runtime, "exec", *isolation, *gpus, *container.flags]
+    words = [container.runtime, "exec", *isolation, *gpu_flags(site), *stage_options(site, kind)]
     for mount in binds:
         words += ["--mount", mount_option(mount)]
     lines.append(f'image=${SIF_VARIABLE}; [ -n "$image" ] || image={quoted_image(container)}')
@@ -132,31 +150,68 @@ def apptainer_lines(site: SiteConfig, kind: str, binds: list[Mount]) -> list[str
 
 
 def podman_lines(site: SiteConfig, kind: str, binds: list[Mount]) -> list[str]:
-    container = site.container
-    words = [container.runtime, "run", *container.flags, "--read-only", "--network=host", "--ipc=host"]
-    words += [f"--env={key}={value}" for key, value in (image_variables() | fixed_variables(site)).items()]
+    """Return the lines for Podman and podman-hpc; an image that is absent is no reason to ask a registry."""
+    container, options = site.container, stage_options(site, kind)
+    words = [container.runtime, "run", "--rm", "--pull=never", *gpu_flags(site), *options, *podman_namespaces(options)]
+    words += [
+        "--read-only",
+        *(f"--env={key}={value}" for key, value in (image_variables() | fixed_variables(site)).items()),
+    ]
     words += [f"--mount={mount_option(mount)}" for mount in binds]
     return [
         "args=()",
         # podman reads the value itself, so no list of processes shows it
         loop_over_passed(site, 'args+=("--env=$name")'),
+        *(shared_container_lines() if set(options) & set(MPI_MODULES) else ()),
         f"scratch={double_quoted(container.scratch)}",
         f'exec {shlex.join(words)} --mount="type=bind,src=$scratch,dst=/tmp" --workdir="$PWD" "${{args[@]}}" '
-        f'{quoted_image(container)} "$@"',
+        f'{quoted_image(container)} {TIED_TO_LAUNCHER} "$@"',
+    ]
+
+
+def podman_namespaces(options: Sequence[str]) -> list[str]:
+    """Return the options for namespaces of the host, except where a module or an option of the site's brings them."""
+    if set(options) & set(MPI_MODULES):
+        return []
+    given = {option.partition("=")[0] for option in options}
+    return [f"{names[0]}=host" for names in NAMESPACE_OPTIONS if not given & set(names)]
+
+
+def shared_container_lines() -> list[str]:
+    """Return the lines for a container that all ranks of a node enter: it ends with the process that launches them."""
+    wait = f"{_LIVES}; while lives {{}}; do sleep 1; done 2>/dev/null"
+    before, _, after = wait.partition("{}")
+    return [
+        f"export PODMANHPC_SHARED_RUN_COMMAND={shlex.quote('sh,-c,' + before)}$PPID{shlex.quote(after)}",
+        "export PODMANHPC_WAIT_TIMEOUT=${PODMANHPC_WAIT_TIMEOUT:-120}",  # a busy node takes longer than its 10 s
     ]
 
 
 def shifter_lines(site: SiteConfig, kind: str, binds: list[Mount]) -> list[str]:
-    container = site.container
-    words = ["shifter", f"--image={container.image}", "--clearenv", *container.flags]
+    container, options = site.container, stage_options(site, kind)
+    has_modules = any(option.startswith("--module") for option in options)  # given twice, one of the two would be lost
+    words = ["shifter", f"--image={container.image}", "--clearenv", *(() if has_modules else gpu_flags(site)), *options]
     words += [f"--env={key}={value}" for key, value in (image_variables() | fixed_variables(site)).items()]
     words += [f"--volume={volume_option(mount)}" for mount in binds]
     return [
         "args=()",
         loop_over_passed(site, 'args+=("--env=$name=${!name}")'),
         f"scratch={double_quoted(container.scratch)}",
-        f'exec {shlex.join(words)} --volume="$scratch:/tmp" --workdir="$PWD" "${{args[@]}}" "$@"',
+        f'exec {shlex.join(words)} --volume="$scratch:/tmp" --workdir="$PWD" "${{args[@]}}" {TIED_TO_DRIVER} "$@"',
     ]
+
+
+def has_launched_ranks(site: SiteConfig, kind: str) -> bool:
+    """Return whether a launcher of the site starts the ranks of such a stage, each in a container."""
+    return kind in KINDS_WITH_RANKS and site.has_scheduler and site.launch.command != "none"
+
+
+def stage_options(site: SiteConfig, kind: str) -> tuple[str, ...]:
+    return site.container.options(has_launched_ranks(site, kind))
+
+
+def gpu_flags(site: SiteConfig) -> tuple[str, ...]:
+    return GPU_FLAGS[site.container.runtime].get(site.node.gpus.vendor, ()) if site.node.gpus else ()
 
 
 RUNTIMES = {

@@ -21,6 +21,7 @@ from workflow.scheduler.interface import JobStatus, SchedulerUnreachable, Snapsh
 from workflow.scheduler.registry import SCHEDULERS
 from workflow.scheduler.slurm import SlurmScheduler
 
+IMAGE = "7d155055" * 8  # an id
 GPUS = "node.gpus={count: 2, vendor: nvidia, model: A100-40GB, memory_gb: 40, peak_tflops: {fp32: 19.5}}"
 A100 = SeenDevice(name="NVIDIA A100-SXM4-40GB", memory=42_000_000_000)
 TOKEN = "01234567"
@@ -156,11 +157,11 @@ def test_modules_that_are_not_loaded(tmp_path):
 
 @pytest.mark.parametrize(
     ("image", "state", "words"),
-    [("7d155055", "ok", "7d155055"), ("other", "bad", "runs in image other"), ("", "bad", "outside any image")],
+    [(IMAGE, "ok", IMAGE[:12]), ("other", "bad", "runs in image other"), ("", "bad", "outside any image")],
 )
 def test_a_node_with_another_image(tmp_path, image, state, words):
-    where = at(GPUS, "container.runtime=apptainer", "container.use=true", "container.digest=7d155055")
-    reports = [rank(k, image="7d155055") for k in range(3)] + [rank(3, image=image)]
+    where = at(GPUS, "container.runtime=apptainer", "container.use=true", f"container.digest={IMAGE}")
+    reports = [rank(k, image=IMAGE) for k in range(3)] + [rank(3, image=image)]
     said = found(where, trial(tmp_path, reports))["image"]
     assert said.state == state and words in said.said
 
