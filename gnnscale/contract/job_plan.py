@@ -35,3 +35,4 @@ class JobPlan(TypedDict):
     slots: int | None  # stages that run at a time; None = all
     gpus: tuple[str, int] | None  # variable that shows GPUs to a stage, and how many to share out
     stages: list[StagePlan]
+    avoid: NotRequired[list[str]]  # hosts that failed before, where the scheduler may give them again

@@ -333,12 +333,16 @@ class Work:
 
 def main() -> int:
     plan: JobPlan = json.load(sys.stdin)
-    job, hosts = describe_allocation(plan["allocation"])
+    job, given = describe_allocation(plan["allocation"])
+    avoided = find_avoided(given, plan)
+    hosts = given if avoided else leave_out(given, plan)
     port = FIRST_PORT + int(re.sub(r"\D", "", job.split(".")[0]) or 0) % PORTS
-    address = find_address(plan["interface"]) or hosts[0]
+    address = (find_address(plan["interface"]) if hosts[0] == given[0] else None) or hosts[0]
     forkable = sum(is_forkable(shlex.split(stage["command"])) for stage in plan["stages"])
     warm_parent = WarmParent(os.environ, own_session=False) if forkable > 1 else None
     attempts = [Attempt(stage, job, hosts, address, port + i, warm_parent) for i, stage in enumerate(plan["stages"])]
+    if avoided:
+        return refuse_hosts(attempts, avoided)
     work = Work(attempts, plan["slots"], plan.get("gpus"))
     signals = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGALRM)
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # until there are attempts to forward them to
@@ -373,6 +377,26 @@ def read_words(command: list[str]) -> list[str]:
     """Run a command of the plan, and return the words that it prints."""
     filled = [string.Template(word).substitute(os.environ) for word in command]
     return subprocess.run(filled, check=True, stdout=subprocess.PIPE, text=True).stdout.split()
+
+
+def leave_out(given: list[str], plan: JobPlan) -> list[str]:
+    """Return the hosts of the job without those that it avoids; the scheduler was asked for as many more."""
+    avoid = {short_name(host) for host in plan.get("avoid", ())}
+    return [host for host in given if short_name(host) not in avoid]
+
+
+def find_avoided(given: list[str], plan: JobPlan) -> list[str]:
+    """Return the hosts that the job avoids, if too few others are left for its stages."""
+    left, needed = leave_out(given, plan), max(stage["first"] + stage["nodes"] for stage in plan["stages"])
+    return [host for host in given if host not in left] if len(left) < needed else []
+
+
+def refuse_hosts(attempts: list[Attempt], avoided: list[str]) -> int:
+    """End all attempts before they begin, so that the driver tries other hosts."""
+    for attempt in attempts:
+        sick = dict.fromkeys(avoided, "it failed before, and there were too few other nodes")
+        attempt.end(exit_codes.UNFIT, begun=False, sick=sick)
+    return exit_codes.UNFIT
 
 
 def find_address(interface: str | None) -> str | None:

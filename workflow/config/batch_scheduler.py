@@ -47,7 +47,10 @@ class BatchScheduler(Record):
     late_seconds: float = Field(
         60.0, ge=0, description="seconds by which files written on other nodes may appear late here"
     )
-    exclude_nodes: bool = Field(True, description="true = jobs may name nodes to avoid")
+    exclude_nodes: bool = Field(
+        True,
+        description="true = jobs avoid nodes that failed; PBS cannot leave nodes out, so jobs ask for spare ones instead",
+    )
     forbidden: dict[str, str] = Field(
         default_factory=dict, description="option -> why this site refuses jobs that use it"
     )

@@ -121,7 +121,7 @@ class BatchJobs:
             action, outcome = budget.decide(outcome, saved_progress(folder))
             if action == "fail" or (action == "shrink" and not self.can_shrink(stage)):
                 raise StageUnfinished(outcome._replace(tail=self.last_output(stage, job, outcome)))
-            self.learn(stage, outcome)
+            self.learn(stage, job, outcome)
             if action == "space":
                 self.wait_for_space(stage)
             job = None
@@ -143,10 +143,10 @@ class BatchJobs:
     def can_shrink(self, stage: Stage) -> bool:
         return stage.kind != "memory_levers" and stage.id not in self.alone
 
-    def learn(self, stage: Stage, outcome: AttemptOutcome) -> None:
+    def learn(self, stage: Stage, job: RecordedJob | None, outcome: AttemptOutcome) -> None:
         """Let the next job avoid bad nodes, and use less memory where that ran out."""
         if outcome.bad_hosts and self.settings.exclude_nodes:
-            self.submitter.avoid_also(outcome.bad_hosts)
+            self.submitter.learn_from(job, outcome.bad_hosts)
         if outcome.kind == "out-of-memory" and stage.kind == "train":
             self.submitter.shrunk[stage.folder] += 1
         elif outcome.kind == "out-of-memory":

@@ -87,6 +87,7 @@ def render_job_body(
     site: SiteConfig,
     python: str = sys.executable,
     code: Path = ROOT,
+    avoid: Sequence[str] = (),
 ) -> str:
     """Render what follows the head: the environment, and the plan that gnnscale/job/batch_job.py carries out."""
     python, scheduler = site.python or python, SCHEDULERS[site.batch_scheduler.kind]
@@ -99,6 +100,8 @@ def render_job_body(
         "gpus": shared_gpus(request, site),
         "stages": [plan_stage(each, [a.id for a in attempts], request, site, python, code) for each in attempts],
     }
+    if avoid and not scheduler.excludes_nodes:
+        plan["avoid"] = list(avoid)
     return "\n".join(
         [
             *(f"# {each.id}, attempt {each.number}" for each in attempts),

@@ -11,6 +11,7 @@ from gnnscale.contract import files
 from gnnscale.contract.dataset_card import ShardCard
 from gnnscale.contract.settings import TrainSettings
 from gnnscale.contract.stage_spec import StageSpec
+from workflow.config.site import SiteConfig
 from workflow.jobs import launch, parsl_provider
 from workflow.jobs.requests import Request
 from workflow.jobs.run_context import RunContext
@@ -21,6 +22,7 @@ from workflow.run_directory.journal import RecordedJob, job_name, read_events
 from workflow.scheduler.interface import JobStatus, SchedulerUnreachable
 
 MAX_AVOIDED_NODES = 16  # the last ones that failed
+MAX_SPARE_NODES = 4  # of a job, where the scheduler cannot leave nodes out
 MAX_PAUSE_SECONDS = 300.0
 
 
@@ -30,10 +32,15 @@ class JobSubmitter:
     def __init__(self, context: RunContext, stages: dict[str, Stage]):
         self.context, self.stages = context, stages
         self.avoid: tuple[str, ...] = ()
+        self.avoided_by: dict[str, tuple[str, ...]] = {}  # name of a job -> nodes that it avoids
         ends = [event for event in read_events(context.log.path) if event["event"] == "ended"]
         self.shrunk = Counter(event["folder"] for event in ends if event["kind"] == "out-of-memory")
 
-    def avoid_also(self, hosts: tuple[str, ...]) -> None:
+    def learn_from(self, job: RecordedJob | None, hosts: tuple[str, ...]) -> None:
+        """Avoid these nodes too; but not those that a job was given although it avoided them: there are too few others."""
+        if job is not None and set(hosts) <= set(self.avoided_by.get(job.name, ())):
+            self.avoid = tuple(host for host in self.avoid if host not in hosts)
+            return
         self.avoid = tuple(dict.fromkeys((*self.avoid, *hosts)))[-MAX_AVOIDED_NODES:]
 
     def find(self, name: str) -> JobStatus | None:
@@ -57,12 +64,9 @@ class JobSubmitter:
         attempts = [self.prepare(stage) for stage in stages]
         numbers = {stage.id: (stage.folder, each.number) for stage, each in zip(stages, attempts)}
         name = job_name(context.root, [stage.key for stage in stages], attempts[0].number)
-        job, first = RecordedJob(name, str(context.root), context.site_name, numbers), attempts[0]
-        body = launch.render_job_body(request, attempts, context.site)
-        folder = first.folder / "attempts" / str(first.number)
-        script = parsl_provider.JobScript(request, name, folder, body, self.avoid)
+        job = RecordedJob(name, str(context.root), context.site_name, numbers)
         context.log.note("intend", name=name, root=job.root, site=job.site, stages=numbers, durable=True)
-        id = self.submit_script(script, job, stages)
+        id = self.submit_attempts(request, job, attempts, stages)
         try:
             context.log.note("submit", name=name, job=id, durable=True)
         except OSError:
@@ -76,8 +80,31 @@ class JobSubmitter:
         number = int(prepare_attempt(folder, self.adapted_spec(stage), command).name)
         return launch.StageAttempt(stage.id, stage.kind, folder, number)
 
+    def submit_attempts(
+        self, request: Request, job: RecordedJob, attempts: list[launch.StageAttempt], stages: list[Stage]
+    ) -> str:
+        """Return the id of the job, once the scheduler has taken it; without nodes to avoid, if too few others are left."""
+        while True:
+            script = self.make_script(request, job.name, attempts)
+            try:
+                return self.submit_script(script, job, stages)
+            except parsl_provider.JobRefused as error:
+                if not script.avoid:
+                    self.close(job, stages, refused := AttemptOutcome("configuration", str(error), error.hint))
+                    raise StageUnfinished(refused) from None
+                self.avoid = ()
+
+    def make_script(self, request: Request, name: str, attempts: list[launch.StageAttempt]) -> parsl_provider.JobScript:
+        """Make the script of a job; where the scheduler cannot leave nodes out, with spare nodes instead of them."""
+        site, first = self.context.site, attempts[0]
+        if not self.context.scheduler.excludes_nodes:
+            request = add_spare_nodes(request, len(self.avoid), site)
+        self.avoided_by[name] = self.avoid
+        body = launch.render_job_body(request, attempts, site, avoid=self.avoid)
+        return parsl_provider.JobScript(request, name, first.folder / "attempts" / str(first.number), body, self.avoid)
+
     def submit_script(self, script: parsl_provider.JobScript, job: RecordedJob, stages: list[Stage]) -> str:
-        """Return the id of the job, once the scheduler has taken it."""
+        """Return the id of the job, once the scheduler has taken it; raise JobRefused if it never will."""
         context, pauses = self.context, backoff_pauses(self.context.settings.poll_seconds)
         while True:
             context.raise_if_stopping()
@@ -87,11 +114,6 @@ class JobSubmitter:
                 with context.submitting:
                     id = parsl_provider.submit(script, context.site)
                 die_at_failpoint("after-submit")
-            except parsl_provider.JobRefused as error:
-                if not script.avoid:
-                    self.close(job, stages, refused := AttemptOutcome("configuration", str(error), error.hint))
-                    raise StageUnfinished(refused) from None
-                self.avoid, script = (), script._replace(avoid=())  # without them, too few nodes may be left
             except parsl_provider.JobLimitReached as error:
                 context.report_status(stages, JobStatus("", job.name, "PENDING", str(error)))
                 context.sleep(next(pauses))
@@ -123,6 +145,14 @@ class JobSubmitter:
         folders = [self.context.root / self.stages[need].folder for need in stage.needs]
         counts = [files.read_model(folder / "card.json", ShardCard).counts["train"] for folder in folders]
         return sum(count.edges for count in counts) / max(1, sum(count.structures for count in counts))
+
+
+def add_spare_nodes(request: Request, count: int, site: SiteConfig) -> Request:
+    """Return the request with so many spare nodes, as far as its queue allows and a launcher can choose among them."""
+    if site.launch.command == "none" or request.slots:
+        return request
+    most = site.queues[request.queue].nodes[1] - request.nodes
+    return request._replace(nodes=request.nodes + max(0, min(count, most, MAX_SPARE_NODES)))
 
 
 def backoff_pauses(first: float) -> Iterator[float]:

@@ -65,6 +65,7 @@ class Scheduler(ABC):
     cancel_command: ClassVar[str]  # what a person types before the id of a job
     provider: ClassVar[str | None] = None  # class of parsl.providers that submits; None: `submit_script` alone does
     unwanted_lines: ClassVar[tuple[str, ...]] = ()  # beginnings of lines of that provider's template
+    excludes_nodes: ClassVar[bool] = False  # whether a job can name nodes on which it must not run
     signals_jobs: ClassVar[bool] = False  # whether the scheduler itself announces the end of a job's time
     allocation: ClassVar[AllocationPlan]  # how a job learns its id and its hosts
     # Variables of a shell, or of the job in which the driver runs, override the script's own options, and jobs inherit them.

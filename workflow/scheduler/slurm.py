@@ -92,6 +92,7 @@ class SlurmScheduler(Scheduler):
     submit_command: ClassVar = "sbatch"
     cancel_command: ClassVar = "scancel"
     provider: ClassVar = "SlurmProvider"
+    excludes_nodes: ClassVar = True
     signals_jobs: ClassVar = True
     allocation: ClassVar[AllocationPlan] = {
         "id": ["echo", "$SLURM_JOB_ID"],

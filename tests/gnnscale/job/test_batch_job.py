@@ -37,10 +37,10 @@ ALLOCATION = {"id": ["echo", "$PBS_JOBID"], "hosts": ["cat", "$PBS_NODEFILE"]}
 class Started:
     """A running batch job, in an allocation as PBS describes one."""
 
-    def __init__(self, place, stages, env=None, start_new_session=False, **more):
+    def __init__(self, place, stages, env=None, start_new_session=False, nodes=("n1",), **more):
         plan = {"allocation": ALLOCATION, "interface": None, "seconds": None, "slots": None, "stages": stages} | more
         (place / "plan").write_text(json.dumps(plan))
-        (place / "nodes").write_text("n1\n")
+        (place / "nodes").write_text("\n".join(nodes))
         here = os.environ | corpus.ENV | {"PBS_JOBID": "7.server", "PBS_NODEFILE": str(place / "nodes")} | (env or {})
         self.place = place
         self.process = subprocess.Popen(
@@ -95,6 +95,31 @@ def test_a_signal_that_cannot_be_forwarded_does_not_stop_the_others(tmp_path):
     (tmp_path / "go").touch()
     assert "SIGUSR1: no such file or directory" in started.end(75)
     assert (code(a), code(b)) == (0, 75)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "wanted", "used"),
+    [
+        (["n1", "n2", "n2", "n3"], 2, ["n2", "n3"]),
+        (["n2.site.org", "n1.site.org"], 1, ["n2.site.org"]),
+        (["n2", "n3"], 2, ["n2", "n3"]),
+    ],
+)
+def test_a_job_leaves_out_a_host_that_failed_before(tmp_path, nodes, wanted, used):
+    """Its ranks meet on the first that is used, also where the job itself is on the other."""
+    plan = planned(tmp_path / "a", "echo $MASTER_ADDR >master; echo {hosts} >hosts", nodes=wanted)
+    Started(tmp_path, [plan], nodes=nodes, avoid=["n1"]).end(0)
+    assert (tmp_path / "a" / "hosts").read_text().strip() == ",".join(used)
+    assert (tmp_path / "a" / "master").read_text().strip() == ("127.0.0.1" if wanted == 1 else used[0])
+
+
+def test_a_job_with_too_few_other_hosts_ends_at_once(tmp_path):
+    plans = [planned(tmp_path / name, "touch began", first=k) for k, name in enumerate("ab")]
+    Started(tmp_path, plans, nodes=["n1", "n2"], avoid=["n1"]).end(76)
+    for name in "ab":
+        left = json.loads((tmp_path / name / "attempts" / "1" / "exit.json").read_text())
+        assert (left["code"], left["begun"], list(left["sick"])) == (76, False, ["n1"])
+        assert not (tmp_path / name / "began").exists()
 
 
 @pytest.mark.parametrize(("given", "first", "second"), [("", "0", "1"), ("4,7", "4", "7")])

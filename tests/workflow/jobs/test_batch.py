@@ -14,7 +14,7 @@ from tests.support import sweeps
 from tests.support.cluster import PATIENCE, SHORT
 from tests.support.corpus import TINY
 from workflow.config import site_files, study_files
-from workflow.jobs import batch, follow, outcome, parsl_provider
+from workflow.jobs import batch, follow, launch, outcome, parsl_provider
 from workflow.jobs.batch import BatchJobs
 from workflow.jobs.follow import JobFollower
 from workflow.jobs.outcome import RetryBudget, classify
@@ -305,6 +305,58 @@ def test_a_job_whose_number_was_not_told_is_found_by_its_name(kind, more, tmp_pa
     asked = parsl_provider.JobScript(request, "gs-1", tmp_path, "true")
     id = submitter.submit_script(asked, RecordedJob("gs-1", str(tmp_path), kind, {}), [])
     assert id.split(".")[0] == "7" and (place / "asked").read_text() == "taken\n"
+
+
+def make_submitter(tmp_path, kind, *settings):
+    site, log = site_files.load(kind, [*QUICK, *settings]), journal.Journal(tmp_path / "events.jsonl")
+    return JobSubmitter(RunContext(tmp_path, site, kind, log, lambda *told: None), {})
+
+
+def training(nodes, **more):
+    return Request(("train/x",), "default", nodes, nodes, 1, 1, 600, 1, 1.0, **more)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "asked", "nodes", "avoid"),
+    [
+        ("pbs", [], training(2), 4, ["n1", "n2"]),
+        ("pbs", ["queues.default.nodes=[1, 3]"], training(2), 3, ["n1", "n2"]),
+        ("pbs", ["launch.command=none"], training(1), 1, ["n1", "n2"]),
+        ("pbs", [], training(1, slots=4), 1, ["n1", "n2"]),
+        ("slurm", [], training(2), 2, None),
+    ],
+)
+def test_nodes_that_failed_are_avoided(tmp_path, kind, settings, asked, nodes, avoid):
+    """PBS cannot leave nodes out, so there are spare ones, and the job knows which not to use."""
+    submitter = make_submitter(tmp_path, kind, *settings)
+    place = launch.StageAttempt("train/x", "train", tmp_path, 1)
+    submitter.learn_from(None, ("n1", "n2"))
+    made = submitter.make_script(asked, "gs-1", [place])
+    plan = json.loads(made.body.partition("<<'PLAN'\n")[2].rpartition("PLAN")[0])
+    assert (made.request.nodes, plan.get("avoid"), plan["stages"][0]["nodes"]) == (nodes, avoid, asked.nodes)
+    text = parsl_provider.render_script(made, submitter.context.site)
+    assert (f"select={nodes}:" in text) if kind == "pbs" else ("--exclude=n1,n2" in text)
+    assert ("{hosts}" in plan["stages"][0]["command"]) == (nodes > asked.nodes)
+
+
+def test_a_node_that_comes_although_it_is_avoided_is_taken(tmp_path):
+    """There are too few others. One that is met for the first time, or by another job, is avoided."""
+    submitter, job = make_submitter(tmp_path, "pbs"), RecordedJob("gs-1", str(tmp_path), "pbs", {})
+    submitter.learn_from(job, ("n1",))
+    submitter.make_script(training(1), "gs-2", [launch.StageAttempt("train/x", "train", tmp_path, 1)])
+    submitter.learn_from(job, ("n1",))
+    assert submitter.avoid == ("n1",)
+    submitter.learn_from(job._replace(name="gs-2"), ("n1",))
+    assert submitter.avoid == ()
+
+
+def test_a_refused_job_is_tried_without_spare_nodes(tmp_path, commands):
+    place = commands(qsub='grep -q "select=1:" job.sh && echo 9.server || { echo "qsub: too large" >&2; exit 1; }')
+    submitter, job = make_submitter(tmp_path, "pbs"), RecordedJob("gs-1", str(tmp_path), "pbs", {})
+    submitter.learn_from(None, ("n1",))
+    (tmp_path / "attempts" / "1").mkdir(parents=True)
+    attempts = [launch.StageAttempt("train/x", "train", tmp_path, 1)]
+    assert place and submitter.submit_attempts(training(1), job, attempts, []) == "9.server"
 
 
 @pytest.mark.parametrize("left", ["nothing", "exit.json", "exit.json and a trace"])
