@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 
 from gnnscale.contract.places import IS_INSTALLED
@@ -21,3 +22,14 @@ def command_name() -> str:
         return os.environ[COMMAND_VARIABLE]
     typed = os.path.basename(sys.argv[0]) if sys.argv else ""
     return "gnnscale" if typed == "gnnscale" or IS_INSTALLED else CHECKOUT_COMMAND
+
+
+def command_for_site(verb: str) -> str:
+    """Return the command of a verb for the site of this command line: with the options --site and --set that were typed."""
+    words, given = [], iter(sys.argv[1:])
+    for word in given:
+        if word.startswith(("--site=", "--set=")):
+            words.append(word)
+        elif word in ("--site", "--set"):
+            words += [word, next(given, "")]
+    return " ".join([command_name(), verb, *map(shlex.quote, words)])

@@ -32,7 +32,6 @@ from workflow.cli.drive import do_run
 from workflow.cli.invocation import DEFAULT_SITE, Invocation, named_site, named_study, run_directory, site_settings
 from workflow.config import data_folder, published_files, site_files, study_files
 from workflow.doctor import diagnosis, examine, new_site
-from workflow.images import apptainer, image_file, push_image, verify_image
 from workflow.jobs import cancel
 from workflow.plan import done
 from workflow.run_directory import journal, lease, links, status
@@ -204,30 +203,11 @@ def do_clean(arguments: argparse.Namespace) -> int:
 
 
 def do_image(arguments: argparse.Namespace) -> int:
-    from workflow.images import build_image
+    from workflow.cli import image_verbs  # which no other verb needs
 
     site = site_files.load(named_site(arguments), [*site_settings(arguments), "container.use=true"])
-    if not image_file.has_image_file(site):
-        raise UserError(
-            f"{site.container.runtime} manages its images itself; `image` is for the image files of Apptainer and Singularity"
-        )
-    if arguments.action == "build":
-        build_image.build(site, arguments.base, print_line)
-    elif arguments.action == "verify":
-        verify_image.verify(site, print_line)
-    elif arguments.action == "inspect":
-        site_output.print_image(
-            image_file.locate_image(site), apptainer.inspect_image(image_file.require_image(site)), arguments.json
-        )
-    elif not arguments.to:
-        raise UserError("image push: no destination is given", "add --to DIRECTORY or --to oras://HOST/NAME:TAG")
-    else:
-        push_image.push(site, arguments.to, print_line)
+    image_verbs.run_action(site, arguments)
     return DONE
-
-
-def print_line(line: str) -> None:
-    print(line, flush=True)
 
 
 def do_sites(arguments: argparse.Namespace) -> int:

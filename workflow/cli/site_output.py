@@ -1,11 +1,9 @@
-"""Output of `sites` and `image`: settings, job scripts, a new site's file, the content of an image."""
+"""Output of `sites`: settings, job scripts, a new site's file."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 from gnnscale.contract import files, places
 from gnnscale.contract.command_name import command_name
@@ -55,22 +53,6 @@ def output_scripts(invocation: Invocation, out: Path | None) -> None:
             files.write(out / name, text)
     if out is not None:
         print(f"{len(set(requests.values()))} scripts: {out}")
-
-
-def print_image(file: Path, description: dict[str, Any], as_json: bool) -> None:
-    """Print the content that an image was built with."""
-    if as_json:
-        print(json.dumps(description, indent=1))
-        return
-    content = description["content"]
-    print(f"{file.resolve()}: {file.stat().st_size / 1e6:.0f} MB")
-    for name in ("id", "accelerator", "arch", "python", "version", "commit", "base", "lock", "recipe"):
-        print(f"  {name:12} {content[name]}")
-    print(
-        f"  {len(content['code'])} files of code, {len(content['system'])} system packages, "
-        f"{len(content['packages'])} Python packages:"
-    )
-    print("\n".join(f"    {line}" for line in content["packages"]))
 
 
 def output_new_site(name: str | None, text: str) -> None:

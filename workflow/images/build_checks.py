@@ -1,51 +1,102 @@
-"""Checks before an image is built: programs, user namespaces, subordinate ids, architecture and disk space."""
+"""Checks before an image is built: programs and their versions, namespaces, ids, architecture, Python, base and disk space."""
 
 from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from gnnscale.contract.errors import UserError
 from workflow.config.site import SiteConfig
-from workflow.images.apptainer import temporary_folder
+from workflow.images.apptainer import PROBE_SECONDS, file_program, last_line, temporary_folder
+from workflow.images.build_oci import oci_program
 from workflow.images.checks import Fault, missing_namespaces
-from workflow.images.image_file import architecture
+from workflow.images.image_file import architecture, has_image_file
+from workflow.images.recipe import Recipe
+from workflow.images.wheels import find_interpreter, is_complete, wheels_folder
 
-BUILD_GIGABYTES = 6  # a build needs 4.5: wheels 0.4, the tree 2.5, the image 0.5, and a second tree while it is packed
+# A build for CPUs needs 4.5: wheels 0.4, the tree 2.5, the image 0.5, and a second tree while it is packed. One for GPUs has
+# never been measured; its wheels alone are 3 to 5.
+BUILD_GIGABYTES = {"cpu": 6}
+BUILD_GIGABYTES_OF_GPUS = 30
+# The first versions that know the options used here: %arguments and --build-arg; `pull` of a transport, `untag`.
+OLDEST = {"apptainer": (1, 2), "singularity": (4, 0), "podman": (4, 0)}
+BASES = ("registry", "machine")
 
 
-def find_build_faults(site: SiteConfig, base: str, folder: Path, user: str | None = None) -> Iterator[Fault]:
+def find_build_faults(site: SiteConfig, recipe: Recipe, folder: Path, user: str | None = None) -> Iterator[Fault]:
     """Find the reasons why an image cannot be built here, before anything is fetched."""
-    if shutil.which("apptainer") is None:
-        yield Fault(
-            "no apptainer on PATH",
-            "install it (apptainer.org; `tests/support/apptainer.sh install` on a Debian machine)",
-        )
-    yield from missing_subordinate_ids(user or pwd.getpwuid(os.geteuid()).pw_name)
-    if reason := missing_namespaces():
-        yield Fault("no user namespaces", reason)
+    program = file_program(site) if has_image_file(site) else oci_program(site)
+    yield from find_program_faults(program)
+    if has_image_file(site) or os.geteuid() != 0:
+        yield from missing_subordinate_ids(user or pwd.getpwuid(os.geteuid()).pw_name)
+        if reason := missing_namespaces():
+            yield Fault("no user namespaces", reason)
     if architecture(site) != os.uname().machine:
         yield Fault(
             f"this machine is {os.uname().machine}, but the site's nodes are {site.arch}",
-            "build on a machine like its nodes",
+            "build on a machine like its nodes; `image context --out DIR` writes what to copy there",
         )
-    yield from missing_space(folder)
+    yield from missing_space(folder, recipe.accelerator)
+    yield from find_base_faults(recipe.base)
+    if not is_complete(wheels_folder(recipe, folder)):
+        try:
+            find_interpreter(recipe.arguments["python"])
+        except UserError as problem:
+            yield Fault(problem.message, "; ".join(problem.hints))
+
+
+def find_program_faults(program: str) -> Iterator[Fault]:
+    """Find that the program which builds is absent, does not work, or is too old."""
+    if shutil.which(program) is None:
+        yield Fault(
+            f"no {program} on PATH",
+            "install it, or load the module that provides it; `image context --out DIR` writes what to build elsewhere",
+        )
+        return
+    words = [program, "--version"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PROBE_SECONDS, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        yield Fault(
+            f"{program} does not work: {last_line(done.stderr or done.stdout)}", f"try by hand: {' '.join(words)}"
+        )
+        return
+    version = re.search(r"(\d+)\.(\d+)", done.stdout)
+    oldest = OLDEST.get(program)
+    if version and oldest and (int(version[1]), int(version[2])) < oldest:
+        wanted = ".".join(map(str, oldest))
+        yield Fault(
+            f"{done.stdout.strip()} is too old: {wanted} or later can build this",
+            "load a later module; or build elsewhere: `image context --out DIR` writes what to copy there",
+        )
+
+
+def find_base_faults(base: str) -> Iterator[Fault]:
+    """Find that a base is no known word and no file, or cannot be made on this machine."""
     if base == "machine":
         if shutil.which("mmdebstrap") is None:
             yield Fault("--base machine needs mmdebstrap", "apt-get install mmdebstrap, or leave out --base")
         elif os.geteuid() != 0:
             yield Fault("--base machine needs root", "leave out --base: the base comes from a registry")
+    elif base not in BASES and not Path(base).exists():
+        yield Fault(
+            f"--base {base}: no such file",
+            f"expected {', '.join(BASES)}, or the file of an image: a SIF for Apptainer, an OCI archive for Podman",
+        )
 
 
-def missing_space(folder: Path) -> Iterator[Fault]:
+def missing_space(folder: Path, accelerator: str) -> Iterator[Fault]:
     folder.mkdir(parents=True, exist_ok=True)
+    needed = BUILD_GIGABYTES.get(accelerator, BUILD_GIGABYTES_OF_GPUS)
     for each in (folder, temporary_folder(folder)):
         free = shutil.disk_usage(each).free / 1e9
-        if free < BUILD_GIGABYTES:
+        if free < needed:
             yield Fault(
-                f"{each}: {free:.1f} GB are free, a build needs {BUILD_GIGABYTES}",
+                f"{each}: {free:.1f} GB are free, a build needs {needed}",
                 "make room, or set APPTAINER_TMPDIR to a directory with more",
             )
             return
@@ -61,7 +112,7 @@ def missing_subordinate_ids(user: str, etc: Path = Path("/etc")) -> Iterator[Fau
         if not any(line.split(":")[0] in (user, str(os.geteuid())) for line in lines):
             yield Fault(
                 f"/etc/{name} gives {user} no subordinate ids, which an unprivileged build (fakeroot) needs",
-                f"ask an administrator to type: usermod --add-{name}s 100000-165535 {user}; or build elsewhere and copy "
-                "the image here",
+                f"ask an administrator to type: usermod --add-{name}s 100000-165535 {user}; or build elsewhere: "
+                "`image context --out DIR` writes what to copy there",
             )
             return

@@ -1,4 +1,4 @@
-"""Runs the long commands of a build: all output goes to a log, each announced step to the user."""
+"""Runs the long commands of a build: all output goes to a log, each announced step to the user, a failure with its cause."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gnnscale.contract.errors import UserError
+from workflow.images.failed_commands import explain_failure
 
 STEP_LINE = re.compile(r"gnnscale: step (\d)/(\d) (.*)")
 LINES_SHOWN = 12  # of a failed command
@@ -24,8 +25,17 @@ class CommandLog(NamedTuple):
     path: Path
     notify: Notify
 
-    def run(self, command: list[str], product: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> None:
-        """Run a command to its end; raise with its last lines if it fails. `product` is what the user sees."""
+    def succeeds(self, command: list[str]) -> bool:
+        """Tell whether a short command, such as a question to a store, ends well."""
+        with open(self.path, "a") as log:
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        return done.returncode == 0
+
+    def run(self, command: list[str], product: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> str:
+        """Run a command to its end and return its last line; raise with its last lines if it fails.
+
+        `product` is what the user sees.
+        """
         began = time.monotonic()
         last_lines: list[str] = []
         self.notify(f"{product} ...")
@@ -56,6 +66,8 @@ class CommandLog(NamedTuple):
             raise UserError(
                 f"{product}: {Path(command[0]).name} ended with code {code}",
                 *(f"    | {line}" for line in last_lines if line),
+                *explain_failure(command[0], last_lines),
                 f"all of its output: {self.path}; finished parts are kept, so the same command continues",
             )
         self.notify(f"{product}: done in {time.monotonic() - began:.0f} s")
+        return last_lines[-1] if last_lines else ""

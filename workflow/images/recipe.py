@@ -1,4 +1,8 @@
-"""The recipe of an image: definition, requirements and code, and the digest that names the image."""
+"""The recipe of an image: what is built in which steps, and the digest that names the image.
+
+There is one recipe for all runtimes. Apptainer and Singularity read NAME.def, all others oci.Containerfile: both begin with
+the base that the head of NAME.def chooses, copy the same folder and run the same post.sh.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ from gnnscale.contract import files
 from gnnscale.contract.places import CONTAINERS, DATA_ROOT
 from workflow.images import image_file
 
+CONTAINERFILE = "oci.Containerfile"
+COPIED = ("constraints.txt", "setup.py", "pyproject.toml")  # from the top of a checkout into the image
 ARGUMENT_LINE = re.compile(r"^\s+(\w+)=(.*)$", re.M)
 
 
@@ -25,6 +31,10 @@ class Recipe(NamedTuple):
     code: dict[str, str]
     digest: str
 
+    @property
+    def accelerator(self) -> str:
+        return self.arguments["accelerator"]
+
 
 def read_recipe(accelerator: str, base: str) -> Recipe:
     definition = CONTAINERS / f"{accelerator}.def"
@@ -32,8 +42,9 @@ def read_recipe(accelerator: str, base: str) -> Recipe:
     arguments = dict(ARGUMENT_LINE.findall(text[text.index("%arguments") : text.index("%files")]))
     requirements = python_requirements()
     lock = files.digest([(DATA_ROOT / "constraints.txt").read_text(), requirements, arguments["python"], accelerator])
-    code, shared = image_file.code_digests(), {path.name: files.sha256(path) for path in shared_files()}
-    digest = files.digest([text, shared, lock, code, base])
+    code = image_file.code_digests()
+    read = [CONTAINERS / CONTAINERFILE, *shared_files(), *(DATA_ROOT / name for name in COPIED)]
+    digest = files.digest([text, {path.name: files.sha256(path) for path in read}, lock, code, base])
     return Recipe(definition, base, arguments, requirements, lock, code, digest)
 
 

@@ -11,16 +11,19 @@ import pytest
 from tests.support.corpus import ROOT
 from tests.support.errors import message_of
 from workflow.config import site_files
-from workflow.images import build_checks, build_image, image_file, recipe
+from workflow.images import build_checks, build_context, build_image, image_file, recipe
 
 
 def build_faults(tmp_path, base="registry", site="local"):
-    found = build_checks.find_build_faults(site_files.load(site), base, tmp_path / "images", user="nobody-here")
+    settings, asked = ["container.runtime=apptainer"], recipe.read_recipe("cpu", base)
+    found = build_checks.find_build_faults(
+        site_files.load(site, settings), asked, tmp_path / "images", user="nobody-here"
+    )
     return [f"{fault.message}; {fault.hint}" for fault in found]
 
 
 def test_a_build_that_cannot_succeed_is_refused_before_it_begins(tmp_path, monkeypatch):
-    monkeypatch.setattr(build_checks, "BUILD_GIGABYTES", 10**9)
+    monkeypatch.setitem(build_checks.BUILD_GIGABYTES, "cpu", 10**9)
     monkeypatch.setenv("PATH", "/nonexistent")
     other = "vista" if os.uname().machine == "x86_64" else "frontier"
     said = "\n".join(build_faults(tmp_path, "machine", other))
@@ -55,7 +58,7 @@ def test_an_image_is_named_after_all_that_goes_into_it(monkeypatch, tmp_path):
 
 def test_what_is_copied_into_an_image_is_enough_to_run_and_no_more(tmp_path):
     made = recipe.read_recipe("cpu", "machine")
-    build_image.write_context(made, tmp_path / "c")
+    build_context.write_context(made, tmp_path / "c")
     copied = {str(path.relative_to(tmp_path / "c")) for path in (tmp_path / "c").rglob("*") if path.is_file()}
     assert copied >= {*image_file.code_digests(), "setup.py", "constraints.txt", "recipe.json", "containers/post.sh"}
     assert not [

@@ -161,12 +161,16 @@ def test_no_image_built_yet_is_reported_with_what_to_type(tmp_path):
     done = call("plan", "--container", "--set", f"container.image={missing}", "--root", str(tmp_path / "run"))
     assert (
         done.returncode == 2
-        and done.stderr == f"gnnscale: {missing}: no such image\n  build one: python workflow/run.py image build\n"
+        and done.stderr
+        == f"gnnscale: {missing}: no such image\n"
+        f"  build one: python workflow/run.py image build --set container.image={missing}\n"
     )
     done = call("plan", "--container", "--site", "andes", "--root", str(tmp_path / "run"))
     assert done.returncode == 2 and "set container.runtime" in done.stderr
     done = call("plan", "--container", "--site", "perlmutter", "--root", str(tmp_path / "run"))
-    assert done.returncode == 2 and "container.image" in done.stderr and "container.digest" in done.stderr
+    assert done.returncode == 2 and "no image for cuda and x86_64 is recorded here for podman-hpc" in done.stderr
+    assert "run.py image build --site perlmutter\n" in done.stderr, "the whole command"
+    assert "run.py image pull --site perlmutter --from docker://" in done.stderr
 
 
 def test_no_runtime(sif, monkeypatch):
