@@ -112,6 +112,12 @@ def judge_ended(chosen: ChosenSite, trial: TrialResult, job: str) -> Iterator[Fi
     all_finished = len(reports) == trial.ranks and all(rank.step == "done" for rank in reports)
     last_line = trial.output_tail[-1] if trial.output_tail else ""
     ssh_line = next((line for line in trial.output_tail if SSH_WORDS.search(line)), "")
+    if reports and not trial.was_listed:
+        yield bad(
+            "scheduler",
+            f"{job} ran, and the scheduler never listed it",
+            "a run could not follow its jobs: ask the scheduler for one by hand, and its administrators why it is hidden",
+        )
     if all_finished:
         yield ok("job", f"{job}{where}, finished after {trial.waited:.0f} s")
     elif not reports and not trial.output_tail and trial.exit is None:

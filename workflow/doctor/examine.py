@@ -88,6 +88,7 @@ def examine_from_here(chosen: ChosenSite, root: Path) -> Iterator[Finding]:
         if reported is not None:
             yield examine_account(chosen, reported)
             yield from examine_queues(chosen, reported)
+            yield from examine_server(chosen)
     yield from examine_run_directory(chosen, root)
     if trains_in_this_environment(chosen.site):
         yield examine_native_library()
@@ -136,6 +137,19 @@ def examine_scheduler(chosen: ChosenSite) -> tuple[Finding, limits.SchedulerLimi
         else ""
     )
     return ok("scheduler", f"{release}, answered in {took:.2f} s{slow}"), reported
+
+
+def examine_server(chosen: ChosenSite) -> Iterator[Finding]:
+    """Report what the scheduler's server says about itself."""
+    scheduler = SCHEDULERS[chosen.site.batch_scheduler.kind]
+    try:
+        remarks = scheduler.find_remarks(chosen.site.batch_scheduler.command_timeout)
+    except SchedulerUnreachable as error:
+        yield not_checked("server", str(error))
+        return
+    for each in remarks:
+        state = bad if each.is_certain else not_checked
+        yield state(each.what, each.said, each.fix) if each.fix else ok(each.what, each.said)
 
 
 def examine_account(chosen: ChosenSite, reported: limits.SchedulerLimits) -> Finding:

@@ -92,6 +92,7 @@ class TrialResult(NamedTuple):
     exit: ExitRecord | None
     output_tail: tuple[str, ...]
     clock_lead: float = 0.0  # seconds by which this machine's clock is ahead of the file server's
+    was_listed: bool = True  # by the scheduler, at least once
     fault: str = ""  # of the submission
     hint: str = ""
 
@@ -196,20 +197,21 @@ def wait_for_end(
     """Poll the scheduler until the job has ended, or until waiting is pointless."""
     scheduler, timeout = SCHEDULERS[site.batch_scheduler.kind], site.batch_scheduler.command_timeout
     began, running, seen, id = time.monotonic(), False, None, trial.job
+    was_listed, exit_file = False, trial.folder / "attempts" / "1" / "exit.json"
     while True:
         elapsed = time.monotonic() - began
         with contextlib.suppress(SchedulerUnreachable):
             snapshot = scheduler.find_by_id([id], timeout)
-            seen = snapshot.jobs.get(id, seen)
-            if seen is not None and id in snapshot.unknown:  # an answer that merely lacks it proves nothing
-                seen = seen._replace(state="COMPLETED")
+            seen, was_listed = snapshot.jobs.get(id, seen), was_listed or id in snapshot.jobs
+            if id in snapshot.unknown:  # an answer that merely lacks it proves nothing
+                seen = (seen or JobStatus(id, "", ""))._replace(state="COMPLETED")
         running = running or (seen is not None and seen.state == "RUNNING")
         say(
             f"job {id} in {trial.queue}: {(seen.state if seen else 'submitted').lower()}"
             + (f" ({seen.reason})" if seen and seen.reason not in ("", "None") else "")
             + f", {elapsed:.0f} s"
         )
-        if seen is not None and not seen.is_active:
+        if (seen is not None and not seen.is_active) or (seen is None and exit_file.exists()):
             break
         if (seen is not None and seen.is_hopeless) or (not running and elapsed > wait):
             fault = try_to_cancel(site, id)
@@ -219,7 +221,7 @@ def wait_for_end(
             break
         if interrupted.wait(min(5.0, max(POLL_SECONDS, site.batch_scheduler.poll_seconds))):
             raise KeyboardInterrupt
-    return trial._replace(status=seen, waited=time.monotonic() - began, started=True)
+    return trial._replace(status=seen, waited=time.monotonic() - began, started=True, was_listed=was_listed)
 
 
 def try_to_cancel(site: SiteConfig, id: str) -> str:

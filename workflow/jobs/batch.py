@@ -175,7 +175,9 @@ class BatchJobs:
                 id = self.find_id(job, stage)
                 if id is None:
                     self.context.close_attempts(job)
-                    self.context.note_end(stage.id, job, AttemptOutcome("lost", "the scheduler never took it"))
+                    has_begun = (self.context.attempt_folder(job, stage.id) / "stdout").exists()
+                    message = "it ended without a trace" if has_begun else "the scheduler never took it"
+                    self.context.note_end(stage.id, job, AttemptOutcome("lost", message))
                     continue
                 job = job._replace(id=id)
                 self.context.log.note("submit", name=job.name, job=id, durable=True)

@@ -55,6 +55,15 @@ class Rehearsal(NamedTuple):
     start: tuple[str, str] | None  # day and hour, 2026-11-21 and 14:30, when it would begin
 
 
+class Remark(NamedTuple):
+    """Peculiarity of a scheduler that decides how jobs fare."""
+
+    what: str
+    said: str
+    fix: str = ""  # "" = all is well
+    is_certain: bool = True  # False: only a job shows whether it matters
+
+
 class Scheduler(ABC):
     """One kind of scheduler. Every query gets a number of seconds in which it must be answered.
 
@@ -120,6 +129,10 @@ class Scheduler(ABC):
     @abstractmethod
     def read_limits(self, seconds: float) -> SchedulerLimits:
         """Return the limits of queues and accounts; raise if it does not even list its queues."""
+
+    def find_remarks(self, seconds: float) -> list[Remark]:
+        """Return what its server says about itself that users should know."""
+        return []
 
     @abstractmethod
     def read_queues(self, seconds: float) -> list[QueueFacts]:

@@ -7,10 +7,13 @@ say how. A job that an answer does not list may still be there: only the server'
 from __future__ import annotations
 
 import json
+import os
+import platform
 import re
 import subprocess
 import time
 from collections.abc import Iterable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +23,7 @@ from workflow.config.schedulers.pbs import PBS
 from workflow.config.walltime import to_seconds
 from workflow.scheduler.interface import (
     JobStatus,
+    Remark,
     Scheduler,
     SchedulerUnreachable,
     Snapshot,
@@ -168,6 +172,9 @@ class PBSScheduler(Scheduler):
                 f"qstat: its list of queues could not be read: {output[:60].strip()!r}"
             ) from None
 
+    def find_remarks(self, seconds: float) -> list[Remark]:
+        return judge_server(parse_server(command_output(["qstat", "-B", "-f"], seconds)), platform.node(), os.geteuid())
+
     def read_queues(self, seconds: float) -> list[QueueFacts]:
         nodes = command_output(["pbsnodes", "-a", "-F", "json"], seconds)
         return parse_queues(nodes, command_output(["qstat", "-Q", "-f", "-F", "json"], seconds))
@@ -306,6 +313,46 @@ def find_end_state(code: int | None) -> str:
     if code < 0:
         return END_STATES.get(code, "NODE_FAIL")
     return "FAILED" if code else "COMPLETED"
+
+
+# --------------------------------------------------------------------------------------------------------------- server
+def parse_server(text: str) -> dict[str, str]:
+    """Parse what `qstat -B -f` prints about the first server."""
+    return dict(re.findall(r"^    (\w+) = (.*)$", text.replace("\n\t", ""), re.M))
+
+
+def judge_server(server: dict[str, str], host: str, user: int) -> list[Remark]:
+    """Judge settings of a server that decide whether it takes jobs from this host, and what it says of them."""
+    if "server_state" not in server:
+        return []
+    home, is_on = server.get("server_host", ""), server.get("job_history_enable") == "True"
+    remarks = [Remark("job history", "on" if is_on else "off, as by default: files of the jobs say how they ended")]
+    if server.get("scheduling") == "False":
+        remarks.append(Remark("scheduling", "switched off, so jobs wait", "see the site's news of maintenance", False))
+    if user == 0 and not server.get("acl_roots"):
+        remarks.append(Remark("user", "PBS runs no jobs of root here", "submit as another user"))
+    if server.get("acl_host_enable") == "True" and not is_listed(host, server.get("acl_hosts", "")):
+        allowed = server.get("acl_hosts") or "no host"
+        remarks.append(
+            Remark("submit host", f"{host} may not submit: acl_hosts has {allowed}", "use a host of acl_hosts")
+        )
+    elif server.get("flatuid") != "True" and shorten(host) != shorten(home):
+        said = f"flatuid is off, so {home} may not trust {host} with your name"
+        remarks.append(Remark("submit host", said, f"if a job is refused with `Bad UID`: submit from {home}", False))
+    return remarks
+
+
+def is_listed(host: str, access_list: str) -> bool:
+    """Return whether a list such as `+*.site.org,-login3.site.org` allows a host; the first entry that fits decides."""
+    for entry in filter(None, re.split(r"[\s,]+", access_list)):
+        pattern = entry.lstrip("+-")
+        if fnmatch(host, pattern) or (shorten(host) == pattern.split(".")[0] and "." not in host):
+            return not entry.startswith("-")
+    return False
+
+
+def shorten(host: str) -> str:
+    return host.split(".")[0]
 
 
 # --------------------------------------------------------------------------------------------------------------- limits

@@ -196,6 +196,12 @@ def test_a_job_that_reported_nothing(tmp_path, said, what, state, words):
     assert (first.what, first.state) == (what, state) and words in first.said and first.fix and not more
 
 
+def test_a_job_that_ran_unseen(tmp_path):
+    """A run could not follow its jobs, however well this one went."""
+    said = found(at(GPUS), trial(tmp_path, was_listed=False, status=None))
+    assert said["job"].state == "ok" and said["scheduler"].state == "bad" and said["scheduler"].fix
+
+
 @pytest.mark.parametrize(
     "line",
     [

@@ -251,6 +251,54 @@ def test_no_answer_is_not_an_empty_answer(tmp_path, monkeypatch, script):
         SCHEDULER.find_by_id(["14"], 0.3)
 
 
+SERVER = """Server: pbs
+    server_state = Active
+    server_host = pbs.site.org
+    scheduling = True
+    acl_roots = root@pbs.site.org
+    default_queue = workq
+    pbs_version = 23.06.06
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "host", "user", "found"),
+    [
+        ("", "pbs", 1000, {"job history": (False, True)}),
+        ("job_history_enable = True", "pbs.site.org", 0, {"job history": (False, True)}),
+        ("", "login1", 1000, {"job history": (False, True), "submit host": (True, False)}),
+        ("flatuid = True", "login1", 1000, {"job history": (False, True)}),
+        (
+            "flatuid = True\n    acl_host_enable = True\n    acl_hosts = *.else.org,\n\t-login1.site.org,*.site.org",
+            "login1.site.org",
+            1000,
+            {"job history": (False, True), "submit host": (True, True)},
+        ),
+        (
+            "flatuid = True\n    acl_host_enable = True\n    acl_hosts = *.site.org",
+            "login1.site.org",
+            1000,
+            {"job history": (False, True)},
+        ),
+    ],
+)
+def test_what_a_server_says_about_itself(more, host, user, found):
+    """Whether it keeps a history, takes jobs from this host, and trusts it with the user's name."""
+    remarks = pbs.judge_server(pbs.parse_server(f"{SERVER}    {more}\n"), host, user)
+    assert {each.what: (bool(each.fix), each.is_certain) for each in remarks} == found
+    assert ("off" in remarks[0].said) == ("job_history" not in more)
+
+
+def test_a_server_that_takes_no_jobs_of_root_or_starts_none():
+    quiet = SERVER.replace("scheduling = True", "scheduling = False").replace("acl_roots = root@pbs.site.org\n", "")
+    assert [each.what for each in pbs.judge_server(pbs.parse_server(quiet), "pbs", 0)] == [
+        "job history",
+        "scheduling",
+        "user",
+    ]
+    assert pbs.judge_server(pbs.parse_server("Job Id: 1\n    job_state = R\n"), "pbs", 0) == []
+
+
 def queue(**said):
     return Queue(**{"nodes": (1, 4), "max_walltime": "12:00:00"} | said)
 
