@@ -176,7 +176,7 @@ def test_a_rank_hangs(begin, slurm, tmp_path):
     os.kill(ranks[0], signal.SIGSTOP)
     (tmp_path / "go").touch()
     run.kill()
-    run.layer(train={"nodes": [2, 2]}, scheduler={"stall_seconds": 20.0})
+    run.layer(train={"nodes": [2, 2]}, scheduler={"stall_seconds": 20.0, "late_seconds": 0.5})
     run.start("--until", "train")
     run.wait(lambda: len(run.submitted()) == 2, "another job")
     run.kill()
