@@ -82,6 +82,8 @@ class JobFollower:
             return False
         if status != before:
             self.context.report_status([self.stage], status)
+        if self.silence is not None and status.state != "RUNNING":  # it waits, or was suspended
+            self.silence.restart()
         self.end_if_hopeless(status, before)
         return True
 
@@ -155,6 +157,9 @@ class SilenceTimer:
         self.signs = [folder / name for name in ("progress.json", "metrics.jsonl", "checkpoints")]
         self.signs += [attempt / name for name in ("stdout", "stderr")]
         self.last: tuple[int, ...] = ()
+        self.since = time.monotonic()
+
+    def restart(self) -> None:
         self.since = time.monotonic()
 
     def seconds(self) -> float:

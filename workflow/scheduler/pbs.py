@@ -39,8 +39,8 @@ STATES = {
     "R": "RUNNING",
     "E": "RUNNING",
     "B": "RUNNING",
-    "S": "RUNNING",
-    "U": "RUNNING",
+    "S": "PENDING",  # suspended, as by default for a job of higher priority: it shows no progress meanwhile
+    "U": "PENDING",
     "Q": "PENDING",
     "T": "PENDING",
     "W": "PENDING",
@@ -136,7 +136,11 @@ class PBSScheduler(Scheduler):
         return Snapshot(began, found, frozenset(id for id in wanted if job_number(id) in unknown) - found.keys())
 
     def find_by_name(self, names: set[str], seconds: float) -> list[JobStatus]:
-        ids = self.select_ids(["-u", user_name(), *(["-N", *names] if len(names) == 1 else [])], seconds)
+        """Return our jobs of these names; ended ones only of a single name, as a history may hold thousands of others."""
+        if len(names) == 1:
+            ids = self.select_ids(["-u", user_name(), "-N", *names], seconds)
+        else:
+            ids = command_output(["qselect", "-u", user_name()], seconds).split()
         return [job for job in self.find_by_id(ids, seconds).jobs.values() if job.name in names]
 
     def cancel(self, ids: list[str], seconds: float) -> None:

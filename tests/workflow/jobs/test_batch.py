@@ -446,6 +446,23 @@ def test_what_would_wait_for_ever_is_ended_and_told(followed, monkeypatch, comme
     assert (end.kind, cancelled) == ("configuration", [True]) and comment in end.message and hint in end.hint
 
 
+def test_a_job_that_was_suspended_is_not_silent(followed, monkeypatch):
+    """PBS suspends jobs for those of higher priority, for as long as it takes."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    follower = followed()
+    follower.note_status(RUNNING.jobs["7.pbs"])
+    for _ in range(5):
+        clock[0] += 1000.0
+        follower.note_status(snapshot("PENDING").jobs["7.pbs"])
+    clock[0] += 1000.0
+    follower.note_status(RUNNING.jobs["7.pbs"])
+    assert follower.forced is None and not (follower.attempt / "SIGUSR2").exists()
+    clock[0] += 1000.0
+    follower.note_status(RUNNING.jobs["7.pbs"])
+    assert follower.forced.kind == "stalled" and (follower.attempt / "SIGUSR2").exists()
+
+
 def test_a_number_that_was_given_again_ends_the_job(followed):
     other = snapshot("RUNNING", name="another")
     assert followed(other, other).wait_for_end().kind == "lost"

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from workflow.config.schedulers.pbs import PBS as PBS_OPTIONS
 from workflow.config.site import Queue
 from workflow.scheduler import limits, pbs
 from workflow.scheduler.interface import SchedulerUnreachable
@@ -287,6 +288,16 @@ def test_what_a_server_says_about_itself(more, host, user, found):
     remarks = pbs.judge_server(pbs.parse_server(f"{SERVER}    {more}\n"), host, user)
     assert {each.what: (bool(each.fix), each.is_certain) for each in remarks} == found
     assert ("off" in remarks[0].said) == ("job_history" not in more)
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [("-W umask=077", "-W umask"), ("-Wumask=077", "-W umask"), ("-l select=2", "-l select"), ("-k doe", "-k")],
+)
+def test_options_have_one_name(option, name):
+    assert PBS_OPTIONS.option_name(option) == name
+    assert (name in PBS_OPTIONS.decided_elsewhere) == (name != "-k")
+    assert PBS_OPTIONS.option_name("-W group_list=team") not in PBS_OPTIONS.decided_elsewhere
 
 
 def test_a_server_that_takes_no_jobs_of_root_or_starts_none():

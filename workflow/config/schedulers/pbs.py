@@ -19,7 +19,11 @@ DECIDED_ELSEWHERE = {
     "-j": "the driver",
     "-J": "the driver",
     "-r": "the driver",
-    "-W": "the driver",
+    "-W umask": "the driver, which has the same one",
+    "-W depend": "the driver",
+    "-W block": "the driver",
+    "-W stagein": "the driver",
+    "-W stageout": "the driver",
     "-z": "the driver",
     "-I": "the driver",
     "-h": "the driver",
@@ -42,5 +46,5 @@ class PBS(BatchScheduler):
 
     @classmethod
     def option_name(cls, text: str) -> str:
-        name = re.match(r"-l\s*(\w+)", text.strip())
-        return f"-l {name[1]}" if name else text.strip()[:2]
+        name = re.match(r"(-[lW])\s*(\w+)", text.strip())
+        return f"{name[1]} {name[2]}" if name else text.strip()[:2]
