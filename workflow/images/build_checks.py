@@ -58,7 +58,7 @@ def find_program_faults(program: str) -> Iterator[Fault]:
             "install it, or load the module that provides it; `image context --out DIR` writes what to build elsewhere",
         )
         return
-    words = [program, "--version"]
+    words = [program, "version"]  # podman-hpc has no --version
     done = subprocess.run(words, capture_output=True, text=True, timeout=PROBE_SECONDS, stdin=subprocess.DEVNULL)
     if done.returncode:
         yield Fault(
@@ -70,7 +70,7 @@ def find_program_faults(program: str) -> Iterator[Fault]:
     if version and oldest and (int(version[1]), int(version[2])) < oldest:
         wanted = ".".join(map(str, oldest))
         yield Fault(
-            f"{done.stdout.strip()} is too old: {wanted} or later can build this",
+            f"{program}: release {version[0]} is too old, {wanted} or later can build this",
             "load a later module; or build elsewhere: `image context --out DIR` writes what to copy there",
         )
 
