@@ -173,8 +173,8 @@ def add_data(add_verb: AddVerb) -> None:
 
 def add_image(add_verb: AddVerb) -> None:
     """Add the verb for container images."""
-    image = add_verb("image", "build, inspect, verify or copy the container image of a site", as_json=True)
-    image.add_argument("action", choices=["build", "inspect", "verify", "push"])
+    image = add_verb("image", "build, inspect, verify, push or pull the container image of a site", as_json=True)
+    image.add_argument("action", choices=["build", "inspect", "verify", "push", "pull", "context"])
     image.add_argument(
         "--base",
         default="registry",
@@ -182,4 +182,17 @@ def add_image(add_verb: AddVerb) -> None:
         help="`build`: the base image: registry (the definition's choice), machine (packages as this machine's apt "
         "has them) or the file of an image",
     )
-    image.add_argument("--to", metavar="PLACE", help="`push`: a directory, or oras://HOST/NAME:TAG")
+    image.add_argument(
+        "--to",
+        metavar="PLACE",
+        help="`push`: a directory or oras://HOST/NAME:TAG for an image file; docker://HOST/NAME:TAG or oci-archive:FILE "
+        "for an image of podman",
+    )
+    image.add_argument(
+        "--from",
+        metavar="PLACE",
+        help="`pull`: docker://HOST/NAME@sha256:DIGEST, oras://..., oci-archive:FILE or FILE.sif",
+    )
+    image.add_argument(
+        "--out", type=Path, metavar="DIR", help="`context`: write there all that a machine elsewhere builds the image from"
+    )

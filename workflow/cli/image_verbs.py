@@ -8,7 +8,7 @@ from typing import Any
 
 from gnnscale.contract.errors import UserError
 from workflow.config.site import SiteConfig
-from workflow.images import build_image, push_image, verify_image
+from workflow.images import build_image, build_script, pull_image, push_image, verify_image
 
 
 def run_action(site: SiteConfig, arguments: argparse.Namespace) -> None:
@@ -20,6 +20,10 @@ def run_action(site: SiteConfig, arguments: argparse.Namespace) -> None:
         verify_image.verify(site, print_line)
     elif arguments.action == "inspect":
         print_image(*verify_image.inspect(site), as_json=arguments.json)
+    elif arguments.action == "pull":
+        pull_image.pull(site, given(arguments, "from", "docker://HOST/NAME@sha256:DIGEST"), print_line)
+    elif arguments.action == "context":
+        build_script.write_folder(site, given(arguments, "out", "DIRECTORY"), print_line)
     else:
         push_image.push(site, given(arguments, "to", "docker://HOST/NAME:TAG, or a directory"), print_line)
 

@@ -21,10 +21,11 @@ from gnnscale.contract.errors import UserError
 from gnnscale.contract.places import images_folder
 from workflow.config.site import SiteConfig
 from workflow.images.build_checks import find_build_faults
+from workflow.images.build_in_job import build_in_job
 from workflow.images.build_oci import build_oci, has_recorded_image, with_builder
 from workflow.images.build_sif import build_sif, has_whole_sif, point_to, sif_target
-from workflow.images.checks import raise_faults
 from workflow.images.command_log import CommandLog, Notify
+from workflow.images.fault import raise_faults
 from workflow.images.image_file import accelerator, has_image_file, image_command, locate_image
 from workflow.images.recipe import Recipe, read_recipe
 
@@ -66,6 +67,7 @@ BUILDERS = {
     "podman": build_oci,
     "podman-hpc": build_oci,
     "shifter": build_for_shifter,
+    "ce": build_in_job,
 }
 
 
