@@ -1,6 +1,7 @@
 """Sphinx directives that draw tables from the code, so that a page cannot say something else than the program.
 
 ```{settings} gnnscale.contract.settings.OptimSettings     fields of a checked record, with type, default and meaning
+```{schedulers}                                            the same for each scheduler that a site's file may name
 ```{commands}                                              the verbs of the command line
 ```{command-options}                                       one verb with its options, or the options that all share
 ```{sites}                                                 the files in sites/
@@ -93,18 +94,35 @@ def found(path: str) -> Any:
     return getattr(import_module(module), name)
 
 
+def settings_table(record: type[BaseModel], without: tuple[str, ...] = ()) -> nodes.Node:
+    rows = [
+        [code(name), code(readable_type(field)), code(readable_default(field)), words(field.description or "")]
+        for name, field in record.model_fields.items()
+        if name not in (*TAGS, *without)
+    ]
+    return table(["field", "type", "default", "meaning"], rows, [18, 22, 15, 45], "settings")
+
+
 class Settings(SphinxDirective):
     """List the fields of a pydantic model."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        rows = [
-            [code(name), code(readable_type(field)), code(readable_default(field)), words(field.description or "")]
-            for name, field in found(self.arguments[0]).model_fields.items()
-            if name not in TAGS
-        ]
-        return [table(["field", "type", "default", "meaning"], rows, [18, 22, 15, 45], "settings")]
+        return [settings_table(found(self.arguments[0]))]
+
+
+class Schedulers(SphinxDirective):
+    """List the fields of each scheduler; those that all share come first."""
+
+    def run(self) -> list[nodes.Node]:
+        kinds = import_module("workflow.config.scheduler_kinds").KINDS
+        shared = found("workflow.config.batch_scheduler.BatchScheduler").model_fields
+        drawn: list[nodes.Node] = [settings_table(found("workflow.config.batch_scheduler.BatchScheduler"))]
+        for kind, options in kinds.items():
+            drawn.append(nodes.paragraph("", "", *words(f"With `kind: {kind}` ({options.title}) also:")))
+            drawn.append(settings_table(options, tuple(shared)))
+        return drawn
 
 
 # ------------------------------------------------------------------------------------------------------- command line
@@ -168,7 +186,7 @@ class Sites(SphinxDirective):
         rows = []
         for name in files.list_sites():
             site = files.load_file(files.SITES / f"{name}.yaml")
-            kind = {"none": "none", "slurm": "Slurm", "pbs": "PBS"}[site.scheduler.kind]
+            kind = site.batch_scheduler.title if site.has_scheduler else "none"
             runtime = "" if site.container.runtime == "none" else site.container.runtime
             rows.append([code(name), words(site.title), words(kind), words(runtime), words(site.verified.level)])
         return [
@@ -315,6 +333,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
         "datasets": Datasets,
         "checks": Checks,
         "laws": Laws,
+        "schedulers": Schedulers,
         "rooms": Rooms,
         "recorded-program": RecordedProgram,
     }.items():

@@ -15,9 +15,8 @@ class RankLauncher(NamedTuple):
     """A launcher that belongs to one scheduler."""
 
     hosts: tuple[str, ...]  # options that place it on {hosts}, a list of names with commas
-    rank_variables: tuple[str, str, str] | None = (
-        None  # of rank, local rank and size, where no common launcher sets them
-    )
+    rank_variables: tuple[str, str, str] | None = None  # of rank, local rank and size; None: as a common launcher's
+    forwards_signals: bool = True  # to its ranks; otherwise they are told by files
 
 
 class BatchScheduler(Record):

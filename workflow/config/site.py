@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING, Annotated, Literal, Union
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     Scheduler = NoScheduler | BatchScheduler
     LauncherName = str
 else:
-    Scheduler = Annotated[Union[NoScheduler, *KINDS.values()], Field(discriminator="kind")]
+    Scheduler = Annotated[reduce(or_, KINDS.values(), NoScheduler), Field(discriminator="kind")]
     LauncherName = Literal["none", "mpiexec", *LAUNCHERS]
 
 

@@ -147,7 +147,8 @@ def plan_stage(
         "check": check if needs_check else None,
         "after": None if before is None else ids.index(before),
     }
-    if site.container.use:
+    launcher = site.batch_scheduler.launchers.get(site.launch.command)
+    if site.container.use or (launcher is not None and not launcher.forwards_signals):
         plan["by_file"] = True
     return plan
 

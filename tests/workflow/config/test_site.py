@@ -16,6 +16,7 @@ from tests.support.errors import message_of
 from tests.support.sweeps import make_stage, make_training
 from tests.workflow.cli.test_commands import call
 from workflow.config import site_files
+from workflow.config.scheduler_kinds import KINDS
 from workflow.config.walltime import to_seconds
 from workflow.doctor import trial_job
 from workflow.jobs import launch, render
@@ -23,7 +24,7 @@ from workflow.jobs import requests as queueing
 
 STORED = ROOT / "tests" / "stored" / "jobs"
 BATCH = [name for name in site_files.list_sites() if site_files.load(name).has_scheduler]
-CLUSTERS = [name for name in BATCH if name not in ("slurm", "pbs")]
+CLUSTERS = [name for name in BATCH if name not in KINDS]  # the file of a scheduler's name is for any cluster with it
 GOOD = """title: t
 host: ^login
 arch: x86_64
@@ -182,7 +183,7 @@ def test_no_stored_script_is_of_a_site_that_is_no_more():
         (
             "kind: slurm",
             "kind: slrm",
-            "f.yaml:5: scheduler.kind: found 'slrm', expected one of none, pbs, slurm; did you mean 'slurm'?",
+            "f.yaml:5: scheduler.kind: found 'slrm', expected one of none, flux, lsf, pbs, slurm; did you mean 'slurm'?",
         ),
         ("kind: slurm", "kind: pbs", "f.yaml:12: launch.command: srun belongs to Slurm, this site has PBS"),
         ("command: srun", "command: none", "f.yaml:12: launch.command: none starts one rank"),

@@ -5,10 +5,12 @@ import re
 
 import pytest
 
+from gnnscale.contract.errors import UserError
 from workflow.config import site_files
 from workflow.doctor import new_site
 from workflow.scheduler import pbs, slurm
 from workflow.scheduler.queue_facts import QueueFacts
+from workflow.scheduler.registry import SCHEDULERS
 
 # sinfo -h -o '%P|%a|%l|%D|%c|%m|%G', of clusters of different kinds
 SINFO = """debug*|up|30:00|2|8|16000|(null)
@@ -136,3 +138,32 @@ def test_gpus_of_this_machine():
 )
 def test_login_nodes_differ_in_their_numbers(here, there, same):
     assert bool(re.search(new_site.host_pattern(here), there)) == same
+
+
+SILENT = "echo 'slurm_load_partitions: Unable to contact slurm controller' >&2; exit 1"
+
+
+def programs(folder, monkeypatch, **scripts):
+    for name, text in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+
+def test_the_scheduler_that_answers_is_described(tmp_path, monkeypatch):
+    """The commands of another one may be installed too, and say that it is away."""
+    (tmp_path / "nodes").write_text(json.dumps(PBSNODES))
+    (tmp_path / "queues").write_text(json.dumps(QSTAT))
+    files = {"pbsnodes": f"cat {tmp_path}/nodes", "qstat": f"cat {tmp_path}/queues"}
+    programs(tmp_path, monkeypatch, sinfo=SILENT, scontrol=SILENT, flux="exit 1", **files)
+    assert "kind: pbs" in new_site.draft_site_file()
+
+
+def test_where_none_answers_all_are_told(tmp_path, monkeypatch):
+    programs(tmp_path, monkeypatch, sinfo=SILENT, scontrol=SILENT, pbsnodes="echo '{}'", qstat="echo '{}'")
+    with pytest.raises(UserError) as told:
+        new_site.draft_site_file()
+    said = told.value.message
+    assert "slurm: sinfo: slurm_load_partitions: Unable to contact slurm controller" in said
+    assert "pbs: it answers, and lists no queue with nodes" in said
+    assert all(f"{kind}: " in said for kind in SCHEDULERS) and "sites/slurm.yaml" in str(told.value)

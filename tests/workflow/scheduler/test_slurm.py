@@ -153,3 +153,20 @@ def test_nothing_is_concluded_from_silence():
 def test_accounts(given, required, accounts, good, words):
     found, _, fix = limits.check_account(given, required, known(accounts))
     assert found is good and words in fix
+
+
+def test_a_poll_for_a_hundred_jobs_is_one_command(tmp_path, monkeypatch):
+    """Twenty of them are forgotten by squeue: one more command for all of these."""
+    ids, log = [str(number) for number in range(1000, 1100)], tmp_path / "log"
+    queued = "\n".join(f"{id}|RUNNING|None|n1|gs{id}" for id in ids[20:])
+    ended = "\n".join(f"{id}|COMPLETED|None|0:0|n1|gs{id}" for id in ids[:15])
+    said = {"squeue": queued, "sacct": ended}
+    scripts = {name: f"echo {name} >> {log}\ncat <<'END'\n{text}\nEND" for name, text in said.items()}
+    commands(tmp_path, monkeypatch, **scripts)
+    found = SLURM.find_by_id(ids[20:], 60)
+    assert len(found.jobs) == 80 and log.read_text().split() == ["squeue"]
+    found = SLURM.find_by_id(ids, 60)
+    assert log.read_text().split() == ["squeue", "squeue", "sacct"]
+    assert len(found.jobs) == 95 and found.unknown == frozenset(ids[15:20]), "of which neither knows anything"
+    jobs = SLURM.find_by_name({f"gs{id}" for id in ids}, 60)
+    assert len(jobs) == 95 and log.read_text().split().count("sacct") == 2
