@@ -10,6 +10,7 @@ from workflow.config.schedulers.pbs import PBS as PBS_OPTIONS
 from workflow.config.site import Queue
 from workflow.scheduler import limits, pbs
 from workflow.scheduler.interface import SchedulerUnreachable
+from workflow.scheduler.submission import JobHead
 
 SCHEDULER = pbs.PBSScheduler()
 PBS = {
@@ -217,9 +218,10 @@ def test_what_a_refusal_means(words, action, hint):
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
 def test_a_job_has_the_umask_of_its_driver(mask):
     """PBS itself takes 077, and nobody else could read the results."""
+    head = JobHead("gs-1", "", None, None, 1, 1, 1, 0, 1, 600, "00:10:00", (), ())
     before = os.umask(mask)
     try:
-        assert pbs.read_umask() == f"{mask:03o}"
+        assert f"-W umask={mask:03o}" in SCHEDULER.render_options(head, PBS_OPTIONS(kind="pbs"))
     finally:
         os.umask(before)
 
