@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import pwd
-import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 from gnnscale.contract.errors import UserError
 from workflow.config.site import SiteConfig
-from workflow.images.apptainer import PROBE_SECONDS, file_program, last_line, temporary_folder
+from workflow.images.apptainer import file_program, temporary_folder
 from workflow.images.build_oci import oci_program
-from workflow.images.checks import Fault, missing_namespaces
+from workflow.images.checks import missing_namespaces
+from workflow.images.fault import Fault
 from workflow.images.image_file import architecture, has_image_file
+from workflow.images.program_checks import find_program_faults
 from workflow.images.recipe import Recipe
 from workflow.images.wheels import find_interpreter, is_complete, wheels_folder
 
@@ -23,8 +23,6 @@ from workflow.images.wheels import find_interpreter, is_complete, wheels_folder
 # never been measured; its wheels alone are 3 to 5.
 BUILD_GIGABYTES = {"cpu": 6}
 BUILD_GIGABYTES_OF_GPUS = 30
-# The first versions that know the options used here: %arguments and --build-arg; `pull` of a transport, `untag`.
-OLDEST = {"apptainer": (1, 2), "singularity": (4, 0), "podman": (4, 0)}
 BASES = ("registry", "machine")
 
 
@@ -48,31 +46,6 @@ def find_build_faults(site: SiteConfig, recipe: Recipe, folder: Path, user: str 
             find_interpreter(recipe.arguments["python"])
         except UserError as problem:
             yield Fault(problem.message, "; ".join(problem.hints))
-
-
-def find_program_faults(program: str) -> Iterator[Fault]:
-    """Find that the program which builds is absent, does not work, or is too old."""
-    if shutil.which(program) is None:
-        yield Fault(
-            f"no {program} on PATH",
-            "install it, or load the module that provides it; `image context --out DIR` writes what to build elsewhere",
-        )
-        return
-    words = [program, "version"]  # podman-hpc has no --version
-    done = subprocess.run(words, capture_output=True, text=True, timeout=PROBE_SECONDS, stdin=subprocess.DEVNULL)
-    if done.returncode:
-        yield Fault(
-            f"{program} does not work: {last_line(done.stderr or done.stdout)}", f"try by hand: {' '.join(words)}"
-        )
-        return
-    version = re.search(r"(\d+)\.(\d+)", done.stdout)
-    oldest = OLDEST.get(program)
-    if version and oldest and (int(version[1]), int(version[2])) < oldest:
-        wanted = ".".join(map(str, oldest))
-        yield Fault(
-            f"{program}: release {version[0]} is too old, {wanted} or later can build this",
-            "load a later module; or build elsewhere: `image context --out DIR` writes what to copy there",
-        )
 
 
 def find_base_faults(base: str) -> Iterator[Fault]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from gnnscale.contract.command_name import command_name
 from gnnscale.contract.errors import UserError, reason_of
@@ -16,29 +15,18 @@ from workflow.config.site import SiteConfig
 from workflow.images import runtimes
 from workflow.images.apptainer import PROBE_SECONDS, last_line
 from workflow.images.environment import IMAGE_HOME, IMAGE_PYTHON
+from workflow.images.fault import Fault, raise_faults
 from workflow.images.image_file import architecture, build_command, has_image_file, locate_image, read_record
+from workflow.images.store_checks import find_store_faults
 
 # The header of a SIF file: its format and its architecture.
 SIF_MAGIC, MAGIC_OFFSET, ARCH_OFFSET = b"SIF_MAGIC", 32, 45
 ARCH_OF_CODE = {b"02": "x86_64", b"04": "aarch64"}
 
 
-class Fault(NamedTuple):
-    """A reason why no stage can run in the image here, or none can be built, and what to do."""
-
-    message: str
-    hint: str
-
-
 def raise_if_faulty(site: SiteConfig) -> None:
     """Raise one error with all reasons why stages cannot run in the image."""
     raise_faults(find_faults(site))
-
-
-def raise_faults(faults: Iterable[Fault]) -> None:
-    lines = [f"{fault.message}\n  {fault.hint}" for fault in faults]
-    if lines:
-        raise UserError("\n".join(lines))
 
 
 def find_faults(site: SiteConfig, deep: bool = True) -> Iterator[Fault]:
@@ -51,14 +39,15 @@ def find_faults(site: SiteConfig, deep: bool = True) -> Iterator[Fault]:
             f"no {command} on PATH, and container.runtime is {runtime}",
             "install it, name the modules that provide it in container.modules, or leave out --container",
         )
+    if site.container.checkout:
+        yield from find_writable_by_all(ROOT / "gnnscale")
     if not has_image_file(site):
+        yield from find_store_faults(site) if has_command else ()
         return
     file = locate_image(site)
     file_faults = list(find_file_faults(file, architecture(site), deep))
     yield from file_faults
     yield from find_writable_by_all(file.resolve())
-    if site.container.checkout:
-        yield from find_writable_by_all(ROOT / "gnnscale")
     if has_command and not file_faults and not site.has_scheduler:
         yield from probe_image(site, file)
 
