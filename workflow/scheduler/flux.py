@@ -27,8 +27,14 @@ from workflow.scheduler.limits import QueueLimit, SchedulerLimits, parse_whole_n
 from workflow.scheduler.queue_facts import QueueFacts, SiteDraft
 from workflow.scheduler.submission import OUTPUT_NAME, JobHead
 
-STATES = {
+STATES = {  # a state while a job is active, then its result; the manual has PENDING and RUNNING for the former
+    "NEW": "PENDING",
+    "DEPEND": "PENDING",
+    "PRIORITY": "PENDING",
+    "SCHED": "PENDING",
     "PENDING": "PENDING",
+    "RUN": "RUNNING",
+    "CLEANUP": "RUNNING",
     "RUNNING": "RUNNING",
     "COMPLETED": "COMPLETED",
     "FAILED": "FAILED",
@@ -37,10 +43,13 @@ STATES = {
 }
 JOB_FORMAT = "{id.f58}|{status}|{returncode}|{exception.type}|{nodelist}|{name}"
 JOBS_COMMAND = ["flux", "jobs", "-n", f"--format={JOB_FORMAT}"]
+NEVER_BEGAN = -128
 MAX_LISTED = 100_000  # without a number `flux jobs` lists a thousand
 UNKNOWN_JOB = re.compile(r"JobID (\S+) unknown")
 QUEUES_COMMAND = ["flux", "queue", "list", "-n"]
-QUEUES_FORMAT = "--format={queuem}|{submission}|{scheduling}|{limits.timelimit}|{limits.min.nnodes}|{limits.max.nnodes}"
+QUEUES_FORMAT = (
+    "--format={queuem}|{submission}|{scheduling}|{limits.timelimit!F}|{limits.min.nnodes}|{limits.max.nnodes}"
+)
 NODES_COMMAND = ["flux", "resource", "list", "-n", "--states=up", "--format={queue}|{nnodes}|{ncores}|{ngpus}"]
 SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600, "d": SECONDS_PER_DAY, "": 1}
 
@@ -126,8 +135,8 @@ def parse_jobs(text: str) -> list[JobStatus]:
             id, status, code, exception, nodes, name = parts
             state = "NODE_FAIL" if exception == "node-failure" else STATES.get(status, "RUNNING")
             ended = int(code) if re.fullmatch(r"-?\d+", code) else None
-            if ended is not None and ended < 0:  # the number of a signal
-                ended = 128 - ended
+            if ended is not None and ended < 0:  # the number of a signal, or -128 where it never began
+                ended = 128 - ended if ended > NEVER_BEGAN else None
             found.append(JobStatus(ascii_id(id), name, state, exception, nodes, ended))
     return found
 
