@@ -13,6 +13,7 @@ from workflow.config import site_files
 from workflow.config.site import Gpus, SiteConfig
 from workflow.doctor.trial_job import RankReport, SeenDevice, TrialResult
 from workflow.images.image_file import build_command
+from workflow.run_directory.attempt import RUNTIME_ERROR, find_telling_line
 
 FindingState = Literal["ok", "bad", "not checked"]
 # Synchronized machines are within milliseconds of each other; files are judged by their age in tens of seconds.
@@ -110,7 +111,7 @@ def judge_ended(chosen: ChosenSite, trial: TrialResult, job: str) -> Iterator[Fi
     reports = trial.reports
     where = f" on {format_hosts(trial)}" if format_hosts(trial) else ""
     all_finished = len(reports) == trial.ranks and all(rank.step == "done" for rank in reports)
-    last_line = trial.output_tail[-1] if trial.output_tail else ""
+    last_line = find_telling_line(trial.output_tail)
     ssh_line = next((line for line in trial.output_tail if SSH_WORDS.search(line)), "")
     if reports and not trial.was_listed:
         yield bad(
@@ -164,6 +165,8 @@ def final_state(trial: TrialResult) -> str:
 
 def suggest_start_fix(chosen: ChosenSite, last_line: str) -> str:
     lowered = last_line.lower()
+    if chosen.site.container.use and RUNTIME_ERROR.match(last_line):
+        return f"{chosen.line('container')}: container; or its flags: {' '.join(chosen.site.container.options(True))}"
     if "no such file" in lowered or "not found" in lowered or "no module named" in lowered:
         python = chosen.site.python or sys.executable
         return f"{python} must exist on compute nodes too; or name theirs: --set python=PATH"
@@ -465,7 +468,7 @@ def judge_collective(chosen: ChosenSite, trial: TrialResult) -> Iterator[Finding
 def judge_unfinished(chosen: ChosenSite, trial: TrialResult, unfinished: Sequence[RankReport]) -> Finding:
     """Return the finding for ranks that ended early; one that did not reach the sum explains the others."""
     rank = next((rank for rank in unfinished if rank.step != "reduce"), unfinished[0])
-    why = rank.error or (trial.output_tail[-1] if trial.output_tail else "no output")
+    why = rank.error or find_telling_line(trial.output_tail) or "no output"
     return bad(
         "collective",
         f"rank {rank.rank} on {rank.host} ended {WORDS_OF_STEP.get(rank.step, 'in the sum over ranks')}: {why[:160]}",

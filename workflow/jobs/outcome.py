@@ -11,7 +11,7 @@ from typing import Literal
 
 from gnnscale.contract.exit_codes import DISK, MEMORY, REFUSED, STOPPED, TERMINATED
 from gnnscale.contract.results import StageError
-from workflow.run_directory.attempt import DISK_FULL, AttemptOutcome, ExitRecord
+from workflow.run_directory.attempt import DISK_FULL, AttemptOutcome, ExitRecord, find_telling_line
 from workflow.scheduler.interface import JobStatus
 
 Action = Literal["continue", "again", "avoid", "shrink", "space", "fail"]
@@ -173,7 +173,8 @@ def judge_exit_code(
         return AttemptOutcome("application", f"ended without a valid result: {reason_invalid}")
     rank = f" of rank {exit.rank}" if exit.rank is not None else ""
     where = f" on {exit.host}" if exit.host else ""
-    return AttemptOutcome("application", f"exit code {code}{rank}{where}")
+    why = "" if rank else find_telling_line(printed.splitlines())  # no rank began, or none could say that it failed
+    return AttemptOutcome("application", f"exit code {code}{rank}{where}" + (f": {why[:200]}" if why else ""))
 
 
 def hopeless_outcome(id: str, reason: str) -> AttemptOutcome:

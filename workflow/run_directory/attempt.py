@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -14,6 +16,11 @@ from gnnscale.schema import Record
 
 TAIL_LINES = 12
 TAIL_BYTES = 8192
+# Launchers report last, and only that a process ended; container runtimes say why they started none.
+LAUNCHER_LINE = re.compile(
+    r"^(srun|slurmstepd|mpiexec|mpirun|prterun|flux-\w+|jsrun)\b|Terminating StepId|Exited with exit code"
+)
+RUNTIME_ERROR = re.compile(r"^(Error|ERROR|FATAL)\b")
 
 OutcomeKind = Literal[
     "done",
@@ -130,3 +137,10 @@ def read_tail(path: Path, max_lines: int = TAIL_LINES, max_bytes: int = TAIL_BYT
 def read_last_output(attempt: Path) -> tuple[str, ...]:
     """Read the last lines of the first of an attempt's output files that is not empty."""
     return next(filter(None, (read_tail(attempt / name) for name in ("stderr", "stdout", "job.out"))), ())
+
+
+def find_telling_line(lines: Sequence[str]) -> str:
+    """Return the printed line that says most: the last error of a container runtime, or the last line of no launcher."""
+    own = [line for line in lines if not LAUNCHER_LINE.search(line)]
+    errors = [line for line in own if RUNTIME_ERROR.match(line)]
+    return next((found[-1].strip() for found in (errors, own, lines) if found), "")
