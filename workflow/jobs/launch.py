@@ -136,6 +136,7 @@ def plan_stage(
         and (request.nodes_each > 1 or site.node.gpus is not None)
     )
     check = shlex.join(build_rank_command(attempt, request, site, python, "machine.node_check", code))
+    command = build_rank_command(attempt, request, site, python, code=code)
     has_ranks = attempt.kind in KINDS_WITH_RANKS
     plan: StagePlan = {
         "folder": str(attempt.folder),
@@ -143,11 +144,11 @@ def plan_stage(
         "first": index * request.nodes_each,
         "nodes": request.nodes_each if has_ranks else 1,
         "per_node": request.ranks_per_node if has_ranks else 1,
-        "command": shlex.join(build_rank_command(attempt, request, site, python, code=code)),
+        "command": shlex.join(command),
         "check": check if needs_check else None,
         "after": None if before is None else ids.index(before),
     }
-    launcher = site.batch_scheduler.launchers.get(site.launch.command)
+    launcher = site.batch_scheduler.launchers.get(command[0])
     if site.container.use or (launcher is not None and not launcher.forwards_signals):
         plan["by_file"] = True
     return plan

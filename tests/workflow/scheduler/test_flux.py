@@ -10,7 +10,7 @@ from workflow.scheduler.limits import QueueLimit
 from workflow.scheduler.queue_facts import QueueFacts
 
 SCHEDULER = FluxScheduler()
-# flux jobs -n --format=..., with the words of its library, which differ from those of its manual; a terminal without UTF-8 shows f in place of ƒ
+# flux jobs -n --format=..., in the words of its library, not of its manual; without UTF-8 there is f in place of ƒ
 JOBS = """\
 ƒM7Zq9AKHno|RUN|||corona[171-172]|gs1-1
 fDkrou8xo|SCHED||||gs2|odd name
