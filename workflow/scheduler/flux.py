@@ -1,7 +1,8 @@
 """Flux: flux jobs, flux queue and flux resource. Written from the manuals of flux-core; it has not run at a site.
 
 A job is a script that runs as the initial program of a Flux instance of its own, on the first of its nodes. There the
-variables that describe a job are unset, so commands of that instance say its id and its hosts.
+variables that describe a job are unset, so commands of that instance say its id and its hosts. The manuals do not say
+whether a signal of `--signal` reaches the script or the brokers of its instance, so the script sets itself an alarm.
 """
 
 from __future__ import annotations
