@@ -137,7 +137,7 @@ def apptainer_lines(site: SiteConfig, kind: str, binds: list[Mount]) -> list[str
             # Otherwise the ranks of a node cannot share memory for MPI. Processes with the same parent share namespaces: in
             # a job that is the launcher's daemon; without a scheduler it is the driver, whose stages must not share any.
             lines.append("export APPTAINER_SHARENS=1")
-    lines += [f"scratch={double_quoted(container.scratch)}", 'mkdir -p "$scratch"']
+    lines += scratch_lines(container)
     isolation = ["--cleanenv", "--no-home", "--no-mount", "home,cwd,tmp,hostfs"]
     words = [container.runtime, "exec", *isolation, *gpu_flags(site), *stage_options(site, kind)]
     for mount in binds:
@@ -153,17 +153,15 @@ def podman_lines(site: SiteConfig, kind: str, binds: list[Mount]) -> list[str]:
     """Return the lines for Podman and podman-hpc; an image that is absent is no reason to ask a registry."""
     container, options = site.container, stage_options(site, kind)
     words = [container.runtime, "run", "--rm", "--pull=never", *gpu_flags(site), *options, *podman_namespaces(options)]
-    words += [
-        "--read-only",
-        *(f"--env={key}={value}" for key, value in (image_variables() | fixed_variables(site)).items()),
-    ]
+    words += ["--read-only"]
+    words += [f"--env={key}={value}" for key, value in (image_variables() | fixed_variables(site)).items()]
     words += [f"--mount={mount_option(mount)}" for mount in binds]
     return [
         "args=()",
         # podman reads the value itself, so no list of processes shows it
         loop_over_passed(site, 'args+=("--env=$name")'),
         *(shared_container_lines() if set(options) & set(MPI_MODULES) else ()),
-        f"scratch={double_quoted(container.scratch)}",
+        *scratch_lines(container),
         f'exec {shlex.join(words)} --mount="type=bind,src=$scratch,dst=/tmp" --workdir="$PWD" "${{args[@]}}" '
         f'{quoted_image(container)} {TIED_TO_LAUNCHER} "$@"',
     ]
@@ -188,15 +186,16 @@ def shared_container_lines() -> list[str]:
 
 
 def shifter_lines(site: SiteConfig, kind: str, binds: list[Mount]) -> list[str]:
+    """Return the lines for Shifter, which itself shows the file systems of the site, and creates no directory in an image."""
     container, options = site.container, stage_options(site, kind)
     has_modules = any(option.startswith("--module") for option in options)  # given twice, one of the two would be lost
     words = ["shifter", f"--image={container.image}", "--clearenv", *(() if has_modules else gpu_flags(site)), *options]
     words += [f"--env={key}={value}" for key, value in (image_variables() | fixed_variables(site)).items()]
-    words += [f"--volume={volume_option(mount)}" for mount in binds]
+    words += [f"--volume={volume_option(mount)}" for mount in binds if mount.source != mount.target]
     return [
         "args=()",
         loop_over_passed(site, 'args+=("--env=$name=${!name}")'),
-        f"scratch={double_quoted(container.scratch)}",
+        *scratch_lines(container),
         f'exec {shlex.join(words)} --volume="$scratch:/tmp" --workdir="$PWD" "${{args[@]}}" {TIED_TO_DRIVER} "$@"',
     ]
 
@@ -270,6 +269,11 @@ def broadcast_lines(container: Container) -> list[str]:
         f'    export {SIF_VARIABLE}="$scratch/gnnscale-$SLURM_JOB_ID.sif"',
         "fi",
     ]
+
+
+def scratch_lines(container: Container) -> list[str]:
+    """Return the lines that find scratch of the node, and make it: a scheduler may name a directory that nobody has made."""
+    return [f"scratch={double_quoted(container.scratch)}", 'mkdir -p "$scratch"']
 
 
 def quoted_image(container: Container) -> str:

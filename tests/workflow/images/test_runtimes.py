@@ -7,6 +7,8 @@ integration/test_apptainer.py. GNNSCALE_RENEW=1 writes stored/containers/ again:
 import csv
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
 import tomllib
@@ -17,7 +19,8 @@ import pytest
 from gnnscale.contract import files
 from gnnscale.contract.settings import ConvertSettings
 from gnnscale.contract.stage_spec import StageSpec
-from tests.support import corpus
+from tests.support import cluster, corpus
+from tests.support.cluster import wait_until
 from tests.support.corpus import ROOT
 from tests.support.errors import message_of
 from tests.support.sweeps import make_stage, make_training
@@ -144,14 +147,13 @@ def test_what_is_bound_and_passed(runtime, odd, tmp_path):
     site = in_image("slurm", f"container.runtime={runtime}", image=image, data=(data,), env={"MINE": odd})
     site = site.model_copy(update={"env": {"SITES": odd}})
     folder = root / "train" / "x-1"
-    if runtime == "shifter" and "," in odd:
-        assert "no path with a colon or a comma" in message_of(lambda: runtimes.wrap_stage(site, "train", folder))
-        return
     words, env, there = called(site, "train", folder, tmp_path, code=Path("/my/check out"), more={"SITES": odd})
     mounts = bound(words)
+    # Shifter shows the file systems of a site by itself, and makes no directory in an image.
+    itself = runtime == "shifter"
     assert sorted(mounts) == sorted(
         [
-            (str(root), str(root), "rw"),
+            *([] if itself else [(str(root), str(root), "rw")]),
             (str(tmp_path), "/tmp", "rw"),
             ("/my/check out/gnnscale", "/opt/gnnscale/gnnscale", "ro"),
             ("/my/check out/datasets", "/opt/gnnscale/datasets", "ro"),
@@ -170,7 +172,10 @@ def test_what_is_bound_and_passed(runtime, odd, tmp_path):
     assert not [name for name, value in inside.items() if value.startswith("hidden")], "secrets"
     assert "hidden" not in " ".join(words), "nor in a list of processes"
     reading = bound(called(site, "convert", folder, tmp_path)[0])
-    assert (data, data, "ro") in reading and (data, data, "ro") not in mounts
+    assert ((data, data, "ro") in reading) != itself and (data, data, "ro") not in mounts
+    if itself:
+        bad = site.model_copy(update={"container": site.container.model_copy(update={"binds": ("/a,b:/c",)})})
+        assert "no path with a colon or a comma" in message_of(lambda: runtimes.wrap_stage(bad, "train", folder))
 
 
 def inside_of(runtime, words, env):
@@ -323,3 +328,112 @@ def test_a_stage_of_an_image_runs_nowhere_else(tmp_path):
     done = corpus.run_stage(made)
     assert done.returncode == 64, done.stderr
     assert f"this stage needs image {ID[:12]}, and runs outside of any image" in done.stderr
+
+
+# ------------------------------------------------------------------------------------------------------- flags by kind
+def line_of(site, kind):
+    """Return the words of the line that starts the runtime."""
+    lines = runtimes.wrap_stage(site, kind, Path("/r/x/y")).prefix[2].split("\n")
+    return shlex.split(lines[-1])
+
+
+def test_ranks_get_the_modules_for_mpi_and_other_stages_the_host_itself():
+    """A module for MPI brings --network, which Podman takes but once, and puts stages of one parent into one container."""
+    site = in_image("perlmutter")
+    ranks, alone = line_of(site, "train"), line_of(site, "convert")
+    assert {"--gpu", "--nccl", "--cuda-mpi"} <= set(ranks) and not {"--network=host", "--ipc=host"} & set(ranks)
+    assert "--gpu" in alone and {"--network=host", "--ipc=host", "--pid=host"} <= set(alone)
+    assert not {"--nccl", "--cuda-mpi"} & set(alone)
+    assert "--pull=never" in ranks and "--pull=never" in alone, "an absent image is not asked of any registry"
+    both = in_image("slurm", "container.runtime=podman-hpc", "container.flags=[--net=slirp4netns]")
+    assert "--network=host" not in line_of(both, "convert") and "--pid=host" in line_of(both, "convert")
+
+
+def test_without_a_launcher_no_stage_shares_a_container():
+    """`run` by hand starts many stages from one parent."""
+    for settings in (("scheduler.kind=none",), ()):
+        site = in_image("local", "container.runtime=podman-hpc", "container.rank_flags=[--cuda-mpi]", *settings)
+        assert "--cuda-mpi" not in line_of(site, "train")
+
+
+def test_each_runtime_of_a_site_has_its_own_flags():
+    ranks = line_of(in_image("perlmutter", "container.runtime=shifter"), "train")
+    assert ranks.count("--module=gpu,nccl-plugin") == 1 and "--module=gpu" not in ranks and "--gpu" not in ranks
+    assert "--module=gpu" in line_of(in_image("perlmutter", "container.runtime=shifter"), "convert")
+    words = line_of(in_image("frontier", "container.runtime=podman"), "train")
+    assert "--device=/dev/kfd" in words and "--rm" in words
+
+
+@pytest.mark.parametrize(
+    "settings, told",
+    [
+        (["container.runtime=podman-hpc", "container.flags=[--gpu, --cuda-mpi]"], "move it to rank_flags"),
+        (["container.runtime=podman", "container.flags=[--pid=private]"], "remove it"),
+        (["container.digest=z"], "64 hexadecimal digits"),
+        (["container.runtime=podman-hcp"], "did you mean 'podman-hpc'?"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_told_with_the_option_that_set_it(settings, told):
+    said = message_of(lambda: site_files.load("slurm", settings))
+    assert told in said and f"--set {settings[-1]}" in said
+
+
+# ------------------------------------------------------------------------------------------- ends, by stand-ins of Podman
+# As conmon does, it leaves the session and the family of the process that started the container.
+PODMAN = """#!/bin/bash
+while [ "$1" != IMAGE ]; do shift; done
+shift
+setsid -f "$@"
+exec sleep 600
+"""
+STAGE = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: pathlib.Path("told").touch())
+pathlib.Path("lives").touch()
+while True: time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("reaped", [True, False])
+def test_a_stage_ends_with_the_command_that_started_its_container(tmp_path, reaped):
+    """It is told first, and is killed if it does not end; a command that has ended and is not waited for counts as gone."""
+    program = tmp_path / "bin" / "podman"
+    program.parent.mkdir()
+    program.write_text(PODMAN)
+    program.chmod(0o755)
+    site = in_image("local", "container.runtime=podman", image="IMAGE", scratch=str(tmp_path))
+    words = [*runtimes.wrap_stage(site, "train", tmp_path / "run" / "train" / "x").prefix, sys.executable, "-c", STAGE]
+    env = {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+    started = subprocess.Popen(words, env=env, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until((tmp_path / "lives").exists, "the stage")
+    assert cluster.find_processes(STAGE)
+    started.kill()
+    if reaped:
+        started.wait()
+    wait_until(lambda: not cluster.find_processes(STAGE), "the end of the stage")
+    assert (tmp_path / "told").exists()
+    started.wait()
+
+
+def test_a_container_that_ranks_share_ends_with_their_launcher(tmp_path):
+    """podman-hpc lets it sleep for ever, and whoever kills its ranks leaves it behind."""
+    program = tmp_path / "bin" / "podman-hpc"
+    program.parent.mkdir()
+    program.write_text("#!/bin/bash\nIFS=,; setsid -f $PODMANHPC_SHARED_RUN_COMMAND; touch shared; sleep 600\n")
+    program.chmod(0o755)
+    site = in_image("perlmutter", scratch=str(tmp_path))
+    words = runtimes.wrap_stage(site, "train", tmp_path / "run" / "train" / "x").prefix
+    env = {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+    launcher = subprocess.Popen(
+        ["sh", "-c", 'echo $$ > pid; "$@"; true', "sh", *words, "true"], env=env, cwd=tmp_path, start_new_session=True
+    )
+    wait_until((tmp_path / "shared").exists, "the container")
+    shared = f"while lives {launcher.pid}"
+
+    def is_there():
+        return any(shared in path.read_text() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists())
+
+    wait_until(is_there, "its first process")
+    os.killpg(launcher.pid, signal.SIGKILL)
+    launcher.wait()
+    wait_until(lambda: not is_there(), "its end")

@@ -59,3 +59,13 @@ def test_the_last_output_is_of_the_first_file_that_has_any(tmp_path):
 )
 def test_a_full_disk_is_told_from_one_that_cannot_be_written_to(number, expected):
     assert attempt.disk_error_outcome(OSError(number, os.strerror(number), "/r/x")) == expected
+
+
+def test_the_line_that_says_most_is_not_the_launchers():
+    """srun reports last, and only that a task ended; podman-hpc adds a line of its own after Podman's."""
+    srun = ["srun: error: n1: task 0: Exited with exit code 125", "srun: Terminating StepId=7.0"]
+    podman = ["Error: localhost/x:1: image not known", "Failed to start containerKilling monitor thread"]
+    assert attempt.find_telling_line([*podman, *srun]) == podman[0]
+    assert attempt.find_telling_line(["ModuleNotFoundError: x", *srun]) == "ModuleNotFoundError: x"
+    assert attempt.find_telling_line(srun) == srun[-1], "better than nothing"
+    assert attempt.find_telling_line([]) == ""
