@@ -62,7 +62,7 @@ def test_a_full_disk_is_told_from_one_that_cannot_be_written_to(number, expected
 
 
 def test_the_line_that_says_most_is_not_the_launchers():
-    """srun reports last, and only that a task ended; podman-hpc adds a line of its own after Podman's."""
+    """A launcher reports last, and only that a task ended; podman-hpc adds a line of its own after Podman's."""
     srun = ["srun: error: n1: task 0: Exited with exit code 125", "srun: Terminating StepId=7.0"]
     podman = ["Error: localhost/x:1: image not known", "Failed to start containerKilling monitor thread"]
     assert attempt.find_telling_line([*podman, *srun]) == podman[0]
