@@ -38,7 +38,7 @@ def fetch_oci_base(recipe: Recipe, program: str, folder: Path, log: CommandLog) 
         log.run([program, "import", str(machine_base(folder, log)), name], "base: imported")
     else:
         source = oci_base_source(recipe)
-        id = log.run([program, "pull", source], f"base: {source}")
+        id = log.run([program, "image", "pull", source], f"base: {source}")
         log.run([program, "tag", id, name], "base: named")
     return name
 

@@ -39,7 +39,6 @@ def pull_in_job(site: SiteConfig, source: str, log: CommandLog) -> None:
     lines = [
         "set -eu",
         f"program=podman file={shlex.quote(str(target))}",
-        f"podman pull {shlex.quote(source)}",
         f"podman tag $(podman pull --quiet {shlex.quote(source)}) {name}",
         shlex.join([*run_words("podman", name), *check_words(accelerator(site))]),
         *export_lines(name),

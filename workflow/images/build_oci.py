@@ -104,7 +104,15 @@ def build_words(
 ) -> list[str]:
     """Return the command that builds an image from the context, with the wheels mounted at /mnt."""
     # The network of the machine: a network of its own needs more programs, and a build needs at most the package sources.
-    options = ["--network=host", "--build-arg", f"base={base}", "--build-arg", f"accelerator={accelerator}"]
+    # Without layers of its own for each step, all work is done in one container, which is named after the base.
+    options = [
+        "--network=host",
+        "--layers=false",
+        "--build-arg",
+        f"base={base}",
+        "--build-arg",
+        f"accelerator={accelerator}",
+    ]
     file = ["--file", f"{context}/{CONTAINERFILE}"]
     return [program, "build", *options, "--volume", f"{wheels}:/mnt:ro", *file, "--tag", name, str(context)]
 

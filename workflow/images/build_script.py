@@ -104,7 +104,7 @@ def sif_lines(recipe: Recipe, stem: str) -> list[str]:
 def oci_lines(recipe: Recipe, name: str) -> list[str]:
     build = build_words("$program", recipe.accelerator, "$base", "$here/wheels", name, "context")
     return [
-        f"base=$($program pull --quiet {oci_base_source(recipe)})",
+        f"base=$($program image pull --quiet {oci_base_source(recipe)})",
         words(build),
         'echo "gnnscale: step 3/4 test"',
         words([*run_words("$program", name), *check_words(recipe.accelerator)]),

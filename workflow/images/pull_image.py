@@ -87,7 +87,8 @@ def pull_file(site: SiteConfig, source: str, log: CommandLog) -> None:
 def pull_stored(site: SiteConfig, source: str, log: CommandLog) -> None:
     """Bring an image into the store of podman or podman-hpc, and give it its name there if it passes its test."""
     program = site.container.runtime
-    id = log.run([program, "pull", source], f"image from {source}")
+    # Not `pull`, by which podman-hpc also migrates, before the test, and under a name that it does not find.
+    id = log.run([program, "image", "pull", source], f"image from {source}")
     content = read_stored_content(site, id)
     raise_if_other_machine(site, source, content)
     log.run([*run_words(program, id), *check_words(content.accelerator)], "test of the image")
