@@ -41,9 +41,8 @@ def scheme_of(place: str) -> str:
 def raise_if_no_way(site: SiteConfig, scheme: str, to: str) -> None:
     """Raise if an image of this kind cannot go to such a place, before anything is read."""
     is_file, runtime = has_image_file(site), site.container.runtime
-    if scheme == ("oras" if is_file else "docker") and re.fullmatch(rf"{scheme}://[^/\s]+/\S+", to):
-        return
-    if (not scheme and is_file) or (scheme == "oci-archive" and not is_file and runtime != "ce"):
+    known = {"", "oras"} if is_file else set() if runtime == "ce" else {"docker", "oci-archive"}
+    if scheme in known and (scheme in ("", "oci-archive") or re.fullmatch(r"[a-z]+://[^/\s]+/\S+", to)):
         return
     if is_file:
         places = "a directory, or oras://HOST/NAME:TAG"

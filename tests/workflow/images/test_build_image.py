@@ -11,7 +11,7 @@ import pytest
 from tests.support.corpus import ROOT
 from tests.support.errors import message_of
 from workflow.config import site_files
-from workflow.images import build_checks, build_context, build_image, image_file, recipe
+from workflow.images import build_checks, build_context, build_image, failed_commands, image_file, recipe, wheels
 
 
 def build_faults(tmp_path, base="registry", site="local"):
@@ -74,9 +74,58 @@ def test_what_is_copied_into_an_image_is_enough_to_run_and_no_more(tmp_path):
     assert done.stdout.strip() == str(tmp_path / "c" / "gnnscale" / "__init__.py"), done.stderr
 
 
+def test_a_recipe_covers_all_that_a_build_reads(monkeypatch, tmp_path):
+    """Whichever of the copied and executed files changes, the image is another one."""
+    before = recipe.read_recipe("cpu", "machine").digest
+    hashed = recipe.files.sha256
+    for name in ("oci.Containerfile", "post.sh", "identity.py", "check.py", "setup.py", "pyproject.toml"):
+        monkeypatch.setattr(recipe.files, "sha256", lambda path, n=name: hashed(path) + "x" * (path.name == n))
+        assert recipe.read_recipe("cpu", "machine").digest != before, name
+
+
 def test_two_builds_do_not_meet(tmp_path):
     with build_image.hold_build_lock(tmp_path):
         assert "another build is running here" in message_of(lambda: build_image.hold_build_lock(tmp_path).__enter__())
+
+
+def test_a_shim_of_a_python_is_no_python(tmp_path, monkeypatch):
+    """It is on PATH, and ends with 127; a later one on PATH is taken, and without any the user is told what to type."""
+    shim, real = tmp_path / "shims" / "python3.99", tmp_path / "real" / "python3.99"
+    for path, text in ((shim, "exit 127"), (real, "echo 3.99")):
+        path.parent.mkdir()
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{shim.parent}:{real.parent}:/usr/bin:/bin")
+    assert wheels.find_interpreter("3.99") == str(real)
+    monkeypatch.setenv("PATH", f"{shim.parent}:/usr/bin:/bin")
+    said = message_of(lambda: wheels.find_interpreter("3.99"))
+    assert "no python3.99 with pip runs here" in said and "conda create -y -p ~/python3.99 python=3.99 pip" in said
+    monkeypatch.setattr(build_checks, "find_interpreter", lambda version: wheels.find_interpreter("3.99"))
+    assert any("no python3.99 with pip" in fault for fault in build_faults(tmp_path)), "before anything is fetched"
+
+
+def test_a_base_that_is_none_is_refused_at_the_door(tmp_path):
+    assert any(
+        "--base there: no such file; expected registry, machine" in fault for fault in build_faults(tmp_path, "there")
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("Error: writing blob: no space left on device", "disk or your quota is full"),
+        ("requested access to the resource is denied: unauthorized", "podman login HOST"),
+        ("reading manifest 1 in host/me/x: manifest unknown", "no image of this name"),
+        ("dial tcp: lookup nowhere: no such host", "no host of this name"),
+        ("http: server gave HTTP response to HTTPS client", "insecure = true"),
+        ("dial tcp 10.0.0.1:443: i/o timeout", "try a login node"),
+        ("exec container process: Exec format error", "another architecture"),
+    ],
+)
+def test_a_failed_command_is_told_with_its_cause(line, hint):
+    (said,) = failed_commands.explain_failure("/usr/bin/podman", ["Trying ...", line])
+    assert hint in said
+    assert failed_commands.explain_failure("podman", ["something else"]) == []
 
 
 # ----------------------------------------------------------------------------------------------------- definitions
@@ -96,6 +145,21 @@ def test_definitions_differ_in_their_heads_alone(path):
     assert arguments.keys() == {"bootstrap", "base", "accelerator", "python"} and arguments["accelerator"] == path.stem
     assert re.fullmatch(r"[a-z0-9-]+(/[a-z0-9.-]+)?:[\w.-]+", arguments["base"]), "a name and a pinned tag, no host"
     assert re.search(r":.*\d|bookworm", arguments["base"])
+
+
+def test_the_containerfile_takes_the_same_steps_as_the_definitions():
+    """The heads of the definitions choose base and accelerator for both."""
+    file, cpu = (ROOT / "containers" / recipe.CONTAINERFILE).read_text(), (ROOT / "containers" / "cpu.def").read_text()
+    assert "RUN sh /opt/gnnscale/containers/post.sh ${accelerator}" in file
+    assert "sh /opt/gnnscale/containers/post.sh {{ accelerator }}" in cpu
+    for setting in (
+        "PYTHONPATH=/opt/gnnscale",
+        "PYTHONNOUSERSITE=1",
+        "PYTHONDONTWRITEBYTECODE=1",
+        "PATH=/opt/venv/bin:",
+    ):
+        assert setting in file and setting in cpu
+    assert re.findall("^ARG .*$", file, re.M) == ["ARG base", "ARG accelerator"], "without a base of its own"
 
 
 def test_scripts_of_the_build_are_sound():

@@ -5,12 +5,12 @@ import re
 
 import pytest
 
-from gnnscale.contract import files
+from gnnscale.contract import files, places
 from tests.support.errors import message_of
 from tests.workflow.cli.test_commands import call
 from tests.workflow.images.test_runtimes import ID
 from workflow.config import site_files
-from workflow.images import checks, image_file, push_image
+from workflow.images import checks, image_file, pull_image, push_image, verify_image
 
 
 def content(**changes):
@@ -218,3 +218,79 @@ def test_a_push_is_whole_or_absent(sif, tmp_path):
     os.truncate(sif, 3000)
     assert "cut off" in message_of(lambda: push_image.push(of(sif), str(tmp_path / "there"), said.append))
     assert image_file.read_record(arrived, deep=True), "the one that was there is untouched"
+
+
+PLACES = [
+    ("apptainer", "docker://h/x:1", "container.runtime=podman"),
+    ("apptainer", "oras:/h", "expected a directory, or oras://HOST/NAME:TAG"),
+    ("podman", "oras://h/x:1", "expected docker://HOST/NAME:TAG, or oci-archive:FILE"),
+    ("podman-hpc", "/tmp", "container.runtime=apptainer"),
+    ("podman", "docker:", "expected docker://HOST/NAME:TAG"),
+    ("ce", "docker://h/x:1", "serves this site alone"),
+]
+
+
+@pytest.mark.parametrize(("runtime", "place", "hint"), PLACES)
+def test_a_place_to_which_no_image_goes_is_refused_before_anything_is_read(runtime, place, hint):
+    site = site_files.load("local", [f"container.runtime={runtime}", "container.image=/nonexistent/x"])
+    assert hint in message_of(lambda: push_image.push(site, place, print))
+
+
+SOURCES = [
+    ("podman", "oras://h/x:1", "which no other runtime reads"),
+    ("podman-hpc", "x.sif", "which no other runtime reads"),
+    ("shifter", "oci-archive:x.tar", "expected docker://HOST/NAME@sha256:DIGEST"),
+    ("apptainer", "h/x:1", "expected docker://"),
+    ("apptainer", "none.sif", "no such file"),
+    ("podman", "oci-archive:none.tar", "no such file"),
+]
+
+
+@pytest.mark.parametrize(("runtime", "source", "hint"), SOURCES)
+def test_a_place_from_which_no_image_comes_is_refused_before_anything_is_fetched(runtime, source, hint):
+    site = site_files.load("local", [f"container.runtime={runtime}"])
+    assert hint in message_of(lambda: pull_image.pull(site, source, print))
+
+
+def test_an_altered_file_is_not_shown_as_good(sif, runtime_there):
+    damaged(sif, "altered")
+    assert "same size, other content" in message_of(lambda: verify_image.inspect(of(sif)))
+
+
+def test_no_verb_leaves_a_site_without_a_next_step():
+    done = call("image", "build", "--site", "andes")
+    assert (
+        done.returncode == 2 and "--set container.runtime=apptainer" in done.stderr and "Traceback" not in done.stderr
+    )
+    for action in ("verify", "inspect", "push", "pull"):
+        done = call("image", action, "--site", "perlmutter", "--to", "docker://h/x:1", "--from", "docker://h/x:1")
+        assert done.returncode == 2 and "itself" not in done.stderr and "Traceback" not in done.stderr, action
+    assert "image pull: --from is missing" in call("image", "pull").stderr
+
+
+def recorded(runtime, monkeypatch, tmp_path, **changes):
+    monkeypatch.setattr(places, "cache_folder", lambda: tmp_path)
+    site = site_files.load("local", [f"container.runtime={runtime}"])
+    record = image_file.StoreRecord(reference="localhost/gnnscale:x", digest="sha256:1", content=content(**changes))
+    image_file.write_store_record(site, record)
+    return site
+
+
+@pytest.mark.parametrize("runtime", ["podman", "podman-hpc", "shifter", "ce"])
+def test_name_and_id_come_from_the_record_on_every_runtime_unless_the_user_says_both(runtime, monkeypatch, tmp_path):
+    found = image_file.with_image(recorded(runtime, monkeypatch, tmp_path), []).container
+    assert (found.image, found.digest, found.checkout) == ("localhost/gnnscale:x", ID, False)
+    own = site_files.load(
+        "local", [f"container.runtime={runtime}", "container.image=mine", f"container.digest={'a' * 64}"]
+    )
+    found = image_file.with_image(own, []).container
+    assert (found.image, found.digest, found.checkout) == ("mine", "a" * 64, True)
+    half = site_files.load("local", [f"container.runtime={runtime}", "container.image=mine"])
+    assert "no record says which id" in message_of(lambda: image_file.with_image(half, []))
+    half = site_files.load("local", [f"container.runtime={runtime}", f"container.digest={'a' * 64}"])
+    assert "is recorded here for" in message_of(lambda: image_file.with_image(half, []))
+
+
+def test_a_digest_that_is_none_is_refused_where_it_stands():
+    done = call("plan", "--container", "--set", "container.digest=z")
+    assert done.returncode == 2 and "container.digest" in done.stderr and "64 hexadecimal digits" in done.stderr
