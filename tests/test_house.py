@@ -14,10 +14,11 @@ from tests.support.drawing import drawing
 # The drawing of docs/architecture.md. A room may import itself and what stands here, and nothing else.
 ARROWS = {
     "workflow.run": "workflow.cli",
-    "workflow.cli": "advise doctor execute fetch jobs run_directory plan images config",
+    "workflow.cli": "advise doctor execute detach fetch jobs run_directory plan images config",
     "workflow.advise": "run_directory plan config",
     "workflow.doctor": "jobs run_directory plan images scheduler config",
     "workflow.execute": "jobs run_directory plan images config",
+    "workflow.detach": "jobs run_directory scheduler config",
     "workflow.jobs": "run_directory plan images scheduler config",
     "workflow.run_directory": "plan",
     "workflow.plan": "config",

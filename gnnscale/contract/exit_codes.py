@@ -8,6 +8,7 @@ USAGE = 2  # of the command line, as argparse has it
 DOUBTFUL = 3  # an audit by hand found something wrong or doubtful
 UNCHECKED = 4  # an audit by hand found nothing, but could not make all checks
 REFUSED = 64  # the user must change the configuration or the data
+BUSY = 69  # another driver works in the run directory
 DISK = 74  # no space, or no permission to write
 STOPPED = 75  # on request; the same command continues
 UNFIT = 76  # a node did not pass its check, so nothing was started

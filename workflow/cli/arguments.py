@@ -49,7 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog=command_name(),
         parents=[common],
         description="Run a scaling study from raw structures to a report. Run it again to continue.",
-        epilog="Without a verb: run. Exit codes: 0 done, 1 a stage failed, 2 usage, 75 stopped, 130 Ctrl-C.",
+        epilog="Without a verb: run. Exit codes: 0 done, 1 a stage failed, 2 usage, 69 another driver is at work, "
+        "75 stopped, 130 Ctrl-C or `stop`.",
     )
     verbs = top.add_subparsers(dest="verb", metavar="VERB")
 
@@ -96,7 +97,13 @@ AddVerb = Callable[..., argparse.ArgumentParser]
 
 def add_run_verbs(add_verb: AddVerb) -> None:
     """Add the verbs that concern one run of a study."""
-    add_verb("run", "plan the study and run the stages that are not done (the default)")
+    running = add_verb("run", "plan the study and run the stages that are not done (the default)")
+    running.add_argument(
+        "--detach",
+        action="store_true",
+        help="start the driver so that it outlives this session, by the site's `driver.way`",
+    )
+    add_verb("stop", "stop the driver of a run on whatever host it is, as Ctrl-C there does; its jobs go on")
     plan = add_verb("plan", "list the stages: done or not, why they would run, their size and time", as_json=True)
     plan.add_argument(
         "--deep", action="store_true", help="hash every output again, whatever its modification time says"
@@ -194,5 +201,8 @@ def add_image(add_verb: AddVerb) -> None:
         help="`pull`: docker://HOST/NAME@sha256:DIGEST, oras://..., oci-archive:FILE or FILE.sif",
     )
     image.add_argument(
-        "--out", type=Path, metavar="DIR", help="`context`: write there all that a machine elsewhere builds the image from"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="`context`: write there all that a machine elsewhere builds the image from",
     )

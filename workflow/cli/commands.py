@@ -20,6 +20,7 @@ from gnnscale.contract.places import IS_INSTALLED, ROOT, runs_folder
 from workflow.advise import advice_text, largest_study
 from workflow.cli import (
     completion,
+    detached_output,
     findings_output,
     live_table,
     output,
@@ -101,6 +102,12 @@ def do_cancel(arguments: argparse.Namespace) -> int:
 
     lines = cancel.cancel_jobs(root, site, name, is_wanted)
     print("\n".join(lines) if lines else "no job of this study is in the queue")
+    return DONE
+
+
+def do_stop(arguments: argparse.Namespace) -> int:
+    root = named_run_directory(arguments)
+    detached_output.stop(root, lambda: site_files.load(status.read_plan(root).typed_site, site_settings(arguments)))
     return DONE
 
 
@@ -187,7 +194,7 @@ def do_clean(arguments: argparse.Namespace) -> int:
     if driver is not None:
         raise UserError(
             f"{invocation.root}: a driver is running here (pid {driver['pid']} on {driver['host']})",
-            "stop it first, with Ctrl-C there",
+            f"stop it first: {command_name()} stop --root {invocation.root}",
         )
     unfinished = [
         job for job in journal.unfinished_jobs(invocation.root) if not status.is_fully_withdrawn(invocation.root, job)
@@ -274,6 +281,7 @@ VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "report": do_report,
     "advise": do_advise,
     "doctor": do_doctor,
+    "stop": do_stop,
     "cancel": do_cancel,
     "clean": do_clean,
     "sites": do_sites,

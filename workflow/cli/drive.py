@@ -12,10 +12,11 @@ import traceback
 from typing import TYPE_CHECKING
 
 from gnnscale.contract.errors import UserError, print_error
-from gnnscale.contract.exit_codes import DONE, FAILED, INTERRUPTED, STOPPED, USAGE
-from workflow.cli import live_table, output, plan_output
+from gnnscale.contract.exit_codes import BUSY, DONE, FAILED, INTERRUPTED, STOPPED, USAGE
+from workflow.cli import detached_output, live_table, output, plan_output
 from workflow.cli.invocation import Invocation
 from workflow.config import site_files
+from workflow.detach import cpu_limit
 from workflow.images import checks
 from workflow.jobs.requests import Request, check_budget, schedule
 from workflow.plan import done
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # Parsl takes half a second to import
     from workflow.execute.dag import Dag
 
 LOOP_SECONDS = 0.1
+REQUEST_SECONDS = 1.0  # between two looks for a request to stop
 MAX_REFUSED_SHOWN = 5
 
 
@@ -38,7 +40,7 @@ def report_error(error: BaseException) -> int:
         return STOPPED
     if isinstance(error, UserError | OSError):
         print_error(error, "gnnscale")
-        return USAGE
+        return BUSY if isinstance(error, lease.DriverAtWork) else USAGE
     traceback.print_exception(error)
     return FAILED
 
@@ -50,13 +52,19 @@ def do_run(arguments: argparse.Namespace) -> int:
     holder = lease.Lease(invocation.root)
     holder.take()
     try:
-        return drive(invocation, holder)
+        requests = prepare(invocation)
+        if requests is None:
+            return DONE
+        if not getattr(arguments, "detach", False):
+            return execute(invocation, holder, requests)
     finally:
         holder.release()
+    detached_output.start(invocation)
+    return DONE
 
 
-def drive(invocation: Invocation, holder: lease.Lease) -> int:
-    """Run the stages that are not done and return the exit code; show the progress, and at the end a summary."""
+def prepare(invocation: Invocation) -> dict[str, Request] | None:
+    """Check all that can be checked before the first stage, and return the requests for jobs; None if all is done."""
     planned = done.judge_stages(invocation.stages, invocation.root)
     left = [each for each in planned.values() if each.state != "done" and each.stage.id in invocation.wanted]
     print_head(invocation, planned, left)
@@ -68,13 +76,13 @@ def drive(invocation: Invocation, holder: lease.Lease) -> int:
     if not left:
         links.link_results(invocation.root, invocation.stages)
         print(f"nothing to do; report: {invocation.root / 'report.html'}" if not invocation.until else "nothing to do")
-        return DONE
+        return None
     raise_if_refused(left, invocation)
     raise_if_not_ready(invocation)
     print_hints(invocation)
     requests = schedule([each.stage for each in left], invocation.site)
     check_budget(requests, invocation.max_node_hours)
-    return execute(invocation, holder, requests)
+    return requests
 
 
 def execute(invocation: Invocation, holder: lease.Lease, requests: dict[str, Request]) -> int:
@@ -92,7 +100,7 @@ def execute(invocation: Invocation, holder: lease.Lease, requests: dict[str, Req
     dag.close()
     if code := stop.code or code:
         with contextlib.suppress(BrokenPipeError):  # `| tee` received the same Ctrl-C
-            output.print_stopped(dag, invocation)
+            output.print_stopped(dag, invocation, stop.why)
         holder.release()
         os._exit(code)  # threads that wait for Parsl must not delay the exit
     links.link_results(invocation.root, invocation.stages)
@@ -153,6 +161,7 @@ def run_until_finished(dag: Dag, invocation: Invocation, holder: lease.Lease, st
         while not dag.is_complete and not stop.requested:
             display.update(dag.states, dag.banner)
             holder.renew()
+            stop.heed(holder)
             time.sleep(LOOP_SECONDS)
         if stop.requested:
             dag.stop()
@@ -160,12 +169,21 @@ def run_until_finished(dag: Dag, invocation: Invocation, holder: lease.Lease, st
 
 
 class StopRequest:
-    """A flag that Ctrl-C and SIGTERM set, and the exit code that goes with it."""
+    """A flag that Ctrl-C, SIGTERM, the limit of CPU time and the verb `stop` set, and the exit code that goes with it."""
 
     def __init__(self) -> None:
-        self.requested, self.code = False, DONE
+        self.requested, self.code, self.why, self.asked = False, DONE, "", time.monotonic()
+        cpu_limit.leave_time_to_stop()
         signal.signal(signal.SIGINT, lambda *_: self.note(INTERRUPTED))
         signal.signal(signal.SIGTERM, lambda *_: self.note(STOPPED))
+        signal.signal(signal.SIGXCPU, lambda *_: self.note(STOPPED, cpu_limit.describe_limit()))
 
-    def note(self, code: int) -> None:
-        self.requested, self.code = True, code
+    def note(self, code: int, why: str = "") -> None:
+        self.requested, self.code, self.why = True, code, why
+
+    def heed(self, holder: lease.Lease) -> None:
+        """Look now and then whether `stop` has been typed, on this host or another."""
+        if time.monotonic() - self.asked > REQUEST_SECONDS:
+            self.asked = time.monotonic()
+            if holder.is_told_to_stop():
+                self.note(INTERRUPTED)

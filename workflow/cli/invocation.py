@@ -43,14 +43,18 @@ class Invocation:
 
     def command(self, verb: str = "", site: str = "") -> str:
         """Return the command that, typed in the same directory, comes back to this study."""
+        return f"{command_name()} {shlex.join(self.words(verb, site))}"
+
+    def words(self, verb: str = "", site: str = "") -> list[str]:
+        """Return the words of that command."""
         words = [*filter(None, [verb]), "--site", site or self.typed_site]
         words += ["--study", self.typed_study] if self.typed_study != DEFAULT_STUDY else []
         words += ["--root", str(self.root)] if self.root != runs_folder() / self.study_name else []
         words += [word for text in self.settings for word in ("--set", text)]
-        if not verb:
+        if verb in ("", "run"):
             words += ["--until", self.until] if self.until else []
             words += ["--max-node-hours", f"{self.max_node_hours:.15g}"] if self.max_node_hours is not None else []
-        return f"{command_name()} {shlex.join(words)}"
+        return words
 
 
 def named_site(arguments: argparse.Namespace) -> str:

@@ -70,11 +70,14 @@ def print_summary(dag: Dag, invocation: Invocation, seconds: float) -> None:
         print(f"report: {invocation.root / 'report.html'}")
 
 
-def print_stopped(dag: Dag, invocation: Invocation) -> None:
-    """Print which jobs keep running, and how to continue."""
+def print_stopped(dag: Dag, invocation: Invocation, why: str) -> None:
+    """Print why the driver stopped, if nobody asked it to, which jobs keep running, and how to continue."""
     left = dag.jobs_left_running()
     if left:
         print(
             f"{left} job{' keeps' if left == 1 else 's keep'} running without this driver; to end: {invocation.command('cancel')}"
         )
+    if why:
+        print(f"{why}; `doctor` says what limits a driver here, and this starts one that outlives the session:")
+        print(f"  {invocation.command('run')} --detach")
     print(f"stopped; to continue: {invocation.command()}", flush=True)

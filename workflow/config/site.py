@@ -192,6 +192,23 @@ class Filesystems(Record):
     )
 
 
+DriverWay = Literal["tmux", "screen", "nohup", "service", "scrontab", "job"]
+
+
+class Driver(Record):
+    """The way by which `run --detach` starts a driver that outlives its session."""
+
+    way: DriverWay | None = Field(
+        None,
+        description="tmux, screen; nohup = a session without a terminal; service = a unit of the user's systemd; scrontab = "
+        "an entry of Slurm's, which starts a killed driver again; job = a batch job that submits itself again; "
+        "null = tmux where there is one, else nohup",
+    )
+    options: tuple[str, ...] = Field((), description="scrontab: options of the entry, written as after #SCRON")
+    queue: str | None = Field(None, description="job: the queue that it is submitted to")
+    walltime: Walltime = Field("24:00:00", description="job: its walltime")
+
+
 class ChargeUnit(Record):
     """The unit in which allocations are charged."""
 
@@ -245,6 +262,7 @@ class SiteConfig(Record):
     env: dict[str, str] = Field(default_factory=dict, description="environment variables of every stage")
     container: Container = Container()
     filesystems: Filesystems = Filesystems()
+    driver: Driver = Driver()
     cost: ChargeUnit = ChargeUnit()
     quirks: tuple[Quirk, ...] = ()
     verified: Verification

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from workflow.config.capacity import format_node_range, training_queues
 from workflow.config.container import MPI_MODULES, PODMAN_RUNTIMES
-from workflow.config.field_problems import FieldProblem, suggest
+from workflow.config.field_problems import FieldProblem, format_value, suggest
 from workflow.config.scheduler_kinds import LAUNCHERS
 from workflow.config.site import SiteConfig
 from workflow.config.walltime import to_seconds
@@ -22,9 +22,10 @@ def problem(text: str, *path: str | int) -> FieldProblem:
 
 def find_problems(site: SiteConfig) -> list[FieldProblem]:
     if not site.has_scheduler:
-        return [*check_without_scheduler(site), *check_container_flags(site)]
+        return [*check_without_scheduler(site), *check_driver(site), *check_container_flags(site)]
     return [
         *check_container_flags(site),
+        *check_driver(site),
         *check_account(site),
         *check_queues(site),
         *check_directives(site),
@@ -44,6 +45,31 @@ def check_container_flags(site: SiteConfig) -> Iterator[FieldProblem]:
         if option.partition("=")[0] == "--pid":
             text = f"{option!r}: a stage looks whether the process that started it lives; remove it"
             yield problem(text, "container", "flags" if option in site.container.options(False) else "rank_flags")
+
+
+def check_driver(site: SiteConfig) -> Iterator[FieldProblem]:
+    """Find a way of a driver that this site's scheduler or its queues do not have."""
+    driver = site.driver
+    if driver.way == "job" and not site.has_scheduler:
+        yield problem("found 'job', this site has no scheduler", "driver", "way")
+    if driver.options and driver.way != "scrontab":
+        yield problem("these are for driver.way: scrontab", "driver", "options")
+    if driver.way == "job" and site.has_scheduler:
+        yield from check_driver_job(site)
+
+
+def check_driver_job(site: SiteConfig) -> Iterator[FieldProblem]:
+    """Find a queue for a driver's job that is none, or in which the driver would have no time."""
+    driver, notice = site.driver, site.batch_scheduler.signal_seconds
+    if driver.queue not in site.queues:
+        found = (
+            suggest(driver.queue, list(site.queues)) if driver.queue else f"one of {', '.join(site.queues)} is needed"
+        )
+        yield problem(f"found {format_value(driver.queue)}; {found}", "driver", "queue")
+    elif to_seconds(driver.walltime) > site.queues[driver.queue].longest_seconds:
+        yield problem(f"{driver.walltime} is more than queue {driver.queue} allows", "driver", "walltime")
+    if to_seconds(driver.walltime) <= notice:
+        yield problem(f"{driver.walltime} is not longer than scheduler.signal_seconds ({notice})", "driver", "walltime")
 
 
 def check_account(site: SiteConfig) -> Iterator[FieldProblem]:

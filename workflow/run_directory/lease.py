@@ -11,10 +11,16 @@ from pathlib import Path
 from typing import TypedDict
 
 from gnnscale.contract import files
+from gnnscale.contract.command_name import command_name
 from gnnscale.contract.errors import UserError
 
 STALE_SECONDS = 60.0  # a driver on another host touches its lease every few seconds; after this it may be dead
 RENEW_SECONDS = 5.0
+STOP_NAME = "driver.stop"  # in the run directory: the lease of the driver that is to stop
+
+
+class DriverAtWork(UserError):
+    """Refusal of a second driver, which whatever starts drivers tells from all mistakes by its exit code."""
 
 
 class LeaseHolder(TypedDict):
@@ -60,9 +66,9 @@ class Lease:
             since = time.strftime("%H:%M:%S", time.localtime(holder["since"]))
             who = f", on host {holder['host']}, pid {holder['pid']}, since {since}"
         is_stale = is_elsewhere(holder) and silent > STALE_SECONDS
-        raise UserError(
+        raise DriverAtWork(
             f"{self.path.parent}: another driver is running here{who}",
-            "wait for it, or stop it with Ctrl-C there; `status` shows how far it is",
+            f"`status --watch` follows it; to end it: {command_name()} stop --root {self.path.parent}",
             *([f"it has been silent for {silent:.0f} s: if that host is gone, remove {self.path}"] if is_stale else []),
         )
 
@@ -79,6 +85,10 @@ class Lease:
             )
         with contextlib.suppress(OSError):  # a file server that is away for a moment
             os.utime(self.path)
+
+    def is_told_to_stop(self) -> bool:
+        """Tell whether `stop` has asked this driver, and no other, to stop."""
+        return read_holder(self.path.with_name(STOP_NAME)) == self.this_driver
 
     def release(self) -> None:
         with contextlib.suppress(OSError):
@@ -102,6 +112,11 @@ def is_elsewhere(holder: LeaseHolder | None) -> bool:
 def seconds_silent(path: Path) -> float:
     """Return the seconds since the holder last touched the lease."""
     return time.time() - path.stat().st_mtime
+
+
+def ask_to_stop(root: Path, driver: LeaseHolder) -> None:
+    """Ask a driver on any host to stop; the request names it, so that no later one obeys."""
+    files.write(root / STOP_NAME, json.dumps(driver))
 
 
 def live_driver(root: Path) -> LeaseHolder | None:

@@ -45,7 +45,7 @@ def complete(scripts, tmp_path):
 
 def test_verbs(complete):
     assert complete("''") == [verb.name for verb in list_verbs(build_parser())[1:]]
-    assert complete("pl") == ["plan"] and complete("--site local st") == ["status"]
+    assert complete("pl") == ["plan"] and complete("--site local stat") == ["status"]
     assert complete("plan ''") == []
 
 

@@ -1,0 +1,1 @@
+"""Drivers that outlive the session in which they were started."""

@@ -1,0 +1,68 @@
+"""A batch job of one small request that runs a driver, and that submits itself again before its walltime."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from gnnscale.contract.errors import UserError
+from gnnscale.contract.exit_codes import STOPPED
+from workflow.config.site import SiteConfig
+from workflow.config.walltime import to_seconds
+from workflow.jobs import parsl_provider
+from workflow.jobs.requests import Request
+from workflow.scheduler.interface import SchedulerUnreachable
+from workflow.scheduler.registry import SCHEDULERS
+
+FOLDER = "driver"  # of the script and of what the scheduler prints, in the run directory
+
+
+def driver_request(site: SiteConfig) -> Request:
+    """Return the request for the job: the fewest nodes of the queue, for as long as the site says."""
+    assert site.driver.queue is not None, "a rule of sites"
+    least = site.queues[site.driver.queue].nodes[0]
+    return Request(("driver",), site.driver.queue, least, least, 1, 1, to_seconds(site.driver.walltime), 1, 0.0)
+
+
+def render_ending(again: Sequence[str]) -> list[str]:
+    """Return the end of the driver's script: a driver that its job has stopped is submitted again, any other is not."""
+    return ["case $? in", f"    {STOPPED}) exec {shlex.join(again)} ;;", "esac"]
+
+
+def limit_command(site: SiteConfig) -> list[str]:
+    """Return what stops the driver while its job has time left; not every scheduler tells a job of its end."""
+    seconds = to_seconds(site.driver.walltime) - site.batch_scheduler.signal_seconds
+    return ["timeout", "--preserve-status", "--signal=TERM", str(seconds)]
+
+
+def submit_job(site: SiteConfig, root: Path, name: str, script: Path, log: Path) -> str:
+    """Submit the job and return its id."""
+    folder = root / FOLDER
+    folder.mkdir(exist_ok=True)
+    body = [
+        "trap '' USR1  # by which jobs of trainings are told of their end",
+        f"/bin/sh {shlex.quote(str(script))} >>{shlex.quote(str(log))} 2>&1",
+    ]
+    try:
+        return parsl_provider.submit(
+            parsl_provider.JobScript(driver_request(site), name, folder, "\n".join(body)), site
+        )
+    except parsl_provider.JobRefused as error:
+        raise UserError(str(error), error.hint, "or choose another way: --set driver.way=tmux") from None
+    except (parsl_provider.JobLimitReached, SchedulerUnreachable) as error:
+        raise UserError(str(error), "type the same command again later") from None
+
+
+def cancel_job(site: SiteConfig, name: str) -> str:
+    """Cancel the job, if it is in the queue, and return its id."""
+    scheduler, seconds = SCHEDULERS[site.batch_scheduler.kind], site.batch_scheduler.command_timeout
+    try:
+        ids = [job.id for job in scheduler.find_by_name({name}, seconds) if job.is_active]
+        if ids:
+            scheduler.cancel(ids, seconds)
+    except SchedulerUnreachable as error:
+        raise UserError(
+            f"the job of the driver was not cancelled for certain: {error}", "type the same command again"
+        ) from None
+    return ", ".join(ids)
