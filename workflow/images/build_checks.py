@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gnnscale.contract.errors import UserError
 from workflow.config.site import SiteConfig
-from workflow.images.apptainer import file_program, temporary_folder
+from workflow.images.apptainer import PROBE_SECONDS, file_program, temporary_folder
 from workflow.images.build_oci import oci_program
 from workflow.images.checks import missing_namespaces
 from workflow.images.fault import Fault
@@ -28,24 +29,40 @@ BASES = ("registry", "machine")
 
 def find_build_faults(site: SiteConfig, recipe: Recipe, folder: Path, user: str | None = None) -> Iterator[Fault]:
     """Find the reasons why an image cannot be built here, before anything is fetched."""
-    program = file_program(site) if has_image_file(site) else oci_program(site)
-    yield from find_program_faults(program)
-    if has_image_file(site) or os.geteuid() != 0:
-        yield from missing_subordinate_ids(user or pwd.getpwuid(os.geteuid()).pw_name)
-        if reason := missing_namespaces():
-            yield Fault("no user namespaces", reason)
+    folder.mkdir(parents=True, exist_ok=True)
+    if site.container.runtime != "ce":  # which builds on a compute node, where other programs are
+        yield from find_builder_faults(site, user or pwd.getpwuid(os.geteuid()).pw_name)
     if architecture(site) != os.uname().machine:
         yield Fault(
             f"this machine is {os.uname().machine}, but the site's nodes are {site.arch}",
             "build on a machine like its nodes; `image context --out DIR` writes what to copy there",
         )
-    yield from missing_space(folder, recipe.accelerator)
+    store = [] if has_image_file(site) else podman_store(oci_program(site))
+    yield from missing_space([folder, temporary_folder(folder), *store], recipe.accelerator)
     yield from find_base_faults(recipe.base)
     if not is_complete(wheels_folder(recipe, folder)):
         try:
             find_interpreter(recipe.arguments["python"])
         except UserError as problem:
             yield Fault(problem.message, "; ".join(problem.hints))
+
+
+def find_builder_faults(site: SiteConfig, user: str) -> Iterator[Fault]:
+    """Find that the program which builds cannot, or that this account may not."""
+    yield from find_program_faults(file_program(site) if has_image_file(site) else oci_program(site))
+    if has_image_file(site) or os.geteuid() != 0:
+        yield from missing_subordinate_ids(user)
+        if reason := missing_namespaces():
+            yield Fault("no user namespaces", reason)
+
+
+def podman_store(program: str) -> list[Path]:
+    """Return the directory of a store, if its program says so."""
+    if shutil.which(program) is None:
+        return []
+    words = [program, "info", "--format", "{{.Store.GraphRoot}}"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=PROBE_SECONDS, stdin=subprocess.DEVNULL)
+    return [path for path in [Path(done.stdout.strip())] if done.returncode == 0 and path.is_dir()]
 
 
 def find_base_faults(base: str) -> Iterator[Fault]:
@@ -62,15 +79,15 @@ def find_base_faults(base: str) -> Iterator[Fault]:
         )
 
 
-def missing_space(folder: Path, accelerator: str) -> Iterator[Fault]:
-    folder.mkdir(parents=True, exist_ok=True)
+def missing_space(folders: Sequence[Path], accelerator: str) -> Iterator[Fault]:
+    """Find the first folder whose disk has too little room."""
     needed = BUILD_GIGABYTES.get(accelerator, BUILD_GIGABYTES_OF_GPUS)
-    for each in (folder, temporary_folder(folder)):
+    for each in folders:
         free = shutil.disk_usage(each).free / 1e9
         if free < needed:
             yield Fault(
                 f"{each}: {free:.1f} GB are free, a build needs {needed}",
-                "make room, or set APPTAINER_TMPDIR to a directory with more",
+                "make room; APPTAINER_TMPDIR names a directory for temporary files, graphroot in storage.conf Podman's store",
             )
             return
 

@@ -68,7 +68,7 @@ def script(site: SiteConfig, recipe: Recipe) -> str:
             "here=$PWD",
             "",
             'echo "gnnscale: step 1/4 wheels"',
-            f"[ -e wheels/complete ] || {{ mkdir -p wheels && {shlex.join(wheels)} && : >wheels/complete; }}",
+            f"[ -e wheels/complete ] || {{ mkdir -p wheels && DS_BUILD_OPS=0 {shlex.join(wheels)} && : >wheels/complete; }}",
             'echo "gnnscale: step 2/4 image"',
             "case $program in",
             "apptainer | singularity)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -36,6 +37,8 @@ class CommandLog(NamedTuple):
 
         `product` is what the user sees.
         """
+        if shutil.which(command[0]) is None:
+            raise UserError(f"no {command[0]} on PATH", "install it, or load the module that provides it")
         began = time.monotonic()
         last_lines: list[str] = []
         self.notify(f"{product} ...")

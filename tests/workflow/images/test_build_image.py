@@ -11,7 +11,16 @@ import pytest
 from tests.support.corpus import ROOT
 from tests.support.errors import message_of
 from workflow.config import site_files
-from workflow.images import build_checks, build_context, build_image, failed_commands, image_file, recipe, wheels
+from workflow.images import (
+    build_checks,
+    build_context,
+    build_image,
+    build_script,
+    failed_commands,
+    image_file,
+    recipe,
+    wheels,
+)
 
 
 def build_faults(tmp_path, base="registry", site="local"):
@@ -30,7 +39,7 @@ def test_a_build_that_cannot_succeed_is_refused_before_it_begins(tmp_path, monke
     assert "no apptainer on PATH" in said and "build on a machine like its nodes" in said and "needs mmdebstrap" in said
     assert "/etc/subuid gives nobody-here no subordinate ids" in said
     assert "usermod --add-subuids 100000-165535 nobody-here" in said
-    assert re.search(r"images: [\d.]+ GB are free, a build needs 1000000000; make room, or set APPTAINER_TMPDIR", said)
+    assert re.search(r"images: [\d.]+ GB are free, a build needs 1000000000; make room; APPTAINER_TMPDIR", said)
     assert not (tmp_path / "images" / "build.log").exists()
 
 
@@ -107,6 +116,32 @@ def test_a_shim_of_a_python_is_no_python(tmp_path, monkeypatch):
 def test_a_base_that_is_none_is_refused_at_the_door(tmp_path):
     assert any(
         "--base there: no such file; expected registry, machine" in fault for fault in build_faults(tmp_path, "there")
+    )
+
+
+def test_the_script_of_a_context_builds_a_file_by_apptainer(tmp_path, monkeypatch):
+    """With a stand-in that writes what it was asked: the definition from beside the context, wheels and /tmp bound, a test."""
+    build_script.write_folder(site_files.load("local", ["container.runtime=apptainer"]), tmp_path / "out", print)
+    program = tmp_path / "bin" / "apptainer"
+    program.parent.mkdir()
+    program.write_text(
+        '#!/bin/sh\necho "$PWD: $*" >>"$SAID"; for word; do case $word in *.part) touch "$word";; esac; done\n'
+    )
+    program.chmod(0o755)
+    (tmp_path / "out" / "wheels").mkdir()
+    (tmp_path / "out" / "wheels" / "complete").touch()
+    environment = {"PATH": f"{program.parent}:/usr/bin:/bin", "SAID": str(tmp_path / "said")}
+    words = ["sh", tmp_path / "out" / "build.sh", "apptainer"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    build, check = (tmp_path / "said").read_text().splitlines()
+    out = tmp_path / "out"
+    assert build.startswith(f"{out}/context: build --force --fakeroot") and build.endswith(f"{out}/cpu.def")
+    assert f"--bind {out}/wheels:/mnt --bind {out}/tmp:/tmp" in build and (out / "cpu.def").is_file()
+    assert check.endswith("/opt/venv/bin/python /opt/gnnscale/containers/check.py cpu")
+    assert [path.suffix for path in out.glob("cpu-*")] == [".sif"]
+    assert "is not empty" in message_of(
+        lambda: build_script.write_folder(site_files.load("local", ["container.runtime=apptainer"]), out, print)
     )
 
 
