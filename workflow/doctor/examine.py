@@ -38,6 +38,7 @@ from workflow.doctor.diagnosis import (
     ok,
     trains_in_this_environment,
 )
+from workflow.doctor.driver_limits import examine_driver
 from workflow.images import checks, image_file
 from workflow.jobs.requests import schedule, total_node_hours
 from workflow.plan.stage import PlannedStage
@@ -89,6 +90,7 @@ def examine_from_here(chosen: ChosenSite, root: Path) -> Iterator[Finding]:
             yield examine_account(chosen, reported)
             yield from examine_queues(chosen, reported)
             yield from examine_server(chosen)
+    yield examine_driver(chosen.site)
     yield from examine_run_directory(chosen, root)
     if trains_in_this_environment(chosen.site):
         yield examine_native_library()

@@ -53,7 +53,7 @@ def test_an_entry_of_scrontab_is_as_the_site_wants_it(tmp_path):
 
 
 def test_other_entries_of_the_table_are_kept(table):
-    table.write_text("#SCRON -q workflow\n0 3 * * * /home/me/backup\n")
+    table.write_text("#SCRON -q workflow\n0 3 * * * /bin/backup\n")
     before = table.read_text()
     scrontab.add_entry("driver-1a2b3c4d", ENTRY)
     assert table.read_text() == before + ENTRY
