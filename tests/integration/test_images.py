@@ -166,15 +166,16 @@ def test_a_store_that_has_another_image_than_the_record(small, here):
     assert "podman has no image of this name" in message and "image build" in message
 
 
-def test_a_migration_that_fails_is_told_although_it_ends_with_0(small, registry, here, monkeypatch):
-    push_image.push(of("podman"), f"docker://{registry}/me/tiny:1", lambda line: None)
-    subprocess.run(["podman-hpc", "pull", f"docker://{registry}/me/tiny:1"], check=True, capture_output=True)
-    blocked = here / "full"
-    blocked.write_text("no directory, as on a file system that is full")
-    monkeypatch.setenv("SQUASH_DIR", str(blocked))
-    with pytest.raises(UserError) as caught:
-        pull_image.pull(of("podman-hpc"), f"docker://{registry}/me/tiny:1", lambda line: None)
-    assert "podman-hpc" in str(caught.value)
+def test_a_migration_that_fails_is_told_although_it_ends_with_0(registry, here):
+    """The packing fails inside the image, which lacks the shell that it needs here."""
+    tree = tiny_image.make_tree(here / "tree")
+    (tree / "usr/bin/bash").unlink()
+    tiny_image.import_image("podman", tree, NAME)
+    verify_image.record_stored(of("podman"), NAME)
+    push_image.push(of("podman"), f"docker://{registry}/me/tiny:2", lambda line: None)
+    source = f"docker://{registry}/me/tiny:2"
+    message = message_of(lambda: pull_image.pull(of("podman-hpc"), source, lambda line: None))
+    assert "compute nodes cannot have this image yet" in message and "podman-hpc migrate localhost/gnnscale" in message
     assert image_file.read_store_record(of("podman-hpc")) is None
 
 
