@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -40,7 +41,9 @@ def variables(tmp_path_factory):
         ["bash", "-c", f"eval \"$('{TOOL}' env '{place}')\"; env -0"], capture_output=True, text=True, check=True
     )
     yield dict(line.split("=", 1) for line in words.stdout.split("\0") if "=" in line)
-    subprocess.run(["umount", place / "storage" / "overlay"], capture_output=True)
+    mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    for path in sorted((each for each in mounted if each.startswith(f"{place}/")), reverse=True):
+        subprocess.run(["umount", path], capture_output=True)  # otherwise no later session can remove the directory
 
 
 @pytest.fixture
