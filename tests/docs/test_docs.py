@@ -29,7 +29,7 @@ PAGES = {
 LISTED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
 REPOSITORY = "https://github.com/gnnscale/gnnscale"
 PROGRAMS = ("gnnscale ", "python workflow/run.py")
-INVENTED = {"mycluster"}  # sites and studies that pages tell their reader to make
+INVENTED = {"mycluster", "mycluster.yaml"}  # sites and studies that pages tell their reader to make
 
 
 def blocks(kind):

@@ -20,7 +20,7 @@ case "$*" in *KillUserProcesses*) echo yes ;; *Linger*) echo {linger} ;; esac
 @pytest.mark.parametrize(
     ("limits", "said"),
     [
-        (SessionLimits(cpu_seconds=600), "killed after 600 s of CPU time (ulimit -t), in about 50 h"),
+        (SessionLimits(cpu_seconds=600), "killed after 600 s of CPU time (ulimit -t), in about 48 h"),
         (SessionLimits(address_bytes=2e9), "only 2.0 GB may be mapped (ulimit -v)"),
         (SessionLimits(memory_bytes=100e6), "the session has only 100 MB (memory.max)"),
         (SessionLimits(processes=64), "only 64 processes and threads are allowed"),
