@@ -12,7 +12,7 @@ from workflow.config.site import SiteConfig
 from workflow.config.walltime import to_seconds
 from workflow.jobs import parsl_provider
 from workflow.jobs.requests import Request
-from workflow.scheduler.interface import SchedulerUnreachable
+from workflow.scheduler.interface import JobStatus, SchedulerUnreachable
 from workflow.scheduler.registry import SCHEDULERS
 
 FOLDER = "driver"  # of the script and of what the scheduler prints, in the run directory
@@ -38,6 +38,8 @@ def limit_command(site: SiteConfig) -> list[str]:
 
 def submit_job(site: SiteConfig, root: Path, name: str, script: Path, log: Path) -> str:
     """Submit the job and return its id."""
+    if waiting := [job.id for job in find_jobs(site, name) if job.state == "PENDING"]:
+        raise UserError(f"job {waiting[0]} ({name}) waits in the queue, to run this driver", "`stop` cancels it")
     folder = root / FOLDER
     folder.mkdir(exist_ok=True)
     body = [
@@ -57,8 +59,8 @@ def submit_job(site: SiteConfig, root: Path, name: str, script: Path, log: Path)
 def cancel_job(site: SiteConfig, name: str) -> str:
     """Cancel the job, if it is in the queue, and return its id."""
     scheduler, seconds = SCHEDULERS[site.batch_scheduler.kind], site.batch_scheduler.command_timeout
+    ids = [job.id for job in find_jobs(site, name) if job.is_active]
     try:
-        ids = [job.id for job in scheduler.find_by_name({name}, seconds) if job.is_active]
         if ids:
             scheduler.cancel(ids, seconds)
     except SchedulerUnreachable as error:
@@ -66,3 +68,12 @@ def cancel_job(site: SiteConfig, name: str) -> str:
             f"the job of the driver was not cancelled for certain: {error}", "type the same command again"
         ) from None
     return ", ".join(ids)
+
+
+def find_jobs(site: SiteConfig, name: str) -> list[JobStatus]:
+    """Return the jobs of this driver; raise if the scheduler does not answer."""
+    scheduler, seconds = SCHEDULERS[site.batch_scheduler.kind], site.batch_scheduler.command_timeout
+    try:
+        return scheduler.find_by_name({name}, seconds)
+    except SchedulerUnreachable as error:
+        raise UserError(f"the job of the driver is not known: {error}", "type the same command again") from None

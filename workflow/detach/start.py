@@ -36,6 +36,9 @@ def start_driver(root: Path, site: SiteConfig, commands: Commands) -> list[str]:
     """Start the driver, wait until it works where that is at once, and return what its user must know."""
     way, name, log = choose_way(site), driver_name(root), root / LOG_NAME
     log.touch()
+    earlier = read_record(root)
+    if earlier is not None and earlier.way != way:
+        end_restarts(root, lambda: site)
     write_record(root, DetachedDriver(way=way, name=name, host=platform.node(), log=str(log)))
     if way == "scrontab":
         return [*start_by_scrontab(root, site, name, log, commands), f"output    {log}"]

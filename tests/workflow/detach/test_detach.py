@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +13,8 @@ from gnnscale.contract.exit_codes import BUSY, DONE, FAILED, INTERRUPTED, MEMORY
 from tests.support.corpus import ROOT
 from tests.support.errors import message_of
 from workflow.config import site_files
-from workflow.detach import cpu_limit, driver_job, driver_script, record, scrontab, sessions
+from workflow.detach import cpu_limit, driver_job, driver_script, record, scrontab, sessions, start
+from workflow.scheduler.interface import JobStatus
 
 ENTRY = """# gnnscale driver-1a2b3c4d: begin
 #SCRON -q workflow
@@ -105,6 +107,37 @@ def test_a_driver_stopped_by_its_job_is_submitted_again(tmp_path):
         text = driver_script.render_script(["sh", "-c", f"exit {code}"], tmp_path, {}, ending)
         subprocess.run(["sh", "-c", text], timeout=60)
         assert (tmp_path / "again").exists() == again, code
+
+
+def test_a_job_that_waits_to_run_a_driver_is_not_joined_by_a_second(tmp_path, monkeypatch):
+    """But the job that runs is, since it submits its successor."""
+    found, submitted = [JobStatus("7", "driver-1", "PENDING")], []
+    scheduler = SimpleNamespace(find_by_name=lambda names, seconds: found)
+    monkeypatch.setattr(driver_job, "SCHEDULERS", {"slurm": scheduler})
+    monkeypatch.setattr(driver_job.parsl_provider, "submit", lambda script, site: submitted.append(script) or "8")
+    site = site_files.load("slurm", ["driver.way=job", "driver.queue=default", "driver.walltime=02:00:00"])
+
+    def submit():
+        return driver_job.submit_job(site, tmp_path, "driver-1", tmp_path / "driver.sh", tmp_path / "driver.log")
+
+    assert "job 7 (driver-1) waits in the queue" in message_of(submit)
+    found[:] = [JobStatus("7", "driver-1", "RUNNING")]
+    assert submit() == "8" and [script.request.walltime for script in submitted] == ["02:00:00"]
+    assert driver_job.limit_command(site)[-1] == str(7200 - 300), (
+        "before the scheduler's own notice, of which not all have one"
+    )
+
+
+def test_an_entry_does_not_outlive_a_change_of_way(table, tmp_path, monkeypatch):
+    """It would start the finished study every five minutes, for ever."""
+    name = record.driver_name(tmp_path)
+    scrontab.add_entry(name, ENTRY.replace("driver-1a2b3c4d", name))
+    record.write_record(tmp_path, record.DetachedDriver(way="scrontab", name=name, host="h", log="l"))
+    monkeypatch.setattr(start.sessions, "start_session", lambda way, session: None)
+    monkeypatch.setattr(start, "wait_for_driver", lambda *words: None)
+    site = site_files.load("local", ["driver.way=nohup"])
+    start.start_driver(tmp_path, site, start.Commands(["run"], ["again"], ["stop"]))
+    assert table.read_text() == "" and record.read_record(tmp_path).way == "nohup"
 
 
 def test_a_driver_starts_where_and_as_it_was_typed(tmp_path):

@@ -115,3 +115,13 @@ def test_a_look_does_not_keep_a_driver_out(tmp_path, monkeypatch):
     fcntl.flock(looking, fcntl.LOCK_SH)
     monkeypatch.setattr(lease.time, "sleep", lambda _: looking.close())
     Lease(tmp_path).take()
+
+
+def test_a_request_to_stop_reaches_the_driver_that_it_names_and_no_later_one(tmp_path):
+    mine = Lease(tmp_path)
+    mine.take()
+    assert not mine.is_told_to_stop()
+    lease.ask_to_stop(tmp_path, OTHER)
+    assert not mine.is_told_to_stop(), "left over from an earlier driver"
+    lease.ask_to_stop(tmp_path, lease.live_driver(tmp_path))
+    assert mine.is_told_to_stop()
