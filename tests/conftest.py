@@ -24,6 +24,7 @@ LONGEST_FILES = (
     "integration/test_faults.py",
     "integration/test_pbs.py",
     "integration/test_apptainer.py",
+    "integration/test_podman.py",
     "integration/test_workflow.py",
     "integration/test_slurm.py",
     "integration/test_doctor.py",
@@ -89,6 +90,10 @@ def pytest_configure(config):
         "markers", "slurm: on a private Slurm, which `tests/support/slurm.sh install` makes possible"
     )
     config.addinivalue_line("markers", "apptainer: in the image that `workflow/run.py image build` makes")
+    config.addinivalue_line(
+        "markers", "podman: in the image of podman-hpc, which `tests/support/podman.sh install` makes possible"
+    )
+    config.addinivalue_line("markers", "pbs: on the real PBS of this machine, by a user who may submit jobs")
     config.addinivalue_line("markers", "faults: faults of a cluster, each brought about on purpose; some minutes")
 
 

@@ -16,6 +16,7 @@ RUNTIME_VARIABLES = (
     ("APPTAINER_CONTAINER", "apptainer"),
     ("SINGULARITY_CONTAINER", "singularity"),
     ("SHIFTER_RUNTIME", "shifter"),
+    ("container", "podman"),  # its file /run/.containerenv is hidden in a container that is read-only
 )
 
 
@@ -39,10 +40,7 @@ def read_image_record() -> ImageRecord | None:
 
 
 def detect_runtime() -> str:
-    for variable, name in RUNTIME_VARIABLES:
-        if variable in os.environ:
-            return name
-    return "podman" if Path("/run/.containerenv").exists() else "other"
+    return next((name for variable, name in RUNTIME_VARIABLES if variable in os.environ), "other")
 
 
 def find_mismatch(image: str | None, code: dict[str, str]) -> str:

@@ -2,8 +2,7 @@
 # Podman and NERSC's podman-hpc on a Debian machine, for the tests; as root.
 #
 #   tests/support/podman.sh install     what is missing of them; again: nothing to do
-#   tests/support/podman.sh env DIR     the variables with which both keep all of their files below DIR, as lines for a shell;
-#                                       in jobs, `unset PODMANHPC_GRAPH_ROOT PODMANHPC_RUN_ROOT` gives each node its own
+#   tests/support/podman.sh env DIR     the variables with which both keep all of their files below DIR, as lines for a shell
 #
 # podman-hpc has an environment of its own ($GNNSCALE_PODMAN, default /opt/podman-hpc), with the module files that NERSC
 # releases with it. No setting of this machine or of a user's home is read or written.
@@ -73,7 +72,8 @@ install_all() {
 }
 
 environment() { # DIR
-    local place=$1
+    local place=$1 run # Podman takes no run directory with more than 50 characters
+    run=/tmp/gnnscale-podman-$(cksum <<<"$place" | cut -d ' ' -f 1)
     mkdir -p "$place/squashed" "$place/config"
     cat >"$place/containers.conf" <<CONF
 [containers]
@@ -89,15 +89,11 @@ CONF
 [storage]
 driver = "overlay"
 graphroot = "$place/storage"
-runroot = "$place/run"
-CONF
-    cat >"$place/podman_hpc.yaml" <<CONF # a node of a job has storage of its own, and sees only what was migrated
-graph_root_template: "$place/nodes/{{ env.SLURMD_NODENAME }}/storage"
-run_root_template: "$place/nodes/{{ env.SLURMD_NODENAME }}/run"
+runroot = "$run"
 CONF
     echo "export CONTAINERS_CONF='$place/containers.conf' CONTAINERS_STORAGE_CONF='$place/storage.conf'"
-    echo "export PODMANHPC_CONFIG_FILE='$place/podman_hpc.yaml' PODMANHPC_MODULES_DIR='$PRIVATE/etc/modules.d'"
-    echo "export PODMANHPC_GRAPH_ROOT='$place/storage' PODMANHPC_RUN_ROOT='$place/run' PODMANHPC_CONFIG_HOME='$place/config'"
+    echo "export PODMANHPC_CONFIG_FILE='$place/none.yaml' PODMANHPC_MODULES_DIR='$PRIVATE/etc/modules.d'"
+    echo "export PODMANHPC_GRAPH_ROOT='$place/storage' PODMANHPC_RUN_ROOT='$run' PODMANHPC_CONFIG_HOME='$place/config'"
     echo "export PODMANHPC_HOOKS_DIR='$PRIVATE/hooks.d' SQUASH_DIR='$place/squashed' USER='$(id -un)'"
     echo "export PATH='$PRIVATE/programs:$PATH'"
 }
@@ -105,5 +101,5 @@ CONF
 case ${1:-} in
 install) install_all ;;
 env) environment "$(realpath -m "${2:?the directory}")" ;;
-*) sed -n '2,9s/^# \{0,1\}//p' "$0" && exit 2 ;;
+*) sed -n '2,8s/^# \{0,1\}//p' "$0" && exit 2 ;;
 esac

@@ -160,7 +160,7 @@ def podman_lines(site: SiteConfig, kind: str, binds: list[Mount]) -> list[str]:
         "args=()",
         # podman reads the value itself, so no list of processes shows it
         loop_over_passed(site, 'args+=("--env=$name")'),
-        *(shared_container_lines() if set(options) & set(MPI_MODULES) else ()),
+        *([shared_container_line()] if set(options) & set(MPI_MODULES) else ()),
         *scratch_lines(container),
         f'exec {shlex.join(words)} --mount="type=bind,src=$scratch,dst=/tmp" --workdir="$PWD" "${{args[@]}}" '
         f'{quoted_image(container)} {TIED_TO_LAUNCHER} "$@"',
@@ -175,14 +175,10 @@ def podman_namespaces(options: Sequence[str]) -> list[str]:
     return [f"{names[0]}=host" for names in NAMESPACE_OPTIONS if not given & set(names)]
 
 
-def shared_container_lines() -> list[str]:
-    """Return the lines for a container that all ranks of a node enter: it ends with the process that launches them."""
-    wait = f"{_LIVES}; while lives {{}}; do sleep 1; done 2>/dev/null"
-    before, _, after = wait.partition("{}")
-    return [
-        f"export PODMANHPC_SHARED_RUN_COMMAND={shlex.quote('sh,-c,' + before)}$PPID{shlex.quote(after)}",
-        "export PODMANHPC_WAIT_TIMEOUT=${PODMANHPC_WAIT_TIMEOUT:-120}",  # a busy node takes longer than its 10 s
-    ]
+def shared_container_line() -> str:
+    """Return the line for a container that all ranks of a node enter: it ends with the process that launches them."""
+    before, after = f"{_LIVES}; while lives ", "; do sleep 1; done 2>/dev/null"
+    return f"export PODMANHPC_SHARED_RUN_COMMAND={shlex.quote('sh,-c,' + before)}$PPID{shlex.quote(after)}"
 
 
 def shifter_lines(site: SiteConfig, kind: str, binds: list[Mount]) -> list[str]:
