@@ -132,7 +132,7 @@ PBS_QUEUES = {
 def test_pbs(tmp_path):
     """The stand-in for PBS runs real jobs and ranks."""
     pbs = StandIn(tmp_path / "home", bugs=["bad-json"])
-    run = Run(pbs, tmp_path, SHORT, {"queues": PBS_QUEUES, "node": {"cores": 4}})
+    run = Run(pbs, tmp_path, SHORT, pbs.site(queues=PBS_QUEUES))
     try:
         found = examined(run.call("doctor", "--json"))
         assert wrong(found) == ["queue long"], found["job"]

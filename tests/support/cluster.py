@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -147,24 +149,64 @@ class Cluster:
 
 
 class StandIn:
-    """A stand-in for PBS: its commands, as tests/support/pbs.py implements them."""
+    """A stand-in for PBS: its commands, as tests/support/pbs/ implements them."""
 
     kind = "pbs"
 
     def __init__(self, state: Path, **conf: object):
         self.state = state
         (state / "bin").mkdir(parents=True)
-        (state / "conf.json").write_text(json.dumps(conf))
-        for verb in ("qsub", "qstat", "qselect", "qdel", "qsig", "mpiexec"):
-            path = state / "bin" / verb
-            path.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT / "tests" / "support" / "pbs.py"} {verb} "$@"\n')
-            path.chmod(0o755)
-        self.env = {"PBS_HOME": str(state), "PATH": f"{state / 'bin'}:{os.environ['PATH']}"}
+        (state / "conf.json").write_text(json.dumps({"named": can_name_nodes()} | conf))
+        names = "".join(f"127.0.1.{k} n{k}\n" for k in range(1, 10))
+        (state / "hosts").write_text(Path("/etc/hosts").read_text() + names)
+        program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from tests.support.pbs import commands"
+        for verb in ("qsub", "qstat", "qselect", "qdel", "qsig", "pbsnodes", "mpiexec"):
+            run = f'"{program}; sys.exit(commands.main(*sys.argv[1:]))" {state} {verb}'
+            self.write_program(verb, f'exec {sys.executable} -SE -c {run} "$@"')
+        self.write_program("pbs_tmrsh", 'shift; exec "$@"')
+        (state / "user").mkdir()
+        (state / "user" / ".profile").write_text(f"export PATH={state / 'bin'}:$PATH\n")
+        self.env = {"PATH": f"{state / 'bin'}:{os.environ['PATH']}"}
+
+    def write_program(self, name: str, line: str) -> None:
+        path = self.state / "bin" / name
+        path.write_text(f"#!/bin/sh\n{line}\n")
+        path.chmod(0o755)
+
+    def site(self, **said: object) -> dict[str, Any]:
+        """Return the user's layer of the site: its queue, its nodes and its launcher, in the way of PBS."""
+        flags = ["-launcher", "rsh", "-launcher-exec", "pbs_tmrsh"]
+        launch = {"flags": [*flags, "-n", "{ranks}", "-ppn", "{per_node}"]}
+        queues = {"default": {"partition": "workq", "nodes": [1, 3], "max_walltime": "02:00:00"}}
+        quick = {"poll_seconds": 0.5, "late_seconds": 0.5}
+        return {"queues": queues, "node": {"cores": 4}, "launch": launch, "scheduler": quick} | said
+
+    def set(self, **conf: object) -> None:
+        """Change the settings of the server."""
+        path = self.state / "conf.json"
+        beside = path.with_suffix(".new")
+        beside.write_text(json.dumps(json.loads(path.read_text()) | conf))
+        beside.replace(path)
+
+    def commands(self, verb: str = "") -> list[list[str]]:
+        """List the commands that were called, with their words."""
+        path = self.state / "commands.log"
+        lines = path.read_text().splitlines() if path.exists() else []
+        called = [json.loads(line)[1:] for line in lines]
+        return [words for words in called if verb in ("", words[0])]
+
+    def ended(self) -> list[dict]:
+        """List the jobs that have ended, with the exit status of each, of which the server itself tells nothing."""
+        path = self.state / "ended.log"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def call(self, *command: str, check: bool = True, cwd: Path | None = None) -> str:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | self.env, cwd=cwd)
+        done = self.run(*command, cwd=cwd)
         assert done.returncode == 0 or not check, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout if check else done.stderr
+
+    def run(self, *command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | self.env, cwd=cwd)
 
     def active(self) -> list[str]:
         return self.call("qselect").split()
@@ -173,6 +215,51 @@ class StandIn:
         for id in self.active():
             self.call("qdel", id, check=False)
         wait_until(lambda: not self.active(), "the last jobs to end")
+
+
+class RealPBS:
+    """A PBS of this machine, whose nodes see the directories of the tests."""
+
+    kind = "pbs"
+    env: dict[str, str] = {}
+
+    def __init__(self) -> None:
+        self.conf = dict(re.findall(r"^    (\w+) = (.*)$", self.call("qstat", "-B", "-f"), re.M))
+        nodes = json.loads(self.call("pbsnodes", "-a", "-F", "json"))["nodes"].values()
+        self.cores = min(int(node["resources_available"]["ncpus"]) for node in nodes)
+        self.nodes = len(nodes)
+
+    def site(self, **said: object) -> dict[str, Any]:
+        flags = ["-launcher", "rsh", "-launcher-exec", "pbs_tmrsh", "-n", "{ranks}", "-ppn", "{per_node}"]
+        launch = {"flags": flags}
+        queue = {"partition": self.conf["default_queue"], "nodes": [1, self.nodes], "max_walltime": "01:00:00"}
+        return {"queues": {"default": queue}, "node": {"cores": min(4, self.cores)}, "launch": launch} | said
+
+    def call(self, *command: str, check: bool = True, cwd: Path | None = None) -> str:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
+        assert done.returncode == 0 or not check, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout if check else done.stderr
+
+    def active(self) -> list[str]:
+        return self.call("qselect", "-u", getpass.getuser()).split()
+
+    def empty(self) -> None:
+        for id in self.active():
+            self.call("qdel", id, check=False)
+        wait_until(lambda: not self.active(), "the last jobs to end")
+
+
+def explain_no_pbs() -> str:
+    """Return why the tests cannot use a real PBS here; "" if they can."""
+    if absent := [each for each in ("qstat", "qsub", "pbsnodes", "pbs_tmrsh", "mpiexec") if not shutil.which(each)]:
+        return f"no {', '.join(absent)}: no PBS is installed here"
+    done = subprocess.run(["qstat", "-B"], capture_output=True, text=True, timeout=60)
+    return f"PBS does not answer: {done.stderr.strip()}" if done.returncode else ""
+
+
+def can_name_nodes() -> bool:
+    """Tell whether processes here can have a host's name and /etc/hosts of their own."""
+    return subprocess.run(["unshare", "--uts", "--mount", "true"], capture_output=True).returncode == 0
 
 
 def wait_until(condition: Callable[[], Any], what: str) -> Any:

@@ -68,6 +68,7 @@ FORMS = (("-E", "-f", "-F", "json"), ("-E", "-f"), ("-f",))
 IDS_PER_COMMAND = 1000
 # qsub prints one text for many causes. A queue is disabled, and a server shut down, for maintenance: both pass.
 PASSING_REFUSAL = re.compile("Queue is not enabled|Server shutting down", re.I)
+LOST_ANSWER = re.compile("End of File|end of message|protocol (error|failure)", re.I)  # the job may have been taken
 REFUSAL_HINTS = (
     (
         "Access to queue is denied",
@@ -159,6 +160,8 @@ class PBSScheduler(Scheduler):
     def judge_refusal(self, words: str, account: str | None) -> Refusal:
         if PASSING_REFUSAL.search(words):
             return Refusal("wait")
+        if LOST_ANSWER.search(words):
+            return Refusal("unreachable")
         hint = next((hint for pattern, hint in REFUSAL_HINTS if re.search(pattern, words, re.I)), None)
         return Refusal("refused", hint) if hint else judge_refusal(words, account)
 

@@ -198,6 +198,7 @@ def test_what_a_waiting_job_waits_for(comment, is_hopeless):
         ("qsub: Maximum number of jobs already in queue", "wait", ""),
         ("qsub: would exceed complex's per-user limit of jobs in 'Q' state", "wait", ""),
         ("qsub: cannot connect to server pbs (errno=111)", "unreachable", ""),
+        ("qsub: End of File", "unreachable", ""),
         ("qsub: Access to queue is denied", "refused", "acl_users"),
         ("qsub: Unauthorized Request ", "refused", "acl_hosts"),
         ("qsub: Access from host not allowed, or unknown host", "refused", "acl_hosts"),
