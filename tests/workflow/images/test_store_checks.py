@@ -54,13 +54,13 @@ def entry(name=NAME, digest=DIGEST, **more):
 def stand_in(tmp_path, monkeypatch):
     """Return a function that makes a program print a text for some of its words, and end with code 1 for others."""
 
-    def make(name, answers):
+    def make(name, answers, error="Error: {asked}"):
         program = tmp_path / "bin" / name
         program.parent.mkdir(exist_ok=True)
         program.write_text(
             f"#!{sys.executable}\nimport sys\nasked = ' '.join(sys.argv[1:])\nanswers = {answers!r}\n"
             "found = [text for words, text in answers.items() if words in asked]\n"
-            "sys.exit(print(found[0], end='') if found else f'Error: {asked}')\n"
+            f"sys.exit(print(found[0], end='') if found else f{error!r})\n"
         )
         program.chmod(0o755)
 
@@ -121,13 +121,17 @@ def test_another_image_of_the_same_name(stand_in):
     assert "has the id 666666666666, 555555555555 is expected" in said and "image verify" in said
 
 
-def test_an_image_whose_programs_do_not_start_here(stand_in):
+def test_an_image_in_which_no_command_runs(stand_in):
     """A store may not tell the architecture; the kernel does."""
     podman_hpc(stand_in, [entry(ReadOnly=True)], arch="")
     assert find("slurm", PODMAN) == []
-    stand_in("podman-hpc", {"version": "Version: 5.8.2", "--help": HELP, "images": json.dumps([entry(ReadOnly=True)])})
+    answers = {"version": "Version: 5.8.2", "--help": HELP, "images": json.dumps([entry(ReadOnly=True)])}
+    stand_in("podman-hpc", answers)
     (said,) = find("slurm", PODMAN)
     assert "podman-hpc ended with code 1: Error: run --rm" in said and "try by hand: podman-hpc run" in said
+    stand_in("podman-hpc", answers, "exec /usr/bin/cat: exec format error")
+    (said,) = find("slurm", PODMAN)
+    assert "built for another architecture, but nodes here are x86_64" in said
 
 
 @pytest.mark.parametrize(
