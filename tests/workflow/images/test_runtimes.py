@@ -378,6 +378,44 @@ def test_a_setting_that_cannot_work_is_told_with_the_option_that_set_it(settings
     assert told in said and f"--set {settings[-1]}" in said
 
 
+# A stand-in, as unkind as Shifter's documentation: it makes no directory in an image, and knows no options of Podman.
+SHIFTER = """#!/bin/bash
+modules=0 given=()
+for word; do
+    case $word in
+    --image=docker:*|--clearenv) ;;
+    --workdir=*) cd "${word#*=}" ;;
+    --env=*) given+=("${word#*=}") ;;
+    --module=*) modules=$((modules + 1)) ;;
+    --volume=*:/tmp|--volume=*:/opt/gnnscale/gnnscale:ro|--volume=*:/opt/gnnscale/datasets:ro) ;;
+    --volume=*) echo "FAILED to mount $word: no such directory in the image"; exit 1 ;;
+    -*) echo "shifter: unrecognized option $word"; exit 1 ;;
+    *) break ;;
+    esac
+    shift
+done
+[ $modules = 1 ] || { echo "FAILED: $modules times --module"; exit 1; }
+exec env -i PATH="$PATH" "${given[@]}" "$@"
+"""
+
+
+@pytest.mark.parametrize("kind", ["convert", "train"])
+def test_shifter_takes_the_words_of_perlmutter(tmp_path, kind):
+    program, folder = tmp_path / "bin" / "shifter", tmp_path / "run" / kind / "x"
+    program.parent.mkdir()
+    program.write_text(SHIFTER)
+    program.chmod(0o755)
+    folder.mkdir(parents=True)
+    settings = {"image": "docker:host/me/gnnscale:cuda", "scratch": "$HOME/made", "data": ("/raw",)}
+    site = in_image("perlmutter", "container.runtime=shifter", **settings)
+    env = SECRETS | {"PATH": f"{program.parent}:{os.environ['PATH']}", "HOME": str(tmp_path), "RANK": "1"}
+    words = [*runtimes.wrap_stage(site, kind, folder).prefix, "sh", "-c", "pwd; env"]
+    done = subprocess.run(words, env=env, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {str(folder), "RANK=1", "TMPDIR=/tmp", "PYTHONPATH=/opt/gnnscale"} <= set(done.stdout.splitlines())
+    assert "hidden" not in done.stdout and (tmp_path / "made").is_dir()
+
+
 # ------------------------------------------------------------------------------------------- ends, by stand-ins of Podman
 # As conmon does, it leaves the session and the family of the process that started the container.
 PODMAN = """#!/bin/bash
