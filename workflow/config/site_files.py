@@ -89,7 +89,9 @@ def site_name(typed: str) -> str:
 
 def type_anywhere(typed: str) -> str:
     """Return what names the same site in a command that is typed in another directory."""
-    return str(Path(typed).absolute()) if is_path(typed) else site_name(typed)
+    if not is_path(typed):
+        return site_name(typed)
+    return str(Path(typed).parent.resolve() / Path(typed).name)  # a link keeps its name, which is that of the site
 
 
 def layer_from_own_file(typed: str) -> Layer:

@@ -76,6 +76,13 @@ def test_a_file_of_ones_own_has_no_other_layer(mine, tmp_path, monkeypatch):
     assert site_files.load(str(places.SITES / "lumi.yaml")).account == "project_465000007"
 
 
+def test_a_link_to_a_file_keeps_its_own_name(mine, tmp_path, monkeypatch):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "linked.yaml").symlink_to(mine)
+    monkeypatch.chdir(tmp_path / "below")
+    assert site_files.type_anywhere("../linked.yaml") == str(tmp_path.resolve() / "linked.yaml")
+
+
 def test_what_to_type_next_has_the_whole_path(mine):
     asked = ["account_rule.required=true", "account_rule.example=abc123"]
     words = ["run", "--study", "smoke", "--site", "mine.yaml", *(word for each in asked for word in ("--set", each))]
