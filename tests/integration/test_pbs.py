@@ -44,12 +44,12 @@ def standin(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=["stand-in", pytest.param("real", marks=pytest.mark.pbs)])
-def pbs(request):
+def pbs(request, tmp_path_factory):
     if request.param == "stand-in":
         return request.getfixturevalue("standin")
     if why := explain_no_pbs():
         require("pbs", why)
-    return RealPBS()
+    return RealPBS(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="module")

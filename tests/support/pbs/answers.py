@@ -125,6 +125,8 @@ def describe_job(job: Job) -> dict[str, Any]:
     if "hosts" in job:
         shown["exec_host"] = "+".join(f"{host}/0*{chunk['ncpus']}" for host, chunk in zip(job["hosts"], job["chunks"]))
         shown["exec_vnode"] = describe_vnodes(job, job["hosts"])
+    if "sid" in job:
+        shown["session_id"] = job["sid"]
     if job["comment"]:
         shown["comment"] = job["comment"] + {"F": " and finished"}.get(job["state"], "")
     if job["state"] == "F" and job.get("status"):

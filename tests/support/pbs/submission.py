@@ -8,6 +8,7 @@ from __future__ import annotations
 import getopt
 import os
 import re
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -70,9 +71,7 @@ def parse_directives(script: str) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     for line in script.splitlines():
         if line.startswith("#PBS "):
-            words = line[5:].split(None, 1)
-            pairs, _ = getopt.getopt([words[0], *([words[1].strip()] if len(words) > 1 else [])], OPTIONS)
-            found += pairs
+            found += getopt.getopt(shlex.split(line[5:], comments=True), OPTIONS)[0]
         elif line.strip() and not line.lstrip().startswith("#"):
             break
     return found
@@ -141,6 +140,8 @@ def parse_select(text: str) -> list[dict[str, Any]]:
         wanted = dict(each.split("=", 1) for each in match[2].split(":") if each)
         if unknown := wanted.keys() - CHUNK:
             raise PbsError(f'Resource invalid in "select" specification: {min(unknown)}', BAD_SELECT)
+        if not all(wanted.get(name, "0").isdigit() for name in ("ncpus", "mpiprocs")):
+            raise PbsError("Illegal attribute or resource value Resource_List.select", BAD_VALUE)
         chunk = {name: int(value) if value.isdigit() else value for name, value in wanted.items()}
         chunks += int(match[1] or 1) * [{"ncpus": 1, "mpiprocs": 1} | chunk]
     return chunks
