@@ -465,13 +465,15 @@ def test_a_container_that_ranks_share_ends_with_their_launcher(tmp_path):
     launcher = subprocess.Popen(
         ["sh", "-c", 'echo $$ > pid; "$@"; true', "sh", *words, "true"], env=env, cwd=tmp_path, start_new_session=True
     )
-    wait_until((tmp_path / "shared").exists, "the container")
     shared = f"while lives {launcher.pid}"
 
     def is_there():
         return any(shared in path.read_text() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists())
 
-    wait_until(is_there, "its first process")
-    os.killpg(launcher.pid, signal.SIGKILL)
-    launcher.wait()
+    try:
+        wait_until((tmp_path / "shared").exists, "the container")
+        wait_until(is_there, "its first process")
+    finally:
+        os.killpg(launcher.pid, signal.SIGKILL)
+        launcher.wait()
     wait_until(lambda: not is_there(), "its end")
