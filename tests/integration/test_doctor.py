@@ -139,6 +139,11 @@ def test_pbs(tmp_path):
         assert 'max_walltime: "02:00:00"' in found["queue long"][2] and "nodes: [1, 3]" in found["queue long"][2]
         assert found["scheduler"][1].startswith("23.06.06") and found["account"][0] == "not checked"
         assert "gloo, 2 ranks on" in found["collective"][1]
+        assert found["job history"] == ("ok", "off, as by default: files of the jobs say how they ended", "")
+        site = pbs.site(queues=PBS_QUEUES)
+        run.layer(**site | {"launch": {"flags": site["launch"]["flags"][4:]}})  # without PBS's own way to other nodes
+        found = examined(run.call("doctor", "--json"))
+        assert "ssh: connect to host " in found["job"][1] and "pbs_tmrsh" in found["job"][2], found["job"]
     finally:
         pbs.empty()
 

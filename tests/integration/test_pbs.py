@@ -3,6 +3,7 @@
 The tests without a switch of the stand-in (tests/support/pbs/) also run on a real PBS, where one answers: `pytest -m pbs`.
 """
 
+import itertools
 import json
 import os
 import re
@@ -310,13 +311,13 @@ def test_a_server_that_comes_and_goes(start, own, tmp_path):
     run.wait(run.running, "the training to run")
     for trouble in ({"silent": ["qstat", "qselect"]}, {"down": True}):
         pbs.set(silent=[], down=False)
-        asked = len(pbs.commands("qstat"))
+        asked = pbs.commands("qstat")
         pbs.set(**trouble)
-        wait_until(lambda asked=asked: len(pbs.commands("qstat")) > asked + 3, "the driver to ask again")
+        wait_until(lambda asked=asked: pbs.commands("qstat") > asked + 3, "the driver to ask again")
     pbs.set(silent=[], down=False)
     (tmp_path / "go").touch()
     run.end()
-    assert ends(run) == ["done"] and len(run.submitted()) == 1 and len(pbs.commands("qsub")) == 1
+    assert ends(run) == ["done"] and len(run.submitted()) == 1 and pbs.commands("qsub") == 1
 
 
 @pytest.mark.parametrize("bugs", [[], ["no-express", "bad-json"]])
@@ -327,10 +328,12 @@ def test_one_command_asks_for_all_jobs(start, own, bugs):
     study["sweeps"][0]["over"] = {"structures": [24, 20, 16]}
     run = start(pbs, study)
     run.wait(lambda: len(run.submitted()) == 3, "all jobs")
-    before = len(pbs.commands())
-    run.wait(lambda: len(pbs.commands()) >= before + 6, "more queries")
-    later = pbs.commands()[before + 2 :]  # the first ones may have been on their way, or refused for their form
-    assert all(words[0] == "qstat" and set(run.submitted()) <= set(words) for words in later), later
+    before = len(pbs.called())
+    run.wait(lambda: len(pbs.called()) >= before + 6, "more queries")
+    later = pbs.called()[before + 2 :]  # the first ones may have been on their way, or refused for their form
+    assert all(words[0] == "qstat" and set(run.submitted()) <= set(words) for _, words in later), later
+    pauses = [after - before for (before, _), (after, _) in itertools.pairwise(later)]
+    assert min(pauses) > 0.45, "one command each time, twice a second"
     run.driver.send_signal(signal.SIGINT)
     assert "3 jobs keep running" in run.end(130)
 

@@ -188,12 +188,14 @@ class StandIn:
         beside.write_text(json.dumps(json.loads(path.read_text()) | conf))
         beside.replace(path)
 
-    def commands(self, verb: str = "") -> list[list[str]]:
-        """List the commands that were called, with their words."""
+    def called(self) -> list[tuple[float, list[str]]]:
+        """List the commands that were called: when, and with which words."""
         path = self.state / "commands.log"
         lines = path.read_text().splitlines() if path.exists() else []
-        called = [json.loads(line)[1:] for line in lines]
-        return [words for words in called if verb in ("", words[0])]
+        return [(moment, words) for moment, *words in map(json.loads, lines)]
+
+    def commands(self, verb: str) -> int:
+        return sum(words[0] == verb for _, words in self.called())
 
     def ended(self) -> list[dict]:
         """List the jobs that have ended, with the exit status of each, of which the server itself tells nothing."""
