@@ -191,7 +191,9 @@ def test_signals_reach_ranks_and_no_container_outlives_its_job(site, slurm, tmp_
         assert list(run.root.glob("train/*/checkpoints/step-*"))
         second = run.wait(lambda: (id := training_job(run)) != first and id, "another job")
         run.kill()
-        for pid, _ in find_processes("gnnscale.job.batch_job"):
+        programs = [pid for pid, place in find_processes("gnnscale.job.batch_job") if place.startswith(str(tmp_path))]
+        assert programs
+        for pid in programs:
             os.kill(pid, signal.SIGKILL)
         wait_until(lambda: not stages_below(run.root), "the ranks to end")
         wait_until(lambda: second not in slurm.active() and not containers(), "their container to end")
