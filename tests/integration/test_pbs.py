@@ -23,7 +23,6 @@ from tests.support.cluster import (
     Run,
     StandIn,
     explain_no_pbs,
-    find_processes,
     hold_training,
     make_study,
     measure_patience,
@@ -173,8 +172,6 @@ def test_a_training_that_hangs_is_asked_where_it_is(begin, pbs, tmp_path):
     """A signal through PBS would reach the shell around the job, which would end with all others."""
     run = begin(SOME, setup=hold_training(tmp_path), **TWO)
     run.wait(run.running, "the training to run")
-    ranks = [pid for pid, where in find_processes("gnnscale.stages.train") if where.startswith(str(run.root))]
-    assert len(ranks) == 2
     run.kill()
     # patience is short only while it hangs: a start may take longer
     run.layer(**run.cluster.site(scheduler={"stall_seconds": 5.0, "late_seconds": 0.5}, **TWO))

@@ -220,12 +220,13 @@ class StandIn:
 
 
 class RealPBS:
-    """A PBS of this machine, whose nodes see the directories of the tests."""
+    """A PBS of this machine, whose nodes see the directories of the tests; only jobs from there are touched."""
 
     kind = "pbs"
     env: dict[str, str] = {}
 
-    def __init__(self) -> None:
+    def __init__(self, place: Path) -> None:
+        self.place = place
         self.conf = dict(re.findall(r"^    (\w+) = (.*)$", self.call("qstat", "-B", "-f"), re.M))
         nodes = json.loads(self.call("pbsnodes", "-a", "-F", "json"))["nodes"].values()
         self.cores = min(int(node["resources_available"]["ncpus"]) for node in nodes)
@@ -243,7 +244,10 @@ class RealPBS:
         return done.stdout if check else done.stderr
 
     def active(self) -> list[str]:
-        return self.call("qselect", "-u", getpass.getuser()).split()
+        ids = self.call("qselect", "-u", getpass.getuser()).split()
+        done = subprocess.run(["qstat", "-f", *ids], capture_output=True, text=True, timeout=120) if ids else None
+        jobs = done.stdout.replace("\n\t", "").split("Job Id: ")[1:] if done else []  # some may have ended meanwhile
+        return [job.split()[0] for job in jobs if f"PBS_O_WORKDIR={self.place}/" in job]
 
     def empty(self) -> None:
         for id in self.active():
