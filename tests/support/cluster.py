@@ -210,6 +210,10 @@ class StandIn:
     def run(self, *command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | self.env, cwd=cwd)
 
+    def job(self, id: str) -> dict[str, Any]:
+        """Return what the server says of a job, which has a session once it runs."""
+        return json.loads(self.call("qstat", "-f", "-F", "json", id))["Jobs"][id]
+
     def active(self) -> list[str]:
         return self.call("qselect").split()
 
