@@ -133,6 +133,7 @@ class RunningJob:
             self.signal(signal.SIGTERM)
             self.kill_at = now + self.store.conf["kill_delay"]
         if not self.kill_at and self.store.load(self.job["id"]).get("deleted"):
+            self.signal(signal.SIGTERM)  # it may have been deleted before its shell was there
             self.kill_at = now + self.store.conf["kill_delay"]
         if self.kill_at and now > self.kill_at:
             self.signal(signal.SIGKILL)
