@@ -83,6 +83,13 @@ def test_every_end_has_a_name(exit, seen, said, words, kind):
     assert classify(exit, seen, said, words, "").kind == "done", "a valid result is one, whatever else is told"
 
 
+def test_a_container_that_does_not_start_is_told_in_its_own_words():
+    """No rank began, so none could leave its own exit code; the launcher's last line says only that a task ended."""
+    words = "Error: localhost/x:1: image not known\nsrun: error: n1: task 0: Exited with exit code 125"
+    found = classify(ended(125, rank=None, host=""), job("FAILED"), None, words, "no result")
+    assert found.message == "exit code 125: Error: localhost/x:1: image not known"
+
+
 @pytest.mark.parametrize("state", ["CANCELLED", "PREEMPTED"])
 def test_a_job_that_a_preemptible_queue_took_back(state):
     """PBS deletes the job and gives no reason."""
