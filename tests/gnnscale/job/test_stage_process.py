@@ -83,7 +83,7 @@ def test_errors_are_classified(error, kind):
     [
         ({}, (0, 0, 1, "none")),
         ({"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}, (3, 1, 8, "torch")),
-        ({"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "8"}, (5, 1, 8, "slurm")),
+        ({"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "8"}, (5, 1, 8, "srun")),
         ({"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "8"}, (0, 0, 1, "none")),
         ({"PALS_RANKID": "2", "PALS_LOCAL_RANKID": "2", "PALS_NRANKS": "12"}, (2, 2, 12, "pals")),
         ({"PMI_RANK": "1", "MPI_LOCALRANKID": "1", "PMI_SIZE": "2"}, (1, 1, 2, "hydra")),
