@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gnnscale.contract.errors import UserError
-from gnnscale.contract.exit_codes import STOPPED
+from gnnscale.contract.exit_codes import STOPPED, TERMINATED
 from workflow.config.site import SiteConfig
 from workflow.config.walltime import to_seconds
 from workflow.jobs import parsl_provider
@@ -26,8 +26,11 @@ def driver_request(site: SiteConfig) -> Request:
 
 
 def render_ending(again: Sequence[str]) -> list[str]:
-    """Return the end of the driver's script: a driver that its job has stopped is submitted again, any other is not."""
-    return ["case $? in", f"    {STOPPED}) exec {shlex.join(again)} ;;", "esac"]
+    """Return the end of the driver's script: a driver that its job has stopped is submitted again, any other is not.
+
+    On a slow node the signal to stop may come while the driver is not ready for it. A job that is cancelled ends the script.
+    """
+    return ["case $? in", f"    {STOPPED} | {TERMINATED}) exec {shlex.join(again)} ;;", "esac"]
 
 
 def limit_command(site: SiteConfig) -> list[str]:
