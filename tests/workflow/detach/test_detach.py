@@ -103,10 +103,11 @@ def test_an_entry_stays_while_there_is_something_to_start_again(tmp_path, code, 
 
 def test_a_driver_stopped_by_its_job_is_submitted_again(tmp_path):
     ending = driver_job.render_ending(["touch", str(tmp_path / "again")])
-    for code, again in ((DONE, False), (FAILED, False), (INTERRUPTED, False), (STOPPED, True)):
+    for code, again in ((DONE, False), (FAILED, False), (INTERRUPTED, False), (STOPPED, True), (TERMINATED, True)):
         text = driver_script.render_script(["sh", "-c", f"exit {code}"], tmp_path, {}, ending)
         subprocess.run(["sh", "-c", text], timeout=60)
         assert (tmp_path / "again").exists() == again, code
+        (tmp_path / "again").unlink(missing_ok=True)
 
 
 def test_a_job_that_waits_to_run_a_driver_is_not_joined_by_a_second(tmp_path, monkeypatch):
