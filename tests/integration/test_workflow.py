@@ -14,6 +14,7 @@ import time
 import pytest
 import yaml
 
+from gnnscale.contract.exit_codes import BUSY
 from tests.support.cluster import PATIENCE, measure_patience, wait_until
 from tests.support.corpus import ROOT
 from workflow.run_directory import journal
@@ -203,7 +204,7 @@ def test_a_second_driver_is_refused_and_a_dead_ones_place_is_taken(tmp_path):
     first = start(root)
     wait_for_driver(lambda: (root / "plan.json").exists() and survivors(root), first)
     second = call(root=root)
-    assert second.returncode == 2
+    assert second.returncode == BUSY
     assert f"pid {first.pid}" in second.stderr and os.uname().nodename in second.stderr
     first.kill()
     first.communicate()
