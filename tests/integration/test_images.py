@@ -350,9 +350,9 @@ def test_shifter_takes_an_image_and_its_failures_are_seen(here, monkeypatch):
 
 
 # -------------------------------------------------------------------------------------------- the image of this checkout
-def test_the_real_image_has_the_same_id_in_podman_and_in_apptainer():
+def test_the_real_image_has_the_same_id_in_podman_hpc_and_in_apptainer():
     """image.json, byte for byte, except for the commit where the two were built from different ones."""
-    records = [image_file.read_store_record(of("podman")), None]
+    records = [image_file.read_store_record(of("podman-hpc")), None]
     file = image_file.locate_image(of("apptainer"))
     if records[0] is None or not file.exists():
         cluster.require("podman", "`image build` has not made both images")
