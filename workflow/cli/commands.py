@@ -131,10 +131,8 @@ def do_report(arguments: argparse.Namespace) -> int:
 def do_advise(arguments: argparse.Namespace) -> int:
     named = Path(arguments.finished)
     root = (named if named.is_dir() else runs_folder() / arguments.finished).resolve()
-    name, site = (
-        site_files.site_name(named_site(arguments)),
-        site_files.load(named_site(arguments), getattr(arguments, "set", [])),
-    )
+    typed = named_site(arguments)
+    name, site = site_files.site_name(typed), site_files.load(typed, getattr(arguments, "set", []))
     advice = largest_study.compute_advice(root, site, name, arguments.gpu_hours, arguments.target, arguments.structures)
     print(json.dumps(advice, indent=1) if arguments.json else advice_text.format_advice(advice, root, site, name))
     return DONE

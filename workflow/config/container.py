@@ -11,7 +11,7 @@ from gnnscale.schema import Record
 
 RuntimeName = Literal["none", "apptainer", "singularity", "podman", "podman-hpc", "shifter", "ce"]
 Flags = tuple[str, ...] | dict[RuntimeName, tuple[str, ...]]
-PODMAN_RUNTIMES = ("podman", "podman-hpc")
+PODMAN_RUNTIMES = ("podman-hpc", "podman")  # both build images by the same words; the first that is there does
 # Modules of podman-hpc, each of which brings the namespaces of the host: Podman refuses to be told of a network twice. Most
 # of them put all ranks of a node into one container, which podman-hpc names after the process that launches them.
 MPI_MODULES = ("--mpi", "--cuda-mpi", "--openmpi-pmi2", "--openmpi-pmix")

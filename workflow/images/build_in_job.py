@@ -11,9 +11,10 @@ from gnnscale.contract.errors import UserError
 from gnnscale.contract.places import images_folder
 from workflow.config.site import SiteConfig
 from workflow.config.walltime import format_walltime
-from workflow.images.build_oci import check_words, image_name, run_words
+from workflow.images.build_oci import image_name, run_words
 from workflow.images.build_script import SCRIPT, export_lines, write_build_folder
 from workflow.images.command_log import CommandLog
+from workflow.images.environment import check_words
 from workflow.images.image_file import accelerator
 from workflow.images.recipe import Recipe
 from workflow.images.verify_image import record_stored

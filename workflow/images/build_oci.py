@@ -11,26 +11,25 @@ import tempfile
 from pathlib import Path
 
 from gnnscale.contract.places import CONTAINERS
+from workflow.config.container import PODMAN_RUNTIMES
 from workflow.config.site import SiteConfig
 from workflow.images.apptainer import temporary_folder
 from workflow.images.base_image import fetch_oci_base, working_container
 from workflow.images.build_context import write_context
 from workflow.images.command_log import CommandLog, Notify
-from workflow.images.environment import IMAGE_HOME, IMAGE_PYTHON
+from workflow.images.environment import check_words
 from workflow.images.image_file import ImageContent, architecture, read_store_record
 from workflow.images.image_store import find_stored, read_stored_content
 from workflow.images.recipe import CONTAINERFILE, Recipe
 from workflow.images.verify_image import record_stored
 from workflow.images.wheels import fetch_wheels
 
-PROGRAMS = ("podman-hpc", "podman")  # both build OCI images by the same words
-
 
 def oci_program(site: SiteConfig) -> str:
     """Return the program that builds OCI images for a site: its runtime, or for another runtime the one that is here."""
-    if site.container.runtime in PROGRAMS:
+    if site.container.runtime in PODMAN_RUNTIMES:
         return site.container.runtime
-    return next((name for name in PROGRAMS if shutil.which(name)), "podman")
+    return next((name for name in PODMAN_RUNTIMES if shutil.which(name)), "podman")
 
 
 def with_builder(site: SiteConfig) -> SiteConfig:
@@ -120,10 +119,6 @@ def build_words(
 def run_words(program: str, name: str) -> list[str]:
     """Return the words that run a command in an image as stages run: read-only, with a /tmp of its own."""
     return [program, "run", "--rm", "--read-only", "--network=host", "--env=HOME=/tmp", name]
-
-
-def check_words(accelerator: str) -> list[str]:
-    return [IMAGE_PYTHON, f"{IMAGE_HOME}/containers/check.py", accelerator]
 
 
 def label_file(name: str, content: ImageContent) -> str:

@@ -17,10 +17,10 @@ from workflow.config.site import SiteConfig
 from workflow.images import apptainer
 from workflow.images.base_image import oci_base_source
 from workflow.images.build_context import write_context
-from workflow.images.build_oci import build_words, check_words, image_name, oci_program, run_words
+from workflow.images.build_oci import build_words, image_name, oci_program, run_words
 from workflow.images.build_sif import definition_words
 from workflow.images.command_log import Notify
-from workflow.images.environment import IMAGE_HOME
+from workflow.images.environment import IMAGE_HOME, check_words
 from workflow.images.image_file import accelerator, architecture, has_image_file
 from workflow.images.recipe import CONTAINERFILE, Recipe, read_recipe
 from workflow.images.wheels import pip_words

@@ -20,7 +20,7 @@ from workflow.images.apptainer import (
 from workflow.images.base_image import definition_arguments
 from workflow.images.build_context import write_context
 from workflow.images.command_log import CommandLog
-from workflow.images.environment import IMAGE_HOME, IMAGE_PYTHON
+from workflow.images.environment import check_words
 from workflow.images.image_file import locate_image, read_record, write_record
 from workflow.images.recipe import Recipe
 from workflow.images.wheels import fetch_wheels
@@ -54,8 +54,7 @@ def keep_tested(site: SiteConfig, part: Path, target: Path, accelerator: str, lo
     """Test an image as it will run: packed, read-only, without privileges; then give it its name and record."""
     program = file_program(site)
     # `apptainer test` runs what the definition says: nothing, in a file that was made from an OCI image.
-    check = [IMAGE_PYTHON, f"{IMAGE_HOME}/containers/check.py", accelerator]
-    log.run([*execute_words(program), str(part), *check], "test of the image")
+    log.run([*execute_words(program), str(part), *check_words(accelerator)], "test of the image")
     write_record(part, target, program)
     os.replace(part, target)
     log.notify(f"{target}: {target.stat().st_size / 1e6:.0f} MB, id {read_record(target).content.id[:12]}")

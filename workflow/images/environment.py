@@ -28,6 +28,11 @@ PASSED_VARIABLES = (
 SECRET_VARIABLES = ("SLURM_JWT", "PBS_AUTH_*")  # never passed, though a pattern above matches them
 
 
+def check_words(accelerator: str) -> list[str]:
+    """Return the words that run the test of an image in it."""
+    return [IMAGE_PYTHON, f"{IMAGE_HOME}/containers/check.py", accelerator]
+
+
 def passed_pattern(site: SiteConfig) -> str:
     """Return a pattern of bash's `case` that matches the names of variables that may be passed."""
     return "|".join(dict.fromkeys((*PASSED_VARIABLES, *site.env, *site.container.pass_env)))

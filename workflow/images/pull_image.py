@@ -12,9 +12,10 @@ from workflow.config.site import SiteConfig
 from workflow.images.apptainer import build_environment, file_program, temporary_folder
 from workflow.images.build_image import hold_build_lock
 from workflow.images.build_in_job import pull_in_job
-from workflow.images.build_oci import check_words, publish, run_words
+from workflow.images.build_oci import publish, run_words
 from workflow.images.build_sif import keep_tested
 from workflow.images.command_log import CommandLog, Notify
+from workflow.images.environment import check_words
 from workflow.images.image_file import (
     accelerator,
     architecture,
