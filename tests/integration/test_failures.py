@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.support.cluster import PATIENCE, SHORT, find_processes, hold_training, spoil_module, wait_until
+from tests.support.cluster import FAILS_ON_N1, PATIENCE, SHORT, find_processes, hold_training, spoil_module, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.faults]
 
@@ -91,12 +91,7 @@ if os.environ["SLURM_PROCID"] == "1":
 
 def test_a_node_is_sick(begin, tmp_path):
     """The lines that a rank prints name the node, which later jobs avoid."""
-    sick = """
-if platform.node() == "n1":
-    print("NCCL WARN: unhandled system error", file=sys.stderr, flush=True)
-    os._exit(1)
-"""
-    run = begin(SHORT, setup=spoil_module(tmp_path, sick))
+    run = begin(SHORT, setup=spoil_module(tmp_path, FAILS_ON_N1))
     run.end()
     assert [e["kind"] for e in run.events("ended")] == ["node", "done"]
     assert "--exclude=n1" in (run.folder() / "attempts" / "2" / "job.sh").read_text()

@@ -245,7 +245,7 @@ build_checks.find_interpreter = lambda version: ""
 
 
 def test_a_killed_build_goes_on_and_leaves_no_container(small_build):
-    """What the user sees of the second is one image, recorded, and no rest of the first in the store."""
+    """The second build records one image, and the store keeps no rest of the first."""
     cache = small_build / "cache"
     content = tiny_image.describe(recipe=read_recipe("cpu", "registry").digest)
     program = BUILD.format(root=str(ROOT), cache=str(cache), content=json.dumps(content))

@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.cluster import (
     BEFORE_TRAINING,
+    FAILS_ON_N1,
     LONG,
     RUN,
     SHORT,
@@ -340,12 +341,7 @@ def test_a_node_that_lies_is_not_used_again(start, own, tmp_path):
     pbs = own()
     if not json.loads((pbs.state / "conf.json").read_text())["named"]:
         pytest.skip("nodes have no names of their own here")
-    sick = """
-if platform.node() == "n1":
-    print("NCCL WARN: unhandled system error", file=sys.stderr, flush=True)
-    os._exit(1)
-"""
-    run = start(pbs, setup=spoil_module(tmp_path, sick))
+    run = start(pbs, setup=spoil_module(tmp_path, FAILS_ON_N1))
     run.end()
     assert ends(run) == ["node", "done"]
     assert "#PBS -l select=2:" in (attempt(run, 2) / "job.sh").read_text()

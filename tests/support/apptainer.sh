@@ -7,17 +7,8 @@
 # the libraries that it was built against, private to it ($GNNSCALE_APPTAINER, default /opt/apptainer), and the rest of
 # the machine stays as it is. Packages come from where the machine's own apt configuration says.
 set -euo pipefail
+. "$(dirname "$0")/debian.sh"
 PRIVATE=${GNNSCALE_APPTAINER:-/opt/apptainer}
-
-packages() { # NAME... that are not there yet
-    local missing=() package
-    for package in "$@"; do
-        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
-    done
-    [ ${#missing[@]} = 0 ] && return
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-}
 
 mirror() { # where Debian's packages come from here; of its security updates there are no unstable ones
     cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null |

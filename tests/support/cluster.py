@@ -34,6 +34,14 @@ PATIENCE = 900.0  # seconds: a test fails after them, whatever else a machine ha
 BEFORE_TRAINING = list(stage.FOLDER_OF_KIND)[: list(stage.FOLDER_OF_KIND).index("audit") + 1]
 
 
+# A program for `spoil_module`: a training fails on the first node as it does where a node is sick.
+FAILS_ON_N1 = """
+if platform.node() == "n1":
+    print("NCCL WARN: unhandled system error", file=sys.stderr, flush=True)
+    os._exit(1)
+"""
+
+
 def make_study(epochs: int) -> dict:
     """Return a study of one training with three steps an epoch: a hundred epochs take some seconds."""
     return {

@@ -7,18 +7,9 @@
 # podman-hpc has an environment of its own ($GNNSCALE_PODMAN, default /opt/podman-hpc), with the module files that NERSC
 # releases with it. No setting of this machine or of a user's home is read or written.
 set -euo pipefail
+. "$(dirname "$0")/debian.sh"
 PRIVATE=${GNNSCALE_PODMAN:-/opt/podman-hpc}
 VERSION=1.2.2 # as on Perlmutter in 2026
-
-packages() { # NAME... that are not there yet
-    local missing=() package
-    for package in "$@"; do
-        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
-    done
-    [ ${#missing[@]} = 0 ] && return
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-}
 
 podman_hpc() {
     local work source

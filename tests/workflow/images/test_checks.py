@@ -6,6 +6,7 @@ import re
 import pytest
 
 from gnnscale.contract import files, places
+from tests.support import tiny_image
 from tests.support.errors import message_of
 from tests.workflow.cli.test_commands import call
 from tests.workflow.images.test_runtimes import ID
@@ -14,20 +15,7 @@ from workflow.images import checks, image_file, pull_image, push_image, verify_i
 
 
 def content(**changes):
-    said = {
-        "id": ID,
-        "accelerator": "cpu",
-        "arch": os.uname().machine,
-        "python": "3.11.2",
-        "version": "0.1.0",
-        "commit": None,
-        "lock": "l",
-        "recipe": "r",
-        "base": "machine",
-        "code": image_file.code_digests(),
-        "system": [],
-        "packages": [],
-    }
+    said = tiny_image.describe(id=ID, lock="l", recipe="r", system=[], packages=[])
     return image_file.ImageContent(**said | changes)
 
 

@@ -287,7 +287,7 @@ SERVER = """Server: pbs
     ],
 )
 def test_what_a_server_says_about_itself(more, host, user, found):
-    """Whether it keeps a history, takes jobs from this host, and trusts it with the user's name."""
+    """Remarks tell if it keeps a history, takes jobs from this host, and trusts it with the user's name."""
     remarks = pbs.judge_server(pbs.parse_server(f"{SERVER}    {more}\n"), host, user)
     assert {each.what: (bool(each.fix), each.is_certain) for each in remarks} == found
     assert ("off" in remarks[0].said) == ("job_history" not in more)
